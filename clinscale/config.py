@@ -1,0 +1,184 @@
+"""The base of every config: frozen, keyword-only, strict YAML in, dotted overrides, a fingerprint of the recipe.
+
+Configs are pydantic models that live beside their owners. A config that starts work has two halves: `recipe`
+(changes the numbers) and `runtime` (changes only speed, place or cost); only the recipe is fingerprinted.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from clinscale.errors import ConfigError
+
+
+class Config(BaseModel):
+    """A frozen config; an unknown key is an error that names the nearest known one."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    @model_validator(mode="after")
+    def _run_check(self) -> Self:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise ConfigError when fields contradict each other; the message says how to repair it."""
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
+        """Read YAML at `path` (or start from defaults), apply `key.path=value` overrides, validate.
+
+        Raises:
+            ConfigError: the file is missing or not YAML, a key is unknown, or a value breaks its rule.
+        """
+        values = read_yaml(path) if path is not None else {}
+        for override in overrides:
+            _apply_override(values, override)
+        return cls.parse(values, source=str(path) if path is not None else "options")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
+        """Validate plain `values`; `source` names them in errors."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(cls, item, source) for item in error.errors())) from None
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready values that `parse` reads back."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that are equal exactly when all values are equal."""
+        return fingerprint(self.plain())
+
+
+def fingerprint(values: Any) -> str:
+    """Twelve hex digits of the SHA-256 of the canonical JSON of `values`."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What changed between two plain configs, as `key.path: old -> new`, in key order."""
+    old, new = dict(_flatten(before)), dict(_flatten(after))
+    return [
+        f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean X?` when some known name is close, else the known names in one clause."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """One YAML mapping; a repeated key, a non-mapping or broken YAML raises ConfigError with its line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"config {path} does not exist; give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} cannot be read as UTF-8 text ({type(error).__name__})") from None
+    try:
+        values = yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"config {path} line {line}: {error.problem}; mend the YAML there") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"config {path} is not YAML; mend or replace the file") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"config {path} must be a mapping of keys to values, got a {type(values).__name__}")
+    return values
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses repeated keys and reads `1e-4` as a float, as YAML 1.2 does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"override {override!r} must read key.path=value, e.g. recipe.seed=7")
+    *parents, last = path.strip().split(".")
+    here = values
+    for parent in parents:
+        inner = here.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a single value and has no keys below it")
+        here = inner
+    try:
+        here[last] = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError:
+        raise ConfigError(f"override of {path}: the value is not YAML; quote it") from None
+
+
+def _explain(model: type[BaseModel], item: Mapping[str, Any], source: str) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(model, item["loc"][:-1])
+        return f"{source}: {where} is not a known key; {nearest(str(item['loc'][-1]), known)}"
+    if item["type"] == "missing":
+        return f"{source}: {where} is required and has no default; add {where}=..."
+    return f"{source}: {where}: {item['msg']}, got {item['input']!r:.80}"
+
+
+def _known_keys(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    """Field names of the model found by walking `path` down from `model`."""
+    here: list[type[BaseModel]] = [model]
+    for part in path:
+        step = [
+            inner
+            for owner in here
+            if str(part) in owner.model_fields
+            for inner in _models_in(owner.model_fields[str(part)].annotation)
+        ]
+        here = step or here  # indices and union tags are not field names: stay where we are
+    return [name for owner in here for name in owner.model_fields]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

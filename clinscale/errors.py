@@ -1,0 +1,38 @@
+"""The error family: one class per party who must act.
+
+A message holds four things: the thing by its full name, the rule, the value found, the next step. It never
+holds note text. Every error is built from one string, so all of them survive pickling across Ray processes.
+"""
+
+
+class ClinscaleError(Exception):
+    """Base of all errors that clinscale raises on purpose; the command line prints it without a traceback."""
+
+    exit_code = 1
+    """What the command line exits with: 1 the work failed, 2 the request was wrong."""
+
+
+class ConfigError(ClinscaleError):
+    """A config file, an override or an option is wrong: the user changes the request."""
+
+    exit_code = 2
+
+
+class DataError(ClinscaleError):
+    """An input file or folder is missing, unreadable or malformed: the user mends the data."""
+
+    exit_code = 2
+
+
+class RegistryError(ClinscaleError):
+    """The tracking server does not answer, or a model name, version or alias is not there."""
+
+    exit_code = 2
+
+
+class CapacityError(ClinscaleError):
+    """The request does not fit the machine or cluster: more memory, disk or workers are needed."""
+
+
+class ClusterError(ClinscaleError):
+    """Ray, a worker or a node failed and the retry budget is spent."""

@@ -1,0 +1,208 @@
+"""Rows from the files that clinicians' tools export: CSV, TSV, JSON, JSON lines, Parquet, plain text.
+
+One reader for the corpus, the tasks and `predict`, so that a bad file is named the same way everywhere: by
+path, row number and rule, never by its text.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import fsspec
+
+from clinscale.config import nearest
+from clinscale.errors import DataError
+from clinscale.storage import open_binary, read_json
+
+csv.field_size_limit(2**31 - 1)  # notes are longer than the csv module's default of 128 KiB
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a file: its fields, and where it came from."""
+
+    uri: str
+    number: int
+    """Counted from 1, the header not counted."""
+    fields: dict[str, Any]
+
+    @property
+    def place(self) -> str:
+        """How errors name this row."""
+        return f"{self.uri} row {self.number}"
+
+    def text(self, column: str) -> str:
+        """The non-empty text in `column`; DataError otherwise."""
+        value = self.fields.get(column)
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{self.place}: column {column!r} has no text; fill it or drop the row")
+        return value
+
+
+def read_records(uri: str, columns: Sequence[str] = ()) -> Iterator[Record]:
+    """Stream the rows of one file; the format is told by its name, `.gz` is decompressed.
+
+    Args:
+        uri: a `.csv`, `.tsv`, `.jsonl`/`.ndjson`, `.json` (list of objects) or `.parquet` file, local or remote.
+        columns: names that must be present; a CSV is checked at its header, JSON at every row.
+
+    Raises:
+        DataError: missing, empty, unreadable or malformed file, absent column, invalid UTF-8.
+    """
+    suffix = data_suffix(uri)
+    if suffix not in _READERS:
+        raise DataError(f"{uri} has no known format; use one of {', '.join(sorted(_READERS))} (.gz too)")
+    empty = True
+    for record in _READERS[suffix](uri, columns):
+        empty = False
+        yield record
+    if empty:
+        raise DataError(f"{uri} holds no rows; give a file with data")
+
+
+def read_text(uri: str) -> str:
+    """The whole of one UTF-8 text file, `.gz` decompressed, byte-order mark removed, line ends kept."""
+    with open_binary(uri) as stream:
+        raw = stream.read()
+    try:
+        text: str = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(uri, error.start) from None
+    return text
+
+
+def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
+    """`uri` itself when it is a file, else all files below it with one of `suffixes`, sorted by path."""
+    fs, path = fsspec.core.url_to_fs(str(uri))
+    if not fs.exists(path):
+        raise DataError(f"{uri} does not exist; check the path")
+    if not fs.isdir(path):
+        return [str(uri)]
+    found = [fs.unstrip_protocol(name) for name in fs.find(path) if data_suffix(name) in suffixes]
+    if not found:
+        raise DataError(f"{uri} is a folder without {' or '.join(suffixes)} files; name the right folder")
+    return sorted(name.removeprefix("file://") for name in found)
+
+
+def data_suffix(uri: str) -> str:
+    """The suffix that tells the format: `.csv` for `notes.csv.gz`."""
+    return PurePath(str(uri).lower().removesuffix(".gz")).suffix
+
+
+def _not_utf8(uri: str, byte: int) -> DataError:
+    return DataError(f"{uri} is not valid UTF-8 at byte {byte}; convert it: iconv -f LATIN1 -t UTF-8")
+
+
+def _text_stream(binary: Any) -> io.TextIOWrapper:
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+
+
+def _require(uri: str, wanted: Sequence[str], found: Sequence[str], where: str = "") -> None:
+    for column in wanted:
+        if column not in found:
+            raise DataError(
+                f"{uri}{where} has no column {column!r}; found {', '.join(map(repr, found)) or 'none'}; "
+                f"{nearest(column, list(found))}"
+            )
+
+
+def _read_delimited(delimiter: str) -> Callable[[str, Sequence[str]], Iterator[Record]]:
+    def read(uri: str, columns: Sequence[str]) -> Iterator[Record]:
+        number = 0
+        try:
+            with open_binary(uri) as stream, _text_stream(stream) as text:
+                rows = csv.DictReader(text, delimiter=delimiter, strict=True)
+                if rows.fieldnames is None:
+                    raise DataError(f"{uri} is empty; give a file with a header and rows")
+                _require(uri, columns, rows.fieldnames)
+                for number, row in enumerate(rows, 1):
+                    if None in row:
+                        raise DataError(
+                            f"{uri} row {number} has more fields than the header; quote the commas"
+                        )
+                    yield Record(uri, number, row)
+        except csv.Error as error:
+            raise DataError(f"{uri} row {number + 1} is malformed: {error}") from None
+        except UnicodeDecodeError:
+            raise _not_utf8(uri, _first_bad_byte(uri)) from None
+
+    return read
+
+
+def _read_json_lines(uri: str, columns: Sequence[str]) -> Iterator[Record]:
+    with open_binary(uri) as stream:
+        position, number = 0, 0
+        for line_number, line in enumerate(stream, 1):
+            try:
+                fields = (
+                    json.loads(line.decode("utf-8-sig" if line_number == 1 else "utf-8"))
+                    if line.strip()
+                    else {}
+                )
+            except UnicodeDecodeError as error:
+                raise _not_utf8(uri, position + error.start) from None
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{uri} line {line_number} is not valid JSON at column {error.colno}"
+                ) from None
+            position += len(line)
+            if not line.strip():
+                continue
+            number += 1
+            if not isinstance(fields, dict):
+                raise DataError(
+                    f"{uri} line {line_number} must be a JSON object, got a {type(fields).__name__}"
+                )
+            _require(uri, columns, list(fields), f" line {line_number}")
+            yield Record(uri, number, fields)
+
+
+def _read_json(uri: str, columns: Sequence[str]) -> Iterator[Record]:
+    rows = read_json(uri)
+    if not isinstance(rows, list):
+        raise DataError(f"{uri} must hold a JSON list of objects, got a {type(rows).__name__}")
+    for number, fields in enumerate(rows, 1):
+        if not isinstance(fields, dict):
+            raise DataError(f"{uri} row {number} must be a JSON object, got a {type(fields).__name__}")
+        _require(uri, columns, list(fields), f" row {number}")
+        yield Record(uri, number, fields)
+
+
+def _read_parquet(uri: str, columns: Sequence[str]) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    with open_binary(uri) as stream:
+        try:
+            table = pyarrow.parquet.ParquetFile(stream)
+            _require(uri, columns, table.schema_arrow.names)
+            number = 0
+            for batch in table.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Record(uri, number, row)
+        except (pyarrow.ArrowInvalid, OSError):
+            raise DataError(f"{uri} is not a readable Parquet file; is it truncated?") from None
+
+
+def _first_bad_byte(uri: str) -> int:
+    with open_binary(uri) as stream:
+        try:
+            stream.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return error.start
+    return 0
+
+
+_READERS: dict[str, Callable[[str, Sequence[str]], Iterator[Record]]] = {
+    ".csv": _read_delimited(","),
+    ".tsv": _read_delimited("\t"),
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,117 @@
+"""The house: imports go down the floors only, heavy libraries have one owner, room interiors are private."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "clinscale"
+
+FLOORS: list[set[str]] = [
+    {"errors", "config", "units", "storage", "records", "synthetic"},
+    {"runtime"},
+    {"corpus", "models", "tasks", "engine", "registry"},
+    {"plan", "predict"},
+    {"pretrain", "finetune"},
+    {"sweep"},
+    {"bench", "report"},
+    {"cli"},
+]
+"""From the ground up. Rooms on one floor never import each other; the ground's own order is GROUND."""
+
+GROUND = ["errors", "config", "units", "storage", "records", "synthetic"]
+"""On the ground floor a module may import the ones before it."""
+
+OWNERS: dict[str, set[str]] = {
+    "fsspec": {"storage", "records"},
+    "ray.tune": {"sweep"},
+    "ray.train": {"runtime"},
+    "ray.data": {"corpus"},
+    "ray": {"runtime", "sweep", "corpus"},
+    "datasets": {"corpus"},
+    "deepspeed": {"engine"},
+    "mlflow": {"registry"},
+    "optuna": {"sweep"},
+    "matplotlib": {"report", "bench"},
+    "jinja2": {"report"},
+    "typer": {"cli"},
+}
+"""Heavy libraries and the rooms that may import them."""
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_in(path: Path) -> Iterator[tuple[str, int]]:
+    """Absolute names of all imports of a file, late and type-only ones included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write absolute imports"
+            if node.module in ("clinscale", "ray"):
+                yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+            else:
+                yield node.module or "", node.lineno
+
+
+def modules() -> list[Path]:
+    return [
+        p
+        for p in sorted(PACKAGE.rglob("*.py"))
+        if p.name not in ("__init__.py", "__main__.py") or p.parent != PACKAGE
+    ]
+
+
+def floor_of(room: str) -> int:
+    return next(level for level, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def test_every_room_has_a_floor():
+    named = set().union(*FLOORS)
+    assert {room_of(path) for path in modules()} <= named
+
+
+def test_imports_go_down_the_floors_only():
+    breaches = []
+    for path in modules():
+        room = room_of(path)
+        for name, line in imports_in(path):
+            if not name.startswith("clinscale."):
+                continue
+            other = name.split(".")[1]
+            if other == room or other == "__version__":
+                continue
+            if room in GROUND and other in GROUND:
+                allowed = GROUND.index(other) < GROUND.index(room)
+            else:
+                allowed = floor_of(other) < floor_of(room)
+            if not allowed:
+                breaches.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
+    assert not breaches, "\n".join(breaches)
+
+
+def test_room_interiors_are_private():
+    breaches = []
+    for path in modules():
+        room = room_of(path)
+        for name, line in imports_in(path):
+            parts = name.split(".")
+            if (
+                parts[0] == "clinscale"
+                and len(parts) > 2
+                and parts[1] != room
+                and (PACKAGE / parts[1]).is_dir()
+            ):
+                breaches.append(f"{path.relative_to(PACKAGE)}:{line} reaches into {name}")
+    assert not breaches, "\n".join(breaches)
+
+
+def test_heavy_libraries_have_one_owner():
+    breaches = []
+    for path in modules():
+        for name, line in imports_in(path):
+            owner = next((lib for lib in OWNERS if name == lib or name.startswith(f"{lib}.")), None)
+            if owner and room_of(path) not in OWNERS[owner]:
+                breaches.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
+    assert not breaches, "\n".join(breaches)
