@@ -21,9 +21,7 @@ from clinscale.errors import ConfigError
 class Config(BaseModel):
     """A frozen config; an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
     @model_validator(mode="after")
     def _run_check(self) -> Self:
@@ -120,7 +118,8 @@ class _StrictLoader(yaml.SafeLoader):
                     None, None, f"key {key!r} is given twice", key_node.start_mark
                 )
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 _StrictLoader.add_implicit_resolver(

@@ -121,9 +121,7 @@ def _read_delimited(delimiter: str) -> Callable[[str, Sequence[str]], Iterator[R
                 _require(uri, columns, rows.fieldnames)
                 for number, row in enumerate(rows, 1):
                     if None in row:
-                        raise DataError(
-                            f"{uri} row {number} has more fields than the header; quote the commas"
-                        )
+                        raise DataError(f"{uri} row {number} has more fields than the header; quote the commas")
                     yield Record(uri, number, row)
         except csv.Error as error:
             raise DataError(f"{uri} row {number + 1} is malformed: {error}") from None
@@ -139,24 +137,18 @@ def _read_json_lines(uri: str, columns: Sequence[str]) -> Iterator[Record]:
         for line_number, line in enumerate(stream, 1):
             try:
                 fields = (
-                    json.loads(line.decode("utf-8-sig" if line_number == 1 else "utf-8"))
-                    if line.strip()
-                    else {}
+                    json.loads(line.decode("utf-8-sig" if line_number == 1 else "utf-8")) if line.strip() else {}
                 )
             except UnicodeDecodeError as error:
                 raise _not_utf8(uri, position + error.start) from None
             except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{uri} line {line_number} is not valid JSON at column {error.colno}"
-                ) from None
+                raise DataError(f"{uri} line {line_number} is not valid JSON at column {error.colno}") from None
             position += len(line)
             if not line.strip():
                 continue
             number += 1
             if not isinstance(fields, dict):
-                raise DataError(
-                    f"{uri} line {line_number} must be a JSON object, got a {type(fields).__name__}"
-                )
+                raise DataError(f"{uri} line {line_number} must be a JSON object, got a {type(fields).__name__}")
             _require(uri, columns, list(fields), f" line {line_number}")
             yield Record(uri, number, fields)
 

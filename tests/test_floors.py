@@ -29,13 +29,13 @@ OWNERS: dict[str, set[str]] = {
     "ray": {"runtime", "sweep", "corpus"},
     "datasets": {"corpus"},
     "deepspeed": {"engine"},
-    "mlflow": {"registry"},
+    "mlflow": {"registry", "predict/pyfunc"},  # the one file that MLflow itself loads: a model from code
     "optuna": {"sweep"},
     "matplotlib": {"report", "bench"},
     "jinja2": {"report"},
     "typer": {"cli"},
 }
-"""Heavy libraries and the rooms that may import them."""
+"""Heavy libraries and the rooms (or single files) that may import them."""
 
 
 def room_of(path: Path) -> str:
@@ -97,12 +97,7 @@ def test_room_interiors_are_private():
         room = room_of(path)
         for name, line in imports_in(path):
             parts = name.split(".")
-            if (
-                parts[0] == "clinscale"
-                and len(parts) > 2
-                and parts[1] != room
-                and (PACKAGE / parts[1]).is_dir()
-            ):
+            if parts[0] == "clinscale" and len(parts) > 2 and parts[1] != room and (PACKAGE / parts[1]).is_dir():
                 breaches.append(f"{path.relative_to(PACKAGE)}:{line} reaches into {name}")
     assert not breaches, "\n".join(breaches)
 
@@ -112,6 +107,7 @@ def test_heavy_libraries_have_one_owner():
     for path in modules():
         for name, line in imports_in(path):
             owner = next((lib for lib in OWNERS if name == lib or name.startswith(f"{lib}.")), None)
-            if owner and room_of(path) not in OWNERS[owner]:
+            place = str(path.relative_to(PACKAGE)).removesuffix(".py")
+            if owner and not OWNERS[owner] & {room_of(path), place}:
                 breaches.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
     assert not breaches, "\n".join(breaches)
