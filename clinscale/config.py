@@ -32,15 +32,21 @@ class Config(BaseModel):
         """Raise ConfigError when fields contradict each other; the message says how to repair it."""
 
     @classmethod
-    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
-        """Read YAML at `path` (or start from defaults), apply `key.path=value` overrides, validate.
+    def load(
+        cls,
+        path: str | Path | None = None,
+        overrides: Sequence[str] = (),
+        *,
+        base: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Read YAML at `path` over the plain values of `base`, apply `key.path=value` overrides, validate.
 
         Raises:
             ConfigError: the file is missing or not YAML, a key is unknown, or a value breaks its rule.
         """
-        values = read_yaml(path) if path is not None else {}
+        values = merge(base or {}, read_yaml(path) if path is not None else {})
         for override in overrides:
-            _apply_override(values, override)
+            values = merge(values, _parse_override(override))
         return cls.parse(values, source=str(path) if path is not None else "options")
 
     @classmethod
@@ -82,6 +88,40 @@ def nearest(name: str, known: Sequence[str]) -> str:
     if close:
         return f"did you mean {close[0]}?"
     return f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": 1}` as `{"a": {"b": 1}}`; ConfigError when a key runs through a single value."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, last = path.split(".")
+        here = nested
+        for parent in parents:
+            inner = here.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"key {path}: {parent} is a single value and has no keys below it")
+            here = inner
+        here[last] = value
+    return nested
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the nested `changes` laid over it; neither is modified."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return merged
+
+
+def key_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """All dotted keys of a config class, those of nested configs included."""
+    return [
+        path
+        for name, field in model.model_fields.items()
+        for inner in [next(_models_in(field.annotation), None)]
+        for path in (key_paths(inner, f"{prefix}{name}.") if inner else [f"{prefix}{name}"])
+    ]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -127,19 +167,12 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _parse_override(override: str) -> dict[str, Any]:
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"override {override!r} must read key.path=value, e.g. recipe.seed=7")
-    *parents, last = path.strip().split(".")
-    here = values
-    for parent in parents:
-        inner = here.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a single value and has no keys below it")
-        here = inner
     try:
-        here[last] = yaml.load(text, Loader=_StrictLoader)
+        return nest({path.strip(): yaml.load(text, Loader=_StrictLoader)})
     except yaml.YAMLError:
         raise ConfigError(f"override of {path}: the value is not YAML; quote it") from None
 

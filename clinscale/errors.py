@@ -36,3 +36,12 @@ class CapacityError(ClinscaleError):
 
 class ClusterError(ClinscaleError):
     """Ray, a worker or a node failed and the retry budget is spent."""
+
+
+def own_cause(error: BaseException | None) -> ClinscaleError | None:
+    """The ClinscaleError inside an error that Ray wrapped on its way between processes, if there is one."""
+    while error is not None:
+        if isinstance(error, ClinscaleError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None

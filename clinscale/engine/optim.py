@@ -1,0 +1,73 @@
+"""AdamW with its parameter groups and learning-rate schedule."""
+
+from typing import TYPE_CHECKING, Literal
+
+from clinscale.config import Config
+from clinscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class OptimizerConfig(Config):
+    """AdamW and its schedule; the defaults are the paper's public command (HF Trainer defaults)."""
+
+    learning_rate: float = 3e-5
+    """Peak learning rate."""
+
+    weight_decay: float = 0.0
+    """Decoupled decay of weight matrices; biases and norms are never decayed."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's running-average factors."""
+
+    eps: float = 1e-8
+    """Adam's denominator floor."""
+
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this global norm."""
+
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """Shape after warm-up, by HF's name; `linear` and `cosine` end at zero."""
+
+    warmup_ratio: float = 0.05
+    """Share of all steps during which the learning rate rises from zero."""
+
+    def check(self) -> None:
+        """Rates are positive and shares are shares."""
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"optimizer.learning_rate must lie between 0 and 1, got {self.learning_rate}")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ConfigError(f"optimizer.warmup_ratio is a share from 0 to below 1, got {self.warmup_ratio}")
+        if self.weight_decay < 0 or self.max_grad_norm <= 0:
+            raise ConfigError(
+                f"optimizer.weight_decay must be >= 0 and max_grad_norm > 0, got {self.weight_decay} and "
+                f"{self.max_grad_norm}"
+            )
+
+
+def build_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch.optim.AdamW":
+    """AdamW over the trainable parameters, decaying matrices only (HF Trainer's rule)."""
+    import torch
+
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+
+
+def build_schedule(
+    optimizer: "torch.optim.Optimizer", config: OptimizerConfig, total_steps: int
+) -> "torch.optim.lr_scheduler.LambdaLR":
+    """HF's schedule of that name over `total_steps` optimizer steps."""
+    import transformers
+
+    schedule: torch.optim.lr_scheduler.LambdaLR = transformers.get_scheduler(
+        config.schedule,
+        optimizer,
+        num_warmup_steps=round(config.warmup_ratio * total_steps),
+        num_training_steps=total_steps,
+    )
+    return schedule

@@ -1,0 +1,41 @@
+"""What one key of ours means in DeepSpeed's configuration."""
+
+from typing import Any, Literal
+
+from clinscale.config import Config
+
+Precision = Literal["fp32", "bf16"]
+"""Arithmetic of the forward and backward pass; master weights are fp32 in both."""
+
+
+class ZeroConfig(Config):
+    """DeepSpeed ZeRO: what is sharded over the workers (Rajbhandari et al. 2020). Changes speed and memory only."""
+
+    stage: Literal[0, 1, 2, 3] = 2
+    """0 nothing, 1 optimizer states, 2 also gradients, 3 also parameters."""
+
+
+def deepspeed_config(
+    zero: ZeroConfig,
+    *,
+    precision: Precision,
+    micro_batch_per_gpu: int,
+    gradient_accumulation_steps: int,
+    max_grad_norm: float,
+) -> dict[str, Any]:
+    """The dictionary for `deepspeed.initialize`; optimiser and schedule are passed as objects."""
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch_per_gpu,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": precision == "bf16"},
+        "zero_optimization": {"stage": zero.stage},
+        "steps_per_print": 2**31,
+    }
+
+
+def accelerator() -> str:
+    """The device that DeepSpeed has chosen here: `cuda` or `cpu`."""
+    import deepspeed.accelerator
+
+    return str(deepspeed.accelerator.get_accelerator().device_name())

@@ -1,0 +1,20 @@
+"""HF encoders for long notes: build, load, convert and save them.
+
+Models stay the classes of `transformers`, so that every checkpoint written here loads in plain `transformers`
+and every public checkpoint loads here.
+"""
+
+from clinscale.models.catalog import ModelConfig, family_of
+from clinscale.models.convert import convert_to_longformer
+from clinscale.models.hf_weights import build, check_hf_folder, load_hf, max_tokens_of, save_hf
+
+__all__ = [
+    "ModelConfig",
+    "build",
+    "check_hf_folder",
+    "convert_to_longformer",
+    "family_of",
+    "load_hf",
+    "max_tokens_of",
+    "save_hf",
+]

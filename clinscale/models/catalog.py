@@ -1,0 +1,58 @@
+"""The families and named sizes that clinscale builds from scratch; plain values, no torch."""
+
+from typing import Any, Literal
+
+from clinscale.config import Config, nearest
+from clinscale.errors import ConfigError
+
+Family = Literal["longformer", "bigbird"]
+
+MODEL_TYPES: dict[str, Family] = {"longformer": "longformer", "big_bird": "bigbird"}
+"""HF's `model_type` to the family's name; other encoders (BERT, RoBERTa) are families of their own type."""
+
+_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
+
+SIZES: dict[str, dict[Family, dict[str, Any]]] = {
+    "base": {  # as published: Clinical-Longformer's and google/bigbird-roberta-base's config.json
+        "longformer": {**_BASE, "attention_window": 512, "max_tokens": 4096},
+        "bigbird": {**_BASE, "block_size": 64, "num_random_blocks": 3, "max_tokens": 4096},
+    },
+    "tiny": {  # trains in a minute on one CPU core, and still attends sparsely beyond a few hundred tokens
+        "longformer": {**_TINY, "attention_window": 64, "max_tokens": 1024},
+        "bigbird": {**_TINY, "block_size": 16, "num_random_blocks": 2, "max_tokens": 1024},
+    },
+}
+
+
+class ModelConfig(Config):
+    """Which encoder to pretrain: published weights by HF name or folder, or a new one at a named size."""
+
+    family: Family = "longformer"
+    """`longformer` or `bigbird`; of a new model. Published weights bring their own."""
+
+    size: str = "base"
+    """A named size of a new model: `tiny` for CPU, `base` as published."""
+
+    pretrained: str | None = None
+    """HF name or folder to continue from; None starts from random weights at `size`."""
+
+    max_tokens: int | None = None
+    """Positions the model can read; None is the size's own (4,096 for `base`)."""
+
+    hf_overrides: dict[str, Any] = {}
+    """Fields of the HF config to set on a new model, e.g. `{attention_window: 256}`."""
+
+    def check(self) -> None:
+        """The size is known, and weights that exist already are not resized."""
+        if self.size not in SIZES:
+            raise ConfigError(f"model.size: {self.size!r} is not a named size; {nearest(self.size, list(SIZES))}")
+        if self.pretrained and (self.hf_overrides or self.max_tokens):
+            raise ConfigError(
+                f"model.pretrained={self.pretrained!r} brings its own shape; drop max_tokens and hf_overrides"
+            )
+
+
+def family_of(model_type: str) -> str:
+    """The family's name of an HF `model_type`; unknown types are their own family."""
+    return MODEL_TYPES.get(model_type, model_type)

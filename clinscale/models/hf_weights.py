@@ -1,0 +1,166 @@
+"""Build, load and save HF encoders with one of four heads."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clinscale.errors import DataError
+from clinscale.models.catalog import SIZES, ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Head = Literal["mlm", "sequence", "tokens", "spans"]
+
+
+def build(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", *, seed: int) -> "PreTrainedModel":
+    """The MLM model that `config` describes: loaded, or initialised from `seed` for `tokenizer`'s vocabulary.
+
+    Raises:
+        DataError: `config.pretrained` is no HF model, or its vocabulary is smaller than the tokenizer's.
+    """
+    import torch
+
+    if config.pretrained:
+        model = load_hf(config.pretrained, head="mlm")
+        if model.config.vocab_size < len(tokenizer):
+            raise DataError(
+                f"model {config.pretrained} knows {model.config.vocab_size} tokens, the tokenizer of the shards has "
+                f"{len(tokenizer)}; build the shards with the model's own tokenizer"
+            )
+        return model
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _with_fixes(_new_mlm(config, tokenizer))
+
+
+def load_hf(
+    name_or_folder: str,
+    *,
+    head: Head,
+    labels: tuple[str, ...] = (),
+    problem_type: str | None = None,
+    dropout: float | None = None,
+    seed: int = 0,
+) -> "PreTrainedModel":
+    """Load an HF encoder by name or folder with the given head; a missing head is initialised from `seed`.
+
+    Args:
+        name_or_folder: hub name or a folder that `save_hf` or `save_pretrained` wrote.
+        head: `mlm`, `sequence` (documents and pairs), `tokens` or `spans`.
+        labels: names of the head's outputs, in order; written to the HF config. Empty keeps the model's own.
+        problem_type: HF's `problem_type` for `sequence`.
+        dropout: sets hidden and attention dropout; None keeps the checkpoint's.
+        seed: for the weights that the checkpoint does not have.
+
+    Raises:
+        DataError: the folder is not an HF model, or the hub cannot be reached for the name.
+    """
+    import torch
+    import transformers
+
+    if Path(name_or_folder).exists():
+        check_hf_folder(name_or_folder)
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if labels:
+        options["id2label"] = dict(enumerate(labels))
+        options["label2id"] = {label: index for index, label in enumerate(labels)}
+    if problem_type:
+        options["problem_type"] = problem_type
+    if dropout is not None:
+        options["hidden_dropout_prob"] = options["attention_probs_dropout_prob"] = dropout
+    loader = {
+        "mlm": transformers.AutoModelForMaskedLM,
+        "sequence": transformers.AutoModelForSequenceClassification,
+        "tokens": transformers.AutoModelForTokenClassification,
+        "spans": transformers.AutoModelForQuestionAnswering,
+    }[head]
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # a new head on an encoder is expected here, not news
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return _with_fixes(loader.from_pretrained(name_or_folder, **options))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"model {name_or_folder!r} is neither a folder with an HF model nor a hub name that can be reached "
+            f"from here ({type(error).__name__}); check the path, or pull the model first"
+        ) from None
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def save_hf(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> Path:
+    """Write model (safetensors) and tokenizer as one HF folder, replacing `folder` only when complete."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def check_hf_folder(folder: str | Path) -> dict[str, Any]:
+    """The `config.json` of an HF model folder; DataError when `folder` is not one or asks for remote code."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise DataError(f"{folder} is not an HF model folder: it has no config.json; name a folder that has one")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise DataError(f"{path} is not valid JSON; the folder is damaged, pull or export it again") from None
+    if not isinstance(values, dict) or "model_type" not in values:
+        raise DataError(f"{path} names no model_type, so {folder} is not an HF model folder")
+    if "auto_map" in values:
+        raise DataError(f"{path} asks to run code of its own (auto_map); clinscale loads plain HF models only")
+    return values
+
+
+def max_tokens_of(config: "PretrainedConfig") -> int:
+    """Tokens a model can read at once; RoBERTa-type position tables lose the first `pad_token_id + 1` entries."""
+    positions = int(config.max_position_embeddings)
+    if config.model_type in ("longformer", "roberta", "camembert", "xlm-roberta"):
+        return positions - int(config.pad_token_id) - 1
+    return positions
+
+
+def _new_mlm(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+    import transformers
+
+    shape: dict[str, Any] = dict(SIZES[config.size][config.family])
+    max_tokens = config.max_tokens or shape["max_tokens"]
+    del shape["max_tokens"]
+    shape |= {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+    }
+    if config.family == "longformer":
+        # as allenai/longformer-base-4096: RoBERTa's position offset, one token type, RoBERTa's norm
+        shape |= {
+            "max_position_embeddings": max_tokens + tokenizer.pad_token_id + 1,
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-5,
+        }
+        return transformers.LongformerForMaskedLM(transformers.LongformerConfig(**(shape | config.hf_overrides)))
+    shape["max_position_embeddings"] = max_tokens
+    return transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**(shape | config.hf_overrides)))
+
+
+def _with_fixes(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Undo BigBird's sticky switch to full attention (transformers#20031): decide anew for every batch."""
+    if model.config.model_type == "big_bird":
+        wanted = model.config.attention_type
+        model.base_model.register_forward_pre_hook(lambda encoder, _: encoder.set_attention_type(wanted))
+    return model

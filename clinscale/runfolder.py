@@ -1,0 +1,36 @@
+"""The folder of a named run: one name stands for one recipe, so that resuming never mixes two experiments."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clinscale.config import differences
+from clinscale.errors import ConfigError
+from clinscale.storage import read_json, write_json
+
+RECIPE_FILE = "recipe.json"
+
+
+def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str, Any]) -> Path:
+    """`HOME/KIND/NAME`, made on first use and tied to `recipe`; the same name and recipe resume there.
+
+    Ray Train resumes silently from whatever lies under a run's name, even when the config changed; this is the
+    guard in front of it.
+
+    Raises:
+        ConfigError: the name is no plain file name, or stands for another recipe (names what differs).
+    """
+    if not name or name in (".", "..") or set(name) & set("/\\:@ "):
+        raise ConfigError(f"{kind} name {name!r} must be a plain word without spaces or any of / \\ : @")
+    folder = Path(home).absolute() / kind / name
+    known = folder / RECIPE_FILE
+    if not known.exists():
+        write_json(known, dict(recipe))
+        return folder
+    changed = differences(read_json(known), recipe)
+    if changed:
+        raise ConfigError(
+            f"{kind} run {name!r} exists in {home} with another recipe; differing: {'; '.join(changed)}. "
+            "Use another name, or the old values to resume it"
+        )
+    return folder

@@ -1,0 +1,168 @@
+"""Run one function on N Ray Train workers, resuming from its last checkpoint."""
+
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinscale.errors import ClinscaleError, ClusterError, own_cause
+
+Metrics = dict[str, float]
+log = logging.getLogger(__name__)
+
+
+class WorkerContext:
+    """What the function on each worker sees of the group; the arguments of `report` must be equal in number."""
+
+    def __init__(self) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+
+    def latest_checkpoint(self) -> Path | None:
+        """A local folder with the newest checkpoint of this run, from this or an earlier start."""
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        return Path(checkpoint.to_directory()) if checkpoint else None
+
+    def report(self, metrics: Mapping[str, float], save: Callable[[Path], None] | None = None) -> None:
+        """Send rank 0's metrics to the driver; `save` writes this rank's part of a checkpoint. A barrier."""
+        import ray.train
+
+        if save is None:
+            ray.train.report(dict(metrics))
+            return
+        with tempfile.TemporaryDirectory(prefix="clinscale-checkpoint-") as folder:
+            save(Path(folder))
+            ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+@dataclass(frozen=True)
+class WorkersResult:
+    """How a group ended."""
+
+    metrics: Metrics
+    checkpoint_dir: str
+    """Where the newest checkpoint lies."""
+
+
+def run_workers(
+    function: Callable[[WorkerContext, Any], None],
+    config: Any,
+    *,
+    num_workers: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float,
+    storage_path: str,
+    name: str,
+    num_to_keep: int,
+    max_failures: int,
+    on_report: Callable[[Metrics], None],
+) -> WorkersResult:
+    """Run `function(context, config)` on every worker of a Ray Train group; needs a `ray_session`.
+
+    The group starts from the newest checkpoint below `storage_path/name` if there is one: the caller makes sure
+    that it belongs to the same recipe. `on_report` is called in this process with rank 0's metrics.
+
+    Raises:
+        ClusterError: the workers failed more than `max_failures` times; names rank and kind of the last error.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    reports = _Reports(on_report)
+    trainer = TorchTrainer(
+        _Entry(function),
+        train_loop_config={"config": config},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker={"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpus_per_worker > 0 else "gloo"),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage_path,
+            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=num_to_keep),
+            callbacks=[reports.callback()],
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with reports:
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _as_cluster_error(name, error) from None
+    if result.checkpoint is None:
+        raise ClusterError(f"run {name} ended without a checkpoint; see Ray's logs of the run")
+    return WorkersResult(metrics=dict(result.metrics or {}), checkpoint_dir=result.checkpoint.path)
+
+
+class _Entry:
+    """What Ray calls on each worker; a class, so that the user's function travels by reference."""
+
+    def __init__(self, function: Callable[[WorkerContext, Any], None]) -> None:
+        self.function = function
+
+    def __call__(self, loop_config: dict[str, Any]) -> None:
+        self.function(WorkerContext(), loop_config["config"])
+
+
+class _Reports:
+    """Carries rank 0's reports from Ray Train's controller to a thread of the driver."""
+
+    def __init__(self, on_report: Callable[[Metrics], None]) -> None:
+        from ray.util.queue import Queue
+
+        self._on_report = on_report
+        self._queue = Queue(actor_options={"num_cpus": 0})
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._error: ClinscaleError | None = None
+
+    def callback(self) -> Any:
+        from ray.train import UserCallback
+
+        queue = self._queue
+
+        class Forward(UserCallback):
+            def after_report(self, run_context: Any, metrics: list[Metrics], checkpoint: Any) -> None:
+                queue.put(metrics[0])
+
+        return Forward()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, ClinscaleError):
+            self._queue.put(None)
+            self._thread.join()
+            self._queue.shutdown()
+        if kind is None and self._error:
+            raise self._error
+
+    def _drain(self) -> None:
+        while (metrics := self._queue.get()) is not None:
+            try:
+                self._on_report(metrics)
+            except ClinscaleError as error:  # training goes on; the driver hears of it at the end
+                if self._error is None:
+                    log.warning("%s", error)
+                self._error = error
+
+
+def _as_cluster_error(name: str, error: Any) -> ClinscaleError:
+    """Our own errors pass through; others are named by rank and type, without their text (it may quote data)."""
+    failures: dict[int, BaseException] = dict(getattr(error, "worker_failures", None) or {})
+    for failure in failures.values():
+        if own := own_cause(failure):
+            return own
+    told = ", ".join(f"worker {rank}: {type(failure).__name__}" for rank, failure in sorted(failures.items()))
+    return ClusterError(f"run {name} failed ({told or type(error).__name__}); see the run's logs, then resume it")
