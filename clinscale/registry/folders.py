@@ -1,0 +1,111 @@
+"""Which HF folders are safe to hand on: a flat folder of weights, configs and tokenizer files, nothing that runs.
+
+One rule for both ends: `register` refuses to send what `pull` would refuse to take.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clinscale.errors import DataError, RegistryError
+from clinscale.storage import read_json, sha256
+
+SUFFIXES = {".safetensors", ".json", ".txt", ".md", ".model"}
+"""`.model` is a sentencepiece vocabulary (BigBird's). Pickles, `.bin` and `.pt` weights and code have no place."""
+
+REDIRECTS = {"adapter_config.json"}
+"""Files by which `from_pretrained` would load a model from elsewhere."""
+
+REMOTE_CODE = {"auto_map", "custom_pipelines"}
+"""Config keys by which `transformers` would run code from the folder or the hub."""
+
+
+def check_names(names: list[str], *, source: str) -> None:
+    """RegistryError unless the file names are plain, of allowed kinds, and include a config and weights."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise RegistryError(f"{source}: file name {name!r} is not plain; a model folder is flat")
+        if Path(name).suffix not in SUFFIXES or name in REDIRECTS:
+            raise RegistryError(
+                f"{source}: {name} is not allowed in a registered model; allowed are "
+                f"{', '.join(sorted(SUFFIXES))} files, and weights as safetensors only: save with save_pretrained"
+            )
+    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        raise RegistryError(f"{source} is no HF folder with safetensors; it needs config.json and *.safetensors")
+
+
+def hash_folder(folder: Path, *, source: str) -> dict[str, str]:
+    """SHA-256 by file name of a folder that obeys the rules; RegistryError names the rule that is broken."""
+    if not folder.is_dir():
+        raise RegistryError(f"{source} is not a folder; name the HF folder of a saved model")
+    files = sorted(folder.iterdir())
+    for file in files:
+        if file.is_symlink() or not file.is_file():
+            raise RegistryError(
+                f"{source}: {file.name} is a link or a folder; a model folder holds plain files only"
+            )
+    check_names([file.name for file in files], source=source)
+    for file in files:
+        if file.name.endswith("config.json"):
+            _refuse_remote_code(_json(file), f"{source}: {file.name}")
+        elif file.name.endswith(".index.json"):
+            _check_index(file, source)
+        elif file.suffix == ".safetensors":
+            _check_weights(file, source)
+    return {file.name: sha256(file) for file in files}
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """One digest for all files of a folder; it names the content, not the place or the time."""
+    return hashlib.sha256(json.dumps(dict(hashes), sort_keys=True).encode()).hexdigest()
+
+
+def folder_digest(folder: str | Path) -> str:
+    """The digest that a registered or pulled HF folder has; RegistryError when the folder is not a safe one."""
+    return digest_of(hash_folder(Path(folder), source=str(folder)))
+
+
+def _json(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except (DataError, RecursionError) as error:
+        raise RegistryError(
+            f"{file.name} is not valid JSON ({type(error).__name__}); save the model again"
+        ) from None
+
+
+def _refuse_remote_code(value: Any, place: str) -> None:
+    if isinstance(value, dict):
+        found = REMOTE_CODE & value.keys()
+        if found:
+            raise RegistryError(
+                f"{place} names code to run ({min(found)}); remote code is refused: use a stock model"
+            )
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            _refuse_remote_code(inner, place)
+
+
+def _check_index(file: Path, source: str) -> None:
+    """A weight index may only point at safetensors beside it."""
+    index = _json(file)
+    shards = set(index.get("weight_map", {}).values()) if isinstance(index, dict) else {""}
+    strange = [name for name in shards if Path(name).name != name or not (file.parent / name).is_file()]
+    if strange or not file.name.endswith(".safetensors.index.json"):
+        raise RegistryError(
+            f"{source}: {file.name} points at files that are not in the folder; save the model again"
+        )
+
+
+def _check_weights(file: Path, source: str) -> None:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, framework="numpy") as tensors:
+            tensors.keys()
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError):
+        raise RegistryError(f"{source}: {file.name} is not a safetensors file; save the model again") from None

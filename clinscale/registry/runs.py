@@ -1,0 +1,236 @@
+"""Runs: one writer each, ended whatever happens, read back as plain records."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from clinscale.config import flatten
+from clinscale.errors import RegistryError
+from clinscale.registry.tags import Tag
+from clinscale.registry.tracking import Tracking
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100  # MLflow's limits of one log_batch
+_PARENT = "mlflow.parentRunId"
+
+
+class Run:
+    """An open run of MLflow. As a context manager it ends itself: FINISHED, FAILED, or KILLED when interrupted."""
+
+    def __init__(self, tracking: Tracking, run_id: str, name: str) -> None:
+        self._tracking = tracking
+        self.id = run_id
+        self.name = name
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Store metrics of one step; RegistryError when the server stays away longer than MLflow's retries."""
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        points = [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
+        with self._tracking.faults(f"log metrics of run {self.name}"):
+            for start in range(0, len(points), _METRICS_PER_CALL):
+                self._tracking.client.log_batch(self.id, metrics=points[start : start + _METRICS_PER_CALL])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags."""
+        from mlflow.entities import RunTag
+
+        with self._tracking.faults(f"tag run {self.name}"):
+            self._tracking.client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def log_file(self, path: str | os.PathLike[str], folder: str = "") -> None:
+        """Store a local file, below `folder` of the run's artifacts."""
+        with self._tracking.faults(f"store a file of run {self.name}"):
+            self._tracking.client.log_artifact(self.id, str(path), folder or None)
+
+    def end(self, status: Status = "FINISHED") -> None:
+        """Close the run."""
+        with self._tracking.faults(f"end run {self.name}"):
+            self._tracking.client.set_terminated(self.id, status)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.end("FINISHED")
+            return
+        try:
+            # a signal reaches Python code as one of these two
+            self.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        except RegistryError as second:
+            error.add_note(str(second))  # the first error is the one to act on
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as MLflow remembers it."""
+
+    id: str
+    name: str
+    kind: str
+    """`pretrain`, `finetune`, `sweep`, `trial`, or empty for a run that clinscale did not start."""
+    parent: str | None
+    status: str
+    start_time: float
+    """Seconds since 1970."""
+    end_time: float | None
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    """Last value of each."""
+
+
+def start_run(
+    tracking: Tracking,
+    *,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, Any],
+    parent: str | None = None,
+) -> Run:
+    """Open a run in `experiment`; nested `params` get dotted names. RegistryError when the server fails."""
+    from mlflow.entities import Param
+
+    experiment_id = tracking.experiment_id(experiment)
+    owned = {**tags, Tag.OWNER: _owner(), **({_PARENT: parent} if parent else {})}
+    listed = [Param(key, str(value)) for key, value in flatten(params)]
+    with tracking.faults(f"start run {name}"):
+        created = tracking.client.create_run(
+            experiment_id, tags={key: str(value) for key, value in owned.items()}, run_name=name
+        )
+        run = Run(tracking, created.info.run_id, name)
+        for start in range(0, len(listed), _PARAMS_PER_CALL):
+            tracking.client.log_batch(run.id, params=listed[start : start + _PARAMS_PER_CALL])
+    return run
+
+
+def reopen_run(tracking: Tracking, run_id: str) -> Run:
+    """Continue a run that ended or was orphaned; this process becomes its owner."""
+    with tracking.faults(f"reopen run {run_id}"):
+        name = tracking.client.get_run(run_id).info.run_name
+        tracking.client.set_tag(run_id, Tag.OWNER, _owner())
+        tracking.client.update_run(run_id, status="RUNNING")
+    return Run(tracking, run_id, name)
+
+
+def resume_or_start_run(
+    tracking: Tracking,
+    *,
+    experiment: str,
+    name: str,
+    kind: str,
+    recipe: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, Any],
+) -> Run:
+    """The latest run of this name, kind and recipe fingerprint reopened, else a new one."""
+    known = find_run(tracking, experiment=experiment, name=name, kind=kind)
+    if known and known.tags.get(Tag.RECIPE) == recipe:
+        return reopen_run(tracking, known.id)
+    identity = {Tag.KIND: kind, Tag.NAME: name, Tag.RECIPE: recipe}
+    return start_run(tracking, experiment=experiment, name=name, tags={**tags, **identity}, params=params)
+
+
+def find_run(tracking: Tracking, *, experiment: str, name: str, kind: str) -> RunRecord | None:
+    """The latest run of that name and kind."""
+    ids = [tracking.experiment_id(experiment)]
+    newest_first = _search(tracking, ids, f"tags.`{Tag.KIND}` = '{kind}'", "DESC")
+    return next((record for record in newest_first if record.name == name), None)
+
+
+def read_runs(tracking: Tracking, *, kind: str | None = None, parent: str | None = None) -> list[RunRecord]:
+    """All runs that clinscale started, oldest first; of one kind or below one parent run where given."""
+    terms = [f"tags.`{Tag.KIND}` = '{kind}'" if kind else f"tags.`{Tag.KIND}` LIKE '%'"]
+    if parent:
+        terms.append(f"tags.`{_PARENT}` = '{parent}'")
+    return list(_search(tracking, _experiment_ids(tracking), " AND ".join(terms), "ASC"))
+
+
+def metric_history(tracking: Tracking, run_id: str, key: str) -> list[tuple[int, float]]:
+    """`(step, value)` of one metric by step; a step replayed after a resume counts once, with its last value."""
+    with tracking.faults(f"read metric {key}"):
+        points = tracking.client.get_metric_history(run_id, key)
+    latest = {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
+    return sorted(latest.items())
+
+
+def close_orphans(tracking: Tracking) -> list[str]:
+    """End as KILLED the running runs whose process on this host is gone; their ids."""
+    running = _search(tracking, _experiment_ids(tracking), "attributes.status = 'RUNNING'", "ASC")
+    orphans = [record for record in running if _owner_is_gone(record.tags.get(Tag.OWNER, ""))]
+    for record in orphans:
+        Run(tracking, record.id, record.name).end("KILLED")
+    return [record.id for record in orphans]
+
+
+def _search(
+    tracking: Tracking, experiment_ids: list[str], wanted: str, order: Literal["ASC", "DESC"]
+) -> Iterator[RunRecord]:
+    token = None
+    while experiment_ids:
+        with tracking.faults("list runs"):
+            page = tracking.client.search_runs(
+                experiment_ids, wanted, order_by=[f"attributes.start_time {order}"], page_token=token
+            )
+        yield from map(_record, page)
+        token = page.token
+        if not token:
+            return
+
+
+def _experiment_ids(tracking: Tracking) -> list[str]:
+    ids: list[str] = []
+    token = None
+    while True:
+        with tracking.faults("list experiments"):
+            page = tracking.client.search_experiments(page_token=token)
+        ids.extend(experiment.experiment_id for experiment in page)
+        token = page.token
+        if not token:
+            return ids
+
+
+def _record(run: Any) -> RunRecord:
+    return RunRecord(
+        id=run.info.run_id,
+        name=run.info.run_name,
+        kind=run.data.tags.get(Tag.KIND, ""),
+        parent=run.data.tags.get(_PARENT),
+        status=run.info.status,
+        start_time=run.info.start_time / 1000,
+        end_time=run.info.end_time / 1000 if run.info.end_time else None,
+        params=dict(run.data.params),
+        tags=dict(run.data.tags),
+        metrics=dict(run.data.metrics),
+    )
+
+
+def _owner() -> str:
+    import psutil  # type: ignore[import-untyped]
+
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def _owner_is_gone(owner: str) -> bool:
+    """Whether `HOST PID START` names a process of this host that no longer lives; its number may be reused."""
+    import psutil  # type: ignore[import-untyped]
+
+    host, _, process = owner.partition(" ")
+    if host != socket.gethostname():
+        return False
+    pid, _, started = process.partition(" ")
+    try:
+        alive_since = float(psutil.Process(int(pid)).create_time())
+        return abs(alive_since - float(started)) > 2
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,155 @@
+"""The connection to MLflow: where it is, whether it answers, and how its failures are told.
+
+Only `MlflowClient` with explicit ids is used, never the fluent API: its run stack is thread-local, and
+`set_experiment` exports variables that redirect the runs of child processes.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinscale.errors import RegistryError
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+_STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """A tracking server that answered once. Small and picklable: the client is made anew in each process."""
+
+    uri: str
+    """Absolute, so that a change of folder or process does not change what it names."""
+    artifact_root: str | None
+    """Where new experiments keep their files; None lets the server decide."""
+
+    @property
+    def client(self) -> Any:
+        """The process's `MlflowClient` for this server."""
+        return _client(self.uri)
+
+    @property
+    def place(self) -> str:
+        """How messages name the server: its URI without a password."""
+        return re.sub(r"(//[^:@/]*):[^@/]*@", r"\1:***@", self.uri)
+
+    @contextlib.contextmanager
+    def faults(self, action: str) -> Iterator[None]:
+        """Turn what MLflow raises while it does `action` into one RegistryError that names the server."""
+        import requests
+        import sqlalchemy.exc
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            reason = f"{error.error_code}: {_first_line(error)}"
+        except (requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            reason = type(error).__name__
+        else:
+            return
+        raise RegistryError(
+            f"tracking server {self.place} could not {action} ({reason}); "
+            "check that it runs and that --tracking-uri or MLFLOW_TRACKING_URI names it"
+        )
+
+    def experiment_id(self, name: str) -> str:
+        """Id of the experiment called `name`, made on first use.
+
+        Raises:
+            RegistryError: it was deleted in MLflow, or the server fails.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self.faults(f"open experiment {name}"):
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                location = f"{self.artifact_root}/{name}" if self.artifact_root else None
+                try:
+                    return str(self.client.create_experiment(name, artifact_location=location))
+                except MlflowException:  # another process was first
+                    found = self.client.get_experiment_by_name(name)
+                    if found is None:
+                        raise
+        if found.lifecycle_stage != "active":
+            raise RegistryError(
+                f"experiment {name} on {self.place} is deleted; bring it back with "
+                f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+            )
+        return str(found.experiment_id)
+
+
+def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Tracking:
+    """Open the tracking server and ask it one question.
+
+    Args:
+        tracking_uri: else `MLFLOW_TRACKING_URI`, else SQLite in `home` with artifacts in `home/mlartifacts`.
+        home: folder of the default database.
+
+    Raises:
+        RegistryError: nothing answers within about ten seconds, or what answers is no MLflow.
+    """
+    # before MLflow is imported: it reads these at import
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in _STRAY:  # a stray id would beat the experiment's name
+        os.environ.pop(name, None)
+    home = Path(home).absolute()
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    tracking = _at_database(uri, home) if "://" in uri and not uri.startswith("http") else Tracking(uri, None)
+    with _impatience(), tracking.faults("be reached"):
+        tracking.client.search_experiments(max_results=1)
+    return tracking
+
+
+def _at_database(uri: str, home: Path) -> Tracking:
+    """A database URI made absolute, with a place for artifacts; checked here because MLflow retries for hours."""
+    if not uri.startswith("sqlite:///"):
+        return Tracking(uri, str(home / "mlartifacts"))
+    path = Path(uri.removeprefix("sqlite:///")).absolute()
+    tracking = Tracking(f"sqlite:///{path}", str(path.parent / "mlartifacts"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA schema_version")
+    except (sqlite3.Error, OSError) as error:
+        raise RegistryError(
+            f"tracking database {path} cannot be used ({type(error).__name__}: {error}); "
+            "name another one with --tracking-uri, or mend its permissions"
+        ) from None
+    return tracking
+
+
+@functools.lru_cache
+def _client(uri: str) -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextlib.contextmanager
+def _impatience() -> Iterator[None]:
+    """Short HTTP patience while connecting; afterwards MLflow's own, which rides out a restart of the server."""
+    added = {name: value for name, value in _IMPATIENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return text if len(text) <= 200 else f"{text[:200]}..."
