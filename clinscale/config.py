@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -21,7 +21,13 @@ from clinscale.errors import ConfigError
 class Config(BaseModel):
     """A frozen config; an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,  # neither can be fingerprinted, and no setting means either
+    )
 
     @model_validator(mode="after")
     def _run_check(self) -> Self:
@@ -83,10 +89,11 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean X?` when some known name is close, else the known names in one clause."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    """`did you mean X?` when some known name is close, case aside, else the known names in one clause."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
     if close:
-        return f"did you mean {close[0]}?"
+        return f"did you mean {folded[close[0]]}?"
     return f"known: {', '.join(sorted(known)) or 'none'}"
 
 
@@ -153,6 +160,8 @@ class _StrictLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, Hashable):
+                continue  # super() says so with its line
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice", key_node.start_mark

@@ -7,16 +7,15 @@ path, row number and rule, never by its text.
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-import fsspec
-
 from clinscale.config import nearest
 from clinscale.errors import DataError
-from clinscale.storage import open_binary, read_json
+from clinscale.storage import decode_utf8, filesystem, open_binary, read_json
 
 csv.field_size_limit(2**31 - 1)  # notes are longer than the csv module's default of 128 KiB
 
@@ -55,7 +54,7 @@ def read_records(uri: str, columns: Sequence[str] = ()) -> Iterator[Record]:
     """
     suffix = data_suffix(uri)
     if suffix not in _READERS:
-        raise DataError(f"{uri} has no known format; use one of {', '.join(sorted(_READERS))} (.gz too)")
+        raise DataError(f"{uri} has no known format; use one of {', '.join(RECORD_SUFFIXES)} (.gz too)")
     empty = True
     for record in _READERS[suffix](uri, columns):
         empty = False
@@ -67,17 +66,12 @@ def read_records(uri: str, columns: Sequence[str] = ()) -> Iterator[Record]:
 def read_text(uri: str) -> str:
     """The whole of one UTF-8 text file, `.gz` decompressed, byte-order mark removed, line ends kept."""
     with open_binary(uri) as stream:
-        raw = stream.read()
-    try:
-        text: str = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(uri, error.start) from None
-    return text
+        return decode_utf8(stream.read(), uri)
 
 
 def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
     """`uri` itself when it is a file, else all files below it with one of `suffixes`, sorted by path."""
-    fs, path = fsspec.core.url_to_fs(str(uri))
+    fs, path = filesystem(uri)
     if not fs.exists(path):
         raise DataError(f"{uri} does not exist; check the path")
     if not fs.isdir(path):
@@ -93,21 +87,27 @@ def data_suffix(uri: str) -> str:
     return PurePath(str(uri).lower().removesuffix(".gz")).suffix
 
 
-def _not_utf8(uri: str, byte: int) -> DataError:
-    return DataError(f"{uri} is not valid UTF-8 at byte {byte}; convert it: iconv -f LATIN1 -t UTF-8")
-
-
 def _text_stream(binary: Any) -> io.TextIOWrapper:
     return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
 
 
 def _require(uri: str, wanted: Sequence[str], found: Sequence[str], where: str = "") -> None:
     for column in wanted:
-        if column not in found:
+        if column in found:
+            continue
+        if not all(_COLUMN_NAME.fullmatch(name) for name in found):  # a first row of notes must not be printed
             raise DataError(
-                f"{uri}{where} has no column {column!r}; found {', '.join(map(repr, found)) or 'none'}; "
-                f"{nearest(column, list(found))}"
+                f"{uri}{where} has no column {column!r}, and its {len(found)} names look like text; "
+                "does it start with a header row?"
             )
+        raise DataError(
+            f"{uri}{where} has no column {column!r}; found {', '.join(map(repr, found)) or 'none'}; "
+            f"{nearest(column, found)}"
+        )
+
+
+_COLUMN_NAME = re.compile(r"[\w.:/()#%-]{1,40}( [\w.:/()#%-]{1,40}){0,3}")
+"""At most four words and no commas: what exports call their columns, and sentences do not look like."""
 
 
 def _read_delimited(delimiter: str) -> Callable[[str, Sequence[str]], Iterator[Record]]:
@@ -126,27 +126,24 @@ def _read_delimited(delimiter: str) -> Callable[[str, Sequence[str]], Iterator[R
         except csv.Error as error:
             raise DataError(f"{uri} row {number + 1} is malformed: {error}") from None
         except UnicodeDecodeError:
-            raise _not_utf8(uri, _first_bad_byte(uri)) from None
+            _report_bad_byte(uri)  # the stream's decoder counts from its last chunk, not from the file's start
 
     return read
 
 
 def _read_json_lines(uri: str, columns: Sequence[str]) -> Iterator[Record]:
     with open_binary(uri) as stream:
-        position, number = 0, 0
+        offset, number = 0, 0
         for line_number, line in enumerate(stream, 1):
-            try:
-                fields = (
-                    json.loads(line.decode("utf-8-sig" if line_number == 1 else "utf-8")) if line.strip() else {}
-                )
-            except UnicodeDecodeError as error:
-                raise _not_utf8(uri, position + error.start) from None
-            except json.JSONDecodeError as error:
-                raise DataError(f"{uri} line {line_number} is not valid JSON at column {error.colno}") from None
-            position += len(line)
-            if not line.strip():
+            text = decode_utf8(line, uri, offset)
+            offset += len(line)
+            if not text.strip():
                 continue
             number += 1
+            try:
+                fields = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{uri} line {line_number} is not valid JSON at column {error.colno}") from None
             if not isinstance(fields, dict):
                 raise DataError(f"{uri} line {line_number} must be a JSON object, got a {type(fields).__name__}")
             _require(uri, columns, list(fields), f" line {line_number}")
@@ -177,17 +174,17 @@ def _read_parquet(uri: str, columns: Sequence[str]) -> Iterator[Record]:
                 for row in batch.to_pylist():
                     number += 1
                     yield Record(uri, number, row)
-        except (pyarrow.ArrowInvalid, OSError):
+        except (pyarrow.ArrowException, OSError):
             raise DataError(f"{uri} is not a readable Parquet file; is it truncated?") from None
 
 
-def _first_bad_byte(uri: str) -> int:
+def _report_bad_byte(uri: str) -> None:
+    """Raise the DataError that names the first byte of the file that is not UTF-8; constant memory."""
     with open_binary(uri) as stream:
-        try:
-            stream.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            return error.start
-    return 0
+        offset = 0
+        for line in stream:
+            decode_utf8(line, uri, offset)
+            offset += len(line)
 
 
 _READERS: dict[str, Callable[[str, Sequence[str]], Iterator[Record]]] = {
@@ -198,3 +195,6 @@ _READERS: dict[str, Callable[[str, Sequence[str]], Iterator[Record]]] = {
     ".json": _read_json,
     ".parquet": _read_parquet,
 }
+
+RECORD_SUFFIXES = tuple(sorted(_READERS))
+"""The formats that `read_records` knows."""

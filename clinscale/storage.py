@@ -4,14 +4,17 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import uuid
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 
-from clinscale.errors import DataError
+from clinscale.errors import ConfigError, DataError
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -19,9 +22,18 @@ def is_remote(uri: str | Path) -> bool:
     return "://" in str(uri) and not str(uri).startswith("file://")
 
 
+def filesystem(uri: str | Path) -> tuple[Any, str]:
+    """The fsspec file system of `uri` and the path in it; ConfigError when its protocol cannot be spoken here."""
+    try:
+        fs, path = fsspec.core.url_to_fs(str(uri))
+    except (ImportError, ValueError) as error:  # fsspec's answers to a missing driver and an unknown protocol
+        raise ConfigError(f"{uri} cannot be opened: {error}") from None
+    return fs, str(path)
+
+
 def exists(uri: str | Path) -> bool:
     """Whether a file or folder lies at `uri`."""
-    fs, path = fsspec.core.url_to_fs(str(uri))
+    fs, path = filesystem(uri)
     return bool(fs.exists(path))
 
 
@@ -33,6 +45,7 @@ def join(uri: str | Path, *names: str) -> str:
 @contextlib.contextmanager
 def open_binary(uri: str | Path) -> Iterator[IO[bytes]]:
     """Open `uri` for reading, decompressing `.gz`; DataError for a missing or unreadable file."""
+    filesystem(uri)
     try:
         with fsspec.open(str(uri), "rb", compression="infer") as stream:
             yield stream
@@ -42,8 +55,46 @@ def open_binary(uri: str | Path) -> Iterator[IO[bytes]]:
         raise DataError(f"{uri} is a folder where a file is needed; name a file in it") from None
     except PermissionError:
         raise DataError(f"{uri} may not be read by this user; check its permissions") from None
-    except (EOFError, OSError) as error:
-        raise DataError(f"{uri} cannot be read ({type(error).__name__}); is it truncated?") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{uri} cannot be read ({type(error).__name__}); is it truncated or damaged?") from None
+
+
+@contextlib.contextmanager
+def create_binary(uri: str | Path) -> Iterator[IO[bytes]]:
+    """Open `uri` for writing, making local parent folders; an object store publishes it when the block ends."""
+    fs, path = filesystem(uri)
+    if not is_remote(uri):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with fs.open(path, "wb") as stream:
+        yield stream
+
+
+def remove_files(uri: str | Path, suffix: str) -> None:
+    """Delete the files directly in folder `uri` whose names end in `suffix`; a missing folder is fine."""
+    fs, path = filesystem(uri)
+    for name in fs.glob(f"{path.rstrip('/')}/*{suffix}"):
+        fs.rm_file(name)
+
+
+def upload(folder: str | Path, uri: str | Path) -> None:
+    """Copy the files of a local folder to `uri`, local or remote."""
+    for path in sorted(Path(folder).iterdir()):
+        with path.open("rb") as source, create_binary(join(uri, path.name)) as target:
+            shutil.copyfileobj(source, target)
+
+
+def decode_utf8(raw: bytes, uri: str | Path, offset: int = 0) -> str:
+    """`raw` as text without its byte-order mark; `offset` is where it lies in its file.
+
+    Raises:
+        DataError: names the byte of the file that is not UTF-8.
+    """
+    try:
+        return raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{uri} is not valid UTF-8 at byte {offset + error.start}; convert it: iconv -f LATIN1 -t UTF-8"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -51,9 +102,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary local path that becomes `path` when the block ends without an error, and vanishes otherwise."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    temporary.touch()  # not mkstemp: the file must come out with the user's usual permissions
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -77,11 +127,9 @@ def write_json(uri: str | Path, values: Any) -> None:
 def read_json(uri: str | Path) -> Any:
     """The value in a JSON file; DataError names the file and the position of a fault."""
     with open_binary(uri) as stream:
-        raw = stream.read()
+        text = decode_utf8(stream.read(), uri)
     try:
-        return json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{uri} is not valid UTF-8 at byte {error.start}; convert it to UTF-8") from None
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{uri} is not valid JSON at line {error.lineno}, column {error.colno}") from None
 
@@ -93,11 +141,19 @@ def sha256(path: str | Path) -> str:
 
 
 def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
-    """A local path for `uri`: itself when local, else a download below `cache_dir`."""
+    """A local path for `uri`: itself when local, else a download below `cache_dir`, whole or not there at all."""
     if not is_remote(uri):
         return Path(str(uri).removeprefix("file://"))
-    fs, path = fsspec.core.url_to_fs(str(uri))
+    fs, path = filesystem(uri)
+    if not fs.exists(path):
+        raise DataError(f"{uri} does not exist; check the path")
     target = Path(cache_dir) / hashlib.sha256(str(uri).encode()).hexdigest()[:16]
-    if not target.exists():
-        fs.get(path, str(target), recursive=True)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
+        whole = Path(temporary) / "copy"
+        fs.get(path, str(whole), recursive=True)
+        with contextlib.suppress(OSError):  # another worker of this machine was faster
+            whole.rename(target)
     return target

@@ -1,5 +1,6 @@
 """Durations and sizes that carry their unit, so that no bare integer is ambiguous."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -23,13 +24,13 @@ class Duration:
     def parse(cls, text: str) -> "Duration":
         """Read `"200 steps"`; raises ConfigError for anything else than a positive number and a known unit."""
         units = get_args(DurationUnit)
-        match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([a-z]+)\s*", text)
+        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-z]+)\s*", text)
         unit = match and next((known for known in units if match[2] in (known, known[:-1])), None)
         try:
             value = float(match[1]) if match and unit else 0.0
         except ValueError:
             value = 0.0
-        if unit is None or value <= 0:
+        if unit is None or not 0 < value < math.inf:
             raise ConfigError(
                 f"a duration is a positive number and one of {', '.join(units)}, got {text!r}; write 200steps"
             )
@@ -46,14 +47,21 @@ class Duration:
 
     def __str__(self) -> str:
         """The form that `parse` reads."""
-        return f"{self.value:g}{self.unit}"
+        whole = int(self.value) == self.value
+        return f"{int(self.value) if whole else self.value}{self.unit}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """In configs a Duration is its text form."""
+
+        def validate(value: Any) -> Duration:
+            try:
+                return value if isinstance(value, cls) else cls.parse(str(value))
+            except ConfigError as error:
+                raise ValueError(error) from None  # so that pydantic adds the key
+
         return core_schema.no_info_plain_validator_function(
-            lambda value: value if isinstance(value, cls) else cls.parse(str(value)),
-            serialization=core_schema.to_string_ser_schema(),
+            validate, serialization=core_schema.to_string_ser_schema()
         )
 
 

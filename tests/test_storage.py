@@ -1,0 +1,183 @@
+import gzip
+import json
+import os
+import stat
+
+import pytest
+
+from clinscale import storage
+from clinscale.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def bucket():
+    """A folder of fsspec's in-memory object store."""
+    import fsspec
+
+    yield "memory://bucket"
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_remote_is_told_from_local():
+    assert storage.is_remote("s3://bucket/notes")
+    assert not storage.is_remote("/data/notes")
+    assert not storage.is_remote("file:///data/notes")
+
+
+def test_join_and_exists(tmp_path, bucket):
+    for folder in (f"{tmp_path}/", bucket):
+        place = storage.join(folder, "a", "b.json")
+        assert not storage.exists(place)
+        with storage.create_binary(place) as stream:
+            stream.write(b"{}")
+        assert storage.exists(place)
+        assert storage.read_json(place) == {}
+
+
+@pytest.mark.parametrize("uri", ["nosuchprotocol://a/b.json"])
+def test_a_protocol_that_cannot_be_spoken_is_a_config_error(uri):
+    for action in (storage.exists, storage.read_json):
+        with pytest.raises(ConfigError, match="nosuchprotocol"):
+            action(uri)
+
+
+def test_open_binary_decompresses(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"abc"))
+    with storage.open_binary(tmp_path / "a.gz") as stream:
+        assert stream.read() == b"abc"
+
+
+def whole_gzip():
+    return gzip.compress(os.urandom(4000))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (whole_gzip()[:2000], "truncated"),
+        (b"not gzip", "truncated or damaged"),
+        (whole_gzip()[:100] + b"\x00" * 500 + whole_gzip()[600:], "truncated or damaged"),
+    ],
+)
+def test_a_damaged_gzip_is_a_data_error(tmp_path, content, says):
+    path = tmp_path / "notes.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=says) as error, storage.open_binary(path) as stream:
+        stream.read()
+    assert str(path) in str(error.value)
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.csv does not exist"), storage.open_binary(tmp_path / "none.csv"):
+        pass
+    with pytest.raises(DataError, match="is a folder"), storage.open_binary(tmp_path):
+        pass
+
+
+def test_atomic_path_replaces_only_when_the_block_succeeds(tmp_path):
+    path = tmp_path / "deep" / "card.json"
+    with storage.atomic_path(path) as temporary:
+        temporary.write_text("old")
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), storage.atomic_path(path) as temporary:
+        assert temporary.write_text("half") / 0  # fails once half is written
+    assert path.read_text() == "old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["card.json"]
+
+
+def test_atomic_path_gives_the_users_usual_permissions(tmp_path):
+    """A report or manifest that only its writer can read surprises everyone on a shared disk."""
+    (tmp_path / "plain").write_text("")
+    with storage.atomic_path(tmp_path / "atomic") as temporary:
+        temporary.write_text("")
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "atomic")}
+    assert len(modes) == 1
+
+
+def test_json_goes_there_and_back(tmp_path, bucket):
+    values = {"größe": [1, 2.5, None], "b": {"c": True}}
+    for folder in (tmp_path, bucket):
+        storage.write_json(storage.join(folder, "x.json"), values)
+        assert storage.read_json(storage.join(folder, "x.json")) == values
+
+
+@pytest.mark.parametrize("values", [{"loss": float("nan")}, {"loss": {1, 2}}])
+def test_what_is_no_json_leaves_the_old_file(tmp_path, values):
+    storage.write_json(tmp_path / "x.json", {"loss": 1})
+    with pytest.raises((ValueError, TypeError)):
+        storage.write_json(tmp_path / "x.json", values)
+    assert json.loads((tmp_path / "x.json").read_text()) == {"loss": 1}
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b'{"a": 1,\n  b}', "line 2, column 3"),
+        (b"", "line 1, column 1"),
+        (b'{"a": "\xe9"}', "UTF-8 at byte 7"),
+        (b'\xef\xbb\xbf{"a": "\xe9"}', "UTF-8 at byte 10"),
+    ],
+)
+def test_a_bad_json_file_names_the_position(tmp_path, raw, says):
+    (tmp_path / "x.json").write_bytes(raw)
+    with pytest.raises(DataError, match=says):
+        storage.read_json(tmp_path / "x.json")
+
+
+def test_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert storage.read_json(tmp_path / "x.json") == {"a": 1}
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert storage.sha256(tmp_path / "x").startswith("ba7816bf8f01cfea")
+
+
+def test_local_copy_of_a_local_path_is_the_path(tmp_path):
+    assert storage.local_copy(tmp_path, "/nowhere") == tmp_path
+    assert storage.local_copy(f"file://{tmp_path}", "/nowhere") == tmp_path
+
+
+def test_local_copy_downloads_a_folder_once(tmp_path, bucket):
+    storage.write_json(storage.join(bucket, "set", "a.json"), 1)
+    storage.write_json(storage.join(bucket, "set", "deep", "b.json"), 2)
+    copy = storage.local_copy(f"{bucket}/set", tmp_path)
+    assert storage.read_json(copy / "a.json") == 1
+    assert storage.read_json(copy / "deep" / "b.json") == 2
+    storage.write_json(storage.join(bucket, "set", "a.json"), 3)
+    assert storage.local_copy(f"{bucket}/set", tmp_path) == copy
+    assert storage.read_json(copy / "a.json") == 1
+
+
+def test_an_interrupted_download_leaves_nothing(tmp_path, bucket, monkeypatch):
+    import fsspec
+
+    storage.write_json(storage.join(bucket, "set", "a.json"), 1)
+    memory = fsspec.filesystem("memory")
+
+    def broken(*_, **__):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "get", broken)
+        with pytest.raises(ConnectionError):
+            storage.local_copy(f"{bucket}/set", tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert storage.read_json(storage.local_copy(f"{bucket}/set", tmp_path) / "a.json") == 1
+
+
+def test_local_copy_of_nothing(tmp_path, bucket):
+    with pytest.raises(DataError, match="does not exist"):
+        storage.local_copy(f"{bucket}/none", tmp_path)
+
+
+def test_upload_and_remove_files(tmp_path, bucket):
+    (tmp_path / "from").mkdir()
+    for name in ("a.tokens", "b.tokens", "c.json"):
+        (tmp_path / "from" / name).write_text(name)
+    for target in (str(tmp_path / "to"), f"{bucket}/to"):
+        storage.remove_files(target, ".tokens")  # nothing there yet
+        storage.upload(tmp_path / "from", target)
+        storage.remove_files(target, ".tokens")
+        assert [storage.exists(storage.join(target, name)) for name in ("a.tokens", "c.json")] == [False, True]
