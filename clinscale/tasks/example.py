@@ -1,0 +1,94 @@
+"""What the readers make and the kinds take: examples with gold labels, entities or answers."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from clinscale.config import fingerprint
+from clinscale.tasks.task import TaskConfig
+
+
+@dataclass(frozen=True, order=True)
+class Entity:
+    """Characters [start, end) of the text, called `label`."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True, order=True)
+class Answer:
+    """An answer that stands in the text at character `start`."""
+
+    start: int
+    text: str
+
+    @property
+    def end(self) -> int:
+        """First character after the answer."""
+        return self.start + len(self.text)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text to judge; gold fields are empty for texts that nobody has annotated.
+
+    Invariants: entities are sorted and do not overlap; `text[answer.start:answer.end] == answer.text`.
+    """
+
+    id: str
+    text: str
+    """The document, a pair's first text, or the context of a question."""
+    text_pair: str | None = None
+    """A pair's second text, or the question."""
+    labels: tuple[str, ...] = ()
+    entities: tuple[Entity, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    """Spans: no answer means that the text does not answer the question."""
+    group: str | None = field(default=None, compare=False)
+    """What must stay in one split with this example, beside equal texts."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's examples by split, and what was found while reading them."""
+
+    task: TaskConfig
+    splits: dict[str, tuple[Example, ...]]
+    labels: tuple[str, ...]
+    """Names of the classes or entity types in the order of the model's outputs; none for spans."""
+    fingerprint: str
+    """Equal exactly when examples, splits and labels are equal."""
+    counts: dict[str, int]
+    """How many of what was repaired, rejected, skipped or repeated; zero counts are left out."""
+
+
+def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, ...]) -> str:
+    """Twelve hex digits over all examples, their gold and the label order."""
+    return fingerprint(
+        {
+            "labels": labels,
+            "splits": {
+                name: [dataclasses.astuple(dataclasses.replace(e, group=None)) for e in examples]
+                for name, examples in splits.items()
+            },
+        }
+    )
+
+
+def count_repeats(splits: dict[str, tuple[Example, ...]]) -> Counter[str]:
+    """`duplicates`: texts as in an earlier example of the split; `shared_across_splits`: as in another split."""
+    counts: Counter[str] = Counter()
+    seen: Counter[tuple[str, str | None]] = Counter()
+    for examples in splits.values():
+        texts = set(_texts(examples))
+        counts["duplicates"] += len(examples) - len(texts)
+        seen.update(texts)
+    counts["shared_across_splits"] = sum(number > 1 for number in seen.values())
+    return counts
+
+
+def _texts(examples: Iterable[Example]) -> Iterator[tuple[str, str | None]]:
+    return ((example.text, example.text_pair) for example in examples)

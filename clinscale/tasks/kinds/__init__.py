@@ -1,0 +1,30 @@
+"""The four kinds of task: examples to model inputs, model outputs to predictions, predictions to scores."""
+
+from clinscale.errors import ConfigError
+from clinscale.tasks.kinds.kind import Kind, Prediction, Window
+from clinscale.tasks.kinds.pair import PairKind
+from clinscale.tasks.kinds.sequence import SequenceKind
+from clinscale.tasks.kinds.spans import SpansKind
+from clinscale.tasks.kinds.tokens import TokensKind
+from clinscale.tasks.task import TaskConfig
+
+__all__ = ["Kind", "Prediction", "Window", "kind_of", "metric_of"]
+
+_KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (SequenceKind, PairKind, TokensKind, SpansKind)}
+
+
+def kind_of(task: TaskConfig) -> Kind:
+    """The kind of `task`, set up with the task's own choices.
+
+    Raises:
+        ConfigError: the task's metric is none of its kind's.
+    """
+    kind = _KINDS[task.kind](task)
+    if kind.metric not in kind.metrics:
+        raise ConfigError(f"task {task.name}: metric must be one of {', '.join(kind.metrics)}, got {kind.metric}")
+    return kind
+
+
+def metric_of(task: TaskConfig) -> str:
+    """The metric that selects the best model of `task`: its own choice, else the default of its kind."""
+    return kind_of(task).metric

@@ -1,0 +1,153 @@
+"""Kind tokens: entities as BIO tags. The first token of each word speaks for the word; windows overlap."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from clinscale.tasks.example import Entity, Example
+from clinscale.tasks.kinds.kind import IGNORED, Kind, Prediction, Window
+from clinscale.tasks.kinds.sequence import softmax
+from clinscale.tasks.kinds.windowing import overlapping
+from clinscale.tasks.kinds.words import OUTSIDE, tag_words, word_at, words_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TokensKind(Kind):
+    """Entities of a text, scored by seqeval on words: an entity counts when its words and its type are right."""
+
+    name = "tokens"
+    head: ClassVar[Literal["sequence", "tokens", "spans"]] = "tokens"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Over all entities together (micro)."""
+        return ("f1", "precision", "recall")
+
+    @property
+    def default_metric(self) -> str:
+        """Strict micro F1."""
+        return "f1"
+
+    def output_names(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """`O`, then `B-` and `I-` of each entity type."""
+        return (OUTSIDE, *(f"{prefix}-{label}" for label in labels for prefix in "BI"))
+
+    def windows(
+        self,
+        example: Example,
+        tokenizer: "PreTrainedTokenizerBase",
+        labels: Sequence[str],
+        *,
+        max_tokens: int,
+        stride_tokens: int,
+        train: bool,
+    ) -> list[Window]:
+        """Overlapping windows; the target is the word's tag at its first token and -100 elsewhere."""
+        windows = overlapping(
+            tokenizer, example.text, question=None, max_tokens=max_tokens, stride_tokens=stride_tokens
+        )
+        if not train:
+            return windows
+        words = words_of(example.text)
+        outputs = {name: number for number, name in enumerate(self.output_names(labels))}
+        tags = [outputs[tag] for tag in tag_words(words, example.entities)]
+        heads = {token: tags[word] for token, word, _ in _heads(windows, words)}
+        for window in windows:
+            targets = [IGNORED] * len(window.input_ids)
+            for token, position in enumerate(window.text_positions, window.first_token):
+                targets[position] = heads.get(token, IGNORED)
+            window.targets["labels"] = targets
+        return windows
+
+    def decode(
+        self,
+        example: Example,
+        windows: Sequence[Window],
+        outputs: Sequence[Mapping[str, np.ndarray]],
+        labels: Sequence[str],
+    ) -> Prediction:
+        """`entities`: list of `start`, `end`, `label`, `score` (mean probability of the tags).
+
+        outputs: `logits` (tokens, num_outputs). Where windows overlap, a token is judged by the one that shows
+        most text on its poorer side. An I tag that continues nothing begins an entity, as in seqeval.
+        """
+        names = self.output_names(labels)
+        words = words_of(example.text)
+        judges = _judges(windows)
+        entities: list[dict[str, Any]] = []
+        certain: list[list[float]] = []
+        previous = OUTSIDE
+        for token, word, last_word in _heads(windows, words):
+            window, position = judges[token]
+            probabilities = softmax(np.asarray(outputs[window]["logits"][position], dtype=np.float64))
+            best = int(probabilities.argmax())
+            prefix, _, label = names[best].partition("-")
+            if prefix == "I" and label == previous:
+                entities[-1]["end"] = words[last_word][1]
+                certain[-1].append(float(probabilities[best]))
+            elif label:
+                entities.append({"start": words[word][0], "end": words[last_word][1], "label": label})
+                certain.append([float(probabilities[best])])
+            previous = label
+        return {"entities": [{**e, "score": float(np.mean(c))} for e, c in zip(entities, certain, strict=True)]}
+
+    def _scores(
+        self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
+    ) -> dict[str, float]:
+        from seqeval.metrics import f1_score, precision_score, recall_score
+
+        gold, predicted = [], []
+        for example, prediction in zip(examples, predictions, strict=True):
+            words = words_of(example.text)
+            found = [Entity(e["start"], e["end"], e["label"]) for e in prediction["entities"]]
+            gold.append(tag_words(words, example.entities))
+            predicted.append(tag_words(words, found))
+        if all(tag == OUTSIDE for tags in gold for tag in tags):
+            return {}  # without one gold entity neither recall nor F1 is defined
+        measures = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
+        return {name: float(measure(gold, predicted, zero_division=0)) for name, measure in measures.items()}
+
+    def trivial(
+        self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
+    ) -> list[Prediction]:
+        """No entities."""
+        return [{"entities": []} for _ in examples]
+
+
+def _heads(windows: Sequence[Window], words: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """(token, the word it begins in, the last word it reaches) of each token that is the first in its word.
+
+    Tokens count over the whole text. The two words differ only where the tokenizer joins what `words` parts.
+    """
+    next_token, spoken_for = 0, -1
+    for window in windows:
+        for token, position in enumerate(window.text_positions, window.first_token):
+            start, end = window.offsets[position] or (0, 0)
+            if token < next_token or start == end:
+                continue  # seen in the window before, or white space
+            next_token = token + 1
+            word, last_word = word_at(words, start), word_at(words, end - 1)
+            if word is not None and last_word is not None and word > spoken_for:
+                spoken_for = last_word
+                yield token, word, last_word
+
+
+def _judges(windows: Sequence[Window]) -> dict[int, tuple[int, int]]:
+    """Token of the text -> (window, position) that shows most text on the token's poorer side.
+
+    A window's side at which the text itself begins or ends is not poor: there is no more to show.
+    """
+    judges: dict[int, tuple[int, int]] = {}
+    context: dict[int, float] = {}
+    for number, window in enumerate(windows):
+        positions = window.text_positions
+        for place, position in enumerate(positions):
+            left = place if number else float("inf")
+            right = len(positions) - 1 - place if number < len(windows) - 1 else float("inf")
+            token = window.first_token + place
+            if min(left, right) > context.get(token, -1):
+                judges[token], context[token] = (number, position), min(left, right)
+    return judges

@@ -1,0 +1,101 @@
+"""Texts to windows of tokens with clean character offsets, through the tokenizer's own overflow mechanism."""
+
+from typing import TYPE_CHECKING
+
+from clinscale.errors import ConfigError
+from clinscale.tasks.kinds.kind import Window
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Offset = tuple[int, int] | None
+
+
+def truncated(tokenizer: "PreTrainedTokenizerBase", text: str, text_pair: str | None, max_tokens: int) -> Window:
+    """One window: what exceeds `max_tokens` is cut off at the end (of the longer side of a pair)."""
+    _room(tokenizer, max_tokens, pair=text_pair is not None)
+    encoding = tokenizer(
+        text, text_pair, truncation="longest_first", max_length=max_tokens, return_offsets_mapping=True
+    )
+    ids = list(encoding["input_ids"])
+    offsets = _clean(encoding["offset_mapping"], encoding.sequence_ids(0), text, side=0)
+    return Window(ids, offsets, global_mask=_classification_token(tokenizer, ids))
+
+
+def overlapping(
+    tokenizer: "PreTrainedTokenizerBase", text: str, *, question: str | None, max_tokens: int, stride_tokens: int
+) -> list[Window]:
+    """Windows that cover the whole of `text`, each after the whole question if there is one.
+
+    The global mask marks the classification token and the question (transformers' Longformer for question
+    answering), and nothing without a question (its token classification).
+    """
+    room = _room(tokenizer, max_tokens, pair=question is not None)
+    if question is not None:
+        room -= len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
+        if room < 2:
+            raise ConfigError(
+                f"a question of {max_tokens - room} tokens leaves no room for text in windows of {max_tokens}; "
+                "ask a shorter question or raise max_tokens"
+            )
+    stride = min(stride_tokens, room // 2)
+    encoding = tokenizer(
+        *([question, text] if question is not None else [text]),
+        truncation=True if question is None else "only_second",
+        max_length=max_tokens,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    side = 0 if question is None else 1
+    windows: list[Window] = []
+    first = 0
+    for number, input_ids in enumerate(encoding["input_ids"]):
+        sides = encoding.sequence_ids(number)
+        offsets = _clean(encoding["offset_mapping"][number], sides, text, side=side)
+        mask = [0] * len(input_ids)
+        if question is not None:
+            mask = [
+                int(s == 0) | c for s, c in zip(sides, _classification_token(tokenizer, input_ids), strict=True)
+            ]
+        windows.append(Window(list(input_ids), offsets, mask, first_token=first))
+        first += len(windows[-1].text_positions) - stride
+    return windows
+
+
+def _room(tokenizer: "PreTrainedTokenizerBase", max_tokens: int, *, pair: bool) -> int:
+    """Tokens left for text beside the special ones; at least two."""
+    if not tokenizer.is_fast or tokenizer.truncation_side != "right":
+        raise ConfigError(
+            "windows need a fast tokenizer that truncates on the right (character offsets come from it); "
+            f"got {type(tokenizer).__name__}, truncation side {tokenizer.truncation_side}"
+        )
+    room = max_tokens - int(tokenizer.num_special_tokens_to_add(pair=pair))
+    if room < 2:
+        raise ConfigError(f"max_tokens of {max_tokens} leaves no room for text; raise it")
+    return room
+
+
+def _clean(raw: list[tuple[int, int]], sides: list[int | None], text: str, *, side: int) -> list[Offset]:
+    """Offsets of the tokens of `side`, trimmed of white space; None for the others.
+
+    Byte-level tokenizers count the blank before a word to it or not, as their `trim_offsets` says, and
+    SentencePiece always counts it: after trimming all agree.
+    """
+    offsets: list[Offset] = []
+    for (start, end), of in zip(raw, sides, strict=True):
+        if of != side:
+            offsets.append(None)
+            continue
+        while start < end and text[start].isspace():
+            start += 1
+        while start < end and text[end - 1].isspace():
+            end -= 1
+        offsets.append((start, end))
+    return offsets
+
+
+def _classification_token(tokenizer: "PreTrainedTokenizerBase", input_ids: list[int]) -> list[int]:
+    """1 at the classification token (the first token of tokenizers that name none), 0 elsewhere."""
+    at = input_ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in input_ids else 0
+    return [int(position == at) for position in range(len(input_ids))]

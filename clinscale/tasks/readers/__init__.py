@@ -1,0 +1,1 @@
+"""One reader per public format; each takes (task, path, counts), adds to the counts and returns examples."""

@@ -1,0 +1,54 @@
+"""One source into train, dev and test, so that nothing of a group is on two sides."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+from clinscale.tasks.example import Example
+from clinscale.tasks.task import SPLITS
+
+
+def split_by_group(
+    examples: Sequence[Example], ratios: tuple[float, float, float], seed: int
+) -> dict[str, tuple[Example, ...]]:
+    """Split by `ratios` of examples, as near as whole groups allow.
+
+    Examples belong together when their texts or their groups are equal, directly or through others. Groups
+    are ordered by a hash of `seed` and their content, so the order of the files does not matter.
+    """
+    groups = sorted(_groups(examples), key=lambda group: _order(group, seed))
+    bounds = (ratios[0] * len(examples), (ratios[0] + ratios[1]) * len(examples))
+    sides: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    placed = 0
+    for group in groups:
+        middle = placed + len(group) / 2
+        sides[SPLITS[sum(middle >= bound for bound in bounds)]] += group
+        placed += len(group)
+    return {split: tuple(side) for split, side in sides.items()}
+
+
+def _groups(examples: Sequence[Example]) -> list[list[Example]]:
+    """Connected components: examples are linked by equal text and by equal group (union-find)."""
+    parent = list(range(len(examples)))
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    first_with: dict[tuple[str, str], int] = {}
+    for number, example in enumerate(examples):
+        keys = [("text", example.text)]
+        keys += [("group", example.group)] if example.group is not None else []
+        for key in keys:
+            parent[root(number)] = root(first_with.setdefault(key, number))
+    groups: defaultdict[int, list[Example]] = defaultdict(list)
+    for number, example in enumerate(examples):
+        groups[root(number)].append(example)
+    return list(groups.values())
+
+
+def _order(group: Sequence[Example], seed: int) -> str:
+    smallest = min(example.text for example in group)
+    return hashlib.sha256(f"{seed}\n{smallest}".encode()).hexdigest()
