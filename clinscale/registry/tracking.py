@@ -42,7 +42,7 @@ class Tracking:
     @property
     def place(self) -> str:
         """How messages name the server: its URI without a password."""
-        return re.sub(r"(//[^:@/]*):[^@/]*@", r"\1:***@", self.uri)
+        return _without_password(self.uri)
 
     @contextlib.contextmanager
     def faults(self, action: str) -> Iterator[None]:
@@ -150,6 +150,10 @@ def _impatience() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def _without_password(text: str) -> str:
+    return re.sub(r"(//[^:@/\s]*):[^@/\s]*@", r"\1:***@", text)
+
+
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0]
+    text = _without_password(str(error).strip().partition("\n")[0])
     return text if len(text) <= 200 else f"{text[:200]}..."

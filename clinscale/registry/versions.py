@@ -189,8 +189,7 @@ def _saved_model(
         named = Path(temporary) / Path(HF_FOLDER).name
         shutil.copytree(folder, named)  # MLflow names an artifact folder after its source, and refuses links
         saved = Path(temporary) / "model"
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*type hint")  # predictions of four kinds share no one type
+        with warnings.catch_warnings(record=True):  # MLflow's advice on type hints; its own filter beats ours
             mlflow.pyfunc.save_model(
                 str(saved),
                 python_model=str(pyfunc_code),

@@ -1,0 +1,128 @@
+import json
+import pickle
+
+import pytest
+
+from clinscale import registry
+from clinscale.errors import RegistryError
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def pickled(folder):
+    (folder / "model.pkl").write_bytes(pickle.dumps({}))
+
+
+def torch_weights(folder):
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+
+
+def code(folder):
+    (folder / "modeling_own.py").write_text("print('run me')")
+
+
+def remote_code(folder):
+    edit_json(folder / "config.json", auto_map={"AutoModel": "modeling_own.Model"})
+
+
+def nested_remote_code(folder):
+    edit_json(folder / "tokenizer_config.json", inner=[{"auto_map": {"AutoTokenizer": ["own.Tokenizer", None]}}])
+
+
+def pipeline_code(folder):
+    edit_json(folder / "config.json", custom_pipelines={"own": {"impl": "own.Pipeline"}})
+
+
+def adapter(folder):
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/else"}')
+
+
+def link(folder):
+    (folder / "vocab.txt").symlink_to("/etc/hostname")
+
+
+def subfolder(folder):
+    (folder / "checkpoint-10").mkdir()
+
+
+def hidden(folder):
+    (folder / ".secret.json").write_text("{}")
+
+
+def disguised_pickle(folder):
+    (folder / "model.safetensors").write_bytes(pickle.dumps({"weight": [1.0]}))
+
+
+def broken_config(folder):
+    (folder / "config.json").write_text("{")
+
+
+def bottomless_config(folder):
+    (folder / "config.json").write_text('{"a":' * 20_000 + "1" + "}" * 20_000)
+
+
+def no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def index_elsewhere(folder):
+    index = {"weight_map": {"weight": "../other/model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def index_of_pickles(folder):
+    index = {"weight_map": {"weight": "model.safetensors"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+SPOILT = [
+    (pickled, r"model\.pkl is not allowed"),
+    (torch_weights, r"pytorch_model\.bin is not allowed"),
+    (code, r"modeling_own\.py is not allowed"),
+    (remote_code, r"config\.json names code to run \(auto_map\)"),
+    (nested_remote_code, r"tokenizer_config\.json names code to run"),
+    (pipeline_code, "custom_pipelines"),
+    (adapter, r"adapter_config\.json is not allowed"),
+    (link, r"vocab\.txt is a link or a folder"),
+    (subfolder, "checkpoint-10 is a link or a folder"),
+    (hidden, r"'\.secret\.json' is not plain"),
+    (disguised_pickle, r"model\.safetensors is not a safetensors file"),
+    (broken_config, r"config\.json is not valid JSON"),
+    (bottomless_config, r"config\.json is not valid JSON"),
+    (no_weights, "no HF folder with safetensors"),
+    (no_config, "no HF folder with safetensors"),
+    (index_elsewhere, "points at files that are not in the folder"),
+    (index_of_pickles, r"pytorch_model\.bin\.index\.json"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILT, ids=[spoil.__name__ for spoil, _ in SPOILT])
+def test_an_unsafe_folder_is_refused_by_both_ends(hf_folder, spoil, message):
+    spoil(hf_folder)
+    with pytest.raises(RegistryError, match=message):
+        registry.folder_digest(hf_folder)
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(RegistryError, match="is not a folder"):
+        registry.folder_digest(tmp_path / "nowhere")
+
+
+def test_the_digest_names_content_not_place(hf_folder, saved_model):
+    before = registry.folder_digest(hf_folder)
+    assert before == registry.folder_digest(saved_model)
+    edit_json(hf_folder / "config.json", note="changed")
+    assert registry.folder_digest(hf_folder) != before
+
+
+def test_sharded_weights_are_welcome(hf_folder):
+    (hf_folder / "model.safetensors").rename(hf_folder / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": {"weight": "model-00001-of-00001.safetensors"}}
+    (hf_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert registry.folder_digest(hf_folder)

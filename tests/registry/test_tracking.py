@@ -1,0 +1,81 @@
+import os
+import pickle
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from clinscale import registry
+from clinscale.errors import RegistryError
+
+
+def test_importing_the_room_loads_no_mlflow():
+    code = "import sys, clinscale.registry; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_default_is_sqlite_at_home_with_artifacts_beside_it(tracking, tmp_path):
+    run = registry.start_run(tracking, experiment="e", name="r", tags={}, params={})
+    (tmp_path / "card.txt").write_text("fine")
+    run.log_file(tmp_path / "card.txt", "cards")
+
+    assert tracking.uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert len(list((tmp_path / "mlartifacts").rglob("cards/card.txt"))) == 1
+
+
+def test_argument_beats_environment_beats_home(mlflow_database, tmp_path, monkeypatch):
+    by_argument, by_environment = tmp_path / "argument.db", tmp_path / "environment.db"
+    for path in (by_argument, by_environment):
+        path.write_bytes(mlflow_database.read_bytes())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{by_environment}")
+
+    assert registry.connect(f"sqlite:///{by_argument}", home=tmp_path).uri.endswith("argument.db")
+    assert registry.connect(home=tmp_path).uri.endswith("environment.db")
+
+
+def test_a_relative_database_stays_the_same_one_elsewhere(mlflow_database, tmp_path, monkeypatch):
+    (tmp_path / "here.db").write_bytes(mlflow_database.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert registry.connect("sqlite:///here.db").uri == f"sqlite:///{tmp_path / 'here.db'}"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("listening", [False, True], ids=["refuses", "never answers"])
+def test_a_server_that_does_not_answer_is_named(listening):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listening:
+            silent.listen()
+        uri = f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(RegistryError) as caught:
+            registry.connect(uri)
+    assert f"127.0.0.1:{uri.rpartition(':')[2]}" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ, "patience returns once connected"
+
+
+@pytest.mark.timeout(60)
+def test_a_file_that_is_no_database_is_refused_at_once(tmp_path):
+    (tmp_path / "notes.txt").write_text("this is no database, " * 100)
+    with pytest.raises(RegistryError, match=r"notes\.txt cannot be used"):
+        registry.connect(f"sqlite:///{tmp_path / 'notes.txt'}")
+
+
+def test_stray_mlflow_variables_do_not_redirect_runs(mlflow_database, monkeypatch):
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        monkeypatch.setenv(name, "999")
+    registry.connect(f"sqlite:///{mlflow_database}")
+    assert not {"MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"} & os.environ.keys()
+
+
+def test_a_deleted_experiment_says_how_to_restore_it(tracking):
+    number = tracking.experiment_id("gone")
+    tracking.client.delete_experiment(number)
+    with pytest.raises(RegistryError, match=f"restore --experiment-id {number}"):
+        tracking.experiment_id("gone")
+
+
+def test_a_connection_travels_to_other_processes(tracking):
+    assert tracking.client
+    assert pickle.loads(pickle.dumps(tracking)) == tracking
