@@ -150,10 +150,11 @@ def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
     target = Path(cache_dir) / hashlib.sha256(str(uri).encode()).hexdigest()[:16]
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
         whole = Path(temporary) / "copy"
         fs.get(path, str(whole), recursive=True)
+        whole.chmod(0o700)  # what is copied may be patient text, and caches lie in shared places
         with contextlib.suppress(OSError):  # another worker of this machine was faster
             whole.rename(target)
     return target

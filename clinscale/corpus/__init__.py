@@ -1,0 +1,38 @@
+"""Notes become training rows: read, clean, tokenise once into memory-mapped shards, cut and mask on the fly.
+
+    sources ──read──▶ Document ──clean──▶ tokenise ──▶ ShardSet (train | validation token streams)
+                                                          │ rows(split, row_tokens)
+                                                          ▼
+                                              masked_batch(step, rank) ──▶ arrays for the model
+
+What a rank reads at a step is a pure function of seed and position, so a run can stop, resume and change its
+number of workers without seeing other data. The corpus is streamed: memory does not grow with the text.
+"""
+
+from clinscale.corpus.build import CorpusConfig, build_shards
+from clinscale.corpus.cleaning import CleaningConfig
+from clinscale.corpus.loader import evaluation_batches, masked_batch
+from clinscale.corpus.masking import MaskingConfig
+from clinscale.corpus.packing import Rows
+from clinscale.corpus.shards import ShardSet, open_shards
+from clinscale.corpus.sources import Document, SourceConfig, read_documents
+from clinscale.corpus.tokenizing import SpecialIds, load_tokenizer, tokenizer_fingerprint, train_tokenizer
+
+__all__ = [
+    "CleaningConfig",
+    "CorpusConfig",
+    "Document",
+    "MaskingConfig",
+    "Rows",
+    "ShardSet",
+    "SourceConfig",
+    "SpecialIds",
+    "build_shards",
+    "evaluation_batches",
+    "load_tokenizer",
+    "masked_batch",
+    "open_shards",
+    "read_documents",
+    "tokenizer_fingerprint",
+    "train_tokenizer",
+]

@@ -1,0 +1,187 @@
+"""The ShardSet: token streams on disk, memory-mapped, with a manifest that says what they were made from.
+
+Invariants: `manifest.json` is written last, so a folder that has one is complete. Each split is one stream of
+little-endian token ids, each document followed by the separator, in files of equal length but for the last. No
+note text, id or path inside the source files is kept beside the tokens.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field
+
+from clinscale.config import Config, fingerprint, nearest
+from clinscale.corpus.packing import Rows
+from clinscale.corpus.tokenizing import SpecialIds
+from clinscale.errors import ConfigError, DataError
+from clinscale.storage import exists, is_remote, join, local_copy, read_json
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
+SHARD_SUFFIX = ".tokens"
+
+Split = Literal["train", "validation"]
+
+
+class ShardFile(Config):
+    """One file of token ids."""
+
+    name: Annotated[str, Field(pattern=r"^(train|validation)-\d{5,}\.tokens$")]
+    """In the folder of the ShardSet."""
+
+    tokens: int
+    """Number of ids; the file is this many times the width of `dtype` long."""
+
+    sha256: str
+    """Of the file's bytes."""
+
+
+class SplitCard(Config):
+    """What a split holds."""
+
+    documents: int
+    """Notes."""
+
+    tokens: int
+    """Ids, the separators after each note included."""
+
+    files: tuple[ShardFile, ...]
+    """In the order of the stream."""
+
+
+class Manifest(Config):
+    """What a ShardSet holds and what it was made from; counts and hashes only."""
+
+    format: Literal["clinscale-shards-1"] = "clinscale-shards-1"
+    """Changes when older code could misread the files."""
+
+    recipe: dict[str, Any]
+    """All that decides the tokens: cleaning, split, tokenizer, digests of the sources."""
+
+    sources: tuple[str, ...]
+    """Where the notes were read."""
+
+    tokenizer_fingerprint: str
+    """Of the tokenizer in `tokenizer/`."""
+
+    special: SpecialIds
+    """Its special tokens and vocabulary size."""
+
+    dtype: Literal["uint16", "uint32"]
+    """Width of an id on disk."""
+
+    splits: dict[Split, SplitCard]
+    """Training and held-out notes; exact duplicates never fall on both sides."""
+
+    left_out: dict[str, int]
+    """Rows that are not in the shards: filtered, empty, short, duplicate."""
+
+    document_tokens: dict[str, float]
+    """Mean, quantiles and maximum of the notes' lengths, without special tokens."""
+
+    share_cut_at: dict[str, float]
+    """Share of notes that a model of 512 or 4096 tokens could not read whole."""
+
+
+class ShardSet:
+    """An opened ShardSet; cheap to open, the tokens are read when rows are."""
+
+    def __init__(self, uri: str, folder: Path, manifest: Manifest) -> None:
+        """Use `open_shards`."""
+        self.uri = uri
+        """Where it lies; absolute when local, so that workers elsewhere can open it."""
+        self.manifest = manifest
+        """What it holds and was made from."""
+        self._folder = folder
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that are equal when tokens and tokenizer are, wherever they lie."""
+        files = {name: [file.sha256 for file in split.files] for name, split in self.manifest.splits.items()}
+        return fingerprint({"tokenizer": self.manifest.tokenizer_fingerprint, "files": files})
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Local HF folder of the tokenizer."""
+        return self._folder / TOKENIZER
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, special ones included."""
+        return self.manifest.special.vocab_size
+
+    def rows(self, split: Split, row_tokens: int) -> Rows:
+        """The rows of `row_tokens` tokens of a split; ConfigError for an unknown split or a length below 3."""
+        if split not in self.manifest.splits:
+            raise ConfigError(
+                f"ShardSet {self.uri} has no split {split!r}; {nearest(split, [*self.manifest.splits])}"
+            )
+        dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
+        files = self.manifest.splits[split].files
+        shards = [np.memmap(self._folder / file.name, dtype=dtype, mode="r") for file in files]
+        return Rows(shards, row_tokens=row_tokens, special=self.manifest.special)
+
+    def card(self) -> dict[str, Any]:
+        """JSON-ready facts for people and the command line."""
+        manifest = self.manifest
+        splits = {
+            f"{name}_{what}": getattr(split, what)
+            for name, split in manifest.splits.items()
+            for what in ("documents", "tokens")
+        }
+        return {
+            **splits,
+            "vocab_size": self.vocab_size,
+            "tokenizer_fingerprint": manifest.tokenizer_fingerprint,
+            "recipe_fingerprint": fingerprint(manifest.recipe),
+            "sources": list(manifest.sources),
+            "left_out": manifest.left_out,
+            "document_tokens": manifest.document_tokens,
+            "share_cut_at": manifest.share_cut_at,
+        }
+
+    def check_files(self) -> Self:
+        """Raise DataError when a file is missing or has another size than the manifest says."""
+        width = np.dtype(self.manifest.dtype).itemsize
+        for split in self.manifest.splits.values():
+            for file in split.files:
+                path = self._folder / file.name
+                size = path.stat().st_size if path.is_file() else 0
+                if size != file.tokens * width:
+                    raise DataError(
+                        f"ShardSet {self.uri} is damaged: {file.name} must have {file.tokens * width} bytes, "
+                        f"has {size}; copy it again, or delete the folder and build it anew"
+                    )
+        if not (self.tokenizer_dir / "tokenizer.json").is_file():
+            raise DataError(f"ShardSet {self.uri} is damaged: it has no tokenizer; build it anew")
+        return self
+
+
+def open_shards(uri: str | Path, *, cache_dir: str | Path | None = None) -> ShardSet:
+    """Open the ShardSet at `uri`; a remote one is copied to this machine first.
+
+    Args:
+        uri: folder, local or in an object store.
+        cache_dir: where copies of remote ShardSets go; None is `$CLINSCALE_CACHE`, else `~/.cache/clinscale`. Only
+            this user can read it, because tokens are patient text.
+
+    Raises:
+        DataError: no ShardSet there, or files missing or of the wrong size.
+    """
+    uri = str(uri) if is_remote(uri) else str(Path(str(uri).removeprefix("file://")).absolute())
+    if not exists(join(uri, MANIFEST)):
+        raise DataError(
+            f"{uri} is not a ShardSet: it has no {MANIFEST}; check the path, or run clinscale corpus build again "
+            "if a build was interrupted"
+        )
+    values = read_json(join(uri, MANIFEST))
+    try:
+        manifest = Manifest.parse(values, source=join(uri, MANIFEST))
+    except ConfigError as error:
+        raise DataError(f"ShardSet {uri} cannot be read by this version: {error}; build it anew") from None
+    cache = Path(cache_dir or os.environ.get("CLINSCALE_CACHE") or Path.home() / ".cache" / "clinscale")
+    # a rebuilt ShardSet at the same URI has another manifest, and so another place in the cache
+    folder = local_copy(uri, cache / "shards" / fingerprint(manifest.plain()))
+    return ShardSet(uri, folder, manifest).check_files()

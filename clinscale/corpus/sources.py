@@ -1,0 +1,133 @@
+"""Notes from files of any supported kind, cleaned, without duplicates, one at a time."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import Field
+
+from clinscale.config import Config
+from clinscale.corpus.cleaning import CleaningConfig, clean
+from clinscale.errors import DataError
+from clinscale.records import RECORD_SUFFIXES, Record, data_suffix, list_files, read_records, read_text
+from clinscale.storage import open_binary
+
+TEXT_SUFFIX = ".txt"
+
+
+class SourceConfig(Config):
+    """One file, or a folder of files, that holds notes."""
+
+    uri: str
+    """CSV, TSV, JSON, JSON lines or Parquet with one note per row, or `.txt` with one note per file; `.gz` too."""
+
+    text_column: str = "text"
+    """Column of the note; `TEXT` in MIMIC-III."""
+
+    id_column: str | None = None
+    """Column of the note's id, which errors name; None is file name and row number."""
+
+    keep_rows: dict[str, tuple[str, ...]] = Field(default={})
+    """Read only rows whose column holds one of these values, e.g. `CATEGORY: [Discharge summary]`."""
+
+    drop_rows: dict[str, tuple[str, ...]] = Field(default={})
+    """Leave out rows whose column holds one of these values, e.g. `ISERROR: ["1"]`."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One cleaned note."""
+
+    id: str
+    text: str
+
+
+def read_documents(
+    sources: Sequence[SourceConfig], cleaning: CleaningConfig, *, counts: Counter[str] | None = None
+) -> Iterator[Document]:
+    """Stream the notes of `sources` in order.
+
+    Args:
+        sources: files and folders; the files of a folder are read sorted by path.
+        cleaning: what to change and what to leave out.
+        counts: receives how many rows were left out as `filtered`, `empty`, `short` and `duplicate`.
+
+    Raises:
+        DataError: a file is missing, unreadable or malformed, a column is absent, or a row has no text while
+            `cleaning.empty` is `raise`.
+    """
+    counts = Counter() if counts is None else counts
+    seen: set[int] = set()
+    for source in sources:
+        for record in _records(source):
+            if _filtered(record, source):
+                counts["filtered"] += 1
+                continue
+            if cleaning.empty == "skip" and _is_empty(record.fields[source.text_column]):
+                counts["empty"] += 1
+                continue
+            text = clean(record.text(source.text_column), cleaning)
+            if len(text.strip()) < cleaning.min_characters:
+                counts["short"] += 1
+                continue
+            if cleaning.drop_duplicates:
+                digest = text_digest(text)
+                if digest in seen:
+                    counts["duplicate"] += 1
+                    continue
+                seen.add(digest)
+            yield Document(_id_of(record, source), text)
+
+
+def source_digest(source: SourceConfig) -> str:
+    """SHA-256 over the decompressed files of a source, which tells whether its notes are still the same."""
+    digest = hashlib.sha256()
+    for uri in list_files(source.uri, (*RECORD_SUFFIXES, TEXT_SUFFIX)):
+        of_file = hashlib.sha256()
+        with open_binary(uri) as stream:
+            while block := stream.read(2**20):
+                of_file.update(block)
+        digest.update(of_file.digest())
+    return digest.hexdigest()
+
+
+def text_digest(text: str, salt: int = 0) -> int:
+    """A 64-bit hash of a text that is the same on every machine."""
+    salted = salt.to_bytes(16, "little", signed=True)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=salted).digest(), "little")
+
+
+def _records(source: SourceConfig) -> Iterator[Record]:
+    """The rows of a source; a text file is one row."""
+    conditions = [*source.keep_rows, *source.drop_rows]
+    columns = [source.text_column, *([source.id_column] if source.id_column else []), *conditions]
+    for uri in list_files(source.uri, (*RECORD_SUFFIXES, TEXT_SUFFIX)):
+        if data_suffix(uri) != TEXT_SUFFIX:
+            yield from read_records(uri, columns)
+        elif conditions:
+            raise DataError(f"{uri} is a text file without column {conditions[0]!r}; choose rows of tables only")
+        else:
+            yield Record(uri, 1, {source.text_column: read_text(uri), source.id_column or "": PurePath(uri).name})
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _filtered(record: Record, source: SourceConfig) -> bool:
+    def holds(conditions: dict[str, tuple[str, ...]]) -> Iterator[bool]:
+        return (str(record.fields[column]).strip() in values for column, values in conditions.items())
+
+    return any(holds(source.drop_rows)) or not all(holds(source.keep_rows))
+
+
+def _id_of(record: Record, source: SourceConfig) -> str:
+    if source.id_column is None:
+        return f"{PurePath(record.uri).name}:{record.number}"
+    value = record.fields[source.id_column]
+    if value is None or not str(value).strip():
+        raise DataError(f"{record.place}: column {source.id_column!r} has no id; fill it, or give no id_column")
+    return str(value)

@@ -1,0 +1,138 @@
+"""Tokenizers: load any HF fast tokenizer, or train a byte-level BPE with RoBERTa's special tokens.
+
+The trained one is a `RobertaTokenizer`: the one class that `AutoTokenizer` of transformers 4 and 5 both load with
+identical output, whether the folder holds a Longformer or a BigBird (whose own class would rebuild it as Unigram).
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from clinscale.config import Config, fingerprint
+from clinscale.errors import DataError
+from clinscale.storage import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+"""RoBERTa's special tokens; their ids are their positions here."""
+
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+"""Every byte is a token, so that no text needs `<unk>`."""
+
+
+class SpecialIds(Config):
+    """The token ids that packing and masking treat apart."""
+
+    cls: int
+    """First token of a row."""
+
+    sep: int
+    """Ends a document and a row."""
+
+    pad: int
+    """Fills the last row."""
+
+    mask: int
+    """Stands for a token to recover."""
+
+    all: tuple[int, ...]
+    """Every special token, `<unk>` and added ones too: never masked, never drawn as a random token."""
+
+    vocab_size: int
+    """Number of ids, special ones included."""
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: "PreTrainedTokenizerBase") -> Self:
+        """The ids of an HF tokenizer; DataError when it has no classification, separator, pad or mask token."""
+        ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
+        missing = [name for name, token_id in ids.items() if token_id is None]
+        if missing:
+            raise DataError(
+                f"tokenizer {tokenizer.name_or_path or 'given'} has no {' and no '.join(missing)} token; "
+                "use the tokenizer of a masked language model"
+            )
+        return cls(**ids, all=tuple(sorted(set(tokenizer.all_special_ids))), vocab_size=len(tokenizer))
+
+
+def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
+    """The fast tokenizer of an HF folder or hub name; runs no code of theirs.
+
+    Raises:
+        DataError: no tokenizer there, a damaged or slow one, or the hub cannot be reached for the name.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(name_or_folder).expanduser()
+    if folder.exists():
+        if (folder / "tokenizer.json").exists():
+            read_json(folder / "tokenizer.json")  # names the file and position where it is truncated
+    elif name_or_folder.startswith(("/", ".", "~")) or name_or_folder.count("/") > 1:
+        raise DataError(f"tokenizer {name_or_folder} does not exist; name an HF folder or a hub name")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder) if folder.exists() else name_or_folder, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"tokenizer {name_or_folder!r} is neither a folder with an HF tokenizer nor a hub name that can be "
+            f"reached from here ({type(error).__name__}); check the path, or pull the model first"
+        ) from None
+    # transformers 5 makes up an empty tokenizer for a model folder that holds none
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise DataError(f"{name_or_folder} holds no tokenizer vocabulary; save the model's tokenizer there")
+    if not tokenizer.is_fast:
+        raise DataError(f"tokenizer {name_or_folder} has no fast version; clinscale needs one that tells offsets")
+    return tokenizer
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+    """Train a cased byte-level BPE on a stream of texts; the same texts give the same tokenizer.
+
+    Args:
+        documents: texts, read once.
+        vocab_size: ids at most, special tokens and the 256 bytes included; a small corpus fills fewer.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import RobertaTokenizer
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_batches(documents), trainer)
+    model = json.loads(bpe.to_str())["model"]
+    return RobertaTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    """Token ids of each text without special tokens, on all cores; a literal `<mask>` in a note stays text."""
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode_special_tokens
+    backend.encode_special_tokens = True
+    try:
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    finally:
+        backend.encode_special_tokens = before
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Twelve hex digits that are equal when two tokenizers split every text alike."""
+    pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
+    for state in ("truncation", "padding"):  # left over from the last call
+        pipeline.pop(state, None)
+    return fingerprint({"pipeline": pipeline, "special": SpecialIds.from_tokenizer(tokenizer).plain()})
+
+
+def _batches(texts: Iterable[str], size: int = 256) -> Iterator[list[str]]:
+    remaining = iter(texts)
+    while batch := list(islice(remaining, size)):
+        yield batch

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clinscale.corpus import MaskingConfig, Rows, SpecialIds, evaluation_batches, masked_batch
+from clinscale.errors import ConfigError, DataError
+
+SPECIAL = SpecialIds(cls=0, sep=2, pad=1, mask=4, all=(0, 1, 2, 3, 4), vocab_size=10_000)
+ROW_TOKENS = 12
+
+
+def rows_of(count, last_row_tokens=10):
+    """Rows whose tokens are all different, so that each can be told by its content."""
+    stream = np.arange(5, 5 + (ROW_TOKENS - 2) * (count - 1) + last_row_tokens)
+    return Rows([stream] if count else [], row_tokens=ROW_TOKENS, special=SPECIAL)
+
+
+def batch_of(rows, step=0, rank=0, world_size=1, rows_per_step=4, seed=0):
+    return masked_batch(
+        rows,
+        step=step,
+        rank=rank,
+        world_size=world_size,
+        rows_per_step=rows_per_step,
+        seed=seed,
+        masking=MaskingConfig(),
+        special=SPECIAL,
+    )
+
+
+def evaluation(rows, rank=0, world_size=1, rows_per_batch=2, seed=0, **options):
+    return list(
+        evaluation_batches(
+            rows,
+            rank=rank,
+            world_size=world_size,
+            rows_per_batch=rows_per_batch,
+            seed=seed,
+            masking=MaskingConfig(),
+            special=SPECIAL,
+            **options,
+        )
+    )
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+
+
+def joined(batches):
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def row_numbers(batch, rows):
+    """Which rows a batch holds, by the tokens that are left unmasked or asked for."""
+    original = np.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
+    known = {tuple(row.tolist()): number for number, row in enumerate(rows)}
+    return [known[tuple(row.tolist())] for row in original]
+
+
+@given(
+    st.integers(1, 9),
+    st.integers(0, 30),
+    st.sampled_from([(1, 12), (2, 12), (3, 12), (4, 12), (6, 12)]),
+    st.integers(-3, 2**70),
+)
+def test_a_step_is_the_same_at_every_number_of_workers(count, step, shape, seed):
+    world_size, rows_per_step = shape
+    rows = rows_of(count, last_row_tokens=3)
+    alone = batch_of(rows, step, rows_per_step=rows_per_step, seed=seed)
+    shared = [batch_of(rows, step, rank, world_size, rows_per_step, seed) for rank in range(world_size)]
+    assert same(joined(shared), alone)
+
+
+@given(st.integers(1, 25), st.integers(1, 7), st.integers(0, 5))
+def test_every_row_comes_once_per_epoch(count, rows_per_step, seed):
+    rows, epochs = rows_of(count), 3
+    steps = -(-count * epochs // rows_per_step)
+    order = [
+        number
+        for step in range(steps)
+        for number in row_numbers(batch_of(rows, step, rows_per_step=rows_per_step, seed=seed), rows)
+    ]
+    for epoch in range(epochs):
+        assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_order_and_masks_change_with_epoch_and_seed_and_nothing_else():
+    rows = rows_of(50)
+    first = batch_of(rows, 0, rows_per_step=50)
+    assert same(first, batch_of(rows_of(50), 0, rows_per_step=50)), (
+        "a resumed run reads what the stopped one would"
+    )
+    for other in (batch_of(rows, 1, rows_per_step=50), batch_of(rows, 0, rows_per_step=50, seed=1)):
+        assert row_numbers(other, rows) != row_numbers(first, rows)
+        aligned = [np.argsort(row_numbers(batch, rows)) for batch in (first, other)]
+        assert (first["labels"][aligned[0]] != other["labels"][aligned[1]]).any()
+
+
+def test_a_batch_is_what_the_model_takes():
+    batch = batch_of(rows_of(1, last_row_tokens=3), rows_per_step=2)
+    assert {name: (array.shape, array.dtype) for name, array in batch.items()} == {
+        name: ((2, ROW_TOKENS), np.dtype("int64")) for name in ("input_ids", "labels", "attention_mask")
+    }
+    assert batch["attention_mask"][0].tolist() == [1] * 5 + [0] * 7
+    assert (batch["input_ids"][:, 5:] == SPECIAL.pad).all()
+
+
+def test_what_cannot_be_shared_or_is_empty_is_refused():
+    with pytest.raises(ConfigError, match="rows_per_step must be a multiple of world_size=3, got 4"):
+        batch_of(rows_of(5), world_size=3)
+    with pytest.raises(DataError, match="no rows"):
+        batch_of(rows_of(0))
+
+
+@given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 4))
+def test_evaluation_reads_every_row_once_with_the_same_masks_at_every_number_of_workers(count, world_size, size):
+    rows = rows_of(count)
+    parts = [evaluation(rows, rank, world_size, size) for rank in range(world_size)]
+    assert len({len(part) for part in parts}) == 1, "ZeRO-3 hangs when ranks do unequal numbers of forward passes"
+    asked = {}
+    for batch in (batch for part in parts for batch in part):
+        assert batch["input_ids"].shape == (size, ROW_TOKENS)
+        filled = (batch["labels"] != -100).any(axis=1)
+        for number, labels in zip(
+            np.array(row_numbers(batch, rows))[filled], batch["labels"][filled], strict=True
+        ):
+            assert number not in asked
+            asked[number] = labels
+    reference = joined(evaluation(rows, rows_per_batch=count))
+    assert sorted(asked) == list(range(count))
+    assert (np.stack([asked[number] for number in range(count)]) == reference["labels"]).all()
+
+
+def test_evaluation_masks_follow_the_seed():
+    rows = rows_of(8)
+    assert not same(evaluation(rows, seed=0)[0], evaluation(rows, seed=1)[0])
+
+
+def test_a_limited_evaluation_is_spread_over_the_split():
+    rows = rows_of(100)
+    batches = evaluation(rows, rows_per_batch=5, max_rows=10)
+    assert [number for batch in batches for number in row_numbers(batch, rows)] == list(range(0, 100, 10))
+    assert len(evaluation(rows, rows_per_batch=50, max_rows=1000)) == 2
+
+
+def test_nothing_held_out_is_nothing_to_evaluate():
+    assert evaluation(rows_of(0)) == []

@@ -1,0 +1,87 @@
+import json
+import os
+import shutil
+
+import pytest
+
+from clinscale.corpus import open_shards
+from clinscale.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def copy(shards, tmp_path):
+    """A ShardSet that a test may damage."""
+    return shutil.copytree(shards.uri, tmp_path / "copy")
+
+
+def change_manifest(folder, change):
+    values = json.loads((folder / "manifest.json").read_text())
+    change(values)
+    (folder / "manifest.json").write_text(json.dumps(values))
+
+
+def test_a_shard_set_is_what_it_was_wherever_it_lies(shards, copy):
+    opened = open_shards(copy)
+    assert opened.fingerprint == shards.fingerprint
+    assert opened.manifest == shards.manifest
+    assert open_shards(f"file://{copy}").uri == str(copy)
+    for split in ("train", "validation"):
+        assert [row.tolist() for row in opened.rows(split, 64)] == [row.tolist() for row in shards.rows(split, 64)]
+
+
+def test_the_uri_serves_workers_in_other_folders(copy, monkeypatch):
+    monkeypatch.chdir(copy.parent)
+    assert open_shards("copy").uri == str(copy)
+
+
+def test_one_set_serves_any_row_length(shards):
+    for row_tokens in (16, 512, 4096):
+        rows = shards.rows("train", row_tokens)
+        assert rows[0].shape == (row_tokens,)
+        assert (
+            (len(rows) - 1) * (row_tokens - 2)
+            < shards.manifest.splits["train"].tokens
+            <= len(rows) * (row_tokens - 2)
+        )
+        assert max(row.max() for row in rows) < shards.vocab_size
+
+
+def test_unknown_split(shards):
+    with pytest.raises(ConfigError, match="no split 'test'; known: train, validation"):
+        shards.rows("test", 64)
+
+
+DAMAGES = {
+    "cut file": (lambda folder: os.truncate(folder / "train-00001.tokens", 100), "train-00001.tokens must have"),
+    "missing file": (lambda folder: (folder / "validation-00000.tokens").unlink(), "has 0; copy it again"),
+    "missing tokenizer": (lambda folder: shutil.rmtree(folder / "tokenizer"), "has no tokenizer"),
+    "missing manifest": (lambda folder: (folder / "manifest.json").unlink(), "not a ShardSet.*interrupted"),
+    "cut manifest": (lambda folder: os.truncate(folder / "manifest.json", 50), "manifest.json is not valid JSON"),
+    "foreign manifest": (
+        lambda folder: (folder / "manifest.json").write_text('{"name": "x"}'),
+        "cannot be read by this version",
+    ),
+    "newer format": (
+        lambda folder: change_manifest(folder, lambda values: values.update(format="clinscale-shards-2")),
+        "cannot be read by this version.*clinscale-shards-1",
+    ),
+    "file outside": (
+        lambda folder: change_manifest(
+            folder, lambda values: values["splits"]["train"]["files"][0].update(name="../../etc/passwd")
+        ),
+        "cannot be read by this version",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_set_is_refused(copy, damage):
+    action, says = DAMAGES[damage]
+    action(copy)
+    with pytest.raises(DataError, match=f"(?s){says}"):
+        open_shards(copy)
+
+
+def test_no_set_at_all(tmp_path):
+    with pytest.raises(DataError, match="not a ShardSet"):
+        open_shards(tmp_path / "none")

@@ -1,0 +1,147 @@
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clinscale.corpus import SpecialIds, load_tokenizer, tokenizer_fingerprint, train_tokenizer
+from clinscale.corpus.tokenizing import encode
+from clinscale.errors import DataError
+
+TEXTS = [f"The patient was given {n} mg of aspirin for chest pain. <mask> Größe {n * 7} cm." for n in range(300)]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train_tokenizer(TEXTS, vocab_size=400)
+
+
+def test_special_tokens_are_robertas_in_our_order(trained):
+    assert trained.convert_ids_to_tokens([0, 1, 2, 3, 4]) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    assert SpecialIds.from_tokenizer(trained) == SpecialIds(
+        cls=0, sep=2, pad=1, mask=4, all=(0, 1, 2, 3, 4), vocab_size=len(trained)
+    )
+    assert len(trained) == 400
+
+
+def test_sequences_and_pairs_are_framed_like_robertas(trained):
+    a, b = encode(trained, ["aspirin", "chest"])
+    assert trained("aspirin", "chest")["input_ids"] == [0, *a, 2, 2, *b, 2]
+    assert trained("aspirin")["input_ids"] == [0, *a, 2]
+
+
+@given(st.text(max_size=60))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_text_comes_back_and_nothing_is_unknown(trained, text):
+    ids = encode(trained, [text])[0]
+    assert trained.decode(ids, clean_up_tokenization_spaces=False) == text
+    assert not set(ids) & set(trained.all_special_ids)
+
+
+def test_a_note_cannot_smuggle_in_special_tokens(trained):
+    assert trained.mask_token_id in trained("a <mask> b")["input_ids"]
+    assert trained.mask_token_id not in encode(trained, ["a <mask> </s> b"])[0]
+    assert trained.mask_token_id in trained("a <mask> b")["input_ids"], "encode leaves the tokenizer as it was"
+
+
+def test_training_is_reproducible(trained):
+    assert train_tokenizer(iter(TEXTS), 400).get_vocab() == trained.get_vocab()
+
+
+@pytest.mark.parametrize("model_type", [None, "longformer", "big_bird"])
+def test_plain_auto_tokenizer_loads_it_with_identical_output(trained, tmp_path, model_type):
+    """Beside a BigBird config, a class chosen by model type would rebuild the BPE as Unigram."""
+    from transformers import AutoTokenizer
+
+    trained.save_pretrained(tmp_path)
+    if model_type:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    pairs = [(text, TEXTS[-1 - place]) for place, text in enumerate(TEXTS[:20])] + [
+        (" lead", "<mask> ünïcode\n\n")
+    ]
+    for pair in pairs:
+        options = {"return_offsets_mapping": True, "truncation": "only_second", "max_length": 30}
+        assert dict(loaded(*pair, **options)) == dict(trained(*pair, **options))
+    assert "token_type_ids" not in loaded("a", "b")
+    assert tokenizer_fingerprint(loaded) == tokenizer_fingerprint(trained)
+    assert tokenizer_fingerprint(load_tokenizer(str(tmp_path))) == tokenizer_fingerprint(trained)
+
+
+@pytest.mark.parametrize("family", ["longformer", "big_bird"])
+def test_both_families_of_models_read_it(trained, family):
+    import torch
+    import transformers
+
+    shape = {
+        "vocab_size": len(trained),
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 130,
+        "pad_token_id": trained.pad_token_id,
+        "sep_token_id": trained.sep_token_id,
+    }
+    if family == "longformer":
+        config = transformers.LongformerConfig(**shape, attention_window=[16], bos_token_id=0, eos_token_id=2)
+        model = transformers.LongformerForMaskedLM(config)
+    else:
+        config = transformers.BigBirdConfig(
+            **shape, attention_type="original_full", bos_token_id=0, eos_token_id=2
+        )
+        model = transformers.BigBirdForMaskedLM(config)
+    batch = trained(["a <mask> b", ("question", "context")[1] * 3], padding=True, return_tensors="pt")
+    logits = model(**batch).logits
+    assert logits.shape == (*batch["input_ids"].shape, len(trained))
+    assert torch.isfinite(logits).all()
+
+
+def test_fingerprint_ignores_the_last_calls_state_and_follows_the_vocabulary(trained):
+    before = tokenizer_fingerprint(trained)
+    trained("a b c", truncation=True, max_length=3, padding="max_length")
+    assert tokenizer_fingerprint(trained) == before
+    assert tokenizer_fingerprint(train_tokenizer(TEXTS, 399)) != before
+
+
+def test_a_tokenizer_without_mask_token_is_refused():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")), cls_token="a")
+    with pytest.raises(DataError, match="no sep and no pad and no mask token"):
+        SpecialIds.from_tokenizer(bare)
+
+
+def test_a_slow_or_foreign_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="neither a folder with an HF tokenizer"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(DataError, match="none does not exist"):
+        load_tokenizer(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("model_type", ["longformer", "big_bird"])
+def test_a_model_folder_without_tokenizer_is_refused(tmp_path, model_type):
+    """transformers 5 returns a tokenizer of special tokens only, under which every text is `<unk>`."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(DataError, match="holds no tokenizer vocabulary"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_truncated_tokenizer_is_named(trained, tmp_path):
+    trained.save_pretrained(tmp_path)
+    whole = (tmp_path / "tokenizer.json").read_bytes()
+    (tmp_path / "tokenizer.json").write_bytes(whole[:1000])
+    with pytest.raises(DataError, match=r"tokenizer\.json is not valid JSON"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_remote_code_is_not_run(trained, tmp_path):
+    trained.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config |= {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(DataError):
+        load_tokenizer(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
