@@ -206,7 +206,9 @@ def _known_keys(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
             if str(part) in owner.model_fields
             for inner in _models_in(owner.model_fields[str(part)].annotation)
         ]
-        here = step or here  # indices and union tags are not field names: stay where we are
+        # indices and union tags are no field names: stay here, or take the branch that the tag stands for
+        branch = [m for m in here if any(part in get_args(field.annotation) for field in m.model_fields.values())]
+        here = step or branch or here
     return [name for owner in here for name in owner.model_fields]
 
 

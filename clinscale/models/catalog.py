@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from clinscale.config import Config, nearest
 from clinscale.errors import ConfigError
 
@@ -40,7 +42,7 @@ class ModelConfig(Config):
     max_tokens: int | None = None
     """Positions the model can read; None is the size's own (4,096 for `base`)."""
 
-    hf_overrides: dict[str, Any] = {}
+    hf_overrides: dict[str, Any] = Field(default_factory=dict)
     """Fields of the HF config to set on a new model, e.g. `{attention_window: 256}`."""
 
     def check(self) -> None:

@@ -33,7 +33,9 @@ def convert_to_longformer(
     import transformers
 
     if max_tokens % attention_window:
-        raise ConfigError(f"max_tokens must be a multiple of attention_window={attention_window}, got {max_tokens}")
+        raise ConfigError(
+            f"max_tokens must be a multiple of attention_window={attention_window}, got {max_tokens}"
+        )
     source = load_hf(name_or_folder, head="mlm")
     if source.config.model_type != "roberta":
         raise DataError(

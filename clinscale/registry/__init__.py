@@ -10,6 +10,7 @@ from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull
 from clinscale.registry.runs import (
     Run,
     RunRecord,
+    Status,
     close_orphans,
     find_run,
     metric_history,
@@ -28,6 +29,7 @@ __all__ = [
     "Pulled",
     "Run",
     "RunRecord",
+    "Status",
     "Tag",
     "Tracking",
     "close_orphans",

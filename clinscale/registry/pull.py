@@ -32,7 +32,7 @@ class FetchedModel:
     path: str
     """Local HF folder, or a hub name for `from_pretrained`."""
     label: str
-    """What lineage records: `NAME/VERSION` when it came from the registry."""
+    """What lineage records: `NAME/VERSION` from the registry, path and digest of a folder, a hub's name."""
 
 
 def pull(tracking: Tracking, reference: str, out: str | Path, *, expected_digest: str | None = None) -> Pulled:
@@ -77,7 +77,8 @@ def fetch_model(tracking: Tracking, model: str, *, home: str | Path) -> FetchedM
         RegistryError: a name without a slash that the registry does not hold, or a failing pull.
     """
     if Path(model).is_dir():
-        return FetchedModel(str(Path(model).absolute()), model)
+        digest = _digest_or_none(Path(model))
+        return FetchedModel(str(Path(model).absolute()), f"{model}#{digest[:12]}" if digest else model)
     _, slash, last = model.partition("/")
     if slash and not last.isdigit():
         return FetchedModel(model, model)

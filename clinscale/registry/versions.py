@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,8 @@ def register(
     *,
     name: str,
     tags: Mapping[str, str],
-    pyfunc_code: Path,
-    pip_requirements: list[str],
+    pyfunc_code: Path | None = None,
+    pip_requirements: Sequence[str] = (),
     alias: str | None = None,
 ) -> ModelVersion:
     """Store an HF folder as the next version of `name`; a folder that is a version already returns that one.
@@ -66,6 +66,7 @@ def register(
         name: of the registered model, made on first use.
         tags: of the version.
         pyfunc_code: Python file that MLflow runs to load the model (a *model from code*); it gets artifact `hf`.
+            None for a base model, which answers nothing yet.
         pip_requirements: what that file needs; given, because MLflow's guess starts the model.
         alias: set on the version.
 
@@ -180,7 +181,7 @@ def _versions_of(tracking: Tracking, name: str) -> list[ModelVersion]:
 
 @contextlib.contextmanager
 def _saved_model(
-    folder: Path, hashes: Mapping[str, str], pyfunc_code: Path, pip_requirements: list[str]
+    folder: Path, hashes: Mapping[str, str], pyfunc_code: Path | None, pip_requirements: Sequence[str]
 ) -> Iterator[Path]:
     """The MLflow model in a temporary folder; checked again there, since `folder` may have changed."""
     import mlflow.pyfunc
@@ -189,13 +190,17 @@ def _saved_model(
         named = Path(temporary) / Path(HF_FOLDER).name
         shutil.copytree(folder, named)  # MLflow names an artifact folder after its source, and refuses links
         saved = Path(temporary) / "model"
-        with warnings.catch_warnings(record=True):  # MLflow's advice on type hints; its own filter beats ours
-            mlflow.pyfunc.save_model(
-                str(saved),
-                python_model=str(pyfunc_code),
-                artifacts={named.name: str(named)},
-                pip_requirements=pip_requirements,
-            )
+        if pyfunc_code is None:
+            (saved / HF_FOLDER).parent.mkdir(parents=True)
+            named.rename(saved / HF_FOLDER)
+        else:
+            with warnings.catch_warnings(record=True):  # MLflow's advice on type hints; its own filter beats ours
+                mlflow.pyfunc.save_model(
+                    str(saved),
+                    python_model=str(pyfunc_code),
+                    artifacts={named.name: str(named)},
+                    pip_requirements=list(pip_requirements),
+                )
         if hash_folder(saved / HF_FOLDER, source=str(folder)) != hashes:
             raise RegistryError(
                 f"{folder} changed while it was registered; register it when its writer has finished"

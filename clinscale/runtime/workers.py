@@ -15,14 +15,15 @@ log = logging.getLogger(__name__)
 
 
 class WorkerContext:
-    """What the function on each worker sees of the group; the arguments of `report` must be equal in number."""
+    """What the function on each worker sees of the group."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: Any) -> None:
         import ray.train
 
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
+        self._queue = queue
 
     def latest_checkpoint(self) -> Path | None:
         """A local folder with the newest checkpoint of this run, from this or an earlier start."""
@@ -31,23 +32,27 @@ class WorkerContext:
         checkpoint = ray.train.get_checkpoint()
         return Path(checkpoint.to_directory()) if checkpoint else None
 
-    def report(self, metrics: Mapping[str, float], save: Callable[[Path], None] | None = None) -> None:
-        """Send rank 0's metrics to the driver; `save` writes this rank's part of a checkpoint. A barrier."""
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Send rank 0's metrics to the driver without waiting.
+
+        Not `ray.train.report`: that is a barrier of all ranks, answered at the controller's poll of 2 s.
+        """
+        if self.rank == 0:
+            self._queue.actor.put.remote(dict(metrics))
+
+    def checkpoint(self, save: Callable[[Path], None]) -> None:
+        """Commit a checkpoint of which `save` writes this rank's part; a barrier, so every rank must call it."""
         import ray.train
 
-        if save is None:
-            ray.train.report(dict(metrics))
-            return
         with tempfile.TemporaryDirectory(prefix="clinscale-checkpoint-") as folder:
             save(Path(folder))
-            ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+            ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 @dataclass(frozen=True)
 class WorkersResult:
     """How a group ended."""
 
-    metrics: Metrics
     checkpoint_dir: str
     """Where the newest checkpoint lies."""
 
@@ -63,12 +68,12 @@ def run_workers(
     name: str,
     num_to_keep: int,
     max_failures: int,
-    on_report: Callable[[Metrics], None],
+    on_log: Callable[[Metrics], None],
 ) -> WorkersResult:
     """Run `function(context, config)` on every worker of a Ray Train group; needs a `ray_session`.
 
     The group starts from the newest checkpoint below `storage_path/name` if there is one: the caller makes sure
-    that it belongs to the same recipe. `on_report` is called in this process with rank 0's metrics.
+    that it belongs to the same recipe. `on_log` is called in this process with what rank 0 logs.
 
     Raises:
         ClusterError: the workers failed more than `max_failures` times; names rank and kind of the last error.
@@ -76,10 +81,10 @@ def run_workers(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    reports = _Reports(on_report)
+    logs = _Logs(on_log)
     trainer = TorchTrainer(
         _Entry(function),
-        train_loop_config={"config": config},
+        train_loop_config={"config": config, "queue": logs.queue},
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
             use_gpu=gpus_per_worker > 0,
@@ -91,18 +96,17 @@ def run_workers(
             storage_path=storage_path,
             failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=num_to_keep),
-            callbacks=[reports.callback()],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with reports:
+    with logs:
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _as_cluster_error(name, error) from None
     if result.checkpoint is None:
         raise ClusterError(f"run {name} ended without a checkpoint; see Ray's logs of the run")
-    return WorkersResult(metrics=dict(result.metrics or {}), checkpoint_dir=result.checkpoint.path)
+    return WorkersResult(checkpoint_dir=result.checkpoint.path)
 
 
 class _Entry:
@@ -112,46 +116,35 @@ class _Entry:
         self.function = function
 
     def __call__(self, loop_config: dict[str, Any]) -> None:
-        self.function(WorkerContext(), loop_config["config"])
+        self.function(WorkerContext(loop_config["queue"]), loop_config["config"])
 
 
-class _Reports:
-    """Carries rank 0's reports from Ray Train's controller to a thread of the driver."""
+class _Logs:
+    """Carries rank 0's metrics to a thread of the driver, the one writer of the run."""
 
-    def __init__(self, on_report: Callable[[Metrics], None]) -> None:
+    def __init__(self, on_log: Callable[[Metrics], None]) -> None:
         from ray.util.queue import Queue
 
-        self._on_report = on_report
-        self._queue = Queue(actor_options={"num_cpus": 0})
+        self.queue = Queue(actor_options={"num_cpus": 0})
+        self._on_log = on_log
         self._thread = threading.Thread(target=self._drain, daemon=True)
         self._error: ClinscaleError | None = None
-
-    def callback(self) -> Any:
-        from ray.train import UserCallback
-
-        queue = self._queue
-
-        class Forward(UserCallback):
-            def after_report(self, run_context: Any, metrics: list[Metrics], checkpoint: Any) -> None:
-                queue.put(metrics[0])
-
-        return Forward()
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or issubclass(kind, ClinscaleError):
-            self._queue.put(None)
+            self.queue.put(None)
             self._thread.join()
-            self._queue.shutdown()
+            self.queue.shutdown()
         if kind is None and self._error:
             raise self._error
 
     def _drain(self) -> None:
-        while (metrics := self._queue.get()) is not None:
+        while (metrics := self.queue.get()) is not None:
             try:
-                self._on_report(metrics)
+                self._on_log(metrics)
             except ClinscaleError as error:  # training goes on; the driver hears of it at the end
                 if self._error is None:
                     log.warning("%s", error)

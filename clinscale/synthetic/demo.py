@@ -48,6 +48,13 @@ def write_demo_data(folder: Path, *, seed: int = 0, scale: float = 1.0) -> None:
             write(folder / kind / split, random.Random(f"{seed}/{kind}/{split}"), max(4, round(size * scale)))
 
 
+def new_document(*, seed: int) -> tuple[str, str]:
+    """A labelled document that is in no split: its text and its label."""
+    rng = random.Random(f"{seed}/new")
+    [label] = balanced_labels(rng, 1)
+    return labelled_document(rng, label), label
+
+
 def _write_notes(stem: Path, rng: random.Random, count: int) -> None:
     rows = ({"id": f"note-{number:05d}", "text": pretraining_note(rng)} for number in range(count))
     text = "".join(_json_lines(rows))

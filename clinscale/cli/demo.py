@@ -1,0 +1,216 @@
+"""`clinscale demo`: the whole flow on synthetic notes, with the very code that runs on a cluster."""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clinscale.cli.output import Json, Steps, emit, table
+from clinscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clinscale.corpus import ShardSet
+    from clinscale.pretrain import PretrainResult
+    from clinscale.registry import ModelVersion, Tracking
+    from clinscale.runtime import Cluster
+    from clinscale.sweep import SweepResult
+
+FAMILIES = ("longformer", "bigbird")
+TASKS = {
+    "demo_documents": "documents",
+    "demo_pairs": "pairs",
+    "demo_entities": "entities",
+    "demo_questions": "questions",
+}
+"""Task to its folder of synthetic data."""
+LONG_TASK = "demo_documents"
+SHORT_TOKENS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Where the demo works and how large it is."""
+
+    folder: Path
+    tracking: "Tracking"
+    cluster: "Cluster"
+    scale: float
+    """Share of the full size of data and training."""
+    num_trials: int
+
+    @property
+    def data(self) -> Path:
+        """Synthetic notes and task files."""
+        return self.folder / "data"
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="Folder for everything that the demo writes.")] = Path(
+        "demo"
+    ),
+    num_trials: Annotated[int, typer.Option(min=2, help="Trials of each sweep.")] = 4,
+    scale: Annotated[float, typer.Option(help="Share of the full size; the numbers mean little below 1.")] = 1.0,
+    json: Json = False,
+) -> None:
+    """Notes in, registered models out, one pulled and used: both models, all four task kinds, on this machine.
+
+    Example: `clinscale demo --dir demo`
+    """
+    from clinscale import registry
+    from clinscale.report import write_report
+    from clinscale.runtime import ray_session
+    from clinscale.synthetic import write_demo_data
+
+    if not 0 < scale <= 1:
+        raise ConfigError(f"--scale must lie above 0 and not above 1, got {scale}")
+    started_s = time.monotonic()
+    write_demo_data(folder / "data", scale=scale)
+    tracking = registry.connect(None, home=folder)
+    with ray_session(num_cpus=max(2, os.cpu_count() or 2)) as cluster:
+        run = Demo(folder, tracking, cluster, scale, num_trials)
+        shards = _build_corpus(run)
+        bases = [_pretrain(run, shards, family) for family in FAMILIES]
+        winners = [_sweep(run, task, bases) for task in TASKS]
+    long_versus_short = _long_versus_short(run, next(winner for winner in winners if winner.task == LONG_TASK))
+    pulled = _pull_and_predict(run, winners[0].version)
+    report = write_report(tracking, folder / "report.html")
+    _emit(bases, winners, long_versus_short, pulled, report, time.monotonic() - started_s, json)
+
+
+def _build_corpus(run: Demo) -> "ShardSet":
+    from clinscale.corpus import CorpusConfig, SourceConfig, build_shards
+
+    notes = SourceConfig(uri=str(run.data / "notes" / "notes.jsonl.gz"), id_column="id")
+    config = CorpusConfig(sources=(notes,), vocab_size=2048, validation_fraction=0.08)
+    with Steps("Building the corpus") as steps:
+        return build_shards(config, str(run.folder / "shards"), on_progress=lambda done: steps.update(done, None))
+
+
+def _pretrain(run: Demo, shards: "ShardSet", family: str) -> "PretrainResult":
+    from clinscale.pretrain import PretrainConfig, pretrain
+
+    config = PretrainConfig.parse(
+        {
+            "name": f"demo-{family}",
+            "recipe": {
+                "shards": shards.uri,
+                "model": {"family": family, "size": "tiny"},
+                "row_tokens": 256,
+                "rows_per_step": 16,
+                "duration": f"{max(20, round(200 * run.scale))}steps",
+                "optimizer": {"learning_rate": 3e-3, "weight_decay": 0.01, "warmup_ratio": 0.1},
+                "global_first_token": True,
+            },
+            "runtime": {"num_workers": 2, "zero": {"stage": 2}, "evaluate_every_steps": 50, "evaluation_rows": 64},
+        },
+        source="demo",
+    )
+    with Steps(f"Pretraining {config.name}") as steps:
+        return pretrain(
+            config,
+            tracking=run.tracking,
+            home=run.folder,
+            on_progress=lambda done, total, at: steps.update(done, total, f"loss {at.get('train/loss', 0):.3f}"),
+        )
+
+
+def _sweep(run: Demo, task: str, bases: "list[PretrainResult]") -> "SweepResult":
+    from clinscale.sweep import SweepConfig, sweep
+
+    config = SweepConfig.parse(
+        {
+            "name": task,
+            "recipe": {
+                "task": task,
+                "data": str(run.data / TASKS[task]),
+                "models": [f"{base.version.name}/{base.version.version}" for base in bases],
+                "num_trials": run.num_trials,
+            },
+        },
+        source="demo",
+    )
+    with Steps(f"Sweeping {task}") as steps:
+        return sweep(
+            config,
+            tracking=run.tracking,
+            home=run.folder,
+            cluster=run.cluster,
+            on_progress=lambda at: steps.update(
+                at.finished, run.num_trials, f"best {at.best:.3f}" if at.best is not None else ""
+            ),
+        )
+
+
+def _long_versus_short(run: Demo, winner: "SweepResult") -> dict[str, Any]:
+    """The winner's own recipe once more, reading only the first 512 tokens of each document."""
+    from clinscale.finetune import FinetuneConfig, run_finetune
+
+    config = FinetuneConfig.parse(
+        {
+            "name": f"{winner.task}-{SHORT_TOKENS}",
+            "task": winner.task,
+            "data": str(run.data / TASKS[winner.task]),
+            "recipe": {**winner.recipe.plain(), "max_tokens": SHORT_TOKENS},
+        },
+        source="demo",
+    )
+    with Steps(f"Reading only {SHORT_TOKENS} tokens") as steps:
+        short = run_finetune(
+            config,
+            tracking=run.tracking,
+            home=run.folder,
+            on_progress=lambda at: steps.update(at["epoch"], config.recipe.epochs),
+        )
+    return {
+        "task": winner.task,
+        "metric": winner.metric,
+        "value_4096_or_max": winner.value,
+        "value_512": short.test[winner.metric],
+    }
+
+
+def _pull_and_predict(run: Demo, version: "ModelVersion") -> dict[str, Any]:
+    """The champion as another user would get it, asked about a document that nobody has seen."""
+    from clinscale import registry
+    from clinscale.predict import load_predictor
+    from clinscale.synthetic import new_document
+    from clinscale.tasks import Example
+
+    reference = f"{version.name}/{version.version}"
+    pulled = registry.pull(run.tracking, reference, run.folder / "pulled" / f"{version.name}-{version.version}")
+    text, _ = new_document(seed=1)
+    [prediction] = load_predictor(pulled.path).predict([Example(id="new", text=text)])
+    return {"name": pulled.name, "version": pulled.version, "path": str(pulled.path), "prediction": prediction}
+
+
+def _emit(
+    bases: "list[PretrainResult]",
+    winners: "list[SweepResult]",
+    long_versus_short: dict[str, Any],
+    pulled: dict[str, Any],
+    report: Path,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    from clinscale.cli.pretrain import base_row
+    from clinscale.cli.tune import winner_row
+
+    values: dict[str, Any] = {
+        "base_models": [base_row(base) for base in bases],
+        "winners": [winner_row(winner) for winner in winners],
+        "long_versus_short": long_versus_short,
+        "pulled": pulled,
+        "report": str(report),
+        "seconds": round(seconds, 1),
+    }
+    people = [
+        table("Base models", values["base_models"]),
+        table("Winners", values["winners"]),
+        table("Long against short", [long_versus_short]),
+        table("Pulled and used", [pulled]),
+        f"report: {report}   ({seconds:.0f} s)",
+    ]
+    emit(values, as_json=as_json, people=people)

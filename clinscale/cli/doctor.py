@@ -1,0 +1,97 @@
+"""`clinscale doctor`: what works here."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clinscale.cli.output import DEFAULT_HOME, Home, Json, TrackingUri, emit, table
+from clinscale.errors import CapacityError, ClinscaleError
+from clinscale.units import format_bytes
+
+_PACKAGES = ("clinscale", "torch", "ray", "transformers", "deepspeed", "mlflow", "optuna")
+_LEAST_FREE_BYTES = 2 * 2**30
+
+
+def doctor(
+    home: Home = DEFAULT_HOME,
+    tracking_uri: TrackingUri = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the checks that start Ray.")] = False,
+    json: Json = False,
+) -> None:
+    """Check Ray, DeepSpeed, GPUs, MLflow, disk and permissions; exit 1 when something is broken.
+
+    Example: `clinscale doctor`
+    """
+    checks: dict[str, Callable[[], str]] = {
+        "versions": _versions,
+        "home": lambda: _home(home),
+        "accelerator": _accelerator,
+        "deepspeed": _deepspeed,
+        "mlflow": lambda: _mlflow(tracking_uri, home),
+    }
+    if not quick:
+        checks["ray"] = _ray
+    rows = [_run(name, check) for name, check in checks.items()]
+    healthy = all(row["ok"] for row in rows)
+    shown = [{"check": row["check"], "": "ok" if row["ok"] else "BROKEN", "found": row["found"]} for row in rows]
+    emit({"healthy": healthy, "checks": rows}, as_json=json, people=table("Doctor", shown))
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _run(name: str, check: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"check": name, "ok": True, "found": check()}
+    except (ClinscaleError, ImportError, OSError, RuntimeError) as error:
+        return {"check": name, "ok": False, "found": f"{type(error).__name__}: {error}"}
+
+
+def _versions() -> str:
+    found = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+    return f"Python {sys.version.split()[0]}, " + ", ".join(found)
+
+
+def _home(home: Path) -> str:
+    there = next(folder for folder in [home.absolute(), *home.absolute().parents] if folder.exists())
+    if not os.access(there, os.W_OK):
+        raise CapacityError(f"{there} may not be written by this user; choose another --home")
+    free = shutil.disk_usage(there).free
+    if free < _LEAST_FREE_BYTES:
+        raise CapacityError(f"{there} has {format_bytes(free)} free; make room or choose another --home")
+    return f"{home} on a disk with {format_bytes(free)} free"
+
+
+def _accelerator() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"no GPU; CPU with {torch.get_num_threads()} threads"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _deepspeed() -> str:
+    from clinscale.engine import accelerator
+
+    return f"runs on {accelerator()}"
+
+
+def _mlflow(tracking_uri: str | None, home: Path) -> str:
+    from clinscale import registry
+
+    tracking = registry.connect(tracking_uri, home=home)
+    closed = registry.close_orphans(tracking)
+    return tracking.uri + (f"; closed {len(closed)} runs whose process is gone" if closed else "")
+
+
+def _ray() -> str:
+    from clinscale.runtime import ray_session
+
+    with ray_session() as cluster:
+        alive = cluster.state_api_nodes()
+        return f"{cluster.num_cpus} CPUs, {cluster.num_gpus} GPUs on {alive} node(s); State API answers"

@@ -1,0 +1,64 @@
+"""`clinscale VERB`: collects the verbs, and turns every error into one sentence and an exit code."""
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import click
+import typer
+
+from clinscale import __version__
+from clinscale.cli import corpus, demo, doctor, finetune, models, predict, pretrain, pull, report, tasks, tune
+from clinscale.cli.output import keep_stdout_clean
+from clinscale.errors import ClinscaleError
+from clinscale.runtime import QUIET
+
+app = typer.Typer(
+    name="clinscale",
+    help="Pretrain, tune and register long-document clinical language models on your own cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+for verb in (demo, pretrain, finetune, tune, pull, predict, report, doctor):
+    app.command()(vars(verb)[verb.__name__.rsplit(".", 1)[1]])
+app.add_typer(corpus.app, name="corpus")
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(models.app, name="models")
+
+
+@app.callback(invoke_without_command=True)
+def options(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    """Pretrain, tune and register long-document clinical language models on your own cluster."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; exit 0 done, 1 failed, 2 wrong usage, config or data, 130 interrupted."""
+    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+    warnings.simplefilter("ignore")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with keep_stdout_clean():
+            code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        sys.exit(2)
+    except ClinscaleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted: what is finished is kept; the same command continues from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,62 @@
+"""`clinscale models`: what the registry holds."""
+
+from typing import Annotated, Any
+
+import typer
+
+from clinscale.cli.output import DEFAULT_HOME, Home, Json, TrackingUri, emit, table
+
+app = typer.Typer(help="Registered models and their versions.", invoke_without_command=True)
+
+
+@app.callback()
+def models(
+    context: typer.Context, home: Home = DEFAULT_HOME, tracking_uri: TrackingUri = None, json: Json = False
+) -> None:
+    """List every registered version.
+
+    Example: `clinscale models`
+    """
+    if context.invoked_subcommand:
+        return
+    from clinscale import registry
+
+    rows = [_row(version) for version in registry.list_versions(registry.connect(tracking_uri, home=home))]
+    emit({"models": rows}, as_json=json, people=table("Models", rows))
+
+
+@app.command()
+def show(
+    reference: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version.")],
+    home: Home = DEFAULT_HOME,
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
+) -> None:
+    """Everything recorded of one version.
+
+    Example: `clinscale models show tcga_organ@champion`
+    """
+    from clinscale import registry
+
+    version = registry.resolve(registry.connect(tracking_uri, home=home), reference)
+    values = {**_row(version), "run_id": version.run_id, "digest": version.digest, "tags": version.tags}
+    flat = {**{key: value for key, value in values.items() if key != "tags"}, **version.tags}
+    rows = [{"what": key, "value": value} for key, value in flat.items()]
+    emit(values, as_json=json, people=table(f"{version.name}/{version.version}", rows))
+
+
+def _row(version: Any) -> dict[str, Any]:
+    from clinscale.registry import Tag
+
+    tags = version.tags
+    return {
+        "name": version.name,
+        "version": version.version,
+        "aliases": ", ".join(version.aliases),
+        "kind": tags.get(Tag.KIND, ""),
+        "family": tags.get(Tag.FAMILY, ""),
+        "task": tags.get(Tag.TASK, ""),
+        "metric": tags.get(Tag.METRIC, ""),
+        "value": float(tags[Tag.VALUE]) if Tag.VALUE in tags else "",
+        "base": tags.get(Tag.BASE, ""),
+    }

@@ -1,0 +1,122 @@
+"""What verbs print: one JSON document or tables on stdout, progress and messages on stderr."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout; everything else on stderr.")
+]
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home", envvar="CLINSCALE_HOME", help="Where runs, models and the default MLflow database live."
+    ),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server; the default is a SQLite file in HOME."
+    ),
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="`key.path=value` overrides of the config.")]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", envvar="RAY_ADDRESS", help="Ray head to use; the default starts Ray here."),
+]
+DEFAULT_HOME = Path("clinscale-home")
+
+console = Console(stderr=True, highlight=False)
+_stdout = sys.stdout
+
+
+@contextlib.contextmanager
+def keep_stdout_clean() -> Iterator[None]:
+    """While a verb runs, whatever libraries and child processes write to stdout goes to stderr."""
+    global _stdout
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    _stdout = os.fdopen(saved, "w", encoding="utf-8")
+    try:
+        yield
+    finally:
+        _stdout.flush()
+        os.dup2(saved, 1)
+
+
+def emit(values: Any, *, as_json: bool, people: Any = None) -> None:
+    """The verb's result: `values` as JSON, or `people` (text or a table) for people."""
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False, indent=2, default=str), file=_stdout, flush=True)
+        return
+    printer = Console(file=_stdout, highlight=False, width=None if _stdout.isatty() else 160)
+    for part in people if isinstance(people, list) else [people]:
+        printer.print(part)
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of equal keys as a table with those keys as its head."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for column in rows[0] if rows else ["nothing yet"]:
+        made.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        made.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+    return made
+
+
+class Steps:
+    """Progress of long work: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, title: str, *, every_s: float = 10.0) -> None:
+        self._title = title
+        self._every_s = every_s
+        self._last_s = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task(title, total=None, note="")
+
+    def __enter__(self) -> "Steps":
+        """Show the bar."""
+        if console.is_terminal:
+            self._bar.start()
+        else:
+            console.print(f"{self._title} ...")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last state of the bar on the screen."""
+        if console.is_terminal:
+            self._bar.stop()
+
+    def update(self, done: float, total: float | None, note: str = "") -> None:
+        """`done` of `total`, with a word on how it goes."""
+        if console.is_terminal:
+            self._bar.update(self._task, completed=done, total=total, note=note)
+        elif time.monotonic() - self._last_s > self._every_s or done == total:
+            self._last_s = time.monotonic()
+            console.print(f"{self._title}: {done:g}{f' of {total:g}' if total else ''} {note}".rstrip())

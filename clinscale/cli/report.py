@@ -1,0 +1,25 @@
+"""`clinscale report`: one self-contained HTML page from MLflow alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinscale.cli.output import DEFAULT_HOME, Home, Json, TrackingUri, emit
+
+
+def report(
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
+    home: Home = DEFAULT_HOME,
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
+) -> None:
+    """Winners beside trivial baselines, learning and search curves, lineage.
+
+    Example: `clinscale report --out report.html`
+    """
+    from clinscale import registry
+    from clinscale.report import write_report
+
+    path = write_report(registry.connect(tracking_uri, home=home), out)
+    emit({"report": str(path)}, as_json=json, people=str(path))

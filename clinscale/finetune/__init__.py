@@ -1,0 +1,17 @@
+"""Fine-tuning: one task, one model, one set of hyperparameters; one loop for all four task kinds."""
+
+from clinscale.finetune.config import FinetuneConfig, FinetuneRecipe, FinetuneRuntime
+from clinscale.finetune.evaluate import Judgement, judge
+from clinscale.finetune.loop import FinetuneResult, finetune
+from clinscale.finetune.run import run_finetune
+
+__all__ = [
+    "FinetuneConfig",
+    "FinetuneRecipe",
+    "FinetuneResult",
+    "FinetuneRuntime",
+    "Judgement",
+    "finetune",
+    "judge",
+    "run_finetune",
+]

@@ -1,0 +1,39 @@
+"""Test metrics, once, from the folder that will be shipped."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clinscale.errors import DataError
+from clinscale.predict import load_predictor
+from clinscale.tasks import TaskData, kind_of, metric_of
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Scores on the test split, beside those of the trivial baseline."""
+
+    metric: str
+    """The one of the metrics that decides."""
+    test: dict[str, float]
+    trivial: dict[str, float]
+    """Majority class, no entities, or no answer."""
+
+    def as_metrics(self, task: str) -> dict[str, float]:
+        """By their MLflow keys."""
+        return {f"test/{task}/{name}": value for name, value in self.test.items()} | {
+            f"trivial/{task}/{name}": value for name, value in self.trivial.items()
+        }
+
+
+def judge(folder: str | Path, data: TaskData) -> Judgement:
+    """Score a fine-tuned folder on the test split through the path that serves; DataError without test examples."""
+    examples = data.splits.get("test", ())
+    if not examples:
+        raise DataError(f"task {data.task.name} has no test examples; check its splits")
+    kind = kind_of(data.task)
+    trivial = kind.trivial(data.splits["train"], examples, data.labels)
+    return Judgement(
+        metric=metric_of(data.task),
+        test=load_predictor(folder).score(examples),
+        trivial=kind.score(examples, trivial, data.labels),
+    )

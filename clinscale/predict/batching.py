@@ -1,0 +1,47 @@
+"""Windows to padded tensors."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from clinscale.tasks import Window
+
+if TYPE_CHECKING:
+    import torch
+
+_PADDED_TARGETS = {"labels": -100}  # per-token labels; other targets are one value per window
+
+
+def length_sorted_batches(windows: Sequence[Window], batch_size: int) -> Iterator[list[int]]:
+    """Indices of `windows` in batches of similar length, longest first, so that little is padded."""
+    order = sorted(range(len(windows)), key=lambda index: -len(windows[index].input_ids))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def collate(windows: Sequence[Window], *, pad_token_id: int, family: str) -> "dict[str, torch.Tensor]":
+    """One batch as the HF model takes it.
+
+    Returns:
+        `input_ids`, `attention_mask` (B, L) and, for Longformer, `global_attention_mask` (B, L), all int64; the
+        windows' targets where they have any: `labels` (B,), (B, labels) or (B, L), `start_positions` (B,), ...
+    """
+    import torch
+
+    length = max(len(window.input_ids) for window in windows)
+
+    def padded(values: Sequence[int], fill: int) -> list[int]:
+        return [*values, *[fill] * (length - len(values))]
+
+    batch = {
+        "input_ids": torch.tensor([padded(window.input_ids, pad_token_id) for window in windows]),
+        "attention_mask": torch.tensor([padded([1] * len(window.input_ids), 0) for window in windows]),
+    }
+    if family == "longformer":
+        batch["global_attention_mask"] = torch.tensor([padded(window.global_mask, 0) for window in windows])
+    for name in windows[0].targets:
+        targets: list[Any] = [window.targets[name] for window in windows]
+        per_token = isinstance(targets[0], list) and isinstance(targets[0][0], int)
+        if per_token:
+            targets = [padded(target, _PADDED_TARGETS[name]) for target in targets]
+        batch[name] = torch.tensor(targets)
+    return batch

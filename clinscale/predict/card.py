@@ -1,0 +1,41 @@
+"""The task card: what a fine-tuned HF folder answers, stored beside its weights."""
+
+from pathlib import Path
+from typing import Self
+
+from clinscale.config import Config
+from clinscale.errors import DataError
+from clinscale.storage import read_json, write_json
+from clinscale.tasks import TaskConfig
+
+CARD_FILE = "task_card.json"
+
+
+class TaskCard(Config):
+    """All that prediction needs besides weights and tokenizer."""
+
+    task: TaskConfig
+    """The task as it was read for training."""
+
+    labels: tuple[str, ...]
+    """In the order of the model's outputs (tokens: entity types)."""
+
+    max_tokens: int
+    """Window that the model was trained on."""
+
+    stride_tokens: int
+    """Overlap of neighbouring windows of a longer document (HF tokenizers' `stride`)."""
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """The card in an HF folder; DataError when the folder is not a fine-tuned clinscale model."""
+        path = Path(folder) / CARD_FILE
+        if not path.is_file():
+            raise DataError(
+                f"{folder} has no {CARD_FILE}, so it answers no task; pull a task model, or fine-tune this one first"
+            )
+        return cls.parse(read_json(path), source=str(path))
+
+    def write(self, folder: str | Path) -> None:
+        """Store the card in an HF folder."""
+        write_json(Path(folder) / CARD_FILE, self.plain())

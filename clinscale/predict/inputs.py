@@ -1,0 +1,42 @@
+"""What users hand to `clinscale predict`, and what they get back."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clinscale.predict.card import TaskCard
+from clinscale.records import RECORD_SUFFIXES, data_suffix, list_files, read_records, read_text
+from clinscale.storage import atomic_path
+from clinscale.tasks import Example, Prediction
+
+_TEXTS = (".txt", ".text")
+
+
+def read_documents(uris: Sequence[str], card: TaskCard) -> Iterator[Example]:
+    """Documents from text files (one each) and tables.
+
+    Columns are as the task names them; a question about the text is in `question`, an id in `id` where there is one.
+
+    Raises:
+        DataError: missing file, absent column, row without text, invalid UTF-8.
+    """
+    columns = card.task.columns
+    pair = columns.text_pair or ("question" if card.task.kind == "spans" else None)
+    for uri in uris:
+        for path in list_files(uri, [*_TEXTS, *RECORD_SUFFIXES]):
+            if data_suffix(path) not in RECORD_SUFFIXES:
+                yield Example(id=Path(path).name, text=read_text(path))
+                continue
+            for record in read_records(path, [columns.text, *([pair] if pair else [])]):
+                yield Example(
+                    id=str(record.fields.get(columns.id or "id") or record.number),
+                    text=record.text(columns.text),
+                    text_pair=record.text(pair) if pair else None,
+                )
+
+
+def write_predictions(path: str | Path, examples: Sequence[Example], predictions: Sequence[Prediction]) -> None:
+    """JSON lines of `id` and the prediction, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for example, prediction in zip(examples, predictions, strict=True):
+            stream.write(json.dumps({"id": example.id, **prediction}, ensure_ascii=False) + "\n")

@@ -1,0 +1,109 @@
+"""Windows through the model and back together."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinscale import corpus, models
+from clinscale.predict.batching import collate, length_sorted_batches
+from clinscale.predict.card import TaskCard
+from clinscale.tasks import Example, Prediction, kind_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_OUTPUTS = ("logits", "start_logits", "end_logits")
+
+
+class Predictor:
+    """A fine-tuned model with its card: examples in, predictions with character offsets out."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        card: TaskCard,
+        *,
+        batch_size: int = 8,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.card = card
+        self.kind = kind_of(card.task)
+        self._batch_size = batch_size
+        self._family = models.family_of(model.config.model_type)
+
+    def predict(
+        self, examples: Sequence[Example], on_progress: Callable[[int], None] | None = None
+    ) -> list[Prediction]:
+        """One prediction for each example, in order; documents longer than the model are read in windows.
+
+        `on_progress` is called with the number of windows done in each batch.
+        """
+        per_example = [
+            self.kind.windows(
+                example,
+                self.tokenizer,
+                self.card.labels,
+                max_tokens=self.card.max_tokens,
+                stride_tokens=self.card.stride_tokens,
+                train=False,
+            )
+            for example in examples
+        ]
+        flat = [window for windows in per_example for window in windows]
+        outputs: list[dict[str, np.ndarray[Any, Any]]] = [{} for _ in flat]
+        for indices in length_sorted_batches(flat, self._batch_size):
+            batch = collate(
+                [flat[index] for index in indices],
+                pad_token_id=self.tokenizer.pad_token_id,
+                family=self._family,
+            )
+            for index, output in zip(indices, self._forward(batch), strict=True):
+                outputs[index] = _without_padding(output, len(flat[index].input_ids))
+            if on_progress:
+                on_progress(len(indices))
+        predictions, start = [], 0
+        for example, windows in zip(examples, per_example, strict=True):
+            mine = outputs[start : start + len(windows)]
+            predictions.append(self.kind.decode(example, windows, mine, self.card.labels))
+            start += len(windows)
+        return predictions
+
+    def score(self, examples: Sequence[Example]) -> dict[str, float]:
+        """The task's metrics on examples that carry their gold answers."""
+        return self.kind.score(examples, self.predict(examples), self.card.labels)
+
+    def _forward(self, batch: dict[str, Any]) -> "list[dict[str, np.ndarray[Any, Any]]]":
+        import torch
+
+        was_training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            result = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()})
+        self.model.train(was_training)
+        arrays = {name: result[name].float().cpu().numpy() for name in _OUTPUTS if name in result}
+        return [{name: array[row] for name, array in arrays.items()} for row in range(len(batch["input_ids"]))]
+
+
+def load_predictor(folder: str | Path, *, batch_size: int = 8) -> Predictor:
+    """The predictor of a fine-tuned HF folder, on a GPU where there is one.
+
+    Raises:
+        DataError: `folder` is not a fine-tuned clinscale model.
+    """
+    import torch
+
+    models.check_hf_folder(folder)
+    card = TaskCard.read(folder)
+    model = models.load_hf(str(folder), head=kind_of(card.task).head)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Predictor(model.to(device), corpus.load_tokenizer(str(folder)), card, batch_size=batch_size)
+
+
+def _without_padding(output: "dict[str, np.ndarray[Any, Any]]", tokens: int) -> "dict[str, np.ndarray[Any, Any]]":
+    """Per-token outputs cut to the window's own length; per-window outputs as they are."""
+    return {
+        name: array[:tokens] if name != "logits" or array.ndim == 2 else array for name, array in output.items()
+    }

@@ -1,0 +1,34 @@
+"""The MLflow model of a registered version, written as a model from code.
+
+MLflow executes this file when a version is loaded; the HF folder is its artifact `hf`. Input is a table with a
+`text` column (and `text_pair`: the hypothesis or the question); output is one prediction per row.
+"""
+
+from typing import Any
+
+import mlflow.models
+import mlflow.pyfunc
+
+from clinscale.predict import load_predictor
+from clinscale.tasks import Example
+
+
+class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Loads the HF folder once and answers through `clinscale.predict`."""
+
+    def load_context(self, context: Any) -> None:
+        """Called by MLflow with the downloaded artifacts."""
+        self._predictor = load_predictor(context.artifacts["hf"])
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[Any]:
+        """One JSON-ready prediction for each row of a table with `text` and, where needed, `text_pair`."""
+        rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
+        return self._predictor.predict(
+            [
+                Example(id=str(number), text=row["text"], text_pair=row.get("text_pair"))
+                for number, row in enumerate(rows)
+            ]
+        )
+
+
+mlflow.models.set_model(ClinscaleModel())

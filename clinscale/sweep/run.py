@@ -1,0 +1,279 @@
+"""The driver side of a sweep: Tuner, winner, test score, registered version."""
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clinscale import models, predict, registry
+from clinscale.config import fingerprint
+from clinscale.errors import ClusterError, own_cause
+from clinscale.finetune import FinetuneRecipe, judge
+from clinscale.registry import Tag
+from clinscale.runfolder import claim_run_folder
+from clinscale.runtime import Cluster
+from clinscale.storage import read_json, write_json
+from clinscale.sweep.choose import Keep, Promote, Trial, choose_winner, decide
+from clinscale.sweep.config import SweepConfig
+from clinscale.sweep.record import SweepProgress, TrialRuns
+from clinscale.sweep.space import SearchSpace, load_space
+from clinscale.sweep.trial import MODEL, OBJECTIVE, TrialTask, run_trial, trial_folder
+from clinscale.tasks import TaskData, load_task, metric_of, read_task
+
+WINNER_FILE = "winner.json"
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep's winner, judged on the test split and registered."""
+
+    name: str
+    task: str
+    kind: str
+    family: str
+    metric: str
+    value: float
+    """On the test split."""
+    trivial: float
+    """Of the trivial baseline on the test split."""
+    test: dict[str, float]
+    trials: int
+    recipe: FinetuneRecipe
+    """The winner's own fine-tuning recipe."""
+    version: registry.ModelVersion
+    decision: Promote | Keep
+    folder: Path
+    """HF folder of the winner."""
+
+
+def sweep(
+    config: SweepConfig,
+    *,
+    tracking: registry.Tracking,
+    home: str | Path,
+    cluster: Cluster,
+    on_progress: Callable[[SweepProgress], None] | None = None,
+) -> SweepResult:
+    """Search, choose by the development split, judge the winner once on the test split, register it.
+
+    Needs a `ray_session`. The same name with the same recipe resumes, or returns what is finished already.
+
+    Raises:
+        ConfigError: the name stands for another recipe, or the space is wrong. DataError: data or model are missing.
+        ClusterError: no trial finished.
+    """
+    task = load_task(config.recipe.task)
+    data = read_task(task, config.recipe.data)
+    space = load_space(config.recipe.space or [task.name, task.kind])
+    bases = [registry.fetch_model(tracking, model, home=home) for model in config.recipe.models]
+    recipe = config.recipe.plain() | {
+        "task": task.plain(),
+        "data": data.fingerprint,
+        "models": [base.label for base in bases],
+        "space": space.plain(),
+    }
+    folder = claim_run_folder(home, "sweep", config.name, recipe)
+    run = registry.resume_or_start_run(
+        tracking,
+        experiment="clinscale-sweep",
+        name=config.name,
+        kind="sweep",
+        recipe=fingerprint(recipe),
+        tags={
+            Tag.TASK: task.name,
+            Tag.TASK_KIND: task.kind,
+            Tag.METRIC: metric_of(task),
+            Tag.DATA: data.fingerprint,
+            Tag.CODE_VERSION: importlib.metadata.version("clinscale"),
+        },
+        params={**recipe, **config.runtime.plain()},
+    )
+    with run:
+        if not (folder / WINNER_FILE).exists():
+            winner = _search(config, data, space, bases, folder, tracking, run, cluster, on_progress)
+            judged = judge(trial_folder(folder, winner["id"]), data)
+            write_json(folder / WINNER_FILE, {**winner, **asdict(judged)})
+            run.log(judged.as_metrics(task.name))
+        return _register(config, data, bases, folder, tracking, run, fingerprint(recipe))
+
+
+def _search(
+    config: SweepConfig,
+    data: TaskData,
+    space: SearchSpace,
+    bases: list[registry.FetchedModel],
+    folder: Path,
+    tracking: registry.Tracking,
+    run: registry.Run,
+    cluster: Cluster,
+    on_progress: Callable[[SweepProgress], None] | None,
+) -> dict[str, Any]:
+    """Run all trials; the winner's id, value, parameters and base, and the number of trials."""
+    settings = config.runtime
+    spec = TrialTask(
+        task=data.task,
+        data=str(Path(config.recipe.data).absolute()),
+        models=tuple(base.path for base in bases),
+        space=space,
+        seed=config.recipe.seed,
+        folder=folder,
+        num_threads=max(1, int(settings.cpus_per_trial)),
+    )
+
+    def describe(sampled: dict[str, Any]) -> dict[str, Any]:
+        return {**space.fixed, **sampled, MODEL: bases[int(sampled.get(MODEL, 0))].label}
+
+    runs = TrialRuns(tracking, run, describe=describe, on_progress=on_progress)
+    try:
+        results = _tuner(config, spec, runs, cluster).fit()
+    finally:
+        runs.close_open_runs()
+    trials = [
+        Trial(id=result.metrics["trial_id"], value=result.metrics[OBJECTIVE], params=result.config)
+        for result in results
+        if result.metrics and OBJECTIVE in result.metrics
+    ]
+    if not trials and results.errors:
+        first = results.errors[0]
+        # errors that are not ours are told by type only: their text may quote data
+        raise own_cause(first) or ClusterError(
+            f"sweep {config.name}: all trials failed ({type(first).__name__}); see Ray's logs of the trials"
+        )
+    winner = choose_winner(config.name, trials)
+    run.set_tags({Tag.TRIALS: str(len(results)), Tag.WINNER_RUN: runs.run_id(winner.id)})
+    return {
+        "id": winner.id,
+        "dev": winner.value,
+        "recipe": spec.recipe(winner.params).plain(),
+        "base": int(winner.params.get(MODEL, 0)),
+        "trials": len(results),
+    }
+
+
+def _tuner(config: SweepConfig, spec: TrialTask, runs: TrialRuns, cluster: Cluster) -> Any:
+    """A new Tuner, or the one that an earlier start of this sweep left behind."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to handle: runs must be closed
+    recipe, settings = config.recipe, config.runtime
+    resources = {
+        "CPU": settings.cpus_per_trial,
+        **({"GPU": settings.gpus_per_trial} if settings.gpus_per_trial else {}),
+    }
+    trainable = tune.with_resources(tune.with_parameters(run_trial, spec=spec), resources)
+    earlier = str(spec.folder / "tune")
+    if tune.Tuner.can_restore(earlier):
+        return tune.Tuner.restore(earlier, trainable, resume_unfinished=True, restart_errored=True)
+    slots = cluster.slots(cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial)
+    distributions, points = spec.space.distributions(), [dict(point) for point in spec.space.first_trials]
+    if len(spec.models) > 1:
+        from optuna.distributions import CategoricalDistribution
+
+        distributions[MODEL] = CategoricalDistribution(tuple(range(len(spec.models))))
+        points = [{**point, MODEL: index} for point in points for index in range(len(spec.models))]
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric=OBJECTIVE,
+            mode="max",
+            num_samples=recipe.num_trials,
+            max_concurrent_trials=min(settings.max_concurrent_trials or slots, slots),
+            search_alg=OptunaSearch(
+                distributions,
+                metric=OBJECTIVE,
+                mode="max",
+                seed=recipe.seed,
+                study_name=config.name,
+                points_to_evaluate=points[: recipe.num_trials] or None,
+            ),
+            scheduler=ASHAScheduler(
+                time_attr="epoch",
+                grace_period=recipe.grace_epochs,
+                reduction_factor=recipe.reduction_factor,
+                max_t=10_000,
+            ),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(spec.folder),
+            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+            callbacks=[runs],
+            verbose=0,
+        ),
+    )
+
+
+def _register(
+    config: SweepConfig,
+    data: TaskData,
+    bases: list[registry.FetchedModel],
+    folder: Path,
+    tracking: registry.Tracking,
+    run: registry.Run,
+    recipe: str,
+) -> SweepResult:
+    """The winner as a version of the task's model; champion when it is better than the present one."""
+    winner = read_json(folder / WINNER_FILE)
+    task, metric = data.task, winner["metric"]
+    value, trivial = winner["test"][metric], winner["trivial"][metric]
+    hf_folder = trial_folder(folder, winner["id"])
+    family = models.family_of(models.check_hf_folder(hf_folder)["model_type"])
+    name = config.register_as or task.name
+    champion = registry.find_version(tracking, f"{name}@champion")
+    version = registry.register(
+        tracking,
+        run.id,
+        hf_folder,
+        name=name,
+        tags={
+            Tag.KIND: "task",
+            Tag.NAME: config.name,
+            Tag.FAMILY: family,
+            Tag.TASK: task.name,
+            Tag.TASK_KIND: task.kind,
+            Tag.METRIC: metric,
+            Tag.VALUE: repr(value),
+            Tag.TRIVIAL: repr(trivial),
+            Tag.TRIALS: str(winner["trials"]),
+            Tag.BASE: bases[winner["base"]].label,
+            Tag.DATA: data.fingerprint,
+            Tag.RECIPE: recipe,
+            Tag.CODE_VERSION: importlib.metadata.version("clinscale"),
+        },
+        pyfunc_code=predict.PYFUNC_CODE,
+        pip_requirements=predict.pip_requirements(),
+    )
+    decision: Promote | Keep
+    if champion and champion.digest == version.digest:
+        decision = Keep("this version is the champion already")
+    else:
+        decision = decide(metric, value, data.fingerprint, _judged(champion))
+    if isinstance(decision, Promote):
+        version = registry.promote(tracking, version)
+    return SweepResult(
+        name=config.name,
+        task=task.name,
+        kind=task.kind,
+        family=family,
+        metric=metric,
+        value=value,
+        trivial=trivial,
+        test=winner["test"],
+        trials=winner["trials"],
+        recipe=FinetuneRecipe.parse(winner["recipe"], source=str(folder / WINNER_FILE)),
+        version=version,
+        decision=decision,
+        folder=hf_folder,
+    )
+
+
+def _judged(champion: registry.ModelVersion | None) -> dict[str, Any] | None:
+    if champion is None or Tag.VALUE not in champion.tags:
+        return None
+    tags = champion.tags
+    return {"metric": tags.get(Tag.METRIC), "value": tags[Tag.VALUE], "data": tags.get(Tag.DATA)}

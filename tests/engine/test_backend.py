@@ -1,0 +1,74 @@
+"""The torch engine learns, clips and follows its schedule."""
+
+import pytest
+import torch
+
+from clinscale.engine import OptimizerConfig, TorchEngine, ZeroConfig
+from clinscale.engine.optim import build_optimizer
+from clinscale.engine.zero import deepspeed_config
+from clinscale.errors import ConfigError
+
+
+class Regression(torch.nn.Module):
+    """y = 3x, in the shape of an HF model."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 1)
+
+    def forward(self, x):
+        return type("Output", (), {"loss": ((self.linear(x) - 3 * x) ** 2).mean()})
+
+
+def test_training_reaches_the_answer_and_the_rate_ends_at_zero():
+    torch.manual_seed(0)
+    engine = TorchEngine(
+        Regression(), OptimizerConfig(learning_rate=0.1, warmup_ratio=0.1, max_grad_norm=10), total_steps=200
+    )
+    rates = []
+    for _ in range(200):
+        rates.append(engine.learning_rate)
+        loss = engine.forward({"x": torch.randn(16, 1)}).loss
+        engine.backward(loss)
+        engine.step()
+    assert loss.item() < 1e-3
+    assert rates[0] == 0.0
+    assert max(rates) == pytest.approx(0.1)
+    assert engine.learning_rate == pytest.approx(0.0, abs=1e-9)
+
+
+def test_accumulated_micro_batches_equal_one_batch():
+    x = torch.randn(8, 1)
+    weights = []
+    for parts in (1, 4):
+        torch.manual_seed(1)
+        engine = TorchEngine(Regression(), OptimizerConfig(learning_rate=0.1, warmup_ratio=0), total_steps=5)
+        for micro in x.chunk(parts):
+            engine.backward(engine.forward({"x": micro}).loss / parts)
+        engine.step()
+        weights.append(engine.module.linear.weight.detach().clone())
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_only_matrices_decay():
+    groups = build_optimizer(Regression(), OptimizerConfig(weight_decay=0.5)).param_groups
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.5, 1), (0.0, 1)]
+
+
+def test_one_key_sets_the_zero_stage():
+    config = deepspeed_config(
+        ZeroConfig(stage=3),
+        precision="bf16",
+        micro_batch_per_gpu=2,
+        gradient_accumulation_steps=4,
+        max_grad_norm=1.0,
+    )
+    assert config["zero_optimization"] == {"stage": 3}
+    assert config["bf16"] == {"enabled": True}
+    assert config["train_micro_batch_size_per_gpu"] == 2
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"warmup_ratio": 1.0}, {"weight_decay": -1}])
+def test_rates_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        OptimizerConfig(**wrong)

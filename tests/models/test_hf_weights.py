@@ -1,0 +1,117 @@
+"""Build, load and save: what plain `transformers` sees must be what clinscale made."""
+
+import json
+import logging
+
+import pytest
+import torch
+import transformers
+
+from clinscale import models
+from clinscale.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_built_model_is_a_function_of_the_seed_and_leaves_the_global_generator_alone(family, tokenizer):
+    config = models.ModelConfig(family=family, size="tiny")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = models.build(config, tokenizer, seed=1).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    again = models.build(config, tokenizer, seed=1).state_dict()
+    other = models.build(config, tokenizer, seed=2).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_saved_folder_loads_in_plain_transformers_with_the_same_logits(family, tokenizer, tmp_path):
+    model = models.build(models.ModelConfig(family=family, size="tiny"), tokenizer, seed=0).eval()
+    folder = models.save_hf(model, tokenizer, tmp_path / "hf")
+    assert not list(tmp_path.glob(".hf*")), "temporary folders stay behind"
+    assert (folder / "model.safetensors").exists()
+    assert not list(folder.glob("*.bin"))
+    plain = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    batch = transformers.AutoTokenizer.from_pretrained(folder)("chest pain " * 60, return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(plain(**batch).logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_a_size_reads_as_many_tokens_as_it_says(family, tokenizer):
+    model = models.build(models.ModelConfig(family=family, size="tiny", max_tokens=192), tokenizer, seed=0).eval()
+    limit = models.max_tokens_of(model.config)
+    assert limit == 192
+    with torch.no_grad():
+        model(input_ids=torch.full((1, limit), 7))
+
+
+@pytest.mark.parametrize(
+    ("family", "parameters_millions"),
+    [("longformer", 148.7), ("bigbird", 127.5)],
+)
+def test_base_sizes_are_the_published_ones(family, parameters_millions):
+    """Parameters with the tied MLM head and no pooler at the published vocabularies, from the public configs."""
+
+    class Vocabulary:
+        pad_token_id, cls_token_id, sep_token_id = (1, 0, 2) if family == "longformer" else (0, 1, 66)
+
+        def __len__(self):
+            return 50265 if family == "longformer" else 50358
+
+    with torch.device("meta"):
+        model = models.build(models.ModelConfig(family=family, size="base"), Vocabulary(), seed=0)
+    assert models.max_tokens_of(model.config) == 4096
+    counted = {name: weight.numel() for name, weight in model.named_parameters() if "pooler" not in name}
+    assert round(sum(counted.values()) / 1e6, 1) == parameters_millions
+
+
+def test_bigbird_chooses_its_attention_for_every_batch_anew(tokenizer):
+    """Plain HF switches to full attention for good after one short batch (transformers#20031)."""
+    model = models.build(models.ModelConfig(family="bigbird", size="tiny"), tokenizer, seed=0).eval()
+    long_ids = torch.randint(5, len(tokenizer), (1, 512))
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    with torch.no_grad():
+        before = model(input_ids=long_ids).logits
+        model(input_ids=long_ids[:, :40])
+        after = model(input_ids=long_ids).logits
+    assert torch.equal(before, after)
+
+
+def test_new_heads_are_reproducible_and_named(tokenizer, tmp_path):
+    folder = models.save_hf(
+        models.build(models.ModelConfig(size="tiny"), tokenizer, seed=0), tokenizer, tmp_path / "hf"
+    )
+    first = models.load_hf(str(folder), head="sequence", labels=("no", "yes"), seed=3)
+    again = models.load_hf(str(folder), head="sequence", labels=("no", "yes"), seed=3)
+    assert torch.equal(first.classifier.out_proj.weight, again.classifier.out_proj.weight)
+    assert first.config.id2label == {0: "no", 1: "yes"}
+
+
+def test_a_folder_without_config_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no config\.json"):
+        models.load_hf(str(tmp_path), head="mlm")
+
+
+def test_a_folder_that_asks_for_remote_code_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "auto_map": {"AutoModel": "x.Y"}}))
+    with pytest.raises(DataError, match="auto_map"):
+        models.load_hf(str(tmp_path), head="mlm")
+
+
+def test_a_name_that_is_nowhere_is_refused_without_a_traceback(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DataError, match="nobody/no-such-model"):
+        models.load_hf("nobody/no-such-model", head="mlm")
+
+
+def test_an_unknown_size_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean tiny"):
+        models.ModelConfig(size="tinny")
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused(tokenizer, tmp_path):
+    small = models.build(models.ModelConfig(size="tiny", hf_overrides={"vocab_size": 50}), tokenizer, seed=0)
+    folder = models.save_hf(small, tokenizer, tmp_path / "hf")
+    with pytest.raises(DataError, match="knows 50 tokens"):
+        models.build(models.ModelConfig(pretrained=str(folder)), tokenizer, seed=0)
