@@ -100,10 +100,7 @@ def _require(uri: str, wanted: Sequence[str], found: Sequence[str], where: str =
                 f"{uri}{where} has no column {column!r}, and its {len(found)} names look like text; "
                 "does it start with a header row?"
             )
-        raise DataError(
-            f"{uri}{where} has no column {column!r}; found {', '.join(map(repr, found)) or 'none'}; "
-            f"{nearest(column, found)}"
-        )
+        raise DataError(f"{uri}{where} has no column {column!r}; {nearest(column, found)}")
 
 
 _COLUMN_NAME = re.compile(r"[\w.:/()#%-]{1,40}( [\w.:/()#%-]{1,40}){0,3}")

@@ -81,6 +81,7 @@ BAD_FILES = {
     "csv column": ("n.csv", f'id,Text\n1,"{SECRET}"\n'.encode(), ["no column 'text'", "did you mean Text?"]),
     "jsonl column": ("n.jsonl", b'{"id": 1, "text": "x"}\n{"id": 2, "note_text": "x"}', ["line 2", "note_text?"]),
     "json column": ("n.json", b'[{"id": 1, "txt": "x"}]', ["row 1", "did you mean txt?"]),
+    "csv other columns": ("n.csv", b"id,Z\n1,x\n", ["no column 'text'; known: Z, id"]),
     "csv without header": ("n.csv", f'1,"{SECRET}"\n'.encode(), ["no column 'id'", "header row?"]),
     "csv extra field": ("n.csv", f"id,text\n1,{SECRET}\n".encode(), ["row 1 has more fields", "quote"]),
     "csv open quote": ("n.csv", f'id,text\n1,a\n2,"{SECRET}\n'.encode(), ["row 2 is malformed"]),
