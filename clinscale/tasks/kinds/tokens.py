@@ -9,7 +9,7 @@ from clinscale.tasks.example import Entity, Example
 from clinscale.tasks.kinds.kind import IGNORED, Kind, Prediction, Window
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
-from clinscale.tasks.kinds.words import OUTSIDE, tag_words, word_at, words_of
+from clinscale.tasks.kinds.words import OUTSIDE, tag_words, visible_end, word_at, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,11 +85,12 @@ class TokensKind(Kind):
             probabilities = softmax(np.asarray(outputs[window]["logits"][position], dtype=np.float64))
             best = int(probabilities.argmax())
             prefix, _, label = names[best].partition("-")
+            end = visible_end(example.text, words[last_word])
             if prefix == "I" and label == previous:
-                entities[-1]["end"] = words[last_word][1]
+                entities[-1]["end"] = end
                 certain[-1].append(float(probabilities[best]))
             elif label:
-                entities.append({"start": words[word][0], "end": words[last_word][1], "label": label})
+                entities.append({"start": words[word][0], "end": end, "label": label})
                 certain.append([float(probabilities[best])])
             previous = label
         return {"entities": [{**e, "score": float(np.mean(c))} for e, c in zip(entities, certain, strict=True)]}

@@ -36,6 +36,12 @@ def tag_words(words: Sequence[tuple[int, int]], entities: Iterable[Entity]) -> l
     return tags
 
 
+def visible_end(text: str, word: tuple[int, int]) -> int:
+    """Where an entity that closes with `word` ends: `5%).` ends before the full stop, which is the sentence's."""
+    start, end = word
+    return start + 1 + len(text[start + 1 : end].rstrip(".,;:"))
+
+
 def word_at(words: Sequence[tuple[int, int]], character: int) -> int | None:
     """Number of the word that holds `character`."""
     number = bisect_right(words, (character, float("inf"))) - 1

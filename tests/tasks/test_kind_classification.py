@@ -1,0 +1,139 @@
+"""Kinds sequence and pair: windows, predictions, and scores equal to scikit-learn's on the same numbers."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+from clinscale.errors import ConfigError, DataError
+from clinscale.tasks import Example, kind_of
+
+LABELS = ("a", "b", "c")
+LIMITS = {"max_tokens": 32, "stride_tokens": 8, "train": True}
+
+
+def examples_of(*labels):
+    return [Example(str(number), "text", labels=one) for number, one in enumerate(labels)]
+
+
+def decoded(kind, examples, logits, labels):
+    return [kind.decode(e, [], [{"logits": row}], labels) for e, row in zip(examples, logits, strict=True)]
+
+
+class TestWindows:
+    def test_one_window_with_global_attention_at_the_classification_token(self, task_of, tokenizer):
+        example = Example("1", "chest pain " * 100, labels=("b",))
+        (window,) = kind_of(task_of("sequence")).windows(example, tokenizer, LABELS, **LIMITS)
+        assert len(window.input_ids) == 32
+        assert window.input_ids[0] == tokenizer.cls_token_id
+        assert window.input_ids[-1] == tokenizer.sep_token_id
+        assert window.global_mask == [1] + [0] * 31
+        assert window.targets == {"labels": 1}
+
+    def test_of_a_pair_the_longer_side_is_cut(self, task_of, tokenizer):
+        example = Example("1", "chest pain " * 100, "no fever", labels=("a",))
+        (window,) = kind_of(task_of("pair")).windows(example, tokenizer, LABELS, **LIMITS)
+        assert len(window.input_ids) == 32
+        assert tokenizer.decode(window.input_ids).endswith("</s></s>no fever</s>")
+        assert sum(window.global_mask) == 1
+
+    def test_several_labels_are_a_row_of_floats(self, task_of, tokenizer):
+        kind = kind_of(task_of("sequence", multi_label=True))
+        (window,) = kind.windows(Example("1", "x", labels=("c", "a")), tokenizer, LABELS, **LIMITS)
+        assert window.targets == {"labels": [1.0, 0.0, 1.0]}
+        assert kind.problem_type(kind.task) == "multi_label_classification"
+
+    def test_targets_only_when_training(self, task_of, tokenizer):
+        kind = kind_of(task_of("sequence"))
+        (window,) = kind.windows(Example("1", "x"), tokenizer, LABELS, **{**LIMITS, "train": False})
+        assert window.targets == {}
+        with pytest.raises(DataError, match="example 1 has 0 labels"):
+            kind.windows(Example("1", "x"), tokenizer, LABELS, **LIMITS)
+
+    def test_a_pair_without_its_second_text_is_refused(self, task_of, tokenizer):
+        with pytest.raises(DataError, match="example 1: kind pair needs a second text"):
+            kind_of(task_of("pair")).windows(Example("1", "x"), tokenizer, LABELS, **LIMITS)
+
+    def test_windows_without_room_are_refused(self, task_of, tokenizer):
+        with pytest.raises(ConfigError, match="no room for text"):
+            kind_of(task_of("sequence")).windows(
+                Example("1", "x"), tokenizer, LABELS, **{**LIMITS, "max_tokens": 3}
+            )
+
+
+def test_probabilities_of_one_label_sum_to_one_and_large_logits_do_not_overflow(task_of):
+    kind = kind_of(task_of("sequence"))
+    prediction = kind.decode(
+        Example("1", "x"), [], [{"logits": np.array([1e4, 0.0, -1e4], dtype=np.float32)}], LABELS
+    )
+    assert prediction == {"label": "a", "labels": ["a"], "scores": {"a": 1.0, "b": 0.0, "c": 0.0}}
+
+
+def test_several_labels_are_those_above_one_half(task_of):
+    kind = kind_of(task_of("sequence", multi_label=True))
+    prediction = kind.decode(Example("1", "x"), [], [{"logits": np.array([0.1, -0.1, 900.0])}], LABELS)
+    assert (prediction["label"], prediction["labels"]) == ("c", ["a", "c"])
+    assert prediction["scores"]["a"] == pytest.approx(1 / (1 + np.exp(-0.1)))
+
+
+@pytest.mark.parametrize("labels", [("no", "yes"), LABELS])
+def test_scores_of_one_label_equal_scikit_learn(task_of, labels):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(len(labels), size=50)
+    logits = rng.normal(size=(50, len(labels))) + np.eye(len(labels))[truth]
+    kind = kind_of(task_of("sequence"))
+    examples = examples_of(*[(labels[t],) for t in truth])
+    scores = kind.score(examples, decoded(kind, examples, logits, labels), labels)
+    chosen = logits.argmax(1)
+    chance = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert scores == pytest.approx(
+        {
+            "accuracy": accuracy_score(truth, chosen),
+            "micro_f1": f1_score(truth, chosen, average="micro"),
+            "macro_f1": f1_score(truth, chosen, average="macro"),
+            "roc_auc": roc_auc_score(truth, chance[:, 1] if len(labels) == 2 else chance, multi_class="ovr"),
+        }
+    )
+    assert set(scores) == set(kind.metrics)
+
+
+def test_scores_of_several_labels_equal_scikit_learn(task_of):
+    rng = np.random.default_rng(1)
+    truth = rng.integers(2, size=(40, 3))
+    logits = rng.normal(size=(40, 3)) + truth
+    kind = kind_of(task_of("sequence", multi_label=True))
+    examples = examples_of(*[tuple(np.array(LABELS)[row == 1]) for row in truth])
+    scores = kind.score(examples, decoded(kind, examples, logits, LABELS), LABELS)
+    assert scores == pytest.approx(
+        {
+            "micro_f1": f1_score(truth, logits > 0, average="micro"),
+            "macro_f1": f1_score(truth, logits > 0, average="macro"),
+            "roc_auc": roc_auc_score(truth, logits, average="macro"),
+        }
+    )
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_an_area_that_is_not_defined_is_left_out_or_raises_when_it_decides(task_of, multi_label):
+    examples = examples_of(("a",), ("b",))  # nobody is c
+    predictions = kind_of(task_of("sequence", multi_label=multi_label)).trivial(examples, examples, LABELS)
+    kind = kind_of(task_of("sequence", multi_label=multi_label))
+    assert set(kind.score(examples, predictions, LABELS)) == set(kind.metrics) - {"roc_auc"}
+    decides = kind_of(task_of("sequence", multi_label=multi_label, metric="roc_auc"))
+    with pytest.raises(DataError, match="roc_auc is not defined on these 2 examples"):
+        decides.score(examples, predictions, LABELS)
+
+
+def test_the_trivial_answer_is_the_majority_of_the_training_split(task_of):
+    kind = kind_of(task_of("sequence"))
+    train = examples_of(("a",), ("b",), ("b",))
+    (prediction,) = kind.trivial(train, examples_of(("a",)), LABELS)
+    assert (prediction["label"], prediction["labels"]) == ("b", ["b"])
+    assert prediction["scores"] == pytest.approx({"a": 1 / 3, "b": 2 / 3, "c": 0})
+
+
+@pytest.mark.parametrize(("num_examples", "num_predictions"), [(0, 0), (2, 1)])
+def test_scoring_needs_a_prediction_for_each_example(task_of, num_examples, num_predictions):
+    kind = kind_of(task_of("sequence"))
+    examples = examples_of(*[("a",)] * num_examples)
+    with pytest.raises(DataError, match="one prediction per example"):
+        kind.score(examples, [{"label": "a"}] * num_predictions, LABELS)

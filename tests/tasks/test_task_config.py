@@ -1,0 +1,88 @@
+"""Task contracts: what is refused says how to repair it, and the catalog is read by name or by file."""
+
+import subprocess
+import sys
+
+import pytest
+
+from clinscale.errors import ConfigError
+from clinscale.synthetic import write_demo_data
+from clinscale.tasks import catalog, kind_of, load_task, metric_of, read_task
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        ("sequence", {"format": "brat"}, "reads format records"),
+        ("tokens", {"format": "records"}, "bio or brat"),
+        ("sequence", {"splits": {"train": "a", "test": "b"}}, "train, dev, test"),
+        ("sequence", {"splits": {"all": "a"}}, "split_ratios"),
+        ("sequence", {"splits": {"all": "a"}, "split_ratios": (0.5, 0.1, 0.1)}, "sum to 1"),
+        ("sequence", {"splits": {"all": "a"}, "split_ratios": (1.0, 0.0, 0.0)}, "positive"),
+        ("sequence", {"group_column": "patient"}, "group_column"),
+        ("sequence", {"columns": {"text_pair": "b"}}, "text_pair"),
+        ("pair", {"columns": {}}, "text_pair"),
+        ("pair", {"multi_label": True}, "multi_label"),
+        ("sequence", {"columns": {"labels": ("a", "b")}}, "multi_label: true"),
+        ("sequence", {"labels": ("a", "a")}, "distinct"),
+        ("sequence", {"labels": ()}, "at least one"),
+        ("spans", {"max_answer_tokens": 0}, "at least 1"),
+        ("sequence", {"colums": {}}, "did you mean columns"),
+    ],
+)
+def test_contradictions_are_refused_with_the_repair(task_of, kind, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        task_of(kind, **fields)
+
+
+def test_a_metric_of_another_kind_is_refused(task_of):
+    with pytest.raises(ConfigError, match="accuracy, micro_f1"):
+        kind_of(task_of("sequence", metric="exact_match"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "metric"),
+    [
+        ("sequence", {}, "accuracy"),
+        ("sequence", {"multi_label": True}, "micro_f1"),
+        ("sequence", {"metric": "roc_auc"}, "roc_auc"),
+        ("pair", {}, "accuracy"),
+        ("tokens", {}, "f1"),
+        ("spans", {}, "f1"),
+    ],
+)
+def test_the_metric_is_the_tasks_or_its_kinds(task_of, kind, fields, metric):
+    assert metric_of(task_of(kind, **fields)) == metric
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean demo_pairs"):
+        load_task("demo_pair")
+
+
+def test_a_yaml_file_is_a_task(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("{name: mine, kind: spans, format: squad, splits: {train: a, dev: b, test: c}}")
+    assert load_task(str(path)).name == "mine"
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_task(str(tmp_path / "other.yaml"))
+
+
+def test_every_demo_task_reads_the_demo_data(tmp_path):
+    write_demo_data(tmp_path, scale=0.05)
+    demo = [task for name, task in catalog().items() if name.startswith("demo_")]
+    assert {task.kind for task in demo} == {"sequence", "pair", "tokens", "spans"}
+    for task in demo:
+        data = read_task(task, str(tmp_path))
+        assert all(data.splits[split] for split in ("train", "dev", "test"))
+        assert kind_of(task).num_outputs(data.labels) >= 2
+
+
+def test_the_room_is_light():
+    """`clinscale tasks` must answer at once: no deep learning library is loaded with the room."""
+    code = "import sys, clinscale.tasks; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    ).stdout.split()
+    assert "clinscale.tasks" in loaded
+    assert not {"torch", "transformers", "sklearn", "seqeval", "pandas", "ray", "mlflow"} & set(loaded)
