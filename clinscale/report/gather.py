@@ -1,0 +1,289 @@
+"""What the page shows, read from the registry alone. What was not recorded is None, never a guess."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from clinscale import registry
+from clinscale.registry import ModelVersion, RunRecord, Tag, Tracking
+
+Curve = list[tuple[int, float]]
+"""`(step, value)` by step."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretraining run and the version it became."""
+
+    name: str
+    status: str
+    versions: tuple[ModelVersion, ...]
+    """Usually one; none while the run goes on or when it failed."""
+    shards: str | None
+    loss: Curve
+    perplexity: Curve
+    tokens_per_second: float | None
+    seconds: float | None
+
+    @property
+    def family(self) -> str | None:
+        """As recorded on the version."""
+        return next((version.tags.get(Tag.FAMILY) for version in self.versions), None)
+
+    @property
+    def before(self) -> float | None:
+        """Perplexity before the first step; None when step 0 was not evaluated."""
+        return self.perplexity[0][1] if self.perplexity and self.perplexity[0][0] == 0 else None
+
+    @property
+    def after(self) -> float | None:
+        """Perplexity at the last evaluation after training began."""
+        return self.perplexity[-1][1] if self.perplexity and self.perplexity[-1][0] > 0 else None
+
+    @property
+    def steps(self) -> int | None:
+        """The last step that was logged."""
+        return max((step for step, _ in (*self.loss, *self.perplexity)), default=None)
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial of a sweep."""
+
+    number: int
+    """Counted from 1 in the order of their starts."""
+    name: str
+    status: str
+    value: float | None
+    """Best score on the development split."""
+    epochs: int
+    seconds: float | None
+    params: Mapping[str, str]
+    won: bool
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A search and its trials."""
+
+    name: str
+    status: str
+    task: str | None
+    metric: str | None
+    trials: tuple[TrialRow, ...]
+    versions: tuple[ModelVersion, ...]
+
+    @property
+    def winner(self) -> TrialRow | None:
+        """The trial that the sweep itself named."""
+        return next((trial for trial in self.trials if trial.won), None)
+
+    @property
+    def varied(self) -> list[str]:
+        """Hyperparameters that differ between trials, in the order of first use."""
+        return [key for key in self._keys() if len({trial.params.get(key) for trial in self.trials}) > 1]
+
+    @property
+    def fixed(self) -> dict[str, str]:
+        """Hyperparameters that are the same in all trials."""
+        varied = set(self.varied)
+        return {key: self.trials[0].params[key] for key in self._keys() if key not in varied}
+
+    def _keys(self) -> list[str]:
+        return list(dict.fromkeys(key for trial in self.trials for key in trial.params))
+
+
+@dataclass(frozen=True)
+class Single:
+    """A fine-tuning outside of any sweep."""
+
+    name: str
+    status: str
+    task: str | None
+    metric: str | None
+    value: float | None
+    trivial: float | None
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step on the way from the notes to a task model."""
+
+    stage: str
+    name: str
+    detail: str = ""
+    missing: bool = False
+    """The registry does not know this step; `name` says so."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A registered task model, judged once on the test split."""
+
+    version: ModelVersion
+    task: str | None
+    kind: str | None
+    family: str | None
+    metric: str | None
+    value: float | None
+    trivial: float | None
+    trials: str | None
+    lineage: tuple[Link, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The whole page."""
+
+    place: str
+    as_of: datetime | None
+    """When the last run started or ended; None for an empty registry."""
+    winners: tuple[Winner, ...]
+    bases: tuple[Base, ...]
+    sweeps: tuple[Sweep, ...]
+    singles: tuple[Single, ...]
+
+
+def gather(tracking: Tracking) -> Findings:
+    """Read runs and versions; RegistryError when the server fails."""
+    runs = {run.id: run for run in registry.read_runs(tracking)}
+    versions = registry.list_versions(tracking)
+    times = [time for run in runs.values() for time in (run.start_time, run.end_time) if time]
+    of_kind = {
+        kind: [run for run in runs.values() if run.kind == kind]
+        for kind in ("pretrain", "sweep", "trial", "finetune")
+    }
+    winners = [_winner(version, versions, runs) for version in versions if version.tags.get(Tag.KIND) == "task"]
+    return Findings(
+        place=tracking.place,
+        as_of=datetime.fromtimestamp(max(times), UTC) if times else None,
+        winners=tuple(sorted(winners, key=_best_first)),
+        bases=tuple(_base(tracking, run, versions) for run in of_kind["pretrain"]),
+        sweeps=tuple(_sweep(tracking, run, of_kind["trial"], versions) for run in of_kind["sweep"]),
+        singles=tuple(_single(run) for run in of_kind["finetune"]),
+    )
+
+
+def _base(tracking: Tracking, run: RunRecord, versions: Sequence[ModelVersion]) -> Base:
+    return Base(
+        name=run.name,
+        status=run.status,
+        versions=_made_by(run, versions),
+        shards=run.tags.get(Tag.SHARDS),
+        loss=registry.metric_history(tracking, run.id, "train/loss"),
+        perplexity=registry.metric_history(tracking, run.id, "eval/perplexity"),
+        tokens_per_second=run.metrics.get("perf/tokens_per_second"),
+        seconds=_seconds(run),
+    )
+
+
+def _sweep(
+    tracking: Tracking, run: RunRecord, trials: Sequence[RunRecord], versions: Sequence[ModelVersion]
+) -> Sweep:
+    task, metric = run.tags.get(Tag.TASK), run.tags.get(Tag.METRIC)
+    mine = [trial for trial in trials if trial.parent == run.id]
+    return Sweep(
+        name=run.name,
+        status=run.status,
+        task=task,
+        metric=metric,
+        trials=tuple(
+            _trial(number, trial, registry.metric_history(tracking, trial.id, f"eval/{task}/{metric}"), run)
+            for number, trial in enumerate(mine, 1)
+        ),
+        versions=_made_by(run, versions),
+    )
+
+
+def _trial(number: int, trial: RunRecord, scores: Curve, sweep: RunRecord) -> TrialRow:
+    return TrialRow(
+        number=number,
+        name=trial.name,
+        status=trial.status,
+        value=max((value for _, value in scores if math.isfinite(value)), default=None),
+        epochs=len(scores),
+        seconds=_seconds(trial),
+        params=trial.params,
+        won=trial.id == sweep.tags.get(Tag.WINNER_RUN),
+    )
+
+
+def _single(run: RunRecord) -> Single:
+    task, metric = run.tags.get(Tag.TASK), run.tags.get(Tag.METRIC)
+    return Single(
+        name=run.name,
+        status=run.status,
+        task=task,
+        metric=metric,
+        value=run.metrics.get(f"test/{task}/{metric}"),
+        trivial=run.metrics.get(f"trivial/{task}/{metric}"),
+    )
+
+
+def _winner(version: ModelVersion, versions: Sequence[ModelVersion], runs: Mapping[str, RunRecord]) -> Winner:
+    tags = version.tags
+    return Winner(
+        version=version,
+        task=tags.get(Tag.TASK),
+        kind=tags.get(Tag.TASK_KIND),
+        family=tags.get(Tag.FAMILY),
+        metric=tags.get(Tag.METRIC),
+        value=_number(tags.get(Tag.VALUE)),
+        trivial=_number(tags.get(Tag.TRIVIAL)),
+        trials=tags.get(Tag.TRIALS),
+        lineage=_lineage(version, versions, runs.get(version.run_id)),
+    )
+
+
+def _lineage(version: ModelVersion, versions: Sequence[ModelVersion], sweep: RunRecord | None) -> tuple[Link, ...]:
+    """Notes, base, search, version; each link from what was recorded when it was made."""
+    label = version.tags.get(Tag.BASE)
+    base = next((known for known in versions if known.label == label), None)
+    shards = base.tags.get(Tag.SHARDS) if base else None
+    if shards:
+        notes = Link("Notes", f"ShardSet {shards}")
+    else:
+        notes = Link("Notes", "not recorded" if base or not label else "outside this registry", missing=True)
+    if base:
+        made = Link("Base model", base.label, base.tags.get(Tag.FAMILY, ""))
+    elif label:
+        made = Link("Base model", label, "not in this registry", missing=True)
+    else:
+        made = Link("Base model", "not recorded", missing=True)
+    data = version.tags.get(Tag.DATA)
+    asked = Link("Task data", data, version.tags.get(Tag.TASK, "")) if data else None
+    if sweep:
+        search = Link(
+            "Search", sweep.name, f"{version.tags[Tag.TRIALS]} trials" if Tag.TRIALS in version.tags else ""
+        )
+    else:
+        search = Link("Search", "its run is not in MLflow", missing=True)
+    return (
+        notes,
+        made,
+        asked or Link("Task data", "not recorded", missing=True),
+        search,
+        Link("Task model", version.label, f"digest {version.digest[:12]}"),
+    )
+
+
+def _made_by(run: RunRecord, versions: Sequence[ModelVersion]) -> tuple[ModelVersion, ...]:
+    return tuple(version for version in versions if version.run_id == run.id)
+
+
+def _best_first(winner: Winner) -> tuple[str, float, str]:
+    return winner.task or "", -(winner.value if winner.value is not None else -math.inf), winner.version.label
+
+
+def _seconds(run: RunRecord) -> float | None:
+    return run.end_time - run.start_time if run.end_time else None
+
+
+def _number(text: str | None) -> float | None:
+    """Tags are text that anybody may edit: what is no finite number counts as not recorded."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
