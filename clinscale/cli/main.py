@@ -7,7 +7,6 @@ import sys
 import warnings
 from typing import Any, NoReturn
 
-import click
 import typer
 
 from clinscale import __version__
@@ -49,13 +48,13 @@ def main() -> NoReturn:
         with keep_stdout_clean():
             code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.ClickException as error:
-        error.show(sys.stderr)
+    except typer.TyperException as error:
+        error.show()
         sys.exit(2)
     except ClinscaleError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted: what is finished is kept; the same command continues from there", file=sys.stderr)
         sys.exit(130)
 

@@ -75,8 +75,8 @@ def finetune(
         if on_epoch:
             named = {f"eval/{data.task.name}/{name}": value for name, value in scores.items()}
             on_epoch({"epoch": epoch, "step": epoch * steps_per_epoch, "train/loss": loss, **named})
-        if epoch - best.epoch >= recipe.patience_epochs:
-            break
+        if best.value >= 1.0 or epoch - best.epoch >= recipe.patience_epochs:
+            break  # every metric ends at 1
     assert best is not None
     return best
 

@@ -20,8 +20,23 @@ class SweepProgress:
     best: float | None
 
 
+_live: dict[str, "TrialRuns"] = {}
+
+
+def live_runs(sweep_run_id: str) -> "TrialRuns":
+    """The TrialRuns of a sweep in this process: what a pickled one stands for."""
+    return _live[sweep_run_id]
+
+
 class TrialRuns(tune.Callback):  # type: ignore[misc]
-    """One child run per trial below the sweep's run; a restored sweep continues the runs it has."""
+    """One child run per trial below the sweep's run; a restored sweep continues the runs it has.
+
+    Tune pickles its callbacks and `Tuner.restore` brings them back, but a connection to MLflow and a progress
+    display belong to one process: a pickle is only the id of the sweep's run.
+    """
+
+    def __reduce__(self) -> tuple[Callable[[str], "TrialRuns"], tuple[str]]:
+        return live_runs, (self._parent.id,)
 
     def __init__(
         self,
@@ -38,6 +53,7 @@ class TrialRuns(tune.Callback):  # type: ignore[misc]
         self._runs: dict[str, registry.Run] = {}
         self._finished: set[str] = set()
         self._best: float | None = None
+        _live[parent.id] = self
 
     def setup(self, **info: Any) -> None:
         """Find the runs of trials that an earlier start of this sweep made."""

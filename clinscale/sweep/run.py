@@ -1,7 +1,9 @@
 """The driver side of a sweep: Tuner, winner, test score, registered version."""
 
 import importlib.metadata
+import logging
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,6 +113,9 @@ def _search(
     on_progress: Callable[[SweepProgress], None] | None,
 ) -> dict[str, Any]:
     """Run all trials; the winner's id, value, parameters and base, and the number of trials."""
+    import optuna
+    from ray.tune import TuneError
+
     settings = config.runtime
     spec = TrialTask(
         task=data.task,
@@ -125,9 +130,15 @@ def _search(
     def describe(sampled: dict[str, Any]) -> dict[str, Any]:
         return {**space.fixed, **sampled, MODEL: bases[int(sampled.get(MODEL, 0))].label}
 
+    logging.getLogger("ray.tune").setLevel(
+        logging.CRITICAL
+    )  # its tracebacks may quote data; errors are told below
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     runs = TrialRuns(tracking, run, describe=describe, on_progress=on_progress)
     try:
         results = _tuner(config, spec, runs, cluster).fit()
+    except TuneError as error:
+        raise ClusterError(f"sweep {config.name}: Ray Tune gave up; run the same command to resume it") from error
     finally:
         runs.close_open_runs()
     trials = [
@@ -165,9 +176,10 @@ def _tuner(config: SweepConfig, spec: TrialTask, runs: TrialRuns, cluster: Clust
         **({"GPU": settings.gpus_per_trial} if settings.gpus_per_trial else {}),
     }
     trainable = tune.with_resources(tune.with_parameters(run_trial, spec=spec), resources)
-    earlier = str(spec.folder / "tune")
-    if tune.Tuner.can_restore(earlier):
-        return tune.Tuner.restore(earlier, trainable, resume_unfinished=True, restart_errored=True)
+    earlier = spec.folder / "tune"
+    if any(earlier.glob("experiment_state-*.json")):  # without one, no trial of the earlier start is worth keeping
+        return tune.Tuner.restore(str(earlier), trainable, resume_unfinished=True, resume_errored=True)
+    shutil.rmtree(earlier, ignore_errors=True)
     slots = cluster.slots(cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial)
     distributions, points = spec.space.distributions(), [dict(point) for point in spec.space.first_trials]
     if len(spec.models) > 1:

@@ -43,7 +43,7 @@ def run_trial(sampled: dict[str, Any], *, spec: TrialTask) -> None:
     from ray import tune
 
     torch.set_num_threads(spec.num_threads)
-    data = _read_once(spec.task, spec.data)
+    data = _read_once(spec.task.model_dump_json(), spec.data)
     metric = f"eval/{spec.task.name}/{metric_of(spec.task)}"
     best = float("-inf")
 
@@ -62,6 +62,6 @@ def trial_folder(folder: Path, trial_id: str) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def _read_once(task: TaskConfig, data: str) -> TaskData:
+def _read_once(task_json: str, data: str) -> TaskData:
     """Trial processes are reused, so the task's files are read once per process."""
-    return read_task(task, data)
+    return read_task(TaskConfig.model_validate_json(task_json), data)
