@@ -239,7 +239,7 @@ def _winner(version: ModelVersion, versions: Sequence[ModelVersion], runs: Mappi
 def _lineage(version: ModelVersion, versions: Sequence[ModelVersion], sweep: RunRecord | None) -> tuple[Link, ...]:
     """Notes, base, search, version; each link from what was recorded when it was made."""
     label = version.tags.get(Tag.BASE)
-    base = next((known for known in versions if known.label == label), None)
+    base = next((known for known in versions if _is_base(known, label or "")), None)
     shards = base.tags.get(Tag.SHARDS) if base else None
     if shards:
         notes = Link("Notes", f"ShardSet {shards}")
@@ -266,6 +266,12 @@ def _lineage(version: ModelVersion, versions: Sequence[ModelVersion], sweep: Run
         search,
         Link("Task model", version.label, f"digest {version.digest[:12]}"),
     )
+
+
+def _is_base(version: ModelVersion, label: str) -> bool:
+    """Whether `label` names the version: `NAME/VERSION`, or a folder's `PATH#DIGEST` with the same content."""
+    _, mark, digest = label.rpartition("#")
+    return version.label == label or bool(mark and digest and version.digest.startswith(digest))
 
 
 def _made_by(run: RunRecord, versions: Sequence[ModelVersion]) -> tuple[ModelVersion, ...]:

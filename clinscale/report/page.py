@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from clinscale.errors import DataError
 from clinscale.registry import Tracking
 from clinscale.report.charts import learning_charts, search_chart
 from clinscale.report.gather import gather
@@ -15,8 +16,8 @@ _ABSENT = "–"
 def write_report(tracking: Tracking, out: str | Path) -> Path:
     """Write the page at `out`; readers see the old page or the whole new one.
 
-    The same registry gives the same bytes. Raises RegistryError when the server fails, DataError when `out` cannot
-    be written.
+    The same registry gives the same bytes. Raises RegistryError when the server fails, DataError when there is no
+    place for `out`.
     """
     import jinja2
     import markupsafe
@@ -42,8 +43,13 @@ def write_report(tracking: Tracking, out: str | Path) -> Path:
         search_chart=lambda sweep: markupsafe.Markup(search_chart(sweep)),
     )
     path = Path(out)
-    with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"report {path} cannot be written ({type(error).__name__}); give another file name"
+        ) from None
     return path
 
 

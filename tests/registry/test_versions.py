@@ -47,6 +47,13 @@ def test_the_same_folder_is_registered_once_under_a_name(tracking, register, hf_
     assert [version.label for version in registry.list_versions(tracking)] == ["pathology/1", "radiology/1"]
 
 
+def test_a_base_model_needs_no_code_to_be_pulled(tracking, run, hf_folder, tmp_path):
+    version = registry.register(tracking, run.id, hf_folder, name="base", tags={Tag.KIND: "base"})
+    pulled = registry.pull(tracking, "base", tmp_path / "out")
+    assert registry.folder_digest(pulled.path) == version.digest
+    assert not list((tmp_path / "mlartifacts").rglob("*.py"))
+
+
 def test_an_unsafe_folder_makes_no_version(tracking, register, hf_folder):
     (hf_folder / "optimizer.pt").write_bytes(b"state")
     with pytest.raises(RegistryError, match=r"optimizer\.pt is not allowed"):

@@ -47,6 +47,17 @@ def test_a_missing_link_is_said_and_never_invented(past, tracking, tags, missing
     assert {link.stage: link.name for link in winner.lineage if link.missing} == missing
 
 
+def test_a_base_taken_from_a_folder_is_known_by_its_content(past, tracking):
+    base = past.pretraining("notes-base", "longformer", steps=40)
+    run = past.run("clinscale-sweep", "s", {Tag.KIND: "sweep"}, {})
+    past.version(run, "known", {Tag.KIND: "task", Tag.BASE: f"/home/me/pulled#{base.digest[:12]}"})
+    past.version(run, "strange", {Tag.KIND: "task", Tag.BASE: "/home/me/other#000000000000"})
+    known, strange = (winner.lineage for winner in gather(tracking).winners)
+    assert [link.name for link in known[:2]] == ["ShardSet 5f1c09ab77e2", "notes-base/1"]
+    assert strange[0].missing
+    assert strange[1].missing
+
+
 def test_a_deleted_search_is_a_missing_link(past, tracking):
     run = past.run("clinscale-sweep", "s", {Tag.KIND: "sweep"}, {})
     past.version(run, "demo", {Tag.KIND: "task"})

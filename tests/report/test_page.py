@@ -4,7 +4,7 @@ import re
 import pytest
 
 from clinscale import registry
-from clinscale.errors import RegistryError
+from clinscale.errors import DataError, RegistryError
 from clinscale.registry import Tag
 from clinscale.report import write_report
 
@@ -131,6 +131,12 @@ def test_a_server_that_fails_leaves_the_old_page(tmp_path, monkeypatch):
         write_report(registry.Tracking("http://127.0.0.1:1", None), tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_place_that_cannot_hold_the_page_is_named(tracking, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"report\.html cannot be written"):
+        write_report(tracking, tmp_path / "file" / "report.html")
 
 
 def test_the_page_is_readable_by_others(written):
