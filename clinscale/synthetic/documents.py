@@ -21,9 +21,9 @@ UNINFORMATIVE_WORDS = 520
 
 
 def closing_section(rng: random.Random, label: str) -> Passage:
-    """`FINAL DIAGNOSIS AND DISPOSITION`: ten sentences, about 90 words, in the words of one label only."""
+    """`FINAL DIAGNOSIS AND DISPOSITION`: twenty sentences, about 190 words, in the words of one label only."""
     body = []
-    for _ in range(10):
+    for _ in range(20):
         diagnosis, second = rng.sample(DIAGNOSES[label], 2)
         values = {"diagnosis": diagnosis, "second": second, "clinic": SERVICES[label]}
         body.append(fill(rng, rng.choice(EVIDENCE), values))
@@ -32,14 +32,14 @@ def closing_section(rng: random.Random, label: str) -> Passage:
 
 def pretraining_note(rng: random.Random) -> str:
     """150 to 1,200 words; half of the notes close with a diagnosis, so that the encoder meets those words too."""
-    note = sections(rng, rng.randint(150, 1050))
+    note = sections(rng, rng.randint(150, 930))
     if rng.random() < 0.5:
         note = join([note, closing_section(rng, rng.choice(list(DIAGNOSES)))], "\n")
     return note.text
 
 
 def labelled_document(rng: random.Random, label: str) -> str:
-    """About 630 words; all before the closing section is drawn without looking at the label."""
+    """About 730 words; all before the closing section is drawn without looking at the label."""
     front = sections(rng, UNINFORMATIVE_WORDS + rng.randint(0, 20))
     return join([front, closing_section(rng, label)], "\n").text
 

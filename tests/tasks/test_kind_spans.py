@@ -53,13 +53,18 @@ def test_windows_hold_the_whole_question_and_cover_the_whole_text(task_of, token
 
 def test_an_answer_that_a_window_cuts_is_no_target_of_it(task_of, tokenizer):
     kind = kind_of(task_of("spans"))
-    answer = "Metoprolol 25 mg was given"
-    for window in windows_of(kind, example_of(answer), tokenizer):
-        offsets = [window.offsets[p] for p in window.text_positions]
-        start = TEXT.index(answer)
-        whole = offsets[0][0] <= start and offsets[-1][1] >= start + len(answer)
-        targets = (window.targets["start_positions"], window.targets["end_positions"])
-        assert (targets != (0, 0)) == whole
+    cut_before, cut_behind = 0, 0
+    answers = ("chest pain", "Metoprolol 25 mg was given", "given twice daily")
+    for answer, max_tokens in itertools.product(answers, (20, 22, 24, 26)):
+        start, end = TEXT.index(answer), TEXT.index(answer) + len(answer)
+        for window in windows_of(kind, example_of(answer), tokenizer, max_tokens=max_tokens, stride_tokens=3):
+            first, last = (window.offsets[window.text_positions[i]] for i in (0, -1))
+            targets = (window.targets["start_positions"], window.targets["end_positions"])
+            assert (targets != (0, 0)) == (first[0] <= start and end <= last[1])
+            cut_before += start < first[0] < end
+            cut_behind += start < last[1] < end
+    assert cut_before
+    assert cut_behind
 
 
 def test_a_question_that_fills_the_window_is_refused(task_of, tokenizer):

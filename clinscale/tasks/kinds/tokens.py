@@ -123,13 +123,12 @@ def _heads(windows: Sequence[Window], words: Sequence[tuple[int, int]]) -> Itera
 
     Tokens count over the whole text. The two words differ only where the tokenizer joins what `words` parts.
     """
-    next_token, spoken_for = 0, -1
+    spoken_for = -1  # also skips what an earlier window has shown already
     for window in windows:
         for token, position in enumerate(window.text_positions, window.first_token):
             start, end = window.offsets[position] or (0, 0)
-            if token < next_token or start == end:
-                continue  # seen in the window before, or white space
-            next_token = token + 1
+            if start == end:
+                continue  # white space
             word, last_word = word_at(words, start), word_at(words, end - 1)
             if word is not None and last_word is not None and word > spoken_for:
                 spoken_for = last_word
