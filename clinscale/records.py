@@ -46,7 +46,7 @@ def read_records(uri: str, columns: Sequence[str] = ()) -> Iterator[Record]:
     """Stream the rows of one file; the format is told by its name, `.gz` is decompressed.
 
     Args:
-        uri: a `.csv`, `.tsv`, `.jsonl`/`.ndjson`, `.json` (list of objects) or `.parquet` file, local or remote.
+        uri: a `.csv`, `.tsv`, `.jsonl`/`.ndjson`, `.json` (one object or a list of them) or `.parquet` file, local or remote.
         columns: names that must be present; a CSV is checked at its header, JSON at every row.
 
     Raises:
@@ -148,9 +148,8 @@ def _read_json_lines(uri: str, columns: Sequence[str]) -> Iterator[Record]:
 
 
 def _read_json(uri: str, columns: Sequence[str]) -> Iterator[Record]:
-    rows = read_json(uri)
-    if not isinstance(rows, list):
-        raise DataError(f"{uri} must hold a JSON list of objects, got a {type(rows).__name__}")
+    found = read_json(uri)
+    rows = found if isinstance(found, list) else [found]
     for number, fields in enumerate(rows, 1):
         if not isinstance(fields, dict):
             raise DataError(f"{uri} row {number} must be a JSON object, got a {type(fields).__name__}")

@@ -11,10 +11,16 @@ app = typer.Typer(help="Notes to tokenised, memory-mapped shards.", no_args_is_h
 
 @app.command()
 def build(
-    sources: Annotated[list[str], typer.Argument(help="Files or folders of notes, or key.path=value overrides.")],
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Files or folders of notes, or key.path=value overrides.")
+    ] = None,
+    *,
     out: Annotated[str, typer.Option("--out", help="Folder of the new ShardSet.")],
     text_column: Annotated[str, typer.Option(help="Column of the note in CSV, JSONL and Parquet.")] = "text",
     id_column: Annotated[str | None, typer.Option(help="Column of the note's id.")] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="YAML file; for sources of several columns.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="HF name or folder; by default a byte-level BPE is trained on the notes.")
     ] = None,
@@ -26,16 +32,14 @@ def build(
     """
     from clinscale.corpus import CorpusConfig, build_shards
 
-    overrides = [word for word in sources if "=" in word]
-    uris = [word for word in sources if "=" not in word]
-    given: dict[str, Any] = {
-        "sources": [{"uri": uri, "text_column": text_column, "id_column": id_column} for uri in uris]
-    }
-    if tokenizer:
-        given["tokenizer"] = tokenizer
-    config = CorpusConfig.load(None, overrides, base=given)
+    words = sources or []
+    uris = [word for word in words if "=" not in word]
+    given: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
+    if uris:
+        given["sources"] = [{"uri": uri, "text_column": text_column, "id_column": id_column} for uri in uris]
+    settings = CorpusConfig.load(config, [word for word in words if "=" in word], base=given)
     with Steps("Building the corpus") as steps:
-        shards = build_shards(config, out, on_progress=lambda done: steps.update(done, None, "notes"))
+        shards = build_shards(settings, out, on_progress=lambda done: steps.update(done, None, "notes"))
     _show(shards, json)
 
 

@@ -1,5 +1,6 @@
 """`clinscale VERB`: collects the verbs, and turns every error into one sentence and an exit code."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -44,12 +45,14 @@ def main() -> NoReturn:
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
+    asks_for_help = len(sys.argv) == 1 or not {"--help", "--version"}.isdisjoint(sys.argv)
     try:
-        with keep_stdout_clean():
+        with contextlib.nullcontext() if asks_for_help else keep_stdout_clean():
             code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except typer.TyperException as error:
-        error.show()
+        if message := error.format_message():
+            print(f"error: {message}; see --help", file=sys.stderr)
         sys.exit(2)
     except ClinscaleError as error:
         print(f"error: {error}", file=sys.stderr)
