@@ -46,7 +46,7 @@ def read_records(uri: str, columns: Sequence[str] = ()) -> Iterator[Record]:
     """Stream the rows of one file; the format is told by its name, `.gz` is decompressed.
 
     Args:
-        uri: a `.csv`, `.tsv`, `.jsonl`/`.ndjson`, `.json` (one object or a list of them) or `.parquet` file, local or remote.
+        uri: a `.csv`, `.tsv`, `.jsonl`/`.ndjson`, `.json` (one object or a list) or `.parquet` file, local or remote.
         columns: names that must be present; a CSV is checked at its header, JSON at every row.
 
     Raises:

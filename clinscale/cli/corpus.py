@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.output import Json, Steps, emit, table
+from clinscale.cli.options import Json
+from clinscale.cli.output import Steps, emit, table
 
 app = typer.Typer(help="Notes to tokenised, memory-mapped shards.", no_args_is_help=True)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinscale.cli.output import Json, Steps, emit, table
+from clinscale.cli.options import Json, open_tracking
+from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ def demo(
 
     Example: `clinscale demo --dir demo`
     """
-    from clinscale import registry
     from clinscale.report import write_report
     from clinscale.runtime import ray_session
     from clinscale.synthetic import write_demo_data
@@ -63,7 +63,7 @@ def demo(
         raise ConfigError(f"--scale must lie above 0 and not above 1, got {scale}")
     started_s = time.monotonic()
     write_demo_data(folder / "data", scale=scale)
-    tracking = registry.connect(None, home=folder)
+    tracking = open_tracking(f"sqlite:///{(folder / 'mlflow.db').absolute()}", folder)
     with ray_session(num_cpus=max(2, os.cpu_count() or 2)) as cluster:
         run = Demo(folder, tracking, cluster, scale, num_trials)
         shards = _build_corpus(run)

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.output import DEFAULT_HOME, Home, Json, TrackingUri, emit, table
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
+from clinscale.cli.output import emit, table
 from clinscale.errors import CapacityError, ClinscaleError
 from clinscale.units import format_bytes
 

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from clinscale.cli.output import DEFAULT_HOME, Home, Json, Overrides, Steps, TrackingUri, emit, table
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, Overrides, TrackingUri, open_tracking
+from clinscale.cli.output import Steps, emit, table
 
 
 def finetune(
@@ -25,7 +26,7 @@ def finetune(
     from clinscale.cli.names import default_name
     from clinscale.finetune import FinetuneConfig, run_finetune
 
-    tracking = registry.connect(tracking_uri, home=home)
+    tracking = open_tracking(tracking_uri, home)
     base = registry.fetch_model(tracking, model, home=home)
     config = FinetuneConfig.load(
         None,

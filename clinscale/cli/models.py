@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.output import DEFAULT_HOME, Home, Json, TrackingUri, emit, table
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
+from clinscale.cli.output import emit, table
 
 app = typer.Typer(help="Registered models and their versions.", invoke_without_command=True)
 

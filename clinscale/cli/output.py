@@ -6,10 +6,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,28 +18,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout; everything else on stderr.")
-]
-Home = Annotated[
-    Path,
-    typer.Option(
-        "--home", envvar="CLINSCALE_HOME", help="Where runs, models and the default MLflow database live."
-    ),
-]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server; the default is a SQLite file in HOME."
-    ),
-]
-Overrides = Annotated[list[str] | None, typer.Argument(help="`key.path=value` overrides of the config.")]
-Address = Annotated[
-    str | None,
-    typer.Option("--address", envvar="RAY_ADDRESS", help="Ray head to use; the default starts Ray here."),
-]
-DEFAULT_HOME = Path("clinscale-home")
 
 console = Console(stderr=True, highlight=False)
 _stdout = sys.stdout

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinscale.cli.output import DEFAULT_HOME, Address, Home, Json, Overrides, Steps, TrackingUri, emit, table
+from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
+from clinscale.cli.output import Steps, emit, table
 
 if TYPE_CHECKING:
     from clinscale.pretrain import PretrainResult
@@ -25,7 +26,6 @@ def pretrain(
 
     Example: `clinscale pretrain name=lf recipe.shards=shards recipe.model.size=tiny recipe.duration=200steps`
     """
-    from clinscale import registry
     from clinscale.pretrain import PretrainConfig, run_config
     from clinscale.pretrain import pretrain as run
     from clinscale.runtime import ray_session
@@ -35,7 +35,7 @@ def pretrain(
     if resume:
         path = str(run_config(home, resume))
     settings = PretrainConfig.load(path, words)
-    tracking = registry.connect(tracking_uri, home=home)
+    tracking = open_tracking(tracking_uri, home)
     with ray_session(address, num_cpus=None) as cluster, Steps(f"Pretraining {settings.name}") as steps:
         cluster.require(
             processes=settings.runtime.num_workers,

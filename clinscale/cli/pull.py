@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from clinscale.cli.output import DEFAULT_HOME, Home, Json, TrackingUri, emit
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
+from clinscale.cli.output import emit
 
 
 def pull(

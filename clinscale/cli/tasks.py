@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.output import Json, emit, table
+from clinscale.cli.options import Json
+from clinscale.cli.output import emit, table
 
 app = typer.Typer(help="Tasks that clinscale knows, and your own.", invoke_without_command=True)
 

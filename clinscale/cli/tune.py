@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.output import DEFAULT_HOME, Address, Home, Json, Overrides, Steps, TrackingUri, emit, table
+from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
+from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
 
 
@@ -29,7 +30,6 @@ def tune(
 
     Example: `clinscale tune --task task.yaml --data . --model lf recipe.num_trials=12`
     """
-    from clinscale import registry
     from clinscale.cli.names import default_name
     from clinscale.runtime import ray_session
     from clinscale.sweep import SweepConfig, sweep
@@ -51,7 +51,7 @@ def tune(
         )
         for (one_task, folder), one_model in grid
     ]
-    tracking = registry.connect(tracking_uri, home=home)
+    tracking = open_tracking(tracking_uri, home)
     results = []
     with ray_session(address) as cluster:
         for config in configs:

@@ -16,6 +16,8 @@ from clinscale.tasks import Example
 class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Loads the HF folder once and answers through `clinscale.predict`."""
 
+    _skip_type_hint_validation = True  # MLflow's way to say that rows are checked here and not by type hints
+
     def load_context(self, context: Any) -> None:
         """Called by MLflow with the downloaded artifacts."""
         self._predictor = load_predictor(context.artifacts["hf"])
