@@ -1,5 +1,6 @@
 """Run one function on N Ray Train workers, resuming from its last checkpoint."""
 
+import contextlib
 import logging
 import tempfile
 import threading
@@ -82,7 +83,7 @@ def run_workers(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logs = _Logs(on_log)
-    trainer = TorchTrainer(
+    trainer = _interruptible(TorchTrainer)(
         _Entry(function),
         train_loop_config={"config": config, "queue": logs.queue},
         scaling_config=ray.train.ScalingConfig(
@@ -119,6 +120,29 @@ class _Entry:
         self.function(WorkerContext(loop_config["queue"]), loop_config["config"])
 
 
+def _interruptible(trainer_class: type[Any]) -> type[Any]:
+    """A trainer whose `fit` leaves Ctrl-C to the caller.
+
+    Ray Train takes SIGINT for itself, for good, aborts within half a minute and exits with 0; a command that must
+    close its runs and say how to resume needs the KeyboardInterrupt.
+    """
+
+    class Interruptible(trainer_class):  # type: ignore[misc]
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self._controller = controller
+
+        def fit(self) -> Any:
+            import ray
+
+            try:
+                return super().fit()
+            except KeyboardInterrupt:
+                ray.kill(self._controller)  # and with it the workers that it owns
+                raise
+
+    return Interruptible
+
+
 class _Logs:
     """Carries rank 0's metrics to a thread of the driver, the one writer of the run."""
 
@@ -134,21 +158,34 @@ class _Logs:
         self._thread.start()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, ClinscaleError):
-            self.queue.put(None)
-            self._thread.join()
-            self.queue.shutdown()
+        from ray.exceptions import RayError
+
+        with contextlib.suppress(RayError):  # on a lost cluster nothing is left to drain
+            if kind is None:
+                self.queue.put(None)
+                self._thread.join()
+            self.queue.shutdown(force=True)
+        self._thread.join()  # before Ray shuts down: a thread that still talks to it would end the process
         if kind is None and self._error:
             raise self._error
 
     def _drain(self) -> None:
-        while (metrics := self.queue.get()) is not None:
+        while (metrics := self._next()) is not None:
             try:
                 self._on_log(metrics)
             except ClinscaleError as error:  # training goes on; the driver hears of it at the end
                 if self._error is None:
                     log.warning("%s", error)
                 self._error = error
+
+    def _next(self) -> Metrics | None:
+        from ray.exceptions import RayError
+
+        try:
+            metrics: Metrics | None = self.queue.get()
+        except RayError:  # the group was interrupted and its queue is gone
+            return None
+        return metrics
 
 
 def _as_cluster_error(name: str, error: Any) -> ClinscaleError:
