@@ -16,6 +16,7 @@ from clinscale.cli.output import keep_stdout_clean
 from clinscale.errors import ClinscaleError
 from clinscale.runtime import QUIET
 
+_INTERRUPTED = 130
 app = typer.Typer(
     name="clinscale",
     help="Pretrain, tune and register long-document clinical language models on your own cluster.",
@@ -24,8 +25,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for verb in (demo, pretrain, finetune, tune, pull, predict, report, doctor):
-    app.command()(vars(verb)[verb.__name__.rsplit(".", 1)[1]])
+app.command()(demo.demo)
+app.command()(pretrain.pretrain)
+app.command()(finetune.finetune)
+app.command()(tune.tune)
+app.command()(pull.pull)
+app.command()(predict.predict)
+app.command()(report.report)
+app.command()(doctor.doctor)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
@@ -48,18 +55,19 @@ def main() -> NoReturn:
     asks_for_help = len(sys.argv) == 1 or not {"--help", "--version"}.isdisjoint(sys.argv)
     try:
         with contextlib.nullcontext() if asks_for_help else keep_stdout_clean():
-            code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+            code = app(standalone_mode=False)  # typer's own answer to Ctrl-C is to return 130
     except typer.TyperException as error:
         if message := error.format_message():
             print(f"error: {message}; see --help", file=sys.stderr)
-        sys.exit(2)
+        code = 2
     except ClinscaleError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
         print("interrupted: what is finished is kept; the same command continues from there", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _interrupt(*_: Any) -> None:

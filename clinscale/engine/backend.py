@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clinscale.engine.optim import OptimizerConfig, build_optimizer, build_schedule
-from clinscale.engine.zero import Precision, ZeroConfig, deepspeed_config
+from clinscale.engine.zero import Precision, ZeroConfig, deepspeed_config, import_deepspeed
 
 if TYPE_CHECKING:
     import torch
@@ -95,9 +95,7 @@ class DeepSpeedEngine:
         micro_batch_per_gpu: int,
         gradient_accumulation_steps: int,
     ) -> None:
-        import deepspeed
-
-        self._engine, *_ = deepspeed.initialize(
+        self._engine, *_ = import_deepspeed().initialize(
             model=model,
             optimizer=build_optimizer(model, optimizer),
             lr_scheduler=lambda base: build_schedule(base, optimizer, total_steps),

@@ -1,8 +1,11 @@
 """From a sharded DeepSpeed checkpoint to one state dict."""
 
+import contextlib
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clinscale.engine.zero import import_deepspeed
 from clinscale.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,9 +28,12 @@ def consolidated_state(folder: str | Path) -> "dict[str, torch.Tensor]":
     if not states:
         raise DataError(f"{folder} is no complete checkpoint: it has no model states; use an older one")
     if any("zero_pp_rank" in path.name for path in shards):
+        import_deepspeed()
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-        sharded: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="engine")
+        silence = io.StringIO()  # it prints its progress
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+            sharded: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="engine")
         return sharded
     # stage 0 keeps the whole module in one file; other entries are not weights, hence the full unpickling
     whole = torch.load(states[0], map_location="cpu", weights_only=False)["module"]

@@ -1,5 +1,8 @@
 """What one key of ours means in DeepSpeed's configuration."""
 
+import logging
+import os
+from types import ModuleType
 from typing import Any, Literal
 
 from clinscale.config import Config
@@ -34,8 +37,20 @@ def deepspeed_config(
     }
 
 
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed without its news; on a machine without a GPU it is told so instead of guessing aloud."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its import sets the level, too
+    module: ModuleType = deepspeed
+    return module
+
+
 def accelerator() -> str:
     """The device that DeepSpeed has chosen here: `cuda` or `cpu`."""
-    import deepspeed.accelerator
-
-    return str(deepspeed.accelerator.get_accelerator().device_name())
+    return str(import_deepspeed().accelerator.get_accelerator().device_name())

@@ -1,6 +1,5 @@
 """The pretraining loop on each rank; a pure function of the recipe, whatever the number of workers."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ def train_worker(context: WorkerContext, task: WorkerTask) -> None:
     """Train to `total_steps`, from the newest checkpoint if there is one; logs metrics, commits checkpoints."""
     import torch
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     recipe, runtime = task.config.recipe, task.config.runtime
     loop = _Loop(context, task)
     step = loop.resume()
