@@ -1,7 +1,7 @@
 """Fine-tuning: one task, one model, one set of hyperparameters; one loop for all four task kinds."""
 
 from clinscale.finetune.config import FinetuneConfig, FinetuneRecipe, FinetuneRuntime
-from clinscale.finetune.evaluate import Judgement, judge
+from clinscale.finetune.evaluate import Judgement, judge, task_tags
 from clinscale.finetune.loop import FinetuneResult, finetune
 from clinscale.finetune.run import run_finetune
 
@@ -14,4 +14,5 @@ __all__ = [
     "finetune",
     "judge",
     "run_finetune",
+    "task_tags",
 ]

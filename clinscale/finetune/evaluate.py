@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clinscale.errors import DataError
 from clinscale.predict import load_predictor
+from clinscale.registry import Tag
 from clinscale.tasks import TaskData, kind_of, metric_of
 
 
@@ -23,6 +24,16 @@ class Judgement:
         return {f"test/{task}/{name}": value for name, value in self.test.items()} | {
             f"trivial/{task}/{name}": value for name, value in self.trivial.items()
         }
+
+
+def task_tags(data: TaskData) -> dict[str, str]:
+    """What runs and versions made from a task's data carry, so that a score can be walked back to it."""
+    return {
+        Tag.TASK: data.task.name,
+        Tag.TASK_KIND: data.task.kind,
+        Tag.METRIC: metric_of(data.task),
+        Tag.DATA: data.fingerprint,
+    }
 
 
 def judge(folder: str | Path, data: TaskData) -> Judgement:

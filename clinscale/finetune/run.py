@@ -1,6 +1,5 @@
 """One fine-tuning as a tracked run: epochs to MLflow, the test split judged once."""
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,12 +7,11 @@ from pathlib import Path
 from clinscale import registry
 from clinscale.config import fingerprint
 from clinscale.finetune.config import FinetuneConfig
-from clinscale.finetune.evaluate import judge
+from clinscale.finetune.evaluate import judge, task_tags
 from clinscale.finetune.loop import finetune
-from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.storage import read_json, write_json
-from clinscale.tasks import load_task, metric_of, read_task
+from clinscale.tasks import load_task, read_task
 
 RESULT_FILE = "result.json"
 
@@ -54,13 +52,7 @@ def run_finetune(
             name=config.name,
             kind="finetune",
             recipe=fingerprint(recipe),
-            tags={
-                Tag.TASK: task.name,
-                Tag.TASK_KIND: task.kind,
-                Tag.METRIC: metric_of(task),
-                Tag.DATA: data.fingerprint,
-                Tag.CODE_VERSION: importlib.metadata.version("clinscale"),
-            },
+            tags=task_tags(data),
             params=config.recipe.plain(),
         )
 

@@ -1,6 +1,5 @@
 """The driver side of pretraining."""
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,6 @@ def pretrain(
                 Tag.FAMILY: family,
                 Tag.RECIPE: fingerprint(recipe),
                 Tag.SHARDS: shards.fingerprint,
-                Tag.CODE_VERSION: importlib.metadata.version("clinscale"),
             },
             alias="champion",
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from clinscale import __version__
 from clinscale.config import flatten
 from clinscale.errors import RegistryError
 from clinscale.registry.tags import Tag
@@ -102,7 +103,7 @@ def start_run(
     from mlflow.entities import Param
 
     experiment_id = tracking.experiment_id(experiment)
-    owned = {**tags, Tag.OWNER: _owner(), **({_PARENT: parent} if parent else {})}
+    owned = {**tags, Tag.CODE_VERSION: __version__, Tag.OWNER: _owner(), **({_PARENT: parent} if parent else {})}
     listed = [Param(key, str(value)) for key, value in flatten(params)]
     with tracking.faults(f"start run {name}"):
         created = tracking.client.create_run(

@@ -6,6 +6,7 @@ Only `MlflowClient` with explicit ids is used, never the fluent API: its run sta
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import sqlite3
@@ -17,10 +18,8 @@ from typing import Any
 from clinscale.errors import RegistryError
 
 _QUIET = {
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
@@ -136,6 +135,7 @@ def _at_database(uri: str, home: Path) -> Tracking:
 def _client(uri: str) -> Any:
     import mlflow
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

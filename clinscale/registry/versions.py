@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clinscale import __version__
 from clinscale.config import nearest
 from clinscale.errors import RegistryError
 from clinscale.registry.folders import digest_of, hash_folder
@@ -84,7 +85,9 @@ def register(
             tracking.faults(f"register a version of {name}"),
             _saved_model(folder, hashes, pyfunc_code, pip_requirements) as saved,
         ):
-            version = _upload(tracking, run_id, saved, name, {**tags, Tag.DIGEST: digest})
+            version = _upload(
+                tracking, run_id, saved, name, {**tags, Tag.CODE_VERSION: __version__, Tag.DIGEST: digest}
+            )
     return promote(tracking, version, alias) if alias else version
 
 

@@ -1,6 +1,5 @@
 """The driver side of a sweep: Tuner, winner, test score, registered version."""
 
-import importlib.metadata
 import logging
 import os
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 from clinscale import models, predict, registry
 from clinscale.config import fingerprint
 from clinscale.errors import ClusterError, own_cause
-from clinscale.finetune import FinetuneRecipe, judge
+from clinscale.finetune import FinetuneRecipe, judge, task_tags
 from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.runtime import Cluster
@@ -22,7 +21,7 @@ from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.record import SweepProgress, TrialRuns
 from clinscale.sweep.space import SearchSpace, load_space
 from clinscale.sweep.trial import MODEL, OBJECTIVE, TrialTask, run_trial, trial_folder
-from clinscale.tasks import TaskData, load_task, metric_of, read_task
+from clinscale.tasks import TaskData, load_task, read_task
 
 WINNER_FILE = "winner.json"
 
@@ -83,13 +82,7 @@ def sweep(
         name=config.name,
         kind="sweep",
         recipe=fingerprint(recipe),
-        tags={
-            Tag.TASK: task.name,
-            Tag.TASK_KIND: task.kind,
-            Tag.METRIC: metric_of(task),
-            Tag.DATA: data.fingerprint,
-            Tag.CODE_VERSION: importlib.metadata.version("clinscale"),
-        },
+        tags=task_tags(data),
         params={**recipe, **config.runtime.plain()},
     )
     with run:
@@ -243,19 +236,15 @@ def _register(
         hf_folder,
         name=name,
         tags={
+            **task_tags(data),
             Tag.KIND: "task",
             Tag.NAME: config.name,
             Tag.FAMILY: family,
-            Tag.TASK: task.name,
-            Tag.TASK_KIND: task.kind,
-            Tag.METRIC: metric,
             Tag.VALUE: repr(value),
             Tag.TRIVIAL: repr(trivial),
             Tag.TRIALS: str(winner["trials"]),
             Tag.BASE: bases[winner["base"]].label,
-            Tag.DATA: data.fingerprint,
             Tag.RECIPE: recipe,
-            Tag.CODE_VERSION: importlib.metadata.version("clinscale"),
         },
         pyfunc_code=predict.PYFUNC_CODE,
         pip_requirements=predict.pip_requirements(),
