@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
     address = address or os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(
+        context = ray.init(
             address=address or "local",
             logging_level=logging.ERROR,
             log_to_driver=False,
@@ -101,26 +102,39 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     cluster = _cluster()
     # Ray's own helper processes look the cluster up by address: two clusters on one host would confuse them
     os.environ["RAY_ADDRESS"] = cluster.address
+    failed = True
     try:
         yield cluster
+        failed = False
     finally:
         ray.shutdown()
+        if not address and not failed:  # after an error, its logs are worth keeping
+            shutil.rmtree(context.address_info["session_dir"], ignore_errors=True)
         if before is None:
             os.environ.pop("RAY_ADDRESS", None)
         else:
             os.environ["RAY_ADDRESS"] = before
 
 
+def ray_logs() -> str:
+    """Where to read what Ray's processes wrote."""
+    return f"Ray's logs: {_scratch()}/session_latest/logs on this machine, `ray logs` on a cluster"
+
+
+def _scratch() -> Path:
+    """Of a local Ray: readable by this user alone, and short, because Ray's sockets need a short path."""
+    return Path(tempfile.gettempdir()) / f"clinscale-ray-{os.getuid()}"
+
+
 def _local_options(num_cpus: int | None) -> dict[str, object]:
-    scratch = Path(tempfile.gettempdir()) / f"clinscale-ray-{os.getuid()}"  # Ray's sockets need a short path
-    scratch.mkdir(mode=0o700, exist_ok=True)
+    _scratch().mkdir(mode=0o700, exist_ok=True)
     return {
         "num_cpus": num_cpus,
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
         "dashboard_port": 0,
         "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
-        "_temp_dir": str(scratch),
+        "_temp_dir": str(_scratch()),
     }
 
 

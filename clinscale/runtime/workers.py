@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import ClinscaleError, ClusterError, own_cause
+from clinscale.runtime.session import ray_logs
 
 Metrics = dict[str, float]
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def run_workers(
         except ray.train.TrainingFailedError as error:
             raise _as_cluster_error(name, error) from None
     if result.checkpoint is None:
-        raise ClusterError(f"run {name} ended without a checkpoint; see Ray's logs of the run")
+        raise ClusterError(f"run {name} ended without a checkpoint; {ray_logs()}")
     return WorkersResult(checkpoint_dir=result.checkpoint.path)
 
 
@@ -195,4 +196,6 @@ def _as_cluster_error(name: str, error: Any) -> ClinscaleError:
         if own := own_cause(failure):
             return own
     told = ", ".join(f"worker {rank}: {type(failure).__name__}" for rank, failure in sorted(failures.items()))
-    return ClusterError(f"run {name} failed ({told or type(error).__name__}); see the run's logs, then resume it")
+    return ClusterError(
+        f"run {name} failed ({told or type(error).__name__}); resume it after a look at {ray_logs()}"
+    )

@@ -14,7 +14,7 @@ from clinscale.errors import ClusterError, own_cause
 from clinscale.finetune import FinetuneRecipe, judge, task_tags
 from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
-from clinscale.runtime import Cluster
+from clinscale.runtime import Cluster, ray_logs
 from clinscale.storage import read_json, write_json
 from clinscale.sweep.choose import Keep, Promote, Trial, choose_winner, decide
 from clinscale.sweep.config import SweepConfig
@@ -143,7 +143,7 @@ def _search(
         first = results.errors[0]
         # errors that are not ours are told by type only: their text may quote data
         raise own_cause(first) or ClusterError(
-            f"sweep {config.name}: all trials failed ({type(first).__name__}); see Ray's logs of the trials"
+            f"sweep {config.name}: all trials failed ({type(first).__name__}); {ray_logs()}"
         )
     winner = choose_winner(config.name, trials)
     run.set_tags({Tag.TRIALS: str(len(results)), Tag.WINNER_RUN: runs.run_id(winner.id)})

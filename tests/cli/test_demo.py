@@ -44,7 +44,9 @@ def run_demo(folder: Path, *, interrupt_at: str | None = None) -> Ran:
         )
         family: set[psutil.Process] = set()
         while process.poll() is None:
-            family |= set(psutil.Process(process.pid).children(recursive=True)) if process.poll() is None else set()
+            family |= (
+                set(psutil.Process(process.pid).children(recursive=True)) if process.poll() is None else set()
+            )
             if interrupt_at and interrupt_at in log.read_text():
                 os.killpg(process.pid, signal.SIGINT)
                 interrupt_at = None
