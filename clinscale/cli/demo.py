@@ -108,7 +108,7 @@ def _pretrain(run: Demo, shards: "ShardSet", family: str) -> "PretrainResult":
         },
         source="demo",
     )
-    with Steps(f"Pretraining {config.name}") as steps:
+    with Steps(f"Pretraining {config.name}", "starting workers") as steps:
         return pretrain(
             config,
             tracking=run.tracking,
@@ -132,7 +132,7 @@ def _sweep(run: Demo, task: str, bases: "list[PretrainResult]") -> "SweepResult"
         },
         source="demo",
     )
-    with Steps(f"Sweeping {task}") as steps:
+    with Steps(f"Sweeping {task}", "starting trials") as steps:
         return sweep(
             config,
             tracking=run.tracking,

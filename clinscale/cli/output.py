@@ -61,7 +61,7 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 class Steps:
     """Progress of long work: a bar on a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self, title: str, *, every_s: float = 10.0) -> None:
+    def __init__(self, title: str, note: str = "", *, every_s: float = 10.0) -> None:
         self._title = title
         self._every_s = every_s
         self._last_s = 0.0
@@ -74,7 +74,7 @@ class Steps:
             TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self._task = self._bar.add_task(title, total=None, note="")
+        self._task = self._bar.add_task(title, total=None, note=note)
 
     def __enter__(self) -> "Steps":
         """Show the bar."""

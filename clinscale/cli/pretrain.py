@@ -36,7 +36,10 @@ def pretrain(
         path = str(run_config(home, resume))
     settings = PretrainConfig.load(path, words)
     tracking = open_tracking(tracking_uri, home)
-    with ray_session(address, num_cpus=None) as cluster, Steps(f"Pretraining {settings.name}") as steps:
+    with (
+        ray_session(address, num_cpus=None) as cluster,
+        Steps(f"Pretraining {settings.name}", "starting workers") as steps,
+    ):
         cluster.require(
             processes=settings.runtime.num_workers,
             cpus=settings.runtime.cpus_per_worker,

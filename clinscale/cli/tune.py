@@ -55,7 +55,7 @@ def tune(
     results = []
     with ray_session(address) as cluster:
         for config in configs:
-            with Steps(f"Sweep {config.name}") as steps:
+            with Steps(f"Sweep {config.name}", "starting trials") as steps:
                 result = sweep(
                     config,
                     tracking=tracking,
