@@ -17,7 +17,7 @@ SIZES = {
     "documents": {"train": 240, "dev": 60, "test": 80},
     "pairs": {"train": 600, "dev": 120, "test": 150},
     "entities": {"train": 120, "dev": 30, "test": 40},
-    "questions": {"train": 120, "dev": 20, "test": 30},
+    "questions": {"train": 90, "dev": 20, "test": 30},
 }
 """How many notes, documents, pairs, annotated notes and question contexts are written at scale 1."""
 
