@@ -59,3 +59,51 @@ def tracking(mlflow_database, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(mlflow_database, tmp_path / "mlflow.db")
     return registry.connect(home=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory):
+    """The folder of the demo's invented data, a tenth of its size."""
+    from clinscale.synthetic import write_demo_data
+
+    folder = tmp_path_factory.mktemp("demo-data")
+    write_demo_data(folder, scale=0.1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory, demo_data):
+    """A ShardSet of the demo's notes."""
+    from clinscale.corpus import CorpusConfig, SourceConfig, build_shards
+
+    notes = SourceConfig(uri=str(demo_data / "notes" / "notes.jsonl.gz"), id_column="id")
+    config = CorpusConfig(sources=(notes,), vocab_size=1024, validation_fraction=0.15)
+    return build_shards(config, str(tmp_path_factory.mktemp("shards") / "notes"))
+
+
+@pytest.fixture(scope="session")
+def base_models(tmp_path_factory, shards):
+    """Folders of two untrained tiny base models, by family."""
+    from clinscale import corpus, models
+
+    tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
+    folder = tmp_path_factory.mktemp("bases")
+    return {
+        family: str(
+            models.save_hf(
+                models.build(models.ModelConfig(family=family, size="tiny"), tokenizer, seed=0),
+                tokenizer,
+                folder / family,
+            )
+        )
+        for family in ("longformer", "bigbird")
+    }
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One local Ray of two CPUs for all tests of the `ray` tier."""
+    from clinscale.runtime import ray_session
+
+    with ray_session(num_cpus=2) as cluster:
+        yield cluster
