@@ -1,0 +1,185 @@
+"""One loop for all kinds: learns, stops early, keeps the best, and what it keeps is what predicts."""
+
+import pytest
+import torch
+import transformers
+
+from clinscale import registry
+from clinscale.errors import ConfigError, DataError
+from clinscale.finetune import FinetuneConfig, FinetuneRecipe, finetune, judge, run_finetune
+from clinscale.predict import PYFUNC_CODE, load_predictor, pip_requirements
+from clinscale.tasks import load_task, read_task
+
+
+def recipe(model, **changes):
+    values = {
+        "model": model,
+        "max_tokens": 256,
+        "epochs": 2,
+        "batch_size": 8,
+        "dropout": 0.0,
+        "optimizer": {"learning_rate": 2e-3},
+    }
+    return FinetuneRecipe.parse(values | changes, source="test")
+
+
+@pytest.fixture(scope="module")
+def read(demo_data):
+    return lambda task: read_task(load_task(task), str(demo_data))
+
+
+@pytest.fixture(scope="module")
+def pairs(read, base_models, tmp_path_factory):
+    """A fine-tuned pair model: task data, folder, and what each epoch reported."""
+    epochs = []
+    data = read("demo_pairs")
+    folder = tmp_path_factory.mktemp("pairs") / "hf"
+    result = finetune(recipe(base_models["longformer"], epochs=4), data, folder, on_epoch=epochs.append)
+    return data, result, epochs
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+@pytest.mark.parametrize("task", ["demo_documents", "demo_entities", "demo_questions"])
+def test_every_kind_and_family_trains_and_predicts(task, family, read, base_models, tmp_path):
+    data = read(task)
+    epochs = []
+    result = finetune(recipe(base_models[family]), data, tmp_path / "hf", on_epoch=epochs.append)
+    assert epochs[-1]["train/loss"] < epochs[0]["train/loss"]
+    assert result.value == max(
+        epoch[f"eval/{task}/{load_predictor(result.folder).kind.metric}"] for epoch in epochs
+    )
+    judged = judge(result.folder, data)
+    assert set(judged.test) == set(judged.trivial)
+    assert all(0 <= value <= 1 for value in judged.test.values())
+
+
+def test_the_folder_holds_the_best_epoch(pairs):
+    data, result, epochs = pairs
+    values = [epoch["eval/demo_pairs/accuracy"] for epoch in epochs]
+    assert result.value == max(values)
+    assert result.epoch == values.index(max(values)) + 1
+    assert load_predictor(result.folder).score(data.splits["dev"])["accuracy"] == result.value
+
+
+def test_same_seed_same_scores_other_seed_other_losses(pairs, base_models, tmp_path):
+    data, _, epochs = pairs
+    again, other = [], []
+    finetune(recipe(base_models["longformer"], epochs=4), data, tmp_path / "a", on_epoch=again.append)
+    finetune(recipe(base_models["longformer"], epochs=4, seed=1), data, tmp_path / "b", on_epoch=other.append)
+    assert again == epochs
+    assert other[0]["train/loss"] != epochs[0]["train/loss"]
+
+
+def test_micro_batches_change_nothing_but_memory(pairs, base_models, tmp_path):
+    data, _, epochs = pairs
+    split = []
+    changed = recipe(base_models["longformer"], epochs=4, micro_batch_size=4)
+    finetune(changed, data, tmp_path / "hf", on_epoch=split.append)
+    assert split[0]["train/loss"] == pytest.approx(epochs[0]["train/loss"], rel=1e-4)
+
+
+def test_early_stopping_ends_after_patience(pairs, base_models, tmp_path):
+    data, _, _ = pairs
+    epochs = []
+    frozen = recipe(base_models["longformer"], epochs=9, patience_epochs=2, optimizer={"learning_rate": 1e-12})
+    finetune(frozen, data, tmp_path / "hf", on_epoch=epochs.append)
+    assert len(epochs) == 3
+
+
+def test_predictions_do_not_depend_on_the_batch_and_keep_their_order(pairs):
+    data, result, _ = pairs
+    examples = list(data.splits["test"])
+    together = load_predictor(result.folder, batch_size=8).predict(examples)
+    one_by_one = [load_predictor(result.folder, batch_size=1).predict([example])[0] for example in examples[:5]]
+    for left, right in zip(together, one_by_one, strict=False):
+        assert left["label"] == right["label"]
+        assert left["scores"] == pytest.approx(right["scores"], abs=1e-5)
+
+
+def test_folder_registry_pyfunc_and_plain_transformers_agree(pairs, tracking, tmp_path):
+    import mlflow.pyfunc
+    import pandas
+
+    data, result, _ = pairs
+    run = registry.start_run(tracking, experiment="clinscale-sweep", name="x", tags={}, params={})
+    with run:
+        version = registry.register(
+            tracking,
+            run.id,
+            result.folder,
+            name="pairs",
+            tags={},
+            pyfunc_code=PYFUNC_CODE,
+            pip_requirements=pip_requirements(),
+        )
+    examples = list(data.splits["test"])[:6]
+    mine = load_predictor(result.folder).predict(examples)
+    pulled = registry.pull(tracking, "pairs", tmp_path / "pulled")
+    assert load_predictor(pulled.path).predict(examples) == mine
+    uri = tracking.client.get_model_version_download_uri(version.name, str(version.version))
+    table = pandas.DataFrame([{"text": e.text, "text_pair": e.text_pair} for e in examples])
+    assert mlflow.pyfunc.load_model(uri).predict(table) == mine
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(pulled.path).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(pulled.path)
+    with torch.no_grad():
+        logits = model(**tokenizer(examples[0].text, examples[0].text_pair, return_tensors="pt")).logits
+    assert model.config.id2label[int(logits.argmax())] == mine[0]["label"]
+
+
+def test_documents_longer_than_the_window_are_read_to_their_end(read, base_models, tmp_path):
+    data = read("demo_entities")
+    result = finetune(recipe(base_models["longformer"], max_tokens=64, epochs=1), data, tmp_path / "hf")
+    predictor = load_predictor(result.folder)
+    example = data.splits["test"][0]
+    windows = predictor.kind.windows(
+        example, predictor.tokenizer, data.labels, max_tokens=64, stride_tokens=16, train=False
+    )
+    assert len(windows) > 2
+    [prediction] = predictor.predict([example])
+    assert all(0 <= entity["start"] < entity["end"] <= len(example.text) for entity in prediction["entities"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"max_tokens": 5000}, ConfigError, "longer than the model's 1024 positions"),
+        ({"model": "/nowhere/at/all"}, DataError, "/nowhere/at/all"),
+    ],
+)
+def test_what_cannot_work_is_said(changes, error, message, pairs, base_models, tmp_path):
+    with pytest.raises(error, match=message):
+        finetune(recipe(base_models["longformer"]).model_copy(update=changes), pairs[0], tmp_path / "hf")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(pairs, base_models, tmp_path):
+    model = transformers.AutoModelForMaskedLM.from_pretrained(base_models["longformer"])
+    model.base_model.embeddings.word_embeddings.weight.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "nan")
+    transformers.AutoTokenizer.from_pretrained(base_models["longformer"]).save_pretrained(tmp_path / "nan")
+    with pytest.raises(ConfigError, match="loss of epoch 1 is nan"):
+        finetune(recipe(str(tmp_path / "nan")), pairs[0], tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_run_is_judged_once_and_its_name_is_kept(demo_data, base_models, tracking, tmp_path):
+    def config(**changes):
+        return FinetuneConfig.parse(
+            {
+                "name": "one",
+                "task": "demo_pairs",
+                "data": str(demo_data),
+                "recipe": recipe(base_models["bigbird"], **changes).plain(),
+            },
+            source="test",
+        )
+
+    first = run_finetune(config(), tracking=tracking, home=tmp_path)
+    [record] = registry.read_runs(tracking, kind="finetune")
+    assert record.status == "FINISHED"
+    assert record.metrics["test/demo_pairs/accuracy"] == first.test["accuracy"]
+    assert len(registry.metric_history(tracking, record.id, "test/demo_pairs/accuracy")) == 1
+    assert len(registry.metric_history(tracking, record.id, "eval/demo_pairs/accuracy")) == 2
+    assert run_finetune(config(), tracking=tracking, home=tmp_path) == first
+    assert len(registry.read_runs(tracking, kind="finetune")) == 1
+    with pytest.raises(ConfigError, match="epochs: 2 -> 3"):
+        run_finetune(config(epochs=3), tracking=tracking, home=tmp_path)
