@@ -85,6 +85,7 @@ def _build_corpus(run: Demo) -> "ShardSet":
 
 
 def _pretrain(run: Demo, shards: "ShardSet", family: str) -> "PretrainResult":
+    from clinscale.cli.pretrain import told
     from clinscale.pretrain import PretrainConfig, pretrain
 
     config = PretrainConfig.parse(
@@ -113,7 +114,7 @@ def _pretrain(run: Demo, shards: "ShardSet", family: str) -> "PretrainResult":
             config,
             tracking=run.tracking,
             home=run.folder,
-            on_progress=lambda done, total, at: steps.update(done, total, f"loss {at.get('train/loss', 0):.3f}"),
+            on_progress=lambda *at: steps.update(*told(*at)),
         )
 
 

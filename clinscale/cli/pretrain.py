@@ -45,7 +45,7 @@ def pretrain(
             cpus=settings.runtime.cpus_per_worker,
             gpus=settings.runtime.gpus_per_worker,
         )
-        result = run(settings, tracking=tracking, home=home, on_progress=lambda *at: steps.update(*_told(*at)))
+        result = run(settings, tracking=tracking, home=home, on_progress=lambda *at: steps.update(*told(*at)))
     row = {**base_row(result), "path": str(result.folder)}
     emit(row, as_json=json, people=table("Base model", [row]))
 
@@ -61,7 +61,8 @@ def base_row(result: "PretrainResult") -> dict[str, Any]:
     }
 
 
-def _told(done: int, total: int, metrics: dict[str, float]) -> tuple[int, int, str]:
+def told(done: int, total: int, metrics: dict[str, float]) -> tuple[int, int, str]:
+    """How progress is shown, here and in the demo: for `Steps.update`."""
     shown = [
         f"{name} {metrics[key]:.4g}"
         for key, name in (
