@@ -1,5 +1,6 @@
 """Windows to padded tensors."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,23 @@ if TYPE_CHECKING:
 _PADDED_TARGETS = {"labels": -100}  # per-token labels; other targets are one value per window
 
 
-def length_sorted_batches(windows: Sequence[Window], batch_size: int) -> Iterator[list[int]]:
-    """Indices of `windows` in batches of similar length, longest first, so that little is padded."""
+def length_sorted_batches(
+    windows: Sequence[Window], batch_size: int, *, block_size: int | None = None
+) -> Iterator[list[int]]:
+    """Indices of `windows` in batches of similar length, longest first, so that little is padded.
+
+    With `block_size` (BigBird's), a batch holds only windows of equally many blocks: its attention treats the last
+    block of the padded row as global, so that a longer neighbour would change a document's answer.
+    """
+
+    def blocks(index: int) -> int:
+        return -(-len(windows[index].input_ids) // block_size) if block_size else 0
+
     order = sorted(range(len(windows)), key=lambda index: -len(windows[index].input_ids))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    for _, alike in itertools.groupby(order, key=blocks):
+        group = list(alike)
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
 
 
 def collate(windows: Sequence[Window], *, pad_token_id: int, family: str) -> "dict[str, torch.Tensor]":

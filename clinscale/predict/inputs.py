@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clinscale.errors import DataError
 from clinscale.predict.card import TaskCard
 from clinscale.records import RECORD_SUFFIXES, data_suffix, list_files, read_records, read_text
 from clinscale.storage import atomic_path
@@ -25,7 +26,10 @@ def read_documents(uris: Sequence[str], card: TaskCard) -> Iterator[Example]:
     for uri in uris:
         for path in list_files(uri, [*_TEXTS, *RECORD_SUFFIXES]):
             if data_suffix(path) not in RECORD_SUFFIXES:
-                yield Example(id=Path(path).name, text=read_text(path))
+                text = read_text(path)
+                if not text.strip():
+                    raise DataError(f"{path} has no text; fill it or leave it out")
+                yield Example(id=Path(path).name, text=text)
                 continue
             for record in read_records(path, [columns.text, *([pair] if pair else [])]):
                 yield Example(

@@ -33,6 +33,7 @@ class Predictor:
         self.kind = kind_of(card.task)
         self._batch_size = batch_size
         self._family = models.family_of(model.config.model_type)
+        self._block_size: int | None = getattr(model.config, "block_size", None)  # only BigBird has one
 
     def predict(
         self, examples: Sequence[Example], on_progress: Callable[[int], None] | None = None
@@ -54,7 +55,7 @@ class Predictor:
         ]
         flat = [window for windows in per_example for window in windows]
         outputs: list[dict[str, np.ndarray[Any, Any]]] = [{} for _ in flat]
-        for indices in length_sorted_batches(flat, self._batch_size):
+        for indices in length_sorted_batches(flat, self._batch_size, block_size=self._block_size):
             batch = collate(
                 [flat[index] for index in indices],
                 pad_token_id=self.tokenizer.pad_token_id,

@@ -10,6 +10,7 @@ import mlflow.models
 import mlflow.pyfunc
 
 from clinscale.predict import load_predictor
+from clinscale.records import Record
 from clinscale.tasks import Example
 
 
@@ -23,14 +24,24 @@ class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self._predictor = load_predictor(context.artifacts["hf"])
 
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[Any]:
-        """One JSON-ready prediction for each row of a table with `text` and, where needed, `text_pair`."""
+        """One JSON-ready prediction for each row of a table with `text` and, where needed, `text_pair`.
+
+        Raises:
+            DataError: absent column, or a row without text.
+        """
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
-        return self._predictor.predict(
-            [
-                Example(id=str(number), text=row["text"], text_pair=row.get("text_pair"))
-                for number, row in enumerate(rows)
-            ]
-        )
+        pair = self._predictor.card.task.kind in ("pair", "spans")
+        examples = []
+        for number, fields in enumerate(rows, 1):
+            record = Record("input", number, fields)
+            examples.append(
+                Example(
+                    id=str(number),
+                    text=record.text("text"),
+                    text_pair=record.text("text_pair") if pair else None,
+                )
+            )
+        return self._predictor.predict(examples)
 
 
 mlflow.models.set_model(ClinscaleModel())

@@ -22,6 +22,17 @@ def test_batches_hold_every_window_once_and_are_sorted_by_length():
     assert [[len(windows[index].input_ids) for index in batch] for batch in batches] == [[9, 8], [4, 3], [2]]
 
 
+def test_windows_of_unlike_block_counts_are_kept_apart():
+    windows = [window(tokens) for tokens in (17, 16, 33, 15, 32, 3, 1)]
+    batches = list(length_sorted_batches(windows, 2, block_size=16))
+    assert [[len(windows[index].input_ids) for index in batch] for batch in batches] == [
+        [33],
+        [32, 17],
+        [16, 15],
+        [3, 1],
+    ]
+
+
 def test_padding_is_masked_and_global_attention_reaches_longformer_only():
     windows = [window(3), window(2)]
     batch = collate(windows, pad_token_id=1, family="longformer")

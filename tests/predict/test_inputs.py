@@ -41,6 +41,8 @@ def test_questions_and_pairs_bring_a_second_text(tmp_path):
         ("a.csv", b"id,text\n1,canary \xff\n", "not valid UTF-8 at byte 17"),
         ("a.jsonl", b'{"text": "canary"\n', "line 1 is not valid JSON"),
         ("a.txt", b"canary \xff", "not valid UTF-8 at byte 7"),
+        ("a.txt", b" \n", "a.txt has no text"),
+        ("a.csv", b"", "a.csv is empty"),
     ],
 )
 def test_bad_input_is_named_without_its_text(tmp_path, name, content, message):

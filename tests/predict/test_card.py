@@ -1,0 +1,33 @@
+"""The card beside the weights: what a folder answers."""
+
+import pytest
+
+from clinscale.errors import ConfigError, DataError
+from clinscale.predict import TaskCard, load_predictor
+from clinscale.tasks import load_task
+
+
+@pytest.mark.parametrize("task", ["demo_documents", "demo_pairs", "demo_entities", "demo_questions", "tcga_organ"])
+def test_what_is_written_is_read(task, tmp_path):
+    card = TaskCard(task=load_task(task), labels=("b", "a"), max_tokens=512, stride_tokens=32)
+    card.write(tmp_path)
+    assert TaskCard.read(tmp_path) == card
+
+
+def test_a_base_model_answers_no_task(base_models):
+    with pytest.raises(DataError, match=r"has no task_card\.json, so it answers no task"):
+        load_predictor(base_models["bigbird"])
+
+
+def test_what_is_no_model_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no config\.json"):
+        load_predictor(tmp_path)
+
+
+def test_a_damaged_card_is_refused(tmp_path):
+    (tmp_path / "task_card.json").write_text('{"labels": ["a"]}')
+    with pytest.raises(ConfigError, match=r"task_card\.json"):
+        TaskCard.read(tmp_path)
+    (tmp_path / "task_card.json").write_text("{")
+    with pytest.raises(DataError, match=r"task_card\.json"):
+        TaskCard.read(tmp_path)

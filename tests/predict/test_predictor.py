@@ -1,0 +1,197 @@
+"""Answers depend on the document alone: not on its neighbours, the batch size, or who loads the folder."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+import torch
+import transformers
+
+from clinscale import corpus, models, registry
+from clinscale.errors import DataError
+from clinscale.predict import PYFUNC_CODE, Predictor, TaskCard, load_predictor, pip_requirements
+from clinscale.tasks import kind_of, load_task, read_task
+
+TASKS = ("demo_documents", "demo_pairs", "demo_entities", "demo_questions")
+
+
+@pytest.fixture(scope="module")
+def folders(base_models, demo_data, tmp_path_factory):
+    """HF folder with a card by (task, family); random heads on loud random encoders, so that inputs matter."""
+    made = {}
+
+    def folder(task_name, family, max_tokens=1024):
+        if (key := (task_name, family, max_tokens)) in made:
+            return made[key]
+        task = load_task(task_name)
+        kind, labels = kind_of(task), read_task(task, str(demo_data)).labels
+        model = models.load_hf(
+            base_models[family],
+            head=kind.head,
+            labels=kind.output_names(labels),
+            problem_type=kind.problem_type(task),
+        )
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "embedding" not in name:
+                weight.data *= 8
+        made[key] = models.save_hf(
+            model, corpus.load_tokenizer(base_models[family]), tmp_path_factory.mktemp("tasks") / "hf"
+        )
+        TaskCard(task=task, labels=labels, max_tokens=max_tokens, stride_tokens=16).write(made[key])
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def documents(demo_data):
+    """Test examples by task, of very different lengths where their gold is not needed."""
+
+    def read(task):
+        examples = read_task(load_task(task), str(demo_data)).splits["test"][:8]
+        if task == "demo_questions":
+            return list(examples)
+        shares = np.linspace(0.1, 1, len(examples))
+        return [
+            replace(example, text=example.text[: int(len(example.text) * share)])
+            for example, share in zip(examples, shares, strict=True)
+        ]
+
+    return read
+
+
+def numbers(prediction):
+    """All numbers of a prediction in a fixed order, and all else of it."""
+    flat = pandas.json_normalize(prediction, sep="/").to_dict("records")[0]
+    entities = flat.pop("entities", [])
+    flat |= {f"{number}/{key}": value for number, one in enumerate(entities) for key, value in one.items()}
+    floats = {key: value for key, value in flat.items() if isinstance(value, float)}
+    return floats, {key: str(value) for key, value in flat.items() if key not in floats}
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+@pytest.mark.parametrize("task", TASKS)
+def test_an_answer_does_not_depend_on_its_neighbours(task, family, folders, documents):
+    """BigBird's last block is global, so that padding to a longer neighbour would change what it attends to."""
+    examples = documents(task)
+    together = load_predictor(folders(task, family), batch_size=8).predict(examples)
+    alone = load_predictor(folders(task, family), batch_size=1)
+    backwards = load_predictor(folders(task, family), batch_size=3).predict(examples[::-1])[::-1]
+    assert len({str(answer) for answer in together}) > 1, "the model answers everything alike"
+    for number, example in enumerate(examples):
+        floats, rest = numbers(alone.predict([example])[0])
+        for other in (together[number], backwards[number]):
+            assert numbers(other)[0] == pytest.approx(floats, abs=1e-4)
+            assert numbers(other)[1] == rest
+
+
+class EveryMark(torch.nn.Module):
+    """A token model that tags the tokens of one id as a one-token entity, wherever in its window they are."""
+
+    def __init__(self, model, token_id, outputs):
+        super().__init__()
+        self.config, self.token_id, self.outputs = model.config, token_id, outputs
+        self.device = torch.device("cpu")
+
+    def forward(self, input_ids, **_):
+        chosen = torch.where(input_ids == self.token_id, 1, 0)
+        return {"logits": 20.0 * torch.nn.functional.one_hot(chosen, self.outputs)}
+
+
+def test_long_documents_are_read_to_their_end_and_nothing_is_told_twice(folders, documents):
+    trained = load_predictor(folders("demo_entities", "longformer", 64))
+    mark = trained.tokenizer.convert_tokens_to_ids(trained.tokenizer.tokenize(" mg")[0])
+    text = " ".join("5 mg" if n % 7 == 0 else "and" for n in range(300))
+    assert len(trained.tokenizer(text)["input_ids"]) > 5 * 64
+    outputs = len(trained.kind.output_names(trained.card.labels))
+    reader = Predictor(EveryMark(trained.model, mark, outputs), trained.tokenizer, trained.card, batch_size=2)
+    [prediction] = reader.predict([replace(documents("demo_entities")[0], text=text, entities=())])
+    found = [(entity["start"], entity["end"]) for entity in prediction["entities"]]
+    starts = [start for start in range(len(text)) if text.startswith("mg", start)]
+    assert found == [(start, start + 2) for start in starts]
+
+
+def test_progress_counts_every_window_once(folders, documents):
+    predictor, seen = load_predictor(folders("demo_entities", "longformer", 64), batch_size=2), []
+    examples = documents("demo_entities")
+    predictor.predict(examples, on_progress=seen.append)
+    windows = [
+        predictor.kind.windows(
+            example, predictor.tokenizer, predictor.card.labels, max_tokens=64, stride_tokens=16, train=False
+        )
+        for example in examples
+    ]
+    assert sum(seen) == sum(map(len, windows)) > len(examples)
+    assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predicting_leaves_training_mode_and_targets_alone(task, folders, documents):
+    predictor = load_predictor(folders(task, "longformer"))
+    predictor.model.train()
+    first = predictor.predict(documents(task)[:2])
+    assert predictor.model.training
+    assert predictor.predict(documents(task)[:2]) == first, "dropout was on while predicting"
+
+
+@pytest.mark.parametrize("task", ["demo_pairs", "demo_questions"])
+def test_a_missing_second_text_is_named_by_its_document(task, folders, documents):
+    example = replace(documents(task)[0], id="note-7", text="canary", text_pair=None)
+    with pytest.raises(DataError, match="note-7") as caught:
+        load_predictor(folders(task, "bigbird")).predict([example])
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_folder_pyfunc_and_plain_transformers_agree(task, folders, documents, tracking):
+    import mlflow.pyfunc
+
+    folder, examples = folders(task, "bigbird"), documents(task)
+    mine = load_predictor(folder)
+    run = registry.start_run(tracking, experiment="clinscale-sweep", name="x", tags={}, params={})
+    with run:
+        version = registry.register(
+            tracking,
+            run.id,
+            folder,
+            name=task,
+            tags={},
+            pyfunc_code=PYFUNC_CODE,
+            pip_requirements=pip_requirements(),
+        )
+    uri = tracking.client.get_model_version_download_uri(version.name, str(version.version))
+    served = mlflow.pyfunc.load_model(uri)
+    columns = ["text", "text_pair"] if mine.kind.name in ("pair", "spans") else ["text"]
+    table = pandas.DataFrame([{name: getattr(example, name) for name in columns} for example in examples])
+    assert served.predict(table) == mine.predict(examples)
+
+    loader = {
+        "sequence": transformers.AutoModelForSequenceClassification,
+        "tokens": transformers.AutoModelForTokenClassification,
+        "spans": transformers.AutoModelForQuestionAnswering,
+    }[mine.kind.head]
+    plain = loader.from_pretrained(folder).eval()
+    batch = transformers.AutoTokenizer.from_pretrained(folder)(examples[0].text, return_tensors="pt")
+    with torch.no_grad():
+        for theirs, ours in zip(plain(**batch).values(), mine.model(**batch).values(), strict=True):
+            assert torch.equal(theirs, ours)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"note": "canary"}, "row 1: column 'text' has no text"),
+        ({"text": None}, "row 1: column 'text' has no text"),
+        ({"text": "canary", "text_pair": float("nan")}, "row 1: column 'text_pair' has no text"),
+    ],
+)
+def test_the_served_model_names_bad_rows_without_their_text(row, message, folders, monkeypatch):
+    from clinscale.predict import pyfunc
+
+    model = pyfunc.ClinscaleModel()
+    context = type("Context", (), {"artifacts": {"hf": str(folders("demo_pairs", "bigbird"))}})
+    model.load_context(context)
+    with pytest.raises(DataError, match=message) as caught:
+        model.predict(context, pandas.DataFrame([row]))
+    assert "canary" not in str(caught.value)
