@@ -32,8 +32,15 @@ def consolidated_state(folder: str | Path) -> "dict[str, torch.Tensor]":
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         silence = io.StringIO()  # it prints its progress
-        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-            sharded: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="engine")
+        try:
+            with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+                sharded: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+                    str(folder), tag="engine"
+                )
+        except (ValueError, FileNotFoundError):  # how it says that shards of some ranks are absent
+            raise DataError(
+                f"{folder} is no complete checkpoint: shards of some workers are missing; use an older one"
+            ) from None
         return sharded
     # stage 0 keeps the whole module in one file; other entries are not weights, hence the full unpickling
     whole = torch.load(states[0], map_location="cpu", weights_only=False)["module"]
