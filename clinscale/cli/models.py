@@ -7,14 +7,14 @@ import typer
 from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
 from clinscale.cli.output import emit, table
 
-app = typer.Typer(help="Registered models and their versions.", invoke_without_command=True)
+app = typer.Typer()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def models(
     context: typer.Context, home: Home = DEFAULT_HOME, tracking_uri: TrackingUri = None, json: Json = False
 ) -> None:
-    """List every registered version.
+    """List every registered version; `show` one of them.
 
     Example: `clinscale models`
     """

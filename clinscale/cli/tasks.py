@@ -8,12 +8,12 @@ import typer
 from clinscale.cli.options import Json
 from clinscale.cli.output import emit, table
 
-app = typer.Typer(help="Tasks that clinscale knows, and your own.", invoke_without_command=True)
+app = typer.Typer()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def tasks(context: typer.Context, json: Json = False) -> None:
-    """List the tasks of the catalog.
+    """List the tasks of the catalog; `show` one of them, or your own.
 
     Example: `clinscale tasks`
     """

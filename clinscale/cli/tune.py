@@ -32,7 +32,7 @@ def tune(
     """
     from clinscale.cli.names import default_name
     from clinscale.runtime import ray_session
-    from clinscale.sweep import SweepConfig, sweep
+    from clinscale.sweep import SweepConfig, read_inputs, sweep
 
     if len(data) not in (1, len(task)):
         raise ConfigError(f"--data is given once, or once per --task; got {len(data)} for {len(task)} tasks")
@@ -52,15 +52,18 @@ def tune(
         for (one_task, folder), one_model in grid
     ]
     tracking = open_tracking(tracking_uri, home)
+    # all mistakes of the whole grid come out before anything starts
+    inputs = [read_inputs(config, tracking=tracking, home=home) for config in configs]
     results = []
     with ray_session(address) as cluster:
-        for config in configs:
+        for config, read in zip(configs, inputs, strict=True):
             with Steps(f"Sweep {config.name}", "starting trials") as steps:
                 result = sweep(
                     config,
                     tracking=tracking,
                     home=home,
                     cluster=cluster,
+                    inputs=read,
                     on_progress=lambda at, steps=steps, total=config.recipe.num_trials: steps.update(  # type: ignore[misc]
                         at.finished, total, f"best {at.best:.4f}" if at.best is not None else ""
                     ),

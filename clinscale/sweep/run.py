@@ -49,31 +49,55 @@ class SweepResult:
     """HF folder of the winner."""
 
 
+@dataclass(frozen=True)
+class SweepInputs:
+    """What a sweep reads before anything is started."""
+
+    data: TaskData
+    space: SearchSpace
+    bases: tuple[registry.FetchedModel, ...]
+
+
+def read_inputs(config: SweepConfig, *, tracking: registry.Tracking, home: str | Path) -> SweepInputs:
+    """Space, base models and task data of a sweep; finds every mistake in them without starting Ray.
+
+    Raises:
+        ConfigError: unknown task, or the space is wrong. DataError: data are missing, or a folder is no HF model.
+        RegistryError: a model is not in the registry.
+    """
+    task = load_task(config.recipe.task)
+    space = load_space(config.recipe.space or [task.name, task.kind])
+    bases = tuple(registry.fetch_model(tracking, model, home=home) for model in config.recipe.models)
+    for base in bases:
+        if Path(base.path).is_dir():
+            models.check_hf_folder(base.path)
+    return SweepInputs(read_task(task, config.recipe.data), space, bases)
+
+
 def sweep(
     config: SweepConfig,
     *,
     tracking: registry.Tracking,
     home: str | Path,
     cluster: Cluster,
+    inputs: SweepInputs | None = None,
     on_progress: Callable[[SweepProgress], None] | None = None,
 ) -> SweepResult:
     """Search, choose by the development split, judge the winner once on the test split, register it.
 
     Needs a `ray_session`. The same name with the same recipe resumes, or returns what is finished already.
+    `inputs` are read unless given.
 
     Raises:
-        ConfigError: the name stands for another recipe, or the space is wrong. DataError: data or model are missing.
-        ClusterError: no trial finished.
+        ConfigError: the name stands for another recipe. ClusterError: no trial finished. Else as `read_inputs`.
     """
-    task = load_task(config.recipe.task)
-    data = read_task(task, config.recipe.data)
-    space = load_space(config.recipe.space or [task.name, task.kind])
-    bases = [registry.fetch_model(tracking, model, home=home) for model in config.recipe.models]
+    inputs = inputs or read_inputs(config, tracking=tracking, home=home)
+    data = inputs.data
     recipe = config.recipe.plain() | {
-        "task": task.plain(),
+        "task": data.task.plain(),
         "data": data.fingerprint,
-        "models": [base.label for base in bases],
-        "space": space.plain(),
+        "models": [base.label for base in inputs.bases],
+        "space": inputs.space.plain(),
     }
     folder = claim_run_folder(home, "sweep", config.name, recipe)
     run = registry.resume_or_start_run(
@@ -87,18 +111,16 @@ def sweep(
     )
     with run:
         if not (folder / WINNER_FILE).exists():
-            winner = _search(config, data, space, bases, folder, tracking, run, cluster, on_progress)
+            winner = _search(config, inputs, folder, tracking, run, cluster, on_progress)
             judged = judge(trial_folder(folder, winner["id"]), data)
             write_json(folder / WINNER_FILE, {**winner, **asdict(judged)})
-            run.log(judged.as_metrics(task.name))
-        return _register(config, data, bases, folder, tracking, run, fingerprint(recipe))
+            run.log(judged.as_metrics(data.task.name))
+        return _register(config, inputs, folder, tracking, run, fingerprint(recipe))
 
 
 def _search(
     config: SweepConfig,
-    data: TaskData,
-    space: SearchSpace,
-    bases: list[registry.FetchedModel],
+    inputs: SweepInputs,
     folder: Path,
     tracking: registry.Tracking,
     run: registry.Run,
@@ -111,17 +133,17 @@ def _search(
 
     settings = config.runtime
     spec = TrialTask(
-        task=data.task,
+        task=inputs.data.task,
         data=str(Path(config.recipe.data).absolute()),
-        models=tuple(base.path for base in bases),
-        space=space,
+        models=tuple(base.path for base in inputs.bases),
+        space=inputs.space,
         seed=config.recipe.seed,
         folder=folder,
         num_threads=max(1, int(settings.cpus_per_trial)),
     )
 
     def describe(sampled: dict[str, Any]) -> dict[str, Any]:
-        return {**space.fixed, **sampled, MODEL: bases[int(sampled.get(MODEL, 0))].label}
+        return {**inputs.space.fixed, **sampled, MODEL: inputs.bases[int(sampled.get(MODEL, 0))].label}
 
     logging.getLogger("ray.tune").setLevel(
         logging.CRITICAL
@@ -215,8 +237,7 @@ def _tuner(config: SweepConfig, spec: TrialTask, runs: TrialRuns, cluster: Clust
 
 def _register(
     config: SweepConfig,
-    data: TaskData,
-    bases: list[registry.FetchedModel],
+    inputs: SweepInputs,
     folder: Path,
     tracking: registry.Tracking,
     run: registry.Run,
@@ -224,11 +245,11 @@ def _register(
 ) -> SweepResult:
     """The winner as a version of the task's model; champion when it is better than the present one."""
     winner = read_json(folder / WINNER_FILE)
-    task, metric = data.task, winner["metric"]
+    data, metric = inputs.data, winner["metric"]
     value, trivial = winner["test"][metric], winner["trivial"][metric]
     hf_folder = trial_folder(folder, winner["id"])
     family = models.family_of(models.check_hf_folder(hf_folder)["model_type"])
-    name = config.register_as or task.name
+    name = config.register_as or data.task.name
     champion = registry.find_version(tracking, f"{name}@champion")
     version = registry.register(
         tracking,
@@ -243,7 +264,7 @@ def _register(
             Tag.VALUE: repr(value),
             Tag.TRIVIAL: repr(trivial),
             Tag.TRIALS: str(winner["trials"]),
-            Tag.BASE: bases[winner["base"]].label,
+            Tag.BASE: inputs.bases[winner["base"]].label,
             Tag.RECIPE: recipe,
         },
         pyfunc_code=predict.PYFUNC_CODE,
@@ -258,8 +279,8 @@ def _register(
         version = registry.promote(tracking, version)
     return SweepResult(
         name=config.name,
-        task=task.name,
-        kind=task.kind,
+        task=data.task.name,
+        kind=data.task.kind,
         family=family,
         metric=metric,
         value=value,

@@ -1,0 +1,97 @@
+"""Doors: names, help with an example, one JSON document on stdout, a light start."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+VERBS = [
+    ["demo"],
+    ["corpus", "build"],
+    ["corpus", "show"],
+    ["pretrain"],
+    ["tasks"],
+    ["tasks", "show"],
+    ["finetune"],
+    ["tune"],
+    ["models"],
+    ["models", "show"],
+    ["pull"],
+    ["predict"],
+    ["report"],
+    ["doctor"],
+]
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "clinscale", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))},
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_explains_itself_with_an_example(verb):
+    helped = run(*verb, "--help")
+    assert helped.returncode == 0
+    assert f"clinscale {' '.join(verb)}" in helped.stdout
+    assert "Example" in helped.stdout
+    assert helped.stderr == ""
+
+
+def test_the_command_line_starts_light():
+    heavy = {"torch", "ray", "mlflow", "transformers", "deepspeed"}
+    code = f"import sys, clinscale.cli.main; print(*{heavy} & set(sys.modules))"
+    started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert started.stdout.strip() == ""
+
+
+def test_version_goes_to_stdout():
+    assert run("--version").stdout.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        (["tasks"], {"tasks"}),
+        (["tasks", "show", "demo_entities", "--data", "DATA"], {"task", "kind", "examples", "labels", "counts"}),
+        (["corpus", "show", "SHARDS"], {"uri", "fingerprint", "train_tokens"}),
+        (["models", "--home", "HOME"], {"models"}),
+        (["report", "--home", "HOME", "--out", "HOME/r.html"], {"report"}),
+        (["doctor", "--quick", "--home", "HOME"], {"healthy", "checks"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_json_is_all_that_stdout_holds(command, keys, demo_data, shards, tmp_path):
+    places = {"DATA": str(demo_data), "SHARDS": shards.uri, "HOME": str(tmp_path)}
+    words = [
+        word.replace("HOME", places["HOME"]) if "HOME" in word else places.get(word, word) for word in command
+    ]
+    ran = run(*words, "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert keys <= set(json.loads(ran.stdout))
+
+
+def test_predict_reads_and_writes_what_users_have(demo_data, base_models, tmp_path):
+    """`finetune` makes a folder, `predict` answers from it on a CSV and on a text file."""
+    trained = run(
+        *["finetune", "--task", "demo_pairs", "--data", demo_data, "--model", base_models["bigbird"]],
+        *["--home", tmp_path, "--name", "one", "recipe.epochs=1", "recipe.max_tokens=64", "--json"],
+    )
+    assert trained.returncode == 0, trained.stderr
+    folder = Path(json.loads(trained.stdout)["path"])
+    (tmp_path / "new.csv").write_text("id,premise,hypothesis\nn1,the patient has a fever,there is fever\n")
+    told = run("predict", folder, tmp_path / "new.csv", "--out", tmp_path / "out.jsonl", "--json")
+    assert told.returncode == 0, told.stderr
+    [prediction] = json.loads(told.stdout)["predictions"]
+    assert prediction["id"] == "n1"
+    assert sum(prediction["scores"].values()) == pytest.approx(1)
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == prediction
