@@ -3,6 +3,7 @@
 import json
 import logging
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -99,10 +100,12 @@ def test_a_folder_that_asks_for_remote_code_is_refused(tmp_path):
         models.load_hf(str(tmp_path), head="mlm")
 
 
-def test_a_name_that_is_nowhere_is_refused_without_a_traceback(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DataError, match="nobody/no-such-model"):
-        models.load_hf("nobody/no-such-model", head="mlm")
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model", "./no/such/folder", "/no/such"])
+def test_a_name_that_is_nowhere_is_refused_without_a_traceback(name, monkeypatch):
+    # the environment variable is read at import, and without it this test asks the network for half a minute
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=f"'{name}' is neither a folder"):
+        models.load_hf(name, head="mlm")
 
 
 def test_an_unknown_size_names_the_nearest():
