@@ -38,7 +38,7 @@ def test_dimensions_are_optunas():
     [
         ({"parameters": {"optimizer.learning_rate": {**RATE, "low": 1.0}}}, "low must not exceed high"),
         ({"parameters": {"optimizer.learning_rat": RATE}}, r"did you mean optimizer\.learning_rate"),
-        ({"parameters": {"optimizer.learning_rate": {**RATE, "lgo": True}}}, "did you mean log"),
+        ({"parameters": {"optimizer.learning_rate": {**RATE, "logg": True}}}, "did you mean log"),
         ({"parameters": {}}, "at least one entry"),
         ({"parameters": {"epochs": {"type": "int", "low": 0, "high": 4}}}, "epochs must be at least 1"),
         ({"parameters": {"batch_size": {"type": "categorical", "choices": [8, "big"]}}}, "of one type"),
