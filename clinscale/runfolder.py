@@ -1,5 +1,6 @@
 """The folder of a named run: one name stands for one recipe, so that resuming never mixes two experiments."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from clinscale.errors import ConfigError
 from clinscale.storage import read_json, write_json
 
 RECIPE_FILE = "recipe.json"
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # what the registry takes for a model: a run must not fail at its very end
 
 
 def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str, Any]) -> Path:
@@ -20,8 +23,11 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
     Raises:
         ConfigError: the name is no plain file name, or stands for another recipe (names what differs).
     """
-    if not name or name in (".", "..") or set(name) & set("/\\:@ "):
-        raise ConfigError(f"{kind} name {name!r} must be a plain word without spaces or any of / \\ : @")
+    if not re.fullmatch(_NAME, name):
+        raise ConfigError(
+            f"{kind} name {name!r} must be a plain word of letters, digits, dots, dashes and underscores that starts "
+            "with a letter or digit"
+        )
     folder = Path(home).absolute() / kind / name
     known = folder / RECIPE_FILE
     if not known.exists():

@@ -21,7 +21,7 @@ def test_another_recipe_is_refused_naming_what_differs(tmp_path):
     claim_run_folder(tmp_path, "pretrain", "a", {"seed": 2})
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a b", "a@b", "a:b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a b", "a@b", "a:b", "a+b", "ä", "-a", "a\n"])
 def test_names_that_are_no_plain_words_are_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="plain word"):
         claim_run_folder(tmp_path / "home", "sweep", name, {})
