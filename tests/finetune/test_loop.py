@@ -1,5 +1,7 @@
 """One loop for all kinds: learns, stops early, keeps the best, and what it keeps is what predicts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -149,6 +151,28 @@ def test_documents_longer_than_the_window_are_read_to_their_end(read, base_model
 def test_what_cannot_work_is_said(changes, error, message, pairs, base_models, tmp_path):
     with pytest.raises(error, match=message):
         finetune(recipe(base_models["longformer"]).model_copy(update=changes), pairs[0], tmp_path / "hf")
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_task_without_a_split_is_refused_before_any_epoch(split, pairs, base_models, tmp_path):
+    data = replace(pairs[0], splits={**pairs[0].splits, split: ()})
+    with pytest.raises(DataError, match=f"task demo_pairs has no {split} examples"):
+        finetune(recipe(base_models["longformer"]), data, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_task_without_test_examples_is_trained_but_not_judged(pairs):
+    data, result, _ = pairs
+    with pytest.raises(DataError, match="task demo_pairs has no test examples"):
+        judge(result.folder, replace(data, splits={**data.splits, "test": ()}))
+
+
+def test_the_test_split_changes_nothing_in_training(pairs, base_models, tmp_path):
+    data, result, epochs = pairs
+    blind, told = replace(data, splits={**data.splits, "test": ()}), []
+    again = finetune(recipe(base_models["longformer"], epochs=4), blind, tmp_path / "hf", on_epoch=told.append)
+    assert told == epochs
+    assert again.epoch == result.epoch
 
 
 def test_a_loss_that_is_no_number_ends_the_run(pairs, base_models, tmp_path):
