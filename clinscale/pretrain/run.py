@@ -15,6 +15,7 @@ from clinscale.runfolder import claim_run_folder
 from clinscale.storage import write_json
 
 CONFIG_FILE = "config.json"
+EXPORTED = "hf"
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (steps done, steps in all, metrics)."""
@@ -40,12 +41,14 @@ def pretrain(
     Needs a `ray_session`. The same name with the same recipe resumes, or returns what is finished already.
 
     Raises:
-        ConfigError: the name stands for another recipe, or the rows are longer than the model.
+        ConfigError: the name stands for another recipe, or for checkpoints of another number of workers or ZeRO
+            stage; or the rows are longer than the model.
         DataError: no ShardSet at `recipe.shards`. ClusterError: the workers failed for good.
     """
     shards = corpus.open_shards(config.recipe.shards)
     recipe = config.recipe.plain() | {"shards": shards.fingerprint}
     folder = claim_run_folder(home, "pretrain", config.name, recipe)
+    _check_group(folder, config)
     write_json(folder / CONFIG_FILE, config.plain())
     run = registry.resume_or_start_run(
         tracking,
@@ -57,7 +60,7 @@ def pretrain(
         params={**recipe, **config.runtime.plain()},
     )
     with run:
-        exported = folder / "hf"
+        exported = folder / EXPORTED
         if not exported.exists():
             task = _worker_task(config, shards)
             checkpoint_dir = _train(task, folder, tracking, run, on_progress)
@@ -89,6 +92,20 @@ def run_config(home: str | Path, name: str) -> Path:
     return path
 
 
+def _check_group(folder: Path, config: PretrainConfig) -> None:
+    """Refuse to resume on workers that cannot read the checkpoints: DeepSpeed shards them for one group."""
+    if not any(folder.glob("checkpoint_*/engine")) or (folder / EXPORTED).exists():
+        return
+    before, now = PretrainConfig.load(folder / CONFIG_FILE).runtime, config.runtime
+    if before.zero.stage == now.zero.stage and before.num_workers == now.num_workers:
+        return
+    raise ConfigError(
+        f"pretrain run {config.name!r} has checkpoints of {before.num_workers} workers at ZeRO stage "
+        f"{before.zero.stage}, which {now.num_workers} workers at stage {now.zero.stage} cannot read; resume it with "
+        f"runtime.num_workers={before.num_workers} runtime.zero.stage={before.zero.stage}, or start under another name"
+    )
+
+
 def _worker_task(config: PretrainConfig, shards: corpus.ShardSet) -> WorkerTask:
     """Everything that follows from config and corpus: row length and number of steps."""
     recipe = config.recipe
@@ -115,15 +132,15 @@ def _train(
 ) -> str:
     settings = task.config.runtime
 
-    history = registry.metric_history(tracking, run.id, "train/loss")
-    logged = max((step for step, _ in history), default=-1)
+    keys = ("train/loss", "eval/loss")  # every log has one of them
+    logged = {step for key in keys for step, _ in registry.metric_history(tracking, run.id, key)}
 
     def on_log(metrics: dict[str, float]) -> None:
-        nonlocal logged
         step = int(metrics["step"])
-        if step > logged:  # steps that a restarted group repeats are in MLflow already
-            logged = step
-            run.log({key: value for key, value in metrics.items() if key != "step"}, step=step)
+        if step in logged:  # a restarted group repeats what is in MLflow already
+            return
+        run.log({key: value for key, value in metrics.items() if key != "step"}, step=step)
+        logged.add(step)
         if on_progress:
             on_progress(step, task.total_steps, metrics)
 

@@ -37,9 +37,16 @@ def train_worker(context: WorkerContext, task: WorkerTask) -> None:
 
     recipe, runtime = task.config.recipe, task.config.runtime
     loop = _Loop(context, task)
-    step = loop.resume()
+    step, history = loop.resume()
+
+    def log(metrics: dict[str, float]) -> None:
+        history.append(metrics)
+        context.log(metrics)
+
+    for metrics in history:  # a driver that died, or lost its server, may not have stored them
+        context.log(metrics)
     if step == 0:
-        context.log({"step": 0, **loop.evaluate()})
+        log({"step": 0, **loop.evaluate()})
     meter = ThroughputMeter()
     while step < task.total_steps:
         # dropout is a function of (seed, step, rank), so a resumed run needs no saved generator state
@@ -48,16 +55,16 @@ def train_worker(context: WorkerContext, task: WorkerTask) -> None:
         step += 1
         meter.add(recipe.rows_per_step * task.row_tokens)
         last = step == task.total_steps
-        metrics: dict[str, float] = {}
+        metrics = {}
         if last or step % runtime.log_every_steps == 0:
             metrics |= {"train/loss": loss, "train/learning_rate": loop.engine.learning_rate}
             metrics["perf/tokens_per_second"] = meter.tokens_per_second()
         if last or step % runtime.evaluate_every_steps == 0:
             metrics |= loop.evaluate()
         if metrics:
-            context.log({"step": step, **metrics})
+            log({"step": step, **metrics})
         if last or step % runtime.checkpoint_every_steps == 0:
-            context.checkpoint(loop.save(step))
+            context.checkpoint(loop.save(step, history))
 
 
 class _Loop:
@@ -85,14 +92,15 @@ class _Loop:
             gradient_accumulation_steps=per_worker // self._micro_rows,
         )
 
-    def resume(self) -> int:
-        """The number of steps that are done already."""
-        checkpoint = self._context.latest_checkpoint()
-        return int(self.engine.load(checkpoint)["step"]) if checkpoint else 0
+    def resume(self) -> tuple[int, list[dict[str, float]]]:
+        """The number of steps that are done already, and what was logged in them."""
+        with self._context.latest_checkpoint() as folder:
+            state: dict[str, Any] = self.engine.load(folder) if folder else {"step": 0, "history": []}
+        return int(state["step"]), list(state["history"])
 
-    def save(self, step: int) -> Callable[[Path], None]:
+    def save(self, step: int, history: list[dict[str, float]]) -> Callable[[Path], None]:
         """A function that writes this rank's part of the checkpoint after `step` steps."""
-        return lambda folder: self.engine.save(folder, {"step": step})
+        return lambda folder: self.engine.save(folder, {"step": step, "history": history})
 
     def step(self, step: int) -> float:
         """One optimizer step; returns the mean loss over all masked tokens of all ranks."""

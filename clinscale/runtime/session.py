@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from clinscale.errors import CapacityError, ClusterError
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # each checkpoint waits for the controller's next look; Ray's is 2 s
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -24,7 +26,7 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DS_SKIP_CUDA_CHECK": "1",
 }
-"""Environment of the driver and of every worker: no call home, no second progress display."""
+"""Environment of the driver and of every worker: no call home, no second progress display, no idle waiting."""
 
 _LOCAL_OBJECT_STORE_BYTES = 160 * 2**20  # our objects are configs and metrics; data goes through files
 
@@ -86,6 +88,8 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
     address = address or os.environ.get("RAY_ADDRESS")
     try:
+        if address:
+            _knock(address)
         context = ray.init(
             address=address or "local",
             logging_level=logging.ERROR,
@@ -93,7 +97,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
             runtime_env={"env_vars": QUIET},
             **({} if address else _local_options(num_cpus)),
         )
-    except (ConnectionError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError) as error:
         raise ClusterError(
             f"Ray at {address or 'this machine'} cannot be joined ({type(error).__name__}); "
             "check the address and that the head runs, or unset RAY_ADDRESS to start Ray here"
@@ -124,6 +128,13 @@ def ray_logs() -> str:
 def _scratch() -> Path:
     """Of a local Ray: readable by this user alone, and short, because Ray's sockets need a short path."""
     return Path(tempfile.gettempdir()) / f"clinscale-ray-{os.getuid()}"
+
+
+def _knock(address: str) -> None:
+    """OSError when nobody listens at `HOST:PORT` or `ray://HOST:PORT`; Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():  # `auto` and the like are for Ray to find
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _local_options(num_cpus: int | None) -> dict[str, object]:

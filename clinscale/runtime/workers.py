@@ -1,10 +1,10 @@
 """Run one function on N Ray Train workers, resuming from its last checkpoint."""
 
+import concurrent.futures
 import contextlib
 import logging
 import tempfile
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,20 @@ class WorkerContext:
         self.world_size: int = context.get_world_size()
         self._queue = queue
 
-    def latest_checkpoint(self) -> Path | None:
-        """A local folder with the newest checkpoint of this run, from this or an earlier start."""
+    @contextlib.contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """A local folder with the newest checkpoint of this run, from this or an earlier start; None at first.
+
+        The folder is the run's own where workers can read it, else a copy that goes when the block ends.
+        """
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.to_directory()) if checkpoint else None
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Send rank 0's metrics to the driver without waiting.
@@ -75,14 +83,19 @@ def run_workers(
     """Run `function(context, config)` on every worker of a Ray Train group; needs a `ray_session`.
 
     The group starts from the newest checkpoint below `storage_path/name` if there is one: the caller makes sure
-    that it belongs to the same recipe. `on_log` is called in this process with what rank 0 logs.
+    that it belongs to the same recipe. `on_log` is called in this process with what rank 0 logs; what it raises is
+    raised here when the workers are done.
 
     Raises:
+        ClinscaleError: of our own, from a worker; it is an answer and not a fault, so the group does not restart.
         ClusterError: the workers failed more than `max_failures` times; names rank and kind of the last error.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
+    # with two clusters on one host, Ray's helper that frees the workers of an interrupted group finds neither
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
     logs = _Logs(on_log)
     trainer = _interruptible(TorchTrainer)(
         _Entry(function),
@@ -122,13 +135,18 @@ class _Entry:
 
 
 def _interruptible(trainer_class: type[Any]) -> type[Any]:
-    """A trainer whose `fit` leaves Ctrl-C to the caller.
+    """A trainer whose `fit` leaves Ctrl-C to the caller, and which does not try again what cannot work.
 
     Ray Train takes SIGINT for itself, for good, aborts within half a minute and exits with 0; a command that must
     close its runs and say how to resume needs the KeyboardInterrupt.
     """
 
     class Interruptible(trainer_class):  # type: ignore[misc]
+        def _initialize_and_run_controller(self, *, failure_policy: Any, **options: Any) -> Any:
+            return super()._initialize_and_run_controller(
+                failure_policy=_OwnErrorsAreFinal(failure_policy), **options
+            )
+
         def _register_sigint_handler(self, controller: Any) -> None:
             self._controller = controller
 
@@ -144,6 +162,21 @@ def _interruptible(trainer_class: type[Any]) -> type[Any]:
     return Interruptible
 
 
+class _OwnErrorsAreFinal:
+    """Ray's failure policy, except that a group which ends with an error of ours is not started again."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+
+    def make_decision(self, training_failed_error: Any) -> Any:
+        """What Ray asks after each failure: to retry or to raise."""
+        from ray.train.v2._internal.execution.failure_handling import FailureDecision
+
+        if _own_error(training_failed_error):
+            return FailureDecision.RAISE
+        return self._policy.make_decision(training_failed_error)
+
+
 class _Logs:
     """Carries rank 0's metrics to a thread of the driver, the one writer of the run."""
 
@@ -152,11 +185,11 @@ class _Logs:
 
         self.queue = Queue(actor_options={"num_cpus": 0})
         self._on_log = on_log
-        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._error: ClinscaleError | None = None
 
     def __enter__(self) -> None:
-        self._thread.start()
+        self._drained: concurrent.futures.Future[None] = self._thread.submit(self._drain)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         from ray.exceptions import RayError
@@ -164,11 +197,13 @@ class _Logs:
         with contextlib.suppress(RayError):  # on a lost cluster nothing is left to drain
             if kind is None:
                 self.queue.put(None)
-                self._thread.join()
+                concurrent.futures.wait([self._drained])
             self.queue.shutdown(force=True)
-        self._thread.join()  # before Ray shuts down: a thread that still talks to it would end the process
-        if kind is None and self._error:
-            raise self._error
+        self._thread.shutdown()  # before Ray shuts down: a thread that still talks to it would end the process
+        if kind is None:
+            self._drained.result()
+            if self._error:
+                raise self._error
 
     def _drain(self) -> None:
         while (metrics := self._next()) is not None:
@@ -191,11 +226,19 @@ class _Logs:
 
 def _as_cluster_error(name: str, error: Any) -> ClinscaleError:
     """Our own errors pass through; others are named by rank and type, without their text (it may quote data)."""
-    failures: dict[int, BaseException] = dict(getattr(error, "worker_failures", None) or {})
-    for failure in failures.values():
-        if own := own_cause(failure):
-            return own
+    if own := _own_error(error):
+        return own
+    failures = _worker_failures(error)
     told = ", ".join(f"worker {rank}: {type(failure).__name__}" for rank, failure in sorted(failures.items()))
     return ClusterError(
         f"run {name} failed ({told or type(error).__name__}); resume it after a look at {ray_logs()}"
     )
+
+
+def _own_error(error: Any) -> ClinscaleError | None:
+    return next((own for failure in _worker_failures(error).values() if (own := own_cause(failure))), None)
+
+
+def _worker_failures(error: Any) -> dict[int, BaseException]:
+    """By rank; empty when the controller failed rather than a worker."""
+    return dict(getattr(error, "worker_failures", None) or {})

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import transformers
@@ -55,34 +58,82 @@ def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(sh
         run_config(tmp_path / "nothing", "bas")
 
 
+@pytest.fixture(scope="module")
+def finished(shards, mlflow_database, tmp_path_factory, ray_cluster):
+    """An undisturbed run: home, tracking, what `pretrain` returned, and the steps it told of."""
+    home, told = tmp_path_factory.mktemp("home"), []
+    shutil.copy(mlflow_database, home / "mlflow.db")
+    tracking = registry.connect(f"sqlite:///{home / 'mlflow.db'}", home=home)
+    result = pretrain(config(shards), tracking=tracking, home=home, on_progress=lambda *at: told.append(at[0]))
+    return home, tracking, result, told
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished):
+    """Losses by step and consolidated weights of that run."""
+    home, tracking, _, _ = finished
+    [record] = registry.read_runs(tracking, kind="pretrain")
+    newest = max((home / "pretrain" / "base").glob("checkpoint_*/"), key=lambda folder: folder.stat().st_mtime)
+    return dict(registry.metric_history(tracking, record.id, "train/loss")), consolidated_state(newest)
+
+
+def logged_steps(tracking, record, key):
+    """As MLflow stores them, repetitions included."""
+    return sorted(point.step for point in tracking.client.get_metric_history(record.id, key))
+
+
 @pytest.mark.ray
-def test_a_run_ends_as_a_registered_plain_hf_model_and_its_name_is_kept(shards, tracking, tmp_path, ray_cluster):
-    seen = []
-    result = pretrain(config(shards), tracking=tracking, home=tmp_path, on_progress=lambda *at: seen.append(at[0]))
-    assert seen == list(range(STEPS + 1))
+def test_a_run_ends_as_a_registered_plain_hf_model(finished, shards):
+    _, tracking, result, told = finished
+    assert told == list(range(STEPS + 1))
     assert result.perplexity_after < result.perplexity_before
     plain = transformers.AutoModelForMaskedLM.from_pretrained(result.folder)
     assert plain.lm_head.decoder.weight is plain.longformer.embeddings.word_embeddings.weight
     assert transformers.AutoTokenizer.from_pretrained(result.folder).model_max_length == 1024
     [record] = registry.read_runs(tracking, kind="pretrain")
     assert record.status == "FINISHED"
-    losses = registry.metric_history(tracking, record.id, "train/loss")
-    assert [step for step, _ in losses] == list(range(1, STEPS + 1))
-    assert [step for step, _ in registry.metric_history(tracking, record.id, "eval/perplexity")] == [0, STEPS]
+    assert logged_steps(tracking, record, "train/loss") == list(range(1, STEPS + 1))
+    assert logged_steps(tracking, record, "eval/perplexity") == [0, STEPS]
     assert result.version.aliases == ("champion",)
     assert result.version.tags[registry.Tag.SHARDS] == shards.fingerprint
 
-    again = pretrain(config(shards), tracking=tracking, home=tmp_path, on_progress=lambda *at: seen.append(at[0]))
-    assert again.version == result.version
-    assert len(seen) == STEPS + 1, "a finished run trained again"
-    assert len(registry.read_runs(tracking, kind="pretrain")) == 1
-    assert PretrainConfig.load(run_config(tmp_path, "base")) == config(shards)
+
+@pytest.mark.ray
+def test_a_finished_name_returns_its_version_and_is_refused_to_other_recipes(finished, shards):
+    home, tracking, result, told = finished
+    other_runtime = config(shards, runtime={"num_workers": 1, "zero": {"stage": 0}})
+    for settings in (config(shards), other_runtime):
+        again = pretrain(settings, tracking=tracking, home=home, on_progress=lambda *at: told.append(at[0]))
+        assert again.version == result.version
+        assert len(told) == STEPS + 1, "a finished run trained again"
+    [record] = registry.read_runs(tracking, kind="pretrain")
+    assert record.status == "FINISHED"
     with pytest.raises(ConfigError, match=r"differing: .*seed: 0 -> 1"):
-        pretrain(config(shards, seed=1), tracking=tracking, home=tmp_path)
+        pretrain(config(shards, seed=1), tracking=tracking, home=home)
 
 
-def trained(shards, folder, *, function=train_worker, **changes):
-    """Losses by step and the consolidated weights of one group."""
+@pytest.mark.ray
+def test_what_the_folder_holds_is_what_was_trained(finished, undisturbed):
+    _, _, result, _ = finished
+    plain = transformers.AutoModelForMaskedLM.from_pretrained(result.folder).state_dict()
+    assert all(torch.equal(plain[name], weight) for name, weight in undisturbed[1].items())
+
+
+@pytest.mark.ray
+def test_a_checkpoint_without_the_shard_of_one_worker_is_refused(finished, tmp_path):
+    home, *_ = finished
+    whole = next((home / "pretrain" / "base").glob("checkpoint_*/"))
+    damaged = shutil.copytree(whole, tmp_path / "damaged")
+    next((damaged / "engine").glob("*rank_1*optim_states.pt")).unlink()
+    with pytest.raises(DataError, match="damaged is no complete checkpoint"):
+        consolidated_state(damaged)
+    shutil.rmtree(damaged / "engine")
+    with pytest.raises(DataError, match="no model states"):
+        consolidated_state(damaged)
+
+
+def trained(shards, folder, *, function=train_worker, max_failures=0, **changes):
+    """Losses by step, the consolidated weights, and all logs of one group."""
     settings = config(shards, **changes)
     logged = []
     result = runtime.run_workers(
@@ -94,22 +145,20 @@ def trained(shards, folder, *, function=train_worker, **changes):
         storage_path=str(folder),
         name="run",
         num_to_keep=2,
-        max_failures=1,
+        max_failures=max_failures,
         on_log=logged.append,
     )
     losses = {int(at["step"]): at["train/loss"] for at in logged if "train/loss" in at}
     return losses, consolidated_state(result.checkpoint_dir), logged
 
 
-@pytest.fixture(scope="module")
-def undisturbed(shards, tmp_path_factory, ray_cluster):
-    return trained(shards, tmp_path_factory.mktemp("zero2"))
+ONE_CHECKPOINT = {"checkpoint_every_steps": STEPS}
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_every_zero_stage_trains_the_same_model(stage, undisturbed, shards, tmp_path):
-    losses, weights, _ = trained(shards, tmp_path, runtime={"zero": {"stage": stage}})
+    losses, weights, _ = trained(shards, tmp_path, runtime={"zero": {"stage": stage}, **ONE_CHECKPOINT})
     assert losses == pytest.approx(undisturbed[0], abs=1e-4)
     expected = undisturbed[1]
     assert set(expected) <= set(weights)
@@ -120,14 +169,15 @@ def test_every_zero_stage_trains_the_same_model(stage, undisturbed, shards, tmp_
 def test_the_number_of_workers_and_micro_batches_changes_no_number(shards, tmp_path, ray_cluster):
     """Without dropout, which is drawn per rank."""
     model = {"size": "tiny", "hf_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
-    two, _, _ = trained(shards, tmp_path / "two", model=model)
-    one, _, _ = trained(shards, tmp_path / "one", model=model, runtime={"num_workers": 1, "micro_rows_per_gpu": 2})
+    two, _, _ = trained(shards, tmp_path / "two", model=model, runtime=ONE_CHECKPOINT)
+    alone = {"num_workers": 1, "micro_rows_per_gpu": 2, **ONE_CHECKPOINT}
+    one, _, _ = trained(shards, tmp_path / "one", model=model, runtime=alone)
     assert one == pytest.approx(two, abs=1e-5)
 
 
 def killed_once(context, task):
     """`train_worker`, whose rank 1 dies without a word in the middle, once."""
-    marker = Path(os.environ.get("TMPDIR", "/tmp")) / f"killed-{task.config.name}"
+    marker = Path(task.config.recipe.shards).parent / f"killed-{task.config.name}"
     before = worker_module._Loop.step
 
     def step(self, number):
@@ -146,40 +196,87 @@ def killed_once(context, task):
 @pytest.mark.ray
 @pytest.mark.chaos
 def test_a_run_whose_worker_is_killed_ends_bit_identical(undisturbed, shards, tmp_path):
-    name = f"chaos-{os.getpid()}"
-    losses, weights, logged = trained(shards, tmp_path, function=killed_once, name=name)
-    assert (Path(os.environ.get("TMPDIR", "/tmp")) / f"killed-{name}").exists(), "nobody was killed"
-    assert [at["step"] for at in logged].count(3) == 2, "the group did not go back to its last checkpoint"
+    losses, weights, logged = trained(shards, tmp_path, function=killed_once, max_failures=1, name="chaos")
+    assert (Path(shards.uri).parent / "killed-chaos").exists(), "nobody was killed"
+    steps = [at["step"] for at in logged]
+    assert steps.count(3) == 2, "the group did not go back to its last checkpoint"
+    assert steps.count(4) == 1
     assert losses == undisturbed[0]
+    assert weights.keys() == undisturbed[1].keys()
     assert all(torch.equal(weights[name], undisturbed[1][name]) for name in weights)
 
 
-def raise_with_note_text(context, task):
+def fail_with_note_text(context, task):
     raise ValueError("canary: the patient's name")
+
+
+def fail_with_an_answer(context, task):
+    """Every start leaves a trace; rank 0 then waits for a partner that never comes, as in a collective."""
+    (Path(task.config.recipe.shards).parent / f"{task.config.name}-{context.rank}-{time.time_ns()}").touch()
+    if context.rank == 1:
+        raise ConfigError("the rule that was broken")
+    time.sleep(600)
 
 
 @pytest.mark.ray
 def test_a_failing_worker_is_named_without_its_text(shards, tmp_path, ray_cluster):
     with pytest.raises(ClusterError, match=r"worker \d: ValueError") as caught:
-        trained(shards, tmp_path, function=raise_with_note_text)
+        trained(shards, tmp_path, function=fail_with_note_text)
     assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 @pytest.mark.ray
-def test_ctrl_c_ends_the_run_as_killed_and_the_next_start_continues(shards, tracking, tmp_path, ray_cluster):
+def test_an_error_of_our_own_arrives_as_it_is_and_is_not_tried_again(shards, tmp_path, ray_cluster):
+    with pytest.raises(ConfigError, match="the rule that was broken"):
+        trained(shards, tmp_path, function=fail_with_an_answer, name="final", max_failures=3)
+    assert len(list(Path(shards.uri).parent.glob("final-1-*"))) == 1, "the group was started again"
+
+
+def training_workers():
+    """Processes of Ray that hold a worker of ours."""
+    names = (process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"]))
+    return [name[0] for name in names if "RayTrainWorker" in name[0]]
+
+
+@pytest.mark.ray
+def test_an_interrupted_run_is_killed_frees_its_workers_and_continues(shards, tracking, tmp_path, ray_cluster):
     import _thread
 
     def press_ctrl_c(step, total, metrics):
-        if step == 4:
+        if step == 3:
             _thread.interrupt_main()
 
+    def break_off(step, total, metrics):
+        if step == 5:
+            raise RuntimeError("the terminal is gone")
+
+    def start(on_progress=None, **changes):
+        settings = config(shards, family="bigbird", **changes)
+        return pretrain(settings, tracking=tracking, home=tmp_path, on_progress=on_progress)
+
     with pytest.raises(KeyboardInterrupt):
-        pretrain(config(shards, family="bigbird"), tracking=tracking, home=tmp_path, on_progress=press_ctrl_c)
+        start(press_ctrl_c)
     [record] = registry.read_runs(tracking, kind="pretrain")
     assert record.status == "KILLED"
-    result = pretrain(config(shards, family="bigbird"), tracking=tracking, home=tmp_path)
+    with pytest.raises(ConfigError, match=r"2 workers at ZeRO stage 2, which 1 workers .* runtime\.num_workers=2"):
+        start(runtime={"num_workers": 1})
+    assert PretrainConfig.load(run_config(tmp_path, "base")) == config(shards, family="bigbird")
+
+    # the next group needs the CPUs of the first; then the driver fails while its workers train to the end
+    with pytest.raises(RuntimeError, match="the terminal is gone"):
+        start(break_off)
+    assert registry.read_runs(tracking, kind="pretrain")[0].status == "FAILED"
+
+    result = start()
     [record] = registry.read_runs(tracking, kind="pretrain")
     assert record.status == "FINISHED"
-    steps = [step for step, _ in registry.metric_history(tracking, record.id, "train/loss")]
+    steps = logged_steps(tracking, record, "train/loss")
     assert steps == list(range(1, STEPS + 1)), "a step is missing or logged twice"
+    assert logged_steps(tracking, record, "eval/perplexity") == [0, STEPS]
+    assert result.perplexity_after < result.perplexity_before
     assert json.loads((result.folder / "config.json").read_text())["model_type"] == "big_bird"
+    deadline = time.monotonic() + 30
+    while training_workers() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not training_workers()

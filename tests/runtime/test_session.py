@@ -1,0 +1,56 @@
+"""Joining a cluster, asking what it has, and leaving nothing of ours behind."""
+
+import os
+import socket
+
+import pytest
+
+from clinscale.errors import CapacityError, ClusterError
+from clinscale.runtime import Cluster, ray_session
+
+CLUSTER = Cluster(address="head:6379", num_cpus=8, num_gpus=2, num_nodes=2)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "slots"), [(1, 0, 8), (3, 0, 2), (0.5, 0, 16), (1, 1, 2), (1, 0.5, 4), (9, 0, 1), (1, 4, 1)]
+)
+def test_slots_are_what_fits_at_once_and_at_least_one(cpus, gpus, slots):
+    assert CLUSTER.slots(cpus=cpus, gpus=gpus) == slots
+
+
+@pytest.mark.parametrize(("processes", "cpus", "gpus"), [(9, 1, 0), (2, 5, 0), (3, 1, 1)])
+def test_what_does_not_fit_is_refused_before_it_waits_for_ever(processes, cpus, gpus):
+    with pytest.raises(
+        CapacityError, match=rf"8 CPUs and 2 GPUs; {processes} workers .* Lower runtime\.num_workers"
+    ):
+        CLUSTER.require(processes=processes, cpus=cpus, gpus=gpus)
+    CLUSTER.require(processes=2, cpus=4, gpus=1)
+
+
+@pytest.mark.parametrize("prefix", ["", "ray://"])
+@pytest.mark.parametrize("by_environment", [True, False])
+def test_an_address_where_nobody_listens_is_named_at_once(prefix, by_environment, monkeypatch):
+    import ray
+
+    # the tests of the `ray` tier may have joined one already, and a session inside a session is the same one
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"{prefix}127.0.0.1:{unused.getsockname()[1]}"
+        if by_environment:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match=rf"Ray at {address} cannot be joined \(ConnectionRefusedError\)"):
+            with ray_session(None if by_environment else address):
+                pytest.fail("joined nothing")
+
+
+@pytest.mark.ray
+def test_a_session_inside_a_session_is_the_same_one(ray_cluster):
+    import ray
+
+    assert os.environ["RAY_ADDRESS"] == ray_cluster.address
+    with ray_session() as inner:
+        assert inner == ray_cluster
+    assert ray.is_initialized()
+    assert ray_cluster.num_cpus == 2
+    assert ray_cluster.state_api_nodes() == 1
