@@ -47,6 +47,10 @@ def import_deepspeed() -> ModuleType:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its import sets the level, too
+    if not torch.cuda.is_available():
+        # else each first start compiles a C++ all-reduce that training never calls; it needs a compiler and minutes,
+        # and one that is killed in between leaves a lock in the user's cache on which all later starts wait
+        deepspeed.ops.__compatible_ops__ = {}
     module: ModuleType = deepspeed
     return module
 

@@ -5,7 +5,7 @@ import torch
 
 from clinscale.engine import OptimizerConfig, TorchEngine, ZeroConfig
 from clinscale.engine.optim import build_optimizer
-from clinscale.engine.zero import deepspeed_config
+from clinscale.engine.zero import deepspeed_config, import_deepspeed
 from clinscale.errors import ConfigError
 
 
@@ -72,3 +72,14 @@ def test_one_key_sets_the_zero_stage():
 def test_rates_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         OptimizerConfig(**wrong)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is compiled on a machine without a GPU")
+def test_nothing_is_compiled_at_the_first_start(monkeypatch, tmp_path):
+    """A start that is killed while DeepSpeed compiles would leave a lock on which all later starts wait."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    import_deepspeed()
+    from deepspeed.comm.torch import build_shm_op
+
+    assert build_shm_op() is None
+    assert not list(tmp_path.iterdir())
