@@ -1,5 +1,6 @@
 """Pretraining on real Ray Train workers with real DeepSpeed; a group costs seconds, so each test asks a lot."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -132,33 +133,74 @@ def test_a_checkpoint_without_the_shard_of_one_worker_is_refused(finished, tmp_p
         consolidated_state(damaged)
 
 
-def trained(shards, folder, *, function=train_worker, max_failures=0, **changes):
-    """Losses by step, the consolidated weights, and all logs of one group."""
-    settings = config(shards, **changes)
+def run_group(function, tasks, folder, *, max_failures=0):
+    """What the group logged, and the weights of its checkpoints in their order."""
     logged = []
-    result = runtime.run_workers(
+    settings = (tasks[0] if isinstance(tasks, list) else tasks).config.runtime
+    runtime.run_workers(
         function,
-        WorkerTask(config=settings, shards_uri=shards.uri, row_tokens=128, total_steps=STEPS),
-        num_workers=settings.runtime.num_workers,
+        tasks,
+        num_workers=settings.num_workers,
         cpus_per_worker=1,
         gpus_per_worker=0,
         storage_path=str(folder),
         name="run",
-        num_to_keep=2,
+        num_to_keep=9,
         max_failures=max_failures,
         on_log=logged.append,
     )
-    losses = {int(at["step"]): at["train/loss"] for at in logged if "train/loss" in at}
-    return losses, consolidated_state(result.checkpoint_dir), logged
+    return logged, [consolidated_state(found) for found in sorted((folder / "run").glob("checkpoint_*/"))]
 
 
-ONE_CHECKPOINT = {"checkpoint_every_steps": STEPS}
+def task(shards, **changes):
+    settings = config(shards, **changes)
+    return WorkerTask(config=settings, shards_uri=shards.uri, row_tokens=128, total_steps=STEPS)
+
+
+def losses_of(logged):
+    return {int(at["step"]): at["train/loss"] for at in logged if "train/loss" in at}
+
+
+class Variant:
+    """A context for one of several trainings in one group: starts from nothing, marks what it logs."""
+
+    def __init__(self, context, number):
+        self.rank, self.world_size, self.checkpoint = context.rank, context.world_size, context.checkpoint
+        self.context, self.number = context, number
+
+    @contextlib.contextmanager
+    def latest_checkpoint(self):
+        yield None
+
+    def log(self, metrics):
+        self.context.log({**metrics, "variant": self.number})
+
+
+def train_several(context, tasks):
+    for number, one in enumerate(tasks):
+        train_worker(Variant(context, number), one)
+
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+STAGES = (0, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def variants(shards, tmp_path_factory, ray_cluster):
+    """Losses and weights of two workers: at the ZeRO stages of `STAGES`, in bf16, and without dropout."""
+    once = {"checkpoint_every_steps": STEPS}
+    tasks = [task(shards, runtime={"zero": {"stage": stage}, **once}) for stage in STAGES]
+    tasks.append(task(shards, precision="bf16", runtime=once))
+    tasks.append(task(shards, model={"size": "tiny", "hf_overrides": NO_DROPOUT}, runtime=once))
+    logged, weights = run_group(train_several, tasks, tmp_path_factory.mktemp("variants"))
+    losses = [losses_of(at for at in logged if at["variant"] == number) for number in range(len(tasks))]
+    return list(zip(losses, weights, strict=True))
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("stage", [0, 1, 3])
-def test_every_zero_stage_trains_the_same_model(stage, undisturbed, shards, tmp_path):
-    losses, weights, _ = trained(shards, tmp_path, runtime={"zero": {"stage": stage}, **ONE_CHECKPOINT})
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_zero_stage_trains_the_same_model(stage, variants, undisturbed):
+    losses, weights = variants[STAGES.index(stage)]
     assert losses == pytest.approx(undisturbed[0], abs=1e-4)
     expected = undisturbed[1]
     assert set(expected) <= set(weights)
@@ -166,13 +208,25 @@ def test_every_zero_stage_trains_the_same_model(stage, undisturbed, shards, tmp_
 
 
 @pytest.mark.ray
-def test_the_number_of_workers_and_micro_batches_changes_no_number(shards, tmp_path, ray_cluster):
+def test_bf16_follows_fp32_and_keeps_its_master_weights(variants, undisturbed):
+    losses, weights = variants[len(STAGES)]
+    assert losses == pytest.approx(undisturbed[0], rel=0.01)
+    assert losses != undisturbed[0]
+    assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float32}
+    matrix = weights["longformer.encoder.layer.0.output.dense.weight"]
+    assert not torch.equal(matrix, matrix.bfloat16().float()), "the checkpoint holds rounded weights"
+
+
+@pytest.mark.ray
+def test_the_number_of_workers_and_micro_batches_changes_no_number(variants, shards, tmp_path):
     """Without dropout, which is drawn per rank."""
-    model = {"size": "tiny", "hf_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
-    two, _, _ = trained(shards, tmp_path / "two", model=model, runtime=ONE_CHECKPOINT)
-    alone = {"num_workers": 1, "micro_rows_per_gpu": 2, **ONE_CHECKPOINT}
-    one, _, _ = trained(shards, tmp_path / "one", model=model, runtime=alone)
-    assert one == pytest.approx(two, abs=1e-5)
+    alone = task(
+        shards,
+        model={"size": "tiny", "hf_overrides": NO_DROPOUT},
+        runtime={"num_workers": 1, "micro_rows_per_gpu": 2},
+    )
+    logged, _ = run_group(train_worker, alone, tmp_path)
+    assert losses_of(logged) == pytest.approx(variants[-1][0], abs=1e-5)
 
 
 def killed_once(context, task):
@@ -196,12 +250,13 @@ def killed_once(context, task):
 @pytest.mark.ray
 @pytest.mark.chaos
 def test_a_run_whose_worker_is_killed_ends_bit_identical(undisturbed, shards, tmp_path):
-    losses, weights, logged = trained(shards, tmp_path, function=killed_once, max_failures=1, name="chaos")
+    logged, checkpoints = run_group(killed_once, task(shards, name="chaos"), tmp_path, max_failures=1)
+    weights = checkpoints[-1]
     assert (Path(shards.uri).parent / "killed-chaos").exists(), "nobody was killed"
     steps = [at["step"] for at in logged]
     assert steps.count(3) == 2, "the group did not go back to its last checkpoint"
     assert steps.count(4) == 1
-    assert losses == undisturbed[0]
+    assert losses_of(logged) == undisturbed[0]
     assert weights.keys() == undisturbed[1].keys()
     assert all(torch.equal(weights[name], undisturbed[1][name]) for name in weights)
 
@@ -221,7 +276,7 @@ def fail_with_an_answer(context, task):
 @pytest.mark.ray
 def test_a_failing_worker_is_named_without_its_text(shards, tmp_path, ray_cluster):
     with pytest.raises(ClusterError, match=r"worker \d: ValueError") as caught:
-        trained(shards, tmp_path, function=fail_with_note_text)
+        run_group(fail_with_note_text, task(shards), tmp_path)
     assert "canary" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -229,7 +284,7 @@ def test_a_failing_worker_is_named_without_its_text(shards, tmp_path, ray_cluste
 @pytest.mark.ray
 def test_an_error_of_our_own_arrives_as_it_is_and_is_not_tried_again(shards, tmp_path, ray_cluster):
     with pytest.raises(ConfigError, match="the rule that was broken"):
-        trained(shards, tmp_path, function=fail_with_an_answer, name="final", max_failures=3)
+        run_group(fail_with_an_answer, task(shards, name="final"), tmp_path, max_failures=3)
     assert len(list(Path(shards.uri).parent.glob("final-1-*"))) == 1, "the group was started again"
 
 
@@ -246,6 +301,7 @@ def test_an_interrupted_run_is_killed_frees_its_workers_and_continues(shards, tr
     def press_ctrl_c(step, total, metrics):
         if step == 3:
             _thread.interrupt_main()
+            raise KeyboardInterrupt  # nothing is told of the steps that workers do until they are stopped
 
     def break_off(step, total, metrics):
         if step == 5:
