@@ -94,7 +94,7 @@ BAD_FILES = {
     "jsonl broken": ("n.jsonl", GOOD_JSON + b"\n" + GOOD_JSON[:-1], ["line 2", "column"]),
     "jsonl no object": ("n.jsonl", b'{"id": 1, "text": "x"}\n["x"]', ["line 2", "must be a JSON object", "list"]),
     "json broken": ("n.json", b"[" + GOOD_JSON + b", {]", ["not valid JSON at line 1"]),
-    "json no list": ("n.json", GOOD_JSON, ["must hold a JSON list", "dict"]),
+    "json no record": ("n.json", b'"x"', ["row 1", "must be a JSON object", "str"]),
     "json no objects": ("n.json", b'["x"]', ["row 1", "must be a JSON object"]),
 }
 
@@ -183,3 +183,9 @@ def test_list_files_sorts_and_selects(tmp_path):
         list_files(str(tmp_path), [".parquet"])
     with pytest.raises(DataError, match="does not exist"):
         list_files(str(tmp_path / "none"), [".csv"])
+
+
+def test_one_json_object_is_one_row(tmp_path):
+    path = tmp_path / "n.json"
+    path.write_bytes(GOOD_JSON)
+    assert [record.number for record in read_records(str(path), ["text"])] == [1]
