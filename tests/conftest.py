@@ -1,8 +1,12 @@
 """Fixtures shared by all rooms: a small tokenizer, and one Ray for all tests that need it."""
 
+import os
 import shutil
 
 import pytest
+
+# before torch is imported: tiny models gain nothing from threads, and on a busy machine threads wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
