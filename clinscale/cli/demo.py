@@ -119,6 +119,7 @@ def _pretrain(run: Demo, shards: "ShardSet", family: str) -> "PretrainResult":
 
 
 def _sweep(run: Demo, task: str, bases: "list[PretrainResult]") -> "SweepResult":
+    from clinscale.cli.tune import trial_progress
     from clinscale.sweep import SweepConfig, sweep
 
     config = SweepConfig.parse(
@@ -139,9 +140,7 @@ def _sweep(run: Demo, task: str, bases: "list[PretrainResult]") -> "SweepResult"
             tracking=run.tracking,
             home=run.folder,
             cluster=run.cluster,
-            on_progress=lambda at: steps.update(
-                at.finished, run.num_trials, f"best {at.best:.3f}" if at.best is not None else ""
-            ),
+            on_progress=trial_progress(steps, run.num_trials),
         )
 
 

@@ -1,13 +1,17 @@
 """`clinscale tune`: sweeps over tasks and models."""
 
 import itertools
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clinscale.sweep import SweepConfig, SweepProgress
 
 
 def tune(
@@ -30,27 +34,10 @@ def tune(
 
     Example: `clinscale tune --task task.yaml --data . --model lf recipe.num_trials=12`
     """
-    from clinscale.cli.names import default_name
     from clinscale.runtime import ray_session
-    from clinscale.sweep import SweepConfig, read_inputs, sweep
+    from clinscale.sweep import read_inputs, sweep
 
-    if len(data) not in (1, len(task)):
-        raise ConfigError(f"--data is given once, or once per --task; got {len(data)} for {len(task)} tasks")
-    folders = data if len(data) == len(task) else data * len(task)
-    grid = list(itertools.product(zip(task, folders, strict=True), model))
-    if name and len(grid) > 1:
-        raise ConfigError(f"--name fits one sweep, got {len(grid)} (tasks x models); leave it out for a grid")
-    configs = [
-        SweepConfig.load(
-            None,
-            overrides or [],
-            base={
-                "name": name or default_name(one_task, one_model),
-                "recipe": {"task": one_task, "data": folder, "models": [one_model], "space": space},
-            },
-        )
-        for (one_task, folder), one_model in grid
-    ]
+    configs = _grid(task, data, model, space, name, overrides or [])
     tracking = open_tracking(tracking_uri, home)
     # all mistakes of the whole grid come out before anything starts
     inputs = [read_inputs(config, tracking=tracking, home=home) for config in configs]
@@ -64,13 +51,46 @@ def tune(
                     home=home,
                     cluster=cluster,
                     inputs=read,
-                    on_progress=lambda at, steps=steps, total=config.recipe.num_trials: steps.update(  # type: ignore[misc]
-                        at.finished, total, f"best {at.best:.4f}" if at.best is not None else ""
-                    ),
+                    on_progress=trial_progress(steps, config.recipe.num_trials),
                 )
             results.append(result)
     rows = [winner_row(result) for result in results]
     emit({"winners": rows}, as_json=json, people=table("Winners", rows))
+
+
+def _grid(
+    task: list[str], data: list[str], model: list[str], space: str | None, name: str | None, overrides: list[str]
+) -> "list[SweepConfig]":
+    """One sweep for each task and model."""
+    from clinscale.cli.names import default_name
+    from clinscale.sweep import SweepConfig
+
+    if len(data) not in (1, len(task)):
+        raise ConfigError(f"--data is given once, or once per --task; got {len(data)} for {len(task)} tasks")
+    folders = data if len(data) == len(task) else data * len(task)
+    grid = list(itertools.product(zip(task, folders, strict=True), model))
+    if name and len(grid) > 1:
+        raise ConfigError(f"--name fits one sweep, got {len(grid)} (tasks x models); leave it out for a grid")
+    return [
+        SweepConfig.load(
+            None,
+            overrides,
+            base={
+                "name": name or default_name(one_task, one_model),
+                "recipe": {"task": one_task, "data": folder, "models": [one_model], "space": space},
+            },
+        )
+        for (one_task, folder), one_model in grid
+    ]
+
+
+def trial_progress(steps: Steps, num_trials: int) -> "Callable[[SweepProgress], None]":
+    """How a sweep's progress is shown, here and in the demo."""
+
+    def show(at: "SweepProgress") -> None:
+        steps.update(at.finished, num_trials, f"best {at.best:.3f}" if at.best is not None else "")
+
+    return show
 
 
 def winner_row(result: Any) -> dict[str, Any]:

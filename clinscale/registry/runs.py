@@ -177,28 +177,21 @@ def close_orphans(tracking: Tracking) -> list[str]:
 def _search(
     tracking: Tracking, experiment_ids: list[str], wanted: str, order: Literal["ASC", "DESC"]
 ) -> Iterator[RunRecord]:
-    token = None
-    while experiment_ids:
-        with tracking.faults("list runs"):
-            page = tracking.client.search_runs(
-                experiment_ids, wanted, order_by=[f"attributes.start_time {order}"], page_token=token
-            )
-        yield from map(_record, page)
-        token = page.token
-        if not token:
-            return
+    if not experiment_ids:
+        return
+    by_start = [f"attributes.start_time {order}"]
+    yield from map(
+        _record,
+        tracking.every(
+            "list runs",
+            lambda token: tracking.client.search_runs(experiment_ids, wanted, order_by=by_start, page_token=token),
+        ),
+    )
 
 
 def _experiment_ids(tracking: Tracking) -> list[str]:
-    ids: list[str] = []
-    token = None
-    while True:
-        with tracking.faults("list experiments"):
-            page = tracking.client.search_experiments(page_token=token)
-        ids.extend(experiment.experiment_id for experiment in page)
-        token = page.token
-        if not token:
-            return ids
+    found = tracking.every("list experiments", lambda token: tracking.client.search_experiments(page_token=token))
+    return [experiment.experiment_id for experiment in found]
 
 
 def _record(run: Any) -> RunRecord:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,17 @@ class Tracking:
             f"tracking server {self.place} could not {action} ({reason}); "
             "check that it runs and that --tracking-uri or MLFLOW_TRACKING_URI names it"
         )
+
+    def every(self, action: str, search: Callable[[str | None], Any]) -> Iterator[Any]:
+        """All items of a paged MLflow search; `search` is given the page token, faults are told as of `action`."""
+        token: str | None = None
+        while True:
+            with self.faults(action):
+                page = search(token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def experiment_id(self, name: str) -> str:
         """Id of the experiment called `name`, made on first use.

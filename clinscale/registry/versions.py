@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clinscale import __version__
 from clinscale.config import nearest
@@ -130,15 +129,8 @@ def find_version(tracking: Tracking, reference: str) -> ModelVersion | None:
 
 def list_versions(tracking: Tracking) -> list[ModelVersion]:
     """All versions of all models, by name and number."""
-    names: list[str] = []
-    token = None
-    while True:
-        with tracking.faults("list models"):
-            page = tracking.client.search_registered_models(page_token=token)
-        names.extend(model.name for model in page)
-        token = page.token
-        if not token:
-            return [version for name in sorted(names) for version in _versions_of(tracking, name)]
+    found = tracking.every("list models", lambda token: tracking.client.search_registered_models(page_token=token))
+    return [version for name in sorted(model.name for model in found) for version in _versions_of(tracking, name)]
 
 
 def _parse(reference: str) -> dict[str, str | None]:
@@ -152,22 +144,18 @@ def _versions_of(tracking: Tracking, name: str) -> list[ModelVersion]:
     """By number; empty for an unknown name."""
     from mlflow.exceptions import MlflowException
 
-    versions: list[Any] = []
-    token = None
-    quoted = name.replace("'", "''")
-    with tracking.faults(f"read model {name}"):
+    action = f"read model {name}"
+    with tracking.faults(action):
         try:
             aliases: dict[str, str] = tracking.client.get_registered_model(name).aliases
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return []
             raise
-        while True:
-            page = tracking.client.search_model_versions(f"name = '{quoted}'", page_token=token)
-            versions.extend(page)
-            token = page.token
-            if not token:
-                break
+    quoted = name.replace("'", "''")
+    versions = tracking.every(
+        action, lambda token: tracking.client.search_model_versions(f"name = '{quoted}'", page_token=token)
+    )
     found = [
         ModelVersion(
             name=item.name,

@@ -1,6 +1,7 @@
 """Many fine-tunings, one winner: search spaces, Ray Tune with Optuna, the choice, the registered version."""
 
 from clinscale.sweep.config import SweepConfig, SweepRecipe, SweepRuntime
+from clinscale.sweep.record import SweepProgress
 from clinscale.sweep.run import SweepInputs, SweepResult, read_inputs, sweep
 from clinscale.sweep.space import SearchSpace, load_space
 
@@ -8,6 +9,7 @@ __all__ = [
     "SearchSpace",
     "SweepConfig",
     "SweepInputs",
+    "SweepProgress",
     "SweepRecipe",
     "SweepResult",
     "SweepRuntime",
