@@ -7,6 +7,7 @@ import typer
 
 from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
 from clinscale.cli.output import Steps, emit
+from clinscale.models import Attention
 
 
 def predict(
@@ -16,6 +17,9 @@ def predict(
     ],
     out: Annotated[Path | None, typer.Option("--out", help="JSON lines file for the predictions.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 8,
+    attention: Annotated[
+        Attention, typer.Option("--attention", help="exact: HF's numbers, faster; hf: HF's own code.")
+    ] = "exact",
     home: Home = DEFAULT_HOME,
     tracking_uri: TrackingUri = None,
     json: Json = False,
@@ -30,7 +34,7 @@ def predict(
     folder = model
     if not Path(model).exists():
         folder = registry.fetch_model(registry.connect(tracking_uri, home=home), model, home=home).path
-    predictor = load_predictor(folder, batch_size=batch_size)
+    predictor = load_predictor(folder, batch_size=batch_size, attention=attention)
     documents = list(read_documents(inputs, predictor.card))
     done = 0
 

@@ -3,6 +3,7 @@
 from clinscale.config import Config
 from clinscale.engine import OptimizerConfig, Precision
 from clinscale.errors import ConfigError
+from clinscale.models import Attention, EvaluationPattern
 
 
 class FinetuneRecipe(Config):
@@ -38,6 +39,9 @@ class FinetuneRecipe(Config):
     precision: Precision = "fp32"
     """Arithmetic of the forward and backward pass."""
 
+    evaluation_pattern: EvaluationPattern = "hf"
+    """Which blocks BigBird sees in evaluation; `hf` answers as plain `transformers` does, wherever it is pulled to."""
+
     seed: int = 0
     """Of the new head, the order and dropout."""
 
@@ -59,6 +63,12 @@ class FinetuneRuntime(Config):
 
     device: str | None = None
     """`cpu`, `cuda`; None takes a GPU where there is one."""
+
+    attention: Attention = "exact"
+    """`exact` gives HF's numbers several times faster, and computes no padding; `hf` runs HF's own code."""
+
+    gradient_checkpointing: bool = False
+    """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
 
 
 class FinetuneConfig(Config):

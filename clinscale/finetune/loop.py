@@ -49,12 +49,13 @@ def finetune(
     """
     import torch
 
-    device = (runtime and runtime.device) or ("cuda" if torch.cuda.is_available() else "cpu")
+    runtime = runtime or FinetuneRuntime()
+    device = runtime.device or ("cuda" if torch.cuda.is_available() else "cpu")
     for split in ("train", "dev"):
         if not data.splits.get(split):
             raise DataError(f"task {data.task.name} has no {split} examples; check its splits")
     torch.manual_seed(recipe.seed)
-    predictor = _predictor(recipe, data, device)
+    predictor = _predictor(recipe, data, device, runtime)
     windows = _training_windows(predictor, data)
     steps_per_epoch = -(-len(windows) // recipe.batch_size)
     engine = TorchEngine(
@@ -81,7 +82,7 @@ def finetune(
     return best
 
 
-def _predictor(recipe: FinetuneRecipe, data: TaskData, device: str) -> Predictor:
+def _predictor(recipe: FinetuneRecipe, data: TaskData, device: str, runtime: FinetuneRuntime) -> Predictor:
     """The encoder with a new head for the task, and the card that will be saved with it."""
     kind = kind_of(data.task)
     model: PreTrainedModel = models.load_hf(
@@ -91,7 +92,12 @@ def _predictor(recipe: FinetuneRecipe, data: TaskData, device: str) -> Predictor
         problem_type=kind.problem_type(data.task),
         dropout=recipe.dropout,
         seed=recipe.seed,
+        attention=runtime.attention,
+        unpad=True,
+        evaluation_pattern=recipe.evaluation_pattern,
     )
+    if runtime.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     tokenizer: PreTrainedTokenizerBase = corpus.load_tokenizer(recipe.model)
     limit = models.max_tokens_of(model.config)
     max_tokens = recipe.max_tokens or limit
@@ -133,6 +139,7 @@ def _train_epoch(
     total = 0.0
     for start in range(0, len(order), recipe.batch_size):
         chosen = [windows[index] for index in order[start : start + recipe.batch_size]]
+        chosen.sort(key=lambda window: len(window.input_ids))  # a micro batch of like lengths pads little
         for first in range(0, len(chosen), micro):
             part = chosen[first : first + micro]
             batch = collate(part, pad_token_id=predictor.tokenizer.pad_token_id, family=family)

@@ -4,11 +4,20 @@ Models stay the classes of `transformers`, so that every checkpoint written here
 and every public checkpoint loads here.
 """
 
-from clinscale.models.catalog import ModelConfig, family_of
+from clinscale.models.catalog import Attention, EvaluationPattern, ModelConfig, family_of
 from clinscale.models.convert import convert_to_longformer
-from clinscale.models.hf_weights import build, check_hf_folder, load_hf, max_tokens_of, save_hf
+from clinscale.models.hf_weights import (
+    build,
+    check_hf_folder,
+    load_hf,
+    max_tokens_of,
+    save_hf,
+)
+from clinscale.models.mlm import prepare_for_mlm
 
 __all__ = [
+    "Attention",
+    "EvaluationPattern",
     "ModelConfig",
     "build",
     "check_hf_folder",
@@ -16,5 +25,6 @@ __all__ = [
     "family_of",
     "load_hf",
     "max_tokens_of",
+    "prepare_for_mlm",
     "save_hf",
 ]

@@ -15,6 +15,12 @@ MODEL_TYPES: dict[str, Family] = {"longformer": "longformer", "big_bird": "bigbi
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 _TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
 
+Attention = Literal["exact", "hf"]
+"""`exact`: the same numbers as HF, several times faster. `hf`: HF's own code."""
+
+EvaluationPattern = Literal["training", "hf"]
+"""Which blocks BigBird sees in evaluation: those it was trained on, or HF's (block 0 in place of every random one)."""
+
 SIZES: dict[str, dict[Family, dict[str, Any]]] = {
     "base": {  # as published: Clinical-Longformer's and google/bigbird-roberta-base's config.json
         "longformer": {**_BASE, "attention_window": 512, "max_tokens": 4096},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clinscale.errors import DataError
-from clinscale.models.catalog import SIZES, ModelConfig
+from clinscale.models.catalog import SIZES, Attention, EvaluationPattern, ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -15,8 +15,17 @@ if TYPE_CHECKING:
 Head = Literal["mlm", "sequence", "tokens", "spans"]
 
 
-def build(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", *, seed: int) -> "PreTrainedModel":
+def build(
+    config: ModelConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    seed: int,
+    attention: Attention = "exact",
+    evaluation_pattern: EvaluationPattern = "hf",
+) -> "PreTrainedModel":
     """The MLM model that `config` describes: loaded, or initialised from `seed` for `tokenizer`'s vocabulary.
+
+    `attention` and `evaluation_pattern` as in `load_hf`.
 
     Raises:
         DataError: `config.pretrained` is no HF model, or its vocabulary is smaller than the tokenizer's.
@@ -24,7 +33,7 @@ def build(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", *, seed: in
     import torch
 
     if config.pretrained:
-        model = load_hf(config.pretrained, head="mlm")
+        model = load_hf(config.pretrained, head="mlm", attention=attention, evaluation_pattern=evaluation_pattern)
         if model.config.vocab_size < len(tokenizer):
             raise DataError(
                 f"model {config.pretrained} knows {model.config.vocab_size} tokens, the tokenizer of the shards has "
@@ -33,7 +42,8 @@ def build(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", *, seed: in
         return model
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _with_fixes(_new_mlm(config, tokenizer))
+        model = _new_mlm(config, tokenizer)
+    return _with_attention(model, attention, unpad=False, evaluation_pattern=evaluation_pattern)
 
 
 def load_hf(
@@ -44,6 +54,9 @@ def load_hf(
     problem_type: str | None = None,
     dropout: float | None = None,
     seed: int = 0,
+    attention: Attention = "exact",
+    unpad: bool = False,
+    evaluation_pattern: EvaluationPattern | None = None,
 ) -> "PreTrainedModel":
     """Load an HF encoder by name or folder with the given head; a missing head is initialised from `seed`.
 
@@ -54,6 +67,10 @@ def load_hf(
         problem_type: HF's `problem_type` for `sequence`.
         dropout: sets hidden and attention dropout; None keeps the checkpoint's.
         seed: for the weights that the checkpoint does not have.
+        attention: `exact` (the same numbers as HF, faster) or `hf` (HF's own code).
+        unpad: with `exact`, leave padding out of the layers; see `models.attention.use_exact_attention`.
+        evaluation_pattern: with `exact`, what BigBird sees in evaluation. `hf` answers as plain `transformers` does;
+            None is what the checkpoint's config records, `hf` where it records nothing.
 
     Raises:
         DataError: the folder is not an HF model, or the hub cannot be reached for the name.
@@ -82,7 +99,7 @@ def load_hf(
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return _with_fixes(loader.from_pretrained(name_or_folder, **options))
+            model = loader.from_pretrained(name_or_folder, **options)
     except (OSError, ValueError) as error:
         raise DataError(
             f"model {name_or_folder!r} is neither a folder with an HF model nor a hub name that can be reached "
@@ -90,6 +107,7 @@ def load_hf(
         ) from None
     finally:
         transformers.logging.set_verbosity(verbosity)
+    return _with_attention(model, attention, unpad=unpad, evaluation_pattern=evaluation_pattern)
 
 
 def save_hf(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> Path:
@@ -158,9 +176,30 @@ def _new_mlm(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreT
     return transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**(shape | config.hf_overrides)))
 
 
-def _with_fixes(model: "PreTrainedModel") -> "PreTrainedModel":
-    """Undo BigBird's sticky switch to full attention (transformers#20031): decide anew for every batch."""
-    if model.config.model_type == "big_bird":
-        wanted = model.config.attention_type
-        model.base_model.register_forward_pre_hook(lambda encoder, _: encoder.set_attention_type(wanted))
-    return model
+def _with_attention(
+    model: "PreTrainedModel", attention: Attention, *, unpad: bool, evaluation_pattern: EvaluationPattern | None
+) -> "PreTrainedModel":
+    """The model with the attention asked for, refusing rows that its position table does not hold."""
+    from clinscale.models.attention import use_exact_attention, use_hf_attention
+
+    model.base_model.register_forward_pre_hook(_refuse_long_rows, with_kwargs=True)
+    if attention == "hf":
+        return use_hf_attention(model)
+    evaluation_pattern = evaluation_pattern or getattr(model.config, "evaluation_pattern", None) or "hf"
+    if (
+        model.config.model_type == "big_bird"
+    ):  # goes to config.json, which is the card that travels with the weights
+        model.config.evaluation_pattern = evaluation_pattern
+    return use_exact_attention(model, unpad=unpad, evaluation_pattern=evaluation_pattern)
+
+
+def _refuse_long_rows(encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    rows = next(
+        (x for x in (*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None), None
+    )
+    limit = max_tokens_of(encoder.config)
+    if rows is not None and rows.shape[1] > limit:
+        raise DataError(
+            f"a row of {rows.shape[1]} tokens is longer than the {limit} positions of this "
+            f"{encoder.config.model_type} model; cut or window it to {limit}"
+        )

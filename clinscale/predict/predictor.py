@@ -88,8 +88,10 @@ class Predictor:
         return [{name: array[row] for name, array in arrays.items()} for row in range(len(batch["input_ids"]))]
 
 
-def load_predictor(folder: str | Path, *, batch_size: int = 8) -> Predictor:
+def load_predictor(folder: str | Path, *, batch_size: int = 8, attention: models.Attention = "exact") -> Predictor:
     """The predictor of a fine-tuned HF folder, on a GPU where there is one.
+
+    With `attention="exact"` no padding is computed, so that an answer does not depend on the batch it is in.
 
     Raises:
         DataError: `folder` is not a fine-tuned clinscale model.
@@ -98,7 +100,7 @@ def load_predictor(folder: str | Path, *, batch_size: int = 8) -> Predictor:
 
     models.check_hf_folder(folder)
     card = TaskCard.read(folder)
-    model = models.load_hf(str(folder), head=kind_of(card.task).head)
+    model = models.load_hf(str(folder), head=kind_of(card.task).head, attention=attention, unpad=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Predictor(model.to(device), corpus.load_tokenizer(str(folder)), card, batch_size=batch_size)
 

@@ -4,7 +4,7 @@ from clinscale.config import Config
 from clinscale.corpus import MaskingConfig
 from clinscale.engine import OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ConfigError
-from clinscale.models import ModelConfig
+from clinscale.models import Attention, EvaluationPattern, ModelConfig
 from clinscale.units import Duration
 
 
@@ -38,8 +38,15 @@ class PretrainRecipe(Config):
     global_first_token: bool = False
     """Give Longformer's first token global attention. The paper did not, so its global projections never trained."""
 
+    evaluation_pattern: EvaluationPattern = "training"
+    """Which blocks BigBird sees in evaluation: those it trains on, or plain `transformers`' (`hf`)."""
+
     seed: int = 0
     """Of initialisation, order, masks and dropout."""
+
+    def has_global_tokens(self, model_type: str) -> bool:
+        """Whether any token of a row has global attention."""
+        return self.global_first_token and model_type == "longformer"
 
 
 class PretrainRuntime(Config):
@@ -59,6 +66,12 @@ class PretrainRuntime(Config):
 
     micro_rows_per_gpu: int | None = None
     """Rows of one forward pass; None is a worker's whole share of `rows_per_step`."""
+
+    attention: Attention = "exact"
+    """`exact` gives HF's numbers several times faster; `hf` runs HF's own code."""
+
+    gradient_checkpointing: bool = False
+    """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
 
     log_every_steps: int = 10
     """Training loss, learning rate and throughput."""

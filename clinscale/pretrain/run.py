@@ -9,7 +9,7 @@ from clinscale.config import fingerprint, nearest
 from clinscale.engine import consolidated_state
 from clinscale.errors import ConfigError
 from clinscale.pretrain.config import PretrainConfig
-from clinscale.pretrain.worker import WorkerTask, train_worker
+from clinscale.pretrain.worker import WorkerTask, build_model, train_worker
 from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.storage import write_json
@@ -65,20 +65,17 @@ def pretrain(
             task = _worker_task(config, shards)
             checkpoint_dir = _train(task, folder, tracking, run, on_progress)
             _export(task, shards, checkpoint_dir, exported)
-        family = models.family_of(models.check_hf_folder(exported)["model_type"])
-        version = registry.register(
-            tracking,
-            run.id,
-            exported,
-            name=config.name,
-            tags={
-                Tag.KIND: "base",
-                Tag.FAMILY: family,
-                Tag.RECIPE: fingerprint(recipe),
-                Tag.SHARDS: shards.fingerprint,
-            },
-            alias="champion",
-        )
+        hf_config = models.check_hf_folder(exported)
+        family = models.family_of(hf_config["model_type"])
+        tags = {
+            Tag.KIND: "base",
+            Tag.FAMILY: family,
+            Tag.RECIPE: fingerprint(recipe),
+            Tag.SHARDS: shards.fingerprint,
+        }
+        if pattern := hf_config.get("evaluation_pattern"):
+            tags[Tag.EVALUATION_PATTERN] = pattern
+        version = registry.register(tracking, run.id, exported, name=config.name, tags=tags, alias="champion")
     perplexity = [value for _, value in registry.metric_history(tracking, run.id, "eval/perplexity")]
     return PretrainResult(version, exported, family, perplexity[0], perplexity[-1])
 
@@ -162,7 +159,7 @@ def _train(
 def _export(task: WorkerTask, shards: corpus.ShardSet, checkpoint_dir: str, folder: Path) -> None:
     """Consolidated weights into the HF model, and that to disk: tied heads and all, as `transformers` wants it."""
     tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
-    model = models.build(task.config.recipe.model, tokenizer, seed=task.config.recipe.seed)
+    model = build_model(task.config, tokenizer)
     missing, unexpected = model.load_state_dict(consolidated_state(checkpoint_dir), strict=False)
     model.tie_weights()
     tied = set(model.all_tied_weights_keys)

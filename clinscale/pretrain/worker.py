@@ -16,6 +16,7 @@ from clinscale.runtime import WorkerContext
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Shape letters: B rows of a micro batch, L tokens of a row, V vocabulary
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -67,6 +68,22 @@ def train_worker(context: WorkerContext, task: WorkerTask) -> None:
             context.checkpoint(loop.save(step, history))
 
 
+def build_model(config: PretrainConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+    """The model as every rank trains it."""
+    recipe, runtime = config.recipe, config.runtime
+    model = models.build(
+        recipe.model,
+        tokenizer,
+        seed=recipe.seed,
+        attention=runtime.attention,
+        evaluation_pattern=recipe.evaluation_pattern,
+    )
+    models.prepare_for_mlm(model, has_global_tokens=recipe.has_global_tokens(model.config.model_type))
+    if runtime.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
 class _Loop:
     """Data, model and engine of one rank."""
 
@@ -74,14 +91,14 @@ class _Loop:
         recipe, runtime = task.config.recipe, task.config.runtime
         shards = corpus.open_shards(task.shards_uri)
         tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
-        model = models.build(recipe.model, tokenizer, seed=recipe.seed)
+        model = build_model(task.config, tokenizer)
         per_worker = recipe.rows_per_step // context.world_size
         self._context, self._task = context, task
         self._special = corpus.SpecialIds.from_tokenizer(tokenizer)
         self._train_rows = shards.rows("train", task.row_tokens)
         self._held_out_rows = shards.rows("validation", task.row_tokens)
         self._micro_rows = runtime.micro_rows_per_gpu or per_worker
-        self._global_first = recipe.global_first_token and model.config.model_type == "longformer"
+        self._global_first = recipe.has_global_tokens(model.config.model_type)
         self.engine = DeepSpeedEngine(
             model,
             recipe.optimizer,
@@ -168,14 +185,8 @@ class _Loop:
             mask_BL = torch.zeros_like(tensors["input_ids"])
             mask_BL[:, 0] = 1
             tensors["global_attention_mask"] = mask_BL
-        labels_BL = tensors.pop("labels")
-        logits_BLV = self.engine.forward(tensors).logits
-        masked_BL = labels_BL != -100
-        return torch.nn.functional.cross_entropy(
-            logits_BLV[masked_BL.to(logits_BLV.device)].float(),
-            labels_BL[masked_BL].to(logits_BLV.device),
-            reduction="sum",
-        )
+        loss: torch.Tensor = self.engine.forward(tensors | {"num_items_in_batch": torch.tensor(1)}).loss
+        return loss
 
     def _over_ranks(self, value: float) -> float:
         """Sum of a number over all ranks."""

@@ -12,6 +12,8 @@ class Tag:
     """Fingerprint of all that changes the numbers."""
     FAMILY = "clinscale.family"
     """Model family, e.g. `longformer`."""
+    EVALUATION_PATTERN = "clinscale.evaluation_pattern"
+    """Of BigBird versions: which blocks they are evaluated with; `hf` where plain `transformers` answers the same."""
     TASK = "clinscale.task"
     TASK_KIND = "clinscale.task_kind"
     """`sequence`, `pair`, `tokens` or `spans`."""

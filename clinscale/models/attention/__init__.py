@@ -1,0 +1,9 @@
+"""Exact self-attention for HF's Longformer and BigBird, several times faster than HF's own.
+
+One definition of each pattern (`patterns`), one slow readable backend (`reference`), a fast one for CPUs (`tiles`)
+and one for GPUs (`flex`); `exact` swaps them into a model.
+"""
+
+from clinscale.models.attention.exact import use_exact_attention, use_hf_attention
+
+__all__ = ["use_exact_attention", "use_hf_attention"]
