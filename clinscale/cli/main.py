@@ -11,7 +11,20 @@ from typing import Any, NoReturn
 import typer
 
 from clinscale import __version__
-from clinscale.cli import corpus, demo, doctor, finetune, models, predict, pretrain, pull, report, tasks, tune
+from clinscale.cli import (
+    bench,
+    corpus,
+    demo,
+    doctor,
+    finetune,
+    models,
+    predict,
+    pretrain,
+    pull,
+    report,
+    tasks,
+    tune,
+)
 from clinscale.cli.output import keep_stdout_clean
 from clinscale.errors import ClinscaleError
 from clinscale.runtime import QUIET
@@ -33,6 +46,7 @@ app.command()(pull.pull)
 app.command()(predict.predict)
 app.command()(report.report)
 app.command()(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")

@@ -6,12 +6,14 @@ and every public checkpoint loads here.
 
 from clinscale.models.catalog import Attention, EvaluationPattern, ModelConfig, family_of
 from clinscale.models.convert import convert_to_longformer
+from clinscale.models.flops import train_flops_per_token
 from clinscale.models.hf_weights import (
     build,
     check_hf_folder,
     load_hf,
     max_tokens_of,
     save_hf,
+    set_attention,
 )
 from clinscale.models.mlm import prepare_for_mlm
 
@@ -27,4 +29,6 @@ __all__ = [
     "max_tokens_of",
     "prepare_for_mlm",
     "save_hf",
+    "set_attention",
+    "train_flops_per_token",
 ]

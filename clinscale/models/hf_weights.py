@@ -43,7 +43,7 @@ def build(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = _new_mlm(config, tokenizer)
-    return _with_attention(model, attention, unpad=False, evaluation_pattern=evaluation_pattern)
+    return set_attention(model, attention, unpad=False, evaluation_pattern=evaluation_pattern)
 
 
 def load_hf(
@@ -107,7 +107,7 @@ def load_hf(
         ) from None
     finally:
         transformers.logging.set_verbosity(verbosity)
-    return _with_attention(model, attention, unpad=unpad, evaluation_pattern=evaluation_pattern)
+    return set_attention(model, attention, unpad=unpad, evaluation_pattern=evaluation_pattern)
 
 
 def save_hf(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> Path:
@@ -125,6 +125,33 @@ def save_hf(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", fold
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def set_attention(
+    model: "PreTrainedModel",
+    attention: Attention = "exact",
+    *,
+    unpad: bool = False,
+    evaluation_pattern: EvaluationPattern | None = None,
+) -> "PreTrainedModel":
+    """Swap the exact attention into an HF Longformer or BigBird with any head, or (`hf`) out of it; in place.
+
+    The model also refuses rows that its position table does not hold. `build` and `load_hf` have called this
+    already; arguments as in `load_hf`. Other encoders keep HF's code.
+    """
+    from clinscale.models.attention import use_exact_attention, use_hf_attention
+
+    encoder = model.base_model
+    if not hasattr(encoder, "refuses_long_rows"):
+        encoder.refuses_long_rows = encoder.register_forward_pre_hook(_refuse_long_rows, with_kwargs=True)
+    if attention == "hf":
+        return use_hf_attention(model)
+    evaluation_pattern = evaluation_pattern or getattr(model.config, "evaluation_pattern", None) or "hf"
+    if (
+        model.config.model_type == "big_bird"
+    ):  # goes to config.json, which is the card that travels with the weights
+        model.config.evaluation_pattern = evaluation_pattern
+    return use_exact_attention(model, unpad=unpad, evaluation_pattern=evaluation_pattern)
 
 
 def check_hf_folder(folder: str | Path) -> dict[str, Any]:
@@ -174,23 +201,6 @@ def _new_mlm(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreT
         return transformers.LongformerForMaskedLM(transformers.LongformerConfig(**(shape | config.hf_overrides)))
     shape["max_position_embeddings"] = max_tokens
     return transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**(shape | config.hf_overrides)))
-
-
-def _with_attention(
-    model: "PreTrainedModel", attention: Attention, *, unpad: bool, evaluation_pattern: EvaluationPattern | None
-) -> "PreTrainedModel":
-    """The model with the attention asked for, refusing rows that its position table does not hold."""
-    from clinscale.models.attention import use_exact_attention, use_hf_attention
-
-    model.base_model.register_forward_pre_hook(_refuse_long_rows, with_kwargs=True)
-    if attention == "hf":
-        return use_hf_attention(model)
-    evaluation_pattern = evaluation_pattern or getattr(model.config, "evaluation_pattern", None) or "hf"
-    if (
-        model.config.model_type == "big_bird"
-    ):  # goes to config.json, which is the card that travels with the weights
-        model.config.evaluation_pattern = evaluation_pattern
-    return use_exact_attention(model, unpad=unpad, evaluation_pattern=evaluation_pattern)
 
 
 def _refuse_long_rows(encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

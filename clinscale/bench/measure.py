@@ -1,0 +1,118 @@
+"""Two ways of doing one thing, timed side by side in one process."""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torch", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the same runs of A (the peer) and B (clinscale), in turns."""
+
+    a_s: list[float]
+    b_s: list[float]
+
+    def ratio(self, asked: float | None) -> dict[str, float | None]:
+        """How many times faster B is: of each pair of neighbouring runs."""
+        return ratio([a / b for a, b in zip(self.a_s, self.b_s, strict=True)], asked)
+
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """Minimum and median of both."""
+        return {
+            name: {"min_s": min(runs), "median_s": statistics.median(runs)}
+            for name, runs in (("a", self.a_s), ("b", self.b_s))
+        }
+
+
+def ratio(values: list[float], asked: float | None) -> dict[str, float | None]:
+    """One entry of a bench's `ratios`; `asked` is the figure that the project set itself, None for none."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "asked": asked}
+
+
+def side_by_side(a: Callable[[], Any], b: Callable[[], Any], *, repeats: int, device: str) -> Times:
+    """Run A, B, A, B, ... after one run of each that does not count."""
+    times: dict[Callable[[], Any], list[float]] = {a: [], b: []}
+    for turn in range(repeats + 1):
+        for work in (a, b):
+            seconds = timed(work, device)
+            if turn:
+                times[work].append(seconds)
+    return Times(times[a], times[b])
+
+
+def timed(work: Callable[[], Any], device: str) -> float:
+    """Seconds until the device has done the work."""
+    synchronize(device)
+    start_s = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start_s
+
+
+def synchronize(device: str) -> None:
+    """Wait for what was queued on a GPU."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def gemm_roof_flops(dtype: torch.dtype, device: str, tokens: int) -> float:
+    """Multiplications and additions per second of the best matrix product of the model's shapes, on this machine."""
+    best = 0.0
+    for inner, outer in ((768, 768), (768, 3072), (3072, 768)):
+        left = torch.randn(tokens, inner, device=device).to(dtype)
+        right = torch.randn(inner, outer, device=device).to(dtype)
+        for _ in range(10):
+            seconds = timed(lambda left=left, right=right: left @ right, device)  # type: ignore[misc]
+            best = max(best, 2 * tokens * inner * outer / seconds)
+    return best
+
+
+def saved_bytes(work: Callable[[], torch.Tensor]) -> int:
+    """Bytes that autograd keeps for the backward pass of `work`, parameters left out."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = work()
+    del output
+    return sum(kept.values())
+
+
+def surroundings(what: str, device: str) -> dict[str, Any]:
+    """The head of a bench's document: machine, versions and load."""
+    machine: dict[str, Any] = {
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "system": platform.platform(),
+    }
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "what": what,
+        "machine": machine,
+        "versions": {"python": platform.python_version(), **versions},
+        "load": list(os.getloadavg()),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:  # noqa: PTH123
+            return next(line.split(":")[1].strip() for line in stream if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,120 @@
+"""`clinscale bench`: measured against the peer in the same process."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from clinscale.cli.options import Json
+from clinscale.cli.output import Steps, emit, table
+
+Family = StrEnum("Family", ["longformer", "bigbird"])
+Precision = StrEnum("Precision", ["fp32", "bf16"])
+app = typer.Typer(
+    help="Measure clinscale beside its peer, in one process, equality asserted first.", no_args_is_help=True
+)
+
+Tokens = Annotated[int, typer.Option(min=8, help="Length of each row.")]
+Rows = Annotated[int, typer.Option(min=1, help="Rows of the batch.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads; ratios are quoted for one.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turns.")]
+Families = Annotated[list[Family] | None, typer.Option("--family", help="Repeat for several; both by default.")]
+Precisions = Annotated[
+    list[Precision] | None, typer.Option("--precision", help="Repeat for several; both by default.")
+]
+HiddenSize = Annotated[int, typer.Option(min=64, help="Width of the model; 768 is base. A multiple of 64.")]
+Device = Annotated[str, typer.Option(help="`cpu` or `cuda`.")]
+
+
+@app.command()
+def attention(
+    tokens: Tokens = 4096,
+    rows: Rows = 1,
+    threads: Threads = 1,
+    repeats: Repeats = 5,
+    family: Families = None,
+    precision: Precisions = None,
+    hidden_size: HiddenSize = 768,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Self-attention modules and the MLM head, forward and backward, against Hugging Face's.
+
+    Example: `clinscale bench attention --family bigbird --precision fp32`
+    """
+    from clinscale.bench import bench_attention
+
+    _run(
+        bench_attention,
+        threads,
+        json,
+        tokens=tokens,
+        rows=rows,
+        repeats=repeats,
+        families=_names(family, Family),
+        precisions=_names(precision, Precision),
+        hidden_size=hidden_size,
+        device=device,
+    )
+
+
+@app.command()
+def step(
+    tokens: Tokens = 4096,
+    rows: Rows = 1,
+    layers: Annotated[list[int] | None, typer.Option(help="Depths; 2 and 12 by default.")] = None,
+    threads: Threads = 1,
+    repeats: Repeats = 5,
+    family: Families = None,
+    precision: Precisions = None,
+    dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Hidden and attention dropout.")] = 0.0,
+    hidden_size: HiddenSize = 768,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Whole steps of masked-language training, against Hugging Face's.
+
+    Example: `clinscale bench step --layers 2 --family longformer --json`
+    """
+    from clinscale.bench import bench_step
+
+    _run(
+        bench_step,
+        threads,
+        json,
+        tokens=tokens,
+        rows=rows,
+        layers=tuple(layers or (2, 12)),
+        repeats=repeats,
+        families=_names(family, Family),
+        precisions=_names(precision, Precision),
+        dropout=dropout,
+        hidden_size=hidden_size,
+        device=device,
+    )
+
+
+def _names(chosen: list[Any] | None, every: Any) -> tuple[str, ...]:
+    return tuple(member.value for member in chosen or every)
+
+
+def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    done = 0
+    with Steps("Measuring", every_s=0) as steps:
+
+        def on_progress(name: str) -> None:
+            nonlocal done
+            steps.update(done, None, name)
+            done += 1
+
+        document = bench(**options, on_progress=on_progress)
+    rows = [
+        {"ratio": name, **{key: found[key] for key in ("median", "min", "max")}, "asked": found["asked"] or ""}
+        for name, found in document["ratios"].items()
+    ]
+    emit(document, as_json=json, people=table(f"bench {document['what']}: times better than the peer", rows))
