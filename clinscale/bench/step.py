@@ -1,8 +1,9 @@
 """`clinscale bench step`: whole steps of masked-language training against HF's."""
 
 import multiprocessing
-import resource
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -167,4 +168,6 @@ def _one_step(family: str, attention: str, shape: dict[str, Any], rows: int, dev
     _Step(model, precision="fp32", rows=rows, tokens=shape["tokens"], device=device).run()
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # not getrusage: its figure begins with that of the parent process
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]

@@ -68,6 +68,8 @@ class Batch:
 
     def attend(self, module: Any, hidden: torch.Tensor, heads: int, head_dim: int) -> torch.Tensor:
         """Project with the module's layers and attend; (T, E) of all documents end to end."""
+        if torch.is_autocast_enabled(hidden.device.type):  # once, and not once for each projection
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         query_THD, key_THD, value_THD = (
             project(hidden).view(-1, heads, head_dim) for project in (module.query, module.key, module.value)
         )

@@ -36,6 +36,12 @@ class Document:
     global_tokens: tuple[int, ...] = ()
     """Longformer's tokens with global attention, relative to `start`."""
 
+    def kept(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """(rows,): not masked."""
+        kept = np.arange(self.rows) < self.length
+        kept[list(self.holes)] = False
+        return kept
+
 
 @dataclass(frozen=True)
 class LongformerPattern:
@@ -54,7 +60,7 @@ class LongformerPattern:
     def sees(self, document: Document) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
         """Dense (rows, rows): may the query see the key; the definition that backends are tested against."""
         at = np.arange(document.rows)
-        local, is_global = _tokens_of(document), np.zeros(document.rows, bool)
+        local, is_global = document.kept(), np.zeros(document.rows, bool)
         is_global[list(document.global_tokens)] = True
         near = np.abs(at[:, None] - at[None, :]) <= self.one_sided_window
         sees: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = local[:, None] & (near & local | is_global)
@@ -111,7 +117,7 @@ class BigBirdPattern:
 
     def times(self, document: Document) -> Ints:
         """Dense (H, rows, rows): how often the query sees the key; the definition that backends are tested against."""
-        keys = _tokens_of(document)
+        keys = document.kept()
         if self.is_full(document):
             return np.broadcast_to(keys.astype(int), (self.heads, document.rows, document.rows))
         size = self.block_size
@@ -197,10 +203,3 @@ def documents_of(codes_BL: Sequence[Sequence[int]] | Ints, rows: int | None = No
             )
         )
     return tuple(documents)
-
-
-def _tokens_of(document: Document) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """(rows,): not masked."""
-    kept = np.arange(document.rows) < document.length
-    kept[list(document.holes)] = False
-    return kept
