@@ -1,14 +1,17 @@
 """`clinscale bench attention`: self-attention modules and the MLM head against HF's."""
 
-import inspect
-import textwrap
-import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from clinscale.bench.encoders import FAMILIES, batch_of, pair
+from clinscale.bench.encoders import (
+    FAMILIES,
+    batch_of,
+    check_shape,
+    pair,
+    without_dense_probabilities,
+)
 from clinscale.bench.measure import Times, ratio, saved_bytes, side_by_side, surroundings
 from clinscale.errors import ClinscaleError
 
@@ -44,8 +47,10 @@ def bench_attention(
     compared before anything is timed. Attention dropout is 0.
 
     Raises:
+        ConfigError: a shape that cannot be measured.
         ClinscaleError: A and B do not agree.
     """
+    check_shape(tokens, hidden_size)
     document = surroundings("attention", device)
     ratios: dict[str, Any] = {}
     details: dict[str, Any] = {}
@@ -74,7 +79,7 @@ def bench_attention(
                 ratios[f"{name}_{precision}_saved_bytes"] = ratio([kept[0] / kept[1]], None)
                 if family == "bigbird":
                     name = "bigbird_module_vs_no_dense"
-                    _without_dense_probabilities(works[0].module)
+                    without_dense_probabilities(works[0].module)
                     times = _compare(name, works, dtype, repeats=repeats, device=device)
                     key = f"bigbird_module_{precision}_vs_no_dense"
                     ratios[key] = times.ratio(_ASKED[name] if precision == "fp32" else None)
@@ -171,6 +176,7 @@ class _Hidden(tuple):  # type: ignore[type-arg]
 def _compare(name: str, works: list[Any], dtype: torch.dtype, *, repeats: int, device: str) -> Times:
     """Equality first, then the clock."""
     for theirs, mine in zip(*(work.run() for work in works), strict=True):
+        theirs, mine = theirs.detach(), mine.detach()
         scale = max(1.0, float(theirs.abs().max()))
         difference = float((theirs.float() - mine.float()).abs().max()) / scale
         if not difference <= 10 * _TOLERANCE[dtype]:
@@ -178,17 +184,3 @@ def _compare(name: str, works: list[Any], dtype: torch.dtype, *, repeats: int, d
                 f"bench {name}: clinscale and Hugging Face differ by {difference:g} in {dtype}; report this machine"
             )
     return side_by_side(works[0].run, works[1].run, repeats=repeats, device=device)
-
-
-def _without_dense_probabilities(module: Any) -> None:
-    """HF's BigBird as it was before 5.0 came to build the (B, H, L, L) probabilities in every forward pass."""
-    name = "bigbird_block_sparse_attention"
-    source = textwrap.dedent(inspect.getsource(getattr(type(module), name)))
-    start = source.find("attention_probs = torch.zeros(")
-    end = source.find("return context_layer, attention_probs")
-    if min(start, end) < 0:
-        raise ClinscaleError("this version of transformers builds no dense BigBird probabilities; drop that bench")
-    code = source[:start] + "return context_layer, None\n"
-    namespace = dict(vars(inspect.getmodule(type(module))))
-    exec(compile(code, "bigbird_without_dense", "exec"), namespace)
-    setattr(module, name, types.MethodType(namespace[name], module))

@@ -1,17 +1,34 @@
 """The models that are measured: base width, HF's defaults, from a fixed seed."""
 
+import inspect
+import textwrap
+import types
 from typing import Any
 
 import torch
 import transformers
 
 from clinscale import models
+from clinscale.errors import ClinscaleError, ConfigError
 
 # Shape letters: B rows of a batch, L tokens of a row
 
 FAMILIES = ("longformer", "bigbird")
-_VOCABULARY = {"longformer": 50265, "bigbird": 50358}
+
 MASKED_SHARE = 0.15
+"""Of tokens, as BERT and the paper mask them."""
+
+_VOCABULARY = {"longformer": 50265, "bigbird": 50358}
+
+
+def check_shape(tokens: int, hidden_size: int) -> None:
+    """Both families must attend sparsely at the length measured; ConfigError otherwise."""
+    if tokens < 1024 or tokens % 512:
+        raise ConfigError(
+            f"tokens must be a multiple of 512 from 1024 on, so that attention is sparse; got {tokens}"
+        )
+    if hidden_size % 64:
+        raise ConfigError(f"hidden_size must be a multiple of the head size of 64, got {hidden_size}")
 
 
 def pair(
@@ -69,3 +86,17 @@ def batch_of(model: Any, *, rows: int, tokens: int, device: str) -> dict[str, to
         "labels": torch.where(masked_BL, ids_BL, -100),
     }
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def without_dense_probabilities(module: Any) -> None:
+    """HF's BigBird as it was before 5.0 came to build the (B, H, L, L) probabilities in every forward pass."""
+    name = "bigbird_block_sparse_attention"
+    source = textwrap.dedent(inspect.getsource(getattr(type(module), name)))
+    start = source.find("attention_probs = torch.zeros(")
+    end = source.find("return context_layer, attention_probs")
+    if min(start, end) < 0:
+        raise ClinscaleError("this version of transformers builds no dense BigBird probabilities; drop that bench")
+    code = source[:start] + "return context_layer, None\n"
+    namespace = dict(vars(inspect.getmodule(type(module))))
+    exec(compile(code, "bigbird_without_dense", "exec"), namespace)
+    setattr(module, name, types.MethodType(namespace[name], module))

@@ -81,7 +81,7 @@ def saved_bytes(work: Callable[[], torch.Tensor]) -> int:
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
+        if not isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
             storage = tensor.untyped_storage()
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor

@@ -25,7 +25,7 @@ def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the checks that start Ray.")] = False,
     json: Json = False,
 ) -> None:
-    """Check Ray, DeepSpeed, GPUs, MLflow, disk and permissions; exit 1 when something is broken.
+    """Check Ray, DeepSpeed, GPUs, attention, MLflow, disk and permissions; exit 1 when something is broken.
 
     Example: `clinscale doctor`
     """
@@ -33,6 +33,7 @@ def doctor(
         "versions": _versions,
         "home": lambda: _home(home),
         "accelerator": _accelerator,
+        "attention": _attention,
         "deepspeed": _deepspeed,
         "mlflow": lambda: _mlflow(tracking_uri, home),
     }
@@ -74,6 +75,12 @@ def _accelerator() -> str:
     if not torch.cuda.is_available():
         return f"no GPU; CPU with {torch.get_num_threads()} threads"
     return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _attention() -> str:
+    from clinscale import models
+
+    return models.attention_backend()
 
 
 def _deepspeed() -> str:

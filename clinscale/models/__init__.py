@@ -8,6 +8,7 @@ from clinscale.models.catalog import Attention, EvaluationPattern, ModelConfig, 
 from clinscale.models.convert import convert_to_longformer
 from clinscale.models.flops import train_flops_per_token
 from clinscale.models.hf_weights import (
+    attention_backend,
     build,
     check_hf_folder,
     load_hf,
@@ -21,6 +22,7 @@ __all__ = [
     "Attention",
     "EvaluationPattern",
     "ModelConfig",
+    "attention_backend",
     "build",
     "check_hf_folder",
     "convert_to_longformer",

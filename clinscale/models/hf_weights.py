@@ -154,6 +154,13 @@ def set_attention(
     return use_exact_attention(model, unpad=unpad, evaluation_pattern=evaluation_pattern)
 
 
+def attention_backend() -> str:
+    """What the exact attention runs with on this machine, in a few words."""
+    from clinscale.models.attention import backend_here
+
+    return backend_here()
+
+
 def check_hf_folder(folder: str | Path) -> dict[str, Any]:
     """The `config.json` of an HF model folder; DataError when `folder` is not one or asks for remote code."""
     path = Path(folder) / "config.json"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 VERBS = [
+    ["bench", "attention"],
+    ["bench", "step"],
     ["demo"],
     ["corpus", "build"],
     ["corpus", "show"],
@@ -66,6 +68,14 @@ def test_version_goes_to_stdout():
         (["corpus", "show", "SHARDS"], {"uri", "fingerprint", "train_tokens"}),
         (["models", "--home", "HOME"], {"models"}),
         (["report", "--home", "HOME", "--out", "HOME/r.html"], {"report"}),
+        (
+            [
+                "bench",
+                "attention",
+                *["--tokens", "1024", "--hidden-size", "64", "--repeats", "1", "--precision", "fp32"],
+            ],
+            {"what", "machine", "versions", "load", "ratios", "equal"},
+        ),
         (["doctor", "--quick", "--home", "HOME"], {"healthy", "checks"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -133,6 +133,18 @@ def _reset_attention_type(model: Any, _: Any) -> None:
     model.set_attention_type(model.config.attention_type)
 
 
+def backend_here() -> str:
+    """What attention runs with on this machine, in a few words; a GPU is tested for it."""
+    if not torch.cuda.is_available():
+        return "exact, tile by tile on the CPU"
+    from clinscale.models.attention import flex
+
+    row = LongformerPattern((Document(start=0, rows=4096, length=4096),), tokens=4096, one_sided_window=256)
+    device = torch.device("cuda", torch.cuda.current_device())
+    reason = flex.why_not(device, torch.bfloat16, 64, row, dropout=0.0)
+    return "exact, by FlexAttention on the GPU" if reason is None else f"Hugging Face's own: {reason}"
+
+
 def _encoder_of(model: "PreTrainedModel") -> Any:
     is_ours = model.config.model_type == "longformer" or (
         model.config.model_type == "big_bird" and not model.config.is_decoder

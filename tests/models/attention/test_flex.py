@@ -198,7 +198,7 @@ WIDE, SPARSE = PATTERNS["longformer, padded"], PATTERNS["bigbird, random blocks"
         ({"head_dim": 24}, "head size 24 is not a power of two of at least 16"),
         ({"head_dim": 8}, "head size 8 is not a power of two of at least 16"),
         ({"dropout": 0.1}, "FlexAttention has no dropout, and attention dropout is 0.1 (0 would be fast)"),
-        ({"dropout": 0.1, "pattern": bigbird(LONG, SHORT)}, "attention dropout is 0.1"),
+        ({"dropout": 0.1, "pattern": bigbird(LONG, SHORT)}, "FlexAttention has no dropout"),
     ],
 )
 def test_reasons(changes, reason):
