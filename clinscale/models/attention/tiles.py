@@ -94,6 +94,7 @@ class Bias:
 
 
 @functools.lru_cache(maxsize=128)
+@torch.inference_mode(False)  # what an evaluation leaves here must serve training
 def tiles_of(pattern: LongformerPattern | BigBirdPattern, dtype: torch.dtype) -> "Tiles":
     """The tiles of a batch, kept for the layers and batches of the same pattern."""
     tiles: list[Tile] = []
@@ -121,6 +122,7 @@ class Tiles:
         """Masked tokens that share a tile with others; their answer is zero."""
         self._works: dict[Any, list[_Work]] = {}
 
+    @torch.inference_mode(False)
     def works(self, x_HTD: torch.Tensor) -> "list[_Work]":
         """All tiles, a few heads at a time; heads outside, so that a head's keys stay in cache."""
         heads, tokens, _ = x_HTD.shape
@@ -191,15 +193,23 @@ def _blocks(pattern: BigBirdPattern, document: Document, dtype: torch.dtype) -> 
         if times[0] > 1:
             biases.append(Bias(slice(0, size), torch.full((1, 1, size), math.log(times[0]), dtype=dtype)))
         if removed_BS is not None:
-            values_HK = removed_BS[seen_HM].flatten(1)
-            if values_HK.any():
-                biases.append(Bias(slice(0, values_HK.shape[1]), values_HK[:, None]))
+            biases += _removed_blocks(removed_BS, seen_HM)
         start = document.start + row * size
         yield Tile(
             slice(start, start + size), seen_HM + offset, block_size=size, biases=tuple(biases), has_dropout=False
         )
     if with_keys == num_blocks:
         yield from _full(document, slice(document.rows - size, document.rows), dtype, has_dropout=False)
+
+
+def _removed_blocks(removed_BS: torch.Tensor, seen_HM: torch.Tensor) -> Iterator[Bias]:
+    """The masked tokens (B, S) of the blocks that hold any."""
+    size = removed_BS.shape[1]
+    for place, blocks_H in enumerate(seen_HM.unbind(1)):
+        is_shared = bool((blocks_H == blocks_H[0]).all())
+        values_HS = removed_BS[blocks_H[:1] if is_shared else blocks_H]
+        if values_HS.any():
+            yield Bias(slice(place * size, (place + 1) * size), values_HS[:, None])
 
 
 def _removed(document: Document, tokens: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
