@@ -9,7 +9,7 @@ queries, keys and values to the backend. Whatever a backend does not do is left 
 import functools
 import logging
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.models.longformer.modeling_longformer import LongformerBaseModelOutput
 
 from clinscale.models.attention import tiles
-from clinscale.models.attention.global_queries import with_global_rows
+from clinscale.models.attention.global_queries import GlobalTokens, global_tokens_of, with_global_rows
 from clinscale.models.attention.patterns import (
     BigBirdPattern,
     Document,
@@ -62,9 +62,10 @@ class Batch:
     backend: Backend
     dropout: float
     """Of attention probabilities; 0 outside training."""
-    documents: tuple[Document, ...]
     packed_T: torch.Tensor | None
     """Where each token of the packed axis lies in the padded batch; None when nothing was left out."""
+    globals: Sequence[GlobalTokens] = ()
+    """Longformer's documents with global tokens."""
 
     def attend(self, module: Any, hidden: torch.Tensor, heads: int, head_dim: int) -> torch.Tensor:
         """Project with the module's layers and attend; (T, E) of all documents end to end."""
@@ -277,7 +278,7 @@ def _longformer_batch(self: Any, hidden_BLE: torch.Tensor, code_BL: torch.Tensor
     if backend is None:
         return None
     packed_T = None if packed_T is None else packed_T.to(hidden_BLE.device)
-    return Batch(pattern_of, backend, dropout, documents, packed_T)
+    return Batch(pattern_of, backend, dropout, packed_T, global_tokens_of(documents, hidden_BLE.device))
 
 
 def _longformer_self(
@@ -288,9 +289,9 @@ def _longformer_self(
         return type(self).forward(self, hidden_states, attention_mask, *args, **kwargs)
     batch = attention_mask
     output_TE = batch.attend(self, hidden_states, self.num_heads, self.head_dim)
-    if any(document.global_tokens for document in batch.documents):
+    if batch.globals:
         hidden_TE = hidden_states.flatten(0, 1)
-        output_TE = with_global_rows(self, hidden_TE, output_TE, batch.documents, batch.dropout)
+        output_TE = with_global_rows(self, hidden_TE, output_TE, batch.globals, batch.dropout)
     return (output_TE.view_as(hidden_states),)
 
 
@@ -370,7 +371,7 @@ def _bigbird_batch(self: Any, hidden_BLE: torch.Tensor, code_BL: torch.Tensor, u
     if backend is None:
         return None
     packed_T = None if packed_T is None else packed_T.to(hidden_BLE.device)
-    return Batch(pattern_of, backend, dropout, documents, packed_T)
+    return Batch(pattern_of, backend, dropout, packed_T)
 
 
 def _bigbird_codes(

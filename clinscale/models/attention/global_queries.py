@@ -6,6 +6,7 @@ taken to the queries and the result instead (matrix products associate): `q (W x
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,32 +20,56 @@ if TYPE_CHECKING:
 # H heads, D head size
 
 
+@dataclass(frozen=True)
+class GlobalTokens:
+    """One document that has global tokens; on the device once per batch, so that no layer waits for it."""
+
+    tokens: slice
+    """The document up to its last token that is not padding."""
+    global_G: torch.Tensor
+    """Its global tokens, relative to its start."""
+    hole_mask_L: torch.Tensor | None
+    """Its masked tokens; None where there are none."""
+
+
+def global_tokens_of(documents: Sequence[Document], device: torch.device) -> list[GlobalTokens]:
+    """What `with_global_rows` needs of those documents that have global tokens."""
+    found = []
+    for document in documents:
+        if document.global_tokens:
+            is_hole = torch.from_numpy(~document.kept()[: document.length]).to(device)
+            found.append(
+                GlobalTokens(
+                    slice(document.start, document.start + document.length),
+                    torch.tensor(document.global_tokens, device=device),
+                    is_hole if document.holes else None,
+                )
+            )
+    return found
+
+
 def with_global_rows(
     module: "LongformerSelfAttention",
     hidden_TE: torch.Tensor,
     local_TE: torch.Tensor,
-    documents: Sequence[Document],
+    documents: Sequence[GlobalTokens],
     dropout: float,
 ) -> torch.Tensor:
     """`local_TE` (T, E), the output of local attention, with the rows of global tokens replaced by theirs."""
-    rows, answers = [], []
-    for document in documents:
-        if document.global_tokens:
-            answers.append(_attend(module, hidden_TE, document, dropout))
-            rows += [document.start + token for token in document.global_tokens]
-    index_R = torch.tensor(rows, device=hidden_TE.device)
-    return local_TE.index_copy(0, index_R, torch.cat(answers).to(local_TE.dtype))
+    rows_R = torch.cat([document.tokens.start + document.global_G for document in documents])
+    answers_RE = torch.cat(
+        [_attend(module, hidden_TE[document.tokens], document, dropout) for document in documents]
+    )
+    return local_TE.index_copy(0, rows_R, answers_RE.to(local_TE.dtype))
 
 
 def _attend(
-    module: "LongformerSelfAttention", hidden_TE: torch.Tensor, document: Document, dropout: float
+    module: "LongformerSelfAttention", hidden_LE: torch.Tensor, document: GlobalTokens, dropout: float
 ) -> torch.Tensor:
     """The answers of one document's global tokens, (G, E)."""
-    hidden_LE = hidden_TE[document.start : document.start + document.length]
-    num_global, heads, head_dim = len(document.global_tokens), module.num_heads, module.head_dim
+    num_global, heads, head_dim = len(document.global_G), module.num_heads, module.head_dim
     few = num_global < head_dim  # beyond that, projecting every token is the cheaper way
-    tokens_G = torch.tensor(document.global_tokens, device=hidden_TE.device)
-    query_HGD = module.query_global(hidden_LE[tokens_G]).view(num_global, heads, head_dim).transpose(0, 1)
+    query_HGD = module.query_global(hidden_LE[document.global_G]).view(num_global, heads, head_dim).transpose(0, 1)
     query_HGD = query_HGD * head_dim**-0.5
     if few:
         weight_HDE = module.key_global.weight.view(heads, head_dim, -1)
@@ -54,9 +79,8 @@ def _attend(
     else:
         key_HDL = module.key_global(hidden_LE).view(-1, heads, head_dim).permute(1, 2, 0)
         scores_HGL = torch.matmul(query_HGD, key_HDL)
-    if document.holes:
-        holes = torch.tensor(document.holes, device=hidden_TE.device)
-        scores_HGL = scores_HGL.index_fill(2, holes, torch.finfo(scores_HGL.dtype).min)
+    if document.hole_mask_L is not None:
+        scores_HGL = scores_HGL.masked_fill(document.hole_mask_L, torch.finfo(scores_HGL.dtype).min)
     probs_HGL = torch.softmax(scores_HGL, dim=-1, dtype=torch.promote_types(scores_HGL.dtype, torch.float32))
     probs_HGL = torch.nn.functional.dropout(probs_HGL.to(scores_HGL.dtype), p=dropout)
     if few:
