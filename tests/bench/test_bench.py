@@ -1,5 +1,9 @@
 """What a bench says must be true: equal first, counted right, and never a claim about two copies of one thing."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 import transformers
@@ -113,3 +117,19 @@ def test_about_one_token_in_seven_is_masked():
     model = model_of("longformer", "hf", layers=1, tokens=1024, dropout=0.0, hidden_size=64)
     labels = batch_of(model, rows=4, tokens=1024, device="cpu")["labels"]
     assert (labels != -100).float().mean() == pytest.approx(0.15, abs=0.02)
+
+
+def test_it_runs_where_only_torch_and_transformers_are():
+    """As on a borrowed GPU machine: no Ray, DeepSpeed, MLflow or Optuna."""
+    code = """
+import sys
+for absent in ("ray", "deepspeed", "mlflow", "optuna", "datasets"):
+    sys.modules[absent] = None
+sys.argv = ["clinscale", "bench", "attention", "--tokens", "1024", "--hidden-size", "64", "--repeats", "1"]
+sys.argv += ["--family", "bigbird", "--precision", "fp32", "--json"]
+from clinscale.cli.main import main
+main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["equal"] is True

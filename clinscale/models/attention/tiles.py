@@ -140,24 +140,22 @@ class Tiles:
 def _band(pattern: LongformerPattern, document: Document, dtype: torch.dtype) -> Iterator[Tile]:
     window, first, end = pattern.one_sided_window, document.start, document.start + document.length
     removed = [*document.holes, *document.global_tokens]
-    removed_K = _removed(document, removed, dtype) if removed else None
+    removed_T = _removed(document, removed, dtype) if removed else None
     seen_by_all = torch.tensor(document.global_tokens) + first if document.global_tokens else None
     for start in range(first, end, QUERIES_PER_TILE):
         stop = min(start + QUERIES_PER_TILE, end)
         keys = slice(max(first, start - window), min(end, stop + window))
         biases = []
-        if removed_K is not None:
-            values_K = removed_K[keys.start - first : keys.stop - first]
-            if values_K.any():
-                biases.append(Bias(slice(0, len(values_K)), values_K[None, None]))
-        left = keys.start - (start - window)  # columns that the document's first token cuts off
-        if (columns := stop - start - left) > 0:
-            biases.append(Bias(slice(0, columns), _corner(stop - start, dtype)[0][None, :, left:]))
-        right = (
-            start + window - keys.start
-        )  # the column that the last query is the only one to see begins after it
+        if removed_T is not None and (values_K := removed_T[keys.start - first : keys.stop - first]).any():
+            biases.append(Bias(slice(0, len(values_K)), values_K[None, None]))
+        # the band is a parallelogram: two corners of the rectangle lie outside, less what the document's ends cut off
+        left_QQ, right_QQ = _corner(stop - start, dtype)
+        cut_off = keys.start - (start - window)
+        if (columns := stop - start - cut_off) > 0:
+            biases.append(Bias(slice(0, columns), left_QQ[None, :, cut_off:]))
+        right = start + window - keys.start
         if (columns := keys.stop - keys.start - right) > 0:
-            biases.append(Bias(slice(right, right + columns), _corner(stop - start, dtype)[1][None, :, :columns]))
+            biases.append(Bias(slice(right, right + columns), right_QQ[None, :, :columns]))
         yield Tile(slice(start, stop), keys, more_keys=seen_by_all, biases=tuple(biases))
 
 
