@@ -1,6 +1,7 @@
 """Which backend runs a batch, and that one which cannot says why, once."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,11 +22,12 @@ def test_a_cpu_runs_tiles():
 
 def test_a_batch_that_no_backend_runs_is_left_to_hf_with_one_line(caplog):
     exact._say_once.cache_clear()
+    elsewhere = SimpleNamespace(device=torch.device("mps"), dtype=torch.float32)  # an Apple GPU, not here
     with caplog.at_level(logging.WARNING, logger="clinscale.models"):
         for _ in range(3):
-            assert exact._backend(ROW, torch.empty(1, 64, 32, device="meta"), head_dim=16, dropout=0.0) is None
+            assert exact._backend(ROW, elsewhere, head_dim=16, dropout=0.0) is None
     assert [record.getMessage() for record in caplog.records] == [
-        "exact attention leaves a batch to Hugging Face's code: device meta is not CUDA"
+        "exact attention leaves a batch to Hugging Face's code: device mps is not CUDA"
     ]
 
 
