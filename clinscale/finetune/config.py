@@ -67,7 +67,7 @@ class FinetuneRuntime(Config):
     attention: Attention = "exact"
     """`exact` gives HF's numbers several times faster, and computes no padding; `hf` runs HF's own code."""
 
-    gradient_checkpointing: bool = False
+    activation_checkpointing: bool = False
     """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
 
 

@@ -96,8 +96,8 @@ def _predictor(recipe: FinetuneRecipe, data: TaskData, device: str, runtime: Fin
         unpad=True,
         evaluation_pattern=recipe.evaluation_pattern,
     )
-    if runtime.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if runtime.activation_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
     tokenizer: PreTrainedTokenizerBase = corpus.load_tokenizer(recipe.model)
     limit = models.max_tokens_of(model.config)
     max_tokens = recipe.max_tokens or limit

@@ -70,7 +70,7 @@ class PretrainRuntime(Config):
     attention: Attention = "exact"
     """`exact` gives HF's numbers several times faster; `hf` runs HF's own code."""
 
-    gradient_checkpointing: bool = False
+    activation_checkpointing: bool = False
     """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
 
     log_every_steps: int = 10

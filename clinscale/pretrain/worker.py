@@ -79,8 +79,8 @@ def build_model(config: PretrainConfig, tokenizer: "PreTrainedTokenizerBase") ->
         evaluation_pattern=recipe.evaluation_pattern,
     )
     models.prepare_for_mlm(model, has_global_tokens=recipe.has_global_tokens(model.config.model_type))
-    if runtime.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if runtime.activation_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return model
 
 

@@ -35,7 +35,10 @@ def test_saved_folder_loads_in_plain_transformers_with_the_same_logits(family, t
     plain = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
     batch = transformers.AutoTokenizer.from_pretrained(folder)("chest pain " * 60, return_tensors="pt")
     with torch.no_grad():
-        assert torch.equal(plain(**batch).logits, model(**batch).logits)
+        torch.testing.assert_close(model(**batch).logits, plain(**batch).logits, rtol=0, atol=1e-5)
+        assert torch.equal(models.set_attention(model, "hf")(**batch).logits, plain(**batch).logits)
+        back = models.load_hf(str(folder), head="mlm").eval()
+        torch.testing.assert_close(back(**batch).logits, plain(**batch).logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
