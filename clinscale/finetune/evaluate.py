@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinscale.errors import DataError
+from clinscale.models import Attention
 from clinscale.predict import load_predictor
 from clinscale.registry import Tag
 from clinscale.tasks import TaskData, kind_of, metric_of
@@ -36,7 +37,7 @@ def task_tags(data: TaskData) -> dict[str, str]:
     }
 
 
-def judge(folder: str | Path, data: TaskData) -> Judgement:
+def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact") -> Judgement:
     """Score a fine-tuned folder on the test split through the path that serves; DataError without test examples."""
     examples = data.splits.get("test", ())
     if not examples:
@@ -45,6 +46,6 @@ def judge(folder: str | Path, data: TaskData) -> Judgement:
     trivial = kind.trivial(data.splits["train"], examples, data.labels)
     return Judgement(
         metric=metric_of(data.task),
-        test=load_predictor(folder).score(examples),
+        test=load_predictor(folder, attention=attention).score(examples),
         trivial=kind.score(examples, trivial, data.labels),
     )

@@ -63,7 +63,7 @@ def run_finetune(
 
         with run:
             best = finetune(config.recipe, data, folder / "hf", runtime=config.runtime, on_epoch=on_epoch)
-            judged = judge(best.folder, data)
+            judged = judge(best.folder, data, attention=config.runtime.attention)
             run.log(judged.as_metrics(task.name))
         write_json(done, {"dev": best.value, **asdict(judged)})
     return FinetuneSummary(folder=folder / "hf", **read_json(done))

@@ -2,6 +2,7 @@
 
 from clinscale.config import Config
 from clinscale.errors import ConfigError
+from clinscale.models import Attention
 
 
 class SweepRecipe(Config):
@@ -55,6 +56,12 @@ class SweepRuntime(Config):
 
     max_concurrent_trials: int | None = None
     """Trials at once at most; None is all that the cluster has room for."""
+
+    attention: Attention = "exact"
+    """`exact` gives HF's numbers several times faster, and computes no padding; `hf` runs HF's own code."""
+
+    activation_checkpointing: bool = False
+    """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
 
     max_failures: int = 1
     """Restarts of one failing trial."""

@@ -11,7 +11,7 @@ from typing import Any
 from clinscale import models, predict, registry
 from clinscale.config import fingerprint
 from clinscale.errors import ClusterError, own_cause
-from clinscale.finetune import FinetuneRecipe, judge, task_tags
+from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, judge, task_tags
 from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.runtime import Cluster, ray_logs
@@ -112,7 +112,7 @@ def sweep(
     with run:
         if not (folder / WINNER_FILE).exists():
             winner = _search(config, inputs, folder, tracking, run, cluster, on_progress)
-            judged = judge(trial_folder(folder, winner["id"]), data)
+            judged = judge(trial_folder(folder, winner["id"]), data, attention=config.runtime.attention)
             write_json(folder / WINNER_FILE, {**winner, **asdict(judged)})
             run.log(judged.as_metrics(data.task.name))
         return _register(config, inputs, folder, tracking, run, fingerprint(recipe))
@@ -140,6 +140,9 @@ def _search(
         seed=config.recipe.seed,
         folder=folder,
         num_threads=max(1, int(settings.cpus_per_trial)),
+        runtime=FinetuneRuntime(
+            attention=settings.attention, activation_checkpointing=settings.activation_checkpointing
+        ),
     )
 
     def describe(sampled: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinscale.finetune import FinetuneRecipe, finetune
+from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, finetune
 from clinscale.sweep.space import SearchSpace
 from clinscale.tasks import TaskConfig, TaskData, metric_of, read_task
 
@@ -30,6 +30,8 @@ class TrialTask:
     folder: Path
     """Each trial keeps its best weights in `folder/TRIAL_ID/hf`."""
     num_threads: int
+    runtime: FinetuneRuntime
+    """Of every trial."""
 
     def recipe(self, sampled: Mapping[str, Any]) -> FinetuneRecipe:
         """The fine-tuning that one sampled point means."""
@@ -53,7 +55,7 @@ def run_trial(sampled: dict[str, Any], *, spec: TrialTask) -> None:
         tune.report({**metrics, OBJECTIVE: best})
 
     folder = trial_folder(spec.folder, tune.get_context().get_trial_id())
-    finetune(spec.recipe(sampled), data, folder, on_epoch=on_epoch)
+    finetune(spec.recipe(sampled), data, folder, runtime=spec.runtime, on_epoch=on_epoch)
 
 
 def trial_folder(folder: Path, trial_id: str) -> Path:
