@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -33,7 +34,7 @@ class Ran:
 
 
 def run_demo(folder: Path, *, interrupt_at: str | None = None) -> Ran:
-    """`clinscale demo` in a session of its own; Ctrl-C to the whole group once stderr says `interrupt_at`."""
+    """`clinscale demo` in a session of its own; Ctrl-C to the whole group once stderr matches `interrupt_at`."""
     command = [sys.executable, "-m", "clinscale", "demo", "--dir", str(folder), "--json"]
     command += ["--scale", "0.1", "--num-trials", "2"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
@@ -47,7 +48,7 @@ def run_demo(folder: Path, *, interrupt_at: str | None = None) -> Ran:
             family |= (
                 set(psutil.Process(process.pid).children(recursive=True)) if process.poll() is None else set()
             )
-            if interrupt_at and interrupt_at in log.read_text():
+            if interrupt_at and re.search(interrupt_at, log.read_text()):
                 os.killpg(process.pid, signal.SIGINT)
                 interrupt_at = None
             time.sleep(0.5)
@@ -66,7 +67,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(folder):
-    return run_demo(folder, interrupt_at="Sweeping demo_pairs: 0 of 2")
+    return run_demo(folder, interrupt_at="Sweeping demo_pairs: [01] of 2")
 
 
 @pytest.fixture(scope="module")
