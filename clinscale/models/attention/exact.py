@@ -1,9 +1,9 @@
 """Swap the exact attention into HF's Longformer and BigBird, and back.
 
-The models stay HF's: `forward` of the encoder and of each self-attention module is replaced on the instance, while
-parameters, names, classes and everything else stay where they are. The encoder works out once per batch who sees
-whom (`patterns`), so that no layer asks the device; each self-attention projects with its own layers and hands
-queries, keys and values to the backend. Whatever a backend does not do is left to HF's own code.
+The models stay HF's: `forward` of the encoder, of each self-attention and of BigBird's activation is replaced on the
+instance, while parameters, names, classes and everything else stay where they are. The encoder works out once per
+batch who sees whom (`patterns`), so that no layer asks the device; each self-attention projects with its own layers
+and hands queries, keys and values to the backend. Whatever a backend does not do is left to HF's own code.
 """
 
 import functools
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers.activations import NewGELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.longformer.modeling_longformer import LongformerBaseModelOutput
 
@@ -165,14 +166,20 @@ def _bind(encoder: Any, model_type: str) -> None:
         attention = layer.attention.self
         attention.forward = types.MethodType(of_layer, attention)
         attention.index = index  # BigBird draws its random blocks for each layer
+        if isinstance(activation := layer.intermediate.intermediate_act_fn, NewGELUActivation):
+            # the same function in one pass over memory: HF's keeps six tensors of the inner size
+            activation.forward = functools.partial(torch.nn.functional.gelu, approximate="tanh")
     if model_type == "big_bird":  # the layers stay as they are; each batch decides for itself
         encoder.set_attention_type = types.MethodType(_remember_attention_type, encoder)
 
 
 def _unbind(encoder: Any) -> None:
-    for module in (encoder, *(layer.attention.self for layer in encoder.layer)):
+    swapped = [encoder]
+    for layer in encoder.layer:
+        swapped += [layer.attention.self, layer.intermediate.intermediate_act_fn]
+    for module in swapped:
         for name in ("forward", "set_attention_type"):
-            module.__dict__.pop(name, None)
+            vars(module).pop(name, None)
 
 
 def _unpadded(
