@@ -83,17 +83,18 @@ def upload(folder: str | Path, uri: str | Path) -> None:
             shutil.copyfileobj(source, target)
 
 
-def decode_utf8(raw: bytes, uri: str | Path, offset: int = 0) -> str:
+def decode(raw: bytes, uri: str | Path, *, offset: int = 0, encoding: str = "utf-8") -> str:
     """`raw` as text without its byte-order mark; `offset` is where it lies in its file.
 
     Raises:
-        DataError: names the byte of the file that is not UTF-8.
+        DataError: names the byte of the file that is not valid in `encoding`.
     """
     try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
+        return raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{uri} is not valid UTF-8 at byte {offset + error.start}; convert it: iconv -f LATIN1 -t UTF-8"
+            f"{uri} is not valid {encoding.upper()} at byte {offset + error.start}; "
+            "convert it: iconv -f LATIN1 -t UTF-8"
         ) from None
 
 
@@ -124,10 +125,10 @@ def write_json(uri: str | Path, values: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(uri: str | Path) -> Any:
+def read_json(uri: str | Path, encoding: str = "utf-8") -> Any:
     """The value in a JSON file; DataError names the file and the position of a fault."""
     with open_binary(uri) as stream:
-        text = decode_utf8(stream.read(), uri)
+        text = decode(stream.read(), uri, encoding=encoding)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -28,6 +28,7 @@ OWNERS: dict[str, set[str]] = {
     "ray.data": {"corpus"},
     "ray": {"runtime", "sweep", "corpus"},
     "datasets": {"corpus"},
+    "duckdb": {"tasks"},
     "deepspeed": {"engine"},
     "mlflow": {"registry", "predict/pyfunc"},  # the one file that MLflow itself loads: a model from code
     "optuna": {"sweep"},

@@ -1,19 +1,32 @@
-"""`clinscale tasks`: the catalog, and what a task finds in a folder."""
+"""`clinscale tasks`: the catalog, what a task finds in a folder, and whether a task of your own is in order."""
 
-import collections
-from typing import Annotated, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clinscale.cli.options import Json
 from clinscale.cli.output import emit, table
 
+if TYPE_CHECKING:
+    from clinscale.tasks import TaskData
+
 app = typer.Typer()
+
+Changes = Annotated[
+    list[str] | None, typer.Argument(help="Changes to the task: unit=line, options.criterion=creatinine.")
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option("--model", help="HF folder or hub name whose tokenizer counts lengths; words without it."),
+]
+PLACES_SHOWN = 20
 
 
 @app.callback(invoke_without_command=True)
 def tasks(context: typer.Context, json: Json = False) -> None:
-    """List the tasks of the catalog; `show` one of them, or your own.
+    """List the tasks of the catalog; `show` one of them, or `check` your own.
 
     Example: `clinscale tasks`
     """
@@ -21,35 +34,106 @@ def tasks(context: typer.Context, json: Json = False) -> None:
         return
     from clinscale.tasks import catalog, metric_of
 
-    rows = [{"task": task.name, "kind": task.kind, "metric": metric_of(task)} for task in catalog().values()]
+    rows = [
+        {"task": task.name, "kind": task.kind, "metric": metric_of(task), "about": task.about}
+        for task in catalog().values()
+    ]
     emit({"tasks": rows}, as_json=json, people=table("Tasks", rows))
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Name in the catalog, or the YAML file of your own task.")],
+    changes: Changes = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Folder to read; without it, only the definition.")
     ] = None,
+    model: Tokenizer = None,
     json: Json = False,
 ) -> None:
-    """What a task is, and what is found at PATH: counts only, no text.
+    """What a task is, every choice it leaves open, and what is found at PATH: counts only, no text.
 
     Example: `clinscale tasks show tcga_organ --data path/to/reports`
     """
+    from clinscale.tasks import load_task, metric_of, options_of, read_task
+
+    task = load_task(name, changes or [])
+    values: dict[str, Any] = {
+        "task": task.name,
+        "kind": task.kind,
+        "about": task.about,
+        "metric": metric_of(task),
+        "label_set": list(task.labels or ()),
+        "options": options_of(task),
+        "definition": task.plain(),
+    }
+    people = [table(f"Task {task.name}", _rows(values, leave_out=("options", "definition")))]
+    if values["options"]:
+        people.append(table("Options (change one with options.NAME=VALUE)", values["options"]))
+    if data:
+        found = _surveyed(read_task(task, data), model)
+        values |= found
+        people.append(table(f"Found at {data}", _rows(found, leave_out=("task", "kind"))))
+    emit(values, as_json=json, people=people)
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(help="YAML file of your own task, or a name in the catalog.")],
+    changes: Changes = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Folder of the task's files; the YAML file's own by default.")
+    ] = None,
+    model: Tokenizer = None,
+    json: Json = False,
+) -> None:
+    """Read a task to the end and report all that is wrong with its files, by file and position; no text.
+
+    Exits with 2 when something is broken that the task does not skip.
+
+    Example: `clinscale tasks check readmission.yaml --data notes`
+    """
     from clinscale.tasks import load_task, read_task
 
-    task = load_task(name)
-    values: dict[str, Any] = {"task": task.name, "kind": task.kind, "definition": task.plain()}
-    if data:
-        found = read_task(task, data)
-        examples = {split: len(members) for split, members in found.splits.items()}
-        labels = collections.Counter(
-            label
-            for members in found.splits.values()
-            for example in members
-            for label in (*example.labels, *(entity.label for entity in example.entities))
-        )
-        values |= {"examples": examples, "labels": dict(labels), "counts": found.counts, "data": found.fingerprint}
-    rows = [{"what": key, "value": value} for key, value in values.items()]
-    emit(values, as_json=json, people=table(f"Task {task.name}", rows))
+    task = load_task(file, changes or [])
+    read = read_task(task, data or str(Path(file).absolute().parent), on_error="skip")
+    findings = read.findings
+    problems = [
+        {"what": reason, "where": place, "then": "repaired" if reason in findings.repaired else "rejected"}
+        for reason, places in findings.places.items()
+        for place in places
+    ]
+    refused = task.on_error == "raise" and any(problem["then"] == "rejected" for problem in problems)
+    found = _surveyed(read, model)
+    verdict = "refused: mend what is rejected, or set on_error: skip" if refused else "in order"
+    people = [table(f"Task {task.name}: {verdict}", _rows(found, leave_out=("task", "kind")))]
+    if problems:
+        shown = problems[:PLACES_SHOWN]
+        people.append(table(f"{len(shown)} of {len(problems)} places (all of them with --json)", shown))
+    emit({**found, "in_order": not refused, "problems": problems}, as_json=json, people=people)
+    if refused:
+        raise typer.Exit(2)
+
+
+def _surveyed(read: "TaskData", model: str | None) -> dict[str, Any]:
+    from clinscale.tasks import survey
+
+    if model is None:
+        return survey(read)
+    from clinscale.corpus import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    return survey(read, lambda text: len(tokenizer(text, verbose=False)["input_ids"]))
+
+
+def _rows(values: Mapping[str, Any], *, leave_out: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [{"what": key, "value": _lines(value)} for key, value in values.items() if key not in leave_out]
+
+
+def _lines(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = [
+            f"{key}: {number:,}" if isinstance(number, int) else f"{key}: {number}"
+            for key, number in value.items()
+        ]
+    return ("\n".join(map(str, value)) or "none") if isinstance(value, list) else str(value)

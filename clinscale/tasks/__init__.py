@@ -6,25 +6,40 @@ A task is data (`TaskConfig`, a YAML file); a `Kind` is code. This room loads ne
 tokenizers come in as arguments, outputs as NumPy arrays.
 """
 
-from clinscale.tasks.catalog import catalog, load_task
+from clinscale.tasks.catalog import catalog, load_task, options_of
 from clinscale.tasks.example import Answer, Entity, Example, TaskData
-from clinscale.tasks.kinds import Kind, Prediction, Window, kind_of, metric_of
+from clinscale.tasks.findings import Findings, OnError
+from clinscale.tasks.kinds import Kind, LongDocuments, Prediction, Window, kind_of, metric_of
 from clinscale.tasks.read import read_task
+from clinscale.tasks.statistics import Band, Comparison, Estimate, Outcomes, by_length, compare, estimate
+from clinscale.tasks.survey import survey
 from clinscale.tasks.task import ColumnsConfig, TaskConfig
 
 __all__ = [
     "Answer",
+    "Band",
     "ColumnsConfig",
+    "Comparison",
     "Entity",
+    "Estimate",
     "Example",
+    "Findings",
     "Kind",
+    "LongDocuments",
+    "OnError",
+    "Outcomes",
     "Prediction",
     "TaskConfig",
     "TaskData",
     "Window",
+    "by_length",
     "catalog",
+    "compare",
+    "estimate",
     "kind_of",
     "load_task",
     "metric_of",
+    "options_of",
     "read_task",
+    "survey",
 ]

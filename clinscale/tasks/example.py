@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from clinscale.config import fingerprint
+from clinscale.tasks.findings import Findings
 from clinscale.tasks.task import TaskConfig
 
 
@@ -49,6 +50,8 @@ class Example:
     """Spans: no answer means that the text does not answer the question."""
     group: str | None = field(default=None, compare=False)
     """What must stay in one split with this example, beside equal texts."""
+    split: str | None = field(default=None, compare=False)
+    """What the split column of its file says."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,12 @@ class TaskData:
     """Names of the classes or entity types in the order of the model's outputs; none for spans."""
     fingerprint: str
     """Equal exactly when examples, splits and labels are equal."""
-    counts: dict[str, int]
-    """How many of what was repaired, rejected, skipped or repeated; zero counts are left out."""
+    findings: Findings
+    """What was found, repaired and left out."""
+    duplicates: int
+    """Examples whose texts are those of an earlier example of their split."""
+    duplicates_across_splits: int
+    """Texts that stand in more than one split."""
 
 
 def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, ...]) -> str:
@@ -71,23 +78,22 @@ def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, 
         {
             "labels": labels,
             "splits": {
-                name: [dataclasses.astuple(dataclasses.replace(e, group=None)) for e in examples]
+                name: [dataclasses.astuple(dataclasses.replace(e, group=None, split=None)) for e in examples]
                 for name, examples in splits.items()
             },
         }
     )
 
 
-def count_repeats(splits: dict[str, tuple[Example, ...]]) -> Counter[str]:
-    """`duplicates`: texts as in an earlier example of the split; `shared_across_splits`: as in another split."""
-    counts: Counter[str] = Counter()
+def count_repeats(splits: dict[str, tuple[Example, ...]]) -> tuple[int, int]:
+    """How often an example repeats the texts of one in its own split, and how many texts stand in several splits."""
+    duplicates = 0
     seen: Counter[tuple[str, str | None]] = Counter()
     for examples in splits.values():
         texts = set(_texts(examples))
-        counts["duplicates"] += len(examples) - len(texts)
+        duplicates += len(examples) - len(texts)
         seen.update(texts)
-    counts["shared_across_splits"] = sum(number > 1 for number in seen.values())
-    return counts
+    return duplicates, sum(number > 1 for number in seen.values())
 
 
 def _texts(examples: Iterable[Example]) -> Iterator[tuple[str, str | None]]:

@@ -4,8 +4,15 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
+from clinscale.errors import DataError
 from clinscale.tasks.example import Example
 from clinscale.tasks.task import SPLITS
+
+_SPLIT_NAMES = {
+    **{split: split for split in SPLITS},
+    **dict.fromkeys(("validation", "validate", "valid", "val", "devel", "development"), "dev"),
+}
+"""What data sets call their splits -> ours."""
 
 
 def split_by_group(
@@ -25,6 +32,26 @@ def split_by_group(
         sides[SPLITS[sum(middle >= bound for bound in bounds)]] += group
         placed += len(group)
     return {split: tuple(side) for split, side in sides.items()}
+
+
+def split_by_column(examples: Sequence[Example], task: str) -> dict[str, tuple[Example, ...]]:
+    """Split by what `Example.split` says; DataError names a value that is no split."""
+    sides: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    for example in examples:
+        split = _SPLIT_NAMES.get((example.split or "").casefold())
+        if split is None:
+            known = ", ".join(_SPLIT_NAMES)
+            raise DataError(f"task {task}: the split column of {example.id} must hold one of {known}; correct it")
+        sides[split].append(example)
+    return {split: tuple(side) for split, side in sides.items()}
+
+
+def hold_out(
+    examples: Sequence[Example], share: float, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(what stays, what is held out): about `share` of the examples, in whole groups as in `split_by_group`."""
+    sides = split_by_group(examples, (1 - share, share, 0.0), seed)
+    return sides["train"], sides["dev"] + sides["test"]
 
 
 def _groups(examples: Sequence[Example]) -> list[list[Example]]:

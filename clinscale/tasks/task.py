@@ -1,12 +1,13 @@
 """The contract of a task: what its files are, how they are split, what is predicted, how it is scored."""
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
 from clinscale.config import Config
 from clinscale.errors import ConfigError
+from clinscale.tasks.findings import OnError
 
 KindName = Literal["sequence", "pair", "tokens", "spans"]
-FormatName = Literal["records", "bio", "brat", "squad"]
 
 SPLITS = ("train", "dev", "test")
 """The names of the splits that every task ends up with."""
@@ -14,29 +15,51 @@ SPLITS = ("train", "dev", "test")
 FORMATS: dict[str, tuple[str, ...]] = {
     "sequence": ("records",),
     "pair": ("records",),
-    "tokens": ("bio", "brat"),
-    "spans": ("squad",),
+    "tokens": ("records", "bio", "brat", "i2b2_xml"),
+    "spans": ("records", "squad"),
 }
-"""Kind -> the formats that carry its annotations."""
+"""Kind -> the open formats that carry its annotations; any other format is a distribution of the catalog."""
+
+OPEN_FORMATS = frozenset(name for names in FORMATS.values() for name in names)
 
 
 class ColumnsConfig(Config):
-    """Which columns of a records file (CSV, JSON lines, Parquet) mean what."""
+    """Which columns of records (CSV, TSV, JSON, JSON lines, Parquet, HF dataset folder) mean what.
+
+    In nested records a column is a path: `report.findings`, `sections.0.text`.
+    """
 
     id: str | None = None
     """Column of the example's id; absent: file name and row number."""
 
-    text: str = "text"
-    """Column of the text, or of a pair's first text."""
+    text: str | tuple[str, ...] = "text"
+    """Column of the text, or of a pair's first text; several are joined by a line break, empty ones left out."""
 
     text_pair: str | None = None
-    """Column of a pair's second text."""
+    """Column of a pair's second text, or of the question."""
 
     label: str = "label"
-    """Column of the label; several labels in it are joined by `label_separator`."""
+    """Column of the label; several labels in it are a list, or joined by `label_separator`."""
 
     labels: tuple[str, ...] = ()
     """Instead of `label`, for several labels per text: one column of 0 and 1 per label, blank is 0."""
+
+    entities: str | None = None
+    """Kind tokens: column of a list of objects with `start`, `end` and `label` in characters of the text."""
+
+    tokens: str | None = None
+    """Kind tokens, instead of text and entities: column of a list of words, joined by blanks."""
+
+    tags: str = "ner_tags"
+    """Kind tokens: column of the list of BIO tags that belongs to `tokens`."""
+
+    answers: str = "answers"
+    """Kind spans: column of the answers, `{text: [...], answer_start: [...]}` or a list of `{text, answer_start}`."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that make up the text."""
+        return (self.text,) if isinstance(self.text, str) else self.text
 
 
 class TaskConfig(Config):
@@ -45,29 +68,49 @@ class TaskConfig(Config):
     name: str
     """Name in reports, runs and model names."""
 
+    about: str = ""
+    """What it is, where its files come from and how they are split, in a sentence or two."""
+
     kind: KindName
     """What is predicted: a label of a text, of a pair of texts, entities, or the answer to a question."""
 
-    format: FormatName
-    """What the files are: records and columns, token-per-line BIO, brat stand-off, SQuAD JSON."""
+    format: str
+    """What the files are: `records` (rows with columns), `bio` (token per line), `brat` stand-off, `i2b2_xml`
+    stand-off, `squad` JSON; or a distribution that `clinscale tasks` knows."""
 
-    splits: dict[str, str]
-    """`train`, `dev` and `test`, or `all` with `split_ratios`; each a file or folder below the data folder."""
+    splits: dict[str, str] = {}
+    """`train`, `dev` and `test`, or `all` with `split_ratios` or `split_column`; each a file or folder below the
+    data folder. A distribution has splits of its own."""
 
     split_ratios: tuple[float, float, float] | None = None
     """Shares of train, dev and test, when the one source `all` must be split here."""
 
+    split_column: str | None = None
+    """Column of the records of `all` that says train, dev (validation, val, devel) or test."""
+
     group_column: str | None = None
     """Records whose value is equal here (a patient, say) stay in one split; equal texts always do."""
 
+    group_pattern: str | None = None
+    """The same for documents in files: a regular expression whose first group, searched in the id, is the patient."""
+
     seed: int = 0
-    """Of the split by `split_ratios`."""
+    """Of the split by `split_ratios`, and of what a distribution leaves to chance."""
 
     columns: ColumnsConfig = ColumnsConfig()
-    """Columns of a records file."""
+    """Columns of records."""
+
+    options: dict[str, Any] = {}
+    """What a distribution leaves open; `clinscale tasks show` explains each."""
+
+    encoding: str = "utf-8"
+    """Of text files; what is not valid in it is named by file and byte. `latin-1` and `cp1252` are common."""
 
     label_from: Literal["column", "file"] = "column"
     """`file`: the label is the name of the file that holds the row, without its suffixes."""
+
+    label_map: dict[str, str | None] = {}
+    """Label in the files -> label of the task; null leaves out the row, or the entity. Others stay as they are."""
 
     labels: tuple[str, ...] | None = None
     """All labels or entity types, in the order of the model's outputs; absent: those found, sorted."""
@@ -78,8 +121,11 @@ class TaskConfig(Config):
     label_separator: str = ";"
     """What joins several labels in one column."""
 
-    on_empty: Literal["raise", "skip"] = "raise"
-    """What happens to a row without text; skipped rows are counted."""
+    unit: Literal["document", "line"] = "document"
+    """Kind tokens: what one example is. `line` is the unit of the paper's public scripts."""
+
+    on_error: OnError = "raise"
+    """What happens to a broken row, file or annotation: refuse the task, or leave it out and count it."""
 
     unanswerable: bool = True
     """Spans: whether `no answer` is a possible answer. False: the best span is always given, and questions
@@ -94,25 +140,22 @@ class TaskConfig(Config):
     def check(self) -> None:
         """Refuse combinations that no reader or kind understands."""
         here = f"task {self.name}"
-        if self.format not in FORMATS[self.kind]:
-            allowed = " or ".join(FORMATS[self.kind])
-            raise ConfigError(f"{here}: kind {self.kind} reads format {allowed}, got {self.format}")
-        wanted = ("all",) if self.split_ratios else SPLITS
-        if set(self.splits) != set(wanted):
+        if self.format in OPEN_FORMATS:
+            self._check_files(here)
+        if self.options and self.format in OPEN_FORMATS:
             raise ConfigError(
-                f"{here}: splits must name {', '.join(wanted)}, got {', '.join(self.splits) or 'none'}; "
-                "a single source is named all and needs split_ratios"
+                f"{here}: options belong to distributions, format {self.format} has none; remove them"
             )
         if self.split_ratios and (min(self.split_ratios) <= 0 or abs(sum(self.split_ratios) - 1) > 1e-6):
             raise ConfigError(f"{here}: split_ratios must be three positive shares that sum to 1")
-        if self.group_column and (self.format != "records" or not self.split_ratios):
-            raise ConfigError(f"{here}: group_column is for records split by split_ratios; remove it")
-        if (self.kind == "pair") != (self.columns.text_pair is not None):
-            raise ConfigError(
-                f"{here}: columns.text_pair names the second text of kind pair, and of no other kind"
-            )
+        if (self.group_column or self.group_pattern) and not self.split_ratios:
+            raise ConfigError(f"{here}: group_column and group_pattern need split_ratios; remove them")
+        if self.group_pattern is not None:
+            self._check_pattern(here, self.group_pattern)
         if self.multi_label and self.kind != "sequence":
             raise ConfigError(f"{here}: multi_label is for kind sequence, got kind {self.kind}; remove it")
+        if self.unit == "line" and self.kind != "tokens":
+            raise ConfigError(f"{here}: unit: line is for kind tokens, got kind {self.kind}; remove it")
         if self.columns.labels and not self.multi_label:
             raise ConfigError(f"{here}: columns.labels is for several labels per text; set multi_label: true")
         if self.columns.labels and self.labels and set(self.labels) != set(self.columns.labels):
@@ -121,3 +164,45 @@ class TaskConfig(Config):
             raise ConfigError(f"{here}: labels must be distinct and at least one; or remove the key")
         if self.max_answer_tokens < 1:
             raise ConfigError(f"{here}: max_answer_tokens must be at least 1, got {self.max_answer_tokens}")
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise ConfigError(f"{here}: encoding {self.encoding!r} is unknown to Python; try latin-1") from None
+
+    def _check_files(self, here: str) -> None:
+        if self.format not in FORMATS[self.kind]:
+            allowed = " or ".join(FORMATS[self.kind])
+            raise ConfigError(f"{here}: kind {self.kind} reads format {allowed}, got {self.format}")
+        if self.split_ratios and self.split_column:
+            raise ConfigError(f"{here}: split_ratios and split_column are two ways to split; remove one")
+        wanted = ("all",) if self.split_ratios or self.split_column else SPLITS
+        if set(self.splits) != set(wanted):
+            raise ConfigError(
+                f"{here}: splits must name {', '.join(wanted)}, got {', '.join(self.splits) or 'none'}; "
+                "a single source is named all and needs split_ratios or split_column"
+            )
+        if (self.group_column or self.split_column) and self.format != "records":
+            raise ConfigError(f"{here}: group_column and split_column are for records; remove them")
+        if self.format == "records" and (self.kind in ("pair", "spans")) != (self.columns.text_pair is not None):
+            raise ConfigError(
+                f"{here}: columns.text_pair names the second text of kind pair and the question of kind spans, "
+                "and is for no other kind"
+            )
+        if self.columns.tokens and self.columns.entities:
+            raise ConfigError(
+                f"{here}: columns.tokens and columns.entities are two ways to mark entities; keep one"
+            )
+        if (
+            self.format == "records"
+            and self.kind == "tokens"
+            and not (self.columns.tokens or self.columns.entities)
+        ):
+            raise ConfigError(f"{here}: entities in records need columns.entities, or columns.tokens with .tags")
+
+    def _check_pattern(self, here: str, pattern: str) -> None:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ConfigError(f"{here}: group_pattern is no regular expression: {error}") from None
+        if groups < 1:
+            raise ConfigError(f"{here}: group_pattern needs a group in parentheses around the patient's part")

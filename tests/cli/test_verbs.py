@@ -64,7 +64,7 @@ def test_version_goes_to_stdout():
     ("command", "keys"),
     [
         (["tasks"], {"tasks"}),
-        (["tasks", "show", "demo_entities", "--data", "DATA"], {"task", "kind", "examples", "labels", "counts"}),
+        (["tasks", "show", "demo_entities", "--data", "DATA"], {"documents", "examples", "labels", "rejected"}),
         (["corpus", "show", "SHARDS"], {"uri", "fingerprint", "train_tokens"}),
         (["models", "--home", "HOME"], {"models"}),
         (["report", "--home", "HOME", "--out", "HOME/r.html"], {"report"}),

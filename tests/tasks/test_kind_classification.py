@@ -1,5 +1,7 @@
 """Kinds sequence and pair: windows, predictions, and scores equal to scikit-learn's on the same numbers."""
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
@@ -35,6 +37,40 @@ class TestWindows:
         assert len(window.input_ids) == 32
         assert tokenizer.decode(window.input_ids).endswith("</s></s>no fever</s>")
         assert sum(window.global_mask) == 1
+
+    @pytest.mark.parametrize("kind", ["sequence", "pair"])
+    def test_head_and_tail_of_a_long_text_are_read(self, task_of, tokenizer, kind):
+        text = "Patient " + "chest pain " * 100 + "metoprolol"
+        example = Example("1", text, "no fever" if kind == "pair" else None, labels=("b",))
+        (window,) = kind_of(task_of(kind)).windows(
+            example, tokenizer, LABELS, **LIMITS, long_documents="head_tail"
+        )
+        assert len(window.input_ids) == len(window.global_mask) == 32
+        read = tokenizer.decode(window.input_ids)
+        assert read.startswith("<s>Patient chest")
+        assert read.endswith(" metoprolol</s>" + ("</s>no fever</s>" if kind == "pair" else ""))
+        parts = [window.offsets[p] for p in window.text_positions]
+        assert sum(after[0] - before[1] > 1 for before, after in itertools.pairwise(parts)) == 1
+
+    @pytest.mark.parametrize("kind", ["sequence", "pair"])
+    def test_pooled_windows_cover_the_whole_text_and_carry_its_label(self, task_of, tokenizer, kind):
+        text = " ".join(f"word{number}" for number in range(60))
+        example = Example("1", text, "no fever" if kind == "pair" else None, labels=("b",))
+        windows = kind_of(task_of(kind)).windows(example, tokenizer, LABELS, **LIMITS, long_documents="pool")
+        assert len(windows) > 3
+        assert all(len(w.input_ids) <= 32 and w.targets == {"labels": 1} for w in windows)
+        assert all(sum(w.global_mask) == 1 and w.global_mask[0] == 1 for w in windows)
+        seen = {c for w in windows for p in w.text_positions for c in range(*w.offsets[p])}
+        assert seen >= {c for c, character in enumerate(text) if not character.isspace()}
+        overlap = set(windows[0].offsets) & set(windows[1].offsets)
+        assert len(overlap - {None}) == 8
+
+    @pytest.mark.parametrize("how", ["truncate", "head_tail", "pool"])
+    def test_a_text_that_fits_is_the_same_window_however_long_ones_are_read(self, task_of, tokenizer, how):
+        kind = kind_of(task_of("pair"))
+        example = Example("1", "chest pain", "no fever", labels=("b",))
+        (window,) = kind.windows(example, tokenizer, LABELS, **LIMITS, long_documents=how)
+        assert window.input_ids == tokenizer("chest pain", "no fever")["input_ids"]
 
     def test_several_labels_are_a_row_of_floats(self, task_of, tokenizer):
         kind = kind_of(task_of("sequence", multi_label=True))

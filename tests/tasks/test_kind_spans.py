@@ -51,7 +51,7 @@ def test_windows_hold_the_whole_question_and_cover_the_whole_text(task_of, token
     assert covered >= {c for c, character in enumerate(TEXT) if not character.isspace()}
 
 
-def test_an_answer_that_a_window_cuts_is_no_target_of_it(task_of, tokenizer):
+def test_an_end_that_a_window_does_not_show_is_no_target_of_it(task_of, tokenizer):
     kind = kind_of(task_of("spans"))
     cut_before, cut_behind = 0, 0
     answers = ("chest pain", "Metoprolol 25 mg was given", "given twice daily")
@@ -59,12 +59,20 @@ def test_an_answer_that_a_window_cuts_is_no_target_of_it(task_of, tokenizer):
         start, end = TEXT.index(answer), TEXT.index(answer) + len(answer)
         for window in windows_of(kind, example_of(answer), tokenizer, max_tokens=max_tokens, stride_tokens=3):
             first, last = (window.offsets[window.text_positions[i]] for i in (0, -1))
-            targets = (window.targets["start_positions"], window.targets["end_positions"])
-            assert (targets != (0, 0)) == (first[0] <= start and end <= last[1])
+            assert bool(window.targets["start_positions"]) == (first[0] <= start < last[1])
+            assert bool(window.targets["end_positions"]) == (first[0] < end <= last[1])
             cut_before += start < first[0] < end
             cut_behind += start < last[1] < end
     assert cut_before
     assert cut_behind
+
+
+def test_an_answer_longer_than_any_window_is_stitched_together(task_of, tokenizer, perfect):
+    kind, example = kind_of(task_of("spans")), example_of(TEXT[len("Patient ") : -len(" again.")])
+    windows = windows_of(kind, example, tokenizer, max_tokens=26, stride_tokens=4)
+    assert not any(w.targets["start_positions"] and w.targets["end_positions"] for w in windows)
+    prediction = kind.decode(example, windows, perfect(kind, windows, ()), ())
+    assert kind.score([example], [prediction], ()) == {"f1": 1.0, "exact_match": 1.0}
 
 
 def test_a_question_that_fills_the_window_is_refused(task_of, tokenizer):

@@ -1,15 +1,15 @@
 """Public formats as found in the wild: what is read, what is repaired and counted, what is refused and how."""
 
 import json
-from collections import Counter
 
 import pytest
 
 from clinscale.errors import DataError
-from clinscale.tasks import Answer, Entity
+from clinscale.tasks import Answer, Entity, Findings
 from clinscale.tasks.readers.align import locate, without_overlaps
 from clinscale.tasks.readers.bio import read_bio
 from clinscale.tasks.readers.brat import read_brat
+from clinscale.tasks.readers.i2b2_xml import read_i2b2_xml
 from clinscale.tasks.readers.records import read_rows
 from clinscale.tasks.readers.squad import read_squad
 
@@ -20,14 +20,17 @@ def surfaces(example):
 
 @pytest.fixture
 def read(task_of, tmp_path):
-    """Write files, read them with a reader, return examples and counts."""
+    """Write files, read them with a reader, return examples and findings."""
 
     def run(reader, kind, files, **fields):
         for name, content in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        counts = Counter()
-        return reader(task_of(kind, **fields), str(tmp_path), counts), +counts
+        task = task_of(kind, **fields)
+        findings = Findings(task.on_error)
+        return reader(task, str(tmp_path), findings), findings
 
+    run.task_of = task_of
     return run
 
 
@@ -64,10 +67,12 @@ class TestRecords:
 
     def test_empty_texts_raise_or_are_counted(self, read):
         files = {"a.csv": 'text,label\none,a\n"  ",b\n'}
-        with pytest.raises(DataError, match="row 2: column 'text' has no text"):
+        with pytest.raises(DataError, match=r"row 2: column 'text' has no text; .* or set on_error: skip"):
             read(read_rows, "sequence", files)
-        examples, counts = read(read_rows, "sequence", files, on_empty="skip")
-        assert (len(examples), counts) == (1, {"empty": 1})
+        examples, findings = read(read_rows, "sequence", files, on_error="skip")
+        assert (len(examples), findings.found["rows"]) == (1, 2)
+        assert findings.rejected == {"column 'text' has no text": 1}
+        assert findings.places["column 'text' has no text"][0].endswith("a.csv row 2")
 
     def test_a_missing_label_is_refused(self, read):
         with pytest.raises(DataError, match="row 1: column 'label' has no value"):
@@ -76,6 +81,90 @@ class TestRecords:
     def test_a_pair_needs_both_columns(self, read):
         with pytest.raises(DataError, match="no column 'hypothesis'"):
             read(read_rows, "pair", {"a.csv": "premise,label\none,a\n"})
+
+    def test_columns_can_be_paths_and_texts_can_be_joined(self, read):
+        row = {
+            "meta": {"key": "n1"},
+            "report": {"findings": "large heart", "impression": ""},
+            "gold": [{"y": "a"}],
+        }
+        rows = json.dumps({**row, "report": {**row["report"], "impression": "enlarged"}}) + "\n" + json.dumps(row)
+        columns = {"id": "meta.key", "text": ["report.findings", "report.impression"], "label": "gold.0.y"}
+        examples, _ = read(read_rows, "sequence", {"a.jsonl": rows}, columns=columns)
+        assert [(e.id, e.text, e.labels) for e in examples] == [
+            ("n1", "large heart\nenlarged", ("a",)),
+            ("n1", "large heart", ("a",)),
+        ]
+
+    def test_json_objects_by_id_are_rows(self, read):
+        files = {"a.json": json.dumps({"x1": {"text": "one", "label": "a"}, "x2": {"text": "two", "label": "b"}})}
+        examples, _ = read(read_rows, "sequence", files, columns={"id": "id"})
+        assert [(e.id, e.text) for e in examples] == [("x1", "one"), ("x2", "two")]
+
+    def test_a_hugging_face_dataset_folder_is_read_with_its_class_names(self, read, tmp_path):
+        from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+        words = Features(
+            {"tokens": Sequence(Value("string")), "ner_tags": Sequence(ClassLabel(names=["O", "B-X"]))}
+        )
+        Dataset.from_dict({"tokens": [["no", "fever"]], "ner_tags": [[0, 1]]}, features=words).save_to_disk(
+            str(tmp_path / "ner")
+        )
+        texts = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+        Dataset.from_dict({"text": ["one", "two"], "label": [1, -1]}, features=texts).save_to_disk(
+            str(tmp_path / "texts")
+        )
+        findings = Findings("skip")
+        task = read.task_of("tokens", format="records", columns={"tokens": "tokens"})
+        (example,) = read_rows(task, str(tmp_path / "ner"), findings)
+        assert surfaces(example) == [("fever", "X")]
+        (example,) = read_rows(read.task_of("sequence"), str(tmp_path / "texts"), findings)
+        assert example.labels == ("yes",)
+        assert findings.rejected == {"column 'label' has no value": 1}
+
+    def test_the_papers_json_of_words_and_tags(self, read):
+        rows = "\n".join(
+            json.dumps(row)
+            for row in [
+                {"tokens": ["No", "fever", "now"], "ner_tags": ["O", "B-X", "I-X"]},
+                {"tokens": ["No"], "ner_tags": ["O", "O"]},
+                {"tokens": ["No"], "ner_tags": ["Q"]},
+            ]
+        )
+        columns = {"tokens": "tokens"}
+        (example,), findings = read(
+            read_rows, "tokens", {"a.jsonl": rows}, format="records", columns=columns, on_error="skip"
+        )
+        assert surfaces(example) == [("fever now", "X")]
+        assert findings.rejected.total() == 2
+
+    def test_entities_as_offsets(self, read):
+        entities = [{"start": 3, "end": 8, "label": "X"}, {"start": 90, "end": 99, "label": "X"}, {"begin": 1}]
+        rows = json.dumps({"note": "No fever", "gold": entities})
+        columns = {"text": "note", "entities": "gold"}
+        (example,), findings = read(
+            read_rows, "tokens", {"a.jsonl": rows}, format="records", columns=columns, on_error="skip"
+        )
+        assert surfaces(example) == [("fever", "X")]
+        assert findings.rejected.total() == 2
+
+    def test_answers_in_rows(self, read):
+        answers = {"text": ["25 mg"], "answer_start": [5]}
+        rows = json.dumps({"text": "Gave 25 mg", "question": "Dose?", "answers": answers})
+        columns = {"text_pair": "question"}
+        (example,), _ = read(read_rows, "spans", {"a.jsonl": rows}, format="records", columns=columns)
+        assert (example.text_pair, example.answers) == ("Dose?", (Answer(5, "25 mg"),))
+
+    def test_broken_rows_are_named_and_left_out_where_the_task_says_so(self, read):
+        files = {
+            "a.jsonl": '{"text": "one", "label": "a"}\n{"text": "secret\n[1]\n{"text": "two", "label": "b"}\n'
+        }
+        with pytest.raises(DataError, match=r"a\.jsonl line 2: is not valid JSON") as error:
+            read(read_rows, "sequence", files)
+        assert "secret" not in str(error.value)
+        examples, findings = read(read_rows, "sequence", files, on_error="skip")
+        assert [e.text for e in examples] == ["one", "two"]
+        assert findings.rejected.total() == 2
 
 
 class TestBio:
@@ -97,26 +186,31 @@ class TestBio:
 
     def test_sentences_end_at_blank_lines_of_any_kind(self, read):
         content = "-DOCSTART- X O\r\n\r\nNo O\r\nfever B-Sign\r\n\r\n\r\nok O\r\n"
-        examples, counts = read(read_bio, "tokens", {"a.conll": content}, format="bio")
+        examples, findings = read(read_bio, "tokens", {"a.conll": content}, format="bio")
         assert [(e.id, e.text) for e in examples] == [("a:1", "No fever"), ("a:2", "ok")]
-        assert counts == {"sentences": 2, "entities": 1}
+        assert findings.found == {"sentences": 2, "entities": 1}
 
     @pytest.mark.parametrize("line", ["alone", "fever\tB", "fever\tB-", "fever\tX-Sign", "fever\t1"])
     def test_bad_lines_are_named_without_their_text(self, read, line):
         with pytest.raises(DataError, match=r"a\.tsv line 2") as error:
             read(read_bio, "tokens", {"a.tsv": f"ok\tO\n{line}\n"}, format="bio")
         assert "fever" not in str(error.value)
+        files = {"a.tsv": f"ok\tO\n{line}\n\nyes\tO\n"}
+        examples, findings = read(read_bio, "tokens", files, format="bio", on_error="skip")
+        assert [e.text for e in examples] == ["yes"]
+        assert findings.rejected.total() == 1
 
 
 class TestBrat:
     TEXT = "Kein Schmerz – no chest pain, left\nand right knee swelling."
 
-    def annotate(self, read, *lines, text=TEXT):
-        (example,), counts = read(read_brat, "tokens", {"d.txt": text, "d.ann": "".join(f"{x}\n" for x in lines)})
-        return example, counts
+    def annotate(self, read, *lines, text=TEXT, **fields):
+        files = {"d.txt": text, "d.ann": "".join(f"{x}\n" for x in lines)}
+        (example,), findings = read(read_brat, "tokens", files, **fields)
+        return example, findings
 
     def test_only_text_bound_lines_are_entities(self, read):
-        example, counts = self.annotate(
+        example, findings = self.annotate(
             read,
             "T1\tSign 18 28\tchest pain",
             "E1\tSign:T1",
@@ -128,36 +222,44 @@ class TestBrat:
             "",
         )
         assert surfaces(example) == [("chest pain", "Sign")]
-        assert (example.id, counts) == ("d", {"annotations": 1})
+        assert (example.id, findings.found) == ("d", {"documents": 1, "annotations": 1})
 
     def test_a_discontinuous_annotation_becomes_its_covering_span(self, read):
-        example, counts = self.annotate(read, "T1\tSign 30 34;45 58\tleft knee swelling")
+        example, findings = self.annotate(read, "T1\tSign 30 34;45 58\tleft knee swelling")
         assert surfaces(example) == [("left\nand right knee swelling", "Sign")]
-        assert counts == {"annotations": 1, "discontinuous": 1}
+        assert findings.found["discontinuous"] == 1
 
     def test_of_nested_annotations_the_longest_stays(self, read):
-        example, counts = self.annotate(
+        example, findings = self.annotate(
             read, "T1\tSite 18 23\tchest", "T2\tSign 18 28\tchest pain", "T3\tB 18 28\tchest pain"
         )
         assert surfaces(example) == [("chest pain", "Sign")]
-        assert counts["nested"] == 2
+        assert findings.rejected == {"overlaps a longer span": 2}
 
     def test_offsets_that_are_slightly_off_are_repaired_and_wild_ones_rejected(self, read):
-        example, counts = self.annotate(
-            read, "T1\tSign 17 27\tchest pain", "T2\tSign 900 905\tchest", "T3\tS 0 4\tgone"
-        )
+        lines = ("T1\tSign 17 27\tchest pain", "T2\tSign 900 905\tchest", "T3\tS 0 4\tgone", "T4\tS 5 5;7 2\tx")
+        with pytest.raises(DataError, match=r"d\.ann line 2: span not found at its offset") as error:
+            self.annotate(read, *lines)
+        assert "chest" not in str(error.value)
+        example, findings = self.annotate(read, *lines, on_error="skip")
         assert surfaces(example) == [("chest pain", "Sign")]
-        assert counts == {"annotations": 3, "repaired": 1, "rejected": 2}
+        assert findings.repaired == {"offset off by a few characters": 1}
+        assert findings.rejected == {"span not found at its offset": 3}
+
+    def test_equal_annotations_count_once(self, read):
+        example, findings = self.annotate(read, *["T1\tSign 18 28\tchest pain"] * 2)
+        assert surfaces(example) == [("chest pain", "Sign")]
+        assert findings.rejected == {"repeats another annotation": 1}
 
     def test_a_line_break_inside_an_annotation_is_written_as_a_blank(self, read):
-        example, counts = self.annotate(read, "T1\tSide 30 44\tleft and right")
+        example, findings = self.annotate(read, "T1\tSide 30 44\tleft and right")
         assert surfaces(example) == [("left\nand right", "Side")]
-        assert counts == {"annotations": 1}
+        assert not findings.repaired
 
     def test_windows_line_ends_count(self, read):
-        example, counts = self.annotate(read, "T1\tSign 4 8\tpain\r", text="a\r\n\r" + "pain\r\n")
+        example, findings = self.annotate(read, "T1\tSign 4 8\tpain\r", text="a\r\n\r" + "pain\r\n")
         assert surfaces(example) == [("pain", "Sign")]
-        assert counts == {"annotations": 1}
+        assert not findings.repaired
 
     @pytest.mark.parametrize("line", ["T1 Sign 0 4 Kein", "T1\tSign 0\tKein", "X1\tSign 0 4\tKein"])
     def test_malformed_lines_are_named_without_their_text(self, read, line):
@@ -166,10 +268,67 @@ class TestBrat:
         assert "Kein" not in str(error.value)
 
     @pytest.mark.parametrize(("present", "absent"), [("txt", "ann"), ("ann", "txt")])
-    def test_a_file_without_its_partner_is_refused(self, read, present, absent):
+    def test_a_file_without_its_partner_is_refused_or_left_out(self, read, present, absent):
         files = {"d.txt": "x", "d.ann": "", f"e.{present}": ""}
-        with pytest.raises(DataError, match=rf"e\.{present} has no \.{absent}"):
+        with pytest.raises(DataError, match=rf"e\.{present}: no \.{absent} beside it"):
             read(read_brat, "tokens", files)
+        examples, findings = read(read_brat, "tokens", files, on_error="skip")
+        assert [e.id for e in examples] == ["d"]
+        assert findings.rejected == {f"no .{absent} beside it": 1}
+
+    def test_latin_1_is_named_by_file_and_byte_or_read_as_such(self, read):
+        files = {"d.txt": "Fieber größer".encode("latin-1"), "d.ann": "T1\tSign 7 13\tgrößer".encode("latin-1")}
+        with pytest.raises(DataError, match=r"d\.txt is not valid UTF-8 at byte 9"):
+            read(read_brat, "tokens", files)
+        examples, findings = read(read_brat, "tokens", files, on_error="skip")
+        assert (examples, findings.rejected) == ([], {"not valid UTF-8": 1})
+        (example,), _ = read(read_brat, "tokens", files, encoding="latin-1")
+        assert surfaces(example) == [("größer", "Sign")]
+
+
+class TestI2b2Xml:
+    def document(self, text, *tags):
+        return (
+            '<?xml version="1.0" encoding="UTF-8" ?>\n<deIdi2b2>\n'
+            f"<TEXT><![CDATA[{text}]]></TEXT>\n<TAGS>\n{''.join(tags)}</TAGS>\n</deIdi2b2>\n"
+        )
+
+    def tag(self, start, end, text, **changes):
+        values = {"id": "P0", "start": start, "end": end, "text": text, "TYPE": "DOCTOR", **changes}
+        return "<NAME " + " ".join(f'{key}="{value}"' for key, value in values.items()) + " />\n"
+
+    def test_offsets_count_from_the_opening_of_the_text(self, read):
+        files = {"110-01.xml": self.document("\nDr. Zoë Invento.\n", self.tag(5, 16, "Zoë Invento"))}
+        (example,), findings = read(read_i2b2_xml, "tokens", files, format="i2b2_xml")
+        assert (example.id, surfaces(example)) == ("110-01", [("Zoë Invento", "DOCTOR")])
+        assert (findings.found, findings.repaired) == ({"documents": 1, "annotations": 1}, {})
+
+    def test_one_malformed_file_among_many_is_named_by_line(self, read):
+        good = self.document("\nDr. Invento.\n", self.tag(5, 12, "Invento"))
+        files = {f"{n:03}-01.xml": good for n in range(5)} | {"005-01.xml": good.replace("</TAGS>", "")}
+        with pytest.raises(DataError, match=r"005-01\.xml line 9, column \d+: malformed XML") as error:
+            read(read_i2b2_xml, "tokens", files, format="i2b2_xml")
+        assert "Invento" not in str(error.value)
+        examples, findings = read(read_i2b2_xml, "tokens", files, format="i2b2_xml", on_error="skip")
+        assert (len(examples), findings.rejected) == (5, {"malformed XML": 1})
+
+    def test_tags_that_say_too_little_and_empty_texts_are_rejected(self, read):
+        files = {
+            "a.xml": self.document("Dr. Invento", self.tag("x", 12, "Invento"), self.tag(4, 11, "Invento")),
+            "b.xml": self.document("  "),
+        }
+        (example,), findings = read(read_i2b2_xml, "tokens", files, format="i2b2_xml", on_error="skip")
+        assert surfaces(example) == [("Invento", "DOCTOR")]
+        assert findings.rejected == {"tag without TYPE, start and end": 1, "empty text": 1}
+
+    def test_windows_line_ends_are_one_character(self, read):
+        text = "\r\nDr. Invento\r\nand Dr. Other\r\n"
+        tags = self.tag(5, 12, "Invento"), self.tag(21, 26, "Other")
+        (example,), findings = read(
+            read_i2b2_xml, "tokens", {"a.xml": self.document(text, *tags)}, format="i2b2_xml"
+        )
+        assert [surface for surface, _ in surfaces(example)] == ["Invento", "Other"]
+        assert not findings.repaired
 
 
 class TestSquad:
@@ -194,15 +353,18 @@ class TestSquad:
         ],
     )
     def test_answers_are_found_near_their_offset(self, read, text, start, found, repaired):
-        (example,), counts = self.ask(read, self.question(text, start))
+        (example,), findings = self.ask(read, self.question(text, start))
         assert example.answers == (Answer(found, "25 mg"),)
         assert example.id == "17"
-        assert counts["repaired"] == repaired
+        assert findings.repaired["offset off by a few characters"] == repaired
 
     @pytest.mark.parametrize(("text", "start"), [("26 mg", 19), ("Started", 40), ("", 0)])
     def test_questions_without_one_locatable_answer_are_rejected_and_counted(self, read, text, start):
-        examples, counts = self.ask(read, self.question(text, start))
-        assert (examples, counts) == ([], {"questions": 1, "rejected": 1})
+        with pytest.raises(DataError, match="question 17: span not found"):
+            self.ask(read, self.question(text, start))
+        examples, findings = self.ask(read, self.question(text, start), on_error="skip")
+        assert (examples, findings.found["questions"]) == ([], 1)
+        assert findings.rejected == {"span not found at its offset": 1}
 
     def test_equal_answers_of_several_annotators_count_once(self, read):
         question = self.question("25 mg", 19)
@@ -211,17 +373,22 @@ class TestSquad:
 
     def test_impossible_questions_have_no_answer_or_are_left_out(self, read):
         question = self.question("25 mg", 19, is_impossible=True)
-        examples, counts = self.ask(read, question)
-        assert (examples[0].answers, counts) == ((), {"questions": 1, "unanswerable": 1})
-        assert self.ask(read, question, unanswerable=False) == ([], {"questions": 1, "unanswerable": 1})
+        examples, findings = self.ask(read, question)
+        assert (examples[0].answers, findings.found["unanswerable"]) == ((), 1)
+        examples, findings = self.ask(read, question, unanswerable=False)
+        assert (examples, findings.rejected) == ([], {"question without an answer": 1})
 
     def test_empty_contexts_raise_or_are_counted(self, read):
-        with pytest.raises(DataError, match="question 17 has an empty context"):
+        with pytest.raises(DataError, match="question 17: empty context"):
             self.ask(read, self.question("x", 0), context=" ")
-        assert self.ask(read, self.question("x", 0), context=" ", on_empty="skip")[1] == {
-            "questions": 1,
-            "empty": 1,
-        }
+        _, findings = self.ask(read, self.question("x", 0), context=" ", on_error="skip")
+        assert findings.rejected == {"empty context or question": 1}
+
+    @pytest.mark.parametrize(("text", "start", "whole"), [("etoprol", 9, "metoprolol"), ("2", 19, "25")])
+    def test_answers_inside_a_word_are_widened_to_it(self, read, text, start, whole):
+        (example,), findings = self.ask(read, self.question(text, start))
+        assert example.answers[0].text == whole
+        assert findings.repaired == {"widened to whole words": 1}
 
     @pytest.mark.parametrize(
         "layout", [{}, [], {"data": [{"paragraphs": [{"context": "x", "qas": [{"question": "no id"}]}]}]}]
@@ -231,7 +398,7 @@ class TestSquad:
             read(read_squad, "spans", {"q.json": json.dumps(layout)})
 
     def test_an_offset_that_is_no_number_is_refused(self, read):
-        with pytest.raises(DataError, match="question 17: an answer needs"):
+        with pytest.raises(DataError, match="question 17: answer without text"):
             self.ask(read, self.question("25 mg", "soon"))
 
 

@@ -14,7 +14,7 @@ from clinscale.tasks import catalog, kind_of, load_task, metric_of, read_task
     ("kind", "fields", "message"),
     [
         ("sequence", {"format": "brat"}, "reads format records"),
-        ("tokens", {"format": "records"}, "bio or brat"),
+        ("tokens", {"format": "squad"}, "records or bio or brat or i2b2_xml"),
         ("sequence", {"splits": {"train": "a", "test": "b"}}, "train, dev, test"),
         ("sequence", {"splits": {"all": "a"}}, "split_ratios"),
         ("sequence", {"splits": {"all": "a"}, "split_ratios": (0.5, 0.1, 0.1)}, "sum to 1"),
@@ -28,6 +28,15 @@ from clinscale.tasks import catalog, kind_of, load_task, metric_of, read_task
         ("sequence", {"labels": ()}, "at least one"),
         ("spans", {"max_answer_tokens": 0}, "at least 1"),
         ("sequence", {"colums": {}}, "did you mean columns"),
+        ("sequence", {"options": {"a": 1}}, "options belong to distributions"),
+        ("sequence", {"unit": "line"}, "unit: line is for kind tokens"),
+        ("sequence", {"splits": {"all": "a"}, "split_ratios": (0.5, 0.2, 0.3), "split_column": "x"}, "two ways"),
+        ("tokens", {"group_pattern": "x"}, "need split_ratios"),
+        ("tokens", {"splits": {"all": "a"}, "split_ratios": (0.5, 0.2, 0.3), "group_pattern": "("}, "no regular"),
+        ("tokens", {"splits": {"all": "a"}, "split_ratios": (0.5, 0.2, 0.3), "group_pattern": "x"}, "parentheses"),
+        ("tokens", {"format": "records"}, "columns.entities, or columns.tokens"),
+        ("spans", {"format": "records"}, "question of kind spans"),
+        ("sequence", {"encoding": "latin-11"}, "encoding 'latin-11' is unknown"),
     ],
 )
 def test_contradictions_are_refused_with_the_repair(task_of, kind, fields, message):
@@ -66,6 +75,22 @@ def test_a_yaml_file_is_a_task(tmp_path):
     assert load_task(str(path)).name == "mine"
     with pytest.raises(ConfigError, match="does not exist"):
         load_task(str(tmp_path / "other.yaml"))
+
+
+def test_a_yaml_file_can_change_a_task_of_the_catalog(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("{extends: demo_entities, name: lines, unit: line}")
+    task = load_task(str(path))
+    assert (task.name, task.unit, task.format) == ("lines", "line", "brat")
+    assert load_task("demo_entities", ["unit=line"]).unit == "line"
+    assert load_task("demo_entities", {"unit": "line"}).unit == "line"
+
+
+def test_a_format_that_nobody_reads_is_answered_with_the_nearest(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("{name: mine, kind: tokens, format: bratt, splits: {train: a, dev: b, test: c}}")
+    with pytest.raises(ConfigError, match="format 'bratt' is unknown; did you mean brat"):
+        load_task(str(path))
 
 
 def test_every_demo_task_reads_the_demo_data(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from clinscale.errors import DataError
 from clinscale.tasks import Example, read_task
-from clinscale.tasks.split import split_by_group
+from clinscale.tasks.split import hold_out, split_by_group
 
 RATIOS = (0.7, 0.1, 0.2)
 
@@ -63,8 +63,8 @@ def test_a_split_that_gets_no_example_is_refused(task_of, tmp_path):
 
 def test_repeats_within_and_across_splits_are_counted(task_of, tmp_path):
     files = write(tmp_path, train=[*ROWS, ("one", "b")], dev=[("one", "a")], test=[("four", "a")])
-    counts = read_task(task_of("sequence", **files), str(tmp_path)).counts
-    assert counts == {"duplicates": 1, "shared_across_splits": 1}
+    data = read_task(task_of("sequence", **files), str(tmp_path))
+    assert (data.duplicates, data.duplicates_across_splits) == (1, 1)
 
 
 def test_the_fingerprint_changes_with_any_gold_and_not_with_the_place(task_of, tmp_path):
@@ -101,3 +101,95 @@ def test_the_shares_are_met_and_the_seed_chooses():
     one, other = (split_by_group(examples, RATIOS, seed) for seed in (0, 1))
     assert [len(side) for side in one.values()] == [700, 100, 200]
     assert one["test"] != other["test"]
+
+
+def test_held_out_groups_are_whole_and_the_rest_stays():
+    examples = [Example(str(n), f"text {n}", group=f"patient {n % 50}") for n in range(500)]
+    stays, held = hold_out(examples, 0.1, seed=0)
+    assert len(held) == pytest.approx(50, abs=10)
+    assert {e.id for e in stays} | {e.id for e in held} == {e.id for e in examples}
+    assert not {e.group for e in stays} & {e.group for e in held}
+
+
+def test_a_column_can_name_the_split(task_of, tmp_path):
+    lines = ["text,label,part", "one,a,train", "two,b,Validation", "three,a,test", "four,b,val"]
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    task = task_of("sequence", splits={"all": "all.csv"}, split_column="part")
+    data = read_task(task, str(tmp_path))
+    assert {split: [e.text for e in members] for split, members in data.splits.items()} == {
+        "train": ["one"],
+        "dev": ["two", "four"],
+        "test": ["three"],
+    }
+    (tmp_path / "all.csv").write_text("\n".join([*lines, "five,a,holdout"]))
+    with pytest.raises(DataError, match="split column of all:5 must hold one of train"):
+        read_task(task, str(tmp_path))
+
+
+def test_labels_are_mapped_and_null_leaves_the_row_out(task_of, tmp_path):
+    files = write(tmp_path, train=[*ROWS, ("x", "unsure")], dev=[("d", "A"), ("e", "b")], test=ROWS)
+    task = task_of("sequence", **files, label_map={"A": "a", "unsure": None})
+    data = read_task(task, str(tmp_path))
+    assert data.labels == ("a", "b")
+    assert [e.text for e in data.splits["train"]] == ["one", "two"]
+    assert data.findings.rejected == {"label mapped to null": 1}
+
+
+def test_ids_that_occur_twice_are_refused_or_left_out(task_of, tmp_path):
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"id,text,label\n7,{split} one,a\n7,{split} two,b\n8,{split},b\n")
+    files = {"splits": {split: f"{split}.csv" for split in ("train", "dev", "test")}, "columns": {"id": "id"}}
+    with pytest.raises(DataError, match="train example 7: id occurs twice"):
+        read_task(task_of("sequence", **files), str(tmp_path))
+    data = read_task(task_of("sequence", **files, on_error="skip"), str(tmp_path))
+    assert data.findings.rejected == {"id occurs twice": 3}
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """Twenty notes of ten patients in brat files named PATIENT-NOTE."""
+    for number in range(20):
+        stem = tmp_path / f"{number // 2:03}-{number % 2:02}"
+        stem.with_suffix(".txt").write_text(f"Note {number}\n\nfever and\nchest pain\n")
+        start = len(f"Note {number}\n\n")
+        end = start + len("fever and\nchest pain")
+        stem.with_suffix(".ann").write_text(
+            f"T1\tSign {start} {start + 5}\tfever\nT2\tBoth {start + 6} {end}\tand chest pain\n"
+        )
+    return str(tmp_path)
+
+
+def test_a_pattern_finds_the_patient_in_the_files_name(task_of, notes):
+    fields = {"splits": {"all": "."}, "split_ratios": (0.5, 0.2, 0.3)}
+    data = read_task(task_of("tokens", **fields, group_pattern=r"^(\d+)-"), notes)
+    patients = [{e.id[:3] for e in members} for members in data.splits.values()]
+    assert sum(map(len, patients)) == len(set().union(*patients)) == 10
+    with pytest.raises(DataError, match="group_pattern does not match the id 000-00"):
+        read_task(task_of("tokens", **fields, group_pattern=r"patient(\d+)"), notes)
+
+
+def test_lines_are_examples_of_their_own_and_keep_to_their_document(task_of, notes):
+    fields = {"splits": {"all": "."}, "split_ratios": (0.5, 0.2, 0.3), "unit": "line"}
+    data = read_task(task_of("tokens", **fields), notes)
+    lines = {e.id: e for members in data.splits.values() for e in members}
+    assert len(lines) == 60
+    assert [(lines["000-00:3"].text[e.start : e.end], e.label) for e in lines["000-00:3"].entities] == [
+        ("fever", "Sign"),
+        ("and", "Both"),
+    ]
+    assert [lines["000-00:4"].text[e.start : e.end] for e in lines["000-00:4"].entities] == ["chest pain"]
+    documents = [{e.id.split(":")[0] for e in members} for members in data.splits.values()]
+    assert not documents[0] & documents[2]
+
+
+def test_reading_on_finds_all_that_is_wrong(task_of, tmp_path):
+    files = write(tmp_path, train=[*ROWS, ("", "a"), ("x", "")], dev=ROWS, test=ROWS)
+    task = task_of("sequence", **files)
+    with pytest.raises(DataError, match="row 3"):
+        read_task(task, str(tmp_path))
+    findings = read_task(task, str(tmp_path), on_error="skip").findings
+    assert findings.rejected.total() == 2
+    assert [place.rsplit("/", 1)[1] for places in findings.places.values() for place in places] == [
+        "train.csv row 3",
+        "train.csv row 4",
+    ]

@@ -1,19 +1,86 @@
 """Gold offsets that disagree with the text: repair what is near, and keep of overlapping spans the longest."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from clinscale.tasks.example import Entity
+from clinscale.tasks.findings import Findings
 
 REACH = 20
 """How many characters an annotated surface may lie from where its offset says; farther may be another mention."""
 
+OFF = "offset off by a few characters"
+INSIDE_WORD = "widened to whole words"
+NOT_THERE = "span not found at its offset"
+NESTED = "overlaps a longer span"
+REPEATED = "repeats another annotation"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One annotation as its file states it."""
+
+    label: str
+    start: int
+    end: int
+    surface: str | None
+    """The annotated text as the file repeats it; None where it repeats none that could be compared."""
+    place: str
+    """File and position, for the findings."""
+
+
+def entities_of(text: str, marks: Iterable[Mark], findings: Findings) -> tuple[Entity, ...]:
+    """The entities that `marks` mean: sorted, each within the text, none overlapping another.
+
+    A surface that stands near its offset is repaired; what is not there is rejected. Of equal annotations one is kept,
+    of overlapping ones the longest (the first of equals): BIO tags, which all four i2b2 sets are scored by, hold one
+    entity per word.
+    """
+    found: dict[Entity, None] = {}
+    for mark in marks:
+        entity = _entity(text, mark, findings)
+        if entity in found:
+            findings.leave_out(REPEATED)
+        elif entity:
+            found[entity] = None
+    kept = without_overlaps(found)
+    if len(kept) < len(found):
+        findings.leave_out(NESTED, len(found) - len(kept))
+    return kept
+
+
+def _entity(text: str, mark: Mark, findings: Findings) -> Entity | None:
+    if mark.surface is None:
+        at, length = mark.start, mark.end - mark.start
+        inside = 0 <= at < at + length <= len(text) and not text[at : at + length].isspace()
+    else:
+        found = locate(text, surface, mark.start) if (surface := mark.surface.strip()) else None
+        at, length, inside = found or 0, len(surface), found is not None
+    if not inside:
+        findings.reject(NOT_THERE, mark.place, "correct the annotation")
+        return None
+    if mark.surface is not None and (at < mark.start or at + length > mark.end):
+        findings.repair(OFF, mark.place)
+    return Entity(at, at + length, mark.label)
+
 
 def locate(text: str, surface: str, start: int) -> int | None:
     """Where `surface` stands nearest to `start` within REACH characters; white space is compared as blanks."""
+    if _blank(text[max(0, start) : max(0, start) + len(surface)]) == _blank(surface) and start >= 0:
+        return start
     first = max(0, start - REACH)
     around, surface = _blank(text[first : start + REACH + len(surface)]), _blank(surface)
     places = [place for place in range(len(around)) if around.startswith(surface, place)]
     return min((first + place for place in places), key=lambda place: abs(place - start), default=None)
+
+
+def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """Characters [start, end) widened to whole runs of letters and of digits, which no tokenizer gives in part."""
+    while start > 0 and _joined(text[start - 1], text[start]):
+        start -= 1
+    while end < len(text) and _joined(text[end - 1], text[end]):
+        end += 1
+    return start, end
 
 
 def without_overlaps(entities: Iterable[Entity]) -> tuple[Entity, ...]:
@@ -23,6 +90,10 @@ def without_overlaps(entities: Iterable[Entity]) -> tuple[Entity, ...]:
         if all(entity.end <= other.start or entity.start >= other.end for other in kept):
             kept.append(entity)
     return tuple(sorted(kept))
+
+
+def _joined(left: str, right: str) -> bool:
+    return (left.isalpha() and right.isalpha()) or (left.isdigit() and right.isdigit())
 
 
 def _blank(text: str) -> str:

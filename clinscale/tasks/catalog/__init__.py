@@ -1,0 +1,74 @@
+"""The tasks that clinscale knows by name, one YAML file each beside this one, and tasks of the user's own."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clinscale.config import merge, nearest, read_yaml
+from clinscale.errors import ConfigError
+from clinscale.tasks.distributions import DISTRIBUTIONS
+from clinscale.tasks.task import FORMATS, OPEN_FORMATS, TaskConfig
+
+
+@functools.cache
+def catalog() -> dict[str, TaskConfig]:
+    """Task name -> its contract: the paper's ten, open ones for those without licences, the demo's four."""
+    files = sorted(Path(__file__).parent.glob("*.yaml"))
+    return {file.stem: TaskConfig.load(file, base={"name": file.stem}) for file in files}
+
+
+def load_task(name_or_yaml: str, changes: Mapping[str, Any] | Sequence[str] = ()) -> TaskConfig:
+    """The named task of the catalog, or the task in a YAML file, with `changes` laid over it.
+
+    A YAML file that says `extends: NAME` changes a task of the catalog.
+
+    Args:
+        name_or_yaml: a name of the catalog, or the path of a `.yaml` file.
+        changes: plain nested values, or `key.path=value` overrides.
+
+    Raises:
+        ConfigError: no such name (the nearest is told) or file, or the result is no valid task.
+    """
+    from_file = Path(name_or_yaml).suffix in (".yaml", ".yml")
+    values = read_yaml(name_or_yaml) if from_file else {"extends": name_or_yaml}
+    extended = values.pop("extends", None)
+    base = merge(_known(str(extended)).plain() if extended is not None else {}, values)
+    if isinstance(changes, Mapping):
+        task = TaskConfig.parse(merge(base, changes), source=name_or_yaml)
+    else:
+        task = TaskConfig.load(None, changes, base=base)
+    if task.format in DISTRIBUTIONS:
+        DISTRIBUTIONS[task.format].options.parse(task.options, source=f"task {task.name}: options")
+    elif task.format not in OPEN_FORMATS:
+        formats = [*FORMATS[task.kind], *DISTRIBUTIONS]
+        raise ConfigError(f"task {task.name}: format {task.format!r} is unknown; {nearest(task.format, formats)}")
+    return task
+
+
+def options_of(task: TaskConfig) -> list[dict[str, Any]]:
+    """What the task's distribution leaves open: `option`, `value`, `default`, `why` (the field's own words)."""
+    if task.format not in DISTRIBUTIONS:
+        return []
+    options = DISTRIBUTIONS[task.format].options
+    chosen = options.parse(task.options, source=f"task {task.name}: options").plain()
+    defaults = options().plain()
+    return [
+        {
+            "option": name,
+            "value": chosen[name],
+            "default": defaults[name],
+            "why": " ".join((field.description or "").split()),
+        }
+        for name, field in options.model_fields.items()
+    ]
+
+
+def _known(name: str) -> TaskConfig:
+    known = catalog()
+    if name not in known:
+        raise ConfigError(
+            f"task {name!r} is not in the catalog; {nearest(name, list(known))} "
+            "For a task of your own give the path of a .yaml file"
+        )
+    return known[name]

@@ -1,0 +1,23 @@
+"""Data sets as their publishers ship them, one file each; the catalog names them as a task's `format`."""
+
+from clinscale.tasks.distributions.distribution import Distribution
+from clinscale.tasks.distributions.evidence_inference import EVIDENCE_INFERENCE
+from clinscale.tasks.distributions.meddocan import MEDDOCAN
+from clinscale.tasks.distributions.mednli import MEDNLI
+from clinscale.tasks.distributions.mimic_aki import MIMIC_AKI
+from clinscale.tasks.distributions.mtsamples import MTSAMPLES
+from clinscale.tasks.distributions.nli4ct import NLI4CT
+from clinscale.tasks.distributions.openi import OPENI
+
+__all__ = ["DISTRIBUTIONS", "Distribution"]
+
+DISTRIBUTIONS: dict[str, Distribution] = {
+    "evidence_inference": EVIDENCE_INFERENCE,
+    "meddocan": MEDDOCAN,
+    "mednli": MEDNLI,
+    "mimic_aki": MIMIC_AKI,
+    "mtsamples": MTSAMPLES,
+    "nli4ct": NLI4CT,
+    "openi": OPENI,
+}
+"""Format name -> how it is read."""

@@ -1,0 +1,43 @@
+"""MIMIC-AKI: does a patient develop acute kidney injury on days 2 and 3, judged by the notes of day 1 in the ICU?
+
+    ICUSTAYS ──exclusions──▶ cohort ──KDIGO by LABEVENTS (OUTPUTEVENTS)──▶ aki, no_aki
+                                └──────────NOTEEVENTS of the first day──▶ text
+
+The cohort and the notes of the paper are not public; every choice is one of `MimicAkiOptions`. The tables are
+streamed by DuckDB, so that the whole of MIMIC-III fits a laptop.
+"""
+
+from clinscale.errors import DataError
+from clinscale.tasks.distributions.distribution import Distribution, Splits
+from clinscale.tasks.distributions.mimic_aki.cohort import Stay, cohort, needed_tables, select_cohort
+from clinscale.tasks.distributions.mimic_aki.notes import locate_notes, read_texts
+from clinscale.tasks.distributions.mimic_aki.options import MimicAkiOptions
+from clinscale.tasks.distributions.mimic_aki.tables import open_tables
+from clinscale.tasks.example import Example
+from clinscale.tasks.findings import Findings
+
+__all__ = ["MIMIC_AKI", "MimicAkiOptions", "Stay", "cohort", "read"]
+
+
+def read(data: str, options: MimicAkiOptions, findings: Findings) -> Splits:
+    """One example per stay of the cohort that has notes, in one source that the task splits by patient."""
+    with open_tables(data, options, findings) as tables:
+        locate_notes(tables, options)
+        tables.require(needed_tables(tables, options))
+        stays = select_cohort(tables, options)
+        texts = read_texts(tables, options)
+    findings.leave_out("no note in the note window", len(stays) - len(texts))
+    examples = [
+        Example(str(stay.id), texts[stay.id], labels=(stay.label,), group=str(stay.subject))
+        for stay in stays
+        if stay.id in texts
+    ]
+    if not examples:
+        why = ", ".join(f"{reason}: {number:,}" for reason, number in findings.rejected.items())
+        raise DataError(f"{data}: no ICU stay is left in the cohort ({why}); give more of the tables")
+    findings.find("stays in the cohort", len(examples))
+    findings.find("stays in the cohort with aki", sum(example.labels == ("aki",) for example in examples))
+    return {"all": examples}
+
+
+MIMIC_AKI = Distribution(read, MimicAkiOptions)

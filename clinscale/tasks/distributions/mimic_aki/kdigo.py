@@ -1,0 +1,135 @@
+"""KDIGO stages over time, by the rules of `MIT-LCP/mimic-code`, mimic-iii/concepts/organfailure/kdigo_*.sql.
+
+They part from mimic-code, which is not of one mind between its versions, in three things:
+
+- Creatinine is compared in decimals: 1.1 to 1.4 is a rise of 0.3, which floating point takes for less.
+- A creatinine of 0 is an error like one above 150; as a baseline it would make any value stage 3.
+- 48 hours, 7 days, and the 6, 12 and 24 hours of urine are exact, as in mimic-code for Postgres; its BigQuery
+  dialect counts clock hours and calendar days begun, which makes a window up to an hour or a day longer.
+"""
+
+from clinscale.tasks.distributions.mimic_aki.options import MimicAkiOptions
+from clinscale.tasks.distributions.mimic_aki.tables import Tables
+
+CREATININE = 50912
+"""Serum creatinine in mg/dL, of LABEVENTS."""
+
+MAX_CREATININE = 150
+"""Higher values are errors."""
+
+IRRIGANT_IN = 227488
+"""What flows into the bladder, and so counts against what comes out."""
+
+URINE = (
+    *(40055, 43175, 40069, 40094, 40715, 40473, 40085, 40057, 40056, 40405, 40428, 40086, 40096, 40651),  # CareVue
+    *(226559, 226560, 226561, 226584, 226563, 226564, 226565, 226567, 226557, 226558, IRRIGANT_IN, 227489),
+)
+"""Items of OUTPUTEVENTS that are urine; the second row is MetaVision's."""
+
+MAX_URINE_ML = 5000
+"""From here on one entry is an error."""
+
+ADMISSION_WEIGHT = (762, 226512)
+"""Items of CHARTEVENTS, in kg: CareVue's, MetaVision's."""
+
+
+def load_creatinine(tables: Tables, options: MimicAkiOptions) -> None:
+    """Make the tables `creatinine`, the values around each stay, and `stages`, what they mean.
+
+    Values belong to a stay by patient and time: those taken before admission carry no HADM_ID.
+    """
+    tables.load("LABEVENTS", f"WHERE itemid = {CREATININE} AND valuenum IS NOT NULL")
+    [(found, errors)] = tables.query(
+        f"SELECT count(*), count(*) FILTER (NOT (valuenum > 0 AND valuenum <= {MAX_CREATININE})) FROM labevents"
+    )
+    tables.findings.find("creatinine values", found)
+    tables.findings.find(f"creatinine values of 0 or above {MAX_CREATININE} mg/dL, ignored", errors)
+    until = max(options.horizon_end_hours, 24 * options.require_creatinine_days)
+    tables.query(
+        f"""
+        CREATE TABLE creatinine AS
+        SELECT icustay_id, charttime, valuenum::DECIMAL(9, 4) AS creatinine
+        FROM icustays JOIN labevents USING (subject_id)
+        WHERE valuenum > 0 AND valuenum <= {MAX_CREATININE}
+          AND charttime >= intime - INTERVAL {options.creatinine_lookback_hours} HOURS
+          AND charttime < intime + INTERVAL {until} HOURS;
+
+        CREATE TABLE stages AS
+        SELECT icustay_id, charttime, CASE
+            WHEN creatinine >= 3 * low_7d THEN 3
+            WHEN creatinine >= 4 AND (creatinine >= low_48h + 0.3 OR creatinine >= 1.5 * low_7d) THEN 3
+            WHEN creatinine >= 2 * low_7d THEN 2
+            WHEN creatinine >= low_48h + 0.3 OR creatinine >= 1.5 * low_7d THEN 1
+            ELSE 0 END AS stage
+        FROM (
+            SELECT *, min(creatinine) OVER past_48h AS low_48h, min(creatinine) OVER past_7d AS low_7d
+            FROM creatinine
+            WINDOW
+                past_48h AS (PARTITION BY icustay_id ORDER BY charttime
+                    RANGE BETWEEN INTERVAL 48 HOURS PRECEDING AND INTERVAL 1 MICROSECOND PRECEDING),
+                past_7d AS (PARTITION BY icustay_id ORDER BY charttime
+                    RANGE BETWEEN INTERVAL 7 DAYS PRECEDING AND INTERVAL 1 MICROSECOND PRECEDING)
+        )
+        """
+    )
+
+
+def add_urine(tables: Tables) -> None:
+    """Add the stages by urine output in mL/kg/h to `stages`.
+
+    An entry is the output of the hour before it. Hence the last 6 hours are the entries of the last 5 and the
+    hours documented are one more than lie between the first and the last of them.
+    """
+    tables.load("OUTPUTEVENTS", f"WHERE itemid IN {URINE} AND value < {MAX_URINE_ML} AND icustay_id IS NOT NULL")
+    _load_weights(tables)
+    hours = (6, 12, 24)
+    sums = ", ".join(
+        f"sum(ml) OVER past_{h}h AS ml_{h}h, epoch(charttime - min(charttime) OVER past_{h}h) / 3600 + 1 AS hours_{h}h"
+        for h in hours
+    )
+    windows = ", ".join(
+        f"past_{h}h AS (PARTITION BY icustay_id ORDER BY charttime RANGE BETWEEN INTERVAL {h - 1} HOURS PRECEDING "
+        "AND CURRENT ROW)"
+        for h in hours
+    )
+    rates = ", ".join(f"round(ml_{h}h / weight / hours_{h}h, 4) AS rate_{h}h" for h in hours)
+    tables.query(
+        f"""
+        CREATE TABLE urine AS
+        SELECT icustay_id, charttime, sum(CASE itemid WHEN {IRRIGANT_IN} THEN -value ELSE value END) AS ml
+        FROM outputevents GROUP BY ALL;
+
+        INSERT INTO stages
+        SELECT icustay_id, charttime, CASE
+            WHEN charttime <= intime + INTERVAL 6 HOURS THEN 0
+            WHEN hours_24h >= 11 AND rate_24h < 0.3 THEN 3
+            WHEN hours_12h >= 5 AND rate_12h = 0 THEN 3
+            WHEN hours_12h >= 5 AND rate_12h < 0.5 THEN 2
+            WHEN hours_6h >= 2 AND rate_6h < 0.5 THEN 1
+            ELSE 0 END
+        FROM (SELECT *, {rates} FROM (SELECT *, {sums} FROM urine WINDOW {windows}) JOIN weights USING (icustay_id))
+            JOIN icustays USING (icustay_id)
+        """
+    )
+
+
+def _load_weights(tables: Tables) -> None:
+    """Make `weights`: the first admission weight charted in a stay, else the first that an infusion was dosed by."""
+    sources = []
+    if tables.has("CHARTEVENTS"):
+        chosen = f"WHERE itemid IN {ADMISSION_WEIGHT} AND valuenum > 0 AND coalesce(error, 0) = 0"
+        tables.load("CHARTEVENTS", chosen, count=False)  # a second scan of 33 GB for nothing but its row count
+        sources.append("SELECT icustay_id, 1, charttime, valuenum FROM chartevents")
+    if tables.has("INPUTEVENTS_MV") or not sources:
+        tables.load("INPUTEVENTS_MV", "WHERE patientweight > 0")
+        sources.append("SELECT icustay_id, 2, starttime, patientweight FROM inputevents_mv")
+    tables.query(
+        f"""
+        CREATE TABLE weights AS
+        SELECT icustay_id, first(kg ORDER BY rank, time, kg) AS weight
+        FROM ({" UNION ALL ".join(sources)}) AS charted(icustay_id, rank, time, kg)
+        GROUP BY icustay_id
+        """
+    )
+    [(number,)] = tables.query("SELECT count(*) FROM icustays ANTI JOIN weights USING (icustay_id)")
+    tables.findings.find("icu stays without a weight, hence without stages by urine", number)

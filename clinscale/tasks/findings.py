@@ -1,0 +1,59 @@
+"""What reading came across: what was found, repaired and left out, and where; counts and places, never text."""
+
+from collections import Counter, defaultdict
+from typing import Literal
+
+from clinscale.errors import DataError
+
+OnError = Literal["raise", "skip"]
+
+
+class Findings:
+    """The log of one reading; readers add to it, `tasks show` and `tasks check` print it."""
+
+    def __init__(self, on_error: OnError = "raise") -> None:
+        self.on_error = on_error
+        self.found: Counter[str] = Counter()
+        """What the files hold, by the format's own words: `documents`, `annotations`, `rows`, ..."""
+        self.rejected: Counter[str] = Counter()
+        """Reason -> how many were left out, as broken or by a rule of the task."""
+        self.repaired: Counter[str] = Counter()
+        """Reason -> how many were mended."""
+        self.remarks: list[str] = []
+        """What differs from the release that is expected, in sentences."""
+        self.places: defaultdict[str, list[str]] = defaultdict(list)
+        """Reason -> file and position of each broken or repaired thing."""
+
+    def find(self, what: str, number: int = 1) -> None:
+        """Count `number` more of `what`."""
+        if number:
+            self.found[what] += number
+
+    def reject(self, reason: str, place: str, mend: str) -> None:
+        """Leave out something broken; `place` is file and position.
+
+        Raises:
+            DataError: the task does not skip what is broken.
+        """
+        if self.on_error == "raise":
+            raise DataError(f"{place}: {reason}; {mend}, or set on_error: skip to leave it out")
+        self.rejected[reason] += 1
+        self.places[reason].append(place)
+
+    def leave_out(self, reason: str, number: int = 1) -> None:
+        """Leave out what a rule of the task excludes; never an error."""
+        self.rejected[reason] += number
+
+    def repair(self, reason: str, place: str) -> None:
+        """Count something mended at `place`."""
+        self.repaired[reason] += 1
+        self.places[reason].append(place)
+
+    def remark(self, sentence: str) -> None:
+        """Say what is not as expected; the reading goes on."""
+        self.remarks.append(sentence)
+
+    def expect(self, what: str, found: int, expected: int, release: str) -> None:
+        """Remark on a count that is not that of the release."""
+        if found != expected:
+            self.remark(f"{what}: found {found:,}, {release} has {expected:,}")

@@ -1,0 +1,106 @@
+"""Intervals and tests beside SciPy's and beside what can be counted by hand."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from clinscale.errors import DataError
+from clinscale.tasks import Answer, Example, Outcomes, by_length, compare, estimate, kind_of
+
+LABELS = ("a", "b")
+
+
+def judged(task_of, hits, *, texts=None, metric="accuracy"):
+    """Outcomes of a classifier that is right where `hits` says so."""
+    kind = kind_of(task_of("sequence", metric=metric))
+    texts = texts or [f"text {number}" for number in range(len(hits))]
+    examples = [Example(str(number), text, labels=("a",)) for number, text in enumerate(texts)]
+    predictions = [
+        {"label": "a" if hit else "b", "scores": {"a": 0.9 if hit else 0.1, "b": 0.1 if hit else 0.9}}
+        for hit in hits
+    ]
+    return Outcomes.of(kind, examples, predictions, LABELS, lambda text: len(text.split()))
+
+
+def test_the_interval_of_an_accuracy_is_scipys(task_of):
+    hits = np.random.default_rng(3).random(80) < 0.7
+    found = estimate(judged(task_of, hits))
+    expected = scipy.stats.bootstrap(
+        (hits.astype(float),), np.mean, n_resamples=1000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert found.value == hits.mean()
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.013)
+
+
+def test_questions_on_one_document_are_drawn_together(task_of):
+    hits = [True] * 30 + [False] * 30
+    alone = estimate(judged(task_of, hits))
+    together = estimate(judged(task_of, hits, texts=["one"] * 30 + ["two"] * 30))
+    assert (together.low, together.high) == (0, 1)
+    assert alone.high - alone.low < 0.3
+    assert estimate(judged(task_of, hits, texts=["one"] * 60)) == estimate(judged(task_of, hits, texts=["x"] * 60))
+
+
+@pytest.mark.parametrize(("better", "worse"), [(6, 0), (5, 1), (3, 3)])
+def test_few_documents_are_swapped_in_every_way(task_of, better, worse):
+    ours = judged(task_of, [True] * better + [False] * worse)
+    theirs = judged(task_of, [False] * better + [True] * worse)
+    found = compare(ours, theirs)
+    differences = np.array([1.0] * better + [-1.0] * worse)
+    signs = np.array(np.meshgrid(*[[1, -1]] * 6)).reshape(6, -1)
+    sums = (differences[:, None] * signs).sum(axis=0)
+    expected = min(1.0, 2 * min((sums >= differences.sum()).mean(), (sums <= differences.sum()).mean()))
+    assert found.p_value == pytest.approx(expected)
+    assert found.difference.value == pytest.approx(differences.mean())
+
+
+def test_a_clear_difference_is_seen_and_none_is_not(task_of):
+    rng = np.random.default_rng(0)
+    good, bad = rng.random(200) < 0.9, rng.random(200) < 0.6
+    clear = compare(judged(task_of, good), judged(task_of, bad))
+    assert clear.p_value < 0.01
+    assert clear.difference.low > 0
+    same = compare(judged(task_of, good), judged(task_of, good))
+    assert same.p_value == 1
+    assert (same.difference.value, same.difference.low, same.difference.high) == (0, 0, 0)
+
+
+def test_models_judged_on_other_examples_are_not_compared(task_of):
+    with pytest.raises(DataError, match="judged on different test examples"):
+        compare(judged(task_of, [True, False]), judged(task_of, [True, False, True]))
+
+
+def test_bands_hold_the_documents_of_their_lengths(task_of):
+    texts = ["a " * tokens for tokens in (10, 512, 513, 1024, 3000, 5000)]
+    bands = by_length(judged(task_of, [True, True, False, True, False, True], texts=texts))
+    assert [(b.above_tokens, b.up_to_tokens, b.examples, b.score.value) for b in bands] == [
+        (0, 512, 2, 1.0),
+        (512, 1024, 2, 0.5),
+        (2048, 4096, 1, 0.0),
+        (4096, None, 1, 1.0),
+    ]
+
+
+def test_outcomes_are_stored_without_text_and_read_back(task_of):
+    kind = kind_of(task_of("spans"))
+    examples = [
+        Example("1", "secret note", "secret question", answers=(Answer(0, "secret"),)),
+        Example("2", "secret note", "another", answers=()),
+    ]
+    predictions = [{"answer": "note"}, {"answer": ""}]
+    made = Outcomes.of(kind, examples, predictions, (), len)
+    assert "secret" not in str(made.plain())
+    again = Outcomes.parse(made.plain(), source="test")
+    assert estimate(again) == estimate(made)
+    assert compare(again, made).p_value == 1
+    with pytest.raises(DataError, match="x holds no outcomes"):
+        Outcomes.parse({"rows": 1}, source="x")
+
+
+def test_a_metric_without_meaning_in_a_draw_is_left_out_of_it(task_of):
+    hits = [True] * 19 + [False]
+    kind = kind_of(task_of("sequence", metric="roc_auc"))
+    examples = [Example(str(n), f"t{n}", labels=("b" if n == 19 else "a",)) for n in range(20)]
+    predictions = [{"scores": {"a": 0.9 if hit else 0.1, "b": 0.1 if hit else 0.9}} for hit in hits]
+    found = estimate(Outcomes.of(kind, examples, predictions, LABELS, len))
+    assert found.value == found.low == found.high == 1.0
