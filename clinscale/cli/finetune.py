@@ -1,6 +1,6 @@
 """`clinscale finetune`: one fine-tuning, test metrics once."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ def finetune(
     tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:
-    """Fine-tune one model on one task.
+    """Fine-tune one model on one task: any encoder that Hugging Face's Auto classes load.
 
     Example: `clinscale finetune --task task.yaml --data . --model lf recipe.epochs=3 recipe.batch_size=8`
     """
@@ -45,16 +45,37 @@ def finetune(
             home=home,
             on_progress=lambda at: steps.update(at["epoch"], config.recipe.epochs, f"loss {at['train/loss']:.4f}"),
         )
+    best = result.best
+    low, high = best["interval"]["low"], best["interval"]["high"]
     rows = [
-        {"metric": key, "test": value, "trivial": result.trivial.get(key, "")}
-        for key, value in result.test.items()
+        {
+            "metric": key,
+            "test": value,
+            "95 % interval": f"{low:.4f} to {high:.4f}" if key == result.metric else "",
+            "trivial": best["trivial"].get(key, ""),
+        }
+        for key, value in (best["test"] | best["calibration"]).items()
+    ]
+    bands = [
+        {
+            "document tokens": f"{band['above_tokens'] + 1:,} to {band['up_to_tokens'] or 'more'}",
+            "examples": band["examples"],
+            result.metric: band["score"]["value"],
+            "95 % interval": f"{band['score']['low']:.4f} to {band['score']['high']:.4f}",
+        }
+        for band in best["lengths"]
     ]
     values = {
         "name": config.name,
         "path": str(result.folder),
         "metric": result.metric,
-        "dev": result.dev,
-        "test": result.test,
-        "trivial": result.trivial,
+        **{key: best[key] for key in ("dev", "test", "trivial", "interval", "lengths", "calibration", "max_tokens")},
+        "seeds": [{"seed": one["seed"], "dev": one["dev"], "test": one["test"]} for one in result.seeds],
+        "test_mean": result.test_mean,
+        "test_deviation": result.test_deviation,
     }
-    emit(values, as_json=json, people=table(f"{config.name}: test scores", rows))
+    people: list[Any] = [table(f"{config.name}: test scores", rows), table("By length of the document", bands)]
+    if result.test_deviation is not None:
+        spread = f"{result.test_mean:.4f} ± {result.test_deviation:.4f}"
+        people.append(f"{result.metric} over {len(result.seeds)} seeds: {spread} (mean ± standard deviation)")
+    emit(values, as_json=json, people=people)

@@ -4,7 +4,8 @@ import re
 from pathlib import PurePath
 
 
-def default_name(task: str, model: str) -> str:
-    """`TASK-MODEL`, from the last part of each, as a plain file name."""
+def default_name(task: str, model: str, max_tokens: int | None = None) -> str:
+    """`TASK-MODEL`, or `TASK-MODEL-512` for a window, from the last part of each, as a plain file name."""
     parts = [PurePath(task).stem, PurePath(model.split("@")[0].rstrip("/")).name]
+    parts += [str(max_tokens)] if max_tokens else []
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-")

@@ -1,7 +1,7 @@
 """`clinscale tune`: sweeps over tasks and models."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +23,10 @@ def tune(
         list[str], typer.Option("--model", help="Folder, registry or hub name; repeat for a grid of sweeps.")
     ],
     overrides: Overrides = None,
+    max_tokens: Annotated[
+        list[int] | None,
+        typer.Option("--max-tokens", help="Window; repeat (512, 4096) to see whether length pays on your task."),
+    ] = None,
     space: Annotated[str | None, typer.Option("--space", help="YAML file of the search space.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Sweep name; the default is TASK-MODEL.")] = None,
     home: Home = DEFAULT_HOME,
@@ -32,12 +36,12 @@ def tune(
 ) -> None:
     """Search fine-tuning hyperparameters with Ray Tune and Optuna; register each winner.
 
-    Example: `clinscale tune --task task.yaml --data . --model lf recipe.num_trials=12`
+    Example: `clinscale tune --task task.yaml --data . --model lf --max-tokens 512 --max-tokens 4096`
     """
     from clinscale.runtime import ray_session
     from clinscale.sweep import read_inputs, sweep
 
-    configs = _grid(task, data, model, space, name, overrides or [])
+    configs = _grid(task, data, model, max_tokens or [None], space, name, overrides or [])
     tracking = open_tracking(tracking_uri, home)
     # all mistakes of the whole grid come out before anything starts
     inputs = [read_inputs(config, tracking=tracking, home=home) for config in configs]
@@ -59,28 +63,40 @@ def tune(
 
 
 def _grid(
-    task: list[str], data: list[str], model: list[str], space: str | None, name: str | None, overrides: list[str]
+    task: list[str],
+    data: list[str],
+    model: list[str],
+    max_tokens: Sequence[int | None],
+    space: str | None,
+    name: str | None,
+    overrides: list[str],
 ) -> "list[SweepConfig]":
-    """One sweep for each task and model."""
+    """One sweep for each task, model and window."""
     from clinscale.cli.names import default_name
     from clinscale.sweep import SweepConfig
 
     if len(data) not in (1, len(task)):
         raise ConfigError(f"--data is given once, or once per --task; got {len(data)} for {len(task)} tasks")
     folders = data if len(data) == len(task) else data * len(task)
-    grid = list(itertools.product(zip(task, folders, strict=True), model))
+    grid = list(itertools.product(zip(task, folders, strict=True), model, max_tokens))
     if name and len(grid) > 1:
-        raise ConfigError(f"--name fits one sweep, got {len(grid)} (tasks x models); leave it out for a grid")
+        raise ConfigError(f"--name fits one sweep, got {len(grid)} (tasks x models x windows); leave it out for a grid")
     return [
         SweepConfig.load(
             None,
             overrides,
             base={
-                "name": name or default_name(one_task, one_model),
-                "recipe": {"task": one_task, "data": folder, "models": [one_model], "space": space},
+                "name": name or default_name(one_task, one_model, window),
+                "recipe": {
+                    "task": one_task,
+                    "data": folder,
+                    "models": [one_model],
+                    "max_tokens": window,
+                    "space": space,
+                },
             },
         )
-        for (one_task, folder), one_model in grid
+        for (one_task, folder), one_model, window in grid
     ]
 
 
@@ -101,6 +117,9 @@ def winner_row(result: Any) -> dict[str, Any]:
         "family": result.family,
         "metric": result.metric,
         "value": result.value,
+        "low": result.interval[0],
+        "high": result.interval[1],
+        "max_tokens": result.max_tokens,
         "trivial": result.trivial,
         "trials": result.trials,
         "name": result.version.name,

@@ -1,11 +1,12 @@
 """Fine-tuning: one task, one model, one set of hyperparameters; one loop for all four task kinds."""
 
 from clinscale.finetune.config import FinetuneConfig, FinetuneRecipe, FinetuneRuntime
-from clinscale.finetune.evaluate import Judgement, judge, task_tags
+from clinscale.finetune.evaluate import OUTCOMES_FILE, Judgement, judge, task_tags
 from clinscale.finetune.loop import FinetuneResult, finetune
 from clinscale.finetune.run import run_finetune
 
 __all__ = [
+    "OUTCOMES_FILE",
     "FinetuneConfig",
     "FinetuneRecipe",
     "FinetuneResult",

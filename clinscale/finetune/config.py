@@ -1,9 +1,12 @@
 """The hyperparameters of one fine-tuning; every field of the recipe can be a dimension of a search space."""
 
+from typing import Any
+
 from clinscale.config import Config
 from clinscale.engine import OptimizerConfig, Precision
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, EvaluationPattern
+from clinscale.tasks import LongDocuments
 
 
 class FinetuneRecipe(Config):
@@ -17,6 +20,9 @@ class FinetuneRecipe(Config):
 
     stride_tokens: int = 64
     """Overlap of neighbouring windows of longer documents (entities and answers only)."""
+
+    long_documents: LongDocuments = "truncate"
+    """How a text to classify that is longer than the window is read: `truncate`, `head_tail`, or `pool` windows."""
 
     epochs: int = 6
     """Passes over the training split at most; early stopping may end sooner."""
@@ -83,8 +89,19 @@ class FinetuneConfig(Config):
     data: str
     """Folder of the task's files."""
 
+    task_changes: dict[str, Any] = {}
+    """Laid over the task: `task_changes.unit=line`, `task_changes.options.criterion=creatinine`."""
+
+    seeds: int = 1
+    """Fine-tunings with seeds recipe.seed, recipe.seed + 1, ...; the best on the development split is kept."""
+
     recipe: FinetuneRecipe
     """Changes the numbers."""
 
     runtime: FinetuneRuntime = FinetuneRuntime()
     """Changes speed or place."""
+
+    def check(self) -> None:
+        """There is a seed to run."""
+        if self.seeds < 1:
+            raise ConfigError(f"seeds must be at least 1, got {self.seeds}")

@@ -1,13 +1,18 @@
-"""Test metrics, once, from the folder that will be shipped."""
+"""Test metrics, once, from the folder that will be shipped, with how sure they are."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from clinscale.errors import DataError
 from clinscale.models import Attention
 from clinscale.predict import load_predictor
 from clinscale.registry import Tag
-from clinscale.tasks import TaskData, kind_of, metric_of
+from clinscale.tasks import Band, Estimate, Outcomes, TaskData, by_length, estimate, kind_of, metric_of
+
+
+OUTCOMES_FILE = "test_outcomes.json"
+"""Artifact of runs that judged the test split: what became of each example, without text."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +24,30 @@ class Judgement:
     test: dict[str, float]
     trivial: dict[str, float]
     """Majority class, no entities, or no answer."""
+    interval: Estimate
+    """Of the metric, 95 %, by bootstrap over documents."""
+    lengths: tuple[Band, ...]
+    """The metric by length of the document in the model's own tokens."""
+    calibration: dict[str, float]
+    """How far stated probabilities lie from the truth; lower is better. Classification only."""
+    max_tokens: int
+    """Window that the model read."""
+    outcomes: Outcomes
+    """What became of each example, to compare models with later."""
 
     def as_metrics(self, task: str) -> dict[str, float]:
         """By their MLflow keys."""
-        return {f"test/{task}/{name}": value for name, value in self.test.items()} | {
-            f"trivial/{task}/{name}": value for name, value in self.trivial.items()
+        return {
+            **{f"test/{task}/{name}": value for name, value in (self.test | self.calibration).items()},
+            **{f"trivial/{task}/{name}": value for name, value in self.trivial.items()},
+            f"test/{task}/{self.metric}_low": self.interval.low,
+            f"test/{task}/{self.metric}_high": self.interval.high,
+            **{f"test/{task}/{self.metric}/{band.name}": band.score.value for band in self.lengths},
         }
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready values, without the outcomes."""
+        return {key: value for key, value in asdict(self).items() if key != "outcomes"}
 
 
 def task_tags(data: TaskData) -> dict[str, str]:
@@ -43,9 +66,16 @@ def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact")
     if not examples:
         raise DataError(f"task {data.task.name} has no test examples; check its splits")
     kind = kind_of(data.task)
+    predictor = load_predictor(folder, attention=attention)
+    outcomes = predictor.outcomes(examples)
     trivial = kind.trivial(data.splits["train"], examples, data.labels)
     return Judgement(
         metric=metric_of(data.task),
-        test=load_predictor(folder, attention=attention).score(examples),
+        test=kind.scores_of(outcomes.rows),
         trivial=kind.score(examples, trivial, data.labels),
+        interval=estimate(outcomes),
+        lengths=tuple(by_length(outcomes)),
+        calibration=kind.calibration(outcomes.rows),
+        max_tokens=predictor.card.max_tokens,
+        outcomes=outcomes,
     )

@@ -56,7 +56,7 @@ def finetune(
             raise DataError(f"task {data.task.name} has no {split} examples; check its splits")
     torch.manual_seed(recipe.seed)
     predictor = _predictor(recipe, data, device, runtime)
-    windows = _training_windows(predictor, data)
+    windows = [window for example in data.splits["train"] for window in predictor.windows(example, train=True)]
     steps_per_epoch = -(-len(windows) // recipe.batch_size)
     engine = TorchEngine(
         predictor.model,
@@ -108,24 +108,9 @@ def _predictor(recipe: FinetuneRecipe, data: TaskData, device: str, runtime: Fin
         labels=data.labels,
         max_tokens=max_tokens,
         stride_tokens=min(recipe.stride_tokens, max_tokens // 4),
+        long_documents=recipe.long_documents,
     )
     return Predictor(model.to(device), tokenizer, card, batch_size=recipe.micro_batch_size or recipe.batch_size)
-
-
-def _training_windows(predictor: Predictor, data: TaskData) -> list[Window]:
-    card = predictor.card
-    return [
-        window
-        for example in data.splits["train"]
-        for window in predictor.kind.windows(
-            example,
-            predictor.tokenizer,
-            data.labels,
-            max_tokens=card.max_tokens,
-            stride_tokens=card.stride_tokens,
-            train=True,
-        )
-    ]
 
 
 def _train_epoch(

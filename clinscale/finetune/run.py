@@ -1,31 +1,54 @@
-"""One fine-tuning as a tracked run: epochs to MLflow, the test split judged once."""
+"""Fine-tuning as a tracked run: epochs to MLflow, the test split judged once for each seed."""
 
+import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clinscale import registry
 from clinscale.config import fingerprint
 from clinscale.finetune.config import FinetuneConfig
-from clinscale.finetune.evaluate import judge, task_tags
+from clinscale.finetune.evaluate import OUTCOMES_FILE, judge, task_tags
 from clinscale.finetune.loop import finetune
+from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.storage import read_json, write_json
-from clinscale.tasks import load_task, read_task
+from clinscale.tasks import TaskData, load_task, read_task
 
 RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
 class FinetuneSummary:
-    """What a finished fine-tuning scored."""
+    """What a finished fine-tuning scored; of several seeds, the one that was best on the development split."""
 
     folder: Path
-    dev: float
-    """The task's metric on the development split at the best epoch."""
+    """HF folder of that seed."""
     metric: str
-    test: dict[str, float]
-    trivial: dict[str, float]
+    seeds: tuple[dict[str, Any], ...]
+    """By seed: `seed`, `dev` (the metric on the development split at the best epoch) and what `judge` found."""
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The seed that was kept."""
+        return max(self.seeds, key=lambda one: float(one["dev"]))
+
+    @property
+    def test(self) -> dict[str, float]:
+        """Test scores of the seed that was kept."""
+        scores: dict[str, float] = self.best["test"]
+        return scores
+
+    @property
+    def test_mean(self) -> float:
+        """Of the metric over seeds."""
+        return statistics.fmean(one["test"][self.metric] for one in self.seeds)
+
+    @property
+    def test_deviation(self) -> float | None:
+        """Standard deviation over seeds; None for one seed."""
+        return statistics.stdev(one["test"][self.metric] for one in self.seeds) if len(self.seeds) > 1 else None
 
 
 def run_finetune(
@@ -35,17 +58,17 @@ def run_finetune(
     home: str | Path,
     on_progress: Callable[[dict[str, float]], None] | None = None,
 ) -> FinetuneSummary:
-    """Fine-tune once under `config.name` and judge the test split once; a finished name returns its result.
+    """Fine-tune under `config.name` and judge the test split once a seed; a finished name returns its result.
 
     Raises:
         ConfigError: the name stands for another recipe. DataError: data or model are not there.
     """
-    task = load_task(config.task)
+    task = load_task(config.task, config.task_changes)
     data = read_task(task, config.data)
-    recipe = {"task": task.plain(), "data": data.fingerprint, **config.recipe.plain()}
+    recipe = {"task": task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
     folder = claim_run_folder(home, "finetune", config.name, recipe)
-    done = folder / RESULT_FILE
-    if not done.exists():
+    seeds = range(config.recipe.seed, config.recipe.seed + config.seeds)
+    if not all((folder / _seed(seed) / RESULT_FILE).exists() for seed in seeds):
         run = registry.resume_or_start_run(
             tracking,
             experiment="clinscale-finetune",
@@ -55,15 +78,49 @@ def run_finetune(
             tags=task_tags(data),
             params=config.recipe.plain(),
         )
-
-        def on_epoch(metrics: dict[str, float]) -> None:
-            run.log({key: value for key, value in metrics.items() if key != "step"}, step=int(metrics["step"]))
-            if on_progress:
-                on_progress(metrics)
-
         with run:
-            best = finetune(config.recipe, data, folder / "hf", runtime=config.runtime, on_epoch=on_epoch)
-            judged = judge(best.folder, data, attention=config.runtime.attention)
-            run.log(judged.as_metrics(task.name))
-        write_json(done, {"dev": best.value, **asdict(judged)})
-    return FinetuneSummary(folder=folder / "hf", **read_json(done))
+            for seed in seeds:
+                if not (folder / _seed(seed) / RESULT_FILE).exists():
+                    _run_seed(config, data, seed, folder / _seed(seed), run, on_progress)
+            summary = _summary(folder, seeds)
+            run.log_json(OUTCOMES_FILE, read_json(summary.folder.parent / OUTCOMES_FILE))
+            run.log(summary.best["metrics"])
+            run.set_tags({Tag.MAX_TOKENS: str(summary.best["max_tokens"])})
+            if summary.test_deviation is not None:
+                key = f"test/{task.name}/{summary.metric}"
+                run.log({f"{key}_mean": summary.test_mean, f"{key}_deviation": summary.test_deviation})
+    return _summary(folder, seeds)
+
+
+def _run_seed(
+    config: FinetuneConfig,
+    data: TaskData,
+    seed: int,
+    folder: Path,
+    run: registry.Run,
+    on_progress: Callable[[dict[str, float]], None] | None,
+) -> None:
+    suffix = f"/{_seed(seed)}" if config.seeds > 1 else ""
+
+    def on_epoch(metrics: dict[str, float]) -> None:
+        step = int(metrics["step"])
+        run.log({f"{key}{suffix}": value for key, value in metrics.items() if key != "step"}, step=step)
+        if on_progress:
+            on_progress({**metrics, "seed": seed})
+
+    recipe = config.recipe.model_copy(update={"seed": seed})
+    best = finetune(recipe, data, folder / "hf", runtime=config.runtime, on_epoch=on_epoch)
+    judged = judge(best.folder, data, attention=config.runtime.attention)
+    write_json(folder / OUTCOMES_FILE, judged.outcomes.plain())
+    found = {"metrics": judged.as_metrics(data.task.name), **judged.plain()}
+    write_json(folder / RESULT_FILE, {"seed": seed, "dev": best.value, **found})
+
+
+def _summary(folder: Path, seeds: range) -> FinetuneSummary:
+    found = tuple(read_json(folder / _seed(seed) / RESULT_FILE) for seed in seeds)
+    summary = FinetuneSummary(folder, found[0]["metric"], found)
+    return FinetuneSummary(folder / _seed(summary.best["seed"]) / "hf", summary.metric, found)
+
+
+def _seed(seed: int) -> str:
+    return f"seed-{seed}"

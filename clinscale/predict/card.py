@@ -6,7 +6,7 @@ from typing import Self
 from clinscale.config import Config
 from clinscale.errors import DataError
 from clinscale.storage import read_json, write_json
-from clinscale.tasks import TaskConfig
+from clinscale.tasks import LongDocuments, TaskConfig
 
 CARD_FILE = "task_card.json"
 
@@ -25,6 +25,9 @@ class TaskCard(Config):
 
     stride_tokens: int
     """Overlap of neighbouring windows of a longer document (HF tokenizers' `stride`)."""
+
+    long_documents: LongDocuments = "truncate"
+    """How a document longer than the window is classified."""
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:

@@ -22,7 +22,7 @@ def read_documents(uris: Sequence[str], card: TaskCard) -> Iterator[Example]:
         DataError: missing file, absent column, row without text, invalid UTF-8.
     """
     columns = card.task.columns
-    pair = columns.text_pair or ("question" if card.task.kind == "spans" else None)
+    pair = columns.text_pair or {"pair": "text_pair", "spans": "question"}.get(card.task.kind)
     for uri in uris:
         for path in list_files(uri, [*_TEXTS, *RECORD_SUFFIXES]):
             if data_suffix(path) not in RECORD_SUFFIXES:
@@ -31,10 +31,10 @@ def read_documents(uris: Sequence[str], card: TaskCard) -> Iterator[Example]:
                     raise DataError(f"{path} has no text; fill it or leave it out")
                 yield Example(id=Path(path).name, text=text)
                 continue
-            for record in read_records(path, [columns.text, *([pair] if pair else [])]):
+            for record in read_records(path, [*columns.texts, *([pair] if pair else [])]):
                 yield Example(
                     id=str(record.fields.get(columns.id or "id") or record.number),
-                    text=record.text(columns.text),
+                    text="\n".join(record.text(column) for column in columns.texts),
                     text_pair=record.text(pair) if pair else None,
                 )
 

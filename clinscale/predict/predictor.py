@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from clinscale import corpus, models
 from clinscale.predict.batching import collate, length_sorted_batches
 from clinscale.predict.card import TaskCard
-from clinscale.tasks import Example, Prediction, kind_of
+from clinscale.tasks import Example, Outcomes, Prediction, Window, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,17 +42,7 @@ class Predictor:
 
         `on_progress` is called with the number of windows done in each batch.
         """
-        per_example = [
-            self.kind.windows(
-                example,
-                self.tokenizer,
-                self.card.labels,
-                max_tokens=self.card.max_tokens,
-                stride_tokens=self.card.stride_tokens,
-                train=False,
-            )
-            for example in examples
-        ]
+        per_example = [self.windows(example) for example in examples]
         flat = [window for windows in per_example for window in windows]
         outputs: list[dict[str, np.ndarray[Any, Any]]] = [{} for _ in flat]
         for indices in length_sorted_batches(flat, self._batch_size, block_size=self._block_size):
@@ -72,9 +62,30 @@ class Predictor:
             start += len(windows)
         return predictions
 
+    def windows(self, example: Example, *, train: bool = False) -> list[Window]:
+        """The model inputs of one example, as the card says."""
+        return self.kind.windows(
+            example,
+            self.tokenizer,
+            self.card.labels,
+            max_tokens=self.card.max_tokens,
+            stride_tokens=self.card.stride_tokens,
+            long_documents=self.card.long_documents,
+            train=train,
+        )
+
     def score(self, examples: Sequence[Example]) -> dict[str, float]:
         """The task's metrics on examples that carry their gold answers."""
         return self.kind.score(examples, self.predict(examples), self.card.labels)
+
+    def outcomes(self, examples: Sequence[Example]) -> Outcomes:
+        """What becomes of each of the examples, for intervals and comparisons."""
+        return Outcomes.of(
+            self.kind, examples, self.predict(examples), self.card.labels, self._count_tokens
+        )
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _forward(self, batch: dict[str, Any]) -> "list[dict[str, np.ndarray[Any, Any]]]":
         import torch

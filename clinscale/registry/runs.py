@@ -1,7 +1,9 @@
 """Runs: one writer each, ended whatever happens, read back as plain records."""
 
+import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from clinscale.config import flatten
 from clinscale.errors import RegistryError
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
+from clinscale.storage import read_json
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -49,6 +52,11 @@ class Run:
         """Store a local file, below `folder` of the run's artifacts."""
         with self._tracking.faults(f"store a file of run {self.name}"):
             self._tracking.client.log_artifact(self.id, str(path), folder or None)
+
+    def log_json(self, name: str, values: Any) -> None:
+        """Store `values` as the run's artifact `name`."""
+        with self._tracking.faults(f"store {name} of run {self.name}"):
+            self._tracking.client.log_text(self.id, json.dumps(values, allow_nan=False), name)
 
     def end(self, status: Status = "FINISHED") -> None:
         """Close the run."""
@@ -163,6 +171,15 @@ def metric_history(tracking: Tracking, run_id: str, key: str) -> list[tuple[int,
         points = tracking.client.get_metric_history(run_id, key)
     latest = {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
     return sorted(latest.items())
+
+
+def read_json_artifact(tracking: Tracking, run_id: str, name: str) -> Any:
+    """What `Run.log_json` stored; None where the run has no such artifact."""
+    with tracking.faults(f"read {name}"):
+        if name not in {artifact.path for artifact in tracking.client.list_artifacts(run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return read_json(tracking.client.download_artifacts(run_id, name, folder))
 
 
 def close_orphans(tracking: Tracking) -> list[str]:

@@ -23,6 +23,8 @@ class Tag:
     """That metric on the test split."""
     TRIVIAL = "clinscale.trivial"
     """That metric for the trivial baseline on the test split."""
+    MAX_TOKENS = "clinscale.max_tokens"
+    """Window that the task model reads."""
     TRIALS = "clinscale.trials"
     """How many trials the winner was chosen from."""
     BASE = "clinscale.base"

@@ -1,5 +1,7 @@
 """What a sweep is."""
 
+from typing import Any
+
 from clinscale.config import Config
 from clinscale.errors import ConfigError
 from clinscale.models import Attention
@@ -13,6 +15,12 @@ class SweepRecipe(Config):
 
     data: str
     """Folder of the task's files; the sweep records the fingerprint of what it read, not the place."""
+
+    task_changes: dict[str, Any] = {}
+    """Laid over the task: `recipe.task_changes.unit=line`."""
+
+    max_tokens: int | None = None
+    """Window of every trial; None is what the space says, else all that the model reads. 512: the short baseline."""
 
     models: tuple[str, ...]
     """Folders, registry names or hub names of base models; with more than one, the model is searched too."""
@@ -34,6 +42,8 @@ class SweepRecipe(Config):
 
     def check(self) -> None:
         """There is something to try."""
+        if self.max_tokens is not None and self.max_tokens < 8:
+            raise ConfigError(f"recipe.max_tokens must be at least 8, got {self.max_tokens}")
         if self.num_trials < 1 or not self.models:
             raise ConfigError(
                 f"a sweep needs num_trials >= 1 and at least one model, got {self.num_trials} and {len(self.models)}"

@@ -4,14 +4,14 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clinscale import models, predict, registry
-from clinscale.config import fingerprint
+from clinscale.config import fingerprint, merge
 from clinscale.errors import ClusterError, own_cause
-from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, judge, task_tags
+from clinscale.finetune import OUTCOMES_FILE, FinetuneRecipe, FinetuneRuntime, judge, task_tags
 from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.runtime import Cluster, ray_logs
@@ -40,6 +40,10 @@ class SweepResult:
     trivial: float
     """Of the trivial baseline on the test split."""
     test: dict[str, float]
+    interval: tuple[float, float]
+    """95 % of `value`, by bootstrap over documents."""
+    max_tokens: int
+    """Window that the winner reads."""
     trials: int
     recipe: FinetuneRecipe
     """The winner's own fine-tuning recipe."""
@@ -65,8 +69,12 @@ def read_inputs(config: SweepConfig, *, tracking: registry.Tracking, home: str |
         ConfigError: unknown task, or the space is wrong. DataError: data are missing, or a folder is no HF model.
         RegistryError: a model is not in the registry.
     """
-    task = load_task(config.recipe.task)
+    task = load_task(config.recipe.task, config.recipe.task_changes)
     space = load_space(config.recipe.space or [task.name, task.kind])
+    if config.recipe.max_tokens:
+        space = SearchSpace.parse(
+            merge(space.plain(), {"fixed": {"max_tokens": config.recipe.max_tokens}}), source="recipe.max_tokens"
+        )
     bases = tuple(registry.fetch_model(tracking, model, home=home) for model in config.recipe.models)
     for base in bases:
         if Path(base.path).is_dir():
@@ -113,8 +121,10 @@ def sweep(
         if not (folder / WINNER_FILE).exists():
             winner = _search(config, inputs, folder, tracking, run, cluster, on_progress)
             judged = judge(trial_folder(folder, winner["id"]), data, attention=config.runtime.attention)
-            write_json(folder / WINNER_FILE, {**winner, **asdict(judged)})
+            run.log_json(OUTCOMES_FILE, judged.outcomes.plain())
             run.log(judged.as_metrics(data.task.name))
+            run.set_tags({Tag.MAX_TOKENS: str(judged.max_tokens)})
+            write_json(folder / WINNER_FILE, {**winner, **judged.plain()})
         return _register(config, inputs, folder, tracking, run, fingerprint(recipe))
 
 
@@ -267,6 +277,7 @@ def _register(
             Tag.VALUE: repr(value),
             Tag.TRIVIAL: repr(trivial),
             Tag.TRIALS: str(winner["trials"]),
+            Tag.MAX_TOKENS: str(winner["max_tokens"]),
             Tag.BASE: inputs.bases[winner["base"]].label,
             Tag.RECIPE: recipe,
         },
@@ -289,6 +300,8 @@ def _register(
         value=value,
         trivial=trivial,
         test=winner["test"],
+        interval=(winner["interval"]["low"], winner["interval"]["high"]),
+        max_tokens=winner["max_tokens"],
         trials=winner["trials"],
         recipe=FinetuneRecipe.parse(winner["recipe"], source=str(folder / WINNER_FILE)),
         version=version,

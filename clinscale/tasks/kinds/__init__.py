@@ -1,14 +1,14 @@
 """The four kinds of task: examples to model inputs, model outputs to predictions, predictions to scores."""
 
 from clinscale.errors import ConfigError
-from clinscale.tasks.kinds.kind import Kind, Prediction, Window
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window
 from clinscale.tasks.kinds.pair import PairKind
 from clinscale.tasks.kinds.sequence import SequenceKind
 from clinscale.tasks.kinds.spans import SpansKind
 from clinscale.tasks.kinds.tokens import TokensKind
 from clinscale.tasks.task import TaskConfig
 
-__all__ = ["Kind", "Prediction", "Window", "kind_of", "metric_of"]
+__all__ = ["Kind", "LongDocuments", "Prediction", "Window", "kind_of", "metric_of"]
 
 _KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (SequenceKind, PairKind, TokensKind, SpansKind)}
 

@@ -1,50 +1,69 @@
 """Scores of labels through scikit-learn, which is imported late: it takes a second to load."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from clinscale.tasks.kinds.kind import Prediction
+Measure = Callable[[np.ndarray, np.ndarray], float | None]
+"""(truth, probabilities) -> the score, None where it is not defined."""
 
 
-def single_label_scores(
-    gold: Sequence[tuple[str, ...]], predictions: Sequence[Prediction], labels: Sequence[str]
-) -> dict[str, float]:
-    """accuracy, micro_f1, macro_f1 (over all labels of the task), and roc_auc when every label occurs in gold."""
+def single_label_measures() -> dict[str, Measure]:
+    """By metric, for truth (N,) class numbers and probabilities (N, labels)."""
     from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-    truth = [labels.index(one) for (one,) in gold]
-    chosen = [labels.index(prediction["label"]) for prediction in predictions]
-    every = list(range(len(labels)))
-    scores = {
-        "accuracy": float(accuracy_score(truth, chosen)),
-        "micro_f1": float(f1_score(truth, chosen, labels=every, average="micro", zero_division=0)),
-        "macro_f1": float(f1_score(truth, chosen, labels=every, average="macro", zero_division=0)),
+    def f1(average: str) -> Measure:
+        def measure(truth: np.ndarray, probabilities: np.ndarray) -> float:
+            every, chosen = range(probabilities.shape[1]), probabilities.argmax(axis=1)
+            return float(f1_score(truth, chosen, labels=list(every), average=average, zero_division=0))
+
+        return measure
+
+    def roc_auc(truth: np.ndarray, probabilities: np.ndarray) -> float | None:
+        labels = probabilities.shape[1]
+        if len(np.unique(truth)) < labels:
+            return None
+        likely = probabilities[:, 1] if labels == 2 else probabilities
+        return float(roc_auc_score(truth, likely, multi_class="ovr", labels=list(range(labels))))
+
+    return {
+        "accuracy": lambda truth, probabilities: float(accuracy_score(truth, probabilities.argmax(axis=1))),
+        "micro_f1": f1("micro"),
+        "macro_f1": f1("macro"),
+        "roc_auc": roc_auc,
     }
-    if set(truth) == set(every):
-        probabilities = _probabilities(predictions, labels)
-        likely = probabilities[:, 1] if len(labels) == 2 else probabilities
-        scores["roc_auc"] = float(roc_auc_score(truth, likely, multi_class="ovr", labels=every))
-    return scores
 
 
-def multi_label_scores(
-    gold: Sequence[tuple[str, ...]], predictions: Sequence[Prediction], labels: Sequence[str]
-) -> dict[str, float]:
-    """micro_f1, macro_f1, and roc_auc (mean over labels) when gold has each label both present and absent."""
+def multi_label_measures() -> dict[str, Measure]:
+    """By metric, for truth and probabilities (N, labels); roc_auc is the mean over labels."""
     from sklearn.metrics import f1_score, roc_auc_score
 
-    truth = np.array([[label in one for label in labels] for one in gold], dtype=int)
-    chosen = np.array([[label in p["labels"] for label in labels] for p in predictions], dtype=int)
-    scores = {
-        "micro_f1": float(f1_score(truth, chosen, average="micro", zero_division=0)),
-        "macro_f1": float(f1_score(truth, chosen, average="macro", zero_division=0)),
-    }
-    if np.all(truth.any(axis=0) & ~truth.all(axis=0)):
-        scores["roc_auc"] = float(roc_auc_score(truth, _probabilities(predictions, labels), average="macro"))
-    return scores
+    def f1(average: str) -> Measure:
+        return lambda truth, probabilities: float(
+            f1_score(truth, probabilities > 0.5, average=average, zero_division=0)
+        )
+
+    def roc_auc(truth: np.ndarray, probabilities: np.ndarray) -> float | None:
+        if not np.all(truth.any(axis=0) & ~truth.all(axis=0)):
+            return None
+        return float(roc_auc_score(truth, probabilities, average="macro"))
+
+    return {"micro_f1": f1("micro"), "macro_f1": f1("macro"), "roc_auc": roc_auc}
 
 
-def _probabilities(predictions: Sequence[Prediction], labels: Sequence[str]) -> np.ndarray:
+def calibration(hits: np.ndarray, confidence: np.ndarray, *, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence lies from accuracy, over equal bins (Guo et al. 2017).
+
+    Args:
+        hits: (N,) 1 where the answer was right.
+        confidence: (N,) its probability.
+        bins: of equal width over 0..1.
+    """
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, weights=hits - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(hits))
+
+
+def probabilities_of(scores: Sequence[dict[str, float]], labels: Sequence[str]) -> np.ndarray:
     """(examples, labels)."""
-    return np.array([[prediction["scores"][label] for label in labels] for prediction in predictions])
+    return np.array([[one[label] for label in labels] for one in scores], dtype=np.float64)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 Prediction = dict[str, Any]
 """A JSON-ready answer; its keys depend on the kind and are listed at `decode` of each."""
 
+LongDocuments = Literal["truncate", "head_tail", "pool"]
+"""What becomes of a text to classify that is longer than the model: its start is read; its first quarter and last three
+quarters of what fits (Sun et al. 2019, How to fine-tune BERT for text classification); or all of it in windows, whose
+probabilities are averaged. Entities and answers are always sought in overlapping windows."""
+
 IGNORED = -100
 """Target of positions that the loss must skip, as in torch's cross entropy."""
 
@@ -89,6 +94,7 @@ class Kind(ABC):
         max_tokens: int,
         stride_tokens: int,
         train: bool,
+        long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
         """The model inputs of one example, at least one, none longer than `max_tokens`.
 
@@ -100,6 +106,7 @@ class Kind(ABC):
             stride_tokens: how many tokens neighbouring windows share (the `stride` of tokenizers); cut to half of
                 a window's room for text, so that every window brings new text.
             train: whether to fill `targets`.
+            long_documents: for sequences and pairs.
 
         Raises:
             ConfigError: max_tokens leaves no room for text, or the tokenizer is not a fast one.
@@ -131,7 +138,7 @@ class Kind(ABC):
                 f"task {self.task.name}: scoring needs one prediction per example and at least one example, "
                 f"got {len(predictions)} for {len(examples)}"
             )
-        scores = self._scores(examples, predictions, labels)
+        scores = self.scores_of(self.outcomes(examples, predictions, labels))
         if self.metric not in scores:
             raise DataError(
                 f"task {self.task.name}: {self.metric} is not defined on these {len(examples)} examples, because "
@@ -139,17 +146,25 @@ class Kind(ABC):
             )
         return scores
 
+    @abstractmethod
+    def outcomes(
+        self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
+    ) -> np.ndarray:
+        """(examples, k): per example the numbers from which every metric of any subset of examples follows."""
+
+    @abstractmethod
+    def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
+        """The metrics (of those named) that are defined on these rows of `outcomes`."""
+
+    def calibration(self, outcomes: np.ndarray) -> dict[str, float]:
+        """How far the stated probabilities can be trusted; lower is better. Nothing for entities and answers."""
+        return {}
+
     def second_text(self, example: Example) -> str:
         """The hypothesis of a pair or the question on a text; DataError when the example has none."""
         if not example.text_pair or not example.text_pair.strip():
             raise DataError(f"example {example.id}: kind {self.name} needs a second text; give it one")
         return example.text_pair
-
-    @abstractmethod
-    def _scores(
-        self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
-    ) -> dict[str, float]:
-        """The metrics that are defined on `examples`."""
 
     @abstractmethod
     def trivial(

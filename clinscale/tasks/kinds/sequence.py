@@ -1,4 +1,4 @@
-"""Kind sequence: one label of a text, or several; the text is one window, cut at its end when too long."""
+"""Kind sequence: one label of a text, or several."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,14 @@ import numpy as np
 
 from clinscale.errors import DataError
 from clinscale.tasks.example import Example
-from clinscale.tasks.kinds.classification import multi_label_scores, single_label_scores
-from clinscale.tasks.kinds.kind import Kind, Prediction, Window
-from clinscale.tasks.kinds.windowing import truncated
+from clinscale.tasks.kinds.classification import (
+    calibration,
+    multi_label_measures,
+    probabilities_of,
+    single_label_measures,
+)
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window
+from clinscale.tasks.kinds.windowing import fitted
 from clinscale.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -51,12 +56,21 @@ class SequenceKind(Kind):
         max_tokens: int,
         stride_tokens: int,
         train: bool,
+        long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
-        """One window with global attention at the classification token; `stride_tokens` is not used."""
-        window = truncated(tokenizer, example.text, self._pair(example), max_tokens)
+        """Global attention at the classification token. With `pool` each window learns the label of the whole."""
+        windows = fitted(
+            tokenizer,
+            example.text,
+            self._pair(example),
+            max_tokens=max_tokens,
+            stride_tokens=stride_tokens,
+            long_documents=long_documents,
+        )
         if train:
-            window.targets["labels"] = self._target(example, labels)
-        return [window]
+            for window in windows:
+                window.targets["labels"] = self._target(example, labels)
+        return windows
 
     def _pair(self, example: Example) -> str | None:
         """The second text; a sequence has none."""
@@ -80,10 +94,11 @@ class SequenceKind(Kind):
     ) -> Prediction:
         """`label` (the most probable), `labels` (that one, or all above one half), `scores` (probabilities).
 
-        outputs: `logits` (num_labels,).
+        outputs: `logits` (num_labels,) of each window; probabilities are averaged.
         """
-        logits = np.asarray(outputs[0]["logits"], dtype=np.float64)
-        return self._prediction(_sigmoid(logits) if self.task.multi_label else softmax(logits), labels)
+        logits = np.asarray([output["logits"] for output in outputs], dtype=np.float64)
+        probabilities = _sigmoid(logits) if self.task.multi_label else softmax(logits)
+        return self._prediction(probabilities.mean(axis=0), labels)
 
     def _prediction(self, probabilities: np.ndarray, labels: Sequence[str]) -> Prediction:
         best = labels[int(probabilities.argmax())]
@@ -91,12 +106,44 @@ class SequenceKind(Kind):
         chosen = [label for label in labels if scores[label] > 0.5] if self.task.multi_label else [best]
         return {"label": best, "labels": chosen, "scores": scores}
 
-    def _scores(
+    def outcomes(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
-    ) -> dict[str, float]:
-        gold = [example.labels for example in examples]
-        measure = multi_label_scores if self.task.multi_label else single_label_scores
-        return measure(gold, predictions, labels)
+    ) -> np.ndarray:
+        """The gold class, or 0 and 1 for each label; then each label's probability."""
+        probabilities = probabilities_of([prediction["scores"] for prediction in predictions], labels)
+        if self.task.multi_label:
+            gold = np.array([[label in example.labels for label in labels] for example in examples], dtype=float)
+        else:
+            gold = np.array(
+                [[labels.index(label) for label in example.labels] for example in examples], dtype=float
+            )
+        return np.hstack([gold, probabilities])
+
+    def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
+        """Through scikit-learn."""
+        truth, probabilities = self._truth_and_probabilities(outcomes)
+        measures = multi_label_measures() if self.task.multi_label else single_label_measures()
+        values = {name: measures[name](truth, probabilities) for name in metrics or self.metrics}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def calibration(self, outcomes: np.ndarray) -> dict[str, float]:
+        """`calibration_error` of the chosen label (several labels: of each label's yes or no) and `brier_score`."""
+        truth, probabilities = self._truth_and_probabilities(outcomes)
+        if self.task.multi_label:
+            hot, chance = truth, probabilities.ravel()
+            hits, confidence = ((chance > 0.5) == truth.ravel()), np.maximum(chance, 1 - chance)
+        else:
+            hot = np.eye(probabilities.shape[1])[truth]
+            hits, confidence = probabilities.argmax(axis=1) == truth, probabilities.max(axis=1)
+        return {
+            "calibration_error": calibration(hits.astype(float), confidence),
+            "brier_score": float(((probabilities - hot) ** 2).sum(axis=1).mean()),
+        }
+
+    def _truth_and_probabilities(self, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gold = outcomes.shape[1] // 2 if self.task.multi_label else 1
+        truth = outcomes[:, :gold].astype(int)
+        return (truth if self.task.multi_label else truth[:, 0]), outcomes[:, gold:]
 
     def trivial(
         self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]

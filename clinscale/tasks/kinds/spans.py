@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from clinscale.tasks.example import Answer, Example
-from clinscale.tasks.kinds.kind import Kind, Prediction, Window
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.squad import exact_match, f1
 from clinscale.tasks.kinds.windowing import overlapping
@@ -47,8 +47,12 @@ class SpansKind(Kind):
         max_tokens: int,
         stride_tokens: int,
         train: bool,
+        long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
-        """Overlapping windows; targets are the first answer's first and last token where it lies within one."""
+        """Overlapping windows; targets are the first answer's first and last token.
+
+        In a window that shows only one end of the answer, the other target is `no answer`.
+        """
         windows = overlapping(
             tokenizer,
             example.text,
@@ -58,8 +62,7 @@ class SpansKind(Kind):
         )
         if train:
             for window in windows:
-                place = _place(window, example.answers[0]) if example.answers else None
-                start, end = place or (NO_ANSWER, NO_ANSWER)
+                start, end = _ends(window, example.answers[0]) if example.answers else (NO_ANSWER, NO_ANSWER)
                 window.targets.update(start_positions=start, end_positions=end)
         return windows
 
@@ -70,46 +73,54 @@ class SpansKind(Kind):
         outputs: Sequence[Mapping[str, np.ndarray]],
         labels: Sequence[str],
     ) -> Prediction:
-        """`answer`, its `start` and `end` characters (None: no answer), `score` (its probability in its window).
+        """`answer`, its `start` and `end` characters (None: no answer), `score` (probability of its two ends).
 
-        outputs: `start_logits`, `end_logits` (tokens,). Windows are compared by how far their best span lies above
-        their own `no answer`, because logits of two windows are on two scales.
+        outputs: `start_logits`, `end_logits` (tokens,). A token is judged by how far it lies above its own window's `no
+        answer`, because logits of two windows are on two scales, and by the window that likes it best. So an answer
+        may begin in one window and end in the next.
         """
-        best: tuple[float, int, int, float] | None = None  # margin, start, end, probability
+        tokens = max(window.first_token + len(window.text_positions) for window in windows)
+        margins = np.full((2, tokens), -np.inf)
+        chances = np.zeros((2, tokens))
+        offsets = np.zeros((tokens, 2), dtype=int)
         none_score = 1.0
         for window, output in zip(windows, outputs, strict=True):
-            length = len(window.input_ids)
-            logits = [np.asarray(output[f"{side}_logits"][:length], dtype=np.float64) for side in ("start", "end")]
-            starts, ends = (_legal(window, side) for side in logits)
-            chance = [
-                softmax(np.where(np.arange(length) == NO_ANSWER, raw, legal))
-                for raw, legal in zip(logits, (starts, ends), strict=True)
-            ]
-            none_score = min(none_score, float(chance[0][NO_ANSWER] * chance[1][NO_ANSWER]))
-            span = _best_span(starts, ends, self.task.max_answer_tokens)
-            if span is None:
-                continue
-            first, last = span
-            margin = float(starts[first] + ends[last] - logits[0][NO_ANSWER] - logits[1][NO_ANSWER])
-            if best is None or margin > best[0]:
-                probability = float(chance[0][first] * chance[1][last])
-                best = (margin, _offset(window, first)[0], _offset(window, last)[1], probability)
-        if best is None or (self.task.unanswerable and best[0] <= 0):
+            positions = window.text_positions
+            here = slice(window.first_token, window.first_token + len(positions))
+            offsets[here] = [_offset(window, position) for position in positions]
+            visible = offsets[here, 0] < offsets[here, 1]  # an answer neither starts nor ends on white space
+            none = 1.0
+            for side, name in enumerate(("start_logits", "end_logits")):
+                logits = np.asarray(output[name], dtype=np.float64)[[NO_ANSWER, *positions]]
+                logits[1:][~visible] = -np.inf
+                chance = softmax(logits)
+                none *= float(chance[0])
+                better = logits[1:] - logits[0] > margins[side, here]
+                margins[side, here][better] = (logits[1:] - logits[0])[better]
+                chances[side, here][better] = chance[1:][better]
+            none_score = min(none_score, none)
+        span = _best_span(margins[0], margins[1], self.task.max_answer_tokens)
+        if span is None or (self.task.unanswerable and margins[0, span[0]] + margins[1, span[1]] <= 0):
             return {"answer": "", "start": None, "end": None, "score": none_score}
-        _, start, end, score = best
+        first, last = span
+        start, end = int(offsets[first, 0]), int(offsets[last, 1])
+        score = float(chances[0, first] * chances[1, last])
         return {"answer": example.text[start:end], "start": start, "end": end, "score": score}
 
-    def _scores(
+    def outcomes(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
-    ) -> dict[str, float]:
+    ) -> np.ndarray:
+        """F1 and exact match of each question."""
         judged = [
             (prediction["answer"], [answer.text for answer in example.answers])
             for example, prediction in zip(examples, predictions, strict=True)
         ]
-        return {
-            "f1": float(np.mean([f1(answer, gold) for answer, gold in judged])),
-            "exact_match": float(np.mean([exact_match(answer, gold) for answer, gold in judged])),
-        }
+        return np.array([[f1(answer, gold), exact_match(answer, gold)] for answer, gold in judged])
+
+    def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
+        """Means over questions."""
+        means = dict(zip(self.metrics, outcomes.mean(axis=0).tolist(), strict=True))
+        return {name: means[name] for name in metrics or self.metrics}
 
     def trivial(
         self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
@@ -124,21 +135,16 @@ def _offset(window: Window, position: int) -> tuple[int, int]:
     return offset
 
 
-def _place(window: Window, answer: Answer) -> tuple[int, int] | None:
-    """First and last token of the answer; None where the window does not hold all of it."""
+def _ends(window: Window, answer: Answer) -> tuple[int, int]:
+    """Positions of the answer's first and last token; NO_ANSWER for one that the window does not show."""
     visible = [
         (p, *_offset(window, p)) for p in window.text_positions if _offset(window, p)[0] < _offset(window, p)[1]
     ]
     inside = [position for position, start, end in visible if start < answer.end and end > answer.start]
-    if not inside or visible[0][1] > answer.start or visible[-1][2] < answer.end:
-        return None
-    return inside[0], inside[-1]
-
-
-def _legal(window: Window, logits: np.ndarray) -> np.ndarray:
-    """The logits of visible text tokens, -inf elsewhere: an answer neither starts nor ends on white space."""
-    visible = np.array([offset is not None and offset[0] < offset[1] for offset in window.offsets])
-    return np.where(visible, logits, -np.inf)
+    if not inside:
+        return NO_ANSWER, NO_ANSWER
+    starts_here, ends_here = visible[0][1] <= answer.start, visible[-1][2] >= answer.end
+    return inside[0] if starts_here else NO_ANSWER, inside[-1] if ends_here else NO_ANSWER
 
 
 def _best_span(starts: np.ndarray, ends: np.ndarray, max_tokens: int) -> tuple[int, int] | None:

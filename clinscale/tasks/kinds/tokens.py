@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from clinscale.tasks.example import Entity, Example
-from clinscale.tasks.kinds.kind import IGNORED, Kind, Prediction, Window
+from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
 from clinscale.tasks.kinds.words import OUTSIDE, tag_words, visible_end, word_at, words_of
@@ -23,8 +23,11 @@ class TokensKind(Kind):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Over all entities together (micro)."""
-        return ("f1", "precision", "recall")
+        """Over all entities together (micro), word by word.
+
+        `relaxed_f1` asks only that spans of one type overlap, as the i2b2 2012 challenge counted it.
+        """
+        return ("f1", "precision", "recall", "relaxed_f1")
 
     @property
     def default_metric(self) -> str:
@@ -44,6 +47,7 @@ class TokensKind(Kind):
         max_tokens: int,
         stride_tokens: int,
         train: bool,
+        long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
         """Overlapping windows; the target is the word's tag at its first token and -100 elsewhere."""
         windows = overlapping(
@@ -95,27 +99,51 @@ class TokensKind(Kind):
             previous = label
         return {"entities": [{**e, "score": float(np.mean(c))} for e, c in zip(entities, certain, strict=True)]}
 
-    def _scores(
+    def outcomes(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
-    ) -> dict[str, float]:
-        from seqeval.metrics import f1_score, precision_score, recall_score
+    ) -> np.ndarray:
+        """Entities: right, predicted, gold; predicted that overlap gold of their type, gold that are overlapped."""
+        from seqeval.metrics.sequence_labeling import get_entities
 
-        gold, predicted = [], []
+        rows = []
         for example, prediction in zip(examples, predictions, strict=True):
             words = words_of(example.text)
             found = [Entity(e["start"], e["end"], e["label"]) for e in prediction["entities"]]
-            gold.append(tag_words(words, example.entities))
-            predicted.append(tag_words(words, found))
-        if all(tag == OUTSIDE for tags in gold for tag in tags):
-            return {}  # without one gold entity neither recall nor F1 is defined
-        measures = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
-        return {name: float(measure(gold, predicted, zero_division=0)) for name, measure in measures.items()}
+            gold = set(get_entities(tag_words(words, example.entities)))
+            predicted = set(get_entities(tag_words(words, found)))
+            near = (_overlapped(predicted, gold), _overlapped(gold, predicted))
+            rows.append([len(gold & predicted), len(predicted), len(gold), *near])
+        return np.array(rows, dtype=float)
+
+    def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
+        """Nothing without one gold entity: neither recall nor F1 is defined then."""
+        right, predicted, gold, near_predicted, near_gold = outcomes.sum(axis=0)
+        if not gold:
+            return {}
+        precision, recall = right / max(1, predicted), right / gold
+        scores = {
+            "f1": _harmonic(precision, recall),
+            "precision": float(precision),
+            "recall": float(recall),
+            "relaxed_f1": _harmonic(near_predicted / max(1, predicted), near_gold / gold),
+        }
+        return {name: scores[name] for name in metrics or self.metrics}
 
     def trivial(
         self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
     ) -> list[Prediction]:
         """No entities."""
         return [{"entities": []} for _ in examples]
+
+
+def _overlapped(chunks: set[tuple[str, int, int]], others: set[tuple[str, int, int]]) -> int:
+    """How many (type, first word, last word) share a word with one of `others` of their type."""
+    covered = {(label, word) for label, first, last in others for word in range(first, last + 1)}
+    return sum(any((label, word) in covered for word in range(first, last + 1)) for label, first, last in chunks)
+
+
+def _harmonic(precision: float, recall: float) -> float:
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def _heads(windows: Sequence[Window], words: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:

@@ -1,9 +1,10 @@
 """Texts to windows of tokens with clean character offsets, through the tokenizer's own overflow mechanism."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from clinscale.errors import ConfigError
-from clinscale.tasks.kinds.kind import Window
+from clinscale.tasks.kinds.kind import LongDocuments, Window
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -11,15 +12,49 @@ if TYPE_CHECKING:
 Offset = tuple[int, int] | None
 
 
-def truncated(tokenizer: "PreTrainedTokenizerBase", text: str, text_pair: str | None, max_tokens: int) -> Window:
-    """One window: what exceeds `max_tokens` is cut off at the end (of the longer side of a pair)."""
-    _room(tokenizer, max_tokens, pair=text_pair is not None)
-    encoding = tokenizer(
-        text, text_pair, truncation="longest_first", max_length=max_tokens, return_offsets_mapping=True
-    )
-    ids = list(encoding["input_ids"])
-    offsets = _clean(encoding["offset_mapping"], encoding.sequence_ids(0), text, side=0)
-    return Window(ids, offsets, global_mask=_classification_token(tokenizer, ids))
+def fitted(
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    text_pair: str | None,
+    *,
+    max_tokens: int,
+    stride_tokens: int,
+    long_documents: LongDocuments,
+) -> list[Window]:
+    """A text, or a pair, as one window; `pool` may need several. The global mask marks the classification token.
+
+    A pair that is too long keeps its shorter side, up to half of the room; `truncate` cuts the longer side at its end.
+    """
+    room = _room(tokenizer, max_tokens, pair=text_pair is not None)
+    cut = {"truncation": "longest_first", "max_length": max_tokens} if long_documents == "truncate" else {}
+    encoding = tokenizer(text, text_pair, return_offsets_mapping=True, verbose=False, **cut)
+    ids, sides = list(encoding["input_ids"]), encoding.sequence_ids(0)
+    offsets = _clean(encoding["offset_mapping"], sides, text, side=0)
+    marks = _classification_token(tokenizer, ids)
+    return [
+        Window([ids[p] for p in kept], [offsets[p] for p in kept], [marks[p] for p in kept])
+        for kept in _fitting(sides, room, stride_tokens, long_documents)
+    ]
+
+
+def _fitting(
+    sides: Sequence[int | None], room: int, stride_tokens: int, long_documents: LongDocuments
+) -> Iterator[list[int]]:
+    """Positions that each window keeps; special tokens are in all of them."""
+    short, long = sorted(([p for p, side in enumerate(sides) if side == of] for of in (0, 1)), key=len)
+    if len(short) + len(long) <= room:
+        yield list(range(len(sides)))
+        return
+    special = [position for position, side in enumerate(sides) if side is None]
+    always = [*special, *short[: room // 2]]
+    room -= min(len(short), room // 2)
+    if long_documents == "head_tail":
+        head = room // 4
+        yield sorted([*always, *long[:head], *long[head - room :]])
+        return
+    step = room - min(stride_tokens, room // 2)
+    for start in range(0, len(long) - room + step, step):
+        yield sorted([*always, *long[start : start + room]])
 
 
 def overlapping(

@@ -1,8 +1,8 @@
 """The words of a text and their BIO tags: the unit in which entities are learned, stitched and scored.
 
-A word is a run of letters and digits, or a run of other visible characters. No byte-level or WordPiece token
-spans two words (but for English clitics such as 's), so entities that begin or end inside a word are widened to
-it, in gold and in predictions alike.
+A word is a run of letters, of digits, or of other visible characters. No token of a byte-level BPE spans two words
+(but for English clitics such as 's), so entities that begin or end inside a word are widened to it, in gold and in
+predictions alike.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from clinscale.tasks.example import Entity
 
-_WORD = re.compile(r"[^\W_]+|(?:[^\w\s]|_)+")
+_WORD = re.compile(r"[^\W\d_]+|\d+|(?:[^\w\s]|_)+")
 
 OUTSIDE = "O"
 

@@ -1,0 +1,208 @@
+"""How sure a score is: intervals, a paired test between two models, scores by length of the documents.
+
+Examples of one document are never independent, so whole documents are drawn again, not single examples.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from clinscale.config import fingerprint
+from clinscale.errors import DataError
+from clinscale.tasks.example import Example
+from clinscale.tasks.kinds import Kind, Prediction, kind_of
+from clinscale.tasks.task import TaskConfig
+
+LENGTHS_TOKENS = (0, 512, 1024, 2048, 4096)
+"""Lower bounds of the length bands; a document of exactly 512 tokens is in the first."""
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of each test example: numbers from which every score of any subset follows, and no text."""
+
+    task: TaskConfig
+    keys: tuple[str, ...]
+    """A hash of each example's id and gold, so that two models are compared on the same examples only."""
+    documents: np.ndarray
+    """(examples,) number of the document that each example asks about."""
+    tokens: np.ndarray
+    """(examples,) length of that document for the model's own tokenizer."""
+    rows: np.ndarray
+    """(examples, k) as `Kind.outcomes` gives them."""
+
+    @classmethod
+    def of(
+        cls,
+        kind: Kind,
+        examples: Sequence[Example],
+        predictions: Sequence[Prediction],
+        labels: Sequence[str],
+        count_tokens: Callable[[str], int],
+    ) -> Self:
+        """Judge `predictions`; `count_tokens` is called once for each distinct text."""
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(e.text for e in examples))}
+        lengths = [count_tokens(text) for text in numbers]
+        documents = np.array([numbers[example.text] for example in examples])
+        return cls(
+            task=kind.task,
+            keys=tuple(fingerprint([e.id, e.labels, [(x.start, x.end) for x in e.answers]]) for e in examples),
+            documents=documents,
+            tokens=np.array(lengths)[documents],
+            rows=kind.outcomes(examples, predictions, labels),
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready values that `parse` reads back; safe to store beside metrics."""
+        return {
+            "task": self.task.plain(),
+            "keys": list(self.keys),
+            "documents": self.documents.tolist(),
+            "tokens": self.tokens.tolist(),
+            "rows": [[round(value, 8) for value in row] for row in self.rows.tolist()],
+        }
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
+        """What `plain` made; DataError when it is something else."""
+        try:
+            return cls(
+                task=TaskConfig.parse(values["task"], source=source),
+                keys=tuple(values["keys"]),
+                **{name: np.array(values[name]) for name in ("documents", "tokens", "rows")},
+            )
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{source} holds no outcomes of a test; judge the model again") from None
+
+    def value(self, members: np.ndarray | None = None) -> float:
+        """The task's metric on these examples, NaN where it is not defined."""
+        kind = kind_of(self.task)
+        rows = self.rows if members is None else self.rows[members]
+        return kind.scores_of(rows, (kind.metric,)).get(kind.metric, float("nan"))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score, or a difference of scores, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much better the first model is than the second on the same examples."""
+
+    difference: Estimate
+    p_value: float
+    """How often a difference of this size arises when each document's two outcomes are swapped at random."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """The score on documents of (more than, up to) so many tokens."""
+
+    above_tokens: int
+    up_to_tokens: int | None
+    examples: int
+    score: Estimate
+
+    @property
+    def name(self) -> str:
+        """`513-1024_tokens`, as MLflow keys allow it."""
+        return f"{self.above_tokens + 1}-{self.up_to_tokens or ''}_tokens"
+
+
+def estimate(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """The metric with its percentile bootstrap interval over documents (scipy.stats.bootstrap)."""
+    members = _members(outcomes.documents)
+    return _estimate(outcomes.value, members, resamples, seed)
+
+
+def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+    """Paired: interval by bootstrap, p by approximate randomisation (Noreen 1989; scipy.stats.permutation_test).
+
+    Raises:
+        DataError: the two were not judged by one metric on the same examples.
+    """
+    from scipy.stats import permutation_test
+
+    if ours.keys != theirs.keys or kind_of(ours.task).metric != kind_of(theirs.task).metric:
+        raise DataError(
+            f"task {ours.task.name}: the two models were judged on different test examples or by different metrics; "
+            "judge both on the same data"
+        )
+    kind, members = kind_of(ours.task), _members(ours.documents)
+
+    def difference(swapped: np.ndarray) -> float:
+        """With the two models' outcomes exchanged on the documents that are `swapped`."""
+        where = np.zeros((len(ours.rows), 1), dtype=bool)
+        for number in np.flatnonzero(swapped):
+            where[members[number]] = True
+        sides = np.where(where, theirs.rows, ours.rows), np.where(where, ours.rows, theirs.rows)
+        first, second = (kind.scores_of(rows, (kind.metric,)).get(kind.metric, np.nan) for rows in sides)
+        return float(first - second)
+
+    spread = _estimate(lambda drawn: ours.value(drawn) - theirs.value(drawn), members, resamples, seed)
+    if len(members) < 2:
+        return Comparison(spread, 1.0)  # one document proves nothing
+    # a document's number stands for our outcome on it, its number beyond theirs for theirs; scipy exchanges the two
+    documents = np.arange(len(members))
+    found = permutation_test(
+        (documents, documents + len(members)),
+        lambda first, second: difference(first >= len(members)),
+        permutation_type="samples",
+        n_resamples=resamples,
+        vectorized=False,
+        rng=np.random.default_rng(seed),
+    )
+    return Comparison(spread, float(found.pvalue))
+
+
+def by_length(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Band]:
+    """The score in each band of LENGTHS_TOKENS that has examples on which the metric is defined."""
+    bands = []
+    for above, up_to in zip(LENGTHS_TOKENS, [*LENGTHS_TOKENS[1:], None], strict=True):
+        longest = up_to or np.inf
+        inside = np.flatnonzero((outcomes.tokens > above) & (outcomes.tokens <= longest))
+        if not len(inside) or np.isnan(outcomes.value(inside)):
+            continue
+        members = [inside[positions] for positions in _members(outcomes.documents[inside])]
+        score = _estimate(outcomes.value, members, resamples, seed)
+        bands.append(Band(above, up_to, len(inside), score))
+    return bands
+
+
+def _members(documents: np.ndarray) -> list[np.ndarray]:
+    """Positions of the examples of each document."""
+    return [np.flatnonzero(documents == number) for number in np.unique(documents)]
+
+
+def _estimate(
+    value: Callable[[np.ndarray], float], members: list[np.ndarray], resamples: int, seed: int
+) -> Estimate:
+    """Draw documents with replacement; draws on which the metric is not defined do not count."""
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    at = value(np.concatenate(members))
+    if len(members) < 2:
+        return Estimate(at, at, at)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # a perfect score is the same in every draw
+        found = bootstrap(
+            (np.arange(len(members)),),
+            lambda drawn: value(np.concatenate([members[number] for number in drawn])),
+            vectorized=False,
+            n_resamples=resamples,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    drawn = found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)]
+    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (at, at)
+    return Estimate(at, float(low), float(high))
