@@ -69,7 +69,10 @@ def finetune(
         "name": config.name,
         "path": str(result.folder),
         "metric": result.metric,
-        **{key: best[key] for key in ("dev", "test", "trivial", "interval", "lengths", "calibration", "max_tokens")},
+        **{
+            key: best[key]
+            for key in ("dev", "test", "trivial", "interval", "lengths", "calibration", "max_tokens")
+        },
         "seeds": [{"seed": one["seed"], "dev": one["dev"], "test": one["test"]} for one in result.seeds],
         "test_mean": result.test_mean,
         "test_deviation": result.test_deviation,

@@ -115,6 +115,31 @@ def check(
         raise typer.Exit(2)
 
 
+@app.command()
+def baseline(
+    name: Annotated[str, typer.Argument(help="Name in the catalog, or the YAML file of your own task.")],
+    changes: Changes = None,
+    data: Annotated[str, typer.Option("--data", help="Folder of the task's files.")] = ".",
+    json: Json = False,
+) -> None:
+    """Test scores without a neural model: not reading at all, and a linear model that takes minutes on a CPU.
+
+    Example: `clinscale tasks baseline tcga_organ --data path/to/reports`
+    """
+    from clinscale.tasks import Outcomes, classical, estimate, kind_of, load_task, read_task, trivial
+
+    read = read_task(load_task(name, changes or []), data)
+    kind, examples = kind_of(read.task), read.splits["test"]
+    rows = []
+    for which, predict in (("trivial", trivial), ("classical", classical)):
+        outcomes = Outcomes.of(kind, examples, predict(read), read.labels, lambda text: len(text.split()))
+        score = estimate(outcomes)
+        scores = kind.scores_of(outcomes.rows)
+        rows.append({"baseline": which, kind.metric: score.value, "low": score.low, "high": score.high, **scores})
+    values = {"task": read.task.name, "metric": kind.metric, "test_examples": len(examples), "baselines": rows}
+    emit(values, as_json=json, people=table(f"{read.task.name}: test scores without a neural model", rows))
+
+
 def _surveyed(read: "TaskData", model: str | None) -> dict[str, Any]:
     from clinscale.tasks import survey
 

@@ -80,7 +80,9 @@ def _grid(
     folders = data if len(data) == len(task) else data * len(task)
     grid = list(itertools.product(zip(task, folders, strict=True), model, max_tokens))
     if name and len(grid) > 1:
-        raise ConfigError(f"--name fits one sweep, got {len(grid)} (tasks x models x windows); leave it out for a grid")
+        raise ConfigError(
+            f"--name fits one sweep, got {len(grid)} (tasks x models x windows); leave it out for a grid"
+        )
     return [
         SweepConfig.load(
             None,

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from clinscale.config import Config
 from clinscale.engine import OptimizerConfig, Precision
 from clinscale.errors import ConfigError
@@ -89,7 +91,7 @@ class FinetuneConfig(Config):
     data: str
     """Folder of the task's files."""
 
-    task_changes: dict[str, Any] = {}
+    task_changes: dict[str, Any] = Field(default_factory=dict)
     """Laid over the task: `task_changes.unit=line`, `task_changes.options.criterion=creatinine`."""
 
     seeds: int = 1

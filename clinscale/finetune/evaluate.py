@@ -10,7 +10,6 @@ from clinscale.predict import load_predictor
 from clinscale.registry import Tag
 from clinscale.tasks import Band, Estimate, Outcomes, TaskData, by_length, estimate, kind_of, metric_of
 
-
 OUTCOMES_FILE = "test_outcomes.json"
 """Artifact of runs that judged the test split: what became of each example, without text."""
 
@@ -35,9 +34,10 @@ class Judgement:
     outcomes: Outcomes
     """What became of each example, to compare models with later."""
 
-    def as_metrics(self, task: str) -> dict[str, float]:
-        """By their MLflow keys."""
+    def as_metrics(self, task: str, dev: float) -> dict[str, float]:
+        """By their MLflow keys; `dev` is the metric on the development split, by which the model was chosen."""
         return {
+            f"dev/{task}/{self.metric}": dev,
             **{f"test/{task}/{name}": value for name, value in (self.test | self.calibration).items()},
             **{f"trivial/{task}/{name}": value for name, value in self.trivial.items()},
             f"test/{task}/{self.metric}_low": self.interval.low,

@@ -112,7 +112,7 @@ def _run_seed(
     best = finetune(recipe, data, folder / "hf", runtime=config.runtime, on_epoch=on_epoch)
     judged = judge(best.folder, data, attention=config.runtime.attention)
     write_json(folder / OUTCOMES_FILE, judged.outcomes.plain())
-    found = {"metrics": judged.as_metrics(data.task.name), **judged.plain()}
+    found = {"metrics": judged.as_metrics(data.task.name, best.value), **judged.plain()}
     write_json(folder / RESULT_FILE, {"seed": seed, "dev": best.value, **found})
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from clinscale import registry
 from clinscale.registry import ModelVersion, RunRecord, Tag, Tracking
+from clinscale.report.lengths import LengthAnswer, length_answers
 
 Curve = list[tuple[int, float]]
 """`(step, value)` by step."""
@@ -102,7 +103,9 @@ class Single:
     status: str
     task: str | None
     metric: str | None
+    max_tokens: str | None
     value: float | None
+    interval: tuple[float, float] | None
     trivial: float | None
 
 
@@ -126,7 +129,10 @@ class Winner:
     kind: str | None
     family: str | None
     metric: str | None
+    max_tokens: str | None
     value: float | None
+    interval: tuple[float, float] | None
+    """95 % of `value`."""
     trivial: float | None
     trials: str | None
     lineage: tuple[Link, ...]
@@ -143,6 +149,7 @@ class Findings:
     bases: tuple[Base, ...]
     sweeps: tuple[Sweep, ...]
     singles: tuple[Single, ...]
+    lengths: tuple[LengthAnswer, ...]
 
 
 def gather(tracking: Tracking) -> Findings:
@@ -162,6 +169,7 @@ def gather(tracking: Tracking) -> Findings:
         bases=tuple(_base(tracking, run, versions) for run in of_kind["pretrain"]),
         sweeps=tuple(_sweep(tracking, run, of_kind["trial"], versions) for run in of_kind["sweep"]),
         singles=tuple(_single(run) for run in of_kind["finetune"]),
+        lengths=length_answers(tracking, runs.values()),
     )
 
 
@@ -216,7 +224,9 @@ def _single(run: RunRecord) -> Single:
         status=run.status,
         task=task,
         metric=metric,
+        max_tokens=run.tags.get(Tag.MAX_TOKENS),
         value=run.metrics.get(f"test/{task}/{metric}"),
+        interval=_interval(run, task, metric),
         trivial=run.metrics.get(f"trivial/{task}/{metric}"),
     )
 
@@ -229,7 +239,9 @@ def _winner(version: ModelVersion, versions: Sequence[ModelVersion], runs: Mappi
         kind=tags.get(Tag.TASK_KIND),
         family=tags.get(Tag.FAMILY),
         metric=tags.get(Tag.METRIC),
+        max_tokens=tags.get(Tag.MAX_TOKENS),
         value=_number(tags.get(Tag.VALUE)),
+        interval=_interval(runs.get(version.run_id), tags.get(Tag.TASK), tags.get(Tag.METRIC)),
         trivial=_number(tags.get(Tag.TRIVIAL)),
         trials=tags.get(Tag.TRIALS),
         lineage=_lineage(version, versions, runs.get(version.run_id)),
@@ -280,6 +292,11 @@ def _made_by(run: RunRecord, versions: Sequence[ModelVersion]) -> tuple[ModelVer
 
 def _best_first(winner: Winner) -> tuple[str, float, str]:
     return winner.task or "", -(winner.value if winner.value is not None else -math.inf), winner.version.label
+
+
+def _interval(run: RunRecord | None, task: str | None, metric: str | None) -> tuple[float, float] | None:
+    ends = [run.metrics.get(f"test/{task}/{metric}_{end}") for end in ("low", "high")] if run else [None]
+    return (ends[0], ends[1]) if None not in ends else None  # type: ignore[return-value]
 
 
 def _seconds(run: RunRecord) -> float | None:

@@ -31,6 +31,7 @@ def write_report(tracking: Tracking, out: str | Path) -> Path:
     )
     environment.filters |= {
         "score": _score,
+        "interval": _interval,
         "perplexity": _perplexity,
         "seconds": lambda value: _ABSENT if value is None else format_seconds(value),
         "count": lambda value: _ABSENT if value is None else f"{value:,.0f}",
@@ -55,6 +56,10 @@ def write_report(tracking: Tracking, out: str | Path) -> Path:
 
 def _score(value: float | None) -> str:
     return _ABSENT if value is None else f"{value:.3f}"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return _ABSENT if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def _perplexity(value: float | None) -> str:

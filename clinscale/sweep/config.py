@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from clinscale.config import Config
 from clinscale.errors import ConfigError
 from clinscale.models import Attention
@@ -16,7 +18,7 @@ class SweepRecipe(Config):
     data: str
     """Folder of the task's files; the sweep records the fingerprint of what it read, not the place."""
 
-    task_changes: dict[str, Any] = {}
+    task_changes: dict[str, Any] = Field(default_factory=dict)
     """Laid over the task: `recipe.task_changes.unit=line`."""
 
     max_tokens: int | None = None

@@ -122,7 +122,7 @@ def sweep(
             winner = _search(config, inputs, folder, tracking, run, cluster, on_progress)
             judged = judge(trial_folder(folder, winner["id"]), data, attention=config.runtime.attention)
             run.log_json(OUTCOMES_FILE, judged.outcomes.plain())
-            run.log(judged.as_metrics(data.task.name))
+            run.log(judged.as_metrics(data.task.name, winner["dev"]))
             run.set_tags({Tag.MAX_TOKENS: str(judged.max_tokens)})
             write_json(folder / WINNER_FILE, {**winner, **judged.plain()})
         return _register(config, inputs, folder, tracking, run, fingerprint(recipe))

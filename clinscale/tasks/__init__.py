@@ -6,6 +6,7 @@ A task is data (`TaskConfig`, a YAML file); a `Kind` is code. This room loads ne
 tokenizers come in as arguments, outputs as NumPy arrays.
 """
 
+from clinscale.tasks.baselines import classical, trivial
 from clinscale.tasks.catalog import catalog, load_task, options_of
 from clinscale.tasks.example import Answer, Entity, Example, TaskData
 from clinscale.tasks.findings import Findings, OnError
@@ -34,6 +35,7 @@ __all__ = [
     "Window",
     "by_length",
     "catalog",
+    "classical",
     "compare",
     "estimate",
     "kind_of",
@@ -42,4 +44,5 @@ __all__ = [
     "options_of",
     "read_task",
     "survey",
+    "trivial",
 ]

@@ -166,7 +166,10 @@ def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, see
 
 
 def by_length(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Band]:
-    """The score in each band of LENGTHS_TOKENS that has examples on which the metric is defined."""
+    """The score in each band of LENGTHS_TOKENS that has examples on which the metric is defined.
+
+    Without `resamples` there are no intervals.
+    """
     bands = []
     for above, up_to in zip(LENGTHS_TOKENS, [*LENGTHS_TOKENS[1:], None], strict=True):
         longest = up_to or np.inf
@@ -191,7 +194,7 @@ def _estimate(
     from scipy.stats import DegenerateDataWarning, bootstrap
 
     at = value(np.concatenate(members))
-    if len(members) < 2:
+    if len(members) < 2 or not resamples:
         return Estimate(at, at, at)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)  # a perfect score is the same in every draw

@@ -10,7 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from clinscale import registry
+from clinscale.finetune import OUTCOMES_FILE
 from clinscale.registry import Tag
+from clinscale.tasks import Example, Outcomes, TaskConfig, estimate, kind_of
+
+SPLITS = ("train", "dev", "test")
 
 PYFUNC = """
 import mlflow.models
@@ -90,6 +94,26 @@ class Past:
             tags |= {Tag.KIND: "task", Tag.FAMILY: family, Tag.VALUE: repr(value), Tag.TRIVIAL: repr(trivial)}
             tags |= {Tag.TRIALS: str(trials), Tag.BASE: base, Tag.DATA: "9a40d1c3be55"}
             return self.version(run, task, tags)
+
+    def judged(self, name, max_tokens, hits, *, task="demo", dev=None, texts=None):
+        """A single fine-tuning that was right on the test examples where `hits` says so."""
+        config = TaskConfig.parse(
+            {"name": task, "kind": "sequence", "format": "records", "splits": dict.fromkeys(SPLITS, "a")},
+            source="test",
+        )
+        texts = texts or [f"word {number} " * (100 + 40 * number) for number in range(len(hits))]
+        examples = [Example(str(number), text, labels=("yes",)) for number, text in enumerate(texts)]
+        sure = [0.8 if hit else 0.3 for hit in hits]
+        answers = [{"scores": {"no": 1 - p, "yes": p}} for p in sure]
+        outcomes = Outcomes.of(kind_of(config), examples, answers, ("no", "yes"), lambda text: len(text.split()))
+        tags = {Tag.KIND: "finetune", Tag.NAME: name, Tag.TASK: task, Tag.METRIC: "accuracy"}
+        tags |= {Tag.DATA: "9a40d1c3be55", Tag.MAX_TOKENS: str(max_tokens)}
+        with self.run("clinscale-finetune", name, tags, {}) as run:
+            run.log_json(OUTCOMES_FILE, outcomes.plain())
+            value = estimate(outcomes)
+            key = f"test/{task}/accuracy"
+            run.log({key: value.value, f"{key}_low": value.low, f"{key}_high": value.high})
+            run.log({f"trivial/{task}/accuracy": 0.5, f"dev/{task}/accuracy": dev or value.value})
 
     def run(self, experiment, name, tags, params, parent=None):
         return registry.start_run(

@@ -1,6 +1,7 @@
 """Data sets as their publishers ship them, one file each; the catalog names them as a task's `format`."""
 
 from clinscale.tasks.distributions.distribution import Distribution
+from clinscale.tasks.distributions.emrqa import EMRQA
 from clinscale.tasks.distributions.evidence_inference import EVIDENCE_INFERENCE
 from clinscale.tasks.distributions.meddocan import MEDDOCAN
 from clinscale.tasks.distributions.mednli import MEDNLI
@@ -12,6 +13,7 @@ from clinscale.tasks.distributions.openi import OPENI
 __all__ = ["DISTRIBUTIONS", "Distribution"]
 
 DISTRIBUTIONS: dict[str, Distribution] = {
+    "emrqa": EMRQA,
     "evidence_inference": EVIDENCE_INFERENCE,
     "meddocan": MEDDOCAN,
     "mednli": MEDNLI,

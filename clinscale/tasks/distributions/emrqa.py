@@ -6,14 +6,14 @@ The defaults are the preparation that the paper names, CliniRC's. Where its outp
 `data.json` (`medication-train.json` and so on), that is read as it is.
 """
 
-import bisect
 import codecs
 import random
 import re
+from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Literal
 
 import ijson  # type: ignore[import-untyped]
@@ -28,6 +28,7 @@ from clinscale.tasks.example import Answer, Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import INSIDE_WORD, whole_words
 from clinscale.tasks.readers.squad import NO_ANSWER, answers_of
+from clinscale.tasks.task import SPLITS
 
 _NUM_NOTES = {"medication": 261, "relations": 425, "risk-dataset": 119}
 
@@ -38,64 +39,59 @@ _SHUFFLED_BEFORE = {"relations": _NUM_NOTES["medication"]}
 """CliniRC shuffles the notes of medication and then, by the same generator, those of relations. Heart disease, which it
 does not read, has a generator of its own here."""
 
-_PREPARED = {"medication": "medication", "relations": "relation", "risk-dataset": "risk-dataset"}
+_STEMS = {"medication": "medication", "relations": "relation", "risk-dataset": "risk-dataset"}
 """Subset -> how the names of CliniRC's files begin."""
 
-MALFORMED = "note, question or answer not as emrQA defines it"
-REPEATED = "id occurs several times"
-EMPTY = "answer without text"
-COMPLEX = "answer of several parts"
-NOT_FOUND = "answer not in its note"
-SHORTENED = "shortened from the right until found"
-AT_START = "answer at the start of its note"
-TOO_LONG = "answer of too many words"
+_MALFORMED = "not as emrQA defines it"
+_REPEATED_ID = "id that occurs several times"
+_SHORTENED = "answer shortened until found"
 
 
 class EmrqaOptions(Config):
     """How notes, questions and answers are prepared; the defaults are CliniRC's, except where said."""
 
     subset: Literal["medication", "relations", "risk-dataset"] = "medication"
-    """Title of the subset in `data.json`; `risk-dataset` is heart disease. Smoking and obesity, whose answers are not
-    in the text, cannot be read."""
+    """Title of the subset in `data.json`; `risk-dataset` is heart disease. Smoking and obesity, whose answers do not
+    stand in the text, cannot be read."""
 
     clean: Literal["clinirc", "none"] = "clinirc"
-    """`clinirc` puts a note on one line without underscores, HTML entities, double quotes, blanks before punctuation
-    and repeated punctuation; `none` leaves it, lines included, as it is, for models that should see real notes."""
+    """`clinirc` puts a note on one line, without underscores, HTML entities, double quotes, blanks before punctuation
+    and repeated punctuation, because scores so far are of such notes; `none` leaves it as it is, line by line."""
 
     answer: Literal["auto", "evidence", "entity"] = "auto"
     """The evidence is the line that holds the answer, the entity the annotated words in it. `auto` is the evidence, as
-    in the paper's pipeline, but for `risk-dataset` the entity, for which a dead branch of CliniRC's code speaks."""
+    in the paper's pipeline, but for `risk-dataset` the entity, for which an unused branch of CliniRC's code speaks."""
 
     complex_answers: Literal["skip", "parts"] = "skip"
     """Answers whose parts are right only together: `parts` would accept each part alone, so they are skipped."""
 
     occurrence: Literal["nearest", "first"] = "nearest"
-    """Which of several equal passages is meant. The one nearest to the annotated line, unlike CliniRC, which takes the
-    first of the note, often in another section."""
+    """Which of several equal passages is meant: the one nearest to the annotated line. CliniRC takes the first of the
+    note, which is often in another section."""
 
     shorten: bool = True
-    """Whether an answer that is not in the note word for word loses words from its end until it is found; so evidence
-    from lines that do not adjoin becomes its first line. False: it is left out."""
+    """Whether an answer that is not in the note word for word loses words from its end until it is; evidence from
+    lines that do not adjoin becomes its first line so. False: it is left out."""
 
     drop_at_start: bool = True
-    """Whether an answer at the very start of the note is left out. CliniRC does, so scores compare only with it."""
+    """Whether an answer at the very start of the note is left out. CliniRC does, so the default is comparable."""
 
     max_answer_words: int = Field(default=19, ge=1)
-    """Longer answers are left out; CliniRC drops 20 words and more."""
+    """Longer answers are left out; CliniRC drops those of 20 words and more."""
 
     paraphrases: Literal["all", "first"] = "all"
-    """Each paraphrase is a question of its own; `first` is for a quicker evaluation."""
+    """Each paraphrase is a question of its own; `first` asks less, for a quicker evaluation."""
 
     seed: int = 55
     """Of the split by note and of the sample."""
 
     sample_share: float = Field(default=1.0, gt=0, le=1)
-    """Share of the questions of each training note that are kept, at least one. Paraphrases make most of them alike;
-    CliniRC and the paper train on 0.2 of medication and 0.05 of relations."""
+    """Share of the questions of each training note that are kept, at least one. Most are alike, so CliniRC and the
+    paper train on 0.2 of medication and 0.05 of relations; the tasks of the catalog say so."""
 
     sample_with_replacement: bool = False
-    """CliniRC draws with replacement. That shows a fifth of the same questions twice and brings nothing, so it is off;
-    when on, each draw has an id of its own."""
+    """CliniRC draws with replacement, so its sampled files hold ids twice, and fewer questions than they say. True
+    draws so, each draw with an id of its own."""
 
 
 @dataclass(frozen=True)
@@ -116,21 +112,22 @@ def read_emrqa(data: str, options: EmrqaOptions, findings: Findings) -> Splits:
     """One example per question; its group is the note. Finds `notes`, `questions`, and in `data.json` `answers`.
 
     CliniRC's files are taken as they are: of the options, only `subset`, `seed` and those of the sample apply. A
-    sampled training file is preferred when its name says `sample_share`.
+    training file that is already sampled is taken where its name says `sample_share`.
 
     Raises:
         DataError: there is neither `data.json` with the subset nor CliniRC's files of it.
     """
     files = list_files(data, (".json", ".zip"))
     release = _named("data.json", files)
-    read = _read_release(release, options, findings) if release else _read_prepared(data, files, options, findings)
+    splits = _split(release, options, findings) if release else _prepared(data, files, options, findings)
+    findings.expect(f"notes of {options.subset}", findings.found["notes"], _NUM_NOTES[options.subset], "emrQA")
     return {
         split: [
             Example(question.id, note.text, question.text, answers=question.answers, group=note.id)
             for note in notes
             for question in note.questions
         ]
-        for split, notes in read.items()
+        for split, notes in splits.items()
     }
 
 
@@ -141,24 +138,23 @@ def _named(name: str, files: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def _read_release(file: str, options: EmrqaOptions, findings: Findings) -> dict[str, list[_Note]]:
-    notes = list(_prepare(file, options, findings))
-    findings.expect(f"notes of {options.subset}", findings.found["notes"], _NUM_NOTES[options.subset], "the release")
+def _split(file: str, options: EmrqaOptions, findings: Findings) -> dict[str, list[_Note]]:
+    notes = list(_released_notes(file, options, findings))
     generator = random.Random(options.seed)
     earlier = _SHUFFLED_BEFORE.get(options.subset, 0)
     generator.sample(range(earlier), earlier)
     shuffled = generator.sample(notes, len(notes))
-    train, dev = int(_TRAIN_SHARE * len(notes)), int(_DEV_SHARE * len(notes))
+    num_train, num_dev = int(_TRAIN_SHARE * len(notes)), int(_DEV_SHARE * len(notes))
     return {
-        "train": _sample(shuffled[:train], options),
-        "dev": shuffled[train : train + dev],
-        "test": shuffled[train + dev :],
+        "train": _sample(shuffled[:num_train], options),
+        "dev": shuffled[num_train : num_train + num_dev],
+        "test": shuffled[num_train + num_dev :],
     }
 
 
-def _sample(notes: Sequence[_Note], options: EmrqaOptions) -> list[_Note]:
+def _sample(notes: list[_Note], options: EmrqaOptions) -> list[_Note]:
     if options.sample_share == 1:
-        return list(notes)
+        return notes
     generator = random.Random(options.seed)
     return [replace(note, questions=_drawn(note.questions, options, generator)) for note in notes]
 
@@ -167,5 +163,262 @@ def _drawn(questions: list[_Question], options: EmrqaOptions, generator: random.
     number = min(len(questions), max(1, round(options.sample_share * len(questions))))
     if not options.sample_with_replacement:
         return generator.sample(questions, number)
-    ids = _DistinctIds()
-    return [replace(question, id=ids(question.id)) for question in generator.choices(questions, k=number)]
+    seen: Counter[str] = Counter()
+    return [replace(drawn, id=_distinct(drawn.id, seen)) for drawn in generator.choices(questions, k=number)]
+
+
+def _distinct(id: str, seen: Counter[str]) -> str:
+    """`id`, or `id.2` and so on where it was seen before."""
+    seen[id] += 1
+    return id if seen[id] == 1 else f"{id}.{seen[id]}"
+
+
+def _prepared(
+    data: str, files: Sequence[str], options: EmrqaOptions, findings: Findings
+) -> dict[str, list[_Note]]:
+    stem = _STEMS[options.subset]
+    sampled = _named(f"{stem}-train-sampled-{options.sample_share:g}.json", files)
+    splits = {}
+    for split in SPLITS:
+        name = f"{stem}-{split}.json"
+        file = sampled if sampled and split == "train" else _named(name, files)
+        if file is None:
+            packed = [file for file in files if file.endswith(".zip")]
+            step = f"unpack {packed[0]}" if packed else "give the folder of one or the other"
+            raise DataError(f"{data} has neither data.json of emrQA nor CliniRC's {name}; {step}")
+        splits[split] = list(_prepared_notes(file, split, findings))
+    return splits if sampled else {**splits, "train": _sample(splits["train"], options)}
+
+
+def _prepared_notes(file: str, split: str, findings: Findings) -> Iterator[_Note]:
+    seen: Counter[str] = Counter()
+    for number, note in enumerate(_notes(file, None, findings), 1):
+        findings.find("notes")
+        questions = []
+        try:
+            for asked in note["qas"]:
+                findings.find("questions")
+                place = f"{file} question {asked['id']}"
+                id = _distinct(asked["id"], seen)
+                if id != asked["id"]:
+                    findings.repair(_REPEATED_ID, place)
+                if answers := answers_of(note["context"], asked["answers"], place, findings):
+                    questions.append(_Question(id, asked["question"], answers))
+                else:
+                    findings.leave_out(NO_ANSWER)
+            yield _Note(f"{split}:{number}", note["context"], questions)
+        except (KeyError, TypeError):
+            raise DataError(
+                f"{file} note {number} must hold context, and qas of id, question and answers, as CliniRC writes "
+                "them; prepare the file anew"
+            ) from None
+
+
+def _released_notes(file: str, options: EmrqaOptions, findings: Findings) -> Iterator[_Note]:
+    """The notes that are asked about, in the order of the file."""
+    seen: Counter[str] = Counter()
+    for number, note in enumerate(_notes(file, options.subset, findings), 1):
+        findings.find("notes")
+        place = f"{file} {options.subset} note {number}"
+        try:
+            stated, lines, asked = str(note["note_id"]), note["context"], note["qas"]
+            context = _Context(lines, _CLEANERS[options.clean])
+        except (AttributeError, KeyError, TypeError):
+            findings.reject(f"note {_MALFORMED}", place, "take data.json from the portal anew")
+            continue
+        if not asked:
+            findings.leave_out("note without a question")
+            continue
+        id = _distinct(stated, seen)
+        if id != stated:
+            findings.repair(_REPEATED_ID, place)
+        yield _Note(id, context.text, list(_questions(id, asked, context, place, options, findings)))
+
+
+def _questions(
+    note: str, asked: Sequence[Any], context: "_Context", place: str, options: EmrqaOptions, findings: Findings
+) -> Iterator[_Question]:
+    for number, group in enumerate(asked, 1):
+        here = f"{place} question {number}"
+        try:
+            paraphrases = group["question"][: 1 if options.paraphrases == "first" else None]
+            stated = [part for answer in group["answers"] for part in _stated(answer, context, options, findings)]
+        except (KeyError, TypeError, ValueError):
+            findings.reject(f"question {_MALFORMED}", here, "take data.json from the portal anew")
+            continue
+        findings.find("questions", len(paraphrases))
+        findings.find("answers", len(group["answers"]))
+        found = [_found(surface, at, context, here, options, findings) for surface, at in stated]
+        answers = tuple(dict.fromkeys(answer for answer in found if answer))
+        if not answers:
+            findings.leave_out(NO_ANSWER, len(paraphrases))
+            continue
+        for variant, question in enumerate(paraphrases, 1):
+            if question.strip():
+                yield _Question(f"{note}:{number}:{variant}", question, answers)
+            else:
+                findings.leave_out("question without text")
+
+
+def _stated(
+    answer: Mapping[str, Any], context: "_Context", options: EmrqaOptions, findings: Findings
+) -> list[tuple[str, int]]:
+    """The texts of which an answer consists, and about where each stands in the prepared note."""
+    by_character = options.subset == "risk-dataset"
+    entity = options.answer == "entity" or (options.answer == "auto" and by_character)
+    texts = answer["text" if entity else "evidence"]
+    firsts, seconds = answer["answer_start"]  # line and token, or characters: of the line, of the entity
+    if answer["answer_entity_type"] != "complex":
+        texts, firsts, seconds = [texts], [firsts], [seconds]
+    elif options.complex_answers == "skip":
+        findings.leave_out("answer of several parts")
+        return []
+    if by_character:
+        places = [context.at_character(start) for start in (seconds if entity else firsts)]
+    else:
+        tokens = [token or 0 for token in seconds] if entity else [0] * len(firsts)  # an empty text has token ""
+        places = [context.at_token(line, token) for line, token in zip(firsts, tokens, strict=True)]
+    return list(zip(texts, places, strict=True))
+
+
+def _found(
+    stated: str, at: int, context: "_Context", place: str, options: EmrqaOptions, findings: Findings
+) -> Answer | None:
+    """The answer as it stands in the prepared note."""
+    surface = context.clean(stated).strip().rstrip(",.?!- ")
+    if not surface:
+        findings.leave_out("answer without text")
+        return None
+    near = at if options.occurrence == "nearest" else 0
+    whole, start = surface, context.nearest(surface, near)
+    while start < 0 and options.shorten:
+        surface = _LAST_WORD.sub("", surface)
+        start = context.nearest(surface, near)
+    if start < 0 or not surface:
+        findings.reject("answer not in its note", place, "correct the answer")
+        return None
+    if start == 0 and options.drop_at_start:
+        findings.leave_out("answer at the start of its note")
+        return None
+    first, end = whole_words(context.text, start, start + len(surface))
+    if len(context.text[first:end].split()) > options.max_answer_words:
+        findings.leave_out("answer of too many words")
+        return None
+    if surface != whole:
+        findings.repair(_SHORTENED, place)
+    if end - first > len(surface):
+        findings.repair(INSIDE_WORD, place)
+    return Answer(first, context.text[first:end])
+
+
+_LAST_WORD = re.compile(r"\s*\S+$")
+
+
+class _Context:
+    """A note as it is asked about, which knows about where its lines have gone."""
+
+    def __init__(self, lines: Sequence[str], clean: Callable[[str], str]) -> None:
+        self.clean = clean
+        self._lines = [line if line.endswith("\n") else f"{line}\n" for line in lines]
+        self.text = clean("".join(self._lines))
+        self._starts_before = list(accumulate(map(len, self._lines), initial=0))
+        self._starts = list(accumulate(map(self._length, self._lines), initial=0))
+
+    def _length(self, before: str) -> int:
+        """What cleaning leaves of `before`, where something follows it."""
+        return len(self.clean(f"{before}x")) - 1
+
+    def at_character(self, start: int) -> int:
+        """About where character `start` of the lines, a line break counted as one, stands in the text."""
+        line = min(bisect(self._starts_before, start), len(self._lines)) - 1
+        return self._starts[line] + self._length(self._lines[line][: start - self._starts_before[line]])
+
+    def at_token(self, line: int, token: int) -> int:
+        """About where a line's token stands in the text; lines count from 1, tokens from 0."""
+        line = min(line, len(self._lines)) - 1
+        words = re.finditer(r"\S+", self._lines[line])
+        column = next((word.start() for word in islice(words, token, None)), 0)
+        return self.at_character(self._starts_before[line] + column)
+
+    def nearest(self, surface: str, at: int) -> int:
+        """Where `surface` stands nearest to `at`, or -1."""
+        places = (self.text.rfind(surface, 0, at + len(surface)), self.text.find(surface, at))
+        return min((place for place in places if place >= 0), key=lambda place: abs(place - at), default=-1)
+
+
+_REPLACED = (
+    ("_", " "),
+    ("&lt;", "<"),
+    ("&gt;", ">"),
+    ("&amp;", "&"),
+    ("&quot;", ""),
+    ("&nbsp;", " "),
+    ("&apos;", "'"),
+    ('"', ""),
+)
+"""In this order, so that what was escaped twice comes out as CliniRC has it."""
+
+_BLANK_BEFORE_MARK = re.compile(r" ([?.!',)](?: |$))")
+_REPEATED_MARK = re.compile(r"[?.!,]+([?.!,])")
+
+
+def _clean(text: str) -> str:
+    text = " ".join(text.split())
+    for written, meant in _REPLACED:
+        text = text.replace(written, meant)
+    text = _REPEATED_MARK.sub(r"\1", _BLANK_BEFORE_MARK.sub(r"\1", text))
+    return " ".join(text.split())
+
+
+_CLEANERS: dict[str, Callable[[str], str]] = {"clinirc": _clean, "none": str}
+
+
+def _notes(file: str, title: str | None, findings: Findings) -> Iterator[Any]:
+    """Each note of the subset of this title, or of a SQuAD file, parsed alone: the whole would not fit in memory."""
+    encoding = _encoding(file, findings)
+    entries = None
+    if title:  # it may stand behind the notes: Python 2 wrote the keys in no order
+        titles = list(_parsed(file, encoding, "data.item.title"))
+        entries = {number for number, found in enumerate(titles) if found == title}
+        if not entries:
+            raise DataError(
+                f"{file} has no subset with the title {title}; take emrQA's data.json from the n2c2 portal"
+            )
+    yield from _parsed(file, encoding, "data.item.paragraphs.item", entries)
+
+
+def _parsed(file: str, encoding: str, prefix: str, entries: set[int] | None = None) -> Iterator[Any]:
+    """What lies at `prefix`, in the given entries of `data` only."""
+    with open_binary(file) as stream:
+        source = codecs.EncodedFile(stream, "utf-8", encoding)
+        try:
+            yield from ijson.items(_events_of(entries, source) if entries else source, prefix)
+        except ijson.JSONError:  # its message quotes the file
+            raise DataError(f"{file} is not valid JSON to its end; is it truncated?") from None
+
+
+def _events_of(entries: set[int], source: codecs.StreamRecoder) -> Iterator[tuple[str, str, Any]]:
+    entry = -1
+    for path, event, value in ijson.parse(source):
+        entry += (path, event) == ("data.item", "start_map")
+        if entry in entries:
+            yield path, event, value
+        elif entry > max(entries):
+            return
+
+
+def _encoding(file: str, findings: Findings) -> str:
+    """UTF-8, or Latin-1 where the file is not valid UTF-8, as emrQA's generator wrote it in places."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with open_binary(file) as stream:
+            while chunk := stream.read(1 << 20):
+                decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        findings.remark(f"{file} is not valid UTF-8 and was read as Latin-1")
+        return "latin-1"
+    return "utf-8-sig"
+
+
+EMRQA = Distribution(read_emrqa, EmrqaOptions)

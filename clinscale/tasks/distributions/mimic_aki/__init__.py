@@ -1,18 +1,18 @@
-"""MIMIC-AKI: does a patient develop acute kidney injury on days 2 and 3, judged by the notes of day 1 in the ICU?
+"""MIMIC-AKI: acute kidney injury on days 2 and 3 in the ICU, foretold by the notes of day 1.
 
     ICUSTAYS ──exclusions──▶ cohort ──KDIGO by LABEVENTS (OUTPUTEVENTS)──▶ aki, no_aki
                                 └──────────NOTEEVENTS of the first day──▶ text
 
 The cohort and the notes of the paper are not public; every choice is one of `MimicAkiOptions`. The tables are
-streamed by DuckDB, so that the whole of MIMIC-III fits a laptop.
+streamed, so that the whole of MIMIC-III fits a laptop.
 """
 
 from clinscale.errors import DataError
 from clinscale.tasks.distributions.distribution import Distribution, Splits
-from clinscale.tasks.distributions.mimic_aki.cohort import Stay, cohort, needed_tables, select_cohort
+from clinscale.tasks.distributions.mimic_aki.cohort import Stay, cohort
+from clinscale.tasks.distributions.mimic_aki.folder import Folder
 from clinscale.tasks.distributions.mimic_aki.notes import locate_notes, read_texts
 from clinscale.tasks.distributions.mimic_aki.options import MimicAkiOptions
-from clinscale.tasks.distributions.mimic_aki.tables import open_tables
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
 
@@ -21,11 +21,9 @@ __all__ = ["MIMIC_AKI", "MimicAkiOptions", "Stay", "cohort", "read"]
 
 def read(data: str, options: MimicAkiOptions, findings: Findings) -> Splits:
     """One example per stay of the cohort that has notes, in one source that the task splits by patient."""
-    with open_tables(data, options, findings) as tables:
-        locate_notes(tables, options)
-        tables.require(needed_tables(tables, options))
-        stays = select_cohort(tables, options)
-        texts = read_texts(tables, options)
+    notes = locate_notes(Folder(data), options)
+    stays = cohort(data, options, findings)
+    texts = read_texts(notes, stays, options, findings)
     findings.leave_out("no note in the note window", len(stays) - len(texts))
     examples = [
         Example(str(stay.id), texts[stay.id], labels=(stay.label,), group=str(stay.subject))

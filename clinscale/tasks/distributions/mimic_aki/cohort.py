@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from clinscale.tasks.distributions.mimic_aki.kdigo import add_urine, load_creatinine
+from clinscale.errors import DataError
+from clinscale.tasks.distributions.mimic_aki.folder import RELEASE, Folder, read_head
+from clinscale.tasks.distributions.mimic_aki.kdigo import add_urine, load_creatinine, weight_tables
 from clinscale.tasks.distributions.mimic_aki.options import MimicAkiOptions
 from clinscale.tasks.distributions.mimic_aki.tables import Tables, open_tables
 from clinscale.tasks.findings import Findings
@@ -29,45 +31,47 @@ class Stay:
 
 def cohort(data: str, options: MimicAkiOptions, findings: Findings) -> list[Stay]:
     """The cohort of the tables below `data` without its notes, ordered by stay; `findings` says who was left out."""
-    with open_tables(data, options, findings) as tables:
-        tables.require(needed_tables(tables, options))
-        return select_cohort(tables, options)
+    folder = Folder(data)
+    for name in _needed(folder, options):  # before the long scan of one tells that another is missing
+        if not read_head(folder.uri(name), name).has_rows:
+            raise DataError(f"{folder.uri(name)} has a header and no rows; give {name} of {RELEASE}")
+    with open_tables(folder, options, findings) as tables:
+        return _select(tables, options)
 
 
-def needed_tables(tables: Tables, options: MimicAkiOptions) -> list[str]:
-    """The tables that decide about cohort and labels."""
+def _needed(folder: Folder, options: MimicAkiOptions) -> list[str]:
     names = ["ICUSTAYS", "PATIENTS", "ADMISSIONS", "LABEVENTS"]
     if options.ckd_codes:
         names.append("DIAGNOSES_ICD")
     if options.criterion == "creatinine_urine":
-        weights = [name for name in ("CHARTEVENTS", "INPUTEVENTS_MV") if tables.has(name)]
-        names += ["OUTPUTEVENTS", *(weights or ["INPUTEVENTS_MV"])]
+        names += ["OUTPUTEVENTS", *weight_tables(folder)]
     return names
 
 
-def select_cohort(tables: Tables, options: MimicAkiOptions) -> list[Stay]:
-    """Load what is needed, leave out by one rule after the other, and make the table `cohort`."""
+def _select(tables: Tables, options: MimicAkiOptions) -> list[Stay]:
+    """Load what is needed and leave out by one rule after the other."""
     for name in ("ICUSTAYS", "PATIENTS", "ADMISSIONS"):
         tables.load(name)
     [(stays,)] = tables.query("SELECT count(*) FROM icustays")
     tables.findings.find("icu stays", stays)
     _reject_incomplete(tables)
+    _load_ckd(tables, options)
     load_creatinine(tables, options)
     if options.criterion == "creatinine_urine":
         add_urine(tables)
-    _load_ckd(tables, options)
     rules = _rules(options)
     cases = " ".join(f"WHEN {condition} THEN '{reason}'" for reason, condition in rules.items())
-    tables.query(_FACTS.format(options=options, admission_hours=ADMISSION_HOURS, cases=cases))
+    tables.query(_JUDGED.format(options=options, admission_hours=ADMISSION_HOURS, cases=cases))
     left_out = dict(tables.query("SELECT exclusion, count(*) FROM judged GROUP BY exclusion"))
     for reason in rules:
         tables.findings.leave_out(reason, left_out.get(reason, 0))
-    tables.query("CREATE TABLE cohort AS FROM judged WHERE exclusion IS NULL")
+    cohort = tables.query(
+        "SELECT icustay_id, subject_id, intime, stage, onset_hours FROM judged "
+        "WHERE exclusion IS NULL ORDER BY icustay_id"
+    )
     return [
         Stay(id, subject, intime, "no_aki" if onset is None else "aki", stage, onset)
-        for id, subject, intime, stage, onset in tables.query(
-            "SELECT icustay_id, subject_id, intime, stage, onset_hours FROM cohort ORDER BY icustay_id"
-        )
+        for id, subject, intime, stage, onset in cohort
     ]
 
 
@@ -80,7 +84,7 @@ def _reject_incomplete(tables: Tables) -> None:
     for (stay,) in tables.query(incomplete):
         tables.findings.reject(
             "icu stay lacks INTIME, its patient's DOB or its admission's DISCHTIME",
-            f"{tables.uri('ICUSTAYS')} ICUSTAY_ID {stay}",
+            f"{tables.folder.uri('ICUSTAYS')} ICUSTAY_ID {stay}",
             "complete ICUSTAYS, PATIENTS and ADMISSIONS",
         )
     tables.query(f"DELETE FROM icustays WHERE icustay_id IN ({incomplete})")
@@ -114,7 +118,7 @@ def _load_ckd(tables: Tables, options: MimicAkiOptions) -> None:
     )
 
 
-_FACTS = """
+_JUDGED = """
 CREATE TABLE judged AS
 WITH windows AS (
     SELECT *, row_number() OVER (PARTITION BY subject_id ORDER BY intime, icustay_id) AS number,

@@ -8,6 +8,7 @@ They part from mimic-code, which is not of one mind between its versions, in thr
   dialect counts clock hours and calendar days begun, which makes a window up to an hour or a day longer.
 """
 
+from clinscale.tasks.distributions.mimic_aki.folder import Folder
 from clinscale.tasks.distributions.mimic_aki.options import MimicAkiOptions
 from clinscale.tasks.distributions.mimic_aki.tables import Tables
 
@@ -113,23 +114,39 @@ def add_urine(tables: Tables) -> None:
     )
 
 
+def weight_tables(folder: Folder) -> list[str]:
+    """The tables that weights are taken from: CHARTEVENTS where it is there, INPUTEVENTS_MV where it is or must be."""
+    charted = ["CHARTEVENTS"] if folder.has("CHARTEVENTS") else []
+    return [*charted, "INPUTEVENTS_MV"] if folder.has("INPUTEVENTS_MV") or not charted else charted
+
+
 def _load_weights(tables: Tables) -> None:
     """Make `weights`: the first admission weight charted in a stay, else the first that an infusion was dosed by."""
-    sources = []
-    if tables.has("CHARTEVENTS"):
-        chosen = f"WHERE itemid IN {ADMISSION_WEIGHT} AND valuenum > 0 AND coalesce(error, 0) = 0"
-        tables.load("CHARTEVENTS", chosen, count=False)  # a second scan of 33 GB for nothing but its row count
-        sources.append("SELECT icustay_id, 1, charttime, valuenum FROM chartevents")
-    if tables.has("INPUTEVENTS_MV") or not sources:
-        tables.load("INPUTEVENTS_MV", "WHERE patientweight > 0")
-        sources.append("SELECT icustay_id, 2, starttime, patientweight FROM inputevents_mv")
+    charted = []
+    for name in weight_tables(tables.folder):
+        clause, weight = _WEIGHTS[name]
+        tables.load(name, clause, count=name != "CHARTEVENTS")  # a second scan of its 33 GB only to count
+        charted.append(weight)
     tables.query(
         f"""
         CREATE TABLE weights AS
         SELECT icustay_id, first(kg ORDER BY rank, time, kg) AS weight
-        FROM ({" UNION ALL ".join(sources)}) AS charted(icustay_id, rank, time, kg)
+        FROM ({" UNION ALL ".join(charted)}) AS charted(icustay_id, rank, time, kg)
         GROUP BY icustay_id
         """
     )
     [(number,)] = tables.query("SELECT count(*) FROM icustays ANTI JOIN weights USING (icustay_id)")
     tables.findings.find("icu stays without a weight, hence without stages by urine", number)
+
+
+_WEIGHTS = {
+    "CHARTEVENTS": (
+        f"WHERE itemid IN {ADMISSION_WEIGHT} AND valuenum > 0 AND coalesce(error, 0) = 0",
+        "SELECT icustay_id, 1, charttime, valuenum FROM chartevents",
+    ),
+    "INPUTEVENTS_MV": (
+        "WHERE patientweight > 0",
+        "SELECT icustay_id, 2, starttime, patientweight FROM inputevents_mv",
+    ),
+}
+"""Table -> which of its rows are weights, and (stay, rank, time, kg) of each."""

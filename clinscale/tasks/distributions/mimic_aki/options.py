@@ -56,8 +56,8 @@ class MimicAkiOptions(Config):
     in mimic-code for MIMIC-IV, also finds AKI on admission by its rise over values from before the ICU."""
 
     min_age: int = Field(default=18, ge=0)
-    """Years at INTIME: 18, since KDIGO is coded here for adults, and thousands of stays are those of newborns. Masked ages
-    above 89 come out as about 300 years, which is old enough."""
+    """Years at INTIME: 18, since KDIGO is coded here for adults, and thousands of stays are those of newborns. Masked
+    ages, above 89, come out as about 300 years, which is old enough."""
 
     ckd_codes: tuple[str, ...] = ("585", "403", "404", "V45.1", "V56")
     """ICD-9 codes, with all below them, of chronic kidney disease, which excludes when coded in the admission of the

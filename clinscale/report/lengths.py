@@ -1,0 +1,100 @@
+"""Does reading more than 512 tokens pay? Models judged on the same test examples, short windows against long ones."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from clinscale import registry
+from clinscale.errors import DataError
+from clinscale.finetune import OUTCOMES_FILE
+from clinscale.registry import RunRecord, Tag, Tracking
+from clinscale.tasks import Band, Comparison, Estimate, Outcomes, by_length, compare, estimate
+
+SHORT_TOKENS = 512
+"""The longest window that counts as short: what BERT reads."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model's test scores, with what became of each example."""
+
+    name: str
+    max_tokens: int
+    dev: float | None
+    """By this the shown models were chosen among those of their window, never by the test score."""
+    score: Estimate
+    bands: dict[str, Band]
+    """By `Band.name`, where the test has such documents."""
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True)
+class LengthAnswer:
+    """One task: its models by window, and the best long one against the best short one."""
+
+    task: str
+    metric: str
+    models: tuple[Judged, ...]
+    long: Judged
+    short: Judged
+    comparison: Comparison
+
+    @property
+    def bands(self) -> list[Band]:
+        """Length bands that any of the models was scored on, shortest first."""
+        every = {name: band for model in self.models for name, band in model.bands.items()}
+        return sorted(every.values(), key=lambda band: band.above_tokens)
+
+    @property
+    def verdict(self) -> str:
+        """In a few words, at the 5 % level."""
+        if self.comparison.p_value > 0.05:
+            return "no difference that this test set can show"
+        return "length pays" if self.comparison.difference.value > 0 else "length does not pay"
+
+
+def length_answers(tracking: Tracking, runs: Iterable[RunRecord]) -> tuple[LengthAnswer, ...]:
+    """For each task that was judged on the same test examples with a short window and with a long one."""
+    asked: defaultdict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        if run.kind in ("sweep", "finetune") and run.tags.get(Tag.MAX_TOKENS, "").isdecimal():
+            asked[tuple(run.tags.get(tag, "") for tag in (Tag.TASK, Tag.METRIC, Tag.DATA))].append(run)  # type: ignore[index]
+    answers = (_answer(tracking, task, metric, same) for (task, metric, _), same in sorted(asked.items()))
+    return tuple(answer for answer in answers if answer)
+
+
+def _answer(tracking: Tracking, task: str, metric: str, runs: Sequence[RunRecord]) -> LengthAnswer | None:
+    windows = {_window(run) for run in runs}
+    if not min(windows) <= SHORT_TOKENS < max(windows):
+        return None
+    models = [judged for run in runs if (judged := _judged(tracking, run, task, metric))]
+    models.sort(key=lambda one: (one.max_tokens, one.name))
+    short = _best([one for one in models if one.max_tokens <= SHORT_TOKENS])
+    long = _best([one for one in models if one.max_tokens > SHORT_TOKENS])
+    if short is None or long is None:
+        return None
+    try:
+        found = compare(long.outcomes, short.outcomes)
+    except (
+        DataError
+    ):  # runs of an earlier version of the files under one fingerprint cannot be, but tags can be edited
+        return None
+    return LengthAnswer(task, metric, tuple(models), long, short, found)
+
+
+def _judged(tracking: Tracking, run: RunRecord, task: str, metric: str) -> Judged | None:
+    stored = registry.read_json_artifact(tracking, run.id, OUTCOMES_FILE)
+    if stored is None:
+        return None
+    outcomes = Outcomes.parse(stored, source=f"run {run.name}")
+    bands = {band.name: band for band in by_length(outcomes, resamples=0)}
+    dev = run.metrics.get(f"dev/{task}/{metric}")
+    return Judged(run.name, _window(run), dev, estimate(outcomes), bands, outcomes)
+
+
+def _best(models: Sequence[Judged]) -> Judged | None:
+    return max(models, key=lambda one: -1.0 if one.dev is None else one.dev, default=None)
+
+
+def _window(run: RunRecord) -> int:
+    return int(run.tags[Tag.MAX_TOKENS])

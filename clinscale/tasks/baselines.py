@@ -1,0 +1,153 @@
+"""Classical baselines through scikit-learn: what a model must beat to be worth a GPU.
+
+Seconds to minutes on one CPU core, trained on `train`, untuned: scores to compare with, not to ship.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from clinscale.tasks.example import Entity, Example, TaskData
+from clinscale.tasks.kinds import Prediction, kind_of
+from clinscale.tasks.kinds.words import OUTSIDE, tag_words, words_of
+
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
+
+
+def classical(data: TaskData, split: str = "test") -> list[Prediction]:
+    """Predictions on a split, in the form of the task's kind.
+
+    Sequences and pairs: logistic regression on TF-IDF of words and word pairs; of a pair, on both texts and on the
+    words that they share. Entities: a linear classifier of each word by its form and its neighbours'. Answers: the
+    sentence most like the question.
+    """
+    baselines: dict[str, Callable[[TaskData, Sequence[Example]], list[Prediction]]] = {
+        "sequence": _labels,
+        "pair": _labels,
+        "tokens": _entities,
+        "spans": _sentences,
+    }
+    return baselines[data.task.kind](data, data.splits[split])
+
+
+def trivial(data: TaskData, split: str = "test") -> list[Prediction]:
+    """What one would answer without reading: the majority label, no entities, no answer."""
+    return kind_of(data.task).trivial(data.splits["train"], data.splits[split], data.labels)
+
+
+def _labels(data: TaskData, examples: Sequence[Example]) -> list[Prediction]:
+    from scipy import sparse
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    train = data.splits["train"]
+    paired = data.task.kind == "pair"
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    words.fit([text for e in train for text in (e.text, *([e.text_pair or ""] if paired else []))])
+
+    def features(some: Sequence[Example]) -> Any:
+        first = words.transform([e.text for e in some])
+        if not paired:
+            return first
+        second = words.transform([e.text_pair or "" for e in some])
+        return sparse.hstack([first, second, first.multiply(second)]).tocsr()
+
+    gold = np.array([[label in e.labels for label in data.labels] for e in train], dtype=int)
+    learned, asked = features(train), features(examples)
+    chances = np.tile(gold.mean(axis=0), (len(examples), 1))
+    model = LogisticRegression(C=10, max_iter=1000)
+    if data.task.multi_label:
+        for number in np.flatnonzero(
+            gold.any(axis=0) & ~gold.all(axis=0)
+        ):  # the others have nothing to learn from
+            chances[:, number] = model.fit(learned, gold[:, number]).predict_proba(asked)[:, 1]
+    else:
+        model.fit(learned, gold.argmax(axis=1))
+        chances[:, model.classes_] = model.predict_proba(asked)
+    return [_label_prediction(data, row) for row in chances]
+
+
+def _label_prediction(data: TaskData, chances: np.ndarray) -> Prediction:
+    scores = {label: float(chance) for label, chance in zip(data.labels, chances, strict=True)}
+    best = max(scores, key=scores.__getitem__)
+    chosen = [label for label in data.labels if scores[label] > 0.5] if data.task.multi_label else [best]
+    return {"label": best, "labels": chosen, "scores": scores}
+
+
+def _entities(data: TaskData, examples: Sequence[Example]) -> list[Prediction]:
+    from sklearn.feature_extraction import FeatureHasher
+    from sklearn.linear_model import SGDClassifier
+
+    hasher = FeatureHasher(n_features=2**18, input_type="string")
+    rows, tags = [], []
+    for example in data.splits["train"]:
+        words = words_of(example.text)
+        rows += _word_features(example.text, words)
+        tags += tag_words(words, example.entities)
+    model = SGDClassifier(loss="modified_huber", alpha=1e-6, max_iter=20, tol=None, random_state=0)
+    model.fit(hasher.transform(rows), tags)
+    predictions: list[Prediction] = []
+    for example in examples:
+        words = words_of(example.text)
+        found = model.predict(hasher.transform(_word_features(example.text, words))) if words else []
+        predictions.append({"entities": [_plain(e) for e in _entities_of(words, found)]})
+    return predictions
+
+
+def _word_features(text: str, words: Sequence[tuple[int, int]]) -> list[list[str]]:
+    """What is seen of each word: its form, its ends, its shape, and the forms of its neighbours."""
+    forms = [text[start:end] for start, end in words]
+    lower = ["<", "<", *(form.lower() for form in forms), ">", ">"]
+    return [
+        [
+            f"word={lower[at + 2]}",
+            *(f"{side}={lower[at + 2 + side]}" for side in (-2, -1, 1, 2)),
+            f"before={lower[at + 1]} {lower[at + 2]}",
+            f"after={lower[at + 2]} {lower[at + 3]}",
+            *(f"ends={form[-size:].lower()}" for size in (2, 3, 4)),
+            *(f"begins={form[:size].lower()}" for size in (2, 3)),
+            f"shape={re.sub(r'[a-z]+', 'a', re.sub(r'[A-Z]', 'A', re.sub(r'[0-9]', '0', form)))}",
+        ]
+        for at, form in enumerate(forms)
+    ]
+
+
+def _entities_of(words: Sequence[tuple[int, int]], tags: Sequence[str]) -> Iterator[Entity]:
+    """Runs of one type; as in seqeval an I that continues nothing begins an entity."""
+    open_entity: Entity | None = None
+    for (start, end), tag in zip(words, tags, strict=True):
+        prefix, _, label = tag.partition("-")
+        if open_entity and prefix == "I" and label == open_entity.label:
+            open_entity = Entity(open_entity.start, end, label)
+            continue
+        if open_entity:
+            yield open_entity
+        open_entity = None if tag == OUTSIDE else Entity(start, end, label)
+    if open_entity:
+        yield open_entity
+
+
+def _plain(entity: Entity) -> dict[str, Any]:
+    return {"start": entity.start, "end": entity.end, "label": entity.label, "score": 1.0}
+
+
+def _sentences(data: TaskData, examples: Sequence[Example]) -> list[Prediction]:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(sublinear_tf=True).fit(
+        text for text in dict.fromkeys(example.text for example in data.splits["train"])
+    )
+    spans = {text: [match.span() for match in _SENTENCE.finditer(text)] for text in {e.text for e in examples}}
+    known = {text: words.transform([text[start:end] for start, end in found]) for text, found in spans.items()}
+    predictions = []
+    for example in examples:
+        likeness = (known[example.text] @ words.transform([example.text_pair or ""]).T).toarray()[:, 0]
+        start, end = spans[example.text][int(likeness.argmax())]
+        answer = example.text[start:end].strip()
+        start += len(example.text[start:end]) - len(example.text[start:end].lstrip())
+        predictions.append(
+            {"answer": answer, "start": start, "end": start + len(answer), "score": float(likeness.max())}
+        )
+    return predictions

@@ -1,0 +1,59 @@
+"""Does length pay: models on one test set, short windows against long ones."""
+
+import pytest
+
+from clinscale.report import write_report
+from clinscale.report.gather import gather
+
+
+def test_the_best_long_model_is_compared_with_the_best_short_one(past, tracking):
+    past.judged("bert", 512, [True] * 20 + [False] * 20, dev=0.6)
+    past.judged("worse-bert", 512, [True] * 40, dev=0.5)  # best on the test, but not by development score
+    past.judged("longformer", 4096, [True] * 36 + [False] * 4, dev=0.9)
+    [answer] = gather(tracking).lengths
+    assert (answer.task, answer.metric) == ("demo", "accuracy")
+    assert [model.name for model in answer.models] == ["bert", "worse-bert", "longformer"]
+    assert (answer.short.name, answer.long.name) == ("bert", "longformer")
+    assert answer.comparison.difference.value == pytest.approx(0.4)
+    assert answer.comparison.p_value < 0.01
+    assert answer.verdict == "length pays"
+    assert [band.name for band in answer.bands] == [
+        "1-512_tokens",
+        "513-1024_tokens",
+        "1025-2048_tokens",
+        "2049-4096_tokens",
+    ]
+    assert sum(band.examples for band in answer.long.bands.values()) == 40
+
+
+@pytest.mark.parametrize(
+    ("long", "verdict"), [(20, "no difference that this test set can show"), (3, "length does not pay")]
+)
+def test_the_verdict_is_no_better_than_the_test(past, tracking, long, verdict):
+    past.judged("short", 512, [True] * 20 + [False] * 20)
+    past.judged("long", 4096, [True] * long + [False] * (40 - long))
+    [answer] = gather(tracking).lengths
+    assert answer.verdict == verdict
+
+
+def test_one_window_and_other_tasks_ask_nothing(past, tracking):
+    past.judged("a", 4096, [True] * 4, task="one")
+    past.judged("b", 1024, [True] * 4, task="one")
+    past.judged("c", 512, [True] * 4, task="two")
+    assert gather(tracking).lengths == ()
+
+
+def test_runs_judged_on_other_examples_are_not_compared(past, tracking):
+    past.judged("short", 512, [True] * 20)
+    past.judged("long", 4096, [True] * 30)
+    assert gather(tracking).lengths == ()
+
+
+def test_the_page_answers_the_question(past, tracking, tmp_path):
+    past.judged("short-512", 512, [True] * 20 + [False] * 20)
+    past.judged("long-4096", 4096, [True] * 38 + [False] * 2)
+    page = write_report(tracking, tmp_path / "r.html").read_text()
+    assert "Does length pay?" in page
+    assert "demo: length pays" in page
+    assert "+0.450" in page
+    assert "513 to 1,024 tokens" in page
