@@ -3,6 +3,8 @@
 import re
 from typing import Any, Literal
 
+from pydantic import Field
+
 from clinscale.config import Config
 from clinscale.errors import ConfigError
 from clinscale.tasks.findings import OnError
@@ -78,7 +80,7 @@ class TaskConfig(Config):
     """What the files are: `records` (rows with columns), `bio` (token per line), `brat` stand-off, `i2b2_xml`
     stand-off, `squad` JSON; or a distribution that `clinscale tasks` knows."""
 
-    splits: dict[str, str] = {}
+    splits: dict[str, str] = Field(default_factory=dict)
     """`train`, `dev` and `test`, or `all` with `split_ratios` or `split_column`; each a file or folder below the
     data folder. A distribution has splits of its own."""
 
@@ -100,7 +102,7 @@ class TaskConfig(Config):
     columns: ColumnsConfig = ColumnsConfig()
     """Columns of records."""
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """What a distribution leaves open; `clinscale tasks show` explains each."""
 
     encoding: str = "utf-8"
@@ -109,7 +111,7 @@ class TaskConfig(Config):
     label_from: Literal["column", "file"] = "column"
     """`file`: the label is the name of the file that holds the row, without its suffixes."""
 
-    label_map: dict[str, str | None] = {}
+    label_map: dict[str, str | None] = Field(default_factory=dict)
     """Label in the files -> label of the task; null leaves out the row, or the entity. Others stay as they are."""
 
     labels: tuple[str, ...] | None = None

@@ -8,7 +8,7 @@ import transformers
 
 from clinscale import registry
 from clinscale.errors import ConfigError, DataError
-from clinscale.finetune import FinetuneConfig, FinetuneRecipe, finetune, judge, run_finetune
+from clinscale.finetune import OUTCOMES_FILE, FinetuneConfig, FinetuneRecipe, finetune, judge, run_finetune
 from clinscale.predict import PYFUNC_CODE, load_predictor, pip_requirements
 from clinscale.tasks import load_task, read_task
 
@@ -207,3 +207,98 @@ def test_a_run_is_judged_once_and_its_name_is_kept(demo_data, base_models, track
     assert len(registry.read_runs(tracking, kind="finetune")) == 1
     with pytest.raises(ConfigError, match="epochs: 2 -> 3"):
         run_finetune(config(epochs=3), tracking=tracking, home=tmp_path)
+
+
+@pytest.mark.parametrize("long_documents", ["head_tail", "pool"])
+def test_long_documents_are_read_in_other_ways_and_the_folder_remembers(
+    long_documents, read, base_models, tmp_path
+):
+    data = read("demo_documents")
+    asked = recipe(base_models["longformer"], max_tokens=128, epochs=1, long_documents=long_documents)
+    predictor = load_predictor(finetune(asked, data, tmp_path / "hf").folder)
+    windows = predictor.windows(data.splits["test"][0])
+    assert (len(windows) > 3) == (long_documents == "pool")
+    assert max(len(window.input_ids) for window in windows) == 128
+    last = windows[-1].offsets[windows[-1].text_positions[-1]]
+    assert last[1] >= len(data.splits["test"][0].text.rstrip())
+    assert sum(predictor.predict(data.splits["test"][:1])[0]["scores"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("architecture", ["Bert", "Roberta"])
+def test_any_encoder_is_a_short_baseline(architecture, read, base_models, tmp_path):
+    """BERT, ClinicalBERT and RoBERTa load by name through the same call; here a tiny one of each."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base_models["longformer"])
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=514 if architecture == "Roberta" else 512,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    getattr(transformers, f"{architecture}ForMaskedLM")(config).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    for task in ("demo_documents", "demo_entities"):
+        data = read(task)
+        judged = judge(
+            finetune(recipe(str(tmp_path / "short"), max_tokens=None, epochs=1), data, tmp_path / task).folder,
+            data,
+        )
+        assert judged.max_tokens == 512
+        assert judged.interval.low <= judged.interval.value <= judged.interval.high
+
+
+def test_a_judgement_says_how_sure_it_is(pairs):
+    data, result, _ = pairs
+    judged = judge(result.folder, data)
+    assert judged.interval.value == judged.test["accuracy"]
+    assert judged.interval.low <= judged.interval.value <= judged.interval.high
+    assert sum(band.examples for band in judged.lengths) == len(data.splits["test"])
+    assert set(judged.calibration) == {"calibration_error", "brier_score"}
+    assert 0 <= judged.calibration["calibration_error"] <= 1
+    texts = {example.text for example in data.splits["test"]}
+    assert not any(text in str(judged.outcomes.plain()) for text in texts)
+
+
+def test_several_seeds_are_all_judged_and_the_best_is_kept(demo_data, base_models, tracking, tmp_path):
+    config = FinetuneConfig.parse(
+        {
+            "name": "seeds",
+            "task": "demo_pairs",
+            "data": str(demo_data),
+            "seeds": 2,
+            "recipe": recipe(base_models["longformer"], epochs=1, seed=5).plain(),
+        },
+        source="test",
+    )
+    summary = run_finetune(config, tracking=tracking, home=tmp_path)
+    assert [one["seed"] for one in summary.seeds] == [5, 6]
+    assert summary.best["dev"] == max(one["dev"] for one in summary.seeds)
+    assert summary.folder == tmp_path / "finetune" / "seeds" / f"seed-{summary.best['seed']}" / "hf"
+    values = [one["test"]["accuracy"] for one in summary.seeds]
+    assert summary.test_mean == pytest.approx(sum(values) / 2)
+    [record] = registry.read_runs(tracking, kind="finetune")
+    assert record.metrics["test/demo_pairs/accuracy_mean"] == pytest.approx(summary.test_mean)
+    assert record.metrics["test/demo_pairs/accuracy"] == summary.test["accuracy"]
+    assert registry.read_json_artifact(tracking, record.id, OUTCOMES_FILE)["task"]["name"] == "demo_pairs"
+    (tmp_path / "finetune" / "seeds" / "seed-6" / "result.json").unlink()  # as an interruption leaves it
+    assert run_finetune(config, tracking=tracking, home=tmp_path) == summary
+    assert len(registry.read_runs(tracking, kind="finetune")) == 1
+
+
+def test_a_task_can_be_changed_from_the_command_line(demo_data, base_models, tracking, tmp_path):
+    config = FinetuneConfig.parse(
+        {
+            "name": "lines",
+            "task": "demo_entities",
+            "task_changes": {"unit": "line"},
+            "data": str(demo_data),
+            "recipe": recipe(base_models["longformer"], epochs=1).plain(),
+        },
+        source="test",
+    )
+    folder = run_finetune(config, tracking=tracking, home=tmp_path).folder
+    assert load_predictor(folder).card.task.unit == "line"

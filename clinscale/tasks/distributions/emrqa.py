@@ -11,10 +11,10 @@ import random
 import re
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import ijson  # type: ignore[import-untyped]
 from pydantic import Field
@@ -42,9 +42,9 @@ does not read, has a generator of its own here."""
 _STEMS = {"medication": "medication", "relations": "relation", "risk-dataset": "risk-dataset"}
 """Subset -> how the names of CliniRC's files begin."""
 
-_MALFORMED = "not as emrQA defines it"
 _REPEATED_ID = "id that occurs several times"
-_SHORTENED = "answer shortened until found"
+_MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What JSON of another layout ends in."""
 
 
 class EmrqaOptions(Config):
@@ -221,34 +221,33 @@ def _released_notes(file: str, options: EmrqaOptions, findings: Findings) -> Ite
         findings.find("notes")
         place = f"{file} {options.subset} note {number}"
         try:
-            stated, lines, asked = str(note["note_id"]), note["context"], note["qas"]
-            context = _Context(lines, _CLEANERS[options.clean])
-        except (AttributeError, KeyError, TypeError):
-            findings.reject(f"note {_MALFORMED}", place, "take data.json from the portal anew")
+            stated, context, asked = str(note["note_id"]), _Context(note["context"], options), note["qas"]
+        except _MALFORMED:
+            findings.reject("note not as emrQA defines it", place, "take data.json from the portal anew")
             continue
-        if not asked:
-            findings.leave_out("note without a question")
+        if not (asked and context.text.strip()):
+            findings.leave_out("note without a question or text")
             continue
         id = _distinct(stated, seen)
         if id != stated:
             findings.repair(_REPEATED_ID, place)
-        yield _Note(id, context.text, list(_questions(id, asked, context, place, options, findings)))
+        yield _Note(id, context.text, list(_questions(id, asked, context, place, findings)))
 
 
 def _questions(
-    note: str, asked: Sequence[Any], context: "_Context", place: str, options: EmrqaOptions, findings: Findings
+    note: str, asked: Sequence[Any], context: "_Context", place: str, findings: Findings
 ) -> Iterator[_Question]:
     for number, group in enumerate(asked, 1):
         here = f"{place} question {number}"
         try:
-            paraphrases = group["question"][: 1 if options.paraphrases == "first" else None]
-            stated = [part for answer in group["answers"] for part in _stated(answer, context, options, findings)]
-        except (KeyError, TypeError, ValueError):
-            findings.reject(f"question {_MALFORMED}", here, "take data.json from the portal anew")
+            paraphrases = group["question"][: 1 if context.options.paraphrases == "first" else None]
+            stated = [part for answer in group["answers"] for part in context.parts(answer, findings)]
+        except _MALFORMED:
+            findings.reject("question not as emrQA defines it", here, "take data.json from the portal anew")
             continue
         findings.find("questions", len(paraphrases))
         findings.find("answers", len(group["answers"]))
-        found = [_found(surface, at, context, here, options, findings) for surface, at in stated]
+        found = [context.find(surface, near, here, findings) for surface, near in stated]
         answers = tuple(dict.fromkeys(answer for answer in found if answer))
         if not answers:
             findings.leave_out(NO_ANSWER, len(paraphrases))
@@ -260,91 +259,93 @@ def _questions(
                 findings.leave_out("question without text")
 
 
-def _stated(
-    answer: Mapping[str, Any], context: "_Context", options: EmrqaOptions, findings: Findings
-) -> list[tuple[str, int]]:
-    """The texts of which an answer consists, and about where each stands in the prepared note."""
-    by_character = options.subset == "risk-dataset"
-    entity = options.answer == "entity" or (options.answer == "auto" and by_character)
-    texts = answer["text" if entity else "evidence"]
-    firsts, seconds = answer["answer_start"]  # line and token, or characters: of the line, of the entity
-    if answer["answer_entity_type"] != "complex":
-        texts, firsts, seconds = [texts], [firsts], [seconds]
-    elif options.complex_answers == "skip":
-        findings.leave_out("answer of several parts")
-        return []
-    if by_character:
-        places = [context.at_character(start) for start in (seconds if entity else firsts)]
-    else:
-        tokens = [token or 0 for token in seconds] if entity else [0] * len(firsts)  # an empty text has token ""
-        places = [context.at_token(line, token) for line, token in zip(firsts, tokens, strict=True)]
-    return list(zip(texts, places, strict=True))
-
-
-def _found(
-    stated: str, at: int, context: "_Context", place: str, options: EmrqaOptions, findings: Findings
-) -> Answer | None:
-    """The answer as it stands in the prepared note."""
-    surface = context.clean(stated).strip().rstrip(",.?!- ")
-    if not surface:
-        findings.leave_out("answer without text")
-        return None
-    near = at if options.occurrence == "nearest" else 0
-    whole, start = surface, context.nearest(surface, near)
-    while start < 0 and options.shorten:
-        surface = _LAST_WORD.sub("", surface)
-        start = context.nearest(surface, near)
-    if start < 0 or not surface:
-        findings.reject("answer not in its note", place, "correct the answer")
-        return None
-    if start == 0 and options.drop_at_start:
-        findings.leave_out("answer at the start of its note")
-        return None
-    first, end = whole_words(context.text, start, start + len(surface))
-    if len(context.text[first:end].split()) > options.max_answer_words:
-        findings.leave_out("answer of too many words")
-        return None
-    if surface != whole:
-        findings.repair(_SHORTENED, place)
-    if end - first > len(surface):
-        findings.repair(INSIDE_WORD, place)
-    return Answer(first, context.text[first:end])
-
-
-_LAST_WORD = re.compile(r"\s*\S+$")
-
-
 class _Context:
-    """A note as it is asked about, which knows about where its lines have gone."""
+    """A note as it is asked about; it finds answers, for which it knows about where its lines have gone."""
 
-    def __init__(self, lines: Sequence[str], clean: Callable[[str], str]) -> None:
-        self.clean = clean
+    def __init__(self, lines: list[str], options: EmrqaOptions) -> None:
+        if not isinstance(lines, list):
+            raise TypeError
+        self.options = options
         self._lines = [line if line.endswith("\n") else f"{line}\n" for line in lines]
-        self.text = clean("".join(self._lines))
+        self.text = self._clean("".join(self._lines))
         self._starts_before = list(accumulate(map(len, self._lines), initial=0))
         self._starts = list(accumulate(map(self._length, self._lines), initial=0))
 
-    def _length(self, before: str) -> int:
-        """What cleaning leaves of `before`, where something follows it."""
-        return len(self.clean(f"{before}x")) - 1
+    def parts(self, answer: Mapping[str, Any], findings: Findings) -> list[tuple[str, int]]:
+        """The cleaned texts of which an answer consists, and about where each stands in this text."""
+        by_character = self.options.subset == "risk-dataset"
+        entity = self.options.answer == "entity" or (self.options.answer == "auto" and by_character)
+        texts = answer["text" if entity else "evidence"]
+        firsts, seconds = answer["answer_start"]  # line and token, or the characters where line and entity start
+        if answer["answer_entity_type"] != "complex":
+            texts, firsts, seconds = [texts], [firsts], [seconds]
+        elif self.options.complex_answers == "skip":
+            findings.leave_out("answer of several parts")
+            return []
+        if by_character:
+            places = [self._at_character(start) for start in (seconds if entity else firsts)]
+        else:
+            tokens = (
+                [token or 0 for token in seconds] if entity else [0] * len(firsts)
+            )  # "": an answer without text
+            places = [self._at_token(line, token) for line, token in zip(firsts, tokens, strict=True)]
+        surfaces = [self._clean(text).strip().rstrip(",.?!- ") for text in texts]
+        return list(zip(surfaces, places, strict=True))
 
-    def at_character(self, start: int) -> int:
-        """About where character `start` of the lines, a line break counted as one, stands in the text."""
-        line = min(bisect(self._starts_before, start), len(self._lines)) - 1
-        return self._starts[line] + self._length(self._lines[line][: start - self._starts_before[line]])
+    def find(self, surface: str, near: int, place: str, findings: Findings) -> Answer | None:
+        """The answer that stands near `near`; None where it is left out."""
+        if not surface:
+            findings.leave_out("answer without text")
+            return None
+        stated, start = surface, self._occurrence(surface, near)
+        while start < 0 and self.options.shorten:
+            surface = _LAST_WORD.sub("", surface)
+            start = self._occurrence(surface, near)
+        if start < 0 or not surface:
+            findings.reject("answer not in its note", place, "correct the answer")
+            return None
+        if start == 0 and self.options.drop_at_start:
+            findings.leave_out("answer at the start of its note")
+            return None
+        first, end = whole_words(self.text, start, start + len(surface))
+        answer = Answer(first, self.text[first:end])
+        if len(answer.text.split()) > self.options.max_answer_words:
+            findings.leave_out("answer of too many words")
+            return None
+        if surface != stated:
+            findings.repair("answer shortened until found", place)
+        if answer.text != surface:
+            findings.repair(INSIDE_WORD, place)
+        return answer
 
-    def at_token(self, line: int, token: int) -> int:
-        """About where a line's token stands in the text; lines count from 1, tokens from 0."""
+    def _occurrence(self, surface: str, near: int) -> int:
+        """Where `surface` starts, -1 if nowhere."""
+        if self.options.occurrence == "first":
+            return self.text.find(surface)
+        places = (self.text.rfind(surface, 0, near + len(surface)), self.text.find(surface, near))
+        return min((place for place in places if place >= 0), key=lambda place: abs(place - near), default=-1)
+
+    def _at_token(self, line: int, token: int) -> int:
+        """About where a token of a line has gone; lines count from 1, tokens from 0."""
         line = min(line, len(self._lines)) - 1
         words = re.finditer(r"\S+", self._lines[line])
         column = next((word.start() for word in islice(words, token, None)), 0)
-        return self.at_character(self._starts_before[line] + column)
+        return self._at_character(self._starts_before[line] + column)
 
-    def nearest(self, surface: str, at: int) -> int:
-        """Where `surface` stands nearest to `at`, or -1."""
-        places = (self.text.rfind(surface, 0, at + len(surface)), self.text.find(surface, at))
-        return min((place for place in places if place >= 0), key=lambda place: abs(place - at), default=-1)
+    def _at_character(self, start: int) -> int:
+        """About where a character of the lines has gone, each line break being one."""
+        line = min(bisect(self._starts_before, start), len(self._lines)) - 1
+        return self._starts[line] + self._length(self._lines[line][: start - self._starts_before[line]])
 
+    def _length(self, before: str) -> int:
+        """How many characters cleaning leaves of `before`, when something follows it."""
+        return len(self._clean(f"{before}x")) - 1
+
+    def _clean(self, text: str) -> str:
+        return text if self.options.clean == "none" else _cleaned(text)
+
+
+_LAST_WORD = re.compile(r"\s*\S+$")
 
 _REPLACED = (
     ("_", " "),
@@ -362,15 +363,12 @@ _BLANK_BEFORE_MARK = re.compile(r" ([?.!',)](?: |$))")
 _REPEATED_MARK = re.compile(r"[?.!,]+([?.!,])")
 
 
-def _clean(text: str) -> str:
+def _cleaned(text: str) -> str:
     text = " ".join(text.split())
     for written, meant in _REPLACED:
         text = text.replace(written, meant)
     text = _REPEATED_MARK.sub(r"\1", _BLANK_BEFORE_MARK.sub(r"\1", text))
     return " ".join(text.split())
-
-
-_CLEANERS: dict[str, Callable[[str], str]] = {"clinirc": _clean, "none": str}
 
 
 def _notes(file: str, title: str | None, findings: Findings) -> Iterator[Any]:
@@ -390,14 +388,14 @@ def _notes(file: str, title: str | None, findings: Findings) -> Iterator[Any]:
 def _parsed(file: str, encoding: str, prefix: str, entries: set[int] | None = None) -> Iterator[Any]:
     """What lies at `prefix`, in the given entries of `data` only."""
     with open_binary(file) as stream:
-        source = codecs.EncodedFile(stream, "utf-8", encoding)
+        source = ijson.from_iter(codecs.iterencode(codecs.iterdecode(_chunks(stream), encoding), "utf-8"))
         try:
             yield from ijson.items(_events_of(entries, source) if entries else source, prefix)
         except ijson.JSONError:  # its message quotes the file
             raise DataError(f"{file} is not valid JSON to its end; is it truncated?") from None
 
 
-def _events_of(entries: set[int], source: codecs.StreamRecoder) -> Iterator[tuple[str, str, Any]]:
+def _events_of(entries: set[int], source: Any) -> Iterator[tuple[str, str, Any]]:
     entry = -1
     for path, event, value in ijson.parse(source):
         entry += (path, event) == ("data.item", "start_map")
@@ -408,17 +406,20 @@ def _events_of(entries: set[int], source: codecs.StreamRecoder) -> Iterator[tupl
 
 
 def _encoding(file: str, findings: Findings) -> str:
-    """UTF-8, or Latin-1 where the file is not valid UTF-8, as emrQA's generator wrote it in places."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    """UTF-8, or Latin-1 where the file is not valid UTF-8: emrQA's generator wrote it in places."""
     try:
         with open_binary(file) as stream:
-            while chunk := stream.read(1 << 20):
-                decoder.decode(chunk)
-        decoder.decode(b"", final=True)
+            for _ in codecs.iterdecode(_chunks(stream), "utf-8"):
+                pass
     except UnicodeDecodeError:
         findings.remark(f"{file} is not valid UTF-8 and was read as Latin-1")
         return "latin-1"
     return "utf-8-sig"
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    while chunk := stream.read(1 << 16):
+        yield chunk
 
 
 EMRQA = Distribution(read_emrqa, EmrqaOptions)

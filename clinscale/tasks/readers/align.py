@@ -1,7 +1,9 @@
 """Gold offsets that disagree with the text: repair what is near, and keep of overlapping spans the longest."""
 
+import re
+from bisect import bisect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from clinscale.tasks.example import Entity
 from clinscale.tasks.findings import Findings
@@ -16,8 +18,7 @@ NESTED = "overlaps a longer span"
 REPEATED = "repeats another annotation"
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """One annotation as its file states it."""
 
     label: str
@@ -38,11 +39,11 @@ def entities_of(text: str, marks: Iterable[Mark], findings: Findings) -> tuple[E
     """
     found: dict[Entity, None] = {}
     for mark in marks:
-        entity = _entity(text, mark, findings)
-        if entity in found:
-            findings.leave_out(REPEATED)
-        elif entity:
+        if entity := _entity(text, mark, findings):
+            already = len(found)
             found[entity] = None
+            if len(found) == already:
+                findings.leave_out(REPEATED)
     kept = without_overlaps(found)
     if len(kept) < len(found):
         findings.leave_out(NESTED, len(found) - len(kept))
@@ -66,8 +67,10 @@ def _entity(text: str, mark: Mark, findings: Findings) -> Entity | None:
 
 def locate(text: str, surface: str, start: int) -> int | None:
     """Where `surface` stands nearest to `start` within REACH characters; white space is compared as blanks."""
-    if _blank(text[max(0, start) : max(0, start) + len(surface)]) == _blank(surface) and start >= 0:
-        return start
+    if start >= 0:
+        there = text[start : start + len(surface)]
+        if there == surface or _blank(there) == _blank(surface):
+            return start
     first = max(0, start - REACH)
     around, surface = _blank(text[first : start + REACH + len(surface)]), _blank(surface)
     places = [place for place in range(len(around)) if around.startswith(surface, place)]
@@ -86,10 +89,13 @@ def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
 def without_overlaps(entities: Iterable[Entity]) -> tuple[Entity, ...]:
     """The longest of entities that overlap (the first of equals), sorted by start."""
     kept: list[Entity] = []
+    starts: list[int] = []
     for entity in sorted(entities, key=lambda e: (e.start - e.end, e.start)):
-        if all(entity.end <= other.start or entity.start >= other.end for other in kept):
-            kept.append(entity)
-    return tuple(sorted(kept))
+        at = bisect(starts, entity.start)  # those kept are in order and apart, so only its neighbours can overlap it
+        if (at == 0 or kept[at - 1].end <= entity.start) and (at == len(kept) or entity.end <= kept[at].start):
+            kept.insert(at, entity)
+            starts.insert(at, entity.start)
+    return tuple(kept)
 
 
 def _joined(left: str, right: str) -> bool:
@@ -97,4 +103,4 @@ def _joined(left: str, right: str) -> bool:
 
 
 def _blank(text: str) -> str:
-    return "".join(" " if character.isspace() else character for character in text)
+    return re.sub(r"\s", " ", text)

@@ -10,7 +10,8 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.task import TaskConfig
 
-_TEXT_BOUND = re.compile(r"T\S*\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)", re.DOTALL)
+_TEXT_BOUND = re.compile(r"T\S*\t(\S+) (\d+)( \d+;\d+)* (\d+)\t(.*)", re.DOTALL)
+"""Type, start of the first fragment, what parts it from the last, end of the last, surface."""
 _OTHER_LINES = ("E", "R", "A", "M", "N", "*", "#")
 """Events, relations, attributes, modifications, normalisations, equivalences and notes: not entities."""
 
@@ -53,17 +54,16 @@ def _read_document(task: TaskConfig, stem: str, findings: Findings) -> Example |
 
 def _marks(lines: list[str], file: str, findings: Findings) -> Iterator[Mark]:
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith(_OTHER_LINES):
+        if line.startswith(_OTHER_LINES) or not line.strip():
             continue
         place = f"{file} line {number}"
         match = _TEXT_BOUND.fullmatch(line.rstrip("\r"))
         if match is None:
             findings.reject("not `ID, tab, TYPE START END, tab, text`", place, "correct or remove the line")
             continue
+        label, start, between, end, surface = match.groups()
         findings.find("annotations")
-        fragments = [tuple(map(int, fragment.split())) for fragment in match[2].split(";")]
-        # the surface of several fragments leaves out what lies between them, so it cannot be compared
-        surface = match[3] if len(fragments) == 1 else None
-        if surface is None:
+        if between:
             findings.find("discontinuous")
-        yield Mark(match[1], fragments[0][0], fragments[-1][1], surface, place)
+        # the surface of several fragments leaves out what lies between them, so it cannot be compared
+        yield Mark(label, int(start), int(end), None if between else surface, place)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from clinscale.errors import DataError
 from clinscale.records import RECORD_SUFFIXES, Record, list_files, read_records
 from clinscale.tasks.example import Answer, Entity, Example
 from clinscale.tasks.findings import Findings

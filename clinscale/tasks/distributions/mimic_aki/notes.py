@@ -74,16 +74,18 @@ def _timed_notes(
     rows = 0
     for record in read_records(uri, on_bad_row=on_bad_row):
         rows = record.number
-        subject, time, category, error, text = (
-            record.fields[names[column]] for column in TABLES["NOTEEVENTS"].columns
-        )
-        if text is None:
+        values = [record.fields[names[column]] for column in TABLES["NOTEEVENTS"].columns]
+        if None in values:
             findings.reject("row has fewer fields than the header", record.place, "complete it")
-        elif subject in subjects and time and category.strip().casefold() in wanted:
+            continue
+        subject, time, category, error, text = values
+        if subject in subjects and time and category.strip().casefold() in wanted:
             try:
-                yield subject, _Note(datetime.fromisoformat(time), category.strip(), error.strip() == "1", text)
+                at = datetime.fromisoformat(time)
             except ValueError:
                 findings.reject("CHARTTIME is no time", record.place, "write it as 2130-04-05 09:30:00")
+                continue
+            yield subject, _Note(at, category.strip(), error.startswith("1"), text)  # pandas makes 1 into 1.0
     if options.notes is None:
         findings.expect("rows of NOTEEVENTS", rows, TABLES["NOTEEVENTS"].rows, RELEASE)
 

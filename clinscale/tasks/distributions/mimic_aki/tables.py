@@ -14,8 +14,8 @@ from clinscale.tasks.findings import Findings
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MAX_FAULTY_ROWS = 100_000
-"""A table with more malformed rows is refused even where they are skipped: it is another kind of file."""
+MAX_FAULTS = 100_000
+"""A table with so many is refused even where broken rows are skipped: it is another kind of file."""
 
 _FAULTS = {
     "CAST": "value is not of its column's type",
@@ -68,20 +68,19 @@ class Tables:
         )
         return (
             f"read_csv({_quoted(uri)}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
-            f"columns={{{columns}}}, store_rejects=true, rejects_limit={MAX_FAULTY_ROWS}, "
-            # parallel threads guess where a row begins, and may take a line within quotes for one
-            "parallel=false)"
+            f"columns={{{columns}}}, store_rejects=true, rejects_limit={MAX_FAULTS}, "
+            "parallel=false)"  # parallel threads guess where rows begin, and fail on quoted line breaks
         )
 
     def _reject_faults(self, name: str, uri: str) -> None:
         """Reject the rows that the scans of this file set aside."""
         faults = self.query(
-            "SELECT line, any_value(error_type) FROM reject_errors JOIN reject_scans USING (scan_id, file_id) "
-            f"WHERE file_path = {_quoted(uri)} GROUP BY line ORDER BY line"
+            "SELECT line, error_type FROM reject_errors JOIN reject_scans USING (scan_id, file_id) "
+            f"WHERE file_path = {_quoted(uri)} ORDER BY line"
         )
-        if len(faults) >= MAX_FAULTY_ROWS:
-            raise DataError(f"{uri} has more than {MAX_FAULTY_ROWS:,} malformed rows; give {name} of {RELEASE}")
-        for line, fault in faults:
+        if len(faults) >= MAX_FAULTS:
+            raise DataError(f"{uri} has at least {MAX_FAULTS:,} faults in its rows; give {name} of {RELEASE}")
+        for line, fault in dict(faults).items():  # both scans tell of the same line
             reason = _FAULTS.get(fault, "row is malformed")
             mend = "convert it: iconv -f LATIN1 -t UTF-8" if fault == "INVALID ENCODING" else "correct the row"
             self.findings.reject(reason, f"{uri} row {line - 1}", mend)
@@ -92,9 +91,7 @@ def open_tables(folder: Folder, options: MimicAkiOptions, findings: Findings) ->
     """The tables of `folder`; database and temporary files are gone afterwards."""
     import duckdb
 
-    with tempfile.TemporaryDirectory(
-        prefix="clinscale-mimic-"
-    ) as private:  # 0700: what is spilled is patient data
+    with tempfile.TemporaryDirectory(prefix="clinscale-") as private:  # 0700: patient data may be spilled to it
         config = {
             "memory_limit": options.memory_limit,
             "threads": options.threads,

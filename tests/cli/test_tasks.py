@@ -1,0 +1,132 @@
+"""`clinscale tasks`: numbers and places, never a word of the notes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from clinscale.tasks import catalog, options_of
+
+PAPER = {
+    "mednli": "pair",
+    "i2b2_2006": "tokens",
+    "i2b2_2010": "tokens",
+    "i2b2_2012": "tokens",
+    "i2b2_2014": "tokens",
+    "emrqa_medication": "spans",
+    "emrqa_relation": "spans",
+    "emrqa_heart_disease": "spans",
+    "openi": "sequence",
+    "mimic_aki": "sequence",
+}
+OPEN = {
+    *("tcga_organ", "mtsamples_specialty", "openi_findings", "nli4ct", "evidence_inference"),
+    *("covid_qa", "maccrobat", "meddocan", "ncbi_disease"),
+}
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "clinscale", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+
+def test_the_papers_ten_are_in_the_catalog_and_each_shape_has_an_open_counterpart():
+    known = catalog()
+    assert {name: known[name].kind for name in PAPER} == PAPER
+    assert set(known) >= OPEN
+    assert {known[name].kind for name in OPEN} == set(PAPER.values())
+    assert all(known[name].about for name in known)
+    assert all(known[name].labels for name, kind in PAPER.items() if kind != "spans")
+
+
+@pytest.mark.parametrize("name", [*PAPER, *sorted(OPEN)])
+def test_every_option_says_why_its_default_is_what_it_is(name):
+    for option in options_of(catalog()[name]):
+        assert len(option["why"].split()) >= 6, option["option"]
+
+
+def test_what_is_found_is_one_document(demo_data):
+    shown = json.loads(run("tasks", "show", "demo_entities", "--data", demo_data, "--json").stdout)
+    assert {"task", "kind", "documents", "examples", "labels", "lengths", "rejected", "repaired"} <= set(shown)
+    assert shown["documents"] == sum(shown["examples"].values())
+    assert shown["duplicates_across_splits"] == 0
+    assert shown["lengths"]["unit"] == "words"
+    assert shown["lengths"]["median"] <= shown["lengths"]["p95"] <= shown["lengths"]["max"]
+
+
+def test_lengths_in_tokens_are_those_of_the_models_tokenizer(demo_data, base_models):
+    arguments = ("tasks", "show", "demo_documents", "--data", demo_data, "--json")
+    words = json.loads(run(*arguments).stdout)["lengths"]
+    tokens = json.loads(run(*arguments, "--model", base_models["longformer"]).stdout)["lengths"]
+    assert tokens["unit"] == "tokens"
+    assert tokens["max"] > words["max"] > 512
+    assert tokens["share_over_512"] > 0 == tokens["over_4096"]
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A task of one's own with three faults in its file."""
+    rows = [
+        "id,note,readmitted,patient",
+        *(f"{n},secret word {n},{'yes' if n % 2 else 'no'},p{n}" for n in range(30)),
+    ]
+    rows += ["30,,yes,p30", "3,secret again,no,p31", "31,secret more,,p32"]
+    (tmp_path / "notes.csv").write_text("\n".join(rows))
+    (tmp_path / "mine.yaml").write_text(
+        "{name: mine, kind: sequence, format: records, splits: {all: notes.csv}, split_ratios: [0.6, 0.2, 0.2],"
+        " columns: {id: id, text: note, label: readmitted}, group_column: patient}"
+    )
+    return tmp_path / "mine.yaml"
+
+
+def test_a_check_finds_every_fault_and_names_its_row(broken):
+    checked = run("tasks", "check", broken, "--json")
+    assert checked.returncode == 2
+    found = json.loads(checked.stdout)
+    assert found["in_order"] is False
+    assert found["rejected"] == {
+        "column 'note' has no text": 1,
+        "column 'readmitted' has no value": 1,
+        "id occurs twice": 1,
+    }
+    assert {problem["where"].rsplit("/", 1)[-1] for problem in found["problems"]} == {
+        "notes.csv row 31",
+        "notes.csv row 33",
+        "all example 3",
+    }
+    assert "secret" not in checked.stdout + checked.stderr
+    people = run("tasks", "check", broken)
+    assert "row 31" in people.stdout
+    assert "secret" not in people.stdout + people.stderr
+
+
+def test_faults_that_the_task_skips_are_in_order(broken):
+    checked = run("tasks", "check", broken, "on_error=skip", "--json")
+    assert checked.returncode == 0
+    assert json.loads(checked.stdout)["in_order"] is True
+    assert sum(json.loads(checked.stdout)["examples"].values()) == 30
+
+
+def test_baselines_come_with_their_intervals(demo_data):
+    found = json.loads(run("tasks", "baseline", "demo_pairs", "--data", demo_data, "--json").stdout)
+    trivial, classical = found["baselines"]
+    assert trivial["accuracy"] < classical["accuracy"]
+    assert classical["low"] <= classical["accuracy"] <= classical["high"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tasks", "show", "demo_entitis"), "did you mean demo_entities"),
+        (("tasks", "show", "demo_entities", "unitt=line"), "did you mean unit"),
+        (("tasks", "show", "demo_entities", "--data", "/no/where"), "/no/where does not exist"),
+        (("tasks", "check", "/no/where.yaml"), "/no/where.yaml does not exist"),
+        (("tasks", "show", "mimic_aki", "options.criterion=urine"), "options"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(arguments, message):
+    answered = run(*arguments)
+    assert message in answered.stderr
+    assert "Traceback" not in answered.stderr
+    assert answered.returncode == 2
