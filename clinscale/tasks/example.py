@@ -1,11 +1,12 @@
 """What the readers make and the kinds take: examples with gold labels, entities or answers."""
 
 import dataclasses
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from clinscale.config import fingerprint
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.task import TaskConfig
 
@@ -73,16 +74,21 @@ class TaskData:
 
 
 def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, ...]) -> str:
-    """Twelve hex digits over all examples, their gold and the label order."""
-    return fingerprint(
-        {
-            "labels": labels,
-            "splits": {
-                name: [dataclasses.astuple(dataclasses.replace(e, group=None, split=None)) for e in examples]
-                for name, examples in splits.items()
-            },
-        }
-    )
+    """Twelve hex digits over all examples, their gold and the label order; each distinct text is hashed once."""
+    texts: dict[str | None, str] = {None: ""}
+
+    def short(text: str | None) -> str:
+        if text not in texts:
+            texts[text] = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()  # type: ignore[union-attr]
+        return texts[text]
+
+    whole = hashlib.sha256(json.dumps(labels).encode())
+    for name, examples in splits.items():
+        whole.update(f"\n{name}".encode())
+        for e in examples:
+            gold = [dataclasses.astuple(one) for one in (*e.entities, *e.answers)]
+            whole.update(json.dumps([e.id, short(e.text), short(e.text_pair), e.labels, gold]).encode())
+    return whole.hexdigest()[:12]
 
 
 def count_repeats(splits: dict[str, tuple[Example, ...]]) -> tuple[int, int]:

@@ -97,7 +97,7 @@ class TaskConfig(Config):
     """The same for documents in files: a regular expression whose first group, searched in the id, is the patient."""
 
     seed: int = 0
-    """Of the split by `split_ratios`, and of what a distribution leaves to chance."""
+    """Of the split by `split_ratios`; what a distribution draws itself has a seed among its options."""
 
     columns: ColumnsConfig = ColumnsConfig()
     """Columns of records."""

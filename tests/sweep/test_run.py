@@ -10,7 +10,7 @@ from clinscale import registry
 from clinscale.errors import ClusterError, ConfigError, DataError, RegistryError
 from clinscale.registry import Tag
 from clinscale.runtime import Cluster
-from clinscale.sweep import SweepConfig, sweep
+from clinscale.sweep import SweepConfig, read_inputs, sweep
 from clinscale.sweep.choose import Keep, Promote
 
 TRIALS = 4
@@ -147,3 +147,12 @@ def broken_copy(folder, out):
 
 def history(tracking, record, key):
     return registry.metric_history(tracking, record.id, key)
+
+
+def test_a_sweep_can_be_cut_to_a_short_window(demo_data, base_models, tracking, tmp_path):
+    short = config(demo_data, base_models, write_space(tmp_path), max_tokens=128)
+    assert read_inputs(short, tracking=tracking, home=tmp_path).space.recipe("m", {}).max_tokens == 128
+    searched = {"max_tokens": {"type": "categorical", "choices": [128, 256]}}
+    space = write_space(tmp_path, parameters=searched, fixed={}, first_trials=[])
+    with pytest.raises(ConfigError, match="max_tokens is both fixed and searched"):
+        read_inputs(config(demo_data, base_models, space, max_tokens=128), tracking=tracking, home=tmp_path)

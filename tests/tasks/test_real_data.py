@@ -13,11 +13,11 @@ def all_examples(data):
 
 @pytest.fixture
 def gold_comes_back(perfect, tokenizer_for):
-    """The scores of a model that has learned by heart what each window asks for, over all examples of a task."""
+    """The scores of a model that has learned by heart what each window asks for, over the examples of a task."""
 
-    def scores(task, folder, max_tokens, stride_tokens):
+    def scores(task, folder, max_tokens, stride_tokens, every=1):
         data = read_task(task, folder)
-        kind, examples = kind_of(task), all_examples(data)
+        kind, examples = kind_of(task), all_examples(data)[::every]
         tokenizer = tokenizer_for({example.text for example in examples})
         predictions = []
         for example in examples:
@@ -41,5 +41,5 @@ def test_gold_entities_survive_every_seam(real_data, gold_comes_back, name, max_
 @pytest.mark.parametrize(("max_tokens", "stride_tokens"), WINDOWS)
 def test_gold_answers_survive_every_seam(real_data, gold_comes_back, max_tokens, stride_tokens):
     folder = f"{real_data('covid_qa')}/covid_qa"
-    scores = gold_comes_back(load_task("covid_qa"), folder, max_tokens, stride_tokens)
+    scores = gold_comes_back(load_task("covid_qa"), folder, max_tokens, stride_tokens, every=12)
     assert scores == {"f1": 1.0, "exact_match": 1.0}

@@ -276,7 +276,7 @@ class _Context:
         by_character = self.options.subset == "risk-dataset"
         entity = self.options.answer == "entity" or (self.options.answer == "auto" and by_character)
         texts = answer["text" if entity else "evidence"]
-        firsts, seconds = answer["answer_start"]  # line and token, or the characters where line and entity start
+        firsts, seconds = answer["answer_start"]  # line and token ("" without an entity), or characters of both
         if answer["answer_entity_type"] != "complex":
             texts, firsts, seconds = [texts], [firsts], [seconds]
         elif self.options.complex_answers == "skip":
@@ -285,9 +285,7 @@ class _Context:
         if by_character:
             places = [self._at_character(start) for start in (seconds if entity else firsts)]
         else:
-            tokens = (
-                [token or 0 for token in seconds] if entity else [0] * len(firsts)
-            )  # "": an answer without text
+            tokens = [token or 0 for token in seconds] if entity else [0] * len(firsts)
             places = [self._at_token(line, token) for line, token in zip(firsts, tokens, strict=True)]
         surfaces = [self._clean(text).strip().rstrip(",.?!- ") for text in texts]
         return list(zip(surfaces, places, strict=True))

@@ -121,13 +121,13 @@ class Head:
 
 def read_head(uri: str, name: str) -> Head:
     """The header of the file of table `name`; DataError when a needed column is not in it."""
-    with open_binary(uri) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-        try:
-            rows = csv.reader(text)
-            columns = {column.upper(): column for column in next(rows, [])}
-            has_rows = next(rows, None) is not None
-        except (csv.Error, UnicodeDecodeError):
-            raise DataError(f"{uri} does not begin with a header and a row in UTF-8; is it CSV?") from None
+    with (
+        open_binary(uri) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
+    ):
+        rows = csv.reader(text)
+        columns = {column.upper(): column for column in next(rows, [])}
+        has_rows = next(rows, None) is not None
     if missing := [column for column in TABLES[name].columns if column not in columns]:
         raise DataError(
             f"{uri} has no column {missing[0]}, which {name} of {RELEASE} has; is its first line the header?"

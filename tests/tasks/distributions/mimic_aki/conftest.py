@@ -34,7 +34,7 @@ class Mimic:
         self.folder = folder
         self.rows = {name: [] for name in COLUMNS if name not in ("CHARTEVENTS", "INPUTEVENTS_MV")}
         self.add("DIAGNOSES_ICD", SUBJECT_ID=1, HADM_ID=1, ICD9_CODE="4019")
-        self.add("LABEVENTS", SUBJECT_ID=1, ITEMID=51221, CHARTTIME=INTIME, VALUE="<30, see \"note\"\nbelow")
+        self.add("LABEVENTS", SUBJECT_ID=1, ITEMID=51221, CHARTTIME=INTIME, VALUE='<30, see "note"\nbelow')
         self.add("OUTPUTEVENTS", ICUSTAY_ID=1, ITEMID=40065, CHARTTIME=INTIME, VALUE=9)  # not urine
 
     def add(self, table, **values):
@@ -50,7 +50,12 @@ class Mimic:
         death = self.time(at + dies) if dies is not None else ""
         self.add(
             "ADMISSIONS",
-            **{"SUBJECT_ID": subject, "HADM_ID": stay + 500_000, "DIAGNOSIS": 'INVENTED, "A"\nB', "DEATHTIME": death},
+            **{
+                "SUBJECT_ID": subject,
+                "HADM_ID": stay + 500_000,
+                "DIAGNOSIS": 'INVENTED, "A"\nB',
+                "DEATHTIME": death,
+            },
             ADMITTIME=self.time(at - 1),
             DISCHTIME=death or self.time(at + stays_hours),
         )
@@ -72,7 +77,10 @@ class Mimic:
 
     def note(self, text, hour=2.0, subject=9001, **values):
         time = "" if hour is None else self.time(hour)
-        self.add("NOTEEVENTS", **{"SUBJECT_ID": subject, "CATEGORY": "Nursing", "TEXT": text, "CHARTTIME": time, **values})
+        self.add(
+            "NOTEEVENTS",
+            **{"SUBJECT_ID": subject, "CATEGORY": "Nursing", "TEXT": text, "CHARTTIME": time, **values},
+        )
 
     @staticmethod
     def time(hour):

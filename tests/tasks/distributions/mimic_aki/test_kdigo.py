@@ -73,7 +73,7 @@ def test_a_stage_below_the_wanted_one_is_no_aki(mimic):
 
 def test_a_longer_look_back_knows_the_creatinine_from_before_the_icu(mimic):
     mimic.stay()
-    mimic.creatinine({-160: 1.0, 30: 2.0})
+    mimic.creatinine({-130: 1.0, 30: 2.0})
     assert stay_of(mimic)[0].stage == 0
     assert stay_of(mimic, creatinine_lookback_hours=168)[0].stage == 2
 

@@ -96,7 +96,9 @@ def test_a_stay_whose_notes_are_all_left_out_is_no_example(one_stay):
     example, findings = read_one(one_stay)
     assert example.id == "200001"
     assert findings.rejected["no note in the note window"] == 1
-    assert findings.found["icu stays"] - sum(findings.rejected.values()) == findings.found["stays in the cohort"] == 1
+    assert (
+        findings.found["icu stays"] - sum(findings.rejected.values()) == findings.found["stays in the cohort"] == 1
+    )
 
 
 def test_a_cohort_without_anyone_says_why(one_stay):
@@ -151,7 +153,9 @@ def test_the_task_splits_by_patient_and_names_its_labels(mimic):
             at = 1000 * number
             mimic.stay(200000 + 10 * patient + number, 9000 + patient, at=at)
             risen = {61: 1.5} if patient % 4 == 0 else {}
-            mimic.creatinine({at + hour: value for hour, value in {**DAILY, **risen}.items()}, subject=9000 + patient)
+            mimic.creatinine(
+                {at + hour: value for hour, value in {**DAILY, **risen}.items()}, subject=9000 + patient
+            )
             mimic.note(f"Invented note {patient} {number}.", at + 1, subject=9000 + patient)
     data = read_task(load_task("mimic_aki"), mimic.write())
     assert data.labels == ("no_aki", "aki")
