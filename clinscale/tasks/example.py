@@ -86,7 +86,7 @@ def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, 
     for name, examples in splits.items():
         whole.update(f"\n{name}".encode())
         for e in examples:
-            gold = [dataclasses.astuple(one) for one in (*e.entities, *e.answers)]
+            gold = [*map(dataclasses.astuple, e.entities), *map(dataclasses.astuple, e.answers)]
             whole.update(json.dumps([e.id, short(e.text), short(e.text_pair), e.labels, gold]).encode())
     return whole.hexdigest()[:12]
 

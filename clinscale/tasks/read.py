@@ -79,6 +79,9 @@ def _settle(task: TaskConfig, examples: Sequence[Example], findings: Findings, s
     kept = list(settled.values())
     if task.label_map:
         kept = [mapped for example in kept if (mapped := _mapped(task, example, findings))]
+    if known := task.labels or task.columns.labels:
+        place = f"{split} example"
+        kept = [one for example in kept if (one := _with_known_labels(example, known, place, findings))]
     if task.group_pattern:
         kept = [_grouped(task, example) for example in kept]
     return tuple(kept)
@@ -94,6 +97,20 @@ def _mapped(task: TaskConfig, example: Example, findings: Findings) -> Example |
         findings.leave_out("label mapped to null")
         return None
     return dataclasses.replace(example, labels=labels, entities=left)
+
+
+def _with_known_labels(example: Example, known: Sequence[str], place: str, findings: Findings) -> Example | None:
+    """Without entities of unknown types; nothing of an example whose own label is unknown."""
+    strange = [label for label in (*example.labels, *(e.label for e in example.entities)) if label not in known]
+    if not strange:
+        return example
+    for _ in strange:  # a label can be a text, when columns are mixed up, so it is not printed
+        findings.reject(
+            "label is not among the task's", f"{place} {example.id}", "add it to labels, or map it by label_map"
+        )
+    if any(label not in known for label in example.labels):
+        return None
+    return dataclasses.replace(example, entities=tuple(e for e in example.entities if e.label in known))
 
 
 def _grouped(task: TaskConfig, example: Example) -> Example:
@@ -133,7 +150,7 @@ def _lines(example: Example) -> list[Example]:
 
 
 def _settle_labels(task: TaskConfig, splits: dict[str, tuple[Example, ...]]) -> tuple[str, ...]:
-    """The task's own labels, or those found in any split; all found ones must be among the task's own."""
+    """The task's own labels, or those found in any split."""
     found = {
         label
         for examples in splits.values()
@@ -146,11 +163,6 @@ def _settle_labels(task: TaskConfig, splits: dict[str, tuple[Example, ...]]) -> 
             "check columns.label"
         )
     known = task.labels or task.columns.labels or tuple(sorted(found))
-    if strange := found - set(known):
-        raise DataError(
-            f"task {task.name}: {len(strange)} labels in the files are not among {', '.join(known)}; "
-            "add them to labels, map them by label_map, or correct the files"
-        )
     if task.kind in ("sequence", "pair") and not task.multi_label and len(known) < 2:
         raise DataError(f"task {task.name}: at least two labels are needed, found {len(known)}; check the labels")
     if task.kind == "tokens" and not known:

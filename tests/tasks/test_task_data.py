@@ -30,8 +30,20 @@ def test_labels_are_those_found_sorted_or_those_of_the_task_in_their_order(task_
 
 def test_a_label_that_the_task_does_not_know_is_refused(task_of, tmp_path):
     files = write(tmp_path, train=ROWS, dev=ROWS, test=[("three", "c")])
-    with pytest.raises(DataError, match="1 labels in the files are not among a, b"):
-        read_task(task_of("sequence", **files, labels=("a", "b")), str(tmp_path))
+    task = task_of("sequence", **files, labels=("a", "b"))
+    with pytest.raises(DataError, match="test example test:1: label is not among the task's; add it to labels"):
+        read_task(task, str(tmp_path))
+    write(tmp_path, test=[("three", "c"), ("four", "a")])
+    data = read_task(task, str(tmp_path), on_error="skip")
+    assert [e.text for e in data.splits["test"]] == ["four"]
+    assert data.findings.rejected == {"label is not among the task's": 1}
+
+
+def test_entities_of_unknown_types_are_left_out_one_by_one(task_of, notes):
+    fields = {"splits": {"all": "."}, "split_ratios": (0.5, 0.2, 0.3), "labels": ("Sign",), "on_error": "skip"}
+    data = read_task(task_of("tokens", **fields), notes)
+    assert all(len(e.entities) == 1 for members in data.splits.values() for e in members)
+    assert data.findings.rejected == {"label is not among the task's": 20}
 
 
 def test_texts_in_the_label_column_are_not_printed(task_of, tmp_path):

@@ -10,6 +10,7 @@ from clinscale.tasks.task import TaskConfig
 
 _SUFFIXES = (".tsv", ".bio", ".conll", ".iob", ".txt")
 _PREFIXES = {"B": "B", "S": "B", "I": "I", "E": "I"}
+_OUTSIDE = ("O", "")
 BAD_TAG = "tag is neither O nor one of B I E S, a dash and a type"
 
 
@@ -22,21 +23,19 @@ def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     examples = []
     for file in list_files(path, _SUFFIXES):
         stem = PurePath(file.removesuffix(".gz")).stem
-        for number, lines in enumerate(_sentences(read_text(file, task.encoding)), 1):
+        for number, (line, tokens, given) in enumerate(_sentences(read_text(file, task.encoding)), 1):
             findings.find("sentences")
-            tokens, tags = _columns(file, lines, findings)
-            if not tokens:
-                continue
-            example = Example(f"{stem}:{number}", " ".join(tokens), entities=entities_of_tags(tokens, tags))
-            findings.find("entities", len(example.entities))
-            examples.append(example)
+            if tags := _read_tags(file, line, tokens, given, findings):
+                entities = entities_of_tags(tokens, tags)
+                findings.find("entities", len(entities))
+                examples.append(Example(f"{stem}:{number}", " ".join(tokens), entities=entities))
     return examples
 
 
 def read_tag(tag: str) -> tuple[str, str] | None:
     """(prefix, type) with prefix B or I; ("O", "") outside; None for what is no tag."""
     if tag == "O":
-        return "O", ""
+        return _OUTSIDE
     prefix, dash, label = tag.partition("-")
     return (_PREFIXES[prefix], label) if prefix in _PREFIXES and dash and label else None
 
@@ -47,45 +46,44 @@ def entities_of_tags(tokens: Sequence[str], tags: Sequence[tuple[str, str]]) -> 
     An entity starts at B-X, or at I-X where none of type X goes on, which reads IOB1 and IOB2 as they are meant (the
     rule of the conlleval script).
     """
+    if tags.count(_OUTSIDE) == len(tags):
+        return ()
     entities: list[Entity] = []
     position, previous = 0, ""
     for token, (prefix, label) in zip(tokens, tags, strict=True):
         end = position + len(token)
-        if prefix == "I" and label == previous:
-            entities[-1] = Entity(entities[-1].start, end, label)
-        elif label:
-            entities.append(Entity(position, end, label))
+        if label:
+            start = entities.pop().start if prefix == "I" and label == previous else position
+            entities.append(Entity(start, end, label))
         position, previous = end + 1, label
     return tuple(entities)
 
 
-def _sentences(text: str) -> Iterator[list[tuple[int, list[str]]]]:
-    """Line number and columns of each line, by sentence."""
-    sentence: list[tuple[int, list[str]]] = []
+def _sentences(text: str) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Number of the first line, tokens and tags by sentence; a line without two columns has an empty token."""
+    tokens: list[str] = []
+    tags: list[str] = []
     for number, line in enumerate([*text.split("\n"), ""], 1):
-        fields = line.rstrip("\r").split("\t") if "\t" in line else line.split()
-        if fields and fields[0] == "-DOCSTART-":
-            continue
-        if fields:
-            sentence.append((number, fields))
-        elif sentence:
-            yield sentence
-            sentence = []
+        fields = line.split("\t") if "\t" in line else line.split()
+        if fields and fields[0] != "-DOCSTART-":
+            tokens.append(fields[0].strip() if len(fields) > 1 else "")
+            tags.append(fields[-1].strip())
+        elif tokens:
+            yield number - len(tokens), tokens, tags
+            tokens, tags = [], []
 
 
-def _columns(
-    file: str, lines: list[tuple[int, list[str]]], findings: Findings
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """Tokens and tags of a sentence; nothing of a sentence that is rejected."""
-    tokens, tags = [], []
-    for number, fields in lines:
-        if len(fields) < 2 or not fields[0].strip():
-            findings.reject("line without token and tag", f"{file} line {number}", "separate them by a tab")
-            return [], []
-        tag = read_tag(fields[-1].strip())
-        if tag is None:
-            findings.reject(BAD_TAG, f"{file} line {number}", "correct the tag")
-            return [], []
-        tokens.append(fields[0].strip())
-        tags.append(tag)
-    return tokens, tags
+def _read_tags(
+    file: str, first_line: int, tokens: list[str], tags: list[str], findings: Findings
+) -> list[tuple[str, str]]:
+    """The tags of a sentence; none when it is rejected."""
+    read = [read_tag(tag) for tag in tags]
+    if all(tokens) and None not in read:
+        return read  # type: ignore[return-value]
+    at = next(at for at, token in enumerate(tokens) if not token or read[at] is None)
+    place = f"{file} line {first_line + at}"
+    if tokens[at]:
+        findings.reject(BAD_TAG, place, "correct the tag")
+    else:
+        findings.reject("line without token and tag", place, "separate them by a tab")
+    return []
