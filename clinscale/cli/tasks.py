@@ -69,7 +69,11 @@ def show(
     }
     people = [table(f"Task {task.name}", _rows(values, leave_out=("options", "definition")))]
     if values["options"]:
-        people.append(table("Options (change one with options.NAME=VALUE)", values["options"]))
+        rows = [
+            {"option": one["option"], "value": _chosen(one["value"], one["default"]), "why": one["why"]}
+            for one in values["options"]
+        ]
+        people.append(table("Options (change one with options.NAME=VALUE)", rows))
     if data:
         found = _surveyed(read_task(task, data), model)
         values |= found
@@ -153,6 +157,11 @@ def _surveyed(read: "TaskData", model: str | None) -> dict[str, Any]:
 
 def _rows(values: Mapping[str, Any], *, leave_out: tuple[str, ...]) -> list[dict[str, Any]]:
     return [{"what": key, "value": _lines(value)} for key, value in values.items() if key not in leave_out]
+
+
+def _chosen(value: Any, default: Any) -> str:
+    shown = _lines(value)
+    return shown if value == default else f"{shown}\n(default: {_lines(default)})"
 
 
 def _lines(value: Any) -> str:

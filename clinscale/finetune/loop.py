@@ -56,7 +56,8 @@ def finetune(
             raise DataError(f"task {data.task.name} has no {split} examples; check its splits")
     torch.manual_seed(recipe.seed)
     predictor = _predictor(recipe, data, device, runtime)
-    windows = [window for example in data.splits["train"] for window in predictor.windows(example, train=True)]
+    train = data.splits["train"]
+    windows = [window.packed() for example in train for window in predictor.windows(example, train=True)]
     steps_per_epoch = -(-len(windows) // recipe.batch_size)
     engine = TorchEngine(
         predictor.model,

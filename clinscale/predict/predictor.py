@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _OUTPUTS = ("logits", "start_logits", "end_logits")
+_CHUNK = 128
+"""Examples whose windows are in memory at once: enough to batch by length, and hundreds of megabytes at most."""
 
 
 class Predictor:
@@ -42,6 +44,12 @@ class Predictor:
 
         `on_progress` is called with the number of windows done in each batch.
         """
+        chunks = (examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK))
+        return [prediction for chunk in chunks for prediction in self._predict_chunk(chunk, on_progress)]
+
+    def _predict_chunk(
+        self, examples: Sequence[Example], on_progress: Callable[[int], None] | None
+    ) -> list[Prediction]:
         per_example = [self.windows(example) for example in examples]
         flat = [window for windows in per_example for window in windows]
         outputs: list[dict[str, np.ndarray[Any, Any]]] = [{} for _ in flat]

@@ -1,6 +1,7 @@
 """The contract of a kind, and the window: one model input cut from an example."""
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -30,16 +31,20 @@ IGNORED = -100
 class Window:
     """One unpadded model input; all lists are as long as `input_ids`."""
 
-    input_ids: list[int]
+    input_ids: Sequence[int]
     offsets: list[tuple[int, int] | None]
     """Characters [start, end) of the text that each token stands for, without white space at its ends (a token
     of white space alone: an empty range); None for special tokens and for a question's tokens."""
-    global_mask: list[int]
+    global_mask: Sequence[int]
     """1 where Longformer attends globally, by the defaults of transformers."""
     first_token: int = 0
     """Position of this window's first text token among all tokens of the text."""
     targets: dict[str, Any] = field(default_factory=dict)
     """The model's label arguments, when training."""
+
+    def packed(self) -> "Window":
+        """For training, which needs no offsets: 5 bytes a token, where lists and tuples take about 160."""
+        return Window(array("i", self.input_ids), [], array("b", self.global_mask), targets=self.targets)
 
     @property
     def text_positions(self) -> list[int]:

@@ -64,10 +64,12 @@ def _sentences(text: str) -> Iterator[tuple[int, list[str], list[str]]]:
     tokens: list[str] = []
     tags: list[str] = []
     for number, line in enumerate([*text.split("\n"), ""], 1):
-        fields = line.split("\t") if "\t" in line else line.split()
+        fields = line.split("\t")
+        if len(fields) == 1:
+            fields = line.split()
         if fields and fields[0] != "-DOCSTART-":
             tokens.append(fields[0].strip() if len(fields) > 1 else "")
-            tags.append(fields[-1].strip())
+            tags.append(fields[-1])
         elif tokens:
             yield number - len(tokens), tokens, tags
             tokens, tags = [], []
@@ -77,7 +79,7 @@ def _read_tags(
     file: str, first_line: int, tokens: list[str], tags: list[str], findings: Findings
 ) -> list[tuple[str, str]]:
     """The tags of a sentence; none when it is rejected."""
-    read = [read_tag(tag) for tag in tags]
+    read = [_OUTSIDE] * len(tags) if tags.count("O") == len(tags) else [read_tag(tag.strip()) for tag in tags]
     if all(tokens) and None not in read:
         return read  # type: ignore[return-value]
     at = next(at for at, token in enumerate(tokens) if not token or read[at] is None)

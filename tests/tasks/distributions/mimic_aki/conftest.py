@@ -50,14 +50,12 @@ class Mimic:
         death = self.time(at + dies) if dies is not None else ""
         self.add(
             "ADMISSIONS",
-            **{
-                "SUBJECT_ID": subject,
-                "HADM_ID": stay + 500_000,
-                "DIAGNOSIS": 'INVENTED, "A"\nB',
-                "DEATHTIME": death,
-            },
+            SUBJECT_ID=subject,
+            HADM_ID=stay + 500_000,
             ADMITTIME=self.time(at - 1),
             DISCHTIME=death or self.time(at + stays_hours),
+            DEATHTIME=death,
+            DIAGNOSIS='INVENTED, "A"\nB',
         )
         self.add("ICUSTAYS", SUBJECT_ID=subject, HADM_ID=stay + 500_000, ICUSTAY_ID=stay, INTIME=intime)
 
@@ -65,10 +63,13 @@ class Mimic:
         for hour, value in values.items():
             self.add(
                 "LABEVENTS",
-                **{"SUBJECT_ID": subject, "HADM_ID": hadm, "ITEMID": 50912, "VALUEUOM": "mg/dL"},
+                SUBJECT_ID=subject,
+                HADM_ID=hadm,
+                ITEMID=50912,
                 CHARTTIME=self.time(hour),
                 VALUE=value,
                 VALUENUM="" if isinstance(value, str) else value,
+                VALUEUOM="mg/dL",
             )
 
     def urine(self, values, stay=200001, item=40055):
@@ -77,10 +78,7 @@ class Mimic:
 
     def note(self, text, hour=2.0, subject=9001, **values):
         time = "" if hour is None else self.time(hour)
-        self.add(
-            "NOTEEVENTS",
-            **{"SUBJECT_ID": subject, "CATEGORY": "Nursing", "TEXT": text, "CHARTTIME": time, **values},
-        )
+        self.add("NOTEEVENTS", SUBJECT_ID=subject, CHARTTIME=time, TEXT=text, **{"CATEGORY": "Nursing", **values})
 
     @staticmethod
     def time(hour):

@@ -159,7 +159,7 @@ def test_urine_needs_its_table_and_a_weight(mimic):
 
 def test_a_folder_without_tables_and_one_with_two_copies_are_refused(mimic, tmp_path):
     (tmp_path / "some.csv").write_text("a\n1\n")
-    with pytest.raises(DataError, match="one folder with ICUSTAYS.csv .* found 0"):
+    with pytest.raises(DataError, match=r"one folder with ICUSTAYS.csv .* found 0"):
         cohort(str(tmp_path), MimicAkiOptions(), Findings())
     for name in ("full", "demo"):
         mimic.folder = tmp_path / name

@@ -154,9 +154,8 @@ def test_the_task_reads_the_demo_with_generated_notes(real_data, tmp_path):
     notes = tmp_path / "notes.csv.gz"
     with gzip.open(notes, "wt", newline="") as stream:
         rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(
-            "row_id subject_id hadm_id chartdate charttime storetime category description cgid iserror text".split()
-        )
+        columns = "row_id subject_id hadm_id chartdate charttime storetime category description cgid iserror text"
+        rows.writerow(columns.split())
         for number, row in enumerate(rows_of(folder, "ICUSTAYS")):
             for hours in (1, 20, 40):
                 at = time(row["INTIME"]) + hours * HOUR

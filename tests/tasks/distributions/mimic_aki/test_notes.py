@@ -136,7 +136,7 @@ def test_broken_rows_of_notes_are_named_by_number_and_never_quoted(one_stay):
         read_one(one_stay)
     assert "onfidential" not in str(caught.value)
     data = one_stay.write()
-    with open(f"{data}/NOTEEVENTS.csv", "a") as stream:
+    with (one_stay.folder / "NOTEEVENTS.csv").open("a") as stream:
         stream.write("3,9001,,2130-04-05\n")
         stream.write("4,9001,,2130-04-05,,,Nursing,,,,text, with a comma\n")
     findings = Findings("skip")
