@@ -26,6 +26,7 @@ def all_examples(found):
 def test_openi_findings_counts_each_finding_over_all_reports(read):
     found, sizes = read("openi_findings", "openi_indiana")
     assert found.findings.found == {
+        "documents": 3851,
         "Open-i reports": 3851,
         "Open-i reports with Cardiomegaly": 345,
         "Open-i reports with Atelectasis": 315,
@@ -51,7 +52,7 @@ def test_openi_findings_has_each_finding_in_dev_and_test(read):
 @pytest.mark.parametrize(("premise", "over_512_words"), [("section", 181), ("record", 1340)])
 def test_nli4ct_reads_all_statements(read, premise, over_512_words):
     found, sizes = read("nli4ct", "nli4ct", f"options.premise={premise}")
-    assert found.findings.found == {"trials": 851, "train statements": 1700, "dev statements": 200}
+    assert found.findings.found == {"documents": 851, "train statements": 1700, "dev statements": 200}
     assert not found.findings.rejected
     assert not found.findings.remarks
     assert sizes == {"train": 1530, "dev": 170, "test": 200}
@@ -62,7 +63,7 @@ def test_nli4ct_reads_all_statements(read, premise, over_512_words):
 
 def test_evidence_inference_reads_all_judgements(read):
     found, sizes = read("evidence_inference", "evidence_inference")
-    assert found.findings.found == {"articles": 250, "prompts": 751, "judgements": 1366}
+    assert found.findings.found == {"documents": 250, "prompts": 751, "judgements": 1366}
     assert found.findings.rejected["judgement refuted"] == 77
     assert sum(sizes.values()) == 672
     assert found.duplicates == found.duplicates_across_splits == 0
@@ -122,7 +123,7 @@ def test_mtsamples_never_splits_a_report(read):
     found, sizes = read("mtsamples_specialty", "mtsamples")
     assert found.findings.found == {
         "rows": 4999,
-        "distinct reports": 2358,
+        "documents": 2358,
         "reports with several specialties": 2148,
     }
     assert found.findings.rejected == {"no transcription": 33}

@@ -109,7 +109,7 @@ class _Note:
 
 
 def read_emrqa(data: str, options: EmrqaOptions, findings: Findings) -> Splits:
-    """One example per question; its group is the note. Finds `notes`, `questions`, and in `data.json` `answers`.
+    """One example per question; its group is the note. Finds `documents` (notes), `questions`, and in `data.json` `answers`.
 
     CliniRC's files are taken as they are: of the options, only `subset`, `seed` and those of the sample apply. A
     training file that is already sampled is taken where its name says `sample_share`.
@@ -120,7 +120,7 @@ def read_emrqa(data: str, options: EmrqaOptions, findings: Findings) -> Splits:
     files = list_files(data, (".json", ".zip"))
     release = _named("data.json", files)
     splits = _split(release, options, findings) if release else _prepared(data, files, options, findings)
-    findings.expect(f"notes of {options.subset}", findings.found["notes"], _NUM_NOTES[options.subset], "emrQA")
+    findings.expect(f"notes of {options.subset}", findings.found["documents"], _NUM_NOTES[options.subset], "emrQA")
     return {
         split: [
             Example(question.id, note.text, question.text, answers=question.answers, group=note.id)
@@ -193,7 +193,7 @@ def _prepared(
 def _prepared_notes(file: str, split: str, findings: Findings) -> Iterator[_Note]:
     seen: Counter[str] = Counter()
     for number, note in enumerate(_notes(file, None, findings), 1):
-        findings.find("notes")
+        findings.find("documents")
         questions = []
         try:
             for asked in note["qas"]:
@@ -218,7 +218,7 @@ def _released_notes(file: str, options: EmrqaOptions, findings: Findings) -> Ite
     """The notes that are asked about, in the order of the file."""
     seen: Counter[str] = Counter()
     for number, note in enumerate(_notes(file, options.subset, findings), 1):
-        findings.find("notes")
+        findings.find("documents")
         place = f"{file} {options.subset} note {number}"
         try:
             stated, context, asked = str(note["note_id"]), _Context(note["context"], options), note["qas"]

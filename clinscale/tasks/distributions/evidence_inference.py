@@ -41,7 +41,7 @@ class _Judgement(NamedTuple):
 
 
 def read_evidence_inference(data: str, options: EvidenceInferenceOptions, findings: Findings) -> Splits:
-    """Pairs of article and prompt, grouped by article. Finds `articles`, `prompts`, `judgements`.
+    """Pairs of article and prompt, grouped by article. Finds `documents` (articles), `prompts`, `judgements`.
 
     Split by the official lists of articles where they lie in `splits`; otherwise `all`.
     """
@@ -49,7 +49,7 @@ def read_evidence_inference(data: str, options: EvidenceInferenceOptions, findin
     if not exists(join(folder, "txt_files")):
         raise DataError(f"{data} has no folder txt_files; give the release's folder `annotations`, unpacked")
     articles = _articles(join(folder, "txt_files"))
-    findings.find("articles", len(articles))
+    findings.find("documents", len(articles))
     judgements = _judgements(folder, options, findings)
     examples = []
     columns = ["PromptID", "PMCID", "Outcome", "Intervention", "Comparator"]

@@ -61,7 +61,7 @@ def read_mimic_cxr(
 ) -> dict[str, list[Example]]:
     """Train and dev (the official validate) of MIMIC-CXR, grouped by patient; its test split is left out.
 
-    Finds `MIMIC-CXR reports`, `MIMIC-CXR labelled studies`.
+    Finds `documents`, `MIMIC-CXR reports`, `MIMIC-CXR labelled studies`.
 
     Raises:
         DataError: reports, labels or split are not there.
@@ -85,6 +85,7 @@ def read_mimic_cxr(
                 splits[_SPLITS[official]].append(example)
             else:
                 findings.leave_out("MIMIC-CXR: none of the wanted sections")
+    findings.find("documents", len(reports))
     for what, number, expected in (
         ("MIMIC-CXR reports", len(reports), _NUM_REPORTS),
         ("MIMIC-CXR labelled studies", num_labelled, _NUM_LABELLED),

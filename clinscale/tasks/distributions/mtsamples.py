@@ -12,14 +12,14 @@ from clinscale.tasks.findings import Findings
 def read_mtsamples(data: str, options: Config, findings: Findings) -> Splits:
     """One example per distinct report with all its specialties.
 
-    Finds `rows`, `distinct reports` (the empty one too), and of these those `with several specialties`.
+    Finds `rows`, `documents` (distinct reports, the empty one too), and of these those `with several specialties`.
     """
     rows_of: defaultdict[str, list[Record]] = defaultdict(list)
     for file in list_files(data, (".csv",)):
         for row in read_records(file, ["medical_specialty", "transcription"]):
             rows_of[(row.value("transcription") or "").strip()].append(row)
             findings.find("rows")
-    findings.find("distinct reports", len(rows_of))
+    findings.find("documents", len(rows_of))
     for row in rows_of.pop("", []):
         findings.reject("no transcription", row.place, "remove the row")
     examples = []

@@ -37,13 +37,13 @@ class Nli4ctOptions(Config):
 
 
 def read_nli4ct(data: str, options: Nli4ctOptions, findings: Findings) -> Splits:
-    """Finds `trials`, and `train statements` and `dev statements` by the official splits."""
+    """Finds `documents` (trials), and `train statements` and `dev statements` by the official splits."""
     folder = join(data, "CT json")
     if not exists(folder):
         raise DataError(f"{folder} does not exist; give the folder that holds it, train.json and dev.json")
     files = list_files(folder, (".json",))
     trials = {file.rsplit("/", 1)[-1].removesuffix(".json"): read_json(file) for file in files}
-    findings.find("trials", len(trials))
+    findings.find("documents", len(trials))
     official = {split: _statements(data, split, trials, options, findings) for split in _NUM_STATEMENTS}
     train, dev = hold_out(official["train"], options.dev_share, options.dev_seed)
     return {"train": list(train), "dev": list(dev), "test": official["dev"]}

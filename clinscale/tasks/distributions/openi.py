@@ -56,7 +56,7 @@ class _Report:
 
 
 def read_openi(data: str, options: OpeniOptions, findings: Findings) -> Splits:
-    """Finds `Open-i reports`, and of these all `with` each finding, before any is left out."""
+    """Finds `documents`, `Open-i reports`, and of these all `with` each finding, before any is left out."""
     openi = _examples(data, options, findings)
     if options.train_on == "openi":
         return {"all": openi}
@@ -77,6 +77,7 @@ def _examples(data: str, options: OpeniOptions, findings: Findings) -> list[Exam
             findings.leave_out("Open-i: no human terms")
         else:
             examples.append(Example(report.id, text, labels=labels))
+    findings.find("documents", len(reports))
     findings.find("Open-i reports", len(reports))
     findings.expect("Open-i reports", len(reports), _NUM_REPORTS[form], f"Open-i as {form}")
     return examples

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from clinscale.tasks.example import Entity
@@ -73,8 +73,8 @@ def locate(text: str, surface: str, start: int) -> int | None:
             return start
     first = max(0, start - REACH)
     around, surface = _blank(text[first : start + REACH + len(surface)]), _blank(surface)
-    places = [place for place in range(len(around)) if around.startswith(surface, place)]
-    return min((first + place for place in places), key=lambda place: abs(place - start), default=None)
+    places = (first + place for place in _occurrences(around, surface))
+    return min(places, key=lambda place: abs(place - start), default=None)
 
 
 def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
@@ -100,6 +100,13 @@ def without_overlaps(entities: Iterable[Entity]) -> tuple[Entity, ...]:
 
 def _joined(left: str, right: str) -> bool:
     return (left.isalpha() and right.isalpha()) or (left.isdigit() and right.isdigit())
+
+
+def _occurrences(text: str, part: str) -> Iterator[int]:
+    place = text.find(part)
+    while place >= 0:
+        yield place
+        place = text.find(part, place + 1)
 
 
 def _blank(text: str) -> str:

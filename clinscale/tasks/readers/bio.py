@@ -64,9 +64,7 @@ def _sentences(text: str) -> Iterator[tuple[int, list[str], list[str]]]:
     tokens: list[str] = []
     tags: list[str] = []
     for number, line in enumerate([*text.split("\n"), ""], 1):
-        fields = line.split("\t")
-        if len(fields) == 1:
-            fields = line.split()
+        fields = line.split("\t") if "\t" in line else line.split()
         if fields and fields[0] != "-DOCSTART-":
             tokens.append(fields[0].strip() if len(fields) > 1 else "")
             tags.append(fields[-1])

@@ -30,7 +30,7 @@ def read_squad(task: TaskConfig, path: str, findings: Findings) -> list[Example]
             contexts.add(context)
             findings.find("questions")
             place = f"{file} question {fields['id']}"
-            if not context.strip() or not question.strip():
+            if not context or context.isspace() or not question.strip():  # a strip would copy each context
                 findings.reject("empty context or question", place, "fill it")
                 continue
             given = () if fields.get("is_impossible") else fields.get("answers") or ()

@@ -192,7 +192,7 @@ class TestQuestions:
             ("inv1:1:2", "which ?"),
             ("inv1:2:1", "what does she take ?"),
         ]
-        assert findings.found == {"notes": 1, "questions": 4, "answers": 2}
+        assert findings.found == {"documents": 1, "questions": 4, "answers": 2}
         assert findings.rejected == {"question without text": 1}
 
     def test_one_paraphrase_can_be_enough(self, prepare):
@@ -252,7 +252,7 @@ class TestSplit:
         splits, findings = read(subset([note(99), *self.notes(20)]))
         assert self.groups(splits)["train"] == self.clinirc(20)[:14]
         assert findings.rejected == {"note without a question or text": 1}
-        assert findings.found["notes"] == 21
+        assert findings.found["documents"] == 21
 
     def test_only_training_questions_are_sampled_each_note_keeping_some(self, read):
         splits, _ = read(subset(self.notes(20)), sample_share=0.2)
@@ -354,7 +354,7 @@ class TestPrepared:
         assert splits["dev"][0].answers == (Answer(15, "She takes cough syrup daily"),)
         assert len({id(e.text) for e in splits["dev"]}) == 1
         assert {e.group for e in splits["dev"]} == {"dev:1"}
-        assert findings.found == {"notes": 3, "questions": 30}
+        assert findings.found == {"documents": 3, "questions": 30}
 
     def test_a_sampled_training_file_is_preferred_and_its_repeated_ids_made_distinct(self, folder):
         data = folder("medication", **{"medication-train-sampled-0.2.json": self.squad(["u1", "u2", "u1", "u1"])})

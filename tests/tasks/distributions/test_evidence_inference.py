@@ -92,7 +92,7 @@ def test_a_prompt_has_the_label_of_most_annotators(data):
         "prompt judged invalid": 1,
         "prompt without a judgement": 3,
     }
-    assert found.findings.found == {"articles": 30, "prompts": 36, "judgements": 41}
+    assert found.findings.found == {"documents": 30, "prompts": 36, "judgements": 41}
 
 
 def test_each_judgement_can_be_an_example(data):

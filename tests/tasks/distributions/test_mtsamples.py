@@ -30,7 +30,7 @@ def test_rows_of_one_report_become_one_example_with_all_its_specialties(data):
     examples = [example for examples in found.splits.values() for example in examples]
     assert {example.labels for example in examples} == {("Surgery", "Urology")}
     assert len(examples) == 30
-    assert found.findings.found == {"rows": 63, "distinct reports": 31, "reports with several specialties": 30}
+    assert found.findings.found == {"rows": 63, "documents": 31, "reports with several specialties": 30}
     assert found.findings.rejected == {"no transcription": 2}
     assert found.duplicates == found.duplicates_across_splits == 0
 

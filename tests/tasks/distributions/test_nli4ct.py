@@ -83,7 +83,7 @@ def test_dev_is_held_out_of_train_by_trial(data):
 
 def test_counts_are_of_the_official_splits(data):
     findings = read(data).findings
-    assert findings.found == {"trials": 20, "train statements": 40, "dev statements": 2}
+    assert findings.found == {"documents": 20, "train statements": 40, "dev statements": 2}
     assert "train statements: found 40, NLI4CT has 1,700" in findings.remarks
 
 
