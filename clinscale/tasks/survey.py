@@ -44,7 +44,7 @@ def _second(data: TaskData, example: Example) -> str | None:
 
 def _lengths(texts: list[str], count_tokens: Callable[[str], int] | None) -> dict[str, Any]:
     lengths = np.array([count_tokens(text) if count_tokens else len(text.split()) for text in texts])
-    median, p95 = np.quantile(lengths, [0.5, 0.95], method="inverted_cdf").tolist()
+    median, p95 = np.quantile(lengths, [0.5, 0.95]).round().tolist()
     over = {limit: int((lengths > limit).sum()) for limit in CUTS}
     return {
         "unit": "tokens" if count_tokens else "words",

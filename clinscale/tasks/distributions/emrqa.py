@@ -109,7 +109,7 @@ class _Note:
 
 
 def read_emrqa(data: str, options: EmrqaOptions, findings: Findings) -> Splits:
-    """One example per question; its group is the note. Finds `documents` (notes), `questions`, and in `data.json` `answers`.
+    """One example per question; its group is the note. Finds `documents` (notes), `questions`; in data.json `answers`.
 
     CliniRC's files are taken as they are: of the options, only `subset`, `seed` and those of the sample apply. A
     training file that is already sampled is taken where its name says `sample_share`.

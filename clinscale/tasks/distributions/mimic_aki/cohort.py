@@ -111,7 +111,7 @@ def _load_ckd(tables: Tables, options: MimicAkiOptions) -> None:
         return
     codes = (code.replace(".", "") for code in options.ckd_codes)
     chosen = " OR ".join(f"starts_with(upper(icd9_code), '{code}')" for code in codes)
-    tables.load("DIAGNOSES_ICD", f"WHERE {chosen}")
+    tables.load("DIAGNOSES_ICD", chosen)
     tables.query(
         "CREATE TABLE ckd AS SELECT subject_id, min(admittime) AS ckd_since "
         "FROM diagnoses_icd JOIN admissions USING (hadm_id) GROUP BY subject_id"

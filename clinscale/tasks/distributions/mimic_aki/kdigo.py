@@ -39,7 +39,7 @@ def load_creatinine(tables: Tables, options: MimicAkiOptions) -> None:
 
     Values belong to a stay by patient and time: those taken before admission carry no HADM_ID.
     """
-    tables.load("LABEVENTS", f"WHERE itemid = {CREATININE} AND valuenum IS NOT NULL")
+    tables.load("LABEVENTS", f"itemid = {CREATININE} AND valuenum IS NOT NULL")
     [(found, errors)] = tables.query(
         f"SELECT count(*), count(*) FILTER (NOT (valuenum > 0 AND valuenum <= {MAX_CREATININE})) FROM labevents"
     )
@@ -81,7 +81,7 @@ def add_urine(tables: Tables) -> None:
     An entry is the output of the hour before it. Hence the last 6 hours are the entries of the last 5 and the
     hours documented are one more than lie between the first and the last of them.
     """
-    tables.load("OUTPUTEVENTS", f"WHERE itemid IN {URINE} AND value < {MAX_URINE_ML} AND icustay_id IS NOT NULL")
+    tables.load("OUTPUTEVENTS", f"itemid IN {URINE} AND value < {MAX_URINE_ML} AND icustay_id IS NOT NULL")
     _load_weights(tables)
     hours = (6, 12, 24)
     sums = ", ".join(
@@ -124,8 +124,8 @@ def _load_weights(tables: Tables) -> None:
     """Make `weights`: the first admission weight charted in a stay, else the first that an infusion was dosed by."""
     charted = []
     for name in weight_tables(tables.folder):
-        clause, weight = _WEIGHTS[name]
-        tables.load(name, clause, count=name != "CHARTEVENTS")  # a second scan of its 33 GB only to count
+        where, weight = _WEIGHTS[name]
+        tables.load(name, where, count=name != "CHARTEVENTS")  # a second scan of its 33 GB only to count
         charted.append(weight)
     tables.query(
         f"""
@@ -141,11 +141,11 @@ def _load_weights(tables: Tables) -> None:
 
 _WEIGHTS = {
     "CHARTEVENTS": (
-        f"WHERE itemid IN {ADMISSION_WEIGHT} AND valuenum > 0 AND coalesce(error, 0) = 0",
+        f"itemid IN {ADMISSION_WEIGHT} AND valuenum > 0 AND coalesce(error, 0) = 0",
         "SELECT icustay_id, 1, charttime, valuenum FROM chartevents",
     ),
     "INPUTEVENTS_MV": (
-        "WHERE patientweight > 0",
+        "patientweight > 0",
         "SELECT icustay_id, 2, starttime, patientweight FROM inputevents_mv",
     ),
 }

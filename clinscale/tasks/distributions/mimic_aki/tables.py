@@ -36,17 +36,18 @@ class Tables:
         self.findings = findings
         self._database = database
 
-    def load(self, name: str, clause: str = "", *, count: bool = True) -> None:
+    def load(self, name: str, where: str = "true", *, count: bool = True) -> None:
         """Copy the needed columns of a file into a table of this name; remark on a row count unlike the release's.
 
         Args:
             name: of `TABLES`.
-            clause: joins and conditions in SQL that choose among the rows of `source`.
+            where: a condition in SQL on the rows.
             count: whether to scan a second time for the row count.
         """
         uri, rows = self.folder.uri(name), self._rows(name)
-        columns = ", ".join(f"source.{column}" for column in TABLES[name].columns)
-        self.query(f"CREATE TABLE {name} AS SELECT {columns} FROM {rows} AS source {clause}", uri)
+        self.query(
+            f"CREATE TABLE {name} AS SELECT {', '.join(TABLES[name].columns)} FROM {rows} WHERE {where}", uri
+        )
         if count:
             [(number,)] = self.query(f"SELECT count(*) FROM {rows}", uri)
             self.findings.expect(f"rows of {name}", number, TABLES[name].rows, RELEASE)
@@ -97,7 +98,6 @@ def open_tables(folder: Folder, options: MimicAkiOptions, findings: Findings) ->
             "threads": options.threads,
             "temp_directory": private,
             "preserve_insertion_order": False,
-            "disabled_optimizers": "build_side_probe_side",  # it takes a CSV for tiny and hashes all of it
             "autoinstall_known_extensions": False,  # secure hosts have no internet
         }
         with duckdb.connect(config=config) as database:
