@@ -56,4 +56,4 @@ def test_the_page_answers_the_question(past, tracking, tmp_path):
     assert "Does length pay?" in page
     assert "demo: length pays" in page
     assert "+0.450" in page
-    assert "513 to 1,024 tokens" in page
+    assert "513–1,024" in page

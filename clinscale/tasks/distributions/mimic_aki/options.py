@@ -45,8 +45,8 @@ class MimicAkiOptions(Config):
     """The target is AKI within these hours after the note window: 48 makes days 2 and 3, as in ICIBM 2018."""
 
     criterion: Literal["creatinine", "creatinine_urine"] = "creatinine"
-    """By creatinine alone, as in both related papers; `creatinine_urine` adds urine output by weight, and most stays
-    before 2008 have a weight in CHARTEVENTS (33 GB) only."""
+    """By creatinine alone, which everybody in the cohort has on every day; `creatinine_urine` adds urine output by
+    weight, and stays before 2008 have a weight in CHARTEVENTS (33 GB) only."""
 
     min_stage: int = Field(default=1, ge=1, le=3)
     """Lowest KDIGO stage that is the label aki: 1, any AKI. Whatever it is, stage 1 before the horizon excludes."""
@@ -87,7 +87,7 @@ class MimicAkiOptions(Config):
     folder (below TMPDIR), which is removed afterwards."""
 
     threads: int = Field(default=2, ge=1)
-    """Of DuckDB: 2, since notes with line breaks are read safely by one thread only and the rest is quick."""
+    """Of DuckDB: 2, since CSV with quoted line breaks is read safely by one thread only and the rest is quick."""
 
     def check(self) -> None:
         """Refuse windows beyond the staged week, categories without a time, and what is no ICD-9 code."""
