@@ -77,6 +77,9 @@ def main() -> NoReturn:
     except ClinscaleError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except BrokenPipeError:  # whoever reads stdout has read enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
     except KeyboardInterrupt:
         code = _INTERRUPTED
     if code == _INTERRUPTED:

@@ -34,7 +34,8 @@ def keep_stdout_clean() -> Iterator[None]:
     try:
         yield
     finally:
-        _stdout.flush()
+        with contextlib.suppress(BrokenPipeError):  # `| head` has read enough
+            _stdout.flush()
         os.dup2(saved, 1)
 
 

@@ -11,7 +11,7 @@ from clinscale.tasks.catalog import catalog, load_task, options_of
 from clinscale.tasks.example import Answer, Entity, Example, TaskData
 from clinscale.tasks.findings import Findings, OnError
 from clinscale.tasks.kinds import Kind, LongDocuments, Prediction, Window, kind_of, metric_of
-from clinscale.tasks.read import read_task
+from clinscale.tasks.read import read_examples, read_task
 from clinscale.tasks.statistics import Band, Comparison, Estimate, Outcomes, by_length, compare, estimate
 from clinscale.tasks.survey import survey
 from clinscale.tasks.task import ColumnsConfig, TaskConfig
@@ -42,6 +42,7 @@ __all__ = [
     "load_task",
     "metric_of",
     "options_of",
+    "read_examples",
     "read_task",
     "survey",
     "trivial",

@@ -64,8 +64,12 @@ def _read_sources(task: TaskConfig, data: str, findings: Findings) -> Mapping[st
         distribution = DISTRIBUTIONS[task.format]
         options = distribution.options.parse(task.options, source=f"task {task.name}: options")
         return distribution.read(data, options, findings)
-    read = _READERS[task.format]
-    return {split: read(task, join(data, path), findings) for split, path in task.splits.items()}
+    return {split: read_examples(task, join(data, path), findings) for split, path in task.splits.items()}
+
+
+def read_examples(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
+    """The examples of one file or folder in an open format as its reader makes them, before anything is split."""
+    return _READERS[task.format](task, path, findings)
 
 
 def _settle(task: TaskConfig, examples: Sequence[Example], findings: Findings, split: str) -> tuple[Example, ...]:

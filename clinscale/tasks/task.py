@@ -166,6 +166,8 @@ class TaskConfig(Config):
             raise ConfigError(f"{here}: labels must be distinct and at least one; or remove the key")
         if self.max_answer_tokens < 1:
             raise ConfigError(f"{here}: max_answer_tokens must be at least 1, got {self.max_answer_tokens}")
+        if self.encoding != "utf-8" and self.format not in OPEN_FORMATS:
+            raise ConfigError(f"{here}: format {self.format} has an encoding of its own; remove encoding")
         try:
             "".encode(self.encoding)
         except LookupError:

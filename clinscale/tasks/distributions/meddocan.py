@@ -6,21 +6,20 @@ from typing import Literal
 
 from clinscale.config import Config
 from clinscale.errors import DataError
+from clinscale.records import list_files
 from clinscale.storage import exists, join
 from clinscale.tasks.distributions.distribution import Distribution, Splits
 from clinscale.tasks.example import Entity, Example
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.readers.brat import read_brat
-from clinscale.tasks.readers.i2b2_xml import read_i2b2_xml
-from clinscale.tasks.task import SPLITS, TaskConfig
+from clinscale.tasks.readers.brat import brat_documents
+from clinscale.tasks.readers.i2b2_xml import read_files
+from clinscale.tasks.task import SPLITS
 
 _NUM_DOCUMENTS = {"train": 500, "dev": 250, "test": 250}
-_READERS: dict[str, Callable[[TaskConfig, str, Findings], list[Example]]] = {
-    "brat": read_brat,
-    "xml": read_i2b2_xml,
+_READERS: dict[str, Callable[[str, Findings], list[Example]]] = {
+    "brat": brat_documents,
+    "xml": lambda folder, findings: read_files(list_files(folder, (".xml",)), findings),
 }
-_UTF8 = TaskConfig(name="meddocan", kind="tokens", format="meddocan")
-"""The open readers take from their task no more than its encoding."""
 
 
 class MeddocanOptions(Config):
@@ -40,7 +39,7 @@ def read_meddocan(data: str, options: MeddocanOptions, findings: Findings) -> Sp
     corpus = join(data, "corpus") if exists(join(data, "corpus")) else data
     official = {split: join(corpus, split, form) for split in SPLITS}
     if all(map(exists, official.values())):
-        splits = {split: _unmarked(read(_UTF8, folder, findings)) for split, folder in official.items()}
+        splits = {split: _unmarked(read(folder, findings)) for split, folder in official.items()}
         for split, examples in splits.items():
             findings.expect(f"documents of {split}", len(examples), _NUM_DOCUMENTS[split], "MEDDOCAN")
         return splits
@@ -50,7 +49,7 @@ def read_meddocan(data: str, options: MeddocanOptions, findings: Findings) -> Sp
             "`corpus`, or one folder of it"
         )
     findings.remark("the official folders train, dev and test are not all there: split by document")
-    return {"all": _unmarked(read(_UTF8, join(data, form), findings))}
+    return {"all": _unmarked(read(join(data, form), findings))}
 
 
 def _unmarked(examples: list[Example]) -> list[Example]:

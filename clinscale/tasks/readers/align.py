@@ -91,7 +91,9 @@ def without_overlaps(entities: Iterable[Entity]) -> tuple[Entity, ...]:
     kept: list[Entity] = []
     starts: list[int] = []
     for entity in sorted(entities, key=lambda e: (e.start - e.end, e.start)):
-        at = bisect(starts, entity.start)  # those kept are in order and apart, so only its neighbours can overlap it
+        at = bisect(
+            starts, entity.start
+        )  # those kept are in order and apart, so only its neighbours can overlap it
         if (at == 0 or kept[at - 1].end <= entity.start) and (at == len(kept) or entity.end <= kept[at].start):
             kept.insert(at, entity)
             starts.insert(at, entity.start)

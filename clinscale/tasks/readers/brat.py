@@ -17,6 +17,11 @@ _OTHER_LINES = ("E", "R", "A", "M", "N", "*", "#")
 
 
 def read_brat(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
+    """`brat_documents` in the task's encoding."""
+    return brat_documents(path, findings, encoding=task.encoding)
+
+
+def brat_documents(path: str, findings: Findings, *, encoding: str = "utf-8") -> list[Example]:
     """One example per document. Finds `documents`, `annotations` (text-bound lines), of these `discontinuous`.
 
     A discontinuous annotation becomes the one span from its first to its last fragment. For what overlaps or is off
@@ -31,19 +36,19 @@ def read_brat(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
             there, absent = (".txt", ".ann") if stem in texts else (".ann", ".txt")
             findings.reject(f"no {absent} beside it", f"{stem}{there}", "add the other file (it may be empty)")
             continue
-        if example := _read_document(task, stem, findings):
+        if example := _read_document(stem, findings, encoding):
             examples.append(example)
     return examples
 
 
-def _read_document(task: TaskConfig, stem: str, findings: Findings) -> Example | None:
+def _read_document(stem: str, findings: Findings, encoding: str) -> Example | None:
     try:
-        text = read_text(f"{stem}.txt", task.encoding)
-        lines = read_text(f"{stem}.ann", task.encoding).split("\n")
+        text = read_text(f"{stem}.txt", encoding)
+        lines = read_text(f"{stem}.ann", encoding).split("\n")
     except DataError:
         if findings.on_error == "raise":
             raise
-        findings.reject(f"not valid {task.encoding.upper()}", stem, "convert it")
+        findings.reject(f"not valid {encoding.upper()}", stem, "convert it")
         return None
     if not text.strip():
         findings.reject("empty text", f"{stem}.txt", "remove the document")

@@ -1,7 +1,9 @@
 """i2b2 stand-off XML: TEXT in CDATA, then TAGS with one empty element per entity; also MEDDOCAN's."""
 
-from collections.abc import Iterator
+import html
+from collections.abc import Collection, Iterable, Iterator
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 from clinscale.errors import DataError
 from clinscale.records import list_files, read_text
@@ -10,22 +12,44 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.task import TaskConfig
 
+NO_TYPE = "annotation with an empty type"
+
 
 def read_i2b2_xml(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
-    """One example per file, an entity's label being its TYPE. Finds `documents`, `annotations`.
+    """One example per file, an entity's label being its TYPE; see `read_files`."""
+    return read_files(list_files(path, (".xml",)), findings, encoding=task.encoding)
+
+
+def read_files(
+    files: Iterable[str],
+    findings: Findings,
+    *,
+    elements: Collection[str] | None = None,
+    attribute: str = "TYPE",
+    encoding: str = "utf-8",
+) -> list[Example]:
+    """One example per file. Finds `documents`, `annotations`.
 
     Offsets count from 0 right after the CDATA opener, end exclusive, a Windows line end as one character (XML's own
-    rule). For what overlaps or is off see `entities_of`. A
-    file that is no such XML is rejected, with the line of its fault.
+    rule). For what overlaps or is off see `entities_of`. A file that is no such XML is rejected, with the line of its
+    fault.
+
+    Args:
+        files: names of the files.
+        findings: where to count.
+        elements: the elements of TAGS that mark entities; absent: all.
+        attribute: what holds an entity's label; an annotation where it is empty is left out.
+        encoding: of the files.
     """
     examples = []
-    for file in list_files(path, (".xml",)):
+    for file in files:
         findings.find("documents")
-        document = read_document(file, findings, encoding=task.encoding)
+        document = read_document(file, findings, encoding=encoding)
         if document is None:
             continue
         text, tags = document
-        entities = entities_of(text, _marks(tags, file, findings), findings)
+        wanted = [tag for tag in tags if elements is None or tag.tag in elements]
+        entities = entities_of(text, _marks(text, wanted, attribute, file, findings), findings)
         examples.append(Example(id=file.rsplit("/", 1)[-1].removesuffix(".xml"), text=text, entities=entities))
     return examples
 
@@ -49,16 +73,45 @@ def read_document(
     if text is None or not text.strip():
         findings.reject("empty text", file, "remove the document")
         return None
-    return text, list(root.find("TAGS") or ())
+    tags = root.find("TAGS")
+    if tags is None:
+        findings.reject("no element TAGS", file, "take the annotated file")
+        return None
+    return text, list(tags)
 
 
-def _marks(tags: list[ElementTree.Element], file: str, findings: Findings) -> Iterator[Mark]:
+def with_entities(surface: str) -> str:
+    """`surface` as texts spell it that were escaped once too often: `patient&apos;s`."""
+    return escape(surface, {"'": "&apos;", '"': "&quot;"})
+
+
+def _marks(
+    text: str, tags: Iterable[ElementTree.Element], attribute: str, file: str, findings: Findings
+) -> Iterator[Mark]:
     for number, tag in enumerate(tags, 1):
         findings.find("annotations")
         place = f"{file} tag {tag.get('id', number)}"
         try:
-            yield Mark(
-                tag.attrib["TYPE"], int(tag.attrib["start"]), int(tag.attrib["end"]), tag.get("text"), place
-            )
+            label, start, end = tag.attrib[attribute], int(tag.attrib["start"]), int(tag.attrib["end"])
         except (KeyError, ValueError):
-            findings.reject("tag without TYPE, start and end", place, "correct the tag")
+            findings.reject(f"tag without {attribute}, start and end", place, "correct the tag")
+            continue
+        if label.strip():
+            yield Mark(label, start, end, _as_in(text, start, end, tag.get("text")), place)
+        else:
+            findings.leave_out(NO_TYPE)
+
+
+def _as_in(text: str, start: int, end: int, surface: str | None) -> str | None:
+    """`surface` as the text spells it: with `&apos;` undecoded, with & for `and`, with other white space."""
+    if surface is None:
+        return None
+    there = text[max(0, start) : max(0, end)]
+    if _plain(there) == _plain(surface):
+        return there
+    escaped = with_entities(surface)
+    return escaped if escaped in text else surface
+
+
+def _plain(surface: str) -> str:
+    return " ".join(html.unescape(surface).replace("&", "and").split())
