@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+from fsspec.core import OpenFile, get_compression
 
 from clinscale.errors import ConfigError, DataError
 
@@ -45,9 +46,8 @@ def join(uri: str | Path, *names: str) -> str:
 @contextlib.contextmanager
 def open_binary(uri: str | Path) -> Iterator[IO[bytes]]:
     """Open `uri` for reading, decompressing `.gz`; DataError for a missing or unreadable file."""
-    filesystem(uri)
     try:
-        with fsspec.open(str(uri), "rb", compression="infer") as stream:
+        with _opened(str(uri)) as stream:
             yield stream
     except FileNotFoundError:
         raise DataError(f"{uri} does not exist; check the path") from None
@@ -57,6 +57,16 @@ def open_binary(uri: str | Path) -> Iterator[IO[bytes]]:
         raise DataError(f"{uri} may not be read by this user; check its permissions") from None
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{uri} cannot be read ({type(error).__name__}); is it truncated or damaged?") from None
+
+
+def _opened(uri: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    compression = get_compression(uri, "infer")
+    if compression or is_remote(uri):
+        fs, path = filesystem(uri)
+        opened: contextlib.AbstractContextManager[IO[bytes]] = OpenFile(fs, path, compression=compression)
+        return opened
+    # fsspec takes three times as long, which thousands of small files make felt
+    return open(os.path.expanduser(uri.removeprefix("file://")), "rb")  # noqa: PTH111, PTH123
 
 
 @contextlib.contextmanager

@@ -185,6 +185,21 @@ def test_list_files_sorts_and_selects(tmp_path):
         list_files(str(tmp_path / "none"), [".csv"])
 
 
+def test_a_folder_is_listed_alike_here_and_in_an_object_store(tmp_path):
+    import fsspec
+
+    for name in ("b.csv", "deep/er/a.jsonl.gz", ".hidden.csv", "c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+        fsspec.filesystem("memory").pipe_file(f"/listed/{name}", b"")
+    here, there = (list_files(uri, [".csv", ".jsonl"]) for uri in (str(tmp_path), "memory://listed"))
+    assert [name.removeprefix(str(tmp_path)) for name in here] == [
+        name.removeprefix("memory:///listed") for name in there
+    ]
+    assert len(here) == 3
+    assert list_files(f"file://{tmp_path}", [".csv", ".jsonl"]) == here
+
+
 def test_one_json_object_is_one_row(tmp_path):
     path = tmp_path / "n.json"
     path.write_bytes(GOOD_JSON)

@@ -6,6 +6,7 @@ A bench answers with `{"what", "machine", "versions", "load", "ratios": {NAME: {
 
 from clinscale.bench.attention import bench_attention
 from clinscale.bench.encoders import FAMILIES
+from clinscale.bench.loading import FORMATS, bench_loading
 from clinscale.bench.step import bench_step
 
-__all__ = ["FAMILIES", "bench_attention", "bench_step"]
+__all__ = ["FAMILIES", "FORMATS", "bench_attention", "bench_loading", "bench_step"]

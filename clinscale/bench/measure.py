@@ -1,12 +1,16 @@
 """Two ways of doing one thing, timed side by side in one process."""
 
 import importlib.metadata
+import multiprocessing
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,6 +94,20 @@ def saved_bytes(work: Callable[[], torch.Tensor]) -> int:
         output = work()
     del output
     return sum(kept.values())
+
+
+def in_fresh_process(work: Callable[..., int], *arguments: Any) -> int:
+    """What `work` returns in a process of its own, whose memory nothing has been in before."""
+    # not multiprocessing.Pool: it waits forever for a child that was killed for its memory
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has held so far."""
+    # not getrusage: its figure begins with that of the parent process
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
 def surroundings(what: str, device: str) -> dict[str, Any]:

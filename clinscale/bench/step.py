@@ -1,9 +1,6 @@
 """`clinscale bench step`: whole steps of masked-language training against HF's."""
 
-import multiprocessing
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +15,15 @@ from clinscale.bench.encoders import (
     pair,
     without_dense_probabilities,
 )
-from clinscale.bench.measure import Times, gemm_roof_flops, ratio, side_by_side, surroundings
+from clinscale.bench.measure import (
+    Times,
+    gemm_roof_flops,
+    in_fresh_process,
+    peak_resident_bytes,
+    ratio,
+    side_by_side,
+    surroundings,
+)
 from clinscale.engine import OptimizerConfig, Precision, TorchEngine
 from clinscale.errors import ClinscaleError
 
@@ -171,10 +176,7 @@ def _dtype(precision: Precision) -> torch.dtype:
 
 def _peak_bytes(family: str, attention: str, shape: dict[str, Any], rows: int, device: str) -> int:
     """Most memory that a fresh process holds, model included, while it does one step in fp32."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        arguments = (family, attention, shape, rows, device, torch.get_num_threads())
-        peak: int = pool.apply(_one_step, arguments)
-    return peak
+    return in_fresh_process(_one_step, family, attention, shape, rows, device, torch.get_num_threads())
 
 
 def _one_step(family: str, attention: str, shape: dict[str, Any], rows: int, device: str, threads: int) -> int:
@@ -183,6 +185,4 @@ def _one_step(family: str, attention: str, shape: dict[str, Any], rows: int, dev
     _Step(model, precision="fp32", rows=rows, tokens=shape["tokens"], device=device).run()
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
-    # not getrusage: its figure begins with that of the parent process
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    return peak_resident_bytes()

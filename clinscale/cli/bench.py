@@ -10,6 +10,9 @@ from clinscale.cli.output import Steps, emit, table
 
 Family = StrEnum("Family", ["longformer", "bigbird"])
 Precision = StrEnum("Precision", ["fp32", "bf16"])
+Format = StrEnum(
+    "Format", ["csv", "jsonl", "json", "parquet", "arrow", "noteevents", "bio", "brat", "i2b2_xml", "squad"]
+)
 app = typer.Typer(
     help="Measure clinscale beside its peer, in one process, equality asserted first.", no_args_is_help=True
 )
@@ -94,6 +97,41 @@ def step(
     )
 
 
+@app.command()
+def loading(
+    data: Annotated[
+        str | None, typer.Option(help="Folder of public data sets; formats that it lacks are invented.")
+    ] = None,
+    megabytes: Annotated[float, typer.Option(min=0.01, help="Size of the invented files of each format.")] = 10.0,
+    stream_megabytes: Annotated[
+        tuple[float, float], typer.Option(help="Sizes of the two NOTEEVENTS whose peak memory is compared.")
+    ] = (20.0, 200.0),
+    formats: Annotated[
+        list[Format] | None, typer.Option("--format", help="Repeat for several; all by default.")
+    ] = None,
+    repeats: Repeats = 5,
+    seed: Annotated[int, typer.Option(help="Of the invented files.")] = 0,
+    json: Json = False,
+) -> None:
+    """Reading files of each format in one thread, against the obvious script; memory of streaming NOTEEVENTS.
+
+    Example: `clinscale bench loading --data downloads --format brat --format squad`
+    """
+    from clinscale.bench import bench_loading
+
+    _run(
+        bench_loading,
+        1,
+        json,
+        data=data,
+        megabytes=megabytes,
+        stream_megabytes=stream_megabytes,
+        formats=_names(formats, Format),
+        repeats=repeats,
+        seed=seed,
+    )
+
+
 def _names(chosen: list[Any] | None, every: Any) -> tuple[str, ...]:
     return tuple(member.value for member in chosen or every)
 
@@ -114,7 +152,17 @@ def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
 
         document = bench(**options, on_progress=on_progress)
     rows = [
-        {"ratio": name, **{key: found[key] for key in ("median", "min", "max")}, "asked": found["asked"] or ""}
+        {
+            "ratio": name,
+            **{key: found[key] for key in ("median", "min", "max")},
+            "asked": found["asked"] or "",
+            **{f"{side} MB/s": speed for side, speed in document.get("mb_per_s", {}).get(name, {}).items()},
+        }
         for name, found in document["ratios"].items()
     ]
-    emit(document, as_json=json, people=table(f"bench {document['what']}: times better than the peer", rows))
+    people: list[Any] = [table(f"bench {document['what']}: times better than the peer", rows)]
+    for name, found in document.get("memory", {}).items():
+        mb = {key: f"{size / 1e6:.1f} MB" for key, size in found.items()}
+        for size in ("small", "large"):
+            people.append(f"{name}: {mb[f'{size}_bytes']} streamed within {mb[f'peak_{size}_bytes']} of memory")
+    emit(document, as_json=json, people=people)

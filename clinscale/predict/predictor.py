@@ -88,9 +88,7 @@ class Predictor:
 
     def outcomes(self, examples: Sequence[Example]) -> Outcomes:
         """What becomes of each of the examples, for intervals and comparisons."""
-        return Outcomes.of(
-            self.kind, examples, self.predict(examples), self.card.labels, self._count_tokens
-        )
+        return Outcomes.of(self.kind, examples, self.predict(examples), self.card.labels, self._count_tokens)
 
     def _count_tokens(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -10,6 +10,7 @@ import pytest
 
 VERBS = [
     ["bench", "attention"],
+    ["bench", "loading"],
     ["bench", "step"],
     ["demo"],
     ["corpus", "build"],
@@ -17,6 +18,8 @@ VERBS = [
     ["pretrain"],
     ["tasks"],
     ["tasks", "show"],
+    ["tasks", "check"],
+    ["tasks", "baseline"],
     ["finetune"],
     ["tune"],
     ["models"],

@@ -67,10 +67,10 @@ def _entity(text: str, mark: Mark, findings: Findings) -> Entity | None:
 
 def locate(text: str, surface: str, start: int) -> int | None:
     """Where `surface` stands nearest to `start` within REACH characters; white space is compared as blanks."""
-    if start >= 0:
-        there = text[start : start + len(surface)]
-        if there == surface or _blank(there) == _blank(surface):
-            return start
+    if start >= 0 and text.startswith(surface, start):
+        return start
+    if start >= 0 and _blank(text[start : start + len(surface)]) == _blank(surface):
+        return start
     first = max(0, start - REACH)
     around, surface = _blank(text[first : start + REACH + len(surface)]), _blank(surface)
     places = (first + place for place in _occurrences(around, surface))
@@ -79,9 +79,9 @@ def locate(text: str, surface: str, start: int) -> int | None:
 
 def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     """Characters [start, end) widened to whole runs of letters and of digits, which no tokenizer gives in part."""
-    while start > 0 and _joined(text[start - 1], text[start]):
+    while start > 0 and _joined(text[start - 1 : start + 1]):
         start -= 1
-    while end < len(text) and _joined(text[end - 1], text[end]):
+    while end < len(text) and _joined(text[end - 1 : end + 1]):
         end += 1
     return start, end
 
@@ -91,17 +91,16 @@ def without_overlaps(entities: Iterable[Entity]) -> tuple[Entity, ...]:
     kept: list[Entity] = []
     starts: list[int] = []
     for entity in sorted(entities, key=lambda e: (e.start - e.end, e.start)):
-        at = bisect(
-            starts, entity.start
-        )  # those kept are in order and apart, so only its neighbours can overlap it
+        # those kept are in order and apart, so only its neighbours can overlap it
+        at = bisect(starts, entity.start)
         if (at == 0 or kept[at - 1].end <= entity.start) and (at == len(kept) or entity.end <= kept[at].start):
             kept.insert(at, entity)
             starts.insert(at, entity.start)
     return tuple(kept)
 
 
-def _joined(left: str, right: str) -> bool:
-    return (left.isalpha() and right.isalpha()) or (left.isdigit() and right.isdigit())
+def _joined(pair: str) -> bool:
+    return pair.isalpha() or pair.isdigit()
 
 
 def _occurrences(text: str, part: str) -> Iterator[int]:

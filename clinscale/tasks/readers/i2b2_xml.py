@@ -107,7 +107,7 @@ def _as_in(text: str, start: int, end: int, surface: str | None) -> str | None:
     if surface is None:
         return None
     there = text[max(0, start) : max(0, end)]
-    if _plain(there) == _plain(surface):
+    if there == surface or _plain(there) == _plain(surface):
         return there
     escaped = with_entities(surface)
     return escaped if escaped in text else surface

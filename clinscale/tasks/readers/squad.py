@@ -26,17 +26,17 @@ def read_squad(task: TaskConfig, path: str, findings: Findings) -> list[Example]
     examples = []
     for file in list_files(path, (".json",)):
         contexts = set()
-        for context, question, fields in _questions(file):
+        for name, context, question, fields in _questions(file):
             contexts.add(context)
             findings.find("questions")
-            place = f"{file} question {fields['id']}"
+            place = f"{file} question {name}"
             if not context or context.isspace() or not question.strip():  # a strip would copy each context
                 findings.reject("empty context or question", place, "fill it")
                 continue
             given = () if fields.get("is_impossible") else fields.get("answers") or ()
             answers = answers_of(context, given, place, findings)
             if is_asked(task, given, answers, findings):
-                examples.append(Example(str(fields["id"]), context, question, answers=answers))
+                examples.append(Example(name, context, question, answers=answers))
         findings.find("contexts", len(contexts))
     return examples
 
@@ -48,7 +48,7 @@ def answers_of(
 
     An answer near its offset is repaired, one that is not there is rejected.
     """
-    found: dict[Answer, None] = {}
+    found: list[Answer] = []
     for answer in given:
         try:
             stated, start = str(answer["text"]), int(answer["answer_start"])
@@ -60,12 +60,14 @@ def answers_of(
         if at is None:
             findings.reject(NOT_THERE, place, "correct the answer")
             continue
-        if start < 0 or context[start : start + len(stated)] != stated:
+        if start < 0 or not context.startswith(stated, start):
             findings.repair(OFF, place)
         start, end = whole_words(context, at, at + len(surface))
         if end - start > len(surface):
             findings.repair(INSIDE_WORD, place)
-        found[Answer(start, context[start:end])] = None
+        whole = Answer(start, context[start:end])
+        if whole not in found:
+            found.append(whole)
     return tuple(found)
 
 
@@ -81,13 +83,13 @@ def is_asked(task: TaskConfig, given: Iterable[Any], answers: tuple[Answer, ...]
     return task.unanswerable
 
 
-def _questions(file: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(context, question, the question's other fields); an `id` is there."""
+def _questions(file: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Id, context, question, and the fields that hold the rest."""
     try:
         for article in read_json(file)["data"]:
             for paragraph in article["paragraphs"]:
                 for fields in paragraph["qas"]:
-                    yield str(paragraph["context"]), str(fields["question"]), {"id": fields["id"], **fields}
+                    yield str(fields["id"]), str(paragraph["context"]), str(fields["question"]), fields
     except (KeyError, TypeError):
         raise DataError(
             f"{file} is not SQuAD JSON: data[].paragraphs[] with context and qas[] of id and question; convert it"
