@@ -42,7 +42,7 @@ def invent_texts(seed: int) -> Texts:
         articles = json.loads((demo / "questions" / "train.json").read_text(encoding="utf-8"))["data"]
     return Texts(
         [(note["text"], None) for note in notes],
-        [(text, gold) for text, _, gold in annotated],
+        [(text, gold) for _, text, _, gold in annotated],
         [(part["context"], part["qas"]) for article in articles for part in article["paragraphs"]],
     )
 

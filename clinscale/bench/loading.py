@@ -33,8 +33,6 @@ _PUBLIC = {
     "squad": ("covid_qa", "*.json"),
 }
 """Format -> folder of a public data set, and which of its files."""
-
-
 _TASKS = {
     name: TaskConfig(
         name=name,
@@ -59,7 +57,7 @@ def bench_loading(
 ) -> dict[str, Any]:
     """Files to rows or examples in one thread, and the memory in which NOTEEVENTS is streamed.
 
-    A is the obvious script, B clinscale's reader. Both must give the same texts and gold before anything is timed;
+    A is the obvious script, B clinscale's reader. Both must give the same ids, texts and gold before anything is timed;
     gold may differ in blanks at its ends, and otherwise only where the reader counts a repair. MB are those of the
     files, `.gz` unpacked.
 
@@ -130,16 +128,16 @@ def _assert_equal(name: str, theirs: list[Any], reader: Callable[..., list[Any]]
 
 
 def _comparable(read: Any) -> tuple[Any, scripts.Gold]:
-    """(row or texts, gold) of what a script or a reader gave."""
+    """(row, or id and texts, gold) of what a script or a reader gave."""
     match read:
         case Record():
             return read.fields, ()
         case Example():
             answers = tuple((answer.start, answer.text) for answer in read.answers)
             entities = tuple((entity.start, entity.end, entity.label) for entity in read.entities)
-            return (read.text, read.text_pair), answers or entities
-        case (text, second, gold):
-            return (text, second), tuple(_trimmed(text, *span) if len(span) == 3 else span for span in gold)
+            return (read.id, read.text, read.text_pair), answers or entities
+        case (name, text, second, gold):
+            return (name, text, second), tuple(_trimmed(text, *span) if len(span) == 3 else span for span in gold)
         case row:
             return row, ()
 

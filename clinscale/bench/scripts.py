@@ -1,7 +1,7 @@
 """The obvious script for each format: what people write when a folder of files must become texts and gold.
 
 They believe the files: nothing is checked, repaired or named when it is wrong. Rows are dictionaries; examples are
-(text, second text, gold), gold being (start, end, label) of entities or (start, answer). pandas and pyarrow are
+(id, text, second text, gold), gold being (start, end, label) of entities or (start, answer). pandas and pyarrow are
 imported late, since the other benches run where they are not.
 """
 
@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 Row = dict[str, Any]
 Gold = tuple[tuple[Any, ...], ...]
-Plain = tuple[str, str | None, Gold]
+Plain = tuple[str, str, str | None, Gold]
 
 
 def read_csv(files: Sequence[Path]) -> list[Row]:
@@ -82,6 +82,7 @@ def read_bio(folder: Path) -> list[Plain]:
     """Token, tab, tag; a blank line ends a sentence."""
     examples: list[Plain] = []
     for file in sorted(folder.glob("*.tsv")):
+        number = 0
         tokens: list[str] = []
         tags: list[str] = []
         with file.open(encoding="utf-8") as stream:
@@ -92,7 +93,8 @@ def read_bio(folder: Path) -> list[Plain]:
                     tokens.append(token)
                     tags.append(tag)
                 elif tokens:
-                    examples.append((" ".join(tokens), None, _spans(tokens, tags)))
+                    number += 1
+                    examples.append((f"{file.stem}:{number}", " ".join(tokens), None, _spans(tokens, tags)))
                     tokens, tags = [], []
     return examples
 
@@ -122,7 +124,7 @@ def read_brat(folder: Path) -> list[Plain]:
                     numbers = offsets.replace(";", " ").split()
                     spans.append((int(numbers[0]), int(numbers[-1]), label))
         with file.open(encoding="utf-8", newline="") as stream:
-            examples.append((stream.read(), None, _longest(spans)))
+            examples.append((file.stem, stream.read(), None, _longest(spans)))
     return examples
 
 
@@ -132,7 +134,7 @@ def read_i2b2_xml(folder: Path) -> list[Plain]:
     for file in sorted(folder.glob("*.xml")):
         root: Any = ElementTree.parse(file).getroot()
         spans = [(int(tag.get("start")), int(tag.get("end")), tag.get("TYPE")) for tag in root.find("TAGS")]
-        examples.append((root.findtext("TEXT"), None, _longest(spans)))
+        examples.append((file.stem, root.findtext("TEXT"), None, _longest(spans)))
     return examples
 
 
@@ -154,7 +156,7 @@ def read_squad(folder: Path) -> list[Plain]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
                     answers = tuple(_answer(**answer) for answer in question["answers"])
-                    examples.append((paragraph["context"], question["question"], answers))
+                    examples.append((str(question["id"]), paragraph["context"], question["question"], answers))
     return examples
 
 

@@ -35,9 +35,9 @@ def load_task(name_or_yaml: str, changes: Mapping[str, Any] | Sequence[str] = ()
     extended = values.pop("extends", None)
     base = merge(_known(str(extended)).plain() if extended is not None else {}, values)
     if isinstance(changes, Mapping):
-        task = TaskConfig.parse(merge(base, changes), source=name_or_yaml)
-    else:
-        task = TaskConfig.load(None, changes, base=base)
+        base, changes = merge(base, changes), ()
+    # a mistake in the file is told by the file's name, one on the command line as one of the options
+    task = TaskConfig.load(None, changes, base=base) if changes else TaskConfig.parse(base, source=name_or_yaml)
     if task.format in DISTRIBUTIONS:
         DISTRIBUTIONS[task.format].options.parse(task.options, source=f"task {task.name}: options")
     elif task.format not in OPEN_FORMATS:

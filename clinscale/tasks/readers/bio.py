@@ -1,5 +1,6 @@
 """One token and its tag per line, a blank line between sentences: BIO (IOB2), IOB1 and BIOES alike."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
@@ -32,6 +33,7 @@ def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     return examples
 
 
+@functools.lru_cache(maxsize=1024)
 def read_tag(tag: str) -> tuple[str, str] | None:
     """(prefix, type) with prefix B or I; ("O", "") outside; None for what is no tag."""
     if tag == "O":
@@ -51,11 +53,11 @@ def entities_of_tags(tokens: Sequence[str], tags: Sequence[tuple[str, str]]) -> 
     entities: list[Entity] = []
     position, previous = 0, ""
     for token, (prefix, label) in zip(tokens, tags, strict=True):
-        end = position + len(token)
         if label:
             start = entities.pop().start if prefix == "I" and label == previous else position
-            entities.append(Entity(start, end, label))
-        position, previous = end + 1, label
+            entities.append(Entity(start, position + len(token), label))
+        position += len(token) + 1
+        previous = label
     return tuple(entities)
 
 

@@ -35,7 +35,7 @@ def read_squad(task: TaskConfig, path: str, findings: Findings) -> list[Example]
                 continue
             given = () if fields.get("is_impossible") else fields.get("answers") or ()
             answers = answers_of(context, given, place, findings)
-            if is_asked(task, given, answers, findings):
+            if answers or is_asked(task, given, answers, findings):
                 examples.append(Example(name, context, question, answers=answers))
         findings.find("contexts", len(contexts))
     return examples
