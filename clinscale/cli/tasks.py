@@ -55,7 +55,15 @@ def show(
 
     Example: `clinscale tasks show tcga_organ --data path/to/reports`
     """
-    from clinscale.tasks import load_task, metric_of, options_of, read_task
+    from clinscale.tasks import (
+        Findings,
+        NoExamplesError,
+        counts_of,
+        load_task,
+        metric_of,
+        options_of,
+        read_task,
+    )
 
     task = load_task(name, changes or [])
     values: dict[str, Any] = {
@@ -74,11 +82,21 @@ def show(
             for one in values["options"]
         ]
         people.append(table("Options (change one with options.NAME=VALUE)", rows))
-    if data:
-        found = _surveyed(read_task(task, data), model)
-        values |= found
-        people.append(table(f"Found at {data}", _rows(found, leave_out=("task", "kind"))))
-    emit(values, as_json=json, people=people)
+    if not data:
+        emit(values, as_json=json, people=people)
+        return
+    findings = Findings(task.on_error)
+    nothing_left: NoExamplesError | None = None
+    try:
+        found = _surveyed(read_task(task, data, findings=findings), model)
+    except NoExamplesError as error:  # what was found, such as the exclusions of a cohort, is told all the same
+        nothing_left = error
+        empty: dict[str, Any] = {"examples": {}, "labels": {}, "lengths": {}}
+        found = {"documents": findings.found["documents"], **empty, **counts_of(findings), "error": str(error)}
+    people.append(table(f"Found at {data}", _rows(found, leave_out=("task", "kind"))))
+    emit(values | found, as_json=json, people=people)
+    if nothing_left:
+        raise nothing_left
 
 
 @app.command()
@@ -97,10 +115,10 @@ def check(
 
     Example: `clinscale tasks check readmission.yaml --data notes`
     """
-    from clinscale.tasks import load_task, read_task
+    from clinscale.tasks import Findings, load_task, read_task
 
     task = load_task(file, changes or [])
-    read = read_task(task, data or str(Path(file).absolute().parent), on_error="skip")
+    read = read_task(task, data or str(Path(file).absolute().parent), findings=Findings("skip"))
     findings = read.findings
     problems = [
         {"what": reason, "where": place, "then": "repaired" if reason in findings.repaired else "rejected"}

@@ -9,11 +9,11 @@ tokenizers come in as arguments, outputs as NumPy arrays.
 from clinscale.tasks.baselines import classical, trivial
 from clinscale.tasks.catalog import catalog, load_task, options_of
 from clinscale.tasks.example import Answer, Entity, Example, TaskData
-from clinscale.tasks.findings import Findings, OnError
+from clinscale.tasks.findings import Findings, NoExamplesError, OnError
 from clinscale.tasks.kinds import Kind, LongDocuments, Prediction, Window, kind_of, metric_of
 from clinscale.tasks.read import read_examples, read_task
 from clinscale.tasks.statistics import Band, Comparison, Estimate, Outcomes, by_length, compare, estimate
-from clinscale.tasks.survey import survey
+from clinscale.tasks.survey import counts_of, survey
 from clinscale.tasks.task import ColumnsConfig, TaskConfig
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Findings",
     "Kind",
     "LongDocuments",
+    "NoExamplesError",
     "OnError",
     "Outcomes",
     "Prediction",
@@ -37,6 +38,7 @@ __all__ = [
     "catalog",
     "classical",
     "compare",
+    "counts_of",
     "estimate",
     "kind_of",
     "load_task",

@@ -8,6 +8,10 @@ from clinscale.errors import DataError
 OnError = Literal["raise", "skip"]
 
 
+class NoExamplesError(DataError):
+    """All was read, but nothing is left for a split; what the findings count is complete."""
+
+
 class Findings:
     """The log of one reading; readers add to it, `tasks show` and `tasks check` print it."""
 

@@ -8,7 +8,7 @@ from clinscale.errors import DataError
 from clinscale.storage import exists, join
 from clinscale.tasks.distributions import DISTRIBUTIONS
 from clinscale.tasks.example import Entity, Example, TaskData, count_repeats, data_fingerprint
-from clinscale.tasks.findings import Findings, OnError
+from clinscale.tasks.findings import Findings, NoExamplesError
 from clinscale.tasks.readers.bio import read_bio
 from clinscale.tasks.readers.brat import read_brat
 from clinscale.tasks.readers.i2b2_xml import read_i2b2_xml
@@ -30,20 +30,22 @@ MAX_LABEL_CHARACTERS = 100
 """A longer label is surely a text: the columns are mixed up, and labels are printed where texts never are."""
 
 
-def read_task(task: TaskConfig, data: str, *, on_error: OnError | None = None) -> TaskData:
+def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) -> TaskData:
     """Read all splits of `task` from the folder `data`, local or remote.
 
     Args:
         task: from `load_task`.
         data: the folder as it lies on disk.
-        on_error: in place of the task's own; `skip` finds everything that is wrong.
+        findings: what to count in, to be looked at even when the reading fails; `Findings("skip")` in place of the
+            task's own `on_error` finds everything that is wrong.
 
     Raises:
-        DataError: a file is missing or malformed, a split is empty, or a label is unknown.
+        DataError: a file is missing or malformed, or a label is unknown.
+        NoExamplesError: a split is empty.
     """
     if not exists(data):
         raise DataError(f"{data} does not exist; give the folder that holds the files of task {task.name}")
-    findings = Findings(on_error or task.on_error)
+    findings = findings or Findings(task.on_error)
     sources = _read_sources(task, data, findings)
     sources = {split: _settle(task, examples, findings, split) for split, examples in sources.items()}
     if task.split_column:
@@ -53,7 +55,7 @@ def read_task(task: TaskConfig, data: str, *, on_error: OnError | None = None) -
     splits = {split: _in_units(task, sources.get(split, ())) for split in SPLITS}
     for split, examples in splits.items():
         if not examples:
-            raise DataError(f"task {task.name}: split {split} below {data} has no example; give it data")
+            raise NoExamplesError(f"task {task.name}: split {split} below {data} has no example; give it data")
     labels = _settle_labels(task, splits)
     duplicates, across = count_repeats(splits)
     return TaskData(task, splits, labels, data_fingerprint(splits, labels), findings, duplicates, across)

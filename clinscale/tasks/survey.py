@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from clinscale.tasks.example import Example, TaskData
+from clinscale.tasks.findings import Findings
 
 CUTS = (512, 4096)
 """What short and long models read; `over_512` counts the documents that are longer."""
@@ -20,21 +21,27 @@ def survey(data: TaskData, count_tokens: Callable[[str], int] | None = None) -> 
     examples = [example for members in data.splits.values() for example in members]
     texts = {(example.text, _second(data, example)) for example in examples}
     labels = Counter(label for e in examples for label in (*e.labels, *(entity.label for entity in e.entities)))
-    found = data.findings
     return {
         "task": data.task.name,
         "kind": data.task.kind,
-        "documents": found.found.get("documents", len({example.text for example in examples})),
+        "documents": data.findings.found.get("documents", len({example.text for example in examples})),
         "examples": {split: len(members) for split, members in data.splits.items()},
         "labels": {label: labels[label] for label in data.labels},
         "lengths": _lengths([" ".join(filter(None, pair)) for pair in texts], count_tokens),
-        "found": dict(found.found),
-        "rejected": dict(found.rejected),
-        "repaired": dict(found.repaired),
+        **counts_of(data.findings),
         "duplicates": data.duplicates,
         "duplicates_across_splits": data.duplicates_across_splits,
-        "remarks": list(found.remarks),
         "data": data.fingerprint,
+    }
+
+
+def counts_of(findings: Findings) -> dict[str, Any]:
+    """`found`, `rejected`, `repaired` and `remarks`, also of a reading that did not come to its end."""
+    return {
+        "found": dict(findings.found),
+        "rejected": dict(findings.rejected),
+        "repaired": dict(findings.repaired),
+        "remarks": list(findings.remarks),
     }
 
 

@@ -108,6 +108,21 @@ def test_faults_that_the_task_skips_are_in_order(broken):
     assert sum(json.loads(checked.stdout)["examples"].values()) == 30
 
 
+def test_what_was_found_is_told_even_when_no_example_is_left(broken):
+    shown = run("tasks", "show", broken, "--data", broken.parent, "on_error=skip", "label_map.yes=null", "--json")
+    assert shown.returncode == 2
+    assert "at least two labels are needed" in shown.stderr
+    shown = run(
+        *("tasks", "show", broken, "--data", broken.parent, "--json", "on_error=skip"),
+        *("label_map.yes=null", "label_map.no=null"),
+    )
+    assert shown.returncode == 2
+    assert "split train" in shown.stderr
+    found = json.loads(shown.stdout)
+    assert found["rejected"]["label mapped to null"] == 30
+    assert "has no example" in found["error"]
+
+
 def test_baselines_come_with_their_intervals(demo_data):
     found = json.loads(run("tasks", "baseline", "demo_pairs", "--data", demo_data, "--json").stdout)
     trivial, classical = found["baselines"]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinscale.errors import DataError
-from clinscale.tasks import Example, read_task
+from clinscale.tasks import Example, Findings, read_task
 from clinscale.tasks.split import hold_out, split_by_group
 
 RATIOS = (0.7, 0.1, 0.2)
@@ -34,7 +34,7 @@ def test_a_label_that_the_task_does_not_know_is_refused(task_of, tmp_path):
     with pytest.raises(DataError, match="test example test:1: label is not among the task's; add it to labels"):
         read_task(task, str(tmp_path))
     write(tmp_path, test=[("three", "c"), ("four", "a")])
-    data = read_task(task, str(tmp_path), on_error="skip")
+    data = read_task(task, str(tmp_path), findings=Findings("skip"))
     assert [e.text for e in data.splits["test"]] == ["four"]
     assert data.findings.rejected == {"label is not among the task's": 1}
 
@@ -199,7 +199,7 @@ def test_reading_on_finds_all_that_is_wrong(task_of, tmp_path):
     task = task_of("sequence", **files)
     with pytest.raises(DataError, match="row 3"):
         read_task(task, str(tmp_path))
-    findings = read_task(task, str(tmp_path), on_error="skip").findings
+    findings = read_task(task, str(tmp_path), findings=Findings("skip")).findings
     assert findings.rejected.total() == 2
     assert [place.rsplit("/", 1)[1] for places in findings.places.values() for place in places] == [
         "train.csv row 3",

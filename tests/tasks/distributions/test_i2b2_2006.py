@@ -3,7 +3,7 @@
 import pytest
 
 from clinscale.errors import DataError
-from clinscale.tasks import load_task, read_task
+from clinscale.tasks import Findings, load_task, read_task
 
 TRAIN, TEST = "deid_surrogate_train_all_version2", "deid_surrogate_test_all_groundtruth_version2"
 
@@ -31,8 +31,8 @@ def make(tmp_path):
     return make
 
 
-def read(data, *changes, on_error=None):
-    return read_task(load_task("i2b2_2006", list(changes)), str(data), on_error=on_error)
+def read(data, *changes, on_error="skip"):
+    return read_task(load_task("i2b2_2006", list(changes)), str(data), findings=Findings(on_error))
 
 
 def surfaces(example):

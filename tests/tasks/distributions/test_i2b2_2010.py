@@ -3,7 +3,7 @@
 import pytest
 
 from clinscale.errors import DataError
-from clinscale.tasks import load_task, read_task
+from clinscale.tasks import Findings, load_task, read_task
 from clinscale.tasks.distributions.line_token import MISCOUNTED
 
 TRAIN, REFERENCE = "concept_assertion_relation_training_data", "reference_standard_for_test_data"
@@ -44,8 +44,8 @@ def make(tmp_path):
     return make
 
 
-def read(data, *changes, on_error=None):
-    return read_task(load_task("i2b2_2010", list(changes)), str(data), on_error=on_error)
+def read(data, *changes, on_error="skip"):
+    return read_task(load_task("i2b2_2010", list(changes)), str(data), findings=Findings(on_error))
 
 
 def test_set(found):

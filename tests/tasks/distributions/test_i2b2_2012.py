@@ -6,7 +6,7 @@ import re
 import pytest
 
 from clinscale.errors import DataError
-from clinscale.tasks import load_task, read_task
+from clinscale.tasks import Findings, load_task, read_task
 from clinscale.tasks.distributions.line_token import MISCOUNTED
 from clinscale.tasks.readers.align import OFF
 
@@ -87,8 +87,8 @@ def make(tmp_path):
     return make
 
 
-def read(data, *changes, on_error=None):
-    return read_task(load_task("i2b2_2012", list(changes)), str(data), on_error=on_error)
+def read(data, *changes, on_error="skip"):
+    return read_task(load_task("i2b2_2012", list(changes)), str(data), findings=Findings(on_error))
 
 
 def surfaces(example):

@@ -5,7 +5,7 @@ from xml.sax.saxutils import quoteattr
 import pytest
 
 from clinscale.errors import DataError
-from clinscale.tasks import load_task, read_task
+from clinscale.tasks import Findings, load_task, read_task
 from clinscale.tasks.readers.align import OFF
 
 SETS = ("training-PHI-Gold-Set1", "training-PHI-Gold-Set2")
@@ -58,8 +58,8 @@ def make(tmp_path):
     return make
 
 
-def read(data, *changes, on_error=None):
-    return read_task(load_task("i2b2_2014", list(changes)), str(data), on_error=on_error)
+def read(data, *changes, on_error="skip"):
+    return read_task(load_task("i2b2_2014", list(changes)), str(data), findings=Findings(on_error))
 
 
 def test_set(found):

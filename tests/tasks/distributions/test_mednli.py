@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clinscale.errors import DataError
-from clinscale.tasks import load_task, read_task
+from clinscale.tasks import Findings, load_task, read_task
 
 FOLDER = "mednli-a-natural-language-inference-dataset-for-the-clinical-domain-1.0.0"
 
@@ -100,7 +100,7 @@ def test_a_malformed_line_is_named_by_its_number_and_skipped(release):
     assert len(data.splits["train"]) == 3
     assert data.findings.places["not a JSON object"] == [f"{folder}/mli_train_v1.jsonl line 4"]
     with pytest.raises(DataError, match="line 4: not a JSON object") as error:
-        read(folder, on_error="raise")
+        read(folder, findings=Findings("raise"))
     assert "Secret" not in str(error.value)
 
 

@@ -7,14 +7,13 @@ The cohort and the notes of the paper are not public; every choice is one of `Mi
 streamed, so that the whole of MIMIC-III fits a laptop.
 """
 
-from clinscale.errors import DataError
 from clinscale.tasks.distributions.distribution import Distribution, Splits
 from clinscale.tasks.distributions.mimic_aki.cohort import Stay, cohort
 from clinscale.tasks.distributions.mimic_aki.folder import Folder
 from clinscale.tasks.distributions.mimic_aki.notes import locate_notes, read_texts
 from clinscale.tasks.distributions.mimic_aki.options import MimicAkiOptions
 from clinscale.tasks.example import Example
-from clinscale.tasks.findings import Findings
+from clinscale.tasks.findings import Findings, NoExamplesError
 
 __all__ = ["MIMIC_AKI", "MimicAkiOptions", "Stay", "cohort", "read"]
 
@@ -23,6 +22,8 @@ def read(data: str, options: MimicAkiOptions, findings: Findings) -> Splits:
     """One example per stay of the cohort that has notes, in one source that the task splits by patient."""
     notes = locate_notes(Folder(data), options)
     stays = cohort(data, options, findings)
+    findings.find("stays in the cohort", len(stays))
+    findings.find("stays in the cohort with aki", sum(stay.label == "aki" for stay in stays))
     texts = read_texts(notes, stays, options, findings)
     findings.leave_out("no note in the note window", len(stays) - len(texts))
     examples = [
@@ -32,9 +33,7 @@ def read(data: str, options: MimicAkiOptions, findings: Findings) -> Splits:
     ]
     if not examples:
         why = ", ".join(f"{reason}: {number:,}" for reason, number in findings.rejected.items())
-        raise DataError(f"{data}: no ICU stay is left in the cohort ({why}); give more of the tables")
-    findings.find("stays in the cohort", len(examples))
-    findings.find("stays in the cohort with aki", sum(example.labels == ("aki",) for example in examples))
+        raise NoExamplesError(f"{data}: no ICU stay is left in the cohort ({why}); give more of the tables")
     return {"all": examples}
 
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
 
-from clinscale.errors import DataError
 from clinscale.records import read_records
 from clinscale.storage import join
 from clinscale.tasks.distributions.mimic_aki.cohort import Stay
 from clinscale.tasks.distributions.mimic_aki.folder import RELEASE, TABLES, Folder, read_head
 from clinscale.tasks.distributions.mimic_aki.options import MimicAkiOptions
-from clinscale.tasks.findings import Findings
+from clinscale.tasks.findings import Findings, NoExamplesError
 
 _PLACEHOLDER = re.compile(r"\[\*\*.*?\*\*\]", re.DOTALL)
 
@@ -31,23 +30,28 @@ class _Note:
 
 
 def locate_notes(folder: Folder, options: MimicAkiOptions) -> str:
-    """The file of the notes; one without notes, as in the public demo, is refused with advice."""
+    """The file of the notes, with the columns of NOTEEVENTS."""
     if options.notes is None:
         uri = folder.uri("NOTEEVENTS")
     elif options.notes.startswith("/") or "://" in options.notes:
         uri = options.notes
     else:
         uri = join(folder.data, options.notes)
-    if not read_head(uri, "NOTEEVENTS").has_rows:
-        raise DataError(
-            f"{uri} has a header and no notes, as in the public demo of MIMIC-III, which has none; get NOTEEVENTS of "
-            f"{RELEASE}, or name a file of notes by options.notes"
-        )
+    read_head(uri, "NOTEEVENTS")
     return uri
 
 
 def read_texts(uri: str, stays: Sequence[Stay], options: MimicAkiOptions, findings: Findings) -> dict[int, str]:
-    """Stay -> its notes as one text; a stay without a note is not among them."""
+    """Stay -> its notes as one text; a stay without a note is not among them.
+
+    Raises:
+        NoExamplesError: the file holds no notes at all, as in the public demo.
+    """
+    if not read_head(uri, "NOTEEVENTS").has_rows:
+        raise NoExamplesError(
+            f"{uri} has a header and no notes, as in the public demo of MIMIC-III, which has none; get NOTEEVENTS of "
+            f"{RELEASE}, or name a file of notes by options.notes"
+        )
     window = timedelta(hours=options.note_window_hours)
     of_subject: defaultdict[str, list[Stay]] = defaultdict(list)
     for stay in stays:
