@@ -68,18 +68,6 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def gemm_roof_flops(dtype: torch.dtype, device: str, tokens: int) -> float:
-    """Multiplications and additions per second of the best matrix product of the model's shapes, on this machine."""
-    best = 0.0
-    for inner, outer in ((768, 768), (768, 3072), (3072, 768)):
-        left = torch.randn(tokens, inner, device=device).to(dtype)
-        right = torch.randn(inner, outer, device=device).to(dtype)
-        for _ in range(10):
-            seconds = timed(lambda left=left, right=right: left @ right, device)  # type: ignore[misc]
-            best = max(best, 2 * tokens * inner * outer / seconds)
-    return best
-
-
 def saved_bytes(work: Callable[[], torch.Tensor]) -> int:
     """Bytes that autograd keeps for the backward pass of `work`, parameters left out."""
     kept: dict[int, int] = {}

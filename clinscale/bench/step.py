@@ -17,21 +17,17 @@ from clinscale.bench.encoders import (
 )
 from clinscale.bench.measure import (
     Times,
-    gemm_roof_flops,
     in_fresh_process,
     peak_resident_bytes,
     ratio,
     side_by_side,
     surroundings,
 )
-from clinscale.engine import OptimizerConfig, Precision, TorchEngine
+from clinscale.engine import OptimizerConfig, Precision, TorchEngine, datasheet_peak_flops, gemm_roof_flops
 from clinscale.errors import ClinscaleError
 
 PAPER_TOKENS = 200_000 * 18 * 4096
 """Clinical-Longformer's pretraining: 200,000 steps of 6 GPUs x 3 rows x 4,096 tokens (Li et al. 2023)."""
-
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "V100": 125e12}
-"""Dense half-precision peak by the vendors' data sheets, by a word in the device's name."""
 
 _ASKED_STEP = {2: 3.0, 12: 2.2}
 _ASKED = {"bf16_over_fp32": 3.5, "fp32": 0.75, "bf16": 0.6, "memory": 2.5, "cuda_bf16": 3.0, "mfu": 0.35}
@@ -96,13 +92,13 @@ def bench_step(
                 if depth == deepest:
                     flops = models.train_flops_per_token(works[1].config, tokens, head_share=MASKED_SHARE)
                     speed = [flops * rows * tokens / seconds for seconds in done.b_s]
-                    roof = gemm_roof_flops(_dtype(precision), device, tokens)
+                    roof = gemm_roof_flops(_dtype(precision), device, tokens=tokens)
                     ratios[f"{prefix}roof_fraction_{precision}"] = ratio(
                         [flop_s / roof for flop_s in speed], None if is_cuda else _ASKED[precision]
                     )
                     details[name] |= {"gemm_roof_flops": roof, "useful_flops_per_token": flops}
                     details[name] |= _throughput(done.b_s, rows * tokens)
-                    if is_cuda and (peak := _peak_flops()):
+                    if peak := datasheet_peak_flops(device):
                         ratios[f"{prefix}mfu_{precision}"] = ratio(
                             [flop_s / peak for flop_s in speed], _ASKED["mfu"]
                         )
@@ -163,11 +159,6 @@ def _assert_equal(name: str, works: list[_Step], precision: Precision) -> None:
 def _throughput(seconds: list[float], tokens: int) -> dict[str, float]:
     rate = tokens / min(seconds)
     return {"tokens_per_s": rate, "paper_tokens_in_hours": PAPER_TOKENS / rate / 3600}
-
-
-def _peak_flops() -> float | None:
-    name = torch.cuda.get_device_name()
-    return next((peak for word, peak in PEAK_FLOPS.items() if word in name), None)
 
 
 def _dtype(precision: Precision) -> torch.dtype:

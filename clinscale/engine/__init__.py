@@ -1,19 +1,26 @@
 """One training step, whatever the backend: optimiser, schedule, precision, ZeRO, checkpoint, throughput."""
 
 from clinscale.engine.backend import DeepSpeedEngine, Engine, TorchEngine
-from clinscale.engine.checkpoint import consolidated_state
+from clinscale.engine.checkpoints import CheckpointStore, RetentionConfig, newest_checkpoint
 from clinscale.engine.optim import OptimizerConfig
-from clinscale.engine.throughput import ThroughputMeter
+from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
+from clinscale.engine.weights import consolidated_state
 from clinscale.engine.zero import Precision, ZeroConfig, accelerator
 
 __all__ = [
+    "CheckpointStore",
     "DeepSpeedEngine",
     "Engine",
     "OptimizerConfig",
     "Precision",
+    "RetentionConfig",
     "ThroughputMeter",
     "TorchEngine",
     "ZeroConfig",
     "accelerator",
     "consolidated_state",
+    "datasheet_peak_flops",
+    "gemm_roof_flops",
+    "newest_checkpoint",
+    "peak_flops",
 ]

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clinscale.engine.optim import OptimizerConfig, build_optimizer, build_schedule
+from clinscale.engine.snapshot import Snapshot
+from clinscale.engine.universal import ENGINE_TAG, ParameterStates, load_parameters
 from clinscale.engine.zero import Precision, ZeroConfig, deepspeed_config, import_deepspeed
 
 if TYPE_CHECKING:
     import torch
+
+    from clinscale.engine.checkpoints import Manifest
 
 Batch = Mapping[str, "torch.Tensor"]
 
@@ -95,9 +99,16 @@ class DeepSpeedEngine:
         micro_batch_per_gpu: int,
         gradient_accumulation_steps: int,
     ) -> None:
+        self.stage, self.precision = zero.stage, precision
+        self._adamw = build_optimizer(model, optimizer)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        self.parameter_names = tuple(
+            names[parameter] for group in self._adamw.param_groups for parameter in group["params"]
+        )
+        """Of the trained parameters, in the order of the optimiser."""
         self._engine, *_ = import_deepspeed().initialize(
             model=model,
-            optimizer=build_optimizer(model, optimizer),
+            optimizer=self._adamw,
             lr_scheduler=lambda base: build_schedule(base, optimizer, total_steps),
             config=deepspeed_config(
                 zero,
@@ -109,6 +120,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self.module: torch.nn.Module = self._engine.module
+        self._update = self._adamw.step
 
     def forward(self, batch: Batch) -> Any:
         """See Engine."""
@@ -118,8 +130,10 @@ class DeepSpeedEngine:
         """See Engine."""
         self._engine.backward(loss)
 
-    def step(self) -> None:
-        """See Engine."""
+    def step(self, *, update: bool = True) -> None:
+        """See Engine; without `update` the gradients are forgotten, and only the schedule advances."""
+        # whatever the stage, DeepSpeed ends in the optimiser that it was given, once or once for each of its groups
+        self._adamw.step = self._update if update else _no_update  # type: ignore[method-assign]
         self._engine.step()
 
     @property
@@ -127,14 +141,87 @@ class DeepSpeedEngine:
         """See Engine."""
         return float(self._engine.get_lr()[0])
 
-    def save(self, folder: str | Path, client_state: dict[str, Any]) -> None:
-        """Write this rank's shards and `client_state` below `folder`; every rank must call it."""
-        self._engine.save_checkpoint(str(folder), tag="engine", client_state=client_state)
+    @property
+    def grad_norm(self) -> float | None:
+        """Of the last step over all workers, before clipping; None where DeepSpeed does not tell."""
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
 
-    def load(self, folder: str | Path) -> dict[str, Any]:
-        """Restore from what `save` wrote at the same world size; returns its `client_state`."""
-        _, client_state = self._engine.load_checkpoint(str(folder), tag="engine")
-        return dict(client_state or {})
+    @property
+    def device(self) -> "torch.device":
+        """Where this rank computes."""
+        import torch
+
+        return torch.device(self._engine.device)
+
+    @property
+    def updates(self) -> int:
+        """How often the weights have been updated."""
+        return next((int(state["step"]) for state in self._adamw.state.values()), 0)
+
+    @property
+    def schedule_steps(self) -> int:
+        """How far the learning-rate schedule is."""
+        return int(self._engine.lr_scheduler.last_epoch)
+
+    def snapshot(self, snapshot: Snapshot, folder: Path) -> None:
+        """Copy what DeepSpeed would write for this rank below `folder`; every rank must call it."""
+        self._engine.checkpoint_engine = _snapshot_engine(snapshot)
+        self._engine.save_checkpoint(str(folder), tag=ENGINE_TAG, save_latest=False)
+
+    def load(self, checkpoint: Path) -> None:
+        """Restore what `snapshot` copied, at the same stage, precision and number of workers."""
+        self._engine.load_checkpoint(str(checkpoint), tag=ENGINE_TAG)
+
+    def load_converted(self, checkpoint: Path, manifest: "Manifest") -> None:
+        """Restore what another number of workers, stage or precision left; every rank must call it."""
+        states = ParameterStates(checkpoint, stage=manifest.stage, names=manifest.parameters)
+        load_parameters(
+            self._engine,
+            self._adamw,
+            states,
+            stage=self.stage,
+            names=self.parameter_names,
+            updates=manifest.updates,
+        )
+        schedule = self._engine.lr_scheduler
+        schedule.last_epoch, schedule._step_count = manifest.schedule_steps, manifest.schedule_steps + 1
+        rates = [
+            base * factor(manifest.schedule_steps)
+            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        schedule._last_lr = rates
+        for groups in (self._adamw.param_groups, self._engine.optimizer.param_groups):
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
+
+def _no_update(*_: Any, **__: Any) -> None:
+    """In place of an optimiser's step."""
+
+
+def _snapshot_engine(snapshot: Snapshot) -> Any:
+    """DeepSpeed's door for others who write its files."""
+    import torch
+    from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+
+    class SnapshotEngine(CheckpointEngine):  # type: ignore[misc]
+        def create(self, info: Any) -> None:
+            pass
+
+        def save(self, state_dict: Any, path: str) -> None:
+            snapshot.add(state_dict, path)
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            return torch.load(path, map_location=map_location, weights_only=False)
+
+        def commit(self, info: Any) -> bool:
+            return True
+
+        def preserves_storage_sharing(self) -> bool:
+            return False  # asks DeepSpeed for copies, which `snapshot` makes
+
+    return SnapshotEngine()
 
 
 def autocast(device: str, precision: Precision) -> contextlib.AbstractContextManager[Any]:
@@ -143,4 +230,5 @@ def autocast(device: str, precision: Precision) -> contextlib.AbstractContextMan
 
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device_type=device.split(":")[0], dtype=torch.bfloat16)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device_type=device.split(":")[0], dtype=dtype)

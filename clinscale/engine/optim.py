@@ -27,11 +27,17 @@ class OptimizerConfig(Config):
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm."""
 
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    """Shape after warm-up, by HF's name; `linear` and `cosine` end at zero."""
+    schedule: Literal["linear", "cosine", "constant_with_warmup", "warmup_stable_decay"] = "linear"
+    """Shape after warm-up, by HF's name; all but the constant one end at zero."""
 
     warmup_ratio: float = 0.05
     """Share of all steps during which the learning rate rises from zero."""
+
+    warmup_steps: int | None = None
+    """The same in steps, in place of `warmup_ratio`."""
+
+    decay_ratio: float = 0.1
+    """Share of all steps at the end during which `warmup_stable_decay` falls to zero; unused by the others."""
 
     def check(self) -> None:
         """Rates are positive and shares are shares."""
@@ -39,6 +45,11 @@ class OptimizerConfig(Config):
             raise ConfigError(f"optimizer.learning_rate must lie between 0 and 1, got {self.learning_rate}")
         if not 0 <= self.warmup_ratio < 1:
             raise ConfigError(f"optimizer.warmup_ratio is a share from 0 to below 1, got {self.warmup_ratio}")
+        if not 0 < self.decay_ratio <= 1 - self.warmup_ratio or (self.warmup_steps or 0) < 0:
+            raise ConfigError(
+                f"optimizer.decay_ratio must lie above 0 and end with warmup_ratio, and warmup_steps be >= 0, got "
+                f"{self.decay_ratio}, {self.warmup_ratio} and {self.warmup_steps}; 0.1, 0.05 and null are usual"
+            )
         if self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise ConfigError(
                 f"optimizer.weight_decay must be >= 0 and max_grad_norm > 0, got {self.weight_decay} and "
@@ -65,10 +76,16 @@ def build_schedule(
     """HF's schedule of that name over `total_steps` optimizer steps."""
     import transformers
 
+    warmup_steps = config.warmup_steps
     schedule: torch.optim.lr_scheduler.LambdaLR = transformers.get_scheduler(
         config.schedule,
         optimizer,
-        num_warmup_steps=round(config.warmup_ratio * total_steps),
+        num_warmup_steps=round(config.warmup_ratio * total_steps) if warmup_steps is None else warmup_steps,
         num_training_steps=total_steps,
+        scheduler_specific_kwargs=(
+            {"num_decay_steps": round(config.decay_ratio * total_steps)}
+            if config.schedule == "warmup_stable_decay"
+            else None
+        ),
     )
     return schedule

@@ -1,6 +1,24 @@
-"""How fast a loop goes, in the unit that users pay for."""
+"""How fast a loop goes, in the unit that users pay for, and what share of the machine that is."""
 
 import time
+from typing import TYPE_CHECKING
+
+from clinscale.engine.zero import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+_PEAK_FLOPS = {
+    "V100": 125e12,
+    "T4": 65e12,
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}
+"""Dense fp16 and bf16 peaks of the makers' data sheets; the first name that the device's name contains counts."""
 
 
 class ThroughputMeter:
@@ -20,3 +38,42 @@ class ThroughputMeter:
         rate = self._tokens / max(now_s - self._since_s, 1e-9)
         self._tokens, self._since_s = 0, now_s
         return rate
+
+
+def peak_flops(device: str, precision: Precision) -> float:
+    """Floating-point operations per second that MFU is a share of: the data sheet's, else measured here.
+
+    The maker's figure is of half precision on a known GPU. For a CPU, for fp32 and for unknown GPUs it is the best
+    matrix product of the size of a base encoder's, which takes a tenth of a second.
+    """
+    import torch
+
+    if precision != "fp32" and (known := datasheet_peak_flops(device)):
+        return known
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return gemm_roof_flops(dtype, device, tokens=1024, repeats=4)
+
+
+def datasheet_peak_flops(device: str) -> float | None:
+    """The maker's dense half-precision peak of a GPU; None for a CPU and for GPUs that are not in the list."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
+    return next((peak for part, peak in _PEAK_FLOPS.items() if part in name), None)
+
+
+def gemm_roof_flops(dtype: "torch.dtype", device: str, *, tokens: int, repeats: int = 10) -> float:
+    """Multiplications and additions per second of the best matrix product of a base encoder's shapes here."""
+    import torch
+
+    best = 0.0
+    for inner, outer in ((768, 768), (768, 3072), (3072, 768)):
+        left = torch.randn(tokens, inner, device=device).to(dtype)
+        right = torch.randn(inner, outer, device=device).to(dtype)
+        for _ in range(repeats):
+            start_s = time.perf_counter()
+            left @ right
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            best = max(best, 2 * tokens * inner * outer / (time.perf_counter() - start_s))
+    return best

@@ -6,9 +6,13 @@ from types import ModuleType
 from typing import Any, Literal
 
 from clinscale.config import Config
+from clinscale.errors import ConfigError
 
-Precision = Literal["fp32", "bf16"]
-"""Arithmetic of the forward and backward pass; master weights are fp32 in both."""
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Arithmetic of the forward and backward pass; master weights are fp32 in all. `fp16` scales the loss, on GPUs only."""
+
+Place = Literal["none", "cpu", "nvme"]
+"""Where a rank keeps a part of its state: on its device, in the host's memory, or on a disk of the host."""
 
 
 class ZeroConfig(Config):
@@ -16,6 +20,29 @@ class ZeroConfig(Config):
 
     stage: Literal[0, 1, 2, 3] = 2
     """0 nothing, 1 optimizer states, 2 also gradients, 3 also parameters."""
+
+    offload_optimizer: Place = "none"
+    """Master weights, moments and the update itself; `cpu` from stage 1, `nvme` at stage 3."""
+
+    offload_param: Place = "none"
+    """Weights that are not being computed with; at stage 3 only."""
+
+    nvme_path: str | None = None
+    """Folder on a fast local disk of each node, for `nvme`."""
+
+    def check(self) -> None:
+        """Offload needs its stage and its place."""
+        if self.offload_optimizer != "none" and self.stage == 0:
+            raise ConfigError("zero.offload_optimizer needs zero.stage 1, 2 or 3, got 0; 2 is usual")
+        if self.stage < 3 and (self.offload_param != "none" or self.offload_optimizer == "nvme"):
+            raise ConfigError(
+                f"zero.offload_param and offload to nvme need zero.stage 3, got {self.stage}; set zero.stage=3, or "
+                "offload_optimizer=cpu alone"
+            )
+        if "nvme" in (self.offload_optimizer, self.offload_param) and not self.nvme_path:
+            raise ConfigError(
+                "zero.nvme_path is not set, and offload to nvme needs it: name a folder on a local disk of each node"
+            )
 
 
 def deepspeed_config(
@@ -27,12 +54,18 @@ def deepspeed_config(
     max_grad_norm: float,
 ) -> dict[str, Any]:
     """The dictionary for `deepspeed.initialize`; optimiser and schedule are passed as objects."""
+    sharding: dict[str, Any] = {"stage": zero.stage}
+    for key in ("offload_optimizer", "offload_param"):
+        if (place := getattr(zero, key)) != "none":
+            sharding[key] = {"device": place, "nvme_path": zero.nvme_path, "pin_memory": accelerator() != "cpu"}
     return {
         "train_micro_batch_size_per_gpu": micro_batch_per_gpu,
         "gradient_accumulation_steps": gradient_accumulation_steps,
         "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": precision == "bf16"},
-        "zero_optimization": {"stage": zero.stage},
+        "fp16": {"enabled": precision == "fp16"},
+        "zero_optimization": sharding,
+        "zero_force_ds_cpu_optimizer": False,  # its C++ optimizer needs a compiler on every node; torch's is fused, too
         "steps_per_print": 2**31,
     }
 

@@ -1,0 +1,342 @@
+"""Checkpoints of a run: written while training goes on, complete or not there at all, found again whatever happened.
+
+    step-00000500/  manifest.json   sizes and hashes of all files, written last
+                    state.json      what the training loop wants back
+                    rank-0.json     what this rank wrote, sizes and hashes; rank-1.json ...
+                    engine/         DeepSpeed's own files
+
+Each rank writes its files into `.step-00000500.partial` and then says so in `rank-R.json`; when all have, the writer of
+rank 0 writes the manifest and renames the folder. No step of that is a collective, so no thread waits for a dead rank.
+"""
+
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from clinscale.config import Config
+from clinscale.engine.snapshot import Snapshot, Writer, write_files
+from clinscale.engine.universal import convert, universal_folder
+from clinscale.errors import CapacityError, ClinscaleError, ConfigError
+from clinscale.storage import read_json, sha256, write_json
+from clinscale.units import format_bytes
+
+if TYPE_CHECKING:
+    from clinscale.engine.backend import DeepSpeedEngine
+
+MANIFEST = "manifest.json"
+_STATE = "state.json"
+_NAME = re.compile(r"step-(\d{8,})")
+_POLL_S, _RETRY_S = 0.05, 5.0
+_HEADROOM = 1.02
+
+log = logging.getLogger(__name__)
+
+
+class RetentionConfig(Config):
+    """Which checkpoints stay; the newest whole one always does."""
+
+    num_to_keep: int = Field(default=2, ge=1)
+    """The newest ones; with two, a damaged one costs an interval and not the run."""
+
+    keep_every_steps: int | None = Field(default=None, ge=1)
+    """Those of multiples of this many steps stay for good."""
+
+    max_age_s: float | None = Field(default=None, gt=0)
+    """Of the newest `num_to_keep`, those older than this go."""
+
+    keep_best: bool = False
+    """The one with the lowest validation loss stays as well, among those that were taken with an evaluation."""
+
+
+class Manifest(Config):
+    """What a whole checkpoint is, and what each of its files must be."""
+
+    format: str = "clinscale-checkpoint-1"
+    step: int
+    """Steps done."""
+    updates: int
+    """Updates among them: steps that a guard or an overflow left out are none."""
+    schedule_steps: int
+    """How far the learning-rate schedule was."""
+    world_size: int
+    stage: int
+    precision: str
+    metric: float | None
+    """Validation loss, where one was measured at this step."""
+    parameters: tuple[str, ...]
+    """Names of the trained parameters in the order of the optimiser."""
+    files: dict[str, tuple[int, str]]
+    """Size in bytes and SHA-256 by path inside the checkpoint."""
+    taken_at_s: float
+    """Seconds since 1970."""
+
+
+class CheckpointStore:
+    """The checkpoints of one run, as one rank of its group sees them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rank: int,
+        world_size: int,
+        retention: RetentionConfig | None = None,
+        patience_s: float = 300.0,
+    ) -> None:
+        """Keep checkpoints in `folder`, which all ranks share; a write that fails is tried again for `patience_s`."""
+        self._folder, self._rank, self._world_size = folder, rank, world_size
+        self._retention, self._patience_s = retention or RetentionConfig(), patience_s
+        self._snapshot, self._writer = Snapshot(), Writer()
+
+    def save(
+        self, engine: "DeepSpeedEngine", step: int, state: dict[str, Any], *, metric: float | None = None
+    ) -> float:
+        """Take a snapshot after `step` steps and write it in a thread; every rank must call it.
+
+        Args:
+            engine: whose weights, moments and schedule are kept.
+            step: number of steps done.
+            state: JSON-ready values that `restore` gives back; the same on every rank.
+            metric: validation loss, for `RetentionConfig.keep_best`.
+
+        Returns:
+            Seconds that training stood still: the copy, and the wait for the write before if it was not over.
+
+        Raises:
+            CapacityError: the write before could not be finished.
+        """
+        start_s = time.monotonic()
+        self._writer.wait()
+        partial = self._folder / f".{_name(step)}.partial"
+        self._snapshot.clear()
+        engine.snapshot(self._snapshot, partial)
+        manifest = Manifest(
+            step=step,
+            updates=engine.updates,
+            schedule_steps=engine.schedule_steps,
+            world_size=self._world_size,
+            stage=engine.stage,
+            precision=engine.precision,
+            metric=metric,
+            parameters=engine.parameter_names,
+            files={},
+            taken_at_s=time.time(),
+        )
+        text = json.dumps(state, allow_nan=False) if self._rank == 0 else ""
+        self._writer.start(lambda: self._write_patiently(partial, manifest, text))
+        return time.monotonic() - start_s
+
+    def wait(self) -> None:
+        """Until what was saved is whole; CapacityError when it could not be written."""
+        self._writer.wait()
+
+    close = wait
+
+    def restore(self, engine: "DeepSpeedEngine") -> dict[str, Any] | None:
+        """Load the newest whole checkpoint into a new `engine`; every rank must call it.
+
+        What is damaged is set aside with a warning and the one before is used. A checkpoint of another number of
+        workers, ZeRO stage or precision is converted.
+
+        Returns:
+            The `state` that was saved with it; None when there is no checkpoint.
+        """
+        step, fault = -1, None
+        if self._rank == 0:
+            try:
+                _remove_unfinished(self._folder)
+                found = newest_checkpoint(self._folder, set_aside=True)
+                if found is not None:
+                    manifest = _manifest(found)
+                    step = manifest.step
+                    if manifest.stage and not self._fits(engine, manifest):
+                        convert(found)
+            except (OSError, ClinscaleError) as error:  # the others wait for an answer
+                fault = error
+        step = self._from_first_rank(step, engine)
+        if fault:
+            raise _storage_error(self._folder, fault)
+        if step < 0:
+            return None
+        checkpoint = self._folder / _name(step)
+        manifest = _manifest(checkpoint)
+        if manifest.parameters != engine.parameter_names:
+            raise ConfigError(
+                f"checkpoint {checkpoint} holds {len(manifest.parameters)} trained parameters, the model of this run "
+                f"has {len(engine.parameter_names)} or others; start under another name"
+            )
+        if self._fits(engine, manifest):
+            engine.load(checkpoint)
+        else:
+            engine.load_converted(checkpoint, manifest)
+        state: dict[str, Any] = read_json(checkpoint / _STATE)
+        return state
+
+    def _fits(self, engine: "DeepSpeedEngine", manifest: Manifest) -> bool:
+        """Whether DeepSpeed reads its files back as they are: bit-identical, and faster."""
+        ours = (engine.stage, engine.precision, self._world_size if engine.stage else 1)
+        theirs = (manifest.stage, manifest.precision, manifest.world_size if manifest.stage else 1)
+        return ours == theirs
+
+    def _from_first_rank(self, step: int, engine: "DeepSpeedEngine") -> int:
+        """Rank 0's choice on every rank; -1 is no checkpoint."""
+        import torch
+
+        if self._world_size == 1:
+            return step
+        chosen = torch.tensor(step, device=engine.device)
+        torch.distributed.broadcast(chosen, src=0)
+        return int(chosen)
+
+    def _write_patiently(self, partial: Path, manifest: Manifest, state: str) -> None:
+        """Write and commit; a full or absent disk may be mended while training goes on."""
+        give_up_s = time.monotonic() + self._patience_s
+        while True:
+            try:
+                self._write(partial, manifest, state, give_up_s)
+                return
+            except OSError as error:
+                if time.monotonic() + _RETRY_S > give_up_s:
+                    raise _storage_error(partial, error) from None
+                log.warning(
+                    "checkpoint %s cannot be written (%s); trying again for %.0f s",
+                    partial.parent / _name(manifest.step),
+                    error.strerror,
+                    give_up_s - time.monotonic(),
+                )
+                time.sleep(_RETRY_S)
+
+    def _write(self, partial: Path, manifest: Manifest, state: str, give_up_s: float) -> None:
+        partial.mkdir(parents=True, exist_ok=True)
+        needed = int(self._snapshot.size_bytes * _HEADROOM)
+        free = shutil.disk_usage(partial).free
+        if free < needed:
+            raise OSError(28, f"No space left: {format_bytes(needed)} needed, {format_bytes(free)} free")
+        written = write_files(self._snapshot.files)
+        if self._rank == 0:
+            (partial / _STATE).write_text(state, encoding="utf-8")
+            written[partial / _STATE] = (len(state.encode()), sha256(partial / _STATE))
+        files = {str(path.relative_to(partial)): known for path, known in written.items()}
+        write_json(partial / f"rank-{self._rank}.json", files)
+        if self._rank == 0:
+            self._commit(partial, manifest, give_up_s)
+
+    def _commit(self, partial: Path, manifest: Manifest, give_up_s: float) -> None:
+        files: dict[str, tuple[int, str]] = {}
+        for rank in range(self._world_size):
+            said = partial / f"rank-{rank}.json"
+            while not said.exists():
+                if time.monotonic() > give_up_s:
+                    raise CapacityError(
+                        f"checkpoint {partial.parent / _name(manifest.step)}: worker {rank} of {self._world_size} has "
+                        f"not written its part within {self._patience_s:g} s; all workers must see the folder of the "
+                        "run as one file system: choose a shared --home"
+                    )
+                time.sleep(_POLL_S)
+            files |= read_json(said)
+        whole = Manifest.model_validate({**manifest.plain(), "files": files})
+        write_json(partial / MANIFEST, whole.plain())
+        target = self._folder / _name(manifest.step)
+        shutil.rmtree(target, ignore_errors=True)  # of an attempt that was damaged and is done again
+        partial.replace(target)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what the retention does not keep."""
+        found = sorted(_committed(self._folder), reverse=True)
+        manifests = {step: _manifest(self._folder / _name(step)) for step in found}
+        wanted, now_s = self._retention, time.time()
+        keep = {
+            step
+            for step in found[: wanted.num_to_keep]
+            if wanted.max_age_s is None or now_s - manifests[step].taken_at_s <= wanted.max_age_s
+        }
+        keep |= {step for step in found if wanted.keep_every_steps and step % wanted.keep_every_steps == 0}
+        judged = {step: known.metric for step, known in manifests.items() if known.metric is not None}
+        if wanted.keep_best and judged:
+            keep.add(min(judged, key=lambda step: (judged[step], -step)))
+        for step in found[1:]:
+            if step not in keep:
+                _remove(self._folder / _name(step))
+
+
+def newest_checkpoint(folder: Path, *, set_aside: bool = False) -> Path | None:
+    """The newest checkpoint in `folder` that is whole and undamaged; None when there is none.
+
+    With `set_aside`, damaged ones are renamed to `*.damaged`, with a warning.
+    """
+    for step in sorted(_committed(folder), reverse=True):
+        checkpoint = folder / _name(step)
+        fault = _fault(checkpoint)
+        if fault is None:
+            return checkpoint
+        log.warning("checkpoint %s is damaged (%s); the one before it is used", checkpoint, fault)
+        if set_aside:
+            aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.replace(aside)
+    return None
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, if anything; reads every byte."""
+    try:
+        manifest = _manifest(checkpoint)
+    except ClinscaleError:
+        return "its manifest cannot be read"
+    for name, (size, digest) in manifest.files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} of {size} bytes"
+        if sha256(path) != digest:
+            return f"{name} has other content than was written"
+    return None
+
+
+def _manifest(checkpoint: Path) -> Manifest:
+    return Manifest.parse(read_json(checkpoint / MANIFEST), source=str(checkpoint / MANIFEST))
+
+
+def _committed(folder: Path) -> Iterator[int]:
+    """Steps of all checkpoints that were finished; whatever happened to them since."""
+    if folder.is_dir():
+        for entry in folder.iterdir():
+            if match := _NAME.fullmatch(entry.name):
+                yield int(match[1])
+
+
+def _remove(checkpoint: Path) -> None:
+    """Away with it at once for whoever looks, then from the disk."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.replace(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(universal_folder(checkpoint), ignore_errors=True)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for entry in folder.glob(".step-*.partial"):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _storage_error(place: Path, error: Exception) -> ClinscaleError:
+    if isinstance(error, ClinscaleError):
+        return error
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return CapacityError(
+        f"checkpoint folder {place.parent if place.name.endswith('.partial') else place} cannot be used: {reason}; "
+        "make room or mend it, then start the same command again: it goes on from the last whole checkpoint"
+    )

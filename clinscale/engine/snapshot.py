@@ -1,0 +1,114 @@
+"""Checkpoint files that cost training one copy in memory: the rest happens in a thread."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinscale.storage import sha256
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Snapshot:
+    """Copies of what DeepSpeed wants to save, in buffers that the next snapshot uses again.
+
+    Fresh memory would be paid for page by page, several times the price of the copy.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: list[torch.Tensor] = []
+        self._used = 0
+        self._seen: dict[tuple[Any, ...], torch.Tensor] = {}
+        self.files: dict[Path, Any] = {}
+        """What to write: a copy of each file's content."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all tensors in `files`."""
+        return sum(buffer.nbytes for buffer in self._buffers[: self._used])
+
+    def clear(self) -> None:
+        """Forget the files, keep the buffers."""
+        self.files, self._seen, self._used = {}, {}, 0
+
+    def add(self, content: Any, path: str | Path) -> None:
+        """Copy `content`, nested containers with tensors, for the file `path`."""
+        self.files[Path(path)] = self._copy(content)
+
+    def _copy(self, value: Any) -> Any:
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            return self._copy_tensor(value)
+        if isinstance(value, Mapping):
+            # DeepSpeed's containers are dictionaries of their own kind; plain ones load the same
+            return {key: self._copy(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+            return type(value)(self._copy(inner) for inner in value)
+        return value
+
+    def _copy_tensor(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        # tied weights stay one tensor
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and (known := self._seen.get(identity)) is not None:
+            return known
+        if self._used == len(self._buffers):
+            self._buffers.append(torch.empty(0))
+        buffer = self._buffers[self._used]
+        if buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            self._buffers[self._used] = buffer
+        buffer.copy_(tensor.detach())
+        self._used += 1
+        self._seen[identity] = buffer
+        return buffer
+
+
+class Writer:
+    """One write at a time, in a thread; an error waits for whoever asks next."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin `work`; the one before must be over."""
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001  whatever it is, the training thread must hear of it
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint-writer", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written; raises what the writing raised."""
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._error:
+            error, self._error = self._error, None
+            raise error
+
+
+def write_files(files: Mapping[Path, Any]) -> dict[Path, tuple[int, str]]:
+    """Write each content as `torch.save` does, safely on the disk; sizes and SHA-256 by path."""
+    import torch
+
+    torch.serialization.set_crc32_options(False)  # the manifest's SHA-256 tells more
+    written = {}
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        written[path] = (path.stat().st_size, sha256(path))
+    return written

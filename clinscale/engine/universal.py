@@ -1,0 +1,185 @@
+"""What a checkpoint knows of each parameter, whatever ZeRO stage and number of workers wrote or read it.
+
+DeepSpeed shards weights and Adam's moments for one group of workers and one stage. Its universal checkpoints
+(`ds_to_universal`) undo that for stages 1 to 3; stage 0 keeps them whole. Loading is our own, because DeepSpeed's does
+not cross from one stage to another, leaves Adam's step count behind at stage 3 and does not know stage 0.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinscale.engine.zero import import_deepspeed
+
+if TYPE_CHECKING:
+    import torch
+
+ENGINE_TAG = "engine"
+"""Folder of DeepSpeed's files inside a checkpoint; DeepSpeed calls it a tag."""
+
+
+@dataclass(frozen=True)
+class ParameterState:
+    """One parameter: its master weight and Adam's moments, fp32 and flat."""
+
+    fp32: "torch.Tensor"
+    exp_avg: "torch.Tensor"
+    exp_avg_sq: "torch.Tensor"
+
+
+class ParameterStates:
+    """Looks parameters up by name in a checkpoint of any stage."""
+
+    def __init__(self, checkpoint: Path, *, stage: int, names: Sequence[str]) -> None:
+        """Open `checkpoint`, one of stages 1 to 3 converted by `convert`; `names` in the order of the optimiser."""
+        self._folder = universal_folder(checkpoint) / "zero" if stage else None
+        self._whole = {} if stage else _whole_states(checkpoint, names)
+
+    def of(self, name: str) -> ParameterState:
+        """What the checkpoint knows of the parameter `name`."""
+        if self._folder is None:
+            return self._whole[name]
+        return ParameterState(*(_read_slice(self._folder / name / f"{key}.pt") for key in _KEYS))
+
+
+def universal_folder(checkpoint: Path) -> Path:
+    """Where the converted copy of a checkpoint lies: beside it, so that its manifest stays true."""
+    return checkpoint.with_name(f".{checkpoint.name}.universal")
+
+
+def convert(checkpoint: Path) -> None:
+    """Undo the sharding of a checkpoint of ZeRO 1, 2 or 3, once; one process does it for all."""
+    import_deepspeed()
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    target = universal_folder(checkpoint)
+    if target.exists():
+        return
+    unfinished = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    options = argparse.Namespace(
+        input_folder=str(checkpoint / ENGINE_TAG),
+        output_folder=str(unfinished),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    silence = io.StringIO()  # it prints its options and its progress
+    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+        main(options)
+    unfinished.replace(target)
+
+
+def load_parameters(
+    engine: Any,
+    adamw: "torch.optim.Optimizer",
+    states: ParameterStates,
+    *,
+    stage: int,
+    names: Sequence[str],
+    updates: int,
+) -> None:
+    """Give a new DeepSpeed engine the weights and moments of `states`; every rank must call it.
+
+    Args:
+        engine: DeepSpeed's, before its first step.
+        adamw: the optimiser that it was made with.
+        states: of the checkpoint.
+        stage: of the engine.
+        names: of the trainable parameters in the order of the optimiser.
+        updates: how often the checkpoint's weights had been updated, Adam's step count.
+    """
+    if stage == 0:
+        _load_whole(engine, adamw, states, names, updates)
+    else:
+        _load_sharded(engine, adamw, states, stage, updates)
+
+
+_KEYS = ("fp32", "exp_avg", "exp_avg_sq")
+
+
+def _load_whole(
+    engine: Any, adamw: "torch.optim.Optimizer", states: ParameterStates, names: Sequence[str], updates: int
+) -> None:
+    import torch
+
+    parameters = dict(engine.module.named_parameters())
+    masters = [master for group in adamw.param_groups for master in group["params"]]
+    for name, master in zip(names, masters, strict=True):
+        state = states.of(name)
+        master.data.copy_(state.fp32.view_as(master))
+        parameters[name].data.copy_(master.data)  # in bf16 the master is another tensor
+        adamw.state[master] = {
+            "step": torch.tensor(float(updates), device=master.device),
+            "exp_avg": state.exp_avg.view_as(master).to(master.device, copy=True),
+            "exp_avg_sq": state.exp_avg_sq.view_as(master).to(master.device, copy=True),
+        }
+
+
+def _load_sharded(
+    engine: Any, adamw: "torch.optim.Optimizer", states: ParameterStates, stage: int, updates: int
+) -> None:
+    import torch
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    zero = engine.optimizer
+    shards = zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
+    for shard in shards:  # torch makes them in the first step, which is yet to come
+        adamw.state[shard] = {
+            "step": torch.tensor(float(updates), device=shard.device),
+            "exp_avg": torch.zeros_like(shard),
+            "exp_avg_sq": torch.zeros_like(shard),
+        }
+    if stage < 3:
+        zero._lazy_init_hp_params_optimizer_state()
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            continue  # as the model was built: nothing has changed it
+        state, shape = states.of(name), getattr(parameter, "ds_shape", parameter.shape)
+        device = shards[0].device
+        safe_set_full_fp32_param(parameter, state.fp32.view(shape).to(device))
+        safe_set_full_optimizer_state(parameter, state.exp_avg.view(shape).to(device), "exp_avg")
+        safe_set_full_optimizer_state(parameter, state.exp_avg_sq.view(shape).to(device), "exp_avg_sq")
+        gathered = GatheredParameters([parameter], modifier_rank=0) if stage == 3 else contextlib.nullcontext()
+        with gathered:  # what the next forward pass computes with
+            parameter.data.copy_(state.fp32.view(shape))
+
+
+def _whole_states(checkpoint: Path, names: Sequence[str]) -> dict[str, ParameterState]:
+    """Of a checkpoint of stage 0, where the first rank wrote everything."""
+    content = read_model_states(checkpoint)
+    optimizer = content["optimizer"]
+    if masters := optimizer.get("fp32_groups"):  # bf16
+        weights = [master for group in masters for master in group]
+        moments = optimizer["optimizer_state_dict"]["state"]
+    else:
+        weights = [content["module"][name] for name in names]
+        moments = optimizer["state"]
+    return {
+        name: ParameterState(weights[index], moments[index]["exp_avg"], moments[index]["exp_avg_sq"])
+        for index, name in enumerate(names)
+    }
+
+
+def read_model_states(checkpoint: Path) -> Any:
+    """What the first rank wrote beside the shards; unpickled, so `checkpoint` must be one of our own runs."""
+    import torch
+
+    path = checkpoint / ENGINE_TAG / "mp_rank_00_model_states.pt"
+    return torch.load(path, map_location="cpu", weights_only=False)
+
+
+def _read_slice(path: Path) -> "torch.Tensor":
+    import torch
+
+    content = torch.load(path, map_location="cpu", weights_only=False)
+    tensor: torch.Tensor = content["param"] if isinstance(content, dict) else content
+    return tensor

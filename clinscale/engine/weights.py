@@ -1,0 +1,56 @@
+"""From a checkpoint, sharded or not, to one state dict."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clinscale.engine.checkpoints import MANIFEST, Manifest
+from clinscale.engine.universal import ENGINE_TAG, ParameterStates, read_model_states
+from clinscale.engine.zero import import_deepspeed
+from clinscale.errors import DataError
+from clinscale.storage import read_json
+
+if TYPE_CHECKING:
+    import torch
+
+
+def consolidated_state(checkpoint: str | Path) -> "dict[str, torch.Tensor]":
+    """The trained weights in fp32, and those tied to them, of a checkpoint of a `CheckpointStore` at any ZeRO stage.
+
+    What was frozen is not among them: it is as the model was built, and in bf16 a checkpoint has it rounded. Load the
+    result into the HF model and save that: DeepSpeed's own safetensors export fails on tied MLM heads (DeepSpeed#8376).
+    The checkpoint is unpickled, so it must be one of our own runs.
+
+    Raises:
+        DataError: it is no complete checkpoint.
+    """
+    checkpoint = Path(checkpoint)
+    if not (checkpoint / MANIFEST).is_file():
+        raise DataError(f"{checkpoint} is no complete checkpoint: it has no {MANIFEST}; use an older one")
+    manifest = Manifest.parse(read_json(checkpoint / MANIFEST), source=str(checkpoint / MANIFEST))
+    missing = [name for name in manifest.files if not (checkpoint / name).is_file()]
+    if missing:
+        raise DataError(f"{checkpoint} is no complete checkpoint: {missing[0]} is missing; use an older one")
+    if manifest.stage == 0:
+        weights = read_model_states(checkpoint)["module"]
+        states = ParameterStates(checkpoint, stage=0, names=manifest.parameters)
+        masters = {weights[name].data_ptr(): states.of(name).fp32 for name in manifest.parameters}
+    else:
+        weights = _merged_shards(checkpoint)
+        masters = {weights[name].data_ptr(): weights[name] for name in manifest.parameters}
+    return {
+        name: masters[weight.data_ptr()].view_as(weight)
+        for name, weight in weights.items()
+        if weight.data_ptr() in masters
+    }
+
+
+def _merged_shards(checkpoint: Path) -> "dict[str, torch.Tensor]":
+    import_deepspeed()
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    silence = io.StringIO()  # it prints its progress
+    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+        merged: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_TAG)
+    return merged

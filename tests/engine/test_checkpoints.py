@@ -1,0 +1,255 @@
+"""Checkpoints of real gloo groups: the same run goes on, on any number of ranks, at any ZeRO stage, whatever broke."""
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from clinscale.engine import CheckpointStore, RetentionConfig, consolidated_state, newest_checkpoint
+from clinscale.errors import CapacityError, DataError
+
+_spec = importlib.util.spec_from_file_location("group", Path(__file__).with_name("group.py"))
+group = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(group)
+
+STAGES = (0, 1, 2, 3)
+TWO_THREE_ONE = (2, 3, 1)
+
+
+@pytest.fixture(scope="module")
+def runs(base_models, tmp_path_factory):
+    """Undisturbed, resumed, and resumed elsewhere, in three groups of 2, 1 and 2 ranks; with the folder of all."""
+    folder = tmp_path_factory.mktemp("groups")
+    model = base_models["longformer"]
+
+    def phase(stage, steps, **more):
+        return {"stage": stage, "steps": steps, **more}
+
+    def at(name):
+        return str(folder / name)
+
+    phases, names = [], []
+
+    def add(name, *arguments, **more):
+        names.append(name)
+        phases.append(phase(*arguments, **more))
+
+    for stage in STAGES:
+        add(f"undisturbed-{stage}", stage, 6, saves=[2, 3], save=at(f"two-{stage}"))
+        add(f"resumed-{stage}", stage, 3, restore=at(f"two-{stage}"))
+    for stage in (0, 2):
+        add(f"undisturbed-bf16-{stage}", stage, 6, precision="bf16", saves=[3], save=at(f"two-bf16-{stage}"))
+        add(f"resumed-bf16-{stage}", stage, 3, precision="bf16", restore=at(f"two-bf16-{stage}"))
+    for stage, other in ((0, 3), (3, 0), (1, 3)):
+        add(f"{stage}-to-{other}", other, 3, restore=at(f"two-{stage}"))
+    add("skipped", 2, 6, skip=[3])
+    add("skipped-0", 0, 6, skip=[3])
+    add("skipped-3", 3, 6, skip=[3])
+    found = dict(zip(names, group.run_group({"model": model, "phases": phases}, folder / "a", 2), strict=True))
+
+    phases, names = [], []
+    for stage in STAGES:
+        add(f"one-{stage}", stage, 2, restore=at(f"two-{stage}"), saves=[5], save=at(f"one-{stage}"))
+    add("three", 3, 1, restore=at("two-2"), saves=[4], save=at("three"))
+    add("bf16-to-3", 3, 3, precision="bf16", restore=at("two-bf16-0"))
+    add("bf16-to-fp32", 1, 3, restore=at("two-bf16-2"))
+    found |= dict(zip(names, group.run_group({"model": model, "phases": phases}, folder / "b", 1), strict=True))
+
+    phases, names = [], []
+    for stage in STAGES:
+        add(f"two-again-{stage}", stage, 1, restore=at(f"one-{stage}"))
+    add("one-of-231", 1, 2, restore=at("three"), saves=[6], save=at("231"))
+    found |= dict(zip(names, group.run_group({"model": model, "phases": phases}, folder / "c", 2), strict=True))
+    return folder, found
+
+
+def losses(found, name, steps):
+    return {step: found[name]["losses"][step] for step in steps}
+
+
+@pytest.mark.parametrize("name", [*map(str, STAGES), "bf16-0", "bf16-2"])
+def test_a_run_goes_on_bit_for_bit(name, runs):
+    _, found = runs
+    assert found[f"resumed-{name}"]["state"] == {"step": 3, "third": 1 / 3}
+    assert found[f"resumed-{name}"]["losses"] == losses(found, f"undisturbed-{name}", (3, 4, 5))
+    for what in ("rate", "updates"):
+        assert found[f"resumed-{name}"][what] == found[f"undisturbed-{name}"][what]
+
+
+@pytest.mark.parametrize(("stage", "other"), [(0, 3), (3, 0), (1, 3)])
+def test_another_zero_stage_on_as_many_ranks_changes_nothing(stage, other, runs):
+    _, found = runs
+    resumed, undisturbed = found[f"{stage}-to-{other}"], found[f"undisturbed-{stage}"]
+    assert resumed["losses"] == pytest.approx(losses(found, f"undisturbed-{stage}", (3, 4, 5)), abs=1e-6)
+    assert (resumed["rate"], resumed["updates"]) == (undisturbed["rate"], undisturbed["updates"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_then_one_then_two_end_as_undisturbed(stage, runs):
+    _, found = runs
+    there, back = found[f"one-{stage}"], found[f"two-again-{stage}"]
+    assert there["losses"] | back["losses"] == pytest.approx(
+        losses(found, f"undisturbed-{stage}", (3, 4, 5)), abs=1e-5
+    )
+    assert back["updates"] == 6
+
+
+def test_stage_2_then_3_then_1_end_as_undisturbed(runs):
+    _, found = runs
+    on_the_way = found["three"]["losses"] | found["one-of-231"]["losses"]
+    assert on_the_way == pytest.approx(losses(found, "undisturbed-2", (3, 4, 5)), abs=1e-5)
+
+
+def test_bf16_keeps_its_master_weights_through_a_conversion(runs):
+    _, found = runs
+    expected = losses(found, "undisturbed-bf16-0", (3, 4, 5))
+    assert found["bf16-to-3"]["losses"] == pytest.approx(expected, abs=5e-3)
+    assert found["bf16-to-fp32"]["losses"] == pytest.approx(
+        losses(found, "undisturbed-bf16-2", (3, 4, 5)), abs=2e-2
+    )
+
+
+@pytest.mark.parametrize("name", ["bf16-0", "bf16-2", "2"])
+def test_the_weights_of_a_checkpoint_are_the_masters_in_fp32(name, runs):
+    folder, _ = runs
+    weights = consolidated_state(newest_checkpoint(folder / f"two-{name}"))
+    assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float32}
+    tied = weights["longformer.embeddings.word_embeddings.weight"]
+    assert torch.equal(tied, weights["lm_head.decoder.weight"])
+    assert torch.equal(tied, tied.bfloat16().float()) is False
+
+
+@pytest.mark.parametrize(("name", "stage"), [("skipped", 2), ("skipped-0", 0), ("skipped-3", 3)])
+def test_a_step_without_update_leaves_the_weights_and_is_forgotten(name, stage, runs):
+    _, found = runs
+    undisturbed = losses(found, f"undisturbed-{stage}", range(6))
+    assert losses(found, name, range(4)) == losses(found, f"undisturbed-{stage}", range(4))
+    assert found[name]["losses"][4] != undisturbed[4]
+    assert (found[name]["updates"], found[f"undisturbed-{stage}"]["updates"]) == (5, 6)
+    assert found[name]["rate"] == found[f"undisturbed-{stage}"]["rate"], "the schedule counts steps"
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_norm_of_the_gradients_is_told(stage, runs):
+    _, found = runs
+    norms = found[f"undisturbed-{stage}"]["norms"]
+    assert norms == pytest.approx(found["undisturbed-2"]["norms"], rel=1e-3)
+    assert all(norm > 0 for norm in norms)
+
+
+@pytest.fixture
+def saved(runs, tmp_path):
+    """A copy of two checkpoints, of steps 2 and 3, of two ranks at stage 2."""
+    folder, _ = runs
+    return shutil.copytree(folder / "two-2", tmp_path / "checkpoints")
+
+
+def damage(checkpoint, how):
+    shard = next((checkpoint / "engine").glob("*rank_1*optim_states.pt"))
+    if how == "torn":
+        os.truncate(shard, 200)
+    elif how == "changed":
+        with shard.open("r+b") as stream:
+            stream.seek(shard.stat().st_size // 2)
+            stream.write(b"\xff" * 8)
+    elif how == "missing":
+        shard.unlink()
+    else:
+        (checkpoint / "manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize("how", ["torn", "changed", "missing", "no manifest"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(how, saved, caplog):
+    newest = newest_checkpoint(saved)
+    assert newest.name == "step-00000003"
+    damage(newest, how)
+    assert newest_checkpoint(saved, set_aside=True).name == "step-00000002"
+    assert (saved / "step-00000003.damaged").is_dir()
+    assert "step-00000003 is damaged" in caplog.text
+    damage(saved / "step-00000002", how)
+    assert newest_checkpoint(saved, set_aside=True) is None
+
+
+def test_what_was_not_finished_is_no_checkpoint(saved):
+    (saved / "step-00000003").rename(saved / ".step-00000009.partial")
+    assert newest_checkpoint(saved).name == "step-00000002"
+    assert newest_checkpoint(saved / "nowhere") is None
+
+
+def test_a_checkpoint_without_the_shard_of_one_rank_has_no_weights(saved):
+    damage(saved / "step-00000003", "missing")
+    with pytest.raises(DataError, match=r"no complete checkpoint: .*rank_1.* is missing"):
+        consolidated_state(saved / "step-00000003")
+    with pytest.raises(DataError, match=r"no manifest\.json"):
+        consolidated_state(saved)
+
+
+def test_a_manifest_says_what_was_saved_and_holds_no_text(saved):
+    manifest = json.loads((saved / "step-00000003" / "manifest.json").read_text())
+    assert (manifest["step"], manifest["world_size"], manifest["stage"], manifest["updates"]) == (3, 2, 2, 3)
+    on_disk = {
+        str(path.relative_to(saved / "step-00000003"))
+        for path in (saved / "step-00000003").rglob("*")
+        if path.is_file()
+    }
+    ours = {"manifest.json", "rank-0.json", "rank-1.json"}
+    assert {name for name in on_disk if not name.endswith(".py")} == set(manifest["files"]) | ours
+
+
+class Weights:
+    """An engine of one tensor, for what the store does with files."""
+
+    stage, precision, updates, schedule_steps, parameter_names = 0, "fp32", 0, 0, ("weight",)
+
+    def snapshot(self, snapshot, folder):
+        snapshot.add({"weight": torch.zeros(1000)}, folder / "engine" / "mp_rank_00_model_states.pt")
+
+
+def steps_after(folder, saves, **retention):
+    store = CheckpointStore(
+        folder, rank=0, world_size=1, retention=RetentionConfig.model_validate(retention), patience_s=0
+    )
+    for step, metric in saves:
+        store.save(Weights(), step, {"step": step}, metric=metric)
+    store.close()
+    return sorted(int(entry.name[5:]) for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+@pytest.mark.parametrize(
+    ("retention", "kept"),
+    [
+        ({}, [5, 6]),
+        ({"num_to_keep": 1}, [6]),
+        ({"num_to_keep": 1, "keep_every_steps": 2}, [2, 4, 6]),
+        ({"num_to_keep": 1, "keep_best": True}, [3, 6]),
+        ({"num_to_keep": 4, "max_age_s": 1e-9}, [6]),
+    ],
+)
+def test_the_retention_decides_what_stays(retention, kept, tmp_path):
+    saves = [(1, 3.0), (2, 2.0), (3, 1.0), (4, None), (5, 4.0), (6, 5.0)]
+    assert steps_after(tmp_path / "checkpoints", saves, **retention) == kept
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_the_last_checkpoint_stays(tmp_path):
+    folder = tmp_path / "checkpoints"
+    steps_after(folder, [(1, None)])
+    (folder / ".step-00000002.partial").write_text("in the way")
+    with pytest.raises(
+        CapacityError, match=r"checkpoints cannot be used: .*goes on from the last whole checkpoint"
+    ):
+        steps_after(folder, [(2, None)])
+    assert newest_checkpoint(folder).name == "step-00000001"
+
+
+def test_a_disk_without_room_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    steps_after(folder, [(1, None)])
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(CapacityError, match=r"No space left: \d.* needed, 100 B free"):
+        steps_after(folder, [(2, None)])
+    assert newest_checkpoint(folder).name == "step-00000001"
