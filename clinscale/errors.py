@@ -34,6 +34,10 @@ class CapacityError(ClinscaleError):
     """The request does not fit the machine or cluster: more memory, disk or workers are needed."""
 
 
+class OutOfMemoryError(CapacityError):
+    """The memory of a worker, GPU or host, did not hold its share: smaller micro batches need less."""
+
+
 class ClusterError(ClinscaleError):
     """Ray, a worker or a node failed and the retry budget is spent."""
 

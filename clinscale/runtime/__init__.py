@@ -1,6 +1,6 @@
 """Where code runs: connect to or start Ray, and run one function on N workers."""
 
-from clinscale.runtime.session import QUIET, Cluster, ray_logs, ray_session
-from clinscale.runtime.workers import WorkerContext, WorkersResult, run_workers
+from clinscale.runtime.session import QUIET, Cluster, hardware, ray_logs, ray_session
+from clinscale.runtime.workers import WorkerContext, run_workers
 
-__all__ = ["QUIET", "Cluster", "WorkerContext", "WorkersResult", "ray_logs", "ray_session", "run_workers"]
+__all__ = ["QUIET", "Cluster", "WorkerContext", "hardware", "ray_logs", "ray_session", "run_workers"]

@@ -3,19 +3,24 @@
 import contextlib
 import logging
 import os
+import platform
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clinscale.errors import CapacityError, ClusterError
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # each checkpoint waits for the controller's next look; Ray's is 2 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the controller sees that a worker died; Ray's is 2 s
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # clouds give 30 s of notice, Ray would spend 5 of them
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # a dead peer never answers; Ray would wait 30 s for it
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -30,6 +35,9 @@ QUIET = {
 
 _LOCAL_OBJECT_STORE_BYTES = 160 * 2**20  # our objects are configs and metrics; data goes through files
 
+_started_here: set[str] = set()
+"""GCS addresses of the clusters that this process started."""
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -39,6 +47,8 @@ class Cluster:
     num_cpus: int
     num_gpus: int
     num_nodes: int
+    started_here: bool = False
+    """By this process, for itself: nothing else runs there and no node will ever join."""
 
     def slots(self, *, cpus: float, gpus: float) -> int:
         """How many processes asking for this much run at once; at least one."""
@@ -57,13 +67,70 @@ class Cluster:
                 f"the State API of {self.address} does not answer ({type(error).__name__}); install ray[default]"
             ) from None
 
-    def require(self, *, processes: int, cpus: float, gpus: float) -> None:
-        """CapacityError when `processes` asking for this much each cannot run at once."""
-        if processes * cpus > self.num_cpus or processes * gpus > self.num_gpus:
+    def wait_for(
+        self,
+        *,
+        processes: int,
+        cpus: float,
+        gpus: float,
+        timeout_s: float,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> None:
+        """Return as soon as `processes` asking for this much each can start at once; an autoscaler hears of the need.
+
+        `on_wait` is told what is needed and what is free, at first and whenever that changes.
+
+        Raises:
+            CapacityError: a Ray that we started is too small, or the resources were not free within `timeout_s`.
+        """
+        from ray.util import placement_group, remove_placement_group
+
+        share = {kind: asked for kind, asked in {"CPU": cpus, "GPU": gpus}.items() if asked}
+        needed = (
+            f"{processes} workers of {' and '.join(f'{asked:g} {kind}' for kind, asked in share.items())} each"
+        )
+        if self.started_here and processes > sum(_slots(node, share) for node in _nodes()):
             raise CapacityError(
-                f"the cluster at {self.address} has {self.num_cpus} CPUs and {self.num_gpus} GPUs; {processes} workers "
-                f"of {cpus:g} CPUs and {gpus:g} GPUs need more. Lower runtime.num_workers or add nodes"
+                f"{needed} do not fit into {self._room(share)}; lower runtime.num_workers or join a larger cluster"
             )
+        # Ray's own answer to whether all fit, each on one node; removed again because Ray Train makes its own
+        group = placement_group([share] * processes)
+        end, told = time.monotonic() + timeout_s, ""
+        try:
+            while not group.wait(max(0.0, min(1.0, end - time.monotonic()))):
+                room = self._room(share)
+                if time.monotonic() >= end:
+                    raise CapacityError(
+                        f"{needed} were not free within {timeout_s:g} s in {room}; lower runtime.num_workers, "
+                        "wait for other jobs, add nodes, or raise runtime.start_timeout_s"
+                    )
+                if on_wait and room != told:
+                    on_wait(f"waiting for {needed}, {timeout_s:g} s at most, in {room}")
+                told = room
+        finally:
+            remove_placement_group(group)
+
+    def hardware(self) -> str:
+        """What computes here, e.g. `4 x H100 on 2 nodes`; the CPU's model only of a Ray that we started."""
+        kind = "GPU" if self.num_gpus else "CPU"
+        nodes = [node for node in _nodes() if node["Resources"].get(kind)]
+        where = f"on {len(nodes)} node" + "s" * (len(nodes) > 1)
+        if self.num_gpus:
+            kinds = {kind for node in nodes if (kind := node["Labels"].get("ray.io/accelerator-type"))}
+            return f"{self.num_gpus} x {' and '.join(sorted(kinds)) or 'GPU'} {where}"
+        model = f" of {_cpu_model()}" if self.started_here else ""
+        return f"{self.num_cpus} CPUs{model} {where}"
+
+    def _room(self, share: dict[str, float]) -> str:
+        """What is free, and how many processes of that share fit at best."""
+        import ray
+
+        total, free, nodes = ray.cluster_resources(), ray.available_resources(), _nodes()
+        amounts = (f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}" for kind in share)
+        return (
+            f"the cluster at {self.address} ({' and '.join(amounts)} free; its {len(nodes)} nodes hold "
+            f"{sum(_slots(node, share) for node in nodes)} such workers when empty)"
+        )
 
 
 @contextlib.contextmanager
@@ -83,7 +150,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     import ray
 
     if ray.is_initialized():
-        yield _cluster()
+        yield current_cluster()
         return
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
     address = address or os.environ.get("RAY_ADDRESS")
@@ -103,7 +170,9 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
             "check the address and that the head runs, or unset RAY_ADDRESS to start Ray here"
         ) from None
     before = os.environ.get("RAY_ADDRESS")
-    cluster = _cluster()
+    if not address:
+        _started_here.add(ray.get_runtime_context().gcs_address)
+    cluster = current_cluster()
     # Ray's own helper processes look the cluster up by address: two clusters on one host would confuse them
     os.environ["RAY_ADDRESS"] = cluster.address
     failed = True
@@ -112,12 +181,18 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         failed = False
     finally:
         ray.shutdown()
+        _started_here.discard(cluster.address)
         if not address and not failed:  # after an error, its logs are worth keeping
             shutil.rmtree(context.address_info["session_dir"], ignore_errors=True)
         if before is None:
             os.environ.pop("RAY_ADDRESS", None)
         else:
             os.environ["RAY_ADDRESS"] = before
+
+
+def hardware() -> str:
+    """What computes in the open `ray_session`, in words: `Cluster.hardware` as it is now."""
+    return current_cluster().hardware()
 
 
 def ray_logs() -> str:
@@ -149,13 +224,35 @@ def _local_options(num_cpus: int | None) -> dict[str, object]:
     }
 
 
-def _cluster() -> Cluster:
+def current_cluster() -> Cluster:
+    """Of the open `ray_session`, as it is now: nodes may have come and gone since it began."""
     import ray
 
     resources = ray.cluster_resources()
+    address = ray.get_runtime_context().gcs_address
     return Cluster(
-        address=ray.get_runtime_context().gcs_address,
+        address=address,
         num_cpus=int(resources.get("CPU", 0)),
         num_gpus=int(resources.get("GPU", 0)),
-        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        num_nodes=len(_nodes()),
+        started_here=address in _started_here,
     )
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _slots(node: dict[str, Any], share: dict[str, float]) -> int:
+    """How many processes of that share the node can hold when it is empty."""
+    return int(min(node["Resources"].get(kind, 0) // asked for kind, asked in share.items()))
+
+
+def _cpu_model() -> str:
+    lines = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    )
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -1,127 +1,212 @@
-"""Run one function on N Ray Train workers, resuming from its last checkpoint."""
+"""Run one function on N Ray Train workers, again and again until it has come to its end on all of them."""
 
 import concurrent.futures
 import contextlib
+import errno
 import logging
-import tempfile
+import os
+import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import ClinscaleError, ClusterError, own_cause
-from clinscale.runtime.session import ray_logs
+from clinscale.errors import ClinscaleError, OutOfMemoryError
+from clinscale.runtime.session import current_cluster
 
 Metrics = dict[str, float]
 log = logging.getLogger(__name__)
+
+_START_PATIENCE_S = 30.0
 
 
 class WorkerContext:
     """What the function on each worker sees of the group."""
 
-    def __init__(self, queue: Any) -> None:
+    def __init__(self, queue: Any, collective_timeout_s: float) -> None:
         import ray.train
+
+        from clinscale.runtime.controller import ATTEMPT
 
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
+        self.attempt = int(os.environ[ATTEMPT])
+        """0, 1, ...: how many groups of this call started before this one."""
         self._queue = queue
-
-    @contextlib.contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        """A local folder with the newest checkpoint of this run, from this or an earlier start; None at first.
-
-        The folder is the run's own where workers can read it, else a copy that goes when the block ends.
-        """
-        import ray.train
-
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
+        self._notice = _Notice(self.world_size, collective_timeout_s)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Send rank 0's metrics to the driver without waiting.
 
-        Not `ray.train.report`: that is a barrier of all ranks, answered at the controller's poll of 2 s.
+        Not `ray.train.report`: that is a barrier of all ranks, answered at the controller's next look.
         """
         if self.rank == 0:
             self._queue.actor.put.remote(dict(metrics))
 
-    def checkpoint(self, save: Callable[[Path], None]) -> None:
-        """Commit a checkpoint of which `save` writes this rank's part; a barrier, so every rank must call it."""
-        import ray.train
+    def preempted(self) -> bool:
+        """Whether a node of the group is about to be taken away: time to save. Call it once a step on every rank.
 
-        with tempfile.TemporaryDirectory(prefix="clinscale-checkpoint-") as folder:
-            save(Path(folder))
-            ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        All ranks get the same answer at the same call, at most one call after the first of them heard of it.
+        """
+        return self._notice.given()
 
 
-@dataclass(frozen=True)
-class WorkersResult:
-    """How a group ended."""
+class _Notice:
+    """Agreement of all ranks on whether a node is being taken away, without waiting for one another.
 
-    checkpoint_dir: str
-    """Where the newest checkpoint lies."""
+    Ray's `get_preemption_info` is a barrier through an actor. Here each call reads what the call before it asked,
+    which has been answered while the step ran.
+    """
+
+    def __init__(self, world_size: int, timeout_s: float) -> None:
+        import torch
+        import torch.distributed
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        self._heard = get_train_context().preemption_context
+        self._answer = torch.zeros(1, dtype=torch.int32)
+        self._group: Any = None
+        if world_size > 1:  # CPU ranks talk, so that no GPU has to stop for it
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        self._pending: Any = None
+
+    def given(self) -> bool:
+        from torch import distributed
+
+        if self._pending:
+            self._pending.wait()
+        if given := bool(self._answer):
+            self._pending = None
+            return given
+        self._answer.fill_(self._heard.preemption_info is not None)
+        if self._group:
+            self._pending = distributed.all_reduce(
+                self._answer, distributed.ReduceOp.MAX, group=self._group, async_op=True
+            )
+        return False
 
 
 def run_workers(
     function: Callable[[WorkerContext, Any], None],
     config: Any,
     *,
-    num_workers: int,
+    num_workers: int | tuple[int, int],
     cpus_per_worker: float,
     gpus_per_worker: float,
-    storage_path: str,
-    name: str,
-    num_to_keep: int,
+    scratch: str | Path,
     max_failures: int,
+    max_preemption_failures: int,
+    start_timeout_s: float,
+    collective_timeout_s: float,
     on_log: Callable[[Metrics], None],
-) -> WorkersResult:
+    on_event: Callable[[str], None] | None = None,
+    resize_interval_s: float = 60,
+) -> None:
     """Run `function(context, config)` on every worker of a Ray Train group; needs a `ray_session`.
 
-    The group starts from the newest checkpoint below `storage_path/name` if there is one: the caller makes sure
-    that it belongs to the same recipe. `on_log` is called in this process with what rank 0 logs; what it raises is
-    raised here when the workers are done.
+    After a failure all workers start again with the same arguments: going on from saved work is the function's part.
+    `on_log` is called in this process with what rank 0 logs; what it raises is raised here when the workers are done.
+    `on_event` is called with a sentence when the group waits, fails or starts again.
+
+    Args:
+        function: what each worker runs, e.g. a training loop.
+        config: its second argument; travels by pickle.
+        num_workers: how many, or (least, most): as many as the cluster has room for, looked at again as it changes.
+        cpus_per_worker: that Ray sets aside for each.
+        gpus_per_worker: of each; none means gloo instead of nccl.
+        scratch: a folder that all nodes see, for what Ray Train itself keeps; nothing is left there.
+        max_failures: restarts before the group is given up; a memory that is too small or another error of ours
+            is an answer, so none is spent on it.
+        max_preemption_failures: restarts because a node was taken away.
+        start_timeout_s: how long to wait for the least number of workers to become free, at first and after a loss.
+        collective_timeout_s: a worker that does not answer the others for so long counts as failed.
+        on_log: takes metrics.
+        on_event: takes sentences.
+        resize_interval_s: of an elastic group, how often to look whether the cluster grew. Each resize costs the
+            work since the last save and a start.
 
     Raises:
-        ClinscaleError: of our own, from a worker; it is an answer and not a fault, so the group does not restart.
-        ClusterError: the workers failed more than `max_failures` times; names rank and kind of the last error.
+        CapacityError: the workers never became free.
+        OutOfMemoryError: the memory of one did not hold its share.
+        ClinscaleError: another of our own, from a worker.
+        ClusterError: the workers failed more often than allowed; names rank and kind of the last error.
     """
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+    from ray import train
+    from ray.train.torch import TorchConfig
+
+    from clinscale.runtime.controller import Trainer, as_ours
+
+    least = num_workers if isinstance(num_workers, int) else num_workers[0]
+    # a group that does not find its place had better look at the cluster again
+    patience_s = min(_START_PATIENCE_S, start_timeout_s)
+    current_cluster().wait_for(
+        processes=least, cpus=cpus_per_worker, gpus=gpus_per_worker, timeout_s=start_timeout_s, on_wait=on_event
+    )
+    driver = _Driver(on_log, on_event)
+    name = uuid.uuid4().hex  # Ray Train would return the old result of a name that it knows
+    with _ray_train_environment(patience_s, collective_timeout_s), driver:
+        try:
+            Trainer(
+                _Entry(function),
+                tell=driver.tell,
+                start_timeout_s=start_timeout_s,
+                train_loop_config={
+                    "config": config,
+                    "queue": driver.queue,
+                    "collective_timeout_s": collective_timeout_s,
+                },
+                scaling_config=train.ScalingConfig(
+                    num_workers=num_workers,
+                    use_gpu=gpus_per_worker > 0,
+                    resources_per_worker={
+                        "CPU": cpus_per_worker,
+                        **({"GPU": gpus_per_worker} if gpus_per_worker else {}),
+                    },
+                    elastic_resize_monitor_interval_s=resize_interval_s,
+                ),
+                torch_config=TorchConfig(
+                    backend="nccl" if gpus_per_worker > 0 else "gloo", timeout_s=collective_timeout_s
+                ),
+                run_config=train.RunConfig(
+                    name=name,
+                    storage_path=str(Path(scratch).absolute()),
+                    failure_config=train.FailureConfig(
+                        max_failures=max_failures,
+                        max_preemption_failures=max_preemption_failures,
+                        controller_failure_limit=max(2, int(start_timeout_s / patience_s)),
+                    ),
+                    logging_config=train.LoggingConfig(log_level="ERROR"),
+                ),
+            ).fit()
+        except train.TrainingFailedError as error:
+            raise as_ours(error) from None
+        finally:
+            shutil.rmtree(Path(scratch) / name, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _ray_train_environment(start_timeout_s: float, collective_timeout_s: float) -> Iterator[None]:
+    """The settings that Ray Train takes from nowhere else; it hands them on to its controller and workers."""
+    from ray.train.v2._internal import constants
 
     # with two clusters on one host, Ray's helper that frees the workers of an interrupted group finds neither
-    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
-    logs = _Logs(on_log)
-    trainer = _interruptible(TorchTrainer)(
-        _Entry(function),
-        train_loop_config={"config": config, "queue": logs.queue},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=gpus_per_worker > 0,
-            resources_per_worker={"CPU": cpus_per_worker, **({"GPU": gpus_per_worker} if gpus_per_worker else {})},
-        ),
-        torch_config=TorchConfig(backend="nccl" if gpus_per_worker > 0 else "gloo"),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=storage_path,
-            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=num_to_keep),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    with logs:
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise _as_cluster_error(name, error) from None
-    if result.checkpoint is None:
-        raise ClusterError(f"run {name} ended without a checkpoint; {ray_logs()}")
-    return WorkersResult(checkpoint_dir=result.checkpoint.path)
+    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    settings = {
+        constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR: start_timeout_s,
+        constants.WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR: collective_timeout_s,
+    }
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update({key: str(value) for key, value in settings.items()})
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key)
+            else:
+                os.environ[key] = value
 
 
 class _Entry:
@@ -131,60 +216,43 @@ class _Entry:
         self.function = function
 
     def __call__(self, loop_config: dict[str, Any]) -> None:
-        self.function(WorkerContext(loop_config["queue"]), loop_config["config"])
+        context = WorkerContext(loop_config["queue"], loop_config["collective_timeout_s"])
+        try:
+            self.function(context, loop_config["config"])
+        except (MemoryError, RuntimeError, OSError) as error:
+            if memory := _exhausted(error):
+                raise OutOfMemoryError(
+                    f"worker {context.rank} of {context.world_size} ran out of {memory} memory; smaller micro batches "
+                    "need less"
+                ) from None
+            raise
 
 
-def _interruptible(trainer_class: type[Any]) -> type[Any]:
-    """A trainer whose `fit` leaves Ctrl-C to the caller, and which does not try again what cannot work.
-
-    Ray Train takes SIGINT for itself, for good, aborts within half a minute and exits with 0; a command that must
-    close its runs and say how to resume needs the KeyboardInterrupt.
-    """
-
-    class Interruptible(trainer_class):  # type: ignore[misc]
-        def _initialize_and_run_controller(self, *, failure_policy: Any, **options: Any) -> Any:
-            return super()._initialize_and_run_controller(
-                failure_policy=_OwnErrorsAreFinal(failure_policy), **options
-            )
-
-        def _register_sigint_handler(self, controller: Any) -> None:
-            self._controller = controller
-
-        def fit(self) -> Any:
-            import ray
-
-            try:
-                return super().fit()
-            except KeyboardInterrupt:
-                ray.kill(self._controller)  # and with it the workers that it owns
-                raise
-
-    return Interruptible
+def _exhausted(error: Exception) -> str | None:
+    """Which memory was too small, when that is what the error says; torch has no type for the host's."""
+    text = str(error)
+    if (
+        isinstance(error, MemoryError)
+        or "can't allocate memory" in text
+        or getattr(error, "errno", 0) == errno.ENOMEM
+    ):
+        return "host"
+    return "GPU" if "out of memory" in text else None
 
 
-class _OwnErrorsAreFinal:
-    """Ray's failure policy, except that a group which ends with an error of ours is not started again."""
+class _Driver:
+    """Carries rank 0's metrics and the controller's sentences to a thread of the driver, the one writer of the run."""
 
-    def __init__(self, policy: Any) -> None:
-        self._policy = policy
-
-    def make_decision(self, training_failed_error: Any) -> Any:
-        """What Ray asks after each failure: to retry or to raise."""
-        from ray.train.v2._internal.execution.failure_handling import FailureDecision
-
-        if _own_error(training_failed_error):
-            return FailureDecision.RAISE
-        return self._policy.make_decision(training_failed_error)
-
-
-class _Logs:
-    """Carries rank 0's metrics to a thread of the driver, the one writer of the run."""
-
-    def __init__(self, on_log: Callable[[Metrics], None]) -> None:
+    def __init__(self, on_log: Callable[[Metrics], None], on_event: Callable[[str], None] | None) -> None:
+        import ray
         from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.queue = Queue(actor_options={"num_cpus": 0})
-        self._on_log = on_log
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        # on another node it would die with that node, and the rest of the run would not be seen
+        self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        self.tell = _Tell(self.queue)
+        self._on_log, self._on_event = on_log, on_event
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._error: ClinscaleError | None = None
 
@@ -195,7 +263,7 @@ class _Logs:
         from ray.exceptions import RayError
 
         with contextlib.suppress(RayError):  # on a lost cluster nothing is left to drain
-            if kind is None:
+            if kind is None or issubclass(kind, ClinscaleError):
                 self.queue.put(None)
                 concurrent.futures.wait([self._drained])
             self.queue.shutdown(force=True)
@@ -206,39 +274,32 @@ class _Logs:
                 raise self._error
 
     def _drain(self) -> None:
-        while (metrics := self._next()) is not None:
+        while (item := self._next()) is not None:
             try:
-                self._on_log(metrics)
+                if not isinstance(item, str):
+                    self._on_log(item)
+                elif self._on_event:
+                    self._on_event(item)
             except ClinscaleError as error:  # training goes on; the driver hears of it at the end
                 if self._error is None:
                     log.warning("%s", error)
                 self._error = error
 
-    def _next(self) -> Metrics | None:
+    def _next(self) -> Metrics | str | None:
         from ray.exceptions import RayError
 
         try:
-            metrics: Metrics | None = self.queue.get()
+            item: Metrics | str | None = self.queue.get()
         except RayError:  # the group was interrupted and its queue is gone
             return None
-        return metrics
+        return item
 
 
-def _as_cluster_error(name: str, error: Any) -> ClinscaleError:
-    """Our own errors pass through; others are named by rank and type, without their text (it may quote data)."""
-    if own := _own_error(error):
-        return own
-    failures = _worker_failures(error)
-    told = ", ".join(f"worker {rank}: {type(failure).__name__}" for rank, failure in sorted(failures.items()))
-    return ClusterError(
-        f"run {name} failed ({told or type(error).__name__}); resume it after a look at {ray_logs()}"
-    )
+class _Tell:
+    """Sends a sentence to the driver without waiting, from whichever process."""
 
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
 
-def _own_error(error: Any) -> ClinscaleError | None:
-    return next((own for failure in _worker_failures(error).values() if (own := own_cause(failure))), None)
-
-
-def _worker_failures(error: Any) -> dict[int, BaseException]:
-    """By rank; empty when the controller failed rather than a worker."""
-    return dict(getattr(error, "worker_failures", None) or {})
+    def __call__(self, sentence: str) -> None:
+        self._queue.actor.put.remote(sentence)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 import pytest
 
@@ -16,15 +17,6 @@ CLUSTER = Cluster(address="head:6379", num_cpus=8, num_gpus=2, num_nodes=2)
 )
 def test_slots_are_what_fits_at_once_and_at_least_one(cpus, gpus, slots):
     assert CLUSTER.slots(cpus=cpus, gpus=gpus) == slots
-
-
-@pytest.mark.parametrize(("processes", "cpus", "gpus"), [(9, 1, 0), (2, 5, 0), (3, 1, 1)])
-def test_what_does_not_fit_is_refused_before_it_waits_for_ever(processes, cpus, gpus):
-    with pytest.raises(
-        CapacityError, match=rf"8 CPUs and 2 GPUs; {processes} workers .* Lower runtime\.num_workers"
-    ):
-        CLUSTER.require(processes=processes, cpus=cpus, gpus=gpus)
-    CLUSTER.require(processes=2, cpus=4, gpus=1)
 
 
 @pytest.mark.parametrize("prefix", ["", "ray://"])
@@ -54,3 +46,34 @@ def test_a_session_inside_a_session_is_the_same_one(ray_cluster):
     assert ray.is_initialized()
     assert ray_cluster.num_cpus == 2
     assert ray_cluster.state_api_nodes() == 1
+    assert ray_cluster.hardware().startswith("2 CPUs of ")
+    assert ray_cluster.hardware().endswith(" on 1 node")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("processes", "cpus", "gpus"), [(3, 1, 0), (1, 3, 0), (1, 1, 1)])
+def test_what_never_fits_into_a_ray_of_our_own_is_refused_at_once(processes, cpus, gpus, ray_cluster):
+    with pytest.raises(
+        CapacityError, match=r"workers of .* CPU.* do not fit .* CPU.* Lower|lower runtime\.num_workers"
+    ):
+        ray_cluster.wait_for(processes=processes, cpus=cpus, gpus=gpus, timeout_s=600)
+
+
+@pytest.mark.ray
+def test_workers_wait_for_what_others_hold_and_say_so(ray_cluster):
+    import ray
+
+    other = ray.remote(num_cpus=1)(dict).remote()
+    ray.get(other.__ray_ready__.remote())
+    with pytest.raises(CapacityError, match=r"2 workers of 1 CPU each were not free within 1 s .*1 of 2 CPU free"):
+        ray_cluster.wait_for(processes=2, cpus=1, gpus=0, timeout_s=1)
+    told = []
+
+    def on_wait(sentence):
+        told.append(sentence)
+        ray.kill(other)
+
+    ray_cluster.wait_for(processes=2, cpus=1, gpus=0, timeout_s=60, on_wait=on_wait)
+    assert told[0].startswith("waiting for 2 workers of 1 CPU each, 60 s at most")
+    while ray.available_resources().get("CPU") != 2:  # nothing stays reserved
+        time.sleep(0.1)

@@ -1,0 +1,214 @@
+"""What we want otherwise than Ray Train's controller has it; loads Ray Train, so imported only to start a group.
+
+All classes here but the trainer live in the controller's process.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import ray
+from ray._private import state as ray_state
+from ray.exceptions import OutOfMemoryError as KilledForMemory
+from ray.exceptions import RayError
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.callback import WorkerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
+
+from clinscale.errors import CapacityError, ClinscaleError, ClusterError, OutOfMemoryError, own_cause
+from clinscale.runtime.session import ray_logs
+
+ATTEMPT = "CLINSCALE_ATTEMPT"
+"""Environment variable of each worker: how many groups of this call started before its own."""
+
+_COORDINATOR_TIMEOUT_S = 5.0
+
+Tell = Callable[[str], None]
+"""Takes a sentence to the driver's `on_event`."""
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """A trainer whose `fit` leaves Ctrl-C to the caller, and that does not try again what cannot work.
+
+    Ray Train takes SIGINT for itself, for good, aborts within half a minute and exits with 0; a command that must
+    close its runs and say how to resume needs the KeyboardInterrupt.
+    """
+
+    def __init__(self, function: Any, *, tell: Tell, start_timeout_s: float, **options: Any) -> None:
+        super().__init__(function, **options)
+        self._tell, self._start_timeout_s = tell, start_timeout_s
+
+    def _initialize_and_run_controller(self, *, callbacks: list[Any], **options: Any) -> Any:
+        options["failure_policy"] = _FailurePolicy(self.run_config.failure_config, self._tell)
+        if self.scaling_config.elasticity_enabled:
+            options["scaling_policy"] = _ElasticPolicy(self.scaling_config, self._start_timeout_s)
+        return super()._initialize_and_run_controller(callbacks=[*callbacks, _Groups(self._tell)], **options)
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def fit(self) -> Any:
+        """Run to the end; as Ray's, but a KeyboardInterrupt kills the group and goes through."""
+        try:
+            return super().fit()
+        except KeyboardInterrupt:
+            ray.kill(self._controller)  # and with it the workers that it owns
+            raise
+
+
+class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
+    """Ray's, except that an error of ours is an answer and not a fault: the group is not started again."""
+
+    def __init__(self, config: Any, tell: Tell) -> None:
+        super().__init__(config)
+        self._tell = tell
+
+    def make_decision(self, training_failed_error: Any) -> Any:
+        """What Ray asks after each failure: to retry or to raise."""
+        if _own_error(training_failed_error):
+            return FailureDecision.RAISE
+        self._tell(f"the group ended: {_describe(training_failed_error)}")
+        return super().make_decision(training_failed_error)
+
+
+_own_nodes: list[str] = []
+"""In the controller: of each worker of the group that holds resources, running or failed."""
+
+
+class _Groups(WorkerGroupCallback, WorkerCallback):  # type: ignore[misc]
+    """Numbers the groups: counts in the controller, and travels to each new worker with the count."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._attempt = -1
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        self._attempt += 1
+        if self._attempt:
+            self._tell(f"starting again (attempt {self._attempt}, world size {worker_group_context.num_workers})")
+
+    def after_init_train_context(self) -> None:
+        os.environ[ATTEMPT] = str(self._attempt)
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        _own_nodes[:] = [worker.metadata.node_id for worker in worker_group.get_workers()]
+
+    def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
+        _own_nodes.clear()
+
+
+class _ElasticPolicy(ElasticScalingPolicy):  # type: ignore[misc]
+    """Ray's, except that it sees the cluster as it is now, takes nothing from others, and does not wait for ever.
+
+    Ray's looks at the nodes every 20 s, counts draining nodes and what other jobs use, and would tear a group down
+    for workers that cannot start.
+    """
+
+    def __init__(self, config: Any, start_timeout_s: float) -> None:
+        super().__init__(config)
+        self._start_timeout_s = start_timeout_s
+        self._waits_since: float | None = None
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+        """What Ray asks after each look at the group: to leave it or to let it grow.
+
+        It never shrinks a group that runs: one that lost a node fails by itself, and one whose node is being taken
+        away still has time to save.
+        """
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if isinstance(decision, ResizeDecision) and decision.num_workers <= worker_group_state.num_workers:
+            return NoopDecision()
+        return decision
+
+    def make_decision_for_non_running_worker_group(self) -> Any:
+        """What Ray asks, again and again, while no group runs."""
+        decision = super().make_decision_for_non_running_worker_group()
+        now = time.monotonic()
+        if isinstance(decision, ResizeDecision):
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = now
+        elif now - self._waits_since > self._start_timeout_s:
+            raise CapacityError(
+                f"the cluster has not had room for {self.scaling_config.min_workers} workers again within "
+                f"{self._start_timeout_s:g} s; add nodes or lower runtime.num_workers, and run the command again"
+            )
+        if isinstance(decision, NoopDecision):
+            time.sleep(self.GET_RESERVED_RESOURCES_INTERVAL_S)  # Ray asks again at once
+        return decision
+
+    def _get_reserved_resources(self) -> Any:
+        """By node, of what Ray's coordinator grants us, as much as is free or ours already; None if nobody can tell."""
+        try:
+            granted = ray.get(
+                self._autoscaling_coordinator.get_reserved_resources.remote(self._requester_id, recompute=True),
+                timeout=_COORDINATOR_TIMEOUT_S,
+            )
+        except RayError:
+            return None
+        free, draining = ray_state.available_resources_per_node(), ray_state.state.get_draining_nodes()
+        share = self.scaling_config._resources_per_worker_not_none
+
+        def usable(node: str, kind: str) -> float:
+            return float(free.get(node, {}).get(kind, 0) + _own_nodes.count(node) * share.get(kind, 0))
+
+        return {
+            node: {kind: min(amount, usable(node, kind)) for kind, amount in granted[node].items()}
+            for node in _answering(granted)
+            if node not in draining
+        }
+
+
+def _answering(ids: Collection[str]) -> Iterator[str]:
+    """Of nodes, those where somebody listens; Ray itself notices only after 15 s that a node is gone."""
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeID"] in ids:
+            with contextlib.suppress(OSError):
+                socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=1).close()
+                yield node["NodeID"]
+
+
+def as_ours(error: Any) -> ClinscaleError:
+    """What a failed group means for the user: ranks and kinds of errors, not their text, which may quote data."""
+    if own := _own_error(error):
+        return own
+    if isinstance(_controller_failure(error), WorkerGroupStartupTimeoutError):
+        return CapacityError(
+            "the workers ended, and the cluster had no room for them again within runtime.start_timeout_s; add nodes "
+            "or lower runtime.num_workers, and run the command again"
+        )
+    return ClusterError(
+        f"the group of workers failed ({_describe(error)}); start it again after a look at {ray_logs()}"
+    )
+
+
+def _own_error(error: Any) -> ClinscaleError | None:
+    """The error of ours that ended the group, if one did; a worker that Ray killed for its memory is one, too."""
+    for rank, failure in _failures(error).items():
+        if own := own_cause(failure):
+            return own
+        if isinstance(failure, KilledForMemory):
+            return OutOfMemoryError(
+                f"worker {rank} was killed because its node ran out of memory; smaller micro batches need less"
+            )
+    return own_cause(_controller_failure(error))
+
+
+def _describe(error: Any) -> str:
+    told = (f"worker {rank}: {type(failure).__name__}" for rank, failure in sorted(_failures(error).items()))
+    return ", ".join(told) or type(_controller_failure(error) or error).__name__
+
+
+def _failures(error: Any) -> Mapping[int, BaseException]:
+    """By rank; empty when the controller failed, or a node was taken away, rather than a worker."""
+    failures = getattr(error, "worker_failures", None) or {}
+    return {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+
+
+def _controller_failure(error: Any) -> BaseException | None:
+    return getattr(error, "controller_failure", None)

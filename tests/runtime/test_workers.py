@@ -1,0 +1,125 @@
+"""Groups of workers that die, hang, run out of memory, and whose nodes come and go."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from clinscale import runtime
+from clinscale.errors import CapacityError, ClusterError, DataError, OutOfMemoryError
+from clinscale.runtime.workers import _exhausted
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
+
+TOO_LARGE = 2**50
+
+
+def suffer(context, folder):
+    """One mishap of rank 1 after the other, by attempt, while rank 0 waits for it."""
+    import torch.distributed
+
+    Path(folder, f"{context.attempt}-{context.rank}").touch()
+    context.log({"attempt": context.attempt})
+    torch.distributed.barrier()
+    if context.rank == 1:
+        match context.attempt:
+            case 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case _:
+                torch.empty(TOO_LARGE)
+    torch.distributed.barrier()
+
+
+@pytest.mark.ray
+@pytest.mark.chaos
+def test_a_worker_that_dies_or_hangs_is_replaced_and_one_without_memory_is_an_answer(tmp_path, ray_cluster):
+    logged, told = [], []
+    with pytest.raises(OutOfMemoryError, match=r"worker 1 of 2 ran out of host memory"):
+        runtime.run_workers(
+            suffer,
+            str(tmp_path),
+            num_workers=(1, 2),
+            cpus_per_worker=1,
+            gpus_per_worker=0,
+            scratch=tmp_path / "ray",
+            max_failures=5,
+            max_preemption_failures=0,
+            start_timeout_s=60,
+            collective_timeout_s=6,
+            on_log=logged.append,
+            on_event=told.append,
+        )
+    assert not list((tmp_path / "ray").iterdir()), "Ray Train's state stayed behind"
+    assert [metrics["attempt"] for metrics in logged] == [0, 1, 2]
+    assert {path.name for path in tmp_path.glob("*-*")} == {f"{n}-{rank}" for n in range(3) for rank in range(2)}
+    died, again, hung, once_more = told
+    assert "worker 1: ActorDiedError" in died
+    assert "worker 0: " in hung
+    assert "(attempt 1, world size 2)" in again
+    assert "(attempt 2, world size 2)" in once_more
+
+
+def test_what_python_torch_and_the_system_say_without_memory_is_told_from_other_errors():
+    import torch
+
+    with pytest.raises(MemoryError) as python:
+        bytearray(TOO_LARGE * 2**10)
+    with pytest.raises(RuntimeError) as on_host:
+        torch.empty(TOO_LARGE)
+    for error in (python.value, on_host.value, OSError(errno.ENOMEM, "Cannot allocate memory")):
+        assert _exhausted(error) == "host"
+    assert _exhausted(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")) == "GPU"
+    assert _exhausted(RuntimeError("Connection closed by peer")) is None
+    assert _exhausted(OSError(errno.ENOSPC, "No space left on device")) is None
+
+
+def test_what_ended_a_group_is_named_without_the_text_of_its_errors():
+    import ray.exceptions
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from clinscale.runtime.controller import as_ours
+
+    killed = WorkerHealthCheckFailedError("", failure=ray.exceptions.OutOfMemoryError("Task was killed"))
+    assert isinstance(as_ours(WorkerGroupError("", {1: killed})), OutOfMemoryError)
+    for error in (
+        WorkerGroupError("", {0: ValueError(), 1: DataError("ours")}),
+        ControllerError(DataError("ours")),
+    ):
+        assert as_ours(error).args == ("ours",)
+    no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
+    assert type(as_ours(no_room)) is CapacityError
+    other = as_ours(WorkerGroupError("", {1: RuntimeError("Smith"), 0: ValueError("Smith")}))
+    assert isinstance(other, ClusterError)
+    assert "(worker 0: ValueError, worker 1: RuntimeError)" in str(other)
+    assert "Smith" not in str(other)
+
+
+@pytest.mark.cluster
+@pytest.mark.chaos
+def test_an_elastic_group_shrinks_grows_and_hears_of_a_node_that_is_taken_away(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    script = Path(__file__).with_name("simulated.py")
+    done = subprocess.run([sys.executable, script, tmp_path], env=environment, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["hardware"] == "2 CPUs on 2 nodes"
+    two, one, two_again, warned, rest = seen["groups"]
+    assert seen["drained"] in {member["node"] for member in warned}
+    assert {member["node"] for member in one} < {member["node"] for member in two}
+    assert len({member["node"] for member in two_again}) == 2
+    # both ranks heard of it, at the same call, and had not before
+    assert {member["preempted_at"] for member in two_again} == {None}
+    assert len({member["preempted_at"] for member in warned}) == 1
+    assert rest[0]["node"] != seen["drained"]
+    assert any("PreemptionError" in sentence for sentence in seen["told"])
+    assert seen["left"] == []
+    assert "hold 0 such workers when empty" in seen["gives_up"]
