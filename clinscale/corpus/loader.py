@@ -1,10 +1,11 @@
 """Masked batches whose content depends on seed and position only, never on who reads them or when.
 
 Row order is a function of (seed, epoch, position), masks of (seed, epoch, row). Ranks take consecutive parts of a
-step, so that their batches in rank order are the batch of one rank alone, whatever the number of workers.
+step, so that their batches in rank order are the batch of one rank alone, whatever the number of workers. Where the
+rows do not divide over the ranks, blank rows fill up the last ones: every rank must do the same forward passes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 from clinscale.corpus.masking import IGNORED, MaskingConfig, mask_row
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.tokenizing import SpecialIds
-from clinscale.errors import ConfigError, DataError
+from clinscale.errors import DataError
 
 Batch = dict[str, NDArray[np.int64]]
-"""`input_ids`, `labels` (-100 where nothing is asked) and `attention_mask`, each (rows, row_tokens)."""
+"""`input_ids`, `labels` (-100 where nothing is asked) and `attention_mask`, each (rows, row_tokens).
+
+Where rows keep documents apart also `segment_ids`: 1, 2, ... for each document of a row, 0 on padding.
+"""
 
 # Independent random streams drawn from one seed
 _ORDER, _TRAINING_MASKS, _EVALUATION_MASKS = range(3)
@@ -32,26 +36,46 @@ def masked_batch(
     seed: int,
     masking: MaskingConfig,
     special: SpecialIds,
+    word_starts: NDArray[np.bool_] | None = None,
 ) -> Batch:
     """The part of `rank` in training step `step`; every row comes once per epoch, with new masks in each.
 
+    Args:
+        rows: of the training split.
+        step: number of the optimiser step, from 0.
+        rank: whose part.
+        world_size: number of ranks; each gets `ceil(rows_per_step / world_size)` rows, the last ones blank rows for
+            what is missing.
+        rows_per_step: rows of all ranks together.
+        seed: of order and masks.
+        masking: which tokens are asked for.
+        special: ids of the tokenizer.
+        word_starts: its table, for `masking.whole_words`.
+
     Raises:
-        ConfigError: `rows_per_step` does not divide over the ranks.
+        ConfigError: whole words are asked for without their table.
         DataError: the split holds no rows.
     """
-    if rows_per_step % world_size:
-        raise ConfigError(f"rows_per_step must be a multiple of world_size={world_size}, got {rows_per_step}")
-    if not len(rows):
+    share = -(-rows_per_step // world_size)
+    samples = rows_of_step(len(rows), step=step, rows_per_step=rows_per_step, seed=seed)
+    examples = [
+        _example(rows, row, _generator(seed, _TRAINING_MASKS, epoch, row), masking, special, word_starts)
+        for epoch, row in samples[rank * share : (rank + 1) * share].tolist()
+    ]
+    return _batch(examples, share, rows, special)
+
+
+def rows_of_step(num_rows: int, *, step: int, rows_per_step: int, seed: int) -> NDArray[np.int64]:
+    """Epoch and row number of each row of a training step, in the order of the ranks; (rows_per_step, 2).
+
+    Raises:
+        DataError: the split holds no rows.
+    """
+    if not num_rows:
         raise DataError("the training split holds no rows; build the ShardSet from more notes")
-    share = rows_per_step // world_size
-    first = step * rows_per_step + rank * share
-    masked = []
-    for position in range(first, first + share):
-        epoch, within = divmod(position, len(rows))
-        row = int(_epoch_order(len(rows), seed, epoch)[within])
-        original, generator = rows[row], _generator(seed, _TRAINING_MASKS, epoch, row)
-        masked.append((original, *mask_row(original, generator, masking, special)))
-    return _stack(masked, special)
+    positions = range(step * rows_per_step, (step + 1) * rows_per_step)
+    places = (divmod(position, num_rows) for position in positions)
+    return np.array([(epoch, _epoch_order(num_rows, seed, epoch)[within]) for epoch, within in places])
 
 
 def evaluation_batches(
@@ -63,12 +87,13 @@ def evaluation_batches(
     seed: int,
     masking: MaskingConfig,
     special: SpecialIds,
+    word_starts: NDArray[np.bool_] | None = None,
     max_rows: int | None = None,
 ) -> Iterator[Batch]:
     """The part of `rank` in the held-out rows, each row once over all ranks, with masks that never change.
 
     Every rank yields the same number of equally large batches, because under ZeRO-3 all ranks must do each forward
-    pass together; what is missing at the end is filled with rows without labels.
+    pass together; what is missing at the end is filled with blank rows.
 
     Args:
         rows: of the held-out split.
@@ -78,26 +103,54 @@ def evaluation_batches(
         seed: of the masks.
         masking: which tokens are asked for.
         special: ids of the tokenizer.
+        word_starts: its table, for `masking.whole_words`.
         max_rows: read this many rows at most, evenly spread over the split; None reads all.
     """
     count = min(len(rows), max_rows or len(rows))
     rows_per_round = rows_per_batch * world_size
     for start in range(rank * rows_per_batch, -(-count // rows_per_round) * rows_per_round, rows_per_round):
-        masked = []
-        for position in range(start, start + rows_per_batch):
-            row = min(position, count - 1) * len(rows) // count
-            original = rows[row]
-            if position < count:
-                generator = _generator(seed, _EVALUATION_MASKS, row)
-                masked.append((original, *mask_row(original, generator, masking, special)))
-            else:
-                masked.append((original, original, np.full_like(original, IGNORED)))
-        yield _stack(masked, special)
+        numbers = [position * len(rows) // count for position in range(start, min(start + rows_per_batch, count))]
+        examples = [
+            _example(rows, row, _generator(seed, _EVALUATION_MASKS, row), masking, special, word_starts)
+            for row in numbers
+        ]
+        yield _batch(examples, rows_per_batch, rows, special)
 
 
-def _stack(masked: Iterable[tuple[NDArray[np.int64], ...]], special: SpecialIds) -> Batch:
-    original, seen, labels = (np.stack(arrays) for arrays in zip(*masked, strict=True))
-    return {"input_ids": seen, "labels": labels, "attention_mask": (original != special.pad).astype(np.int64)}
+def _example(
+    rows: Rows,
+    row: int,
+    generator: np.random.Generator,
+    masking: MaskingConfig,
+    special: SpecialIds,
+    word_starts: NDArray[np.bool_] | None,
+) -> Batch:
+    """One row of a batch, arrays of (row_tokens,)."""
+    original = rows[row]
+    seen, labels = mask_row(original, generator, masking, special, word_starts)
+    lengths = rows.segments(row)
+    segments = np.zeros_like(original)
+    segments[: sum(lengths)] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    return _arrays(seen, labels, segments, rows)
+
+
+def _blank(rows: Rows, special: SpecialIds) -> Batch:
+    """A row that asks for nothing; one token is left, because no model is meant to read a row of padding alone."""
+    seen, segments = np.full(rows.row_tokens, special.pad, dtype=np.int64), np.zeros(rows.row_tokens, np.int64)
+    seen[0], segments[0] = special.cls, 1
+    return _arrays(seen, np.full_like(seen, IGNORED), segments, rows)
+
+
+def _arrays(seen: NDArray[np.int64], labels: NDArray[np.int64], segments: NDArray[np.int64], rows: Rows) -> Batch:
+    batch = {"input_ids": seen, "labels": labels, "attention_mask": (segments > 0).astype(np.int64)}
+    return batch | {"segment_ids": segments} if rows.documents_apart else batch
+
+
+def _batch(examples: Sequence[Batch], share: int, rows: Rows, special: SpecialIds) -> Batch:
+    """`examples`, filled up with blank rows, as arrays of (share, row_tokens)."""
+    blank = _blank(rows, special)
+    filled = [*examples, *[blank] * (share - len(examples))]
+    return {name: np.stack([example[name] for example in filled]) for name in blank}
 
 
 @lru_cache(maxsize=2)

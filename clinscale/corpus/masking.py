@@ -1,6 +1,8 @@
 """Masked language modelling: which tokens of a row the encoder must recover, and what it sees in their place."""
 
+import json
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,9 @@ from numpy.typing import NDArray
 from clinscale.config import Config
 from clinscale.corpus.tokenizing import SpecialIds
 from clinscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 """Label of the positions that are not predicted, as everywhere in HF."""
@@ -17,13 +22,17 @@ class MaskingConfig(Config):
     """Which tokens the encoder is asked to recover; the defaults are those of BERT and of HF's collator."""
 
     mask_fraction: float = 0.15
-    """Probability of each non-special token to be chosen; a row always has at least one."""
+    """Probability of each non-special token to be chosen; a row that has any has at least one."""
 
     mask_token_share: float = 0.8
     """Share of the chosen tokens that are replaced by the mask token."""
 
     random_token_share: float = 0.1
     """Share of the chosen tokens that are replaced by a random token; the rest stays as it is."""
+
+    whole_words: bool = False
+    """Choose all tokens of a word together, each word with probability `mask_fraction`, so that none is recovered
+    from its own pieces. What becomes of a chosen token is decided for each, as in BERT and HF."""
 
     def check(self) -> None:
         """Shares are shares, and leave no more than everything."""
@@ -39,17 +48,58 @@ class MaskingConfig(Config):
             )
 
 
+def word_starts(tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.bool_]:
+    """Where words start, by token id: does one start at the token, does one start behind it; (2, vocab_size).
+
+    A word of a byte-level BPE or SentencePiece vocabulary is what stands between white space, as in fairseq's
+    whole-word masking; one of WordPiece is what BERT splits before it looks for pieces, so punctuation is apart.
+    Special tokens are words of their own, so that no word goes on from one row or document to the next.
+
+    Raises:
+        ConfigError: the vocabulary does not mark where words start.
+    """
+    pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    if pipeline["model"]["type"] == "WordPiece":
+        prefix = pipeline["model"]["continuing_subword_prefix"]
+        starts, ends = [not token.startswith(prefix) for token in tokens], [False] * len(tokens)
+    else:
+        # a space begins the word behind it; other white space stands alone
+        is_bytes = '"ByteLevel"' in json.dumps(pipeline["pre_tokenizer"])
+        space, others = ("Ġ", ("Ċ", "ĉ", "č")) if is_bytes else ("▁", ("\n", "\t", "\r", "<0x0A>"))
+        starts = [token.startswith((space, *others)) for token in tokens]
+        ends = [token.endswith(others) for token in tokens]
+    table = np.array([starts, ends])
+    is_special = np.zeros(len(tokens), dtype=np.bool_)
+    is_special[tokenizer.all_special_ids] = True
+    if len(set(table[0][~is_special])) < 2:
+        raise ConfigError(
+            f"masking.whole_words needs a vocabulary that marks where words start (Ġ, ▁ or ##), tokenizer "
+            f"{tokenizer.name_or_path or 'given'} does not; set masking.whole_words=false"
+        )
+    return table | is_special
+
+
 def mask_row(
-    row: NDArray[np.int64], generator: np.random.Generator, masking: MaskingConfig, special: SpecialIds
+    row: NDArray[np.int64],
+    generator: np.random.Generator,
+    masking: MaskingConfig,
+    special: SpecialIds,
+    word_starts: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What the model sees of a row, and the labels, -100 where nothing is asked; both (row_tokens,)."""
+    """What the model sees of a row, and the labels, -100 where nothing is asked; both (row_tokens,).
+
+    `word_starts` is the table of that name; `masking.whole_words` needs it, ConfigError without.
+    """
     ordinary = _ordinary(special)
     candidates = ordinary[row]
     draw, fate = generator.random((2, len(row)))
+    if masking.whole_words:
+        draw = draw[_first_of_word(row, word_starts)]
     draw[~candidates] = 1.0
     chosen = draw < masking.mask_fraction
     if candidates.any() and not chosen.any():
-        chosen[np.argmin(draw)] = True  # a row without labels would teach nothing
+        chosen = draw == draw.min()  # a row without labels would teach nothing
     seen, labels = row.copy(), np.where(chosen, row, IGNORED)
     random_above = masking.mask_token_share + masking.random_token_share
     seen[chosen & (fate < masking.mask_token_share)] = special.mask
@@ -57,6 +107,17 @@ def mask_row(
     # HF draws from the whole vocabulary; a special token in mid-row is no useful noise
     seen[at_random] = generator.choice(np.flatnonzero(ordinary), size=int(at_random.sum()))
     return seen, labels
+
+
+def _first_of_word(row: NDArray[np.int64], word_starts: NDArray[np.bool_] | None) -> NDArray[np.intp]:
+    """For each token where its word starts; (row_tokens,)."""
+    if word_starts is None:
+        raise ConfigError("masking.whole_words needs the table of word starts; pass corpus.word_starts(tokenizer)")
+    starts_here, starts_behind = word_starts[:, row]
+    is_start = starts_here
+    is_start[1:] |= starts_behind[:-1]
+    is_start[0] = True
+    return np.maximum.accumulate(np.where(is_start, np.arange(len(row)), 0))
 
 
 @lru_cache(maxsize=4)

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinscale.corpus import MaskingConfig, Rows, SpecialIds, evaluation_batches, masked_batch
-from clinscale.errors import ConfigError, DataError
+from clinscale.corpus.loader import rows_of_step
+from clinscale.errors import DataError
 
 SPECIAL = SpecialIds(cls=0, sep=2, pad=1, mask=4, all=(0, 1, 2, 3, 4), vocab_size=10_000)
 ROW_TOKENS = 12
@@ -14,6 +15,14 @@ def rows_of(count, last_row_tokens=10):
     """Rows whose tokens are all different, so that each can be told by its content."""
     stream = np.arange(5, 5 + (ROW_TOKENS - 2) * (count - 1) + last_row_tokens)
     return Rows([stream] if count else [], row_tokens=ROW_TOKENS, special=SPECIAL)
+
+
+def apart_rows_of(*lengths):
+    """Rows that keep documents of these lengths apart, tokens all different but for the separators."""
+    stream = np.arange(5, 5 + sum(lengths) + len(lengths))
+    stream[np.cumsum(np.array(lengths) + 1) - 1] = SPECIAL.sep
+    document_tokens = np.array(lengths, dtype=np.uint32) + np.uint32(1)
+    return Rows([stream], row_tokens=ROW_TOKENS, special=SPECIAL, document_tokens=document_tokens)
 
 
 def batch_of(rows, step=0, rank=0, world_size=1, rows_per_step=4, seed=0):
@@ -62,15 +71,20 @@ def row_numbers(batch, rows):
 @given(
     st.integers(1, 9),
     st.integers(0, 30),
-    st.sampled_from([(1, 12), (2, 12), (3, 12), (4, 12), (6, 12)]),
+    st.integers(1, 9),
+    st.integers(1, 18),
     st.integers(-3, 2**70),
+    st.booleans(),
 )
-def test_a_step_is_the_same_at_every_number_of_workers(count, step, shape, seed):
-    world_size, rows_per_step = shape
-    rows = rows_of(count, last_row_tokens=3)
+def test_a_step_is_the_same_at_every_number_of_workers(count, step, world_size, rows_per_step, seed, is_apart):
+    rows = apart_rows_of(*[4] * count, 17) if is_apart else rows_of(count, last_row_tokens=3)
     alone = batch_of(rows, step, rows_per_step=rows_per_step, seed=seed)
     shared = [batch_of(rows, step, rank, world_size, rows_per_step, seed) for rank in range(world_size)]
-    assert same(joined(shared), alone)
+    assert {len(batch["input_ids"]) for batch in shared} == {-(-rows_per_step // world_size)}
+    together = joined(shared)
+    assert same({name: array[:rows_per_step] for name, array in together.items()}, alone)
+    assert (together["labels"][rows_per_step:] == -100).all()
+    assert (together["attention_mask"][rows_per_step:].sum(axis=1) == 1).all(), "what every model survives"
 
 
 @given(st.integers(1, 25), st.integers(1, 7), st.integers(0, 5))
@@ -107,11 +121,28 @@ def test_a_batch_is_what_the_model_takes():
     assert (batch["input_ids"][:, 5:] == SPECIAL.pad).all()
 
 
-def test_what_cannot_be_shared_or_is_empty_is_refused():
-    with pytest.raises(ConfigError, match="rows_per_step must be a multiple of world_size=3, got 4"):
-        batch_of(rows_of(5), world_size=3)
+def test_documents_kept_apart_are_numbered_within_their_row():
+    rows = apart_rows_of(3, 4, 2)
+    batch = batch_of(rows, rows_per_step=2)
+    by_row = dict(zip(row_numbers(batch, rows), batch["segment_ids"].tolist(), strict=True))
+    assert by_row == {0: [1] * 5 + [2] * 6 + [0], 1: [1] * 4 + [0] * 8}
+    assert ((batch["segment_ids"] > 0) == batch["attention_mask"]).all()
+    (held_out,) = evaluation(rows)
+    assert held_out["segment_ids"].tolist() == [by_row[0], by_row[1]]
+
+
+def test_a_split_without_rows_is_refused():
     with pytest.raises(DataError, match="no rows"):
         batch_of(rows_of(0))
+
+
+@given(st.integers(1, 9), st.integers(0, 9), st.integers(1, 12))
+def test_the_rows_of_a_step_can_be_named(count, step, rows_per_step):
+    rows = rows_of(count)
+    named = rows_of_step(count, step=step, rows_per_step=rows_per_step, seed=3)
+    batch = batch_of(rows, step, rows_per_step=rows_per_step, seed=3)
+    assert named[:, 1].tolist() == row_numbers(batch, rows)
+    assert named[:, 0].tolist() == [(step * rows_per_step + place) // count for place in range(rows_per_step)]
 
 
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 4))
@@ -124,7 +155,9 @@ def test_evaluation_reads_every_row_once_with_the_same_masks_at_every_number_of_
         assert batch["input_ids"].shape == (size, ROW_TOKENS)
         filled = (batch["labels"] != -100).any(axis=1)
         for number, labels in zip(
-            np.array(row_numbers(batch, rows))[filled], batch["labels"][filled], strict=True
+            row_numbers({name: array[filled] for name, array in batch.items()}, rows),
+            batch["labels"][filled],
+            strict=True,
         ):
             assert number not in asked
             asked[number] = labels

@@ -1,10 +1,18 @@
+import gzip
+import json
+from itertools import islice, pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from clinscale.corpus import MaskingConfig, SpecialIds
-from clinscale.corpus.masking import mask_row
+from clinscale.corpus.masking import mask_row, word_starts
+from clinscale.corpus.tokenizing import encode, train_tokenizer
 from clinscale.errors import ConfigError
 
+ARTICLES = Path(__file__).parents[2].parent / "shared" / "data" / "pretrain_corpus"
+WHOLE_WORDS = MaskingConfig(whole_words=True)
 SPECIAL = SpecialIds(cls=0, sep=2, pad=1, mask=4, all=(0, 1, 2, 3, 4), vocab_size=50_000)
 
 
@@ -83,3 +91,161 @@ def test_a_row_of_special_tokens_asks_for_none():
 def test_impossible_shares_are_refused(values, says):
     with pytest.raises(ConfigError, match=says):
         MaskingConfig(**values)
+
+
+def test_the_masks_of_a_known_row_never_change():
+    """A run that was started with an older version must resume with the same masks."""
+    seen, labels = masked(np.arange(5, 45), MaskingConfig(), seed=7)
+    assert np.flatnonzero(labels != -100).tolist() == [6, 23, 24, 32, 37]
+    assert seen[labels != -100].tolist() == [4, 4, 4, 28144, 42]
+
+
+# Whole words
+
+
+def words_of(row, starts, special):
+    """Lists of positions that are masked together, by a second reading of the table."""
+    words = []
+    for position, token in enumerate(row):
+        if token in special.all:
+            continue
+        before = row[position - 1] if position else None
+        if before is None or starts[0][token] or starts[1][before]:
+            words.append([])
+        words[-1].append(position)
+    return words
+
+
+@pytest.fixture(scope="module")
+def byte_level():
+    """A BPE trained on real text, and the text."""
+    if not ARTICLES.is_dir():
+        pytest.skip(f"needs the articles at {ARTICLES}")
+    (path,) = ARTICLES.glob("*.jsonl.gz")
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        texts = [json.loads(line)["text"][:20_000] for line in islice(stream, 40)]
+    return train_tokenizer(texts, 1500), texts
+
+
+def word_piece():
+    """As BERT's: `##` before what continues a word."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "met",
+        "##op",
+        "##rolol",
+        "given",
+        ".",
+        "chest",
+        "pain",
+    ]
+    backend = Tokenizer(models.WordPiece({token: at for at, token in enumerate(tokens)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    names = {name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **names)
+
+
+def sentence_piece():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = ["<pad>", "<unk>", "<s>", "</s>", "<mask>", "▁met", "op", "rolol", "▁given", "▁", "."]
+    backend = Tokenizer(models.Unigram([(token, -1.0) for token in tokens], unk_id=1))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        cls_token="<s>",
+        sep_token="</s>",
+        mask_token="<mask>",
+    )
+
+
+def test_words_of_a_trained_bpe_are_what_white_space_separates(byte_level):
+    tokenizer, texts = byte_level
+    starts, special = word_starts(tokenizer), SpecialIds.from_tokenizer(tokenizer)
+    assert starts.shape == (2, len(tokenizer))
+    for text in ("Dose:\n\tmetoprolol 25mg/day.\n\nStop  aspirin\r\nnow", *(text[:3000] for text in texts[:10])):
+        (row,) = encode(tokenizer, [text])
+        words = [tokenizer.decode([row[at] for at in word]).strip() for word in words_of(row, starts, special)]
+        # white space that Unicode has beside ASCII's is part of a word here
+        assert [word for word in words if word] == [word for word in text.translate(ASCII_ONLY).split(" ") if word]
+
+
+ASCII_ONLY = str.maketrans(dict.fromkeys("\n\t\r", " "))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "words"),
+    [
+        (word_piece(), "Metoprolol given. Chest pain", [3, 1, 1, 1, 1]),
+        (sentence_piece(), "metoprolol given. given", [3, 2, 1]),
+    ],
+)
+def test_words_of_other_vocabularies(tokenizer, text, words):
+    (row,) = encode(tokenizer, [text])
+    special = SpecialIds.from_tokenizer(tokenizer)
+    assert [len(word) for word in words_of(row, word_starts(tokenizer), special)] == words
+
+
+def test_a_word_ends_with_its_document():
+    tokenizer = word_piece()
+    special = SpecialIds.from_tokenizer(tokenizer)
+    # the second document begins in the middle of a word, as the next piece of a long note may
+    row = np.array([2, 5, 6, 3, 2, 7, 3, 0])
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        asked = mask_row(row, generator, WHOLE_WORDS, special, word_starts(tokenizer))[1] != -100
+        assert asked[1] == asked[2]
+        assert not asked[[0, 3, 4, 6, 7]].any()
+        if asked[1] != asked[5]:
+            return
+    raise AssertionError("the pieces on both sides of a document's end were always asked together")
+
+
+def test_whole_words_are_asked_together_and_as_many_tokens_as_ever(byte_level):
+    tokenizer, texts = byte_level
+    starts, special = word_starts(tokenizer), SpecialIds.from_tokenizer(tokenizer)
+    row = np.concatenate(encode(tokenizer, texts))
+    seen, labels = mask_row(row, np.random.default_rng(0), WHOLE_WORDS, special, starts)
+    asked = labels != -100
+    words = words_of(row.tolist(), starts, special)
+    assert all(asked[word].all() or not asked[word].any() for word in words)
+    assert sum(len(word) for word in words) == len(row) > 100_000
+    deviation = 0.15 * 0.85 * sum(len(word) ** 2 for word in words) / len(row) ** 2
+    assert asked.mean() == pytest.approx(0.15, abs=5 * deviation**0.5)
+    assert (seen[asked] == special.mask).mean() == pytest.approx(0.8, abs=0.015)
+    # what a piece becomes is decided for it alone
+    fates = [seen[word] == special.mask for word in words if asked[word[0]] and len(word) > 1]
+    assert any(a != b for fate in fates for a, b in pairwise(fate))
+    again = mask_row(row, np.random.default_rng(0), WHOLE_WORDS, special, starts)
+    assert (again[0] == seen).all()
+    assert (again[1] == labels).all()
+
+
+def test_a_row_with_one_word_asks_for_all_of_it():
+    tokenizer = word_piece()
+    row, special = np.array([2, 5, 6, 7, 3]), SpecialIds.from_tokenizer(tokenizer)
+    masking = MaskingConfig(whole_words=True, mask_fraction=0.001)
+    labels = mask_row(row, np.random.default_rng(0), masking, special, word_starts(tokenizer))[1]
+    assert labels.tolist() == [-100, 5, 6, 7, -100]
+
+
+def test_whole_words_need_a_vocabulary_that_marks_them():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    unmarked = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    with pytest.raises(ConfigError, match=r"masking\.whole_words needs a vocabulary that marks where words start"):
+        word_starts(PreTrainedTokenizerFast(tokenizer_object=unmarked, unk_token="[UNK]"))
+    with pytest.raises(ConfigError, match=r"pass corpus\.word_starts"):
+        masked([0, 7, 2], WHOLE_WORDS)

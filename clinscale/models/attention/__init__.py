@@ -4,6 +4,11 @@ One definition of each pattern (`patterns`), one slow readable backend (`referen
 and one for GPUs (`flex`); `exact` swaps them into a model.
 """
 
-from clinscale.models.attention.exact import backend_here, use_exact_attention, use_hf_attention
+from clinscale.models.attention.exact import (
+    backend_here,
+    documents_apart,
+    use_exact_attention,
+    use_hf_attention,
+)
 
-__all__ = ["backend_here", "use_exact_attention", "use_hf_attention"]
+__all__ = ["backend_here", "documents_apart", "use_exact_attention", "use_hf_attention"]

@@ -6,10 +6,11 @@ batch who sees whom (`patterns`), so that no layer asks the device; each self-at
 and hands queries, keys and values to the backend. Whatever a backend does not do is left to HF's own code.
 """
 
+import contextlib
 import functools
 import logging
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from transformers.activations import NewGELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.longformer.modeling_longformer import LongformerBaseModelOutput
 
+from clinscale.errors import ConfigError
 from clinscale.models.attention import tiles
 from clinscale.models.attention.global_queries import GlobalTokens, global_tokens_of, with_global_rows
 from clinscale.models.attention.patterns import (
@@ -26,6 +28,7 @@ from clinscale.models.attention.patterns import (
     Document,
     LongformerPattern,
     documents_of,
+    documents_of_segments,
 )
 from clinscale.models.catalog import EvaluationPattern
 
@@ -64,7 +67,8 @@ class Batch:
     dropout: float
     """Of attention probabilities; 0 outside training."""
     packed_T: torch.Tensor | None
-    """Where each token of the packed axis lies in the padded batch; None when nothing was left out."""
+    """Where each token of the packed axis lies in the padded batch, B * L for those that fill up blocks; None when
+    the axes are the same."""
     globals: Sequence[GlobalTokens] = ()
     """Longformer's documents with global tokens."""
 
@@ -82,14 +86,15 @@ class Batch:
         """The documents' tokens as one row (1, T, E), or the batch as it is."""
         if self.packed_T is None:
             return hidden_BLE
-        return hidden_BLE.flatten(0, 1)[self.packed_T][None]
+        with_filler_TE = torch.nn.functional.pad(hidden_BLE.flatten(0, 1), (0, 0, 0, 1))
+        return with_filler_TE[self.packed_T][None]
 
     def unpack(self, hidden: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """Back to (B, L, E); zeros where the padding was."""
         if self.packed_T is None:
             return hidden
-        padded_TE = hidden.new_zeros(shape[0] * shape[1], shape[2])
-        return padded_TE.index_copy(0, self.packed_T, hidden[0]).view(shape)
+        with_filler_TE = hidden.new_zeros(shape[0] * shape[1] + 1, shape[2])
+        return with_filler_TE.index_copy(0, self.packed_T, hidden[0])[:-1].view(shape)
 
 
 def use_exact_attention(
@@ -129,6 +134,43 @@ def use_hf_attention(model: "PreTrainedModel", *, sticky: bool = False) -> "PreT
         if model.config.model_type == "big_bird" and not sticky:
             encoder.decides_per_batch = model.base_model.register_forward_pre_hook(_reset_attention_type)
     return model
+
+
+@contextlib.contextmanager
+def documents_apart(model: "PreTrainedModel", segment_ids_BL: torch.Tensor | None) -> Iterator[None]:
+    """While this lasts, no token of `model` attends to another document of its row.
+
+    Args:
+        model: with exact attention.
+        segment_ids_BL: the document of each token, 0 on padding; None leaves rows whole.
+
+    Raises:
+        ConfigError: the model attends with HF's own code, which cannot keep documents apart.
+    """
+    if segment_ids_BL is None:
+        yield
+        return
+    encoder = _encoder_of(model)
+    if encoder is None or "forward" not in vars(encoder):
+        raise ConfigError(
+            "documents that share a row are kept apart by the exact attention only, and this model attends with "
+            "Hugging Face's own code; set runtime.attention=exact or recipe.documents_apart=false"
+        )
+    encoder.segment_ids_BL = segment_ids_BL
+    try:
+        yield
+    finally:
+        del encoder.segment_ids_BL
+
+
+def _check_rows_are_whole(encoder: Any) -> None:
+    """Raise ConfigError where HF's code would let the documents of a row see each other."""
+    if hasattr(encoder, "segment_ids_BL"):
+        raise ConfigError(
+            "documents that share a row are kept apart by the exact attention only, and it cannot run this batch for "
+            "the reason that the log gives (a GPU needs attention_probs_dropout_prob=0) or because attentions are "
+            "asked for; remove that or set recipe.documents_apart=false"
+        )
 
 
 def _reset_attention_type(model: Any, _: Any) -> None:
@@ -182,12 +224,35 @@ def _unbind(encoder: Any) -> None:
             vars(module).pop(name, None)
 
 
-def _unpadded(
-    documents: tuple[Document, ...], row_tokens: int, block_size: int, is_full: Callable[[Document], bool]
+def _documents(
+    encoder: Any,
+    code_BL: torch.Tensor,
+    *,
+    unpad: bool,
+    block_size: int = 1,
+    is_full: Callable[[Document], bool] = lambda document: True,
 ) -> tuple[tuple[Document, ...], torch.Tensor | None]:
-    """The documents without their padding, end to end, and where their tokens lie in the padded batch.
+    """The batch's documents on the axis that the layers work on, and where its tokens lie in the padded batch."""
+    codes_BL, device = code_BL.cpu().numpy(), code_BL.device
+    segments_BL = getattr(encoder, "segment_ids_BL", None)
+    if segments_BL is not None:
+        # HF may have padded the row to whole blocks
+        padded_BL = torch.nn.functional.pad(segments_BL, (0, codes_BL.shape[1] - segments_BL.shape[1]))
+        documents = documents_of_segments(codes_BL, padded_BL.cpu().numpy())
+    else:
+        documents = documents_of(codes_BL)
+        if not unpad:
+            return documents, None
+    documents, packed_T = _unpadded(documents, codes_BL.size, block_size, is_full)
+    return documents, None if packed_T is None else packed_T.to(device)
 
-    Documents that are read in blocks keep whole blocks, and then all begin at a multiple of one.
+
+def _unpadded(
+    documents: tuple[Document, ...], tokens: int, block_size: int, is_full: Callable[[Document], bool]
+) -> tuple[tuple[Document, ...], torch.Tensor | None]:
+    """The documents without their padding, end to end, and where their tokens lie among the `tokens` of the batch.
+
+    Documents that are read in blocks are filled up to whole blocks, and then all begin at a multiple of one.
     """
     shorter = [replace(document, rows=document.length) for document in documents]
     if not all(map(is_full, shorter)):
@@ -198,12 +263,12 @@ def _unpadded(
     else:
         block_size = 1
     slots = [-(-document.rows // block_size) * block_size for document in shorter]
-    if sum(slots) == len(documents) * row_tokens:
+    if sum(slots) == sum(document.rows for document in documents) == tokens:
         return documents, None
     starts = np.cumsum([0, *slots])
-    packed = np.concatenate(
-        [document.start + np.arange(slot) for document, slot in zip(documents, slots, strict=True)]
-    )
+    packed = np.full(starts[-1], tokens)
+    for document, start in zip(documents, starts[:-1], strict=True):
+        packed[start : start + document.length] = document.start + np.arange(document.length)
     moved = (replace(document, start=int(start)) for document, start in zip(shorter, starts[:-1], strict=True))
     return tuple(moved), torch.from_numpy(packed)
 
@@ -247,6 +312,7 @@ def _longformer_encoder(
     code_BL = (attention_mask[:, :length] >= 0).int() + (attention_mask[:, :length] > 0).int()
     batch = None if output_attentions else _longformer_batch(self, hidden_states, code_BL)
     if batch is None:
+        _check_rows_are_whole(self)
         return type(self).forward(
             self,
             hidden_states,
@@ -271,9 +337,7 @@ def _longformer_encoder(
 
 
 def _longformer_batch(self: Any, hidden_BLE: torch.Tensor, code_BL: torch.Tensor) -> Batch | None:
-    documents, packed_T = documents_of(code_BL.cpu().numpy()), None
-    if self.exact.unpad:
-        documents, packed_T = _unpadded(documents, code_BL.shape[1], 1, lambda document: True)
+    documents, packed_T = _documents(self, code_BL, unpad=self.exact.unpad)
     tokens = code_BL.numel() if packed_T is None else len(packed_T)
 
     def pattern_of(module: Any) -> Pattern:
@@ -284,7 +348,6 @@ def _longformer_batch(self: Any, hidden_BLE: torch.Tensor, code_BL: torch.Tensor
     backend = _backend(pattern_of(first), hidden_BLE, first.head_dim, dropout)
     if backend is None:
         return None
-    packed_T = None if packed_T is None else packed_T.to(hidden_BLE.device)
     return Batch(pattern_of, backend, dropout, packed_T, global_tokens_of(documents, hidden_BLE.device))
 
 
@@ -320,6 +383,7 @@ def _bigbird_encoder(
         unpad = self.exact.unpad and not kwargs.get("output_hidden_states", self.config.output_hidden_states)
         batch = _bigbird_batch(self, hidden_states, code_BL, unpad)
     if batch is None:
+        _check_rows_are_whole(self)
         return _bigbird_encoder_of_hf(
             self, hidden_states, attention_mask=attention_mask, to_mask=to_mask, **kwargs
         )
@@ -354,9 +418,9 @@ def _bigbird_batch(self: Any, hidden_BLE: torch.Tensor, code_BL: torch.Tensor, u
     always_full = self.attention_type == "original_full" and (
         self.exact.sticky or config.attention_type == "original_full"
     )
-    whole = BigBirdPattern(
-        documents_of(code_BL.cpu().numpy()),
-        code_BL.numel(),
+    family = BigBirdPattern(
+        documents=(),
+        tokens=0,
         heads=first.num_attention_heads,
         block_size=config.block_size,
         num_random_blocks=config.num_random_blocks,
@@ -365,19 +429,18 @@ def _bigbird_batch(self: Any, hidden_BLE: torch.Tensor, code_BL: torch.Tensor, u
         random=is_random,
         always_full=always_full,
     )
-    documents, packed_T = whole.documents, None
-    if unpad:
-        documents, packed_T = _unpadded(documents, code_BL.shape[1], config.block_size, whole.is_full)
-    tokens = whole.tokens if packed_T is None else len(packed_T)
+    documents, packed_T = _documents(
+        self, code_BL, unpad=unpad, block_size=config.block_size, is_full=family.is_full
+    )
+    tokens = code_BL.numel() if packed_T is None else len(packed_T)
 
     def pattern_of(module: Any) -> Pattern:
-        return replace(whole, documents=documents, tokens=tokens, layer=module.index)
+        return replace(family, documents=documents, tokens=tokens, layer=module.index)
 
     dropout = config.attention_probs_dropout_prob if self.training else 0.0
     backend = _backend(pattern_of(first), hidden_BLE, first.attention_head_size, dropout)
     if backend is None:
         return None
-    packed_T = None if packed_T is None else packed_T.to(hidden_BLE.device)
     return Batch(pattern_of, backend, dropout, packed_T)
 
 

@@ -19,7 +19,7 @@ PAPER_LENGTHS = (1024, 3072, 4096)
 
 @dataclass(frozen=True)
 class Document:
-    """One row of a batch, on the token axis."""
+    """One row of a batch, or one note of a row that holds several, on the token axis."""
 
     start: int
     """Its first token."""
@@ -189,17 +189,28 @@ def documents_of(codes_BL: Sequence[Sequence[int]] | Ints, rows: int | None = No
     `rows` are the tokens of each row that an answer is wanted for; None is all.
     """
     codes = np.asarray(codes_BL)
-    documents = []
-    for index, code_L in enumerate(codes):
-        kept = np.flatnonzero(code_L)
-        length = int(kept[-1]) + 1 if len(kept) else 0
-        documents.append(
-            Document(
-                start=index * codes.shape[1],
-                rows=rows or codes.shape[1],
-                length=length,
-                holes=tuple(np.flatnonzero(code_L[:length] == 0).tolist()),
-                global_tokens=tuple(np.flatnonzero(code_L == 2).tolist()),
-            )
-        )
+    width = codes.shape[1]
+    return tuple(_document(index * width, rows or width, code_L) for index, code_L in enumerate(codes))
+
+
+def documents_of_segments(codes_BL: Ints, segments_BL: Ints) -> tuple[Document, ...]:
+    """The documents of rows that hold several: each run of one number, 0 being padding, is a document (B, L)."""
+    codes, documents = codes_BL.ravel(), []
+    is_first_BL = np.diff(segments_BL, axis=1, prepend=-1) != 0
+    firsts = np.flatnonzero(is_first_BL).tolist()
+    for start, end in zip(firsts, [*firsts[1:], codes.size], strict=True):
+        if segments_BL.flat[start]:
+            documents.append(_document(start, end - start, codes[start:end]))
     return tuple(documents)
+
+
+def _document(start: int, rows: int, code_L: Ints) -> Document:
+    kept = np.flatnonzero(code_L)
+    length = int(kept[-1]) + 1 if len(kept) else 0
+    return Document(
+        start=start,
+        rows=rows,
+        length=length,
+        holes=tuple(np.flatnonzero(code_L[:length] == 0).tolist()),
+        global_tokens=tuple(np.flatnonzero(code_L == 2).tolist()),
+    )

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from clinscale.models.attention import flex, reference
-from clinscale.models.attention.patterns import BigBirdPattern, Document, LongformerPattern
+from clinscale.models.attention import exact, flex, reference
+from clinscale.models.attention.patterns import (
+    BigBirdPattern,
+    Document,
+    LongformerPattern,
+    documents_of_segments,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 TILE = flex.TILE
@@ -33,6 +38,19 @@ def bigbird(*of_each, **changes):
     return BigBirdPattern(made, tokens, **(model | changes))
 
 
+def notes_apart(pattern, *lengths, row_tokens):
+    """Notes of these lengths that share a row, each with a global first token, as the encoder hands them over."""
+    segments = np.zeros((2, row_tokens), int)
+    segments[0, : sum(lengths)] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    segments[1, 0] = 1  # a row that only fills up a rank's share
+    codes = np.sign(segments)
+    if isinstance(pattern, LongformerPattern):
+        codes[np.diff(segments, prepend=0) > 0] = 2
+    block_size, is_full = getattr(pattern, "block_size", 1), getattr(pattern, "is_full", lambda document: True)
+    packed, axis = exact._unpadded(documents_of_segments(codes, segments), segments.size, block_size, is_full)
+    return replace(pattern, documents=packed, tokens=segments.size if axis is None else len(axis))
+
+
 LONG, SHORT = (224, 200, (3, 130)), (96, 90, (1,))
 
 PATTERNS = {
@@ -40,6 +58,10 @@ PATTERNS = {
     "longformer, no padding, no globals": longformer((256, 256, (), ()), window=8),
     "longformer, packed": longformer((61, 61, (), (0,)), (7, 7, (), ()), (130, 130, (9,), (1, 64)), window=16),
     "longformer, full tiles": longformer((640, 640, (), (0, 600)), (70, 60, (), ()), window=256),
+    "longformer, notes apart": notes_apart(longformer(window=16), 40, 300, 7, 129, row_tokens=500),
+    "bigbird, notes apart": notes_apart(bigbird(), 40, 300, 7, 129, row_tokens=500),
+    "bigbird, notes apart as HF evaluates": notes_apart(bigbird(random=False), 300, 150, row_tokens=450),
+    "bigbird, short notes apart": notes_apart(bigbird(), 40, 7, 90, row_tokens=150),
     "longformer, window 0": longformer((130, 120, (1,), (2,)), window=0),
     "longformer, nothing but padding": longformer((40, 0, (), ()), (0, 0, (), ()), (50, 50, (), ()), window=300),
     "bigbird, random blocks": bigbird(LONG, (224, 224, ())),
