@@ -28,7 +28,8 @@ OWNERS: dict[str, set[str]] = {
     "ray.data": {"corpus"},
     "ray": {"runtime", "sweep", "corpus"},
     "datasets": {"corpus"},
-    "duckdb": {"tasks"},
+    "duckdb": {"tasks", "corpus"},
+    "rensa": {"corpus"},
     "deepspeed": {"engine"},
     "mlflow": {"registry", "predict/pyfunc"},  # the one file that MLflow itself loads: a model from code
     "optuna": {"sweep"},

@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.options import Json
+from clinscale.cli.options import Address, Json
 from clinscale.cli.output import Steps, emit, table
+from clinscale.errors import ConfigError
 
 app = typer.Typer(help="Notes to tokenised, memory-mapped shards.", no_args_is_help=True)
 
@@ -16,37 +17,58 @@ def build(
         list[str] | None, typer.Argument(help="Files or folders of notes, or key.path=value overrides.")
     ] = None,
     *,
-    out: Annotated[str, typer.Option("--out", help="Folder of the new ShardSet.")],
+    out: Annotated[
+        str, typer.Option("--out", help="Folder of the new ShardSet; on a cluster one that all nodes see.")
+    ],
     text_column: Annotated[str, typer.Option(help="Column of the note in CSV, JSONL and Parquet.")] = "text",
     id_column: Annotated[str | None, typer.Option(help="Column of the note's id.")] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Column of the patient: whole patients are held out for validation.")
+    ] = None,
     config: Annotated[
         str | None, typer.Option("--config", help="YAML file; for sources of several columns.")
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="HF name or folder; by default a byte-level BPE is trained on the notes.")
     ] = None,
+    leakage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--leakage", help="TASK=PATH: keep the test documents of this task out of the corpus; repeat."
+        ),
+    ] = None,
+    address: Address = None,
     json: Json = False,
 ) -> None:
-    """Clean, tokenise and pack notes once.
+    """Clean, tokenise and pack notes once, on all CPUs; the same command goes on where a build was interrupted.
 
     Example: `clinscale corpus build notes.csv.gz --text-column TEXT --out shards cleaning.lower_case=true`
     """
     from clinscale.corpus import CorpusConfig, build_shards
+    from clinscale.runtime import ray_session
 
     words = sources or []
     uris = [word for word in words if "=" not in word]
     given: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
     if uris:
-        given["sources"] = [{"uri": uri, "text_column": text_column, "id_column": id_column} for uri in uris]
+        columns = {"text_column": text_column, "id_column": id_column, "group_column": group_column}
+        given["sources"] = [{"uri": uri, **columns} for uri in uris]
     settings = CorpusConfig.load(config, [word for word in words if "=" in word], base=given)
-    with Steps("Building the corpus") as steps:
-        shards = build_shards(settings, out, on_progress=lambda done: steps.update(done, None, "notes"))
+    test_texts = {task: _test_texts(task, path) for task, path in map(_task_and_path, leakage or [])}
+    with ray_session(address) as cluster, Steps("Building the corpus") as steps:
+        shards = build_shards(
+            settings,
+            out,
+            test_texts=test_texts,
+            num_cpus=cluster.num_cpus,
+            on_progress=lambda done: steps.update(done, None, "notes"),
+        )
     _show(shards, json)
 
 
 @app.command()
 def show(uri: Annotated[str, typer.Argument(help="Folder or URI of a ShardSet.")], json: Json = False) -> None:
-    """Print the card of a ShardSet: counts, lengths, fingerprints; no text.
+    """Print the card of a ShardSet: counts, lengths, duplicates, fingerprints; no text.
 
     Example: `clinscale corpus show shards`
     """
@@ -55,7 +77,48 @@ def show(uri: Annotated[str, typer.Argument(help="Folder or URI of a ShardSet.")
     _show(open_shards(uri), json)
 
 
+def _task_and_path(option: str) -> tuple[str, str]:
+    task, equals, path = option.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--leakage {option} must read TASK=PATH, e.g. mimic_aki=/data/mimic-iii")
+    return task, path
+
+
+def _test_texts(task: str, path: str) -> list[str]:
+    from clinscale.tasks import load_task, read_task
+
+    data = read_task(load_task(task), path)
+    return [text for example in data.splits.get("test", ()) for text in (example.text, example.text_pair) if text]
+
+
 def _show(shards: Any, as_json: bool) -> None:
     card = {"uri": shards.uri, "fingerprint": shards.fingerprint, **shards.card()}
-    rows = [{"what": key.replace("_", " "), "value": value} for key, value in card.items()]
+    rows = [{"what": name, "value": value} for name, value in _for_people(card)]
     emit(card, as_json=as_json, people=table("ShardSet", rows))
+
+
+def _for_people(card: dict[str, Any]) -> list[tuple[str, str]]:
+    lengths, cut = card["document_tokens"], card["share_cut_at"]
+    packing = card["packing_efficiency"]
+    rows = [
+        ("place", card["uri"]),
+        ("fingerprint", f"{card['fingerprint']} (recipe {card['recipe_fingerprint']})"),
+        *(
+            (name, f"{card[f'{name}_documents']:,} notes, {card[f'{name}_tokens']:,} tokens")
+            for name in ("train", "validation")
+        ),
+        ("vocabulary", f"{card['vocab_size']:,} tokens (tokenizer {card['tokenizer_fingerprint']})"),
+        (
+            "tokens of a note",
+            f"mean {lengths['mean']:,.0f}, median {lengths['p50']:,.0f}, 95 % below {lengths['p95']:,.0f}, "
+            f"longest {lengths['max']:,.0f}",
+        ),
+        ("longer than the model reads", ", ".join(f"{share:.1%} at {limit}" for limit, share in cut.items())),
+        ("positions that are no padding", ", ".join(f"{share:.1%} at {rows}" for rows, share in packing.items())),
+        ("left out", ", ".join(f"{count:,} {name}" for name, count in card["left_out"].items()) or "nothing"),
+        ("sources", "\n".join(card["sources"])),
+    ]
+    leaks = [
+        f"{name}: {of['found']} of {of['test_documents']} test documents" for name, of in card["leakage"].items()
+    ]
+    return [*rows, ("leakage", "\n".join(leaks))] if leaks else rows

@@ -11,8 +11,8 @@ number of workers without seeing other data. The corpus is streamed: memory does
 
 from clinscale.corpus.build import CorpusConfig, build_shards
 from clinscale.corpus.cleaning import CleaningConfig
-from clinscale.corpus.loader import evaluation_batches, masked_batch
-from clinscale.corpus.masking import MaskingConfig
+from clinscale.corpus.loader import evaluation_batches, masked_batch, rows_of_step
+from clinscale.corpus.masking import MaskingConfig, word_starts
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.shards import ShardSet, open_shards
 from clinscale.corpus.sources import Document, SourceConfig, read_documents
@@ -33,6 +33,8 @@ __all__ = [
     "masked_batch",
     "open_shards",
     "read_documents",
+    "rows_of_step",
     "tokenizer_fingerprint",
     "train_tokenizer",
+    "word_starts",
 ]

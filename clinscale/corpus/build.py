@@ -1,18 +1,29 @@
-"""Notes to a ShardSet: tokenised once, in one streaming pass, by a tokenizer that is given or trained first."""
+"""Notes to a ShardSet: read and tokenised once, in parts, from which the shards are then put together.
+
+The parts are made in any order, by any number of workers, and are kept when a build is interrupted; what is a duplicate
+and where a note lies is decided when all are there. So the shards depend on the notes and the recipe alone.
+"""
 
 import hashlib
+import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from clinscale.config import Config, differences
 from clinscale.corpus.cleaning import CleaningConfig
+from clinscale.corpus.leakage import LeakageConfig, TestTexts
+from clinscale.corpus.near_duplicates import NearDuplicatesConfig, near_duplicates
 from clinscale.corpus.packing import FRAME_TOKENS
+from clinscale.corpus.parts import PART_SUFFIX, PartMaker, make_parts, units_of
 from clinscale.corpus.shards import (
+    LENGTHS_SUFFIX,
     MANIFEST,
     SHARD_SUFFIX,
     TOKENIZER,
@@ -21,25 +32,35 @@ from clinscale.corpus.shards import (
     ShardSet,
     Split,
     SplitCard,
+    lengths_file,
     open_shards,
 )
 from clinscale.corpus.sources import Document, SourceConfig, read_documents, source_digest, text_digest
 from clinscale.corpus.tokenizing import (
     SMALLEST_VOCABULARY,
     SpecialIds,
-    encode,
     load_tokenizer,
     tokenizer_fingerprint,
     train_tokenizer,
 )
-from clinscale.errors import ConfigError, DataError
-from clinscale.storage import create_binary, exists, join, remove_files, upload, write_json
+from clinscale.errors import CapacityError, ConfigError, DataError
+from clinscale.storage import (
+    create_binary,
+    exists,
+    filesystem,
+    join,
+    local_copy,
+    read_json,
+    remove_files,
+    upload,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BATCH_CHARACTERS = 1_000_000
-"""Text handed to the tokenizer at once: enough to keep all cores busy, little enough to forget."""
+_PARTS = "parts"
+_RECIPE = "recipe.json"
 
 
 class CorpusConfig(Config):
@@ -57,8 +78,18 @@ class CorpusConfig(Config):
     vocab_size: int = Field(default=8192, ge=SMALLEST_VOCABULARY)
     """Size of the trained vocabulary at most; RoBERTa's is 50,265. Unused when a tokenizer is given."""
 
+    tokenizer_characters: int = Field(default=2**30, ge=1)
+    """A tokenizer is trained on this much text at most, the first of the training notes."""
+
+    near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
+    """Which notes count as almost the same; of those the first stays."""
+
+    leakage: LeakageConfig = LeakageConfig()
+    """What is done about notes that hold the test documents of tasks; needs the tasks' texts."""
+
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Probability of a note to be held out for validation, decided by a hash of its text."""
+    """Probability of a patient, where a source has a `group_column`, or else of a note to be held out for validation;
+    decided by a hash, so that added notes move no other."""
 
     seed: int = Field(default=0, ge=0)
     """Of the validation split."""
@@ -66,45 +97,91 @@ class CorpusConfig(Config):
     shard_tokens: int = Field(default=2**24, ge=1)
     """Tokens per file; one file of each split is held in memory while building (32 MiB at 2 bytes)."""
 
+    def is_validation(self, document: Document) -> bool:
+        """By a hash of the patient or of the text: exact duplicates never straddle."""
+        return text_digest(document.group or document.text, self.seed) < self.validation_fraction * 2**64
 
-def build_shards(config: CorpusConfig, out: str, *, on_progress: Callable[[int], None] | None = None) -> ShardSet:
+
+def build_shards(
+    config: CorpusConfig,
+    out: str,
+    *,
+    test_texts: Mapping[str, Iterable[str]] | None = None,
+    num_cpus: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> ShardSet:
     """Tokenise the notes of `config` into a ShardSet at `out`, or return the equal one that is there already.
 
     A trained tokenizer sees the training notes only, so that held-out perplexity is of text that nothing has seen.
 
     Args:
         config: sources, cleaning, tokenizer, split.
-        out: folder, local or in an object store.
-        on_progress: called with the number of notes written so far.
+        out: folder, local or in an object store; what an interrupted build left there is used.
+        test_texts: by task, the texts of its test documents, which the corpus should not hold.
+        num_cpus: of the Ray session that does the work; 0 does it in this process. Changes no shard.
+        on_progress: called with the number of notes read so far.
 
     Raises:
         ConfigError: `out` holds a ShardSet of another recipe (names what differs).
-        DataError: a source or the tokenizer cannot be read, or no note is left to train on.
+        DataError: a source or the tokenizer cannot be read, no note is left to train on, or test documents leak while
+            `leakage.action` is `refuse`.
+        CapacityError: `out` cannot be written; the same command goes on from there.
     """
+    try:
+        return _build(config, out, test_texts or {}, num_cpus, on_progress or (lambda _: None))
+    except OSError as error:
+        raise CapacityError(
+            f"{out} cannot be written ({error.strerror or type(error).__name__}); make room or choose another folder, "
+            "then run the same command again: the parts that are done are kept"
+        ) from None
+
+
+def _build(
+    config: CorpusConfig,
+    out: str,
+    test_texts: Mapping[str, Iterable[str]],
+    num_cpus: int,
+    on_progress: Callable[[int], None],
+) -> ShardSet:
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
-    recipe = _recipe(config, given)
+    tests = TestTexts.build(test_texts, config.leakage) if test_texts else None
+    recipe = _recipe(config, given, tests)
     if exists(join(out, MANIFEST)):
         return _existing(out, recipe)
-    remove_files(out, SHARD_SUFFIX)  # of a build that was interrupted
-    tokenizer = _save_tokenizer(given or train_tokenizer(_training_texts(config), config.vocab_size), out)
+    parts = join(out, _PARTS)
+    _claim(out, parts, recipe)
+    tokenizer = _tokenizer_of(out, given, config)
     special = SpecialIds.from_tokenizer(tokenizer)
+    with tempfile.TemporaryDirectory(prefix="clinscale-") as cache:
+        done = 0
+
+        def on_notes(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(done)
+
+        maker = PartMaker(
+            folder=parts,
+            tokenizer=str(join(out, TOKENIZER)) if num_cpus else str(local_copy(join(out, TOKENIZER), cache)),
+            cleaning=config.cleaning,
+            near_duplicates=config.near_duplicates,
+            test_texts=tests,
+            is_validation=config.is_validation,
+        )
+        make_parts(units_of(config.sources), maker, num_cpus=num_cpus, on_notes=on_notes)
+        chosen = _choose(parts, config, tests, scratch=cache)
     dtype = np.dtype("<u2" if special.vocab_size <= 2**16 else "<u4")
     splits: tuple[Split, ...] = ("train", "validation")
     writers = {split: _SplitWriter(out, split, dtype, config.shard_tokens) for split in splits}
     lengths: Counter[int] = Counter()
-    left_out: Counter[str] = Counter()
-    for batch in _batches(read_documents(config.sources, config.cleaning, counts=left_out)):
-        texts = [document.text for document in batch]
-        for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
-            writers[_split_of(text, config)].add([*ids, special.sep])
-            lengths[len(ids)] += 1
-        if on_progress:
-            on_progress(lengths.total())
+    for split, ids in _kept(parts, chosen):
+        writers[split].add(ids.astype(dtype))
+        lengths[len(ids) - 1] += 1
     cards = {split: writer.finish() for split, writer in writers.items()}
     if not cards["train"].documents:
         raise DataError(
             f"no note for training in {', '.join(source.uri for source in config.sources)}; held out: "
-            f"{cards['validation'].documents}, left out: {dict(left_out)}; check text_column and cleaning"
+            f"{cards['validation'].documents}, left out: {chosen.left_out}; check text_column and cleaning"
         )
     manifest = Manifest(
         recipe=recipe,
@@ -113,12 +190,86 @@ def build_shards(config: CorpusConfig, out: str, *, on_progress: Callable[[int],
         special=special,
         dtype="uint16" if dtype.itemsize == 2 else "uint32",
         splits=cards,
-        left_out=dict(left_out),
+        left_out=chosen.left_out,
+        leakage=chosen.leakage,
         document_tokens=_length_card(lengths),
         share_cut_at={str(limit): _share_cut(lengths, limit) for limit in (512, 4096)},
     )
     write_json(join(out, MANIFEST), manifest.plain())
+    _remove_parts(parts)
     return open_shards(out)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which notes of the parts go into no shard, and why."""
+
+    dropped: NDArray[np.int64]
+    """Their numbers, sorted."""
+    left_out: dict[str, int]
+    leakage: dict[str, dict[str, int]]
+
+
+def _choose(parts: str, config: CorpusConfig, tests: TestTexts | None, *, scratch: str) -> _Choice:
+    """Exact copies, near copies, leaks: from the parts' columns, out of core."""
+    import duckdb
+    import pyarrow.dataset
+    import pyarrow.parquet
+
+    names = _part_names(parts)
+    fs, _ = filesystem(parts)
+    table = pyarrow.dataset.dataset(names, format="parquet", filesystem=fs)
+    left_out: Counter[str] = Counter()
+    for name in names:
+        with fs.open(name, "rb") as stream:
+            left_out.update(json.loads(pyarrow.parquet.read_schema(stream).metadata[b"counts"]))
+    dropped = np.zeros(0, np.int64)
+
+    def drop(numbers: NDArray[np.int64], reason: str) -> None:
+        nonlocal dropped
+        before = len(dropped)
+        dropped = np.union1d(dropped, numbers)
+        if len(dropped) > before:
+            left_out[reason] += len(dropped) - before
+
+    with duckdb.connect(config={"memory_limit": "1GB", "temp_directory": scratch}) as database:
+        database.register("documents", table)
+        if config.cleaning.drop_duplicates:
+            copies = database.execute(
+                "SELECT document FROM documents QUALIFY row_number() OVER (PARTITION BY digest ORDER BY document) > 1"
+            ).fetchnumpy()
+            drop(np.asarray(copies["document"], np.int64), "duplicate")
+        leaks = database.execute(
+            "SELECT document, leaks FROM documents WHERE len(leaks) > 0 ORDER BY document"
+        ).fetchall()
+    leakage = tests.report({number for _, found in leaks for number in found}) if tests else {}
+    leaking = np.array([document for document, _ in leaks], dtype=np.int64)
+    if len(leaking) and config.leakage.action == "refuse":
+        raise DataError(
+            f"{len(leaking)} notes of the sources hold test documents of tasks: {leakage}; leave their files out, or "
+            "set leakage.action=drop"
+        )
+    if config.leakage.action == "drop":
+        drop(leaking, "leaked")
+    if config.near_duplicates.enabled:
+        others = ~pyarrow.dataset.field("document").isin(pyarrow.array(dropped))
+        found = near_duplicates(table.filter(others), config.near_duplicates, scratch=scratch)
+        drop(found, "near_duplicate")
+    return _Choice(dropped, dict(left_out), leakage)
+
+
+def _kept(parts: str, chosen: _Choice) -> Iterator[tuple[Split, NDArray[np.uint32]]]:
+    """Split and token ids of each note that stays, in the order of the sources."""
+    import pyarrow.parquet
+
+    fs, _ = filesystem(parts)
+    for name in _part_names(parts):
+        with fs.open(name, "rb") as stream:
+            table = pyarrow.parquet.read_table(stream, columns=["document", "tokens", "is_validation"])
+        is_dropped = np.isin(table["document"].to_numpy(), chosen.dropped, assume_unique=True)
+        for row in np.flatnonzero(~is_dropped).tolist():
+            split: Split = "validation" if table["is_validation"][row].as_py() else "train"
+            yield split, np.frombuffer(table["tokens"][row].as_py(), dtype="<u4")
 
 
 class _SplitWriter:
@@ -127,14 +278,13 @@ class _SplitWriter:
     def __init__(self, out: str, split: Split, dtype: np.dtype[Any], shard_tokens: int) -> None:
         self._out, self._split, self._dtype = out, split, dtype
         self._shard_bytes = shard_tokens * dtype.itemsize
-        self._pending = bytearray()
+        self._pending, self._lengths = bytearray(), bytearray()
         self._files: list[ShardFile] = []
-        self._documents = 0
 
-    def add(self, ids: list[int]) -> None:
+    def add(self, ids: NDArray[Any]) -> None:
         """Append one document's ids, its separator included."""
-        self._documents += 1
-        self._pending += np.array(ids, dtype=self._dtype).tobytes()
+        self._lengths += len(ids).to_bytes(4, "little")
+        self._pending += ids.tobytes()
         while len(self._pending) >= self._shard_bytes:
             self._write(self._shard_bytes)
 
@@ -143,7 +293,14 @@ class _SplitWriter:
         if self._pending:
             self._write(len(self._pending))
         tokens = sum(file.tokens for file in self._files)
-        return SplitCard(documents=self._documents, tokens=tokens, files=tuple(self._files))
+        with create_binary(join(self._out, lengths_file(self._split))) as stream:
+            stream.write(self._lengths)
+        return SplitCard(
+            documents=len(self._lengths) // 4,
+            tokens=tokens,
+            files=tuple(self._files),
+            lengths_sha256=hashlib.sha256(self._lengths).hexdigest(),
+        )
 
     def _write(self, size: int) -> None:
         content = bytes(self._pending[:size])
@@ -155,17 +312,26 @@ class _SplitWriter:
         self._files.append(ShardFile(name=name, tokens=size // self._dtype.itemsize, sha256=sha256))
 
 
-def _recipe(config: CorpusConfig, given: "PreTrainedTokenizerBase | None") -> dict[str, Any]:
+def _recipe(
+    config: CorpusConfig, given: "PreTrainedTokenizerBase | None", tests: TestTexts | None
+) -> dict[str, Any]:
     """What decides the tokens: contents instead of places, so that moved notes are still the same corpus."""
     recipe = config.plain()
     recipe["tokenizer"] = tokenizer_fingerprint(given) if given else "trained"
     if given:
-        del recipe["vocab_size"]
+        del recipe["vocab_size"], recipe["tokenizer_characters"]
     recipe["sources"] = {
         str(number): source.model_dump(mode="json", exclude={"uri", "id_column"})
         | {"sha256": source_digest(source)}
         for number, source in enumerate(config.sources)
     }
+    if tests is None:
+        del recipe["leakage"]
+    else:
+        recipe["leakage"]["tests"] = {
+            "tasks": list(tests.tasks),
+            "sha256": hashlib.sha256(tests.hashes.tobytes()).hexdigest(),
+        }
     return recipe
 
 
@@ -180,37 +346,50 @@ def _existing(out: str, recipe: dict[str, Any]) -> ShardSet:
     return shards
 
 
-def _training_texts(config: CorpusConfig) -> Iterator[str]:
-    for document in read_documents(config.sources, config.cleaning):
-        if _split_of(document.text, config) == "train":
-            yield document.text
+def _claim(out: str, parts: str, recipe: dict[str, Any]) -> None:
+    """Keep the parts of an interrupted build of this recipe, remove those of any other."""
+    known = join(parts, _RECIPE)
+    if not exists(known) or read_json(known) != json.loads(json.dumps(recipe)):
+        _remove_parts(parts)
+        tokenizer = join(out, TOKENIZER)
+        if exists(tokenizer):
+            remove_files(tokenizer, "")
+        write_json(known, recipe)
+    for suffix in (SHARD_SUFFIX, LENGTHS_SUFFIX):
+        remove_files(out, suffix)
 
 
-def _save_tokenizer(tokenizer: "PreTrainedTokenizerBase", out: str) -> "PreTrainedTokenizerBase":
-    """Save the tokenizer with the shards and return it as it loads from there: what is saved is what is used."""
+def _remove_parts(parts: str) -> None:
+    fs, path = filesystem(parts)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def _part_names(parts: str) -> list[str]:
+    fs, path = filesystem(parts)
+    return sorted(fs.glob(f"{path}/*{PART_SUFFIX}"))
+
+
+def _tokenizer_of(
+    out: str, given: "PreTrainedTokenizerBase | None", config: CorpusConfig
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer as it loads from beside the shards: what is saved is what is used."""
+    place = join(out, TOKENIZER)
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        upload(folder, join(out, TOKENIZER))
-        return load_tokenizer(folder)
+        if not exists(join(place, "tokenizer.json")):
+            (given or train_tokenizer(_training_texts(config), config.vocab_size)).save_pretrained(folder)
+            upload(folder, place)
+        return load_tokenizer(str(local_copy(place, folder)))
 
 
-def _split_of(text: str, config: CorpusConfig) -> Split:
-    """By a hash of the text, so that exact duplicates never straddle and added notes move no other."""
-    return "validation" if text_digest(text, config.seed) < config.validation_fraction * 2**64 else "train"
-
-
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Lists of documents of about `_BATCH_CHARACTERS` together."""
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+def _training_texts(config: CorpusConfig) -> Iterator[str]:
+    left = config.tokenizer_characters
+    for document in read_documents(config.sources, config.cleaning):
+        if not config.is_validation(document):
+            yield document.text
+            left -= len(document.text)
+            if left <= 0:
+                return
 
 
 def _length_card(lengths: Counter[int]) -> dict[str, float]:

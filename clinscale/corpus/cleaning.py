@@ -38,7 +38,7 @@ class CleaningConfig(Config):
     """Notes shorter than this after cleaning are left out and counted."""
 
     drop_duplicates: bool = True
-    """Of notes with exactly the same cleaned text the first is kept; remembers 8 bytes of hash per note."""
+    """Of notes with exactly the same cleaned text the first is kept."""
 
     empty: Literal["skip", "raise"] = "skip"
     """Real exports hold rows without text: by default they are left out and counted in the manifest."""

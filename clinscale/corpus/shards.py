@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from clinscale.config import Config, fingerprint, nearest
@@ -21,6 +22,7 @@ from clinscale.storage import exists, is_remote, join, local_copy, read_json
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 SHARD_SUFFIX = ".tokens"
+LENGTHS_SUFFIX = ".lengths"
 
 Split = Literal["train", "validation"]
 
@@ -50,11 +52,14 @@ class SplitCard(Config):
     files: tuple[ShardFile, ...]
     """In the order of the stream."""
 
+    lengths_sha256: str
+    """Of `SPLIT-documents.lengths`: for each note its ids, the separator included, as little-endian uint32."""
+
 
 class Manifest(Config):
     """What a ShardSet holds and what it was made from; counts and hashes only."""
 
-    format: Literal["clinscale-shards-1"] = "clinscale-shards-1"
+    format: Literal["clinscale-shards-2"] = "clinscale-shards-2"
     """Changes when older code could misread the files."""
 
     recipe: dict[str, Any]
@@ -76,7 +81,10 @@ class Manifest(Config):
     """Training and held-out notes; exact duplicates never fall on both sides."""
 
     left_out: dict[str, int]
-    """Rows that are not in the shards: filtered, empty, short, duplicate."""
+    """Rows that are not in the shards: filtered, empty, short, duplicate, near_duplicate, leaked."""
+
+    leakage: dict[str, dict[str, int]] = Field(default={})
+    """By task, its test documents and how many of them were found in the sources."""
 
     document_tokens: dict[str, float]
     """Mean, quantiles and maximum of the notes' lengths, without special tokens."""
@@ -112,8 +120,11 @@ class ShardSet:
         """Number of token ids, special ones included."""
         return self.manifest.special.vocab_size
 
-    def rows(self, split: Split, row_tokens: int) -> Rows:
-        """The rows of `row_tokens` tokens of a split; ConfigError for an unknown split or a length below 3."""
+    def rows(self, split: Split, row_tokens: int, *, documents_apart: bool = False) -> Rows:
+        """The rows of `row_tokens` tokens of a split; ConfigError for an unknown split or a length below 3.
+
+        With `documents_apart` a row holds whole notes where they fit, each with a frame of its own.
+        """
         if split not in self.manifest.splits:
             raise ConfigError(
                 f"ShardSet {self.uri} has no split {split!r}; {nearest(split, [*self.manifest.splits])}"
@@ -121,7 +132,18 @@ class ShardSet:
         dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
         files = self.manifest.splits[split].files
         shards = [np.memmap(self._folder / file.name, dtype=dtype, mode="r") for file in files]
-        return Rows(shards, row_tokens=row_tokens, special=self.manifest.special)
+        return Rows(
+            shards,
+            row_tokens=row_tokens,
+            special=self.manifest.special,
+            document_tokens=self.document_tokens(split) if documents_apart else None,
+        )
+
+    def document_tokens(self, split: Split) -> NDArray[np.uint32]:
+        """Length of each note of a split in tokens, its separator included; (documents,)."""
+        if not self.manifest.splits[split].documents:
+            return np.zeros(0, np.uint32)
+        return np.memmap(self._folder / lengths_file(split), dtype="<u4", mode="r")
 
     def card(self) -> dict[str, Any]:
         """JSON-ready facts for people and the command line."""
@@ -140,23 +162,43 @@ class ShardSet:
             "left_out": manifest.left_out,
             "document_tokens": manifest.document_tokens,
             "share_cut_at": manifest.share_cut_at,
+            "packing_efficiency": {
+                f"{row_tokens}{name}": round(
+                    self.rows("train", row_tokens, documents_apart=apart).packing_efficiency, 4
+                )
+                for row_tokens in (512, 4096)
+                for name, apart in (("", False), (" documents apart", True))
+            },
+            "leakage": manifest.leakage,
         }
 
     def check_files(self) -> Self:
         """Raise DataError when a file is missing or has another size than the manifest says."""
         width = np.dtype(self.manifest.dtype).itemsize
-        for split in self.manifest.splits.values():
-            for file in split.files:
-                path = self._folder / file.name
-                size = path.stat().st_size if path.is_file() else 0
-                if size != file.tokens * width:
-                    raise DataError(
-                        f"ShardSet {self.uri} is damaged: {file.name} must have {file.tokens * width} bytes, "
-                        f"has {size}; copy it again, or delete the folder and build it anew"
-                    )
+        sizes = {
+            name: size
+            for split, card in self.manifest.splits.items()
+            for name, size in (
+                *((file.name, file.tokens * width) for file in card.files),
+                (lengths_file(split), card.documents * 4),
+            )
+        }
+        for name, size in sizes.items():
+            path = self._folder / name
+            found = path.stat().st_size if path.is_file() else 0
+            if found != size:
+                raise DataError(
+                    f"ShardSet {self.uri} is damaged: {name} must have {size} bytes, has {found}; copy it again, or "
+                    "delete the folder and build it anew"
+                )
         if not (self.tokenizer_dir / "tokenizer.json").is_file():
             raise DataError(f"ShardSet {self.uri} is damaged: it has no tokenizer; build it anew")
         return self
+
+
+def lengths_file(split: Split) -> str:
+    """Name of the file with the lengths of a split's notes."""
+    return f"{split}-documents{LENGTHS_SUFFIX}"
 
 
 def open_shards(uri: str | Path, *, cache_dir: str | Path | None = None) -> ShardSet:

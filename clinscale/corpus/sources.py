@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -30,6 +30,10 @@ class SourceConfig(Config):
     id_column: str | None = None
     """Column of the note's id, which errors name; None is file name and row number."""
 
+    group_column: str | None = None
+    """Column of the patient: whole patients are held out for validation; None holds out notes. `SUBJECT_ID` in
+    MIMIC-III."""
+
     keep_rows: dict[str, tuple[str, ...]] = Field(default={})
     """Read only rows whose column holds one of these values, e.g. `CATEGORY: [Discharge summary]`."""
 
@@ -38,17 +42,66 @@ class SourceConfig(Config):
 
 
 @dataclass(frozen=True)
+class Note:
+    """One row of a source that was not filtered out, as it was found."""
+
+    id: str
+    text: str
+    group: str | None
+    """Of the patient, where the source names a column for it."""
+
+
+@dataclass(frozen=True)
 class Document:
     """One cleaned note."""
 
     id: str
     text: str
+    group: str | None = None
+
+
+def files_of(source: SourceConfig) -> list[str]:
+    """The files of a source, sorted by path; of a folder that HF's `save_to_disk` wrote, its tables alone."""
+    found = list_files(source.uri, (*RECORD_SUFFIXES, TEXT_SUFFIX))
+    tables = [uri for uri in found if data_suffix(uri) == ".arrow"]
+    return tables if tables and any(uri.endswith("/state.json") for uri in found) else found
+
+
+def read_notes(uri: str, source: SourceConfig, cleaning: CleaningConfig, counts: Counter[str]) -> Iterator[Note]:
+    """The notes of one file of a source; what is left out is counted as `filtered` or `empty`.
+
+    Raises:
+        DataError: the file is missing, unreadable or malformed, a column is absent, or a row has no text while
+            `cleaning.empty` is `raise`.
+    """
+    for record in _records(uri, source):
+        if _filtered(record, source):
+            counts["filtered"] += 1
+        elif cleaning.empty == "skip" and _is_empty(record.fields[source.text_column]):
+            counts["empty"] += 1
+        else:
+            group = record.fields[source.group_column] if source.group_column else None
+            yield Note(
+                _id_of(record, source),
+                record.text(source.text_column),
+                None if group is None else str(group).strip(),
+            )
+
+
+def cleaned(notes: Iterable[Note], cleaning: CleaningConfig, counts: Counter[str]) -> Iterator[Document]:
+    """The notes after cleaning; those that are too short are counted as `short`."""
+    for note in notes:
+        text = clean(note.text, cleaning)
+        if len(text.strip()) < cleaning.min_characters:
+            counts["short"] += 1
+        else:
+            yield Document(note.id, text, note.group)
 
 
 def read_documents(
     sources: Sequence[SourceConfig], cleaning: CleaningConfig, *, counts: Counter[str] | None = None
 ) -> Iterator[Document]:
-    """Stream the notes of `sources` in order.
+    """Stream the cleaned notes of `sources` in order; of exact copies the first.
 
     Args:
         sources: files and folders; the files of a folder are read sorted by path.
@@ -56,36 +109,26 @@ def read_documents(
         counts: receives how many rows were left out as `filtered`, `empty`, `short` and `duplicate`.
 
     Raises:
-        DataError: a file is missing, unreadable or malformed, a column is absent, or a row has no text while
-            `cleaning.empty` is `raise`.
+        DataError: see `read_notes`.
     """
     counts = Counter() if counts is None else counts
     seen: set[int] = set()
     for source in sources:
-        for record in _records(source):
-            if _filtered(record, source):
-                counts["filtered"] += 1
-                continue
-            if cleaning.empty == "skip" and _is_empty(record.fields[source.text_column]):
-                counts["empty"] += 1
-                continue
-            text = clean(record.text(source.text_column), cleaning)
-            if len(text.strip()) < cleaning.min_characters:
-                counts["short"] += 1
-                continue
-            if cleaning.drop_duplicates:
-                digest = text_digest(text)
-                if digest in seen:
-                    counts["duplicate"] += 1
-                    continue
-                seen.add(digest)
-            yield Document(_id_of(record, source), text)
+        for uri in files_of(source):
+            for document in cleaned(read_notes(uri, source, cleaning, counts), cleaning, counts):
+                if cleaning.drop_duplicates:
+                    digest = text_digest(document.text)
+                    if digest in seen:
+                        counts["duplicate"] += 1
+                        continue
+                    seen.add(digest)
+                yield document
 
 
 def source_digest(source: SourceConfig) -> str:
     """SHA-256 over the decompressed files of a source, which tells whether its notes are still the same."""
     digest = hashlib.sha256()
-    for uri in list_files(source.uri, (*RECORD_SUFFIXES, TEXT_SUFFIX)):
+    for uri in files_of(source):
         of_file = hashlib.sha256()
         with open_binary(uri) as stream:
             while block := stream.read(2**20):
@@ -100,17 +143,16 @@ def text_digest(text: str, salt: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=salted).digest(), "little")
 
 
-def _records(source: SourceConfig) -> Iterator[Record]:
-    """The rows of a source; a text file is one row."""
-    conditions = [*source.keep_rows, *source.drop_rows]
+def _records(uri: str, source: SourceConfig) -> Iterator[Record]:
+    """The rows of a file of a source; a text file is one row."""
+    conditions = [*source.keep_rows, *source.drop_rows, *([source.group_column] if source.group_column else [])]
     columns = [source.text_column, *([source.id_column] if source.id_column else []), *conditions]
-    for uri in list_files(source.uri, (*RECORD_SUFFIXES, TEXT_SUFFIX)):
-        if data_suffix(uri) != TEXT_SUFFIX:
-            yield from read_records(uri, columns)
-        elif conditions:
-            raise DataError(f"{uri} is a text file without column {conditions[0]!r}; choose rows of tables only")
-        else:
-            yield Record(uri, 1, {source.text_column: read_text(uri), source.id_column or "": PurePath(uri).name})
+    if data_suffix(uri) != TEXT_SUFFIX:
+        yield from read_records(uri, columns)
+    elif conditions:
+        raise DataError(f"{uri} is a text file without column {conditions[0]!r}; choose rows of tables only")
+    else:
+        yield Record(uri, 1, {source.text_column: read_text(uri), source.id_column or "": PurePath(uri).name})
 
 
 def _is_empty(value: Any) -> bool:

@@ -6,9 +6,11 @@ import pytest
 from clinscale.corpus import (
     CleaningConfig,
     CorpusConfig,
+    Document,
     SourceConfig,
     build_shards,
     load_tokenizer,
+    parts,
     read_documents,
 )
 from clinscale.corpus import build as build_module
@@ -80,8 +82,7 @@ def test_the_trained_tokenizer_sees_training_notes_only(tmp_path):
     """The held-out notes share a word that occurs nowhere else: it must not become a token."""
     config = config_of(NOTES, tmp_path / "n.jsonl")
     marked = [
-        f"{text} Zyxwvut." if build_module._split_of(f"{text} Zyxwvut.", config) == "validation" else text
-        for text in NOTES
+        f"{text} Zyxwvut." if config.is_validation(Document("", f"{text} Zyxwvut.")) else text for text in NOTES
     ]
     assert marked != NOTES
     built = build_shards(config_of(marked, tmp_path / "n.jsonl", vocab_size=5000), str(tmp_path / "set"))
@@ -129,7 +130,7 @@ def test_another_recipe_is_refused_and_named(tmp_path, texts, changes, differenc
 
 def test_an_interrupted_build_is_no_shard_set_and_can_be_repeated(tmp_path, monkeypatch):
     config = config_of(NOTES, tmp_path / "n.jsonl")
-    monkeypatch.setattr(build_module, "_BATCH_CHARACTERS", 500)
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 500)
 
     def stop_midway(done):
         if done > 30:
@@ -137,11 +138,32 @@ def test_an_interrupted_build_is_no_shard_set_and_can_be_repeated(tmp_path, monk
 
     with pytest.raises(KeyboardInterrupt):
         build_shards(config, str(tmp_path / "set"), on_progress=stop_midway)
-    left = {path.name for path in (tmp_path / "set").glob("*.tokens")}
-    assert left
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "set" / "parts").glob("*.part")}
+    assert len(done) > 2
     with pytest.raises(DataError, match="not a ShardSet"):
         build_module.open_shards(tmp_path / "set")
-    larger = config.model_copy(update={"shard_tokens": 10_000})
+    seen = []
+    made_again = []
+    monkeypatch.setattr(
+        parts, "_write", lambda table, uri, write=parts._write: (made_again.append(uri), write(table, uri))
+    )
+    same = build_shards(config, str(tmp_path / "set"), on_progress=seen.append)
+    assert not {str(path) for path in done} & set(made_again), "a part that was there has been made again"
+    assert seen[-1] < len(NOTES)
+    assert same.fingerprint == build_shards(config, str(tmp_path / "undisturbed")).fingerprint
+    assert not (tmp_path / "set" / "parts").exists()
+
+
+def test_parts_of_another_recipe_are_not_used(tmp_path, monkeypatch):
+    config = config_of(NOTES, tmp_path / "n.jsonl")
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 500)
+
+    def stop(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_shards(config, str(tmp_path / "set"), on_progress=stop)
+    larger = config.model_copy(update={"shard_tokens": 10_000, "seed": 7})
     built = build_shards(larger, str(tmp_path / "set"))
     names = {file.name for split in built.manifest.splits.values() for file in split.files}
     assert {path.name for path in (tmp_path / "set").glob("*.tokens")} == names
@@ -161,7 +183,7 @@ def test_file_length_changes_no_row(tmp_path):
 
 
 def test_progress_counts_the_notes(tmp_path, monkeypatch):
-    monkeypatch.setattr(build_module, "_BATCH_CHARACTERS", 500)
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 500)
     seen = []
     build_shards(config_of(NOTES, tmp_path / "n.jsonl"), str(tmp_path / "set"), on_progress=seen.append)
     assert seen == sorted(seen)

@@ -62,8 +62,8 @@ DAMAGES = {
         "cannot be read by this version",
     ),
     "newer format": (
-        lambda folder: change_manifest(folder, lambda values: values.update(format="clinscale-shards-2")),
-        "cannot be read by this version.*clinscale-shards-1",
+        lambda folder: change_manifest(folder, lambda values: values.update(format="clinscale-shards-9")),
+        "cannot be read by this version.*clinscale-shards-2",
     ),
     "file outside": (
         lambda folder: change_manifest(

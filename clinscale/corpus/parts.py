@@ -1,0 +1,266 @@
+"""The one pass over the text: blocks of notes become part files, on all CPUs of a Ray cluster or in this process.
+
+A block is what lies between two cuts of a source, and the cuts depend on its text alone. Each block becomes one Parquet
+file with its notes' tokens, and with what decides which of them stay; it is there whole or not at all. A build that is
+started again makes only those that are missing.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clinscale.corpus.cleaning import CleaningConfig
+from clinscale.corpus.leakage import TestTexts
+from clinscale.corpus.near_duplicates import NearDuplicatesConfig, band_keys, signatures
+from clinscale.corpus.sources import Document, Note, SourceConfig, cleaned, files_of, read_notes
+from clinscale.corpus.tokenizing import SpecialIds, encode, load_tokenizer
+from clinscale.errors import own_cause
+from clinscale.storage import create_binary, filesystem, join
+
+if TYPE_CHECKING:
+    import pyarrow
+
+PART_SUFFIX = ".part"
+_BLOCK_CHARACTERS = 4_000_000
+"""Text of a block: little enough that a few of them fit into a worker, enough to be worth a file."""
+_UNIT_FILES = 256
+"""Small files that are read by one task."""
+_BLOCKS_PER_UNIT, _ROWS_PER_BLOCK = 2**20, 2**20
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Files of one source that are read one after the other."""
+
+    number: int
+    source: SourceConfig
+    uris: tuple[str, ...]
+    block_characters: int
+    """Text of each of its blocks."""
+
+
+@dataclass
+class Block:
+    """Neighbouring notes of a unit."""
+
+    unit: int
+    number: int
+    notes: list[Note] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    is_last: bool = False
+    """Of its unit."""
+
+    @property
+    def name(self) -> str:
+        """Of its part file, in the order of the notes."""
+        return f"{self.unit:06d}-{self.number:06d}{PART_SUFFIX}"
+
+
+@dataclass(frozen=True)
+class PartMaker:
+    """Turns blocks into part files; travels to the workers."""
+
+    folder: str
+    tokenizer: str
+    """A folder that every worker can read."""
+    cleaning: CleaningConfig
+    near_duplicates: NearDuplicatesConfig
+    test_texts: TestTexts | None
+    is_validation: Callable[[Document], bool]
+
+    def __call__(self, block: Block) -> int:
+        """Write the part of `block`; returns how many notes it holds."""
+        import pyarrow
+        import pyarrow.parquet
+
+        tokenizer = load_tokenizer(self.tokenizer)
+        separator = SpecialIds.from_tokenizer(tokenizer).sep
+        documents = list(cleaned(block.notes, self.cleaning, block.counts))
+        texts = [document.text for document in documents]
+        ids = [np.array([*found, separator], dtype="<u4") for found in encode(tokenizer, texts)]
+        first = (block.unit * _BLOCKS_PER_UNIT + block.number) * _ROWS_PER_BLOCK
+        columns: dict[str, Any] = {
+            "document": pyarrow.array(range(first, first + len(texts)), pyarrow.int64()),
+            "tokens": pyarrow.array([found.tobytes() for found in ids], pyarrow.binary()),
+            "digest": pyarrow.array([_digest(text) for text in texts], pyarrow.binary(16)),
+            "is_validation": pyarrow.array(map(self.is_validation, documents), pyarrow.bool_()),
+            "leaks": pyarrow.array(
+                [self.test_texts.find(text) if self.test_texts else [] for text in texts],
+                pyarrow.list_(pyarrow.int32()),
+            ),
+        }
+        if self.near_duplicates.enabled:
+            found = signatures(texts, self.near_duplicates)
+            keys = band_keys(found, self.near_duplicates)
+            columns["bands"] = pyarrow.array(list(keys), pyarrow.list_(pyarrow.uint64()))
+            columns["signature"] = pyarrow.array([row.astype("<u4").tobytes() for row in found], pyarrow.binary())
+        table = pyarrow.table(columns)
+        about = {"counts": json.dumps(block.counts), "is_last": json.dumps(block.is_last)}
+        _write(table.replace_schema_metadata(about), join(self.folder, block.name))
+        return len(texts)
+
+
+def units_of(sources: Sequence[SourceConfig]) -> list[Unit]:
+    """What is read apart: each large file, and small files of a folder together."""
+    units: list[Unit] = []
+    for source in sources:
+        uris = files_of(source)
+        fs, _ = filesystem(source.uri)
+        group: list[str] = []
+        size = 0
+        for uri in uris:
+            size += int(fs.size(filesystem(uri)[1]) or 0)
+            group.append(uri)
+            if size >= _BLOCK_CHARACTERS or len(group) == _UNIT_FILES:
+                units.append(Unit(len(units), source, tuple(group), _BLOCK_CHARACTERS))
+                group, size = [], 0
+        if group:
+            units.append(Unit(len(units), source, tuple(group), _BLOCK_CHARACTERS))
+    return units
+
+
+def missing_blocks(unit: Unit, maker: PartMaker) -> Iterator[Block]:
+    """The blocks of a unit that have no part yet, in order; reads nothing when its last one has."""
+    done = _done(maker.folder, unit)
+    if any(done.values()):
+        return
+    for block in _blocks(unit, maker.cleaning):
+        if block.number not in done:
+            yield block
+
+
+def make_parts(units: Sequence[Unit], maker: PartMaker, *, num_cpus: int, on_notes: Callable[[int], None]) -> None:
+    """Make every part that is missing, by Ray Data where a session is up and in this process otherwise.
+
+    Args:
+        units: what to read.
+        maker: what to do with each block.
+        num_cpus: of the Ray cluster; 0 works here.
+        on_notes: called with the number of notes of each part that was made.
+    """
+    counts = _on_ray(units, maker, num_cpus) if num_cpus else _here(units, maker)
+    for count in counts:
+        on_notes(count)
+
+
+def _here(units: Sequence[Unit], maker: PartMaker) -> Iterator[int]:
+    for unit in units:
+        yield from map(maker, missing_blocks(unit, maker))
+
+
+def _on_ray(units: Sequence[Unit], maker: PartMaker, num_cpus: int) -> Iterator[int]:
+    """Reading tasks stream blocks to a pool of actors, which hold the tokenizer; Ray Data bounds what is in between."""
+    import pyarrow
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    class Notes(Datasource):  # type: ignore[misc]
+        def get_name(self) -> str:
+            return "notes"
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
+            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            return [
+                ReadTask(lambda unit=unit: map(_table_of, missing_blocks(unit, maker)), unknown) for unit in units
+            ]
+
+    class Make:
+        """On each actor."""
+
+        def __call__(self, batch: "pyarrow.Table") -> "pyarrow.Table":
+            made = [maker(_block_of(row)) for row in batch.to_pylist()]
+            return pyarrow.table({"notes": pyarrow.array(made, pyarrow.int64())})
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.log_internal_stack_trace_to_stdout = False
+    # one block of ours is one of Ray Data's, however small
+    context.target_max_block_size = 4 * _BLOCK_CHARACTERS
+    context.target_min_block_size = 1
+    readers = max(1, num_cpus // 4)
+    made = ray.data.read_datasource(
+        Notes(), override_num_blocks=len(units), ray_remote_args={"num_cpus": 0.25}, concurrency=readers
+    ).map_batches(
+        Make,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=0.75,
+        compute=ActorPoolStrategy(min_size=1, max_size=max(1, num_cpus - readers // 4)),
+    )
+    try:
+        for row in made.iter_rows():
+            yield int(row["notes"])
+    except Exception as error:
+        if own := own_cause(error):
+            raise own from None
+        raise
+
+
+def _blocks(unit: Unit, cleaning: CleaningConfig) -> Iterator[Block]:
+    """A unit's notes cut after every so many characters; at least one block, the last one marked."""
+    notes: list[Note] = []
+    counts: Counter[str] = Counter()
+    size = number = 0
+    for uri in unit.uris:
+        for note in read_notes(uri, unit.source, cleaning, counts):
+            if size >= unit.block_characters or len(notes) == _ROWS_PER_BLOCK:
+                yield Block(unit.number, number, notes, Counter(counts))
+                counts.clear()
+                notes, size, number = [], 0, number + 1
+            notes.append(note)
+            size += len(note.text)
+    yield Block(unit.number, number, notes, Counter(counts), is_last=True)
+
+
+def _done(folder: str, unit: Unit) -> dict[int, bool]:
+    """Numbers of the unit's parts that are there, and whether each is its last."""
+    import pyarrow.parquet
+
+    fs, path = filesystem(folder)
+    found = {}
+    for name in fs.glob(f"{path}/{unit.number:06d}-*{PART_SUFFIX}"):
+        with fs.open(name, "rb") as stream:
+            about = pyarrow.parquet.read_schema(stream).metadata
+        found[int(name.rsplit("-", 1)[1].removesuffix(PART_SUFFIX))] = bool(json.loads(about[b"is_last"]))
+    return found
+
+
+def _write(table: "pyarrow.Table", uri: str) -> None:
+    import pyarrow.parquet
+
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(table, content, compression="none")
+    unfinished = f"{uri}.partial"
+    with create_binary(unfinished) as stream:
+        stream.write(content.getbuffer())
+    fs, path = filesystem(uri)
+    fs.mv(filesystem(unfinished)[1], path)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _table_of(block: Block) -> "pyarrow.Table":
+    """A block as one row, as Ray Data carries it."""
+    import pyarrow
+
+    return pyarrow.table({"block": pyarrow.array([pickle.dumps(block)], pyarrow.large_binary())})
+
+
+def _block_of(row: dict[str, Any]) -> Block:
+    block: Block = pickle.loads(row["block"])
+    return block

@@ -1,0 +1,153 @@
+"""The pass over the text on a real Ray: the same shards as in one process, however often it is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from clinscale.corpus import CorpusConfig, SourceConfig, build_shards, parts
+from clinscale.corpus.near_duplicates import NearDuplicatesConfig
+from clinscale.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory):
+    """A CSV as MIMIC-III's, with patients, errors, copies and near copies; several blocks of 20,000 characters."""
+    folder = tmp_path_factory.mktemp("notes")
+    lines = ["ROW_ID,SUBJECT_ID,CATEGORY,ISERROR,TEXT"]
+    for number in range(600):
+        words = " ".join(f"word{(number * 7 + place * place) % 977}" for place in range(60))
+        category = "Nursing" if number % 3 else "Discharge summary"
+        error = "1" if number % 50 == 7 else ""
+        lines.append(f'{number},{number // 4},{category},{error},"[**2101-1-1**] Note {number}:\n{words}"')
+        if number % 40 == 3:
+            lines.append(f'{number + 9000},{number // 4},{category},,"[**2101-1-1**] Note {number}:\n{words}"')
+        if number % 40 == 5:
+            lines.append(
+                f'{number + 9500},{number // 4},{category},,"[**2101-1-1**] Note {number}:\n{words} signed"'
+            )
+    (folder / "NOTEEVENTS.csv").write_text("\n".join(lines))
+    return folder / "NOTEEVENTS.csv"
+
+
+def config_of(notes, **changes):
+    source = {
+        "uri": str(notes),
+        "text_column": "TEXT",
+        "id_column": "ROW_ID",
+        "group_column": "SUBJECT_ID",
+        "drop_rows": {"ISERROR": ["1"]},
+    }
+    values = {"vocab_size": 500, "validation_fraction": 0.2, "cleaning": {"placeholders": "remove"}, **changes}
+    return CorpusConfig.parse({"sources": [source], **values}, source="test")
+
+
+@pytest.fixture(scope="module")
+def in_one_process(notes, tmp_path_factory):
+    return build_shards(config_of(notes), str(tmp_path_factory.mktemp("one") / "set"))
+
+
+@pytest.mark.ray
+def test_ray_data_builds_the_same_shards(notes, in_one_process, ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 20_000)
+    seen = []
+    built = build_shards(config_of(notes), str(tmp_path / "set"), num_cpus=2, on_progress=seen.append)
+    assert built.fingerprint == in_one_process.fingerprint
+    assert built.manifest == in_one_process.manifest
+    assert len(seen) > 5
+    assert not (tmp_path / "set" / "parts").exists()
+
+
+@pytest.mark.ray
+def test_a_fault_of_the_data_arrives_from_the_workers_as_it_is(ray_cluster, tmp_path):
+    (tmp_path / "notes.jsonl").write_text('{"text": "fine"}\n{"text": 7}\n')
+    config = CorpusConfig(
+        sources=(SourceConfig(uri=str(tmp_path / "notes.jsonl")),), tokenizer=None, vocab_size=300
+    )
+    with pytest.raises(DataError, match="row 2: column 'text' has no text"):
+        build_shards(config, str(tmp_path / "set"), num_cpus=2)
+
+
+def test_what_was_left_out_is_counted_and_whole_patients_are_held_out(notes, in_one_process):
+    manifest = in_one_process.manifest
+    assert manifest.left_out == {"filtered": 12, "duplicate": 15, "near_duplicate": 15}
+    assert sum(split.documents for split in manifest.splits.values()) == 600 - 12
+    patients = 600 / 4
+    held_out = manifest.splits["validation"].documents / 4
+    assert held_out == pytest.approx(0.2 * patients, abs=12)
+    assert sum(in_one_process.document_tokens("train")) == manifest.splits["train"].tokens
+    apart = in_one_process.rows("train", 512, documents_apart=True)
+    assert apart.documents_apart
+    assert 0.9 < apart.packing_efficiency <= 1
+
+
+def test_near_copies_stay_when_they_are_wanted(notes, tmp_path):
+    config = config_of(notes, near_duplicates={"enabled": False})
+    assert build_shards(config, str(tmp_path / "set")).manifest.left_out == {"filtered": 12, "duplicate": 15}
+    assert NearDuplicatesConfig().enabled
+
+
+@pytest.mark.parametrize("action", ["drop", "report", "refuse"])
+def test_test_documents_of_tasks_are_dropped_reported_or_refused(notes, in_one_process, tmp_path, action):
+    words = " ".join(f"word{(100 * 7 + place * place) % 977}" for place in range(60))
+    tests = {"mimic_aki": [f"Note 100: {words}", "a document of another hospital " * 5]}
+    config = config_of(notes, leakage={"action": action})
+    if action == "refuse":
+        with pytest.raises(DataError, match=r"1 notes of the sources hold test documents .*leakage\.action=drop"):
+            build_shards(config, str(tmp_path / "set"), test_texts=tests)
+        return
+    manifest = build_shards(config, str(tmp_path / "set"), test_texts=tests).manifest
+    assert manifest.leakage == {"mimic_aki": {"test_documents": 2, "found": 1}}
+    assert manifest.left_out.get("leaked", 0) == (action == "drop")
+
+
+BUILD = """
+import sys, json
+from clinscale.corpus import CorpusConfig, build_shards, parts
+parts._BLOCK_CHARACTERS = 20_000
+config = CorpusConfig.parse(json.loads(sys.argv[1]), source="test")
+build_shards(config, sys.argv[2])
+"""
+
+
+@pytest.mark.chaos
+def test_a_build_that_is_killed_again_and_again_ends_as_undisturbed(notes, in_one_process, tmp_path):
+    command = [sys.executable, "-c", BUILD, json.dumps(config_of(notes).plain()), str(tmp_path / "set")]
+    made = tmp_path / "set" / "parts"
+    for wanted in (1, 4):
+        process = subprocess.Popen(command)
+        while len(list(made.glob("*.part"))) < wanted and process.poll() is None:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "set" / "manifest.json").exists(), "nothing was killed"
+    subprocess.run(command, check=True)
+    assert build_shards(config_of(notes), str(tmp_path / "set")).fingerprint == in_one_process.fingerprint
+
+
+def test_a_folder_of_save_to_disk_is_read_without_its_own_json(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["one note", "another note", "a third"]}).save_to_disk(tmp_path / "set")
+    config = CorpusConfig(
+        sources=(SourceConfig(uri=str(tmp_path / "set")),), vocab_size=300, validation_fraction=0.0
+    )
+    assert build_shards(config, str(tmp_path / "out")).manifest.splits["train"].documents == 3
+
+
+def test_an_object_store_is_read_and_written(tmp_path):
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    with fs.open("/hospital/notes.jsonl", "wt") as stream:
+        stream.write("\n".join(json.dumps({"text": f"note number {number}"}) for number in range(20)))
+    config = CorpusConfig(
+        sources=(SourceConfig(uri="memory://hospital/notes.jsonl"),), vocab_size=300, validation_fraction=0.0
+    )
+    built = build_shards(config, "memory://hospital/shards")
+    assert built.manifest.splits["train"].documents == 20
+    assert not fs.glob("/hospital/shards/parts/*")
