@@ -114,7 +114,7 @@ def _for_people(card: dict[str, Any]) -> list[tuple[str, str]]:
             f"longest {lengths['max']:,.0f}",
         ),
         ("longer than the model reads", ", ".join(f"{share:.1%} at {limit}" for limit, share in cut.items())),
-        ("positions that are no padding", ", ".join(f"{share:.1%} at {rows}" for rows, share in packing.items())),
+        ("positions that are no padding", ", ".join(f"{share:.2%} at {rows}" for rows, share in packing.items())),
         ("left out", ", ".join(f"{count:,} {name}" for name, count in card["left_out"].items()) or "nothing"),
         ("sources", "\n".join(card["sources"])),
     ]

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from clinscale.units import format_seconds
+
 console = Console(stderr=True, highlight=False)
 _stdout = sys.stdout
 
@@ -66,6 +68,7 @@ class Steps:
         self._title = title
         self._every_s = every_s
         self._last_s = 0.0
+        self._began: tuple[float, float] | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -94,6 +97,21 @@ class Steps:
         """`done` of `total`, with a word on how it goes."""
         if console.is_terminal:
             self._bar.update(self._task, completed=done, total=total, note=note)
-        elif time.monotonic() - self._last_s > self._every_s or done == total:
-            self._last_s = time.monotonic()
-            console.print(f"{self._title}: {done:g}{f' of {total:g}' if total else ''} {note}".rstrip())
+            return
+        now_s = time.monotonic()
+        self._began = self._began or (now_s, done)  # work that is resumed does not begin at nothing
+        if now_s - self._last_s > self._every_s or done == total:
+            self._last_s = now_s
+            of = f" of {total:g}" if total else ""
+            line = f"{self._title}: {done:g}{of} {note}{self._left(now_s, done, total)}"
+            console.print(line.rstrip(), soft_wrap=True)
+
+    def say(self, sentence: str) -> None:
+        """What happens beside the steps: above the bar, or as a line of its own."""
+        console.print(f"{self._title}: {sentence}", soft_wrap=True)
+
+    def _left(self, now_s: float, done: float, total: float | None) -> str:
+        began_s, began_at = self._began or (now_s, done)
+        if not total or done <= began_at or done >= total:
+            return ""
+        return f", {format_seconds((total - done) * (now_s - began_s) / (done - began_at))} left"

@@ -1,20 +1,39 @@
-"""`clinscale pretrain`: Ray Train + DeepSpeed masked-language pretraining."""
+"""`clinscale pretrain`: Ray Train + DeepSpeed masked-language pretraining, and the proof that it resumes exactly."""
 
+import dataclasses
+import random
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
 from clinscale.cli.output import Steps, emit, table
 
 if TYPE_CHECKING:
-    from clinscale.pretrain import PretrainResult
+    from clinscale.pretrain import PretrainConfig, PretrainResult
 
 
-def pretrain(
-    config: Annotated[
-        str | None, typer.Argument(help="YAML file, or the first key.path=value when there is no file.")
-    ] = None,
+class _RunByDefault(typer.core.TyperGroup):
+    """`pretrain ...` is `pretrain run ...` unless another command is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else ["run", *args])
+
+
+app = typer.Typer(cls=_RunByDefault, help="Masked-language pretraining on Ray Train and DeepSpeed.")
+
+Config = Annotated[
+    str | None,
+    typer.Argument(help="YAML file, a recipe of the package, or the first key.path=value when there is neither."),
+]
+
+
+@app.command()
+def run(
+    config: Config = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Name of a run to continue in HOME.")] = None,
     home: Home = DEFAULT_HOME,
@@ -22,32 +41,100 @@ def pretrain(
     address: Address = None,
     json: Json = False,
 ) -> None:
-    """Pretrain a base model on a ShardSet and register it.
+    """Pretrain a base model on a ShardSet and register it; the same name resumes, on any number of workers.
+
+    Recipes of the package: `clinical-longformer`, `clinical-bigbird`. `clinscale pretrain verify-resume` proves on your
+    cluster that a killed run ends as the undisturbed one.
 
     Example: `clinscale pretrain name=lf recipe.shards=shards recipe.model.size=tiny recipe.duration=200steps`
     """
-    from clinscale.pretrain import PretrainConfig, run_config
-    from clinscale.pretrain import pretrain as run
+    from clinscale.pretrain import pretrain, run_config
     from clinscale.runtime import ray_session
 
-    words = [word for word in [config, *(overrides or [])] if word]
-    path = words.pop(0) if words and "=" not in words[0] else None
+    words = _words(config, overrides)
     if resume:
-        path = str(run_config(home, resume))
-    settings = PretrainConfig.load(path, words)
+        words = [str(run_config(home, resume)), *words]
+    settings = _settings(words)
     tracking = open_tracking(tracking_uri, home)
     with (
-        ray_session(address, num_cpus=None) as cluster,
+        ray_session(address, num_cpus=None),
         Steps(f"Pretraining {settings.name}", "starting workers") as steps,
     ):
-        cluster.require(
-            processes=settings.runtime.num_workers,
-            cpus=settings.runtime.cpus_per_worker,
-            gpus=settings.runtime.gpus_per_worker,
+        result = pretrain(
+            settings,
+            tracking=tracking,
+            home=home,
+            on_progress=lambda *at: steps.update(*told(*at)),
+            on_event=steps.say,
         )
-        result = run(settings, tracking=tracking, home=home, on_progress=lambda *at: steps.update(*told(*at)))
     row = {**base_row(result), "path": str(result.folder)}
     emit(row, as_json=json, people=table("Base model", [row]))
+
+
+@app.command()
+def verify_resume(
+    config: Config = None,
+    overrides: Overrides = None,
+    stage: Annotated[
+        list[int] | None, typer.Option("--stage", min=0, max=3, help="ZeRO stage; repeat. Default: the config's.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of each run.")] = 12,
+    checkpoint_every_steps: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 3,
+    kills: Annotated[int, typer.Option(min=1, help="Workers killed with SIGKILL, at random steps.")] = 5,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the steps to kill at; by default new ones each time.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Train a few steps undisturbed, then again with workers killed at random; compare losses and weights bit by bit.
+
+    Takes the config of the run that you are about to start, leaves nothing behind and exits 1 when anything differs.
+
+    Example: `clinscale pretrain verify-resume lf.yaml --stage 0 --stage 1 --stage 2 --stage 3`
+    """
+    from clinscale.pretrain import verify_resume as verify
+    from clinscale.runtime import ray_session
+
+    settings = _settings(_words(config, overrides))
+    found = []
+    home.mkdir(parents=True, exist_ok=True)
+    with ray_session(address, num_cpus=None), Steps("Verifying") as shown:
+        for number in stage or [settings.runtime.zero.stage]:
+            values = settings.plain()
+            values["runtime"]["zero"]["stage"] = number
+            # below HOME, because all workers must see it
+            with tempfile.TemporaryDirectory(dir=home, prefix=".verify-resume-") as folder:
+                found.append(
+                    verify(
+                        settings.parse(values, source="options"),
+                        Path(folder),
+                        steps=steps,
+                        checkpoint_every_steps=checkpoint_every_steps,
+                        kills=kills,
+                        seed=random.randrange(2**32) if seed is None else seed,
+                        on_event=lambda sentence, number=number: shown.say(f"ZeRO {number}: {sentence}"),  # type: ignore[misc]
+                    )
+                )
+    rows = [dataclasses.asdict(one) for one in found]
+    people = [
+        {
+            "ZeRO": one.stage,
+            "workers": one.num_workers,
+            "steps": one.steps,
+            "killed at": ", ".join(map(str, one.killed_at)),
+            "done again": one.replayed_steps,
+            "most lost at once": one.most_lost_steps,
+            "losses": "identical" if one.losses_identical else f"differ by {one.loss_difference:.3g}",
+            "weights": "identical" if one.weights_identical else f"differ by {one.weight_difference:.3g}",
+        }
+        for one in found
+    ]
+    identical = all(one.identical for one in found)
+    emit({"identical": identical, "runs": rows}, as_json=json, people=table("Killed against undisturbed", people))
+    if not identical:
+        raise typer.Exit(1)
 
 
 def base_row(result: "PretrainResult") -> dict[str, Any]:
@@ -64,12 +151,26 @@ def base_row(result: "PretrainResult") -> dict[str, Any]:
 def told(done: int, total: int, metrics: dict[str, float]) -> tuple[int, int, str]:
     """How progress is shown, here and in the demo: for `Steps.update`."""
     shown = [
-        f"{name} {metrics[key]:.4g}"
-        for key, name in (
-            ("train/loss", "loss"),
-            ("eval/perplexity", "perplexity"),
-            ("perf/tokens_per_second", "tok/s"),
+        f"{name} {metrics[key]:{form}}"
+        for key, name, form in (
+            ("train/loss", "loss", ".4g"),
+            ("train/skipped_loss", "skipped a spike of", ".4g"),
+            ("eval/perplexity", "perplexity", ".4g"),
+            ("perf/tokens_per_second", "tok/s", ",.0f"),
+            ("perf/mfu", "MFU", ".1%"),
         )
         if key in metrics
     ]
     return done, total, ", ".join(shown)
+
+
+def _words(config: str | None, overrides: list[str] | None) -> list[str]:
+    return [word for word in [config, *(overrides or [])] if word]
+
+
+def _settings(words: list[str]) -> "PretrainConfig":
+    """The config of a YAML file or recipe, where the first word names one, and of the overrides after it."""
+    from clinscale.pretrain import PretrainConfig
+
+    named = words and "=" not in words[0]
+    return PretrainConfig.load(words[0] if named else None, words[1:] if named else words)

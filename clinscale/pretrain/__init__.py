@@ -1,6 +1,29 @@
-"""Masked-language pretraining: Ray Train runs DeepSpeed ZeRO over a ShardSet, the result is a base model version."""
+"""Masked-language pretraining: Ray Train runs DeepSpeed ZeRO over a ShardSet, the result is a base model version.
 
-from clinscale.pretrain.config import PretrainConfig, PretrainRecipe, PretrainRuntime
-from clinscale.pretrain.run import PretrainResult, pretrain, run_config
+config ──run──▶ worker on each rank: masked rows ▶ DeepSpeed step ▶ guard ▶ CheckpointStore
+          │            ▲ a group that was killed, preempted or resized starts again from the newest checkpoint
+          └─ export ──▶ plain HF folder ──▶ registry
+"""
 
-__all__ = ["PretrainConfig", "PretrainRecipe", "PretrainResult", "PretrainRuntime", "pretrain", "run_config"]
+from clinscale.pretrain.config import PretrainConfig, PretrainRecipe, PretrainRuntime, recipes
+from clinscale.pretrain.guard import SpikeGuardConfig
+from clinscale.pretrain.run import PretrainResult, pretrain, run_config, train, worker_task
+from clinscale.pretrain.verify import Verification, verify_resume
+from clinscale.pretrain.worker import WorkerTask, train_worker
+
+__all__ = [
+    "PretrainConfig",
+    "PretrainRecipe",
+    "PretrainResult",
+    "PretrainRuntime",
+    "SpikeGuardConfig",
+    "Verification",
+    "WorkerTask",
+    "pretrain",
+    "recipes",
+    "run_config",
+    "train",
+    "train_worker",
+    "verify_resume",
+    "worker_task",
+]

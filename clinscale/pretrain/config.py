@@ -1,11 +1,21 @@
 """What a pretraining run is: the recipe that makes its numbers, the runtime that makes its speed."""
 
-from clinscale.config import Config
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+
+from clinscale.config import Config, nearest
 from clinscale.corpus import MaskingConfig
-from clinscale.engine import OptimizerConfig, Precision, ZeroConfig
+from clinscale.engine import OptimizerConfig, Precision, RetentionConfig, ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, EvaluationPattern, ModelConfig
+from clinscale.pretrain.guard import SpikeGuardConfig
 from clinscale.units import Duration
+
+_RECIPES = files("clinscale.pretrain") / "recipes"
 
 
 class PretrainRecipe(Config):
@@ -20,8 +30,15 @@ class PretrainRecipe(Config):
     row_tokens: int | None = None
     """Length of each training row; None is all that the model can read."""
 
-    rows_per_step: int = 18
-    """Global batch over all workers; Clinical-Longformer's was 6 GPUs x 3."""
+    documents_apart: bool = False
+    """No token attends across notes and positions restart with each, as when the model is used; needs
+    `runtime.attention=exact`. Off: notes follow each other as in the paper and in RoBERTa's full-sentences packing."""
+
+    rows_per_step: int = Field(default=18, ge=1)
+    """Global batch over all workers, however many there are; Clinical-Longformer's was 6 GPUs x 3."""
+
+    tokens_per_step: int | None = Field(default=None, ge=1)
+    """Global batch in tokens, in place of `rows_per_step`: as many rows as fit, at least one."""
 
     duration: Duration = Duration(1, "epochs")
     """How long to train, as `200steps`, `1e9tokens` or `2epochs`."""
@@ -32,8 +49,12 @@ class PretrainRecipe(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""
 
+    spike_guard: SpikeGuardConfig | None = SpikeGuardConfig()
+    """Leaves out the update of a step whose loss is far above the last ones, and logs it; null trains through."""
+
     precision: Precision = "fp32"
-    """`bf16` halves the memory of activations; needs hardware that has it to be fast."""
+    """`bf16` halves the memory of activations; needs hardware that has it to be fast. `fp16` is for GPUs without bf16,
+    such as the paper's V100."""
 
     global_first_token: bool = False
     """Give Longformer's first token global attention. The paper did not, so its global projections never trained."""
@@ -44,6 +65,10 @@ class PretrainRecipe(Config):
     seed: int = 0
     """Of initialisation, order, masks and dropout."""
 
+    def rows_of_step(self, row_tokens: int) -> int:
+        """The global batch in rows of `row_tokens`."""
+        return max(1, self.tokens_per_step // row_tokens) if self.tokens_per_step else self.rows_per_step
+
     def has_global_tokens(self, model_type: str) -> bool:
         """Whether any token of a row has global attention."""
         return self.global_first_token and model_type == "longformer"
@@ -52,8 +77,8 @@ class PretrainRecipe(Config):
 class PretrainRuntime(Config):
     """All that changes only speed, place or cost."""
 
-    num_workers: int = 2
-    """Ray Train workers, one process each."""
+    num_workers: int | tuple[int, int] = 2
+    """Ray Train workers, one process each. `[1, 4]` is elastic: what the cluster has, growing and shrinking with it."""
 
     cpus_per_worker: float = 1
     """CPUs that Ray sets aside for each worker."""
@@ -64,8 +89,9 @@ class PretrainRuntime(Config):
     zero: ZeroConfig = ZeroConfig()
     """What DeepSpeed shards over the workers."""
 
-    micro_rows_per_gpu: int | None = None
-    """Rows of one forward pass; None is a worker's whole share of `rows_per_step`."""
+    micro_rows_per_gpu: int | None = Field(default=None, ge=1)
+    """Rows of one forward pass; None begins with a worker's whole share of the global batch. Where it does not fit
+    into memory it is halved, and the global batch stays."""
 
     attention: Attention = "exact"
     """`exact` gives HF's numbers several times faster; `hf` runs HF's own code."""
@@ -76,20 +102,37 @@ class PretrainRuntime(Config):
     log_every_steps: int = 10
     """Training loss, learning rate and throughput."""
 
-    checkpoint_every_steps: int = 500
-    """A killed run loses at most this many steps."""
+    checkpoint_every_steps: int = Field(default=500, ge=1)
+    """A killed run loses at most this many steps; training goes on while a checkpoint is written."""
 
-    evaluate_every_steps: int = 1000
+    retention: RetentionConfig = RetentionConfig()
+    """Which checkpoints stay on disk."""
+
+    evaluate_every_steps: int = Field(default=1000, ge=1)
     """Validation loss and perplexity on held-out rows, besides before the first and after the last step."""
 
-    evaluation_rows: int = 256
+    evaluation_rows: int = Field(default=256, ge=1)
     """Held-out rows that one evaluation reads at most."""
-
-    num_to_keep: int = 2
-    """Checkpoints kept on disk."""
 
     max_failures: int = 3
     """Restarts of the worker group before the run is given up."""
+
+    max_preemption_failures: int = 100
+    """Restarts because a node was taken away, counted apart: they are no fault of the run."""
+
+    start_timeout_s: float = Field(default=600, gt=0)
+    """How long to wait for workers that the cluster does not have free, e.g. while it scales up."""
+
+    collective_timeout_s: float = Field(default=1800, gt=0)
+    """A worker that does not answer for so long counts as failed."""
+
+    storage_patience_s: float = Field(default=300, ge=0)
+    """How long a checkpoint that cannot be written is tried again, while training goes on, before the run stops."""
+
+    @property
+    def least_workers(self) -> int:
+        """Workers without which nothing starts."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
 
 
 class PretrainConfig(Config):
@@ -104,15 +147,38 @@ class PretrainConfig(Config):
     runtime: PretrainRuntime = PretrainRuntime()
     """Changes speed, place or cost."""
 
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = (), *, base: Any = None) -> Self:
+        """As `Config.load`; a `path` without a suffix is the name of a recipe of the package, see `recipes`."""
+        if path is not None and not Path(path).suffix and not Path(path).exists():
+            if str(path) not in recipes():
+                raise ConfigError(
+                    f"{path} is neither a YAML file nor a recipe of the package; {nearest(str(path), recipes())}"
+                )
+            path = Path(str(_RECIPES / f"{path}.yaml"))
+        return super().load(path, overrides, base=base)
+
     def check(self) -> None:
-        """The global batch divides over workers and micro batches."""
-        rows, runtime = self.recipe.rows_per_step, self.runtime
-        if rows % runtime.num_workers:
+        """The settings fit each other; what only workers can know is checked there."""
+        recipe, runtime = self.recipe, self.runtime
+        if runtime.least_workers < 1 or (
+            isinstance(runtime.num_workers, tuple) and runtime.num_workers[1] < runtime.num_workers[0]
+        ):
             raise ConfigError(
-                f"recipe.rows_per_step must be a multiple of runtime.num_workers={runtime.num_workers}, got {rows}"
+                f"runtime.num_workers must be at least 1, or [least, most], got {runtime.num_workers}; 2 is usual"
             )
-        micro = runtime.micro_rows_per_gpu
-        if micro and (rows // runtime.num_workers) % micro:
+        if recipe.precision == "fp16" and not runtime.gpus_per_worker:
             raise ConfigError(
-                f"runtime.micro_rows_per_gpu must divide a worker's {rows // runtime.num_workers} rows, got {micro}"
+                "recipe.precision=fp16 needs GPUs, and runtime.gpus_per_worker is 0: a CPU computes fp16 hundreds of "
+                "times slower than bf16; use recipe.precision=bf16 or runtime.gpus_per_worker=1"
             )
+        if recipe.documents_apart and runtime.attention != "exact":
+            raise ConfigError(
+                f"recipe.documents_apart needs runtime.attention=exact, got {runtime.attention}; Hugging Face's own "
+                "attention cannot keep notes apart"
+            )
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _RECIPES.iterdir())

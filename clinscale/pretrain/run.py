@@ -1,24 +1,30 @@
 """The driver side of pretraining."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clinscale import corpus, models, registry, runtime
 from clinscale.config import fingerprint, nearest
-from clinscale.engine import consolidated_state
-from clinscale.errors import ConfigError
+from clinscale.engine import consolidated_state, newest_checkpoint
+from clinscale.errors import CapacityError, ConfigError, DataError, OutOfMemoryError
 from clinscale.pretrain.config import PretrainConfig
 from clinscale.pretrain.worker import WorkerTask, build_model, train_worker
 from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
-from clinscale.storage import write_json
+from clinscale.storage import read_json, write_json
 
 CONFIG_FILE = "config.json"
 EXPORTED = "hf"
+CHECKPOINTS = "checkpoints"
+_METRICS_FILE = "metrics.jsonl"
+_MEMORY_FILE = "micro_rows_per_gpu.json"
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (steps done, steps in all, metrics)."""
+
+Event = Callable[[str], None]
+"""Called with a sentence on what happens beside the steps: waiting for workers, a restart, less memory."""
 
 
 @dataclass(frozen=True)
@@ -34,37 +40,51 @@ class PretrainResult:
 
 
 def pretrain(
-    config: PretrainConfig, *, tracking: registry.Tracking, home: str | Path, on_progress: Progress | None = None
+    config: PretrainConfig,
+    *,
+    tracking: registry.Tracking,
+    home: str | Path,
+    on_progress: Progress | None = None,
+    on_event: Event | None = None,
 ) -> PretrainResult:
     """Train, export to a plain HF folder, register it as the next version of `config.name`.
 
-    Needs a `ray_session`. The same name with the same recipe resumes, or returns what is finished already.
+    Needs a `ray_session`. The same name with the same recipe resumes, on any number of workers and at any ZeRO stage,
+    or returns what is finished already.
 
     Raises:
-        ConfigError: the name stands for another recipe, or for checkpoints of another number of workers or ZeRO
-            stage; or the rows are longer than the model.
-        DataError: no ShardSet at `recipe.shards`. ClusterError: the workers failed for good.
+        ConfigError: the name stands for another recipe, or the rows are longer than the model.
+        DataError: no ShardSet at `recipe.shards`, or one that was not made with the model's tokenizer.
+        CapacityError: the cluster, its memory or its disk is too small. ClusterError: the workers failed for good.
+        RegistryError: training is done, but the tracking server is away; the same command registers it later.
     """
     shards = corpus.open_shards(config.recipe.shards)
     recipe = config.recipe.plain() | {"shards": shards.fingerprint}
     folder = claim_run_folder(home, "pretrain", config.name, recipe)
-    _check_group(folder, config)
     write_json(folder / CONFIG_FILE, config.plain())
+    task = worker_task(config, shards, folder)
     run = registry.resume_or_start_run(
         tracking,
         experiment="clinscale-pretrain",
         name=config.name,
         kind="pretrain",
         recipe=fingerprint(recipe),
-        tags={Tag.SHARDS: shards.fingerprint},
+        tags={Tag.SHARDS: shards.fingerprint, Tag.HARDWARE: runtime.hardware()},
         params={**recipe, **config.runtime.plain()},
+        spool=folder / _METRICS_FILE,
     )
     with run:
         exported = folder / EXPORTED
         if not exported.exists():
-            task = _worker_task(config, shards)
-            checkpoint_dir = _train(task, folder, tracking, run, on_progress)
-            _export(task, shards, checkpoint_dir, exported)
+
+            def on_log(metrics: dict[str, float]) -> None:
+                step = int(metrics["step"])
+                told = {key: value for key, value in metrics.items() if key != "step"}
+                if run.log(told, step=step) and on_progress:
+                    on_progress(step, task.total_steps, metrics)
+
+            train(task, folder, on_log=on_log, on_event=on_event)
+            _export(task, shards, exported)
         hf_config = models.check_hf_folder(exported)
         family = models.family_of(hf_config["model_type"])
         tags = {
@@ -89,84 +109,109 @@ def run_config(home: str | Path, name: str) -> Path:
     return path
 
 
-def _check_group(folder: Path, config: PretrainConfig) -> None:
-    """Refuse to resume on workers that cannot read the checkpoints: DeepSpeed shards them for one group."""
-    if not any(folder.glob("checkpoint_*/engine")) or (folder / EXPORTED).exists():
-        return
-    before, now = PretrainConfig.load(folder / CONFIG_FILE).runtime, config.runtime
-    if before.zero.stage == now.zero.stage and before.num_workers == now.num_workers:
-        return
-    raise ConfigError(
-        f"pretrain run {config.name!r} has checkpoints of {before.num_workers} workers at ZeRO stage "
-        f"{before.zero.stage}, which {now.num_workers} workers at stage {now.zero.stage} cannot read; resume it with "
-        f"runtime.num_workers={before.num_workers} runtime.zero.stage={before.zero.stage}, or start under another name"
-    )
-
-
-def _worker_task(config: PretrainConfig, shards: corpus.ShardSet) -> WorkerTask:
-    """Everything that follows from config and corpus: row length and number of steps."""
+def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -> WorkerTask:
+    """Everything that follows from config and corpus: row length, number of steps, what memory is known to hold."""
     recipe = config.recipe
     tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
+    if recipe.model.pretrained:
+        _check_tokenizer(recipe.model.pretrained, shards)
     limit = models.max_tokens_of(models.build(recipe.model, tokenizer, seed=recipe.seed).config)
     row_tokens = recipe.row_tokens or limit
     if row_tokens > limit:
         raise ConfigError(f"recipe.row_tokens={row_tokens} is longer than the model's {limit} positions; lower it")
-    rows = len(shards.rows("train", row_tokens))
+    rows = len(shards.rows("train", row_tokens, documents_apart=recipe.documents_apart))
     if not len(shards.rows("validation", row_tokens)):
         raise ConfigError(
             f"ShardSet {shards.uri} holds no validation rows of {row_tokens} tokens; raise validation_fraction"
         )
-    steps = recipe.duration.steps(rows=rows, rows_per_step=recipe.rows_per_step, tokens_per_row=row_tokens)
-    return WorkerTask(config=config, shards_uri=shards.uri, row_tokens=row_tokens, total_steps=steps)
+    rows_per_step = recipe.rows_of_step(row_tokens)
+    steps = recipe.duration.steps(rows=rows, rows_per_step=rows_per_step, tokens_per_row=row_tokens)
+    known = folder / _MEMORY_FILE
+    return WorkerTask(
+        config=config,
+        shards_uri=shards.uri,
+        row_tokens=row_tokens,
+        total_steps=steps,
+        checkpoint_dir=str(folder / CHECKPOINTS),
+        micro_rows_per_gpu=config.runtime.micro_rows_per_gpu or (read_json(known) if known.exists() else None),
+    )
 
 
-def _train(
+def train(
     task: WorkerTask,
     folder: Path,
-    tracking: registry.Tracking,
-    run: registry.Run,
-    on_progress: Progress | None,
-) -> str:
+    *,
+    on_log: Callable[[dict[str, float]], None],
+    on_event: Event | None = None,
+    function: Callable[[runtime.WorkerContext, WorkerTask], None] = train_worker,
+) -> None:
+    """Run the workers to the end; a micro batch that does not fit into memory is halved, the global batch stays.
+
+    Raises:
+        CapacityError: not even one row fits, or the workers never became free. ClusterError: they failed for good.
+    """
     settings = task.config.runtime
-
-    keys = ("train/loss", "eval/loss")  # every log has one of them
-    logged = {step for key in keys for step, _ in registry.metric_history(tracking, run.id, key)}
-
-    def on_log(metrics: dict[str, float]) -> None:
-        step = int(metrics["step"])
-        if step in logged:  # a restarted group repeats what is in MLflow already
+    while True:
+        try:
+            runtime.run_workers(
+                function,
+                task,
+                num_workers=settings.num_workers,
+                cpus_per_worker=settings.cpus_per_worker,
+                gpus_per_worker=settings.gpus_per_worker,
+                scratch=folder / "ray",
+                max_failures=settings.max_failures,
+                max_preemption_failures=settings.max_preemption_failures,
+                start_timeout_s=settings.start_timeout_s,
+                collective_timeout_s=settings.collective_timeout_s,
+                on_log=on_log,
+                on_event=on_event,
+            )
             return
-        run.log({key: value for key, value in metrics.items() if key != "step"}, step=step)
-        logged.add(step)
-        if on_progress:
-            on_progress(step, task.total_steps, metrics)
-
-    result = runtime.run_workers(
-        train_worker,
-        task,
-        num_workers=settings.num_workers,
-        cpus_per_worker=settings.cpus_per_worker,
-        gpus_per_worker=settings.gpus_per_worker,
-        storage_path=str(folder.parent),
-        name=folder.name,
-        num_to_keep=settings.num_to_keep,
-        max_failures=settings.max_failures,
-        on_log=on_log,
-    )
-    return result.checkpoint_dir
+        except OutOfMemoryError as error:
+            task = replace(task, micro_rows_per_gpu=_half(task, error))
+            write_json(folder / _MEMORY_FILE, task.micro_rows_per_gpu)
+            if on_event:
+                on_event(f"out of memory: going on with micro batches of {task.micro_rows_per_gpu} rows")
 
 
-def _export(task: WorkerTask, shards: corpus.ShardSet, checkpoint_dir: str, folder: Path) -> None:
+def _half(task: WorkerTask, error: OutOfMemoryError) -> int:
+    rows = task.config.recipe.rows_of_step(task.row_tokens)
+    before = task.micro_rows_per_gpu or -(-rows // task.config.runtime.least_workers)
+    if before == 1:
+        raise CapacityError(
+            f"run {task.config.name}: one row of {task.row_tokens} tokens does not fit into a worker's memory "
+            f"({error}); set runtime.activation_checkpointing=true, raise runtime.zero.stage, offload, or lower "
+            "recipe.row_tokens"
+        ) from None
+    return before // 2
+
+
+def _check_tokenizer(pretrained: str, shards: corpus.ShardSet) -> None:
+    """DataError unless the shards speak the model's tokens; equal sizes alone would train on gibberish."""
+    ours, theirs = (corpus.load_tokenizer(place) for place in (str(shards.tokenizer_dir), pretrained))
+    if ours.get_vocab() != theirs.get_vocab():
+        raise DataError(
+            f"ShardSet {shards.uri} was tokenised with another vocabulary than that of model {pretrained} "
+            f"({len(ours)} against {len(theirs)} tokens); build it with --tokenizer {pretrained}"
+        )
+
+
+def _export(task: WorkerTask, shards: corpus.ShardSet, folder: Path) -> None:
     """Consolidated weights into the HF model, and that to disk: tied heads and all, as `transformers` wants it."""
+    checkpoint = newest_checkpoint(Path(task.checkpoint_dir))
+    if checkpoint is None:
+        raise DataError(f"run {task.config.name} has no whole checkpoint in {task.checkpoint_dir}; start it again")
     tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
     model = build_model(task.config, tokenizer)
-    missing, unexpected = model.load_state_dict(consolidated_state(checkpoint_dir), strict=False)
+    missing, unexpected = model.load_state_dict(consolidated_state(checkpoint), strict=False)
     model.tie_weights()
     tied = set(model.all_tied_weights_keys)
-    lost = [name for name in missing if name not in tied and name in dict(model.named_parameters())]
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    lost = [name for name in missing if name not in tied and name in trained]
     if lost or unexpected:
         raise ConfigError(
-            f"checkpoint {checkpoint_dir} does not fit the model of its recipe: {(lost or unexpected)[:3]}"
+            f"checkpoint {checkpoint} does not fit the model of its recipe: {(lost or unexpected)[:3]}"
         )
     tokenizer.model_max_length = models.max_tokens_of(model.config)
     models.save_hf(model, tokenizer, folder)

@@ -1,18 +1,20 @@
 """The pretraining loop on each rank; a pure function of the recipe, whatever the number of workers."""
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from clinscale import corpus, models
-from clinscale.engine import DeepSpeedEngine, ThroughputMeter
-from clinscale.errors import ConfigError
+from clinscale.engine import CheckpointStore, DeepSpeedEngine, ThroughputMeter, peak_flops
+from clinscale.errors import DataError
 from clinscale.pretrain.config import PretrainConfig
-from clinscale.runtime import WorkerContext
+from clinscale.pretrain.guard import SpikeGuard
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 # Shape letters: B rows of a micro batch, L tokens of a row, V vocabulary
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+Metrics = dict[str, float]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,42 +35,58 @@ class WorkerTask:
     shards_uri: str
     row_tokens: int
     total_steps: int
+    checkpoint_dir: str
+    """On a file system that all workers share."""
+    micro_rows_per_gpu: int | None
+    """Rows of one forward pass at most, as far as memory is known to allow."""
 
 
-def train_worker(context: WorkerContext, task: WorkerTask) -> None:
-    """Train to `total_steps`, from the newest checkpoint if there is one; logs metrics, commits checkpoints."""
-    import torch
+class Context(Protocol):
+    """What the loop needs of its group: `runtime.WorkerContext`, or anything that starts it elsewhere."""
 
-    recipe, runtime = task.config.recipe, task.config.runtime
+    rank: int
+    world_size: int
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Send rank 0's metrics to the driver without waiting."""
+
+    def preempted(self) -> bool:
+        """Whether a node of the group is about to be taken away; the same answer on all ranks."""
+
+
+def train_worker(context: Context, task: WorkerTask) -> None:
+    """Train to `total_steps`, from the newest whole checkpoint if there is one; logs metrics, saves checkpoints."""
     loop = _Loop(context, task)
-    step, history = loop.resume()
+    try:
+        _steps(loop, context, task)
+    finally:  # what was saved before an error is worth as much as ever
+        loop.checkpoints.close()
 
-    def log(metrics: dict[str, float]) -> None:
-        history.append(metrics)
-        context.log(metrics)
 
-    for metrics in history:  # a driver that died, or lost its server, may not have stored them
-        context.log(metrics)
+def _steps(loop: "_Loop", context: Context, task: WorkerTask) -> None:
+    runtime = task.config.runtime
+    step = loop.restore()
     if step == 0:
-        log({"step": 0, **loop.evaluate()})
-    meter = ThroughputMeter()
+        loop.log(0, loop.evaluate())
+    rescued = False
     while step < task.total_steps:
-        # dropout is a function of (seed, step, rank), so a resumed run needs no saved generator state
-        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, context.rank]).generate_state(1)[0]))
-        loss = loop.step(step)
+        metrics = loop.train(step)
         step += 1
-        meter.add(recipe.rows_per_step * task.row_tokens)
         last = step == task.total_steps
-        metrics = {}
-        if last or step % runtime.log_every_steps == 0:
-            metrics |= {"train/loss": loss, "train/learning_rate": loop.engine.learning_rate}
-            metrics["perf/tokens_per_second"] = meter.tokens_per_second()
+        if not (last or step % runtime.log_every_steps == 0 or "train/skipped_loss" in metrics):
+            metrics = {}
+        elif "train/loss" in metrics:
+            metrics |= loop.speed()
         if last or step % runtime.evaluate_every_steps == 0:
             metrics |= loop.evaluate()
         if metrics:
-            log({"step": step, **metrics})
-        if last or step % runtime.checkpoint_every_steps == 0:
-            context.checkpoint(loop.save(step, history))
+            loop.log(step, metrics)
+        rescue = context.preempted() and not rescued
+        if last or rescue or step % runtime.checkpoint_every_steps == 0:
+            loop.save(step, metrics.get("eval/loss"))
+        if rescue:  # training goes on for as long as the node lives, its work is safe
+            loop.checkpoints.wait()
+            rescued = True
 
 
 def build_model(config: PretrainConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
@@ -85,19 +106,23 @@ def build_model(config: PretrainConfig, tokenizer: "PreTrainedTokenizerBase") ->
 
 
 class _Loop:
-    """Data, model and engine of one rank."""
+    """Data, model, engine and checkpoints of one rank."""
 
-    def __init__(self, context: WorkerContext, task: WorkerTask) -> None:
+    def __init__(self, context: Context, task: WorkerTask) -> None:
         recipe, runtime = task.config.recipe, task.config.runtime
         shards = corpus.open_shards(task.shards_uri)
         tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
         model = build_model(task.config, tokenizer)
-        per_worker = recipe.rows_per_step // context.world_size
         self._context, self._task = context, task
         self._special = corpus.SpecialIds.from_tokenizer(tokenizer)
-        self._train_rows = shards.rows("train", task.row_tokens)
-        self._held_out_rows = shards.rows("validation", task.row_tokens)
-        self._micro_rows = runtime.micro_rows_per_gpu or per_worker
+        self._word_starts = corpus.word_starts(tokenizer) if recipe.masking.whole_words else None
+        self._train_rows, self._held_out_rows = (
+            shards.rows(split, task.row_tokens, documents_apart=recipe.documents_apart)
+            for split in ("train", "validation")
+        )
+        self._rows_per_step = recipe.rows_of_step(task.row_tokens)
+        share = -(-self._rows_per_step // context.world_size)
+        self._micro_rows = min(task.micro_rows_per_gpu or share, share)
         self._global_first = recipe.has_global_tokens(model.config.model_type)
         self.engine = DeepSpeedEngine(
             model,
@@ -106,53 +131,83 @@ class _Loop:
             zero=runtime.zero,
             precision=recipe.precision,
             micro_batch_per_gpu=self._micro_rows,
-            gradient_accumulation_steps=per_worker // self._micro_rows,
+            gradient_accumulation_steps=-(-share // self._micro_rows),
         )
-
-    def resume(self) -> tuple[int, list[dict[str, float]]]:
-        """The number of steps that are done already, and what was logged in them."""
-        with self._context.latest_checkpoint() as folder:
-            state: dict[str, Any] = self.engine.load(folder) if folder else {"step": 0, "history": []}
-        return int(state["step"]), list(state["history"])
-
-    def save(self, step: int, history: list[dict[str, float]]) -> Callable[[Path], None]:
-        """A function that writes this rank's part of the checkpoint after `step` steps."""
-        return lambda folder: self.engine.save(folder, {"step": step, "history": history})
-
-    def step(self, step: int) -> float:
-        """One optimizer step; returns the mean loss over all masked tokens of all ranks."""
-        recipe = self._task.config.recipe
-        batch = corpus.masked_batch(
-            self._train_rows,
-            step=step,
-            rank=self._context.rank,
-            world_size=self._context.world_size,
-            rows_per_step=recipe.rows_per_step,
-            seed=recipe.seed,
-            masking=recipe.masking,
-            special=self._special,
+        self.checkpoints = CheckpointStore(
+            Path(task.checkpoint_dir),
+            rank=context.rank,
+            world_size=context.world_size,
+            retention=runtime.retention,
+            patience_s=runtime.storage_patience_s,
         )
+        self._history: list[Metrics] = []
+        self._guard = SpikeGuard(recipe.spike_guard)
+        self._prefetch = ThreadPoolExecutor(max_workers=1)
+        self._next: tuple[int, Future[Arrays]] | None = None
+        self._meter, self._stall_s = ThroughputMeter(), 0.0
+        device = "cuda" if runtime.gpus_per_worker else "cpu"
+        self._flops_per_token = models.train_flops_per_token(
+            model.config, task.row_tokens, head_share=recipe.masking.mask_fraction
+        )
+        self._peak_flops = peak_flops(device, recipe.precision) * context.world_size
+
+    def restore(self) -> int:
+        """Go on from the newest whole checkpoint; returns the number of steps that are done already."""
+        state = self.checkpoints.restore(self.engine)
+        if state is None:
+            return 0
+        self._history = list(state["history"])
+        self._guard = SpikeGuard(self._task.config.recipe.spike_guard, state["guarded_losses"])
+        for metrics in self._history:  # a driver that died may not have stored them
+            self._context.log(metrics)
+        return int(state["step"])
+
+    def save(self, step: int, validation_loss: float | None) -> None:
+        """Take a snapshot after `step` steps; it is written while training goes on."""
+        state = {"step": step, "history": list(self._history), "guarded_losses": self._guard.losses}
+        self._stall_s += self.checkpoints.save(self.engine, step, state, metric=validation_loss)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Tell the driver, and remember for one that comes later."""
+        self._history.append({"step": step, **metrics})
+        self._context.log(self._history[-1])
+
+    def train(self, step: int) -> Metrics:
+        """One optimizer step; `train/loss` is the mean over all masked tokens of all ranks."""
+        import torch
+
+        recipe, engine = self._task.config.recipe, self.engine
+        # dropout is a function of (seed, step, rank), so a resumed run needs no saved generator state
+        torch.manual_seed(
+            int(np.random.SeedSequence([recipe.seed, step, self._context.rank]).generate_state(1)[0])
+        )
+        batch = self._batch(step)
         micro_batches = _split(batch, self._micro_rows)
         masked = self._over_ranks(float((batch["labels"] != -100).sum()))
         # DeepSpeed averages over ranks and micro batches; this makes it the mean over all masked tokens, so
         # that the loss does not depend on how rows fall on workers
         scale = self._context.world_size * len(micro_batches) / masked
         total = 0.0
-        self.engine.module.train()
+        engine.module.train()
         for micro in micro_batches:
+            if micro is not micro_batches[0]:
+                engine.step()  # no update before the last micro batch
             loss = self._summed_loss(micro) * scale
-            self.engine.backward(loss)
-            self.engine.step()
+            engine.backward(loss)
             total += float(loss.detach())
         mean = self._over_ranks(total) / (self._context.world_size * len(micro_batches))
         if not math.isfinite(mean):
-            raise ConfigError(
-                f"run {self._task.config.name}: the loss of step {step} is {mean}; lower optimizer.learning_rate "
-                "or train in fp32, then resume from the last checkpoint"
-            )
-        return mean
+            raise self._not_a_number(step, mean)
+        skip = self._guard.is_spike(mean)
+        engine.step(update=not skip)
+        self._meter.add(self._rows_per_step * self._task.row_tokens)
+        if skip:
+            log.warning("run %s: step %d skipped, its loss of %.4g is a spike", self._task.config.name, step, mean)
+            return {"train/skipped_loss": mean}
+        norm = {} if engine.grad_norm is None else {"train/grad_norm": engine.grad_norm}
+        return {"train/loss": mean, "train/learning_rate": engine.learning_rate, **norm}
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> Metrics:
         """Loss and perplexity over the held-out rows, with masks that never change."""
         import torch
 
@@ -168,6 +223,7 @@ class _Loop:
             seed=recipe.seed,
             masking=recipe.masking,
             special=self._special,
+            word_starts=self._word_starts,
         )
         with torch.no_grad():
             for batch in batches:
@@ -176,17 +232,59 @@ class _Loop:
         loss = self._over_ranks(total) / max(self._over_ranks(masked), 1.0)
         return {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))}
 
+    def speed(self) -> Metrics:
+        """Since the last reading: tokens per second of all workers, share of their peak, wait for checkpoints."""
+        tokens_per_second = self._meter.tokens_per_second()
+        stall_s, self._stall_s = self._stall_s, 0.0
+        return {
+            "perf/tokens_per_second": tokens_per_second,
+            "perf/mfu": tokens_per_second * self._flops_per_token / self._peak_flops,
+            "perf/checkpoint_stall_s": stall_s,
+        }
+
+    def _batch(self, step: int) -> Arrays:
+        """Rows of this rank in a step; those of the next one are masked while the device works on these."""
+        ready = self._next[1] if self._next and self._next[0] == step else None
+        batch = ready.result() if ready else self._masked(step)
+        self._next = (step + 1, self._prefetch.submit(self._masked, step + 1))
+        return batch
+
+    def _masked(self, step: int) -> Arrays:
+        recipe = self._task.config.recipe
+        return corpus.masked_batch(
+            self._train_rows,
+            step=step,
+            rank=self._context.rank,
+            world_size=self._context.world_size,
+            rows_per_step=self._rows_per_step,
+            seed=recipe.seed,
+            masking=recipe.masking,
+            special=self._special,
+            word_starts=self._word_starts,
+        )
+
     def _summed_loss(self, batch: Arrays) -> "torch.Tensor":
         """Cross entropy summed over the masked tokens of one micro batch."""
         import torch
 
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
         if self._global_first:
-            mask_BL = torch.zeros_like(tensors["input_ids"])
-            mask_BL[:, 0] = 1
-            tensors["global_attention_mask"] = mask_BL
+            tensors["global_attention_mask"] = _first_tokens(tensors)
         loss: torch.Tensor = self.engine.forward(tensors | {"num_items_in_batch": torch.tensor(1)}).loss
         return loss
+
+    def _not_a_number(self, step: int, loss: float) -> DataError:
+        rows = corpus.rows_of_step(
+            len(self._train_rows),
+            step=step,
+            rows_per_step=self._rows_per_step,
+            seed=self._task.config.recipe.seed,
+        )
+        return DataError(
+            f"run {self._task.config.name}: the loss of step {step} is {loss}, before its update; the step read rows "
+            f"{', '.join(str(row) for _, row in rows)} of the training split. Lower recipe.optimizer.learning_rate or "
+            "use recipe.precision=fp32 under another name"
+        )
 
     def _over_ranks(self, value: float) -> float:
         """Sum of a number over all ranks."""
@@ -198,6 +296,17 @@ class _Loop:
         total = torch.tensor(value, dtype=torch.float64, device=device)
         torch.distributed.all_reduce(total)
         return float(total)
+
+
+def _first_tokens(tensors: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
+    """1 at the first token of each row, or of each note of a row where notes are kept apart; (B, L)."""
+    import torch
+
+    first_BL = torch.zeros_like(tensors["input_ids"])
+    first_BL[:, 0] = 1
+    if (segments_BL := tensors.get("segment_ids")) is not None:
+        first_BL[:, 1:] = (segments_BL[:, 1:] != segments_BL[:, :-1]) & (segments_BL[:, 1:] != 0)
+    return first_BL
 
 
 def _split(batch: Arrays, rows: int) -> list[dict[str, Any]]:

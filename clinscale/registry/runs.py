@@ -1,5 +1,6 @@
 """Runs: one writer each, ended whatever happens, read back as plain records."""
 
+import importlib.metadata
 import json
 import os
 import socket
@@ -7,12 +8,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from clinscale import __version__
 from clinscale.config import flatten
 from clinscale.errors import RegistryError
+from clinscale.registry.spool import HEARTBEAT_S, Spool
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 from clinscale.storage import read_json
@@ -21,25 +24,38 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100  # MLflow's limits of one log_batch
 _PARENT = "mlflow.parentRunId"
+_LIBRARIES = ("torch", "transformers", "deepspeed", "ray")
+_HEARTBEATS_MISSED = 15
 
 
 class Run:
-    """An open run of MLflow. As a context manager it ends itself: FINISHED, FAILED, or KILLED when interrupted."""
+    """An open run of MLflow. As a context manager it ends itself: FINISHED, FAILED, or KILLED when interrupted.
 
-    def __init__(self, tracking: Tracking, run_id: str, name: str) -> None:
+    With a spool, metrics wait in a file while the server is away: see `Spool`.
+    """
+
+    def __init__(self, tracking: Tracking, run_id: str, name: str, spool: Spool | None = None) -> None:
         self._tracking = tracking
+        self._spool = spool
         self.id = run_id
         self.name = name
 
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Store metrics of one step; RegistryError when the server stays away longer than MLflow's retries."""
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> bool:
+        """Store metrics of one step; whether any was new, which only a spool can tell.
+
+        Without a spool: RegistryError when the server stays away longer than MLflow's retries.
+        """
         from mlflow.entities import Metric
+
+        if self._spool:
+            return self._spool.log(metrics, step or 0)
 
         now = time.time_ns() // 1_000_000
         points = [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
         with self._tracking.faults(f"log metrics of run {self.name}"):
             for start in range(0, len(points), _METRICS_PER_CALL):
                 self._tracking.client.log_batch(self.id, metrics=points[start : start + _METRICS_PER_CALL])
+        return True
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
@@ -59,7 +75,12 @@ class Run:
             self._tracking.client.log_text(self.id, json.dumps(values, allow_nan=False), name)
 
     def end(self, status: Status = "FINISHED") -> None:
-        """Close the run."""
+        """Close the run; RegistryError when the server is away or metrics are still waiting for it."""
+        if self._spool and (left := self._spool.close()):
+            raise RegistryError(
+                f"tracking server {self._tracking.place} has not taken {left} steps of run {self.name}; they are kept, "
+                "and the same command delivers them once it answers"
+            )
         with self._tracking.faults(f"end run {self.name}"):
             self._tracking.client.set_terminated(self.id, status)
 
@@ -111,7 +132,13 @@ def start_run(
     from mlflow.entities import Param
 
     experiment_id = tracking.experiment_id(experiment)
-    owned = {**tags, Tag.CODE_VERSION: __version__, Tag.OWNER: _owner(), **({_PARENT: parent} if parent else {})}
+    owned = {
+        **tags,
+        Tag.CODE_VERSION: code_version(),
+        Tag.LIBRARIES: ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES),
+        Tag.OWNER: _owner(),
+        **({_PARENT: parent} if parent else {}),
+    }
     listed = [Param(key, str(value)) for key, value in flatten(params)]
     with tracking.faults(f"start run {name}"):
         created = tracking.client.create_run(
@@ -128,6 +155,7 @@ def reopen_run(tracking: Tracking, run_id: str) -> Run:
     with tracking.faults(f"reopen run {run_id}"):
         name = tracking.client.get_run(run_id).info.run_name
         tracking.client.set_tag(run_id, Tag.OWNER, _owner())
+        tracking.client.set_tag(run_id, Tag.ALIVE_AT, f"{time.time():.0f}")
         tracking.client.update_run(run_id, status="RUNNING")
     return Run(tracking, run_id, name)
 
@@ -141,13 +169,25 @@ def resume_or_start_run(
     recipe: str,
     tags: Mapping[str, str],
     params: Mapping[str, Any],
+    spool: Path | None = None,
 ) -> Run:
-    """The latest run of this name, kind and recipe fingerprint reopened, else a new one."""
+    """The latest run of this name, kind and recipe fingerprint reopened, else a new one.
+
+    With `spool`, a file of the run's folder, metrics wait there while the server is away.
+    """
     known = find_run(tracking, experiment=experiment, name=name, kind=kind)
     if known and known.tags.get(Tag.RECIPE) == recipe:
-        return reopen_run(tracking, known.id)
-    identity = {Tag.KIND: kind, Tag.NAME: name, Tag.RECIPE: recipe}
-    return start_run(tracking, experiment=experiment, name=name, tags={**tags, **identity}, params=params)
+        run = reopen_run(tracking, known.id)
+        run.set_tags(tags)
+    else:
+        identity = {Tag.KIND: kind, Tag.NAME: name, Tag.RECIPE: recipe}
+        run = start_run(tracking, experiment=experiment, name=name, tags={**tags, **identity}, params=params)
+    if spool is None:
+        return run
+    stored: list[tuple[str, int]] = []
+    if known and not spool.exists():  # another machine began the run
+        stored = [(key, step) for key in known.metrics for step, _ in metric_history(tracking, run.id, key)]
+    return Run(tracking, run.id, run.name, Spool(tracking, run.id, spool, known=stored))
 
 
 def find_run(tracking: Tracking, *, experiment: str, name: str, kind: str) -> RunRecord | None:
@@ -183,9 +223,13 @@ def read_json_artifact(tracking: Tracking, run_id: str, name: str) -> Any:
 
 
 def close_orphans(tracking: Tracking) -> list[str]:
-    """End as KILLED the running runs whose process on this host is gone; their ids."""
+    """End as KILLED the running runs whose process is gone; their ids.
+
+    A process of this host is looked up. One of another host counts as gone when its heartbeat is a quarter of an hour
+    old: fifteen of them missing, and more than the clocks of one cluster differ.
+    """
     running = _search(tracking, _experiment_ids(tracking), "attributes.status = 'RUNNING'", "ASC")
-    orphans = [record for record in running if _owner_is_gone(record.tags.get(Tag.OWNER, ""))]
+    orphans = [record for record in running if _is_orphan(record.tags)]
     for record in orphans:
         Run(tracking, record.id, record.name).end("KILLED")
     return [record.id for record in orphans]
@@ -224,6 +268,26 @@ def _record(run: Any) -> RunRecord:
         tags=dict(run.data.tags),
         metrics=dict(run.data.metrics),
     )
+
+
+def code_version() -> str:
+    """Version of clinscale, with the commit where it runs from a git checkout, e.g. `0.5.0+6d5bd2d`."""
+    git = Path(__file__).parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        branch = head.removeprefix("ref: ")
+        commit = (git / branch).read_text(encoding="utf-8").strip() if branch != head else head
+    except OSError:  # installed, or the branch is packed away
+        return __version__
+    return f"{__version__}+{commit[:7]}"
+
+
+def _is_orphan(tags: Mapping[str, str]) -> bool:
+    if _owner_is_gone(tags.get(Tag.OWNER, "")):
+        return True
+    elsewhere = tags.get(Tag.OWNER, "").partition(" ")[0] != socket.gethostname()
+    alive_at = tags.get(Tag.ALIVE_AT)
+    return elsewhere and alive_at is not None and time.time() - float(alive_at) > _HEARTBEATS_MISSED * HEARTBEAT_S
 
 
 def _owner() -> str:

@@ -64,6 +64,17 @@ class Tracking:
             "check that it runs and that --tracking-uri or MLFLOW_TRACKING_URI names it"
         )
 
+    @contextlib.contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Give up on a server that does not answer after seconds; otherwise MLflow rides out a restart for minutes."""
+        added = {name: value for name, value in _IMPATIENT.items() if name not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name in added:
+                os.environ.pop(name, None)
+
     def every(self, action: str, search: Callable[[str | None], Any]) -> Iterator[Any]:
         """All items of a paged MLflow search; `search` is given the page token, faults are told as of `action`."""
         token: str | None = None
@@ -119,7 +130,7 @@ def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Track
     home = Path(home).absolute()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     tracking = _at_database(uri, home) if "://" in uri and not uri.startswith("http") else Tracking(uri, None)
-    with _impatience(), tracking.faults("be reached"):
+    with tracking.impatient(), tracking.faults("be reached"):
         tracking.client.search_experiments(max_results=1)
     return tracking
 
@@ -148,18 +159,6 @@ def _client(uri: str) -> Any:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-@contextlib.contextmanager
-def _impatience() -> Iterator[None]:
-    """Short HTTP patience while connecting; afterwards MLflow's own, which rides out a restart of the server."""
-    added = {name: value for name, value in _IMPATIENT.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def _without_password(text: str) -> str:

@@ -1,11 +1,12 @@
 """Pretraining on real Ray Train workers with real DeepSpeed; a group costs seconds, so each test asks a lot."""
 
-import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,11 +16,11 @@ import transformers
 from ray import cloudpickle
 
 from clinscale import registry, runtime
-from clinscale.engine import consolidated_state
-from clinscale.errors import ClusterError, ConfigError, DataError
-from clinscale.pretrain import PretrainConfig, pretrain, run_config
-from clinscale.pretrain import worker as worker_module
-from clinscale.pretrain.worker import WorkerTask, train_worker
+from clinscale.engine import consolidated_state, newest_checkpoint
+from clinscale.errors import CapacityError, ClinscaleError, ClusterError, ConfigError, DataError
+from clinscale.pretrain import PretrainConfig, pretrain, run_config, verify_resume
+from clinscale.pretrain.run import CHECKPOINTS, train, worker_task
+from clinscale.pretrain.worker import train_worker
 
 STEPS = 6
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
@@ -38,15 +39,6 @@ def config(shards, *, name="base", **changes):
     settings = {"log_every_steps": 1, "checkpoint_every_steps": 2, "evaluate_every_steps": 100}
     settings |= {"evaluation_rows": 16, **changes.pop("runtime", {})}
     return PretrainConfig.parse({"name": name, "recipe": recipe | changes, "runtime": settings}, source="test")
-
-
-def test_typos_and_batches_that_do_not_divide_are_refused(shards):
-    with pytest.raises(ConfigError, match=r"did you mean rows_per_step\?"):
-        config(shards, row_per_step=8)
-    with pytest.raises(ConfigError, match=r"multiple of runtime\.num_workers=3, got 8"):
-        config(shards, runtime={"num_workers": 3})
-    with pytest.raises(ConfigError, match="must divide a worker's 4 rows, got 3"):
-        config(shards, runtime={"micro_rows_per_gpu": 3})
 
 
 def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(shards, tracking, tmp_path):
@@ -74,7 +66,7 @@ def undisturbed(finished):
     """Losses by step and consolidated weights of that run."""
     home, tracking, _, _ = finished
     [record] = registry.read_runs(tracking, kind="pretrain")
-    newest = max((home / "pretrain" / "base").glob("checkpoint_*/"), key=lambda folder: folder.stat().st_mtime)
+    newest = newest_checkpoint(home / "pretrain" / "base" / CHECKPOINTS)
     return dict(registry.metric_history(tracking, record.id, "train/loss")), consolidated_state(newest)
 
 
@@ -120,81 +112,103 @@ def test_what_the_folder_holds_is_what_was_trained(finished, undisturbed):
     assert all(torch.equal(plain[name], weight) for name, weight in undisturbed[1].items())
 
 
-@pytest.mark.ray
-def test_a_checkpoint_without_the_shard_of_one_worker_is_refused(finished, tmp_path):
-    home, *_ = finished
-    whole = next((home / "pretrain" / "base").glob("checkpoint_*/"))
-    damaged = shutil.copytree(whole, tmp_path / "damaged")
-    next((damaged / "engine").glob("*rank_1*optim_states.pt")).unlink()
-    with pytest.raises(DataError, match="damaged is no complete checkpoint"):
-        consolidated_state(damaged)
-    shutil.rmtree(damaged / "engine")
-    with pytest.raises(DataError, match="no model states"):
-        consolidated_state(damaged)
+class Member:
+    """A context for one of several trainings in one group, which marks what it logs and may meet with a fault."""
+
+    def __init__(self, context, number, fault=None):
+        self.rank, self.world_size = context.rank, context.world_size
+        self._context, self._number, self._fault = context, number, fault
+
+    def log(self, metrics):
+        self._context.log({**metrics, "number": self._number})
+        self._step = int(metrics["step"])
+
+    def preempted(self):
+        return bool(self._fault and self._fault(self.rank, self._step))
 
 
-def run_group(function, tasks, folder, *, max_failures=0):
-    """What the group logged, and the weights of its checkpoints in their order."""
-    logged = []
-    settings = (tasks[0] if isinstance(tasks, list) else tasks).config.runtime
+def train_several(context, tasks):
+    for number, one in enumerate(tasks):
+        train_worker(Member(context, number), one)
+
+
+def train_several_killed(context, tasks):
+    """A worker of each training dies without a word, once."""
+    for number, one in enumerate(tasks):
+        train_worker(Member(context, number, Kill(Path(one.checkpoint_dir).parent, step=2 + number)), one)
+
+
+class Kill:
+    """SIGKILL to rank 1 after a step, once: a file remembers it."""
+
+    def __init__(self, folder, step):
+        self.struck, self.step = folder / f"killed-{step}", step
+
+    def __call__(self, rank, step):
+        if rank == 1 and step == self.step and not self.struck.exists():
+            self.struck.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Enough(ClinscaleError):
+    """Ends a training before its last step."""
+
+
+def train_three_steps_more(context, task):
+    """As far as a checkpoint, which is whole when the group ends."""
+    begun = []
+
+    def fault(rank, step):
+        begun.append(step)
+        if len(begun) == 4:
+            raise Enough
+
+    train_worker(Member(context, 0, fault), task)
+
+
+def task(shards, folder, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    return worker_task(config(shards, **changes), shards, folder)
+
+
+def run_group(function, tasks, *, max_failures=0):
+    """What the group logged, by training, and the newest weights of each."""
+    several = tasks if isinstance(tasks, list) else [tasks]
+    logged = [[] for _ in several]
+    settings = several[0].config.runtime
     runtime.run_workers(
         function,
         tasks,
         num_workers=settings.num_workers,
         cpus_per_worker=1,
         gpus_per_worker=0,
-        storage_path=str(folder),
-        name="run",
-        num_to_keep=9,
+        scratch=Path(several[0].checkpoint_dir).parent / "ray",
         max_failures=max_failures,
-        on_log=logged.append,
+        max_preemption_failures=0,
+        start_timeout_s=60,
+        collective_timeout_s=60,
+        on_log=lambda metrics: logged[int(metrics.get("number", 0))].append(metrics),
     )
-    return logged, [consolidated_state(found) for found in sorted((folder / "run").glob("checkpoint_*/"))]
-
-
-def task(shards, **changes):
-    settings = config(shards, **changes)
-    return WorkerTask(config=settings, shards_uri=shards.uri, row_tokens=128, total_steps=STEPS)
+    return logged, [consolidated_state(newest_checkpoint(Path(one.checkpoint_dir))) for one in several]
 
 
 def losses_of(logged):
     return {int(at["step"]): at["train/loss"] for at in logged if "train/loss" in at}
 
 
-class Variant:
-    """A context for one of several trainings in one group: starts from nothing, marks what it logs."""
-
-    def __init__(self, context, number):
-        self.rank, self.world_size, self.checkpoint = context.rank, context.world_size, context.checkpoint
-        self.context, self.number = context, number
-
-    @contextlib.contextmanager
-    def latest_checkpoint(self):
-        yield None
-
-    def log(self, metrics):
-        self.context.log({**metrics, "variant": self.number})
-
-
-def train_several(context, tasks):
-    for number, one in enumerate(tasks):
-        train_worker(Variant(context, number), one)
-
-
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-STAGES = (0, 1, 3)
+STAGES = (0, 1, 2, 3)
 
 
 @pytest.fixture(scope="module")
 def variants(shards, tmp_path_factory, ray_cluster):
     """Losses and weights of two workers: at the ZeRO stages of `STAGES`, in bf16, and without dropout."""
-    once = {"checkpoint_every_steps": STEPS}
-    tasks = [task(shards, runtime={"zero": {"stage": stage}, **once}) for stage in STAGES]
-    tasks.append(task(shards, precision="bf16", runtime=once))
-    tasks.append(task(shards, model={"size": "tiny", "hf_overrides": NO_DROPOUT}, runtime=once))
-    logged, weights = run_group(train_several, tasks, tmp_path_factory.mktemp("variants"))
-    losses = [losses_of(at for at in logged if at["variant"] == number) for number in range(len(tasks))]
-    return list(zip(losses, weights, strict=True))
+    folder = tmp_path_factory.mktemp("variants")
+    tasks = [task(shards, folder / f"{stage}", runtime={"zero": {"stage": stage}}) for stage in STAGES]
+    tasks.append(task(shards, folder / "bf16", precision="bf16"))
+    tasks.append(task(shards, folder / "dry", model={"size": "tiny", "hf_overrides": NO_DROPOUT}))
+    logged, weights = run_group(train_several, tasks)
+    return list(zip(map(losses_of, logged), weights, strict=True))
 
 
 @pytest.mark.ray
@@ -218,47 +232,113 @@ def test_bf16_follows_fp32_and_keeps_its_master_weights(variants, undisturbed):
 
 
 @pytest.mark.ray
-def test_the_number_of_workers_and_micro_batches_changes_no_number(variants, shards, tmp_path):
-    """Without dropout, which is drawn per rank."""
-    alone = task(
-        shards,
-        model={"size": "tiny", "hf_overrides": NO_DROPOUT},
-        runtime={"num_workers": 1, "micro_rows_per_gpu": 2},
-    )
-    logged, _ = run_group(train_worker, alone, tmp_path)
-    assert losses_of(logged) == pytest.approx(variants[-1][0], abs=1e-5)
+@pytest.mark.chaos
+def test_a_run_whose_worker_is_killed_ends_bit_identical_at_every_stage(variants, shards, tmp_path):
+    """Kills in the middle of an interval, just after a checkpoint was taken and while the last is being written."""
+    tasks = [task(shards, tmp_path / f"{stage}", runtime={"zero": {"stage": stage}}) for stage in STAGES]
+    logged, weights = run_group(train_several_killed, tasks, max_failures=len(STAGES))
+    for number, stage in enumerate(STAGES):
+        assert (tmp_path / f"{stage}" / f"killed-{2 + number}").exists(), "nobody was killed"
+        losses, expected = variants[number]
+        assert losses_of(logged[number]) == losses
+        assert {at["train/loss"] for at in logged[number] if "train/loss" in at} == set(losses.values())
+        assert weights[number].keys() == expected.keys()
+        assert all(torch.equal(weights[number][name], expected[name]) for name in expected)
 
 
-def killed_once(context, task):
-    """`train_worker`, whose rank 1 dies without a word in the middle, once."""
-    marker = Path(task.config.recipe.shards).parent / f"killed-{task.config.name}"
-    before = worker_module._Loop.step
+@pytest.mark.ray
+def test_a_run_goes_on_with_other_workers_other_stages_and_other_micro_batches(variants, shards, tmp_path):
+    """Two workers at stage 2, one at stage 3, two at stage 1; without dropout, which is drawn per rank."""
+    logged = []
 
-    def step(self, number):
-        if number == 3 and context.rank == 1 and not marker.exists():
-            marker.touch()
-            os._exit(1)
-        return before(self, number)
+    def part(num_workers, stage, function):
+        settings = {"num_workers": num_workers, "zero": {"stage": stage}, "micro_rows_per_gpu": 5 - num_workers}
+        dry = {"size": "tiny", "hf_overrides": NO_DROPOUT}
+        train(
+            task(shards, tmp_path, model=dry, runtime=settings), tmp_path, on_log=logged.append, function=function
+        )
 
-    worker_module._Loop.step = step
-    try:
-        train_worker(context, task)
-    finally:
-        worker_module._Loop.step = before
+    for num_workers, stage in ((2, 2), (1, 3)):
+        with pytest.raises(Enough):
+            part(num_workers, stage, train_three_steps_more)
+    part(2, 1, train_worker)
+    losses, expected = variants[-1]
+    assert losses_of(logged) == pytest.approx(losses, abs=1e-5)
+    weights = consolidated_state(newest_checkpoint(tmp_path / CHECKPOINTS))
+    assert all(torch.allclose(weights[name], expected[name], atol=1e-5) for name in expected)
 
 
 @pytest.mark.ray
 @pytest.mark.chaos
-def test_a_run_whose_worker_is_killed_ends_bit_identical(undisturbed, shards, tmp_path):
-    logged, checkpoints = run_group(killed_once, task(shards, name="chaos"), tmp_path, max_failures=1)
-    weights = checkpoints[-1]
-    assert (Path(shards.uri).parent / "killed-chaos").exists(), "nobody was killed"
-    steps = [at["step"] for at in logged]
-    assert steps.count(3) == 2, "the group did not go back to its last checkpoint"
-    assert steps.count(4) == 1
-    assert losses_of(logged) == undisturbed[0]
-    assert weights.keys() == undisturbed[1].keys()
-    assert all(torch.equal(weights[name], undisturbed[1][name]) for name in weights)
+def test_verify_resume_finds_no_difference_and_says_what_was_done_again(shards, tmp_path, ray_cluster):
+    found = verify_resume(config(shards), tmp_path, steps=5, checkpoint_every_steps=2, kills=1, seed=1)
+    assert found.identical
+    assert (found.loss_difference, found.weight_difference) == (0, 0)
+    assert (found.num_workers, found.stage, found.steps, len(found.killed_at)) == (2, 2, 5, 1)
+    assert 1 <= found.replayed_steps == found.most_lost_steps <= found.killed_at[0]
+
+
+def poisoned_after_two_steps(context, task):
+    """A weight that is no number, as a fault of the hardware would leave it."""
+    from clinscale.pretrain.worker import _Loop
+
+    before = _Loop.train
+
+    def train_step(self, step):
+        if step == 2:
+            with torch.no_grad():
+                next(self.engine.module.parameters()).fill_(float("nan"))
+        return before(self, step)
+
+    _Loop.train = train_step
+    try:
+        train_worker(context, task)
+    finally:
+        _Loop.train = before
+
+
+@pytest.mark.ray
+def test_a_loss_that_is_no_number_stops_the_run_before_its_update_and_names_the_rows(
+    shards, tmp_path, ray_cluster
+):
+    with pytest.raises(DataError, match=r"loss of step 2 is nan, .* read rows \d+(, \d+){7} of the training"):
+        run_group(poisoned_after_two_steps, task(shards, tmp_path, runtime={"zero": {"stage": 0}}), max_failures=3)
+    weights = consolidated_state(newest_checkpoint(tmp_path / CHECKPOINTS))
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def memory_for_two_rows(context, task):
+    """A worker in which more than two rows at once do not fit: a real allocation fails in the forward pass."""
+    from clinscale.pretrain.worker import _Loop
+
+    before = _Loop._summed_loss
+
+    def forward(self, batch):
+        if len(batch["input_ids"]) > 2:
+            torch.empty(2**55, dtype=torch.uint8)
+        return before(self, batch)
+
+    _Loop._summed_loss = forward
+    try:
+        train_worker(context, task)
+    finally:
+        _Loop._summed_loss = before
+
+
+@pytest.mark.ray
+def test_rows_that_do_not_fit_are_halved_and_the_global_batch_stays(variants, shards, tmp_path):
+    logged, told = [], []
+    dry = task(shards, tmp_path, model={"size": "tiny", "hf_overrides": NO_DROPOUT})
+    train(dry, tmp_path, on_log=logged.append, on_event=told.append, function=memory_for_two_rows)
+    assert losses_of(logged) == pytest.approx(variants[-1][0], abs=1e-5)
+    assert "out of memory: going on with micro batches of 2 rows" in told
+    assert task(shards, tmp_path).micro_rows_per_gpu == 2, "the next start tries the same again"
+    with pytest.raises(CapacityError, match=r"one row of 128 tokens does not fit .*activation_checkpointing=true"):
+        train(replace(dry, micro_rows_per_gpu=1), tmp_path / "b", on_log=logged.append, function=no_memory)
+
+
+def no_memory(context, task):
+    torch.empty(2**55, dtype=torch.uint8)
 
 
 def fail_with_note_text(context, task):
@@ -276,7 +356,7 @@ def fail_with_an_answer(context, task):
 @pytest.mark.ray
 def test_a_failing_worker_is_named_without_its_text(shards, tmp_path, ray_cluster):
     with pytest.raises(ClusterError, match=r"worker \d: ValueError") as caught:
-        run_group(fail_with_note_text, task(shards), tmp_path)
+        run_group(fail_with_note_text, task(shards, tmp_path))
     assert "canary" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -284,7 +364,7 @@ def test_a_failing_worker_is_named_without_its_text(shards, tmp_path, ray_cluste
 @pytest.mark.ray
 def test_an_error_of_our_own_arrives_as_it_is_and_is_not_tried_again(shards, tmp_path, ray_cluster):
     with pytest.raises(ConfigError, match="the rule that was broken"):
-        run_group(fail_with_an_answer, task(shards, name="final"), tmp_path, max_failures=3)
+        run_group(fail_with_an_answer, task(shards, tmp_path, name="final"), max_failures=3)
     assert len(list(Path(shards.uri).parent.glob("final-1-*"))) == 1, "the group was started again"
 
 
@@ -315,8 +395,6 @@ def test_an_interrupted_run_is_killed_frees_its_workers_and_continues(shards, tr
         start(press_ctrl_c)
     [record] = registry.read_runs(tracking, kind="pretrain")
     assert record.status == "KILLED"
-    with pytest.raises(ConfigError, match=r"2 workers at ZeRO stage 2, which 1 workers .* runtime\.num_workers=2"):
-        start(runtime={"num_workers": 1})
     assert PretrainConfig.load(run_config(tmp_path, "base")) == config(shards, family="bigbird")
 
     # the next group needs the CPUs of the first; then the driver fails while its workers train to the end

@@ -1,5 +1,7 @@
 """The same room over HTTP, as teams use it: a real `mlflow server` that also keeps the files."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -84,3 +86,33 @@ def test_the_whole_way_over_http(mlflow_database, tmp_path, port, hf_folder, pyf
         finally:
             stop(server)
     assert not (tmp_path / "mlartifacts").exists(), "the server keeps the files"
+
+
+@pytest.mark.chaos
+def test_a_server_that_is_away_stops_no_training_and_gets_everything_once(mlflow_database, tmp_path, port):
+    database = tmp_path / "server.db"
+    database.write_bytes(mlflow_database.read_bytes())
+    with (tmp_path / "server.log").open("wb") as log:
+        server = serve(database, tmp_path / "artifacts", port, log)
+        tracking = registry.connect(f"http://127.0.0.1:{port}", home=tmp_path)
+        options = {"experiment": "clinscale-pretrain", "name": "base", "kind": "pretrain", "recipe": "r"}
+        options |= {"tags": {}, "params": {}, "spool": tmp_path / "metrics.jsonl"}
+        run = registry.resume_or_start_run(tracking, **options)
+        run.log({"train/loss": 0.0}, step=0)
+        os.killpg(server.pid, signal.SIGKILL)  # with its workers
+        server.wait()
+        for step in range(1, 200):
+            run.log({"train/loss": float(step)}, step=step)
+        assert server.poll() is not None  # all of it was logged while nobody listened
+        with pytest.raises(RegistryError, match=r"has not taken \d+ steps of run base; they are kept"):
+            run.end()
+        server = serve(database, tmp_path / "artifacts", port, log)
+        try:
+            with registry.resume_or_start_run(tracking, **options) as again:
+                assert not again.log({"train/loss": 7.0}, step=7)
+            assert again.id == run.id
+            stored = tracking.client.get_metric_history(run.id, "train/loss")
+            assert sorted((point.step, point.value) for point in stored) == [(n, float(n)) for n in range(200)]
+            assert registry.read_runs(tracking)[0].status == "FINISHED"
+        finally:
+            stop(server)

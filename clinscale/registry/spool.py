@@ -1,0 +1,179 @@
+"""Metrics that wait for the tracking server in a file, so that training never waits for it.
+
+Each line of the file is one call: `{"step", "timestamp_ms", "metrics"}`, in the order of the calls. A thread delivers
+them; `FILE.delivered` remembers to which run and how far. MLflow stores a point once for (key, timestamp, step, value),
+so a delivery that is repeated after a crash changes nothing.
+"""
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clinscale.errors import ClinscaleError, RegistryError
+from clinscale.registry.tags import Tag
+from clinscale.registry.tracking import Tracking
+from clinscale.storage import read_json, write_json
+
+HEARTBEAT_S = 60.0
+"""How often an open run says that it is alive."""
+
+_POINTS_PER_CALL = 1000  # MLflow's limit of one log_batch
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Spool:
+    """The write-ahead file of one open run and the thread that empties it."""
+
+    def __init__(
+        self, tracking: Tracking, run_id: str, path: Path, *, known: Iterable[tuple[str, int]] = ()
+    ) -> None:
+        """Go on with `path` where an earlier process stopped; a line that it had begun is cut off.
+
+        Args:
+            tracking: the server, which may go away at any time.
+            run_id: the run. One that is not the run of the last delivery gets everything from the start.
+            path: of the file.
+            known: (key, step) that the run has already although the file does not.
+        """
+        self._tracking, self._run_id, self._path = tracking, run_id, path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._waiting: deque[tuple[int, dict[str, Any]]] = deque()  # with the offset behind each line
+        self._seen = set(known)
+        self._size = 0
+        self._recover()
+        self._lock, self._closed = threading.Condition(), False
+        self._is_ill = False
+        self._thread = threading.Thread(target=self._deliver_all, name="mlflow-spool", daemon=True)
+        self._thread.start()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> bool:
+        """Keep what is new of `metrics` and return at once; False when nothing was.
+
+        A step that is done again after a restart brings the same (key, step): the first one stays, with its time.
+        """
+        new = {key: float(value) for key, value in metrics.items() if (key, step) not in self._seen}
+        if not new:
+            return False
+        self._seen.update((key, step) for key in new)
+        entry = {"step": step, "timestamp_ms": time.time_ns() // 1_000_000, "metrics": new}
+        line = json.dumps(entry).encode() + b"\n"
+        with self._lock:
+            self._append(line)
+            self._waiting.append((self._size, entry))
+            self._lock.notify()
+        return True
+
+    def close(self, patience_s: float = 30.0) -> int:
+        """Deliver what is left for at most `patience_s`; how many calls of `log` are still undelivered."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify()
+        self._thread.join(patience_s)
+        return len(self._waiting)
+
+    def _recover(self) -> None:
+        if not self._path.exists():
+            return
+        content = self._path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):  # the process died while it wrote
+            with self._path.open("r+b") as stream:
+                stream.truncate(len(whole))
+        delivered = self._delivered()
+        for line in whole.splitlines(keepends=True):
+            self._size += len(line)
+            entry = json.loads(line)
+            self._seen.update((key, entry["step"]) for key in entry["metrics"])
+            if self._size > delivered:
+                self._waiting.append((self._size, entry))
+
+    @property
+    def _mark(self) -> Path:
+        return self._path.with_name(f"{self._path.name}.delivered")
+
+    def _delivered(self) -> int:
+        """How much of the file this run has."""
+        with contextlib.suppress(ClinscaleError, KeyError, TypeError):
+            mark = read_json(self._mark)
+            return int(mark["bytes"]) if mark["run_id"] == self._run_id else 0
+        return 0
+
+    def _append(self, line: bytes) -> None:
+        self._size += len(line)
+        try:
+            with self._path.open("ab") as stream:
+                stream.write(line)
+            self._is_ill = False
+        except OSError as error:
+            if not self._is_ill:
+                log.warning("%s cannot be written (%s): metrics wait in memory alone", self._path, error.strerror)
+            self._is_ill = True
+
+    def _deliver_all(self) -> None:
+        """Until closed and empty."""
+        pause_s, alive_at_s, told = _FIRST_PAUSE_S, 0.0, False
+        while True:
+            with self._lock:
+                if not self._waiting and self._closed:
+                    return
+                if not self._waiting:
+                    self._lock.wait(HEARTBEAT_S)
+                batch = self._batch()
+            try:
+                with self._tracking.impatient():
+                    if time.monotonic() - alive_at_s > HEARTBEAT_S:
+                        self._beat()
+                        alive_at_s = time.monotonic()
+                    if batch:
+                        self._deliver([entry for _, entry in batch])
+            except RegistryError as error:
+                if not told:
+                    log.warning("%s; training goes on, its metrics wait in %s", error, self._path)
+                    told = True
+                with self._lock:
+                    if self._closed:
+                        pause_s = _FIRST_PAUSE_S
+                    self._lock.wait(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            pause_s, told = _FIRST_PAUSE_S, False
+            with self._lock:
+                for _ in batch:
+                    self._waiting.popleft()
+            if batch:
+                with contextlib.suppress(OSError):  # delivered twice is delivered once
+                    write_json(self._mark, {"run_id": self._run_id, "bytes": batch[-1][0]})
+
+    def _batch(self) -> list[tuple[int, dict[str, Any]]]:
+        """The first calls that wait, as many as one request holds, at least one."""
+        batch: list[tuple[int, dict[str, Any]]] = []
+        points = 0
+        for item in self._waiting:
+            points += len(item[1]["metrics"])
+            if batch and points > _POINTS_PER_CALL:
+                break
+            batch.append(item)
+        return batch
+
+    def _deliver(self, entries: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(key, value, entry["timestamp_ms"], entry["step"])
+            for entry in entries
+            for key, value in entry["metrics"].items()
+        ]
+        with self._tracking.faults("log metrics"):
+            self._tracking.client.log_batch(self._run_id, metrics=points)
+
+    def _beat(self) -> None:
+        with self._tracking.faults("take a heartbeat"):
+            self._tracking.client.set_tag(self._run_id, Tag.ALIVE_AT, f"{time.time():.0f}")

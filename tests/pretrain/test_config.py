@@ -1,0 +1,77 @@
+"""What a run is, and what is refused before any worker starts."""
+
+import pytest
+
+from clinscale.errors import ConfigError
+from clinscale.pretrain import PretrainConfig, recipes
+
+SHARDS = ["recipe.shards=/shards"]
+
+
+def load(*overrides, path=None):
+    return PretrainConfig.load(path, ["name=run", *SHARDS, *overrides])
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "rows", "steps", "per_gpu"),
+    [
+        ("clinical-longformer", "allenai/longformer-base-4096", 18, 200_000, 3),
+        ("clinical-bigbird", "google/bigbird-roberta-base", 12, 300_000, 2),
+    ],
+)
+def test_the_papers_runs_are_recipes_of_the_package(name, pretrained, rows, steps, per_gpu):
+    """The figures of the model cards and of the authors' public command: reference/paper.md, section 3."""
+    assert name in recipes()
+    config = PretrainConfig.load(name, SHARDS)
+    recipe = config.recipe
+    assert (config.name, recipe.model.pretrained) == (name, pretrained)
+    assert (recipe.row_tokens, recipe.rows_of_step(4096)) == (4096, rows)
+    assert recipe.duration.steps(rows=10**6, rows_per_step=rows, tokens_per_row=4096) == steps
+    assert rows * steps == 3_600_000, "both models read equally many sequences"
+    optimizer = recipe.optimizer
+    assert (optimizer.learning_rate, optimizer.schedule, optimizer.warmup_steps) == (3e-5, "linear", 10_000)
+    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.999), 1e-8, 0.0)
+    assert (recipe.masking.mask_fraction, recipe.masking.whole_words) == (0.15, False)
+    assert (config.runtime.num_workers, config.runtime.micro_rows_per_gpu) == (6, per_gpu)
+    assert PretrainConfig.load(name, [*SHARDS, "recipe.seed=7"]).recipe.seed == 7
+
+
+def test_a_recipe_that_does_not_exist_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"did you mean clinical-longformer\?"):
+        PretrainConfig.load("clinical-longfromer", SHARDS)
+
+
+def test_a_global_batch_in_tokens_is_as_many_rows_as_fit():
+    recipe = load("recipe.tokens_per_step=100000").recipe
+    assert (recipe.rows_of_step(4096), recipe.rows_of_step(512)) == (24, 195)
+    assert load("recipe.tokens_per_step=100").recipe.rows_of_step(4096) == 1
+
+
+def test_the_global_batch_need_not_divide_over_workers():
+    assert load("recipe.rows_per_step=18", "runtime.num_workers=[1, 4]").runtime.least_workers == 1
+    load("recipe.rows_per_step=7", "runtime.num_workers=3", "runtime.micro_rows_per_gpu=2")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recipe.precision=fp16", r"fp16 needs GPUs, .*bf16"),
+        ("runtime.num_workers=[4, 2]", r"\[least, most\], got \(4, 2\)"),
+        ("runtime.num_workers=0", "at least 1"),
+        ("recipe.row_per_step=8", r"did you mean rows_per_step\?"),
+        ("runtime.zero.stge=1", r"did you mean stage\?"),
+        ("runtime.checkpoint_every_steps=0", "greater than or equal to 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(override)
+
+
+def test_notes_apart_need_the_exact_attention():
+    with pytest.raises(ConfigError, match=r"documents_apart needs runtime\.attention=exact, got hf"):
+        load("recipe.documents_apart=true", "runtime.attention=hf")
+
+
+def test_fp16_is_allowed_on_gpus():
+    assert load("recipe.precision=fp16", "runtime.gpus_per_worker=1").recipe.precision == "fp16"

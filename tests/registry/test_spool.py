@@ -1,0 +1,159 @@
+"""Metrics are kept first and delivered later, each once, whoever dies in between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from clinscale import registry
+from clinscale.registry import Tag, runs
+
+
+def start(tracking, spool=None, name="base"):
+    return registry.resume_or_start_run(
+        tracking,
+        experiment="clinscale-pretrain",
+        name=name,
+        kind="pretrain",
+        recipe="r",
+        tags={Tag.HARDWARE: "2 CPUs"},
+        params={},
+        spool=spool,
+    )
+
+
+def points(tracking, run, key="train/loss"):
+    """As MLflow stores them, repetitions included."""
+    return sorted((point.step, point.value) for point in tracking.client.get_metric_history(run.id, key))
+
+
+def test_what_is_logged_is_in_the_file_at_once_and_in_mlflow_in_the_end(tracking, tmp_path):
+    spool = tmp_path / "metrics.jsonl"
+    with start(tracking, spool) as run:
+        for step in range(5):
+            assert run.log({"train/loss": step / 3, "perf/tokens_per_second": 7.0}, step=step)
+        lines = [json.loads(line) for line in spool.read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(5))
+    assert points(tracking, run) == [(step, step / 3) for step in range(5)]
+    times = {point.timestamp for point in tracking.client.get_metric_history(run.id, "train/loss")}
+    assert times == {line["timestamp_ms"] for line in lines}
+
+
+def test_a_step_that_is_done_again_keeps_its_first_value_and_time(tracking, tmp_path):
+    spool = tmp_path / "metrics.jsonl"
+    with start(tracking, spool) as run:
+        assert run.log({"train/loss": 1.0}, step=1)
+        assert not run.log({"train/loss": 2.0}, step=1)
+        assert run.log({"train/loss": 3.0, "eval/loss": 4.0}, step=2)
+    with start(tracking, spool) as again:  # the driver came back, and the workers with their history
+        assert again.id == run.id
+        assert not again.log({"train/loss": 1.0}, step=1)
+        assert again.log({"train/loss": 5.0, "eval/loss": 4.0}, step=3)
+    assert points(tracking, run) == [(1, 1.0), (2, 3.0), (3, 5.0)]
+    assert points(tracking, run, "eval/loss") == [(2, 4.0), (3, 4.0)]
+
+
+def test_a_run_that_goes_on_on_another_machine_repeats_nothing(tracking, tmp_path):
+    with start(tracking, tmp_path / "here.jsonl") as run:
+        run.log({"train/loss": 1.0}, step=1)
+    with start(tracking, tmp_path / "elsewhere.jsonl") as again:
+        assert not again.log({"train/loss": 1.0}, step=1)
+        assert again.log({"train/loss": 2.0}, step=2)
+    assert points(tracking, run) == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_line_that_a_killed_process_had_begun_is_cut_off(tracking, tmp_path):
+    spool = tmp_path / "metrics.jsonl"
+    with start(tracking, spool) as run:
+        run.log({"train/loss": 1.0}, step=1)
+    with spool.open("a") as stream:
+        stream.write('{"step": 2, "timestamp_ms": 5, "met')
+    with start(tracking, spool) as run:
+        assert run.log({"train/loss": 2.0}, step=2)
+    assert points(tracking, run) == [(1, 1.0), (2, 2.0)]
+    assert len(spool.read_text().splitlines()) == 2
+
+
+def test_another_tracking_server_gets_everything(tracking, tmp_path, mlflow_database):
+    import shutil
+
+    spool = tmp_path / "metrics.jsonl"
+    with start(tracking, spool) as run:
+        run.log({"train/loss": 1.0}, step=1)
+    shutil.copy(mlflow_database, tmp_path / "other.db")
+    other = registry.connect(f"sqlite:///{tmp_path / 'other.db'}", home=tmp_path)
+    with start(other, spool) as moved:
+        moved.log({"train/loss": 2.0}, step=2)
+    assert points(other, moved) == [(1, 1.0), (2, 2.0)]
+
+
+def test_many_metrics_are_delivered_in_pieces(tracking, tmp_path):
+    with start(tracking, tmp_path / "metrics.jsonl") as run:
+        for step in range(30):
+            run.log({f"key/{number}": float(step) for number in range(100)}, step=step)
+    assert len(points(tracking, run, "key/99")) == 30
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from clinscale import registry
+from clinscale.registry.spool import Spool
+Spool._deliver = lambda self, entries: time.sleep(3600)  # a server that takes for ever
+tracking = registry.connect(sys.argv[1])
+run = registry.resume_or_start_run(tracking, experiment="clinscale-pretrain", name="base", kind="pretrain", recipe="r",
+                                   tags={}, params={}, spool=Path(sys.argv[2]))
+for step in range(50):
+    run.log({"train/loss": float(step)}, step=step)
+print("logged", flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.chaos
+def test_a_driver_that_was_killed_is_followed_by_one_that_delivers(tracking, tmp_path):
+    spool = tmp_path / "metrics.jsonl"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, tracking.uri, str(spool)], stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout.readline() == "logged\n"
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    [orphan] = registry.close_orphans(tracking)
+    with start(tracking, spool) as run:
+        assert run.id == orphan
+        run.log({"train/loss": 50.0}, step=50)
+    assert points(tracking, run) == [(step, float(step)) for step in range(51)]
+
+
+def test_a_run_of_another_host_is_closed_when_its_heart_has_stopped(tracking, tmp_path):
+    started = {name: start(tracking, name=name) for name in ("old", "young", "silent")}
+    ages_s = {"old": 3600, "young": 60}
+    for name, run in started.items():
+        run.set_tags({Tag.OWNER: "another-host 1 1"})
+        if name in ages_s:
+            run.set_tags({Tag.ALIVE_AT: f"{time.time() - ages_s[name]:.0f}"})
+    assert registry.close_orphans(tracking) == [started["old"].id]
+    status = {record.name: record.status for record in registry.read_runs(tracking)}
+    assert status == {"old": "KILLED", "young": "RUNNING", "silent": "RUNNING"}
+
+
+def test_an_open_run_says_that_it_is_alive(tracking, tmp_path):
+    with start(tracking, tmp_path / "metrics.jsonl") as run:
+        run.log({"train/loss": 1.0}, step=1)
+    [record] = registry.read_runs(tracking)
+    assert abs(time.time() - float(record.tags[Tag.ALIVE_AT])) < 3600
+    assert record.tags[Tag.HARDWARE] == "2 CPUs"
+
+
+def test_a_run_can_be_walked_back_to_its_code(tracking):
+    start(tracking).end()
+    [record] = registry.read_runs(tracking)
+    assert record.tags[Tag.CODE_VERSION] == runs.code_version()
+    assert {"torch", "transformers", "deepspeed", "ray"} <= set(
+        record.tags[Tag.LIBRARIES].replace(",", "").split()
+    )
