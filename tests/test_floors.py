@@ -27,7 +27,7 @@ OWNERS: dict[str, set[str]] = {
     "ray.train": {"runtime"},
     "ray.data": {"corpus"},
     "ray": {"runtime", "sweep", "corpus"},
-    "datasets": {"corpus"},
+    "datasets": {"corpus", "bench"},
     "duckdb": {"tasks", "corpus"},
     "rensa": {"corpus"},
     "deepspeed": {"engine"},

@@ -1,12 +1,27 @@
 """Measured side by side with the peer, in one process, equality first; nothing here is a test.
 
 A bench answers with `{"what", "machine", "versions", "load", "ratios": {NAME: {"median", "min", "max", "asked"}},
-"equal": true, "details"}`; `asked` is the figure that the project set itself for one thread of a CPU, or for a GPU.
+"equal": true, "details"}`; `asked` is the figure that the project set itself for one thread of a CPU, or for a GPU;
+the names in `at_most`, where there are any, are ratios that should not be larger.
 """
 
 from clinscale.bench.attention import bench_attention
+from clinscale.bench.checkpoint import bench_checkpoint
+from clinscale.bench.corpus import bench_corpus
 from clinscale.bench.encoders import FAMILIES
 from clinscale.bench.loading import FORMATS, bench_loading
+from clinscale.bench.pretrain import bench_pretrain
 from clinscale.bench.step import bench_step
+from clinscale.bench.zero import bench_zero
 
-__all__ = ["FAMILIES", "FORMATS", "bench_attention", "bench_loading", "bench_step"]
+__all__ = [
+    "FAMILIES",
+    "FORMATS",
+    "bench_attention",
+    "bench_checkpoint",
+    "bench_corpus",
+    "bench_loading",
+    "bench_pretrain",
+    "bench_step",
+    "bench_zero",
+]

@@ -118,6 +118,7 @@ def bench_pretrain(
             "step_ray_train_over_torchrun": ratio(slower, _ASKED_STEP),
             "recovery_over_cold_start": ratio(recoveries, _ASKED_RECOVERY),
         },
+        "at_most": ["step_ray_train_over_torchrun", "recovery_over_cold_start"],
         "equal": True,
         "details": {
             "step_s": {"torchrun": [a["step_s"] for a, _ in pairs], "ray_train": [b["step_s"] for _, b in pairs]},

@@ -132,8 +132,115 @@ def loading(
     )
 
 
+@app.command()
+def checkpoint(
+    layers: Annotated[int, typer.Option(min=1, help="Of the model; 12 at width 768 is base.")] = 12,
+    tokens: Tokens = 1024,
+    stage: Annotated[int, typer.Option(min=0, max=3, help="ZeRO stage.")] = 2,
+    threads: Threads = 1,
+    repeats: Repeats = 5,
+    json: Json = False,
+) -> None:
+    """What a checkpoint costs training, against DeepSpeed's save and a copy to storage, which training waits for.
+
+    Example: `clinscale bench checkpoint --layers 12`
+    """
+    from clinscale.bench import bench_checkpoint
+
+    _run(bench_checkpoint, threads, json, layers=layers, tokens=tokens, stage=stage, repeats=repeats)
+
+
+@app.command()
+def zero(
+    layers: Annotated[int, typer.Option(min=1, help="Of the model.")] = 4,
+    hidden_size: HiddenSize = 256,
+    stages: Annotated[
+        list[int] | None, typer.Option("--stage", min=0, max=3, help="Repeat; all by default.")
+    ] = None,
+    num_workers: Annotated[
+        list[int] | None, typer.Option("--num-workers", min=1, help="Repeat; 1, 2 and 4 by default.")
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Of the parameters.")] = Precision.fp32,
+    json: Json = False,
+) -> None:
+    """Memory of model states on each rank at each ZeRO stage, against what arithmetic says.
+
+    Example: `clinscale bench zero --stage 2 --num-workers 4`
+    """
+    from clinscale.bench import bench_zero
+
+    _run(
+        bench_zero,
+        1,
+        json,
+        layers=layers,
+        hidden_size=hidden_size,
+        stages=stages or [0, 1, 2, 3],
+        num_workers=num_workers or [1, 2, 4],
+        precision=precision.value,
+    )
+
+
+@app.command()
+def pretrain(
+    num_workers: Annotated[int, typer.Option(min=2, help="Ray Train workers and ranks of torchrun.")] = 2,
+    steps: Annotated[int, typer.Option(min=12, help="Steps of each run.")] = 60,
+    rows_per_step: Annotated[int, typer.Option(min=1, help="Global batch.")] = 8,
+    row_tokens: Annotated[int, typer.Option(min=16, help="Length of each row.")] = 512,
+    size: Annotated[str, typer.Option(help="A named size of the model.")] = "tiny",
+    stage: Annotated[int, typer.Option(min=0, max=3, help="ZeRO stage.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each side, in turns.")] = 3,
+    json: Json = False,
+) -> None:
+    """The loop under Ray Train against the same loop under torchrun; recovery from a kill against a cold start.
+
+    Example: `clinscale bench pretrain --steps 100`
+    """
+    from clinscale.bench import bench_pretrain
+
+    _run(
+        bench_pretrain,
+        1,
+        json,
+        num_workers=num_workers,
+        steps=steps,
+        rows_per_step=rows_per_step,
+        row_tokens=row_tokens,
+        size=size,
+        stage=stage,
+        repeats=repeats,
+    )
+
+
+@app.command()
+def corpus(
+    data: Annotated[
+        str | None, typer.Option(help="Folder of public data sets, whose pretrain_corpus is read; else invented.")
+    ] = None,
+    megabytes: Annotated[float, typer.Option(min=0.01, help="Text to be timed on.")] = 10.0,
+    scale: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="MB of two invented NOTEEVENTS, built on Ray, whose peak memory is compared."),
+    ] = None,
+    repeats: Repeats = 5,
+    seed: Annotated[int, typer.Option(help="Of the invented notes.")] = 0,
+    json: Json = False,
+) -> None:
+    """Notes to training tokens in one thread, against HF's run_mlm; memory of a build at two sizes.
+
+    Example: `clinscale bench corpus --scale 50 2000`
+    """
+    from clinscale.bench import bench_corpus
+
+    _run(bench_corpus, 1, json, data=data, megabytes=megabytes, scale=scale, repeats=repeats, seed=seed)
+
+
 def _names(chosen: list[Any] | None, every: Any) -> tuple[str, ...]:
     return tuple(member.value for member in chosen or every)
+
+
+def _asked(figure: float | None, at_most: bool) -> str:
+    return "" if figure is None else f"{'at most' if at_most else 'at least'} {figure:g}"
 
 
 def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
@@ -155,12 +262,12 @@ def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
         {
             "ratio": name,
             **{key: found[key] for key in ("median", "min", "max")},
-            "asked": found["asked"] or "",
+            "asked": _asked(found["asked"], name in document.get("at_most", ())),
             **{f"{side} MB/s": speed for side, speed in document.get("mb_per_s", {}).get(name, {}).items()},
         }
         for name, found in document["ratios"].items()
     ]
-    people: list[Any] = [table(f"bench {document['what']}: times better than the peer", rows)]
+    people: list[Any] = [table(f"bench {document['what']}: ratios to the peer", rows)]
     for name, found in document.get("memory", {}).items():
         mb = {key: f"{size / 1e6:.1f} MB" for key, size in found.items()}
         for size in ("small", "large"):

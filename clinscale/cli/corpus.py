@@ -1,5 +1,6 @@
 """`clinscale corpus`: notes to a ShardSet, and its card."""
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -7,6 +8,9 @@ import typer
 from clinscale.cli.options import Address, Json
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
+
+_LARGE_BYTES = 64 * 2**20
+"""Below, starting Ray takes longer than the work."""
 
 app = typer.Typer(help="Notes to tokenised, memory-mapped shards.", no_args_is_help=True)
 
@@ -40,11 +44,13 @@ def build(
     address: Address = None,
     json: Json = False,
 ) -> None:
-    """Clean, tokenise and pack notes once, on all CPUs; the same command goes on where a build was interrupted.
+    """Clean, tokenise and pack notes once; the same command goes on where a build was interrupted.
+
+    From 64 MB of files on, or with an address, the work is spread over all CPUs of Ray; the shards are the same.
 
     Example: `clinscale corpus build notes.csv.gz --text-column TEXT --out shards cleaning.lower_case=true`
     """
-    from clinscale.corpus import CorpusConfig, build_shards
+    from clinscale.corpus import CorpusConfig, build_shards, source_bytes
     from clinscale.runtime import ray_session
 
     words = sources or []
@@ -55,12 +61,14 @@ def build(
         given["sources"] = [{"uri": uri, **columns} for uri in uris]
     settings = CorpusConfig.load(config, [word for word in words if "=" in word], base=given)
     test_texts = {task: _test_texts(task, path) for task, path in map(_task_and_path, leakage or [])}
-    with ray_session(address) as cluster, Steps("Building the corpus") as steps:
+    is_large = address is not None or source_bytes(settings) >= _LARGE_BYTES
+    ray = ray_session(address) if is_large else contextlib.nullcontext()
+    with ray as cluster, Steps("Building the corpus") as steps:
         shards = build_shards(
             settings,
             out,
             test_texts=test_texts,
-            num_cpus=cluster.num_cpus,
+            num_cpus=cluster.num_cpus if cluster else 0,
             on_progress=lambda done: steps.update(done, None, "notes"),
         )
     _show(shards, json)

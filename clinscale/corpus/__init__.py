@@ -9,7 +9,7 @@ What a rank reads at a step is a pure function of seed and position, so a run ca
 number of workers without seeing other data. The corpus is streamed: memory does not grow with the text.
 """
 
-from clinscale.corpus.build import CorpusConfig, build_shards
+from clinscale.corpus.build import CorpusConfig, build_shards, source_bytes
 from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.loader import evaluation_batches, masked_batch, rows_of_step
 from clinscale.corpus.masking import MaskingConfig, word_starts
@@ -34,6 +34,7 @@ __all__ = [
     "open_shards",
     "read_documents",
     "rows_of_step",
+    "source_bytes",
     "tokenizer_fingerprint",
     "train_tokenizer",
     "word_starts",

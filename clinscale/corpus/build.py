@@ -8,7 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import LeakageConfig, TestTexts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig, near_duplicates
 from clinscale.corpus.packing import FRAME_TOKENS
-from clinscale.corpus.parts import PART_SUFFIX, PartMaker, make_parts, units_of
+from clinscale.corpus.parts import PART_SUFFIX, PartMaker, cannot_write, make_parts, units_of
 from clinscale.corpus.shards import (
     LENGTHS_SUFFIX,
     MANIFEST,
@@ -35,7 +35,14 @@ from clinscale.corpus.shards import (
     lengths_file,
     open_shards,
 )
-from clinscale.corpus.sources import Document, SourceConfig, read_documents, source_digest, text_digest
+from clinscale.corpus.sources import (
+    Document,
+    SourceConfig,
+    files_of,
+    read_documents,
+    source_digest,
+    text_digest,
+)
 from clinscale.corpus.tokenizing import (
     SMALLEST_VOCABULARY,
     SpecialIds,
@@ -43,7 +50,7 @@ from clinscale.corpus.tokenizing import (
     tokenizer_fingerprint,
     train_tokenizer,
 )
-from clinscale.errors import CapacityError, ConfigError, DataError
+from clinscale.errors import ConfigError, DataError
 from clinscale.storage import (
     create_binary,
     exists,
@@ -61,6 +68,8 @@ if TYPE_CHECKING:
 
 _PARTS = "parts"
 _RECIPE = "recipe.json"
+_DRAWN = -1
+"""Salt of the hash that draws notes for the tokenizer, which no `seed` is."""
 
 
 class CorpusConfig(Config):
@@ -78,8 +87,8 @@ class CorpusConfig(Config):
     vocab_size: int = Field(default=8192, ge=SMALLEST_VOCABULARY)
     """Size of the trained vocabulary at most; RoBERTa's is 50,265. Unused when a tokenizer is given."""
 
-    tokenizer_characters: int = Field(default=2**30, ge=1)
-    """A tokenizer is trained on this much text at most, the first of the training notes."""
+    tokenizer_bytes: int = Field(default=2**30, ge=1)
+    """A tokenizer is trained on about this much of the sources, drawn from all training notes by a hash."""
 
     near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
     """Which notes count as almost the same; of those the first stays."""
@@ -130,10 +139,7 @@ def build_shards(
     try:
         return _build(config, out, test_texts or {}, num_cpus, on_progress or (lambda _: None))
     except OSError as error:
-        raise CapacityError(
-            f"{out} cannot be written ({error.strerror or type(error).__name__}); make room or choose another folder, "
-            "then run the same command again: the parts that are done are kept"
-        ) from None
+        raise cannot_write(out, error) from None
 
 
 def _build(
@@ -145,12 +151,14 @@ def _build(
 ) -> ShardSet:
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
     tests = TestTexts.build(test_texts, config.leakage) if test_texts else None
-    recipe = _recipe(config, given, tests)
+    digests = [source_digest(source) for source in config.sources]
+    recipe = _recipe(config, given, tests, [sha256 for sha256, _ in digests])
     if exists(join(out, MANIFEST)):
         return _existing(out, recipe)
     parts = join(out, _PARTS)
     _claim(out, parts, recipe)
-    tokenizer = _tokenizer_of(out, given, config)
+    share = config.tokenizer_bytes / max(1, sum(num_bytes for _, num_bytes in digests))
+    tokenizer = _tokenizer_of(out, given, config, share)
     special = SpecialIds.from_tokenizer(tokenizer)
     with tempfile.TemporaryDirectory(prefix="clinscale-") as cache:
         done = 0
@@ -162,7 +170,7 @@ def _build(
 
         maker = PartMaker(
             folder=parts,
-            tokenizer=str(join(out, TOKENIZER)) if num_cpus else str(local_copy(join(out, TOKENIZER), cache)),
+            tokenizer=tokenizer,
             cleaning=config.cleaning,
             near_duplicates=config.near_duplicates,
             test_texts=tests,
@@ -198,6 +206,12 @@ def _build(
     write_json(join(out, MANIFEST), manifest.plain())
     _remove_parts(parts)
     return open_shards(out)
+
+
+def source_bytes(config: CorpusConfig) -> int:
+    """Size of all files of the sources, compressed ones as they are; DataError when one is missing."""
+    uris = [uri for source in config.sources for uri in files_of(source)]
+    return sum(int(fs.size(path) or 0) for fs, path in map(filesystem, uris))
 
 
 @dataclass(frozen=True)
@@ -313,17 +327,19 @@ class _SplitWriter:
 
 
 def _recipe(
-    config: CorpusConfig, given: "PreTrainedTokenizerBase | None", tests: TestTexts | None
+    config: CorpusConfig,
+    given: "PreTrainedTokenizerBase | None",
+    tests: TestTexts | None,
+    digests: Sequence[str],
 ) -> dict[str, Any]:
     """What decides the tokens: contents instead of places, so that moved notes are still the same corpus."""
     recipe = config.plain()
     recipe["tokenizer"] = tokenizer_fingerprint(given) if given else "trained"
     if given:
-        del recipe["vocab_size"], recipe["tokenizer_characters"]
+        del recipe["vocab_size"], recipe["tokenizer_bytes"]
     recipe["sources"] = {
-        str(number): source.model_dump(mode="json", exclude={"uri", "id_column"})
-        | {"sha256": source_digest(source)}
-        for number, source in enumerate(config.sources)
+        str(number): source.model_dump(mode="json", exclude={"uri", "id_column"}) | {"sha256": sha256}
+        for number, (source, sha256) in enumerate(zip(config.sources, digests, strict=True))
     }
     if tests is None:
         del recipe["leakage"]
@@ -371,25 +387,23 @@ def _part_names(parts: str) -> list[str]:
 
 
 def _tokenizer_of(
-    out: str, given: "PreTrainedTokenizerBase | None", config: CorpusConfig
+    out: str, given: "PreTrainedTokenizerBase | None", config: CorpusConfig, share: float
 ) -> "PreTrainedTokenizerBase":
     """The tokenizer as it loads from beside the shards: what is saved is what is used."""
     place = join(out, TOKENIZER)
     with tempfile.TemporaryDirectory() as folder:
-        if not exists(join(place, "tokenizer.json")):
-            (given or train_tokenizer(_training_texts(config), config.vocab_size)).save_pretrained(folder)
+        if not exists(join(place, "tokenizer_config.json")):  # the last of its files
+            (given or train_tokenizer(_training_texts(config, share), config.vocab_size)).save_pretrained(folder)
             upload(folder, place)
         return load_tokenizer(str(local_copy(place, folder)))
 
 
-def _training_texts(config: CorpusConfig) -> Iterator[str]:
-    left = config.tokenizer_characters
+def _training_texts(config: CorpusConfig, share: float) -> Iterator[str]:
+    """A share of the training notes from everywhere in the sources: archives are sorted by kind of note."""
     for document in read_documents(config.sources, config.cleaning):
-        if not config.is_validation(document):
+        is_drawn = text_digest(document.text, _DRAWN) < share * 2**64
+        if is_drawn and not config.is_validation(document):
             yield document.text
-            left -= len(document.text)
-            if left <= 0:
-                return
 
 
 def _length_card(lengths: Counter[int]) -> dict[str, float]:

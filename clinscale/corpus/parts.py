@@ -5,14 +5,16 @@ file with its notes' tokens, and with what decides which of them stay; it is the
 started again makes only those that are missing.
 """
 
+import contextlib
+import functools
 import hashlib
-import io
 import json
+import logging
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,12 +22,13 @@ from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import TestTexts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig, band_keys, signatures
 from clinscale.corpus.sources import Document, Note, SourceConfig, cleaned, files_of, read_notes
-from clinscale.corpus.tokenizing import SpecialIds, encode, load_tokenizer
-from clinscale.errors import own_cause
-from clinscale.storage import create_binary, filesystem, join
+from clinscale.corpus.tokenizing import SpecialIds, encode
+from clinscale.errors import CapacityError, ClinscaleError
+from clinscale.storage import atomic_path, create_binary, filesystem, is_remote, join
 
 if TYPE_CHECKING:
     import pyarrow
+    from transformers import PreTrainedTokenizerBase
 
 PART_SUFFIX = ".part"
 _BLOCK_CHARACTERS = 4_000_000
@@ -65,11 +68,11 @@ class Block:
 
 @dataclass(frozen=True)
 class PartMaker:
-    """Turns blocks into part files; travels to the workers."""
+    """Turns blocks into part files; travels to the workers, its tokenizer with it."""
 
     folder: str
-    tokenizer: str
-    """A folder that every worker can read."""
+    """Of the parts, where every worker can write."""
+    tokenizer: "PreTrainedTokenizerBase"
     cleaning: CleaningConfig
     near_duplicates: NearDuplicatesConfig
     test_texts: TestTexts | None
@@ -78,13 +81,11 @@ class PartMaker:
     def __call__(self, block: Block) -> int:
         """Write the part of `block`; returns how many notes it holds."""
         import pyarrow
-        import pyarrow.parquet
 
-        tokenizer = load_tokenizer(self.tokenizer)
-        separator = SpecialIds.from_tokenizer(tokenizer).sep
+        separator = SpecialIds.from_tokenizer(self.tokenizer).sep
         documents = list(cleaned(block.notes, self.cleaning, block.counts))
         texts = [document.text for document in documents]
-        ids = [np.array([*found, separator], dtype="<u4") for found in encode(tokenizer, texts)]
+        ids = [np.array([*found, separator], dtype="<u4") for found in encode(self.tokenizer, texts)]
         first = (block.unit * _BLOCKS_PER_UNIT + block.number) * _ROWS_PER_BLOCK
         columns: dict[str, Any] = {
             "document": pyarrow.array(range(first, first + len(texts)), pyarrow.int64()),
@@ -126,12 +127,12 @@ def units_of(sources: Sequence[SourceConfig]) -> list[Unit]:
     return units
 
 
-def missing_blocks(unit: Unit, maker: PartMaker) -> Iterator[Block]:
-    """The blocks of a unit that have no part yet, in order; reads nothing when its last one has."""
-    done = _done(maker.folder, unit)
-    if any(done.values()):
+def missing_blocks(unit: Unit, folder: str, cleaning: CleaningConfig) -> Iterator[Block]:
+    """The blocks of a unit that have no part in `folder` yet, in order; reads nothing when none is missing."""
+    done = _done(folder, unit)
+    if any(done.values()) and len(done) == max(done) + 1:
         return
-    for block in _blocks(unit, maker.cleaning):
+    for block in _blocks(unit, cleaning):
         if block.number not in done:
             yield block
 
@@ -152,16 +153,18 @@ def make_parts(units: Sequence[Unit], maker: PartMaker, *, num_cpus: int, on_not
 
 def _here(units: Sequence[Unit], maker: PartMaker) -> Iterator[int]:
     for unit in units:
-        yield from map(maker, missing_blocks(unit, maker))
+        yield from map(maker, missing_blocks(unit, maker.folder, maker.cleaning))
 
 
 def _on_ray(units: Sequence[Unit], maker: PartMaker, num_cpus: int) -> Iterator[int]:
-    """Reading tasks stream blocks to a pool of actors, which hold the tokenizer; Ray Data bounds what is in between."""
-    import pyarrow
+    """A few tasks read and stream blocks to the others, which make the parts; Ray Data bounds what lies in between."""
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import DataContext
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
+
+    # not the whole maker: Ray Data keeps a reading task for each unit
+    blocks_of = functools.partial(_blocks_or_fault, folder=maker.folder, cleaning=maker.cleaning)
 
     class Notes(Datasource):  # type: ignore[misc]
         def get_name(self) -> str:
@@ -172,41 +175,40 @@ def _on_ray(units: Sequence[Unit], maker: PartMaker, num_cpus: int) -> Iterator[
 
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
             unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            return [
-                ReadTask(lambda unit=unit: map(_table_of, missing_blocks(unit, maker)), unknown) for unit in units
-            ]
+            return [ReadTask(functools.partial(blocks_of, unit), unknown) for unit in units]
 
-    class Make:
-        """On each actor."""
+    def make(batch: "pyarrow.Table") -> "pyarrow.Table":
+        return _table_of(*map(made_or_fault, batch["item"].to_pylist()))
 
-        def __call__(self, batch: "pyarrow.Table") -> "pyarrow.Table":
-            made = [maker(_block_of(row)) for row in batch.to_pylist()]
-            return pyarrow.table({"notes": pyarrow.array(made, pyarrow.int64())})
+    def made_or_fault(item: bytes) -> int | ClinscaleError:
+        block: Block | ClinscaleError = pickle.loads(item)
+        try:
+            return maker(block) if isinstance(block, Block) else block
+        except ClinscaleError as fault:
+            return fault
 
-    context = DataContext.get_current()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.log_internal_stack_trace_to_stdout = False
-    # one block of ours is one of Ray Data's, however small
-    context.target_max_block_size = 4 * _BLOCK_CHARACTERS
-    context.target_min_block_size = 1
-    readers = max(1, num_cpus // 4)
-    made = ray.data.read_datasource(
-        Notes(), override_num_blocks=len(units), ray_remote_args={"num_cpus": 0.25}, concurrency=readers
-    ).map_batches(
-        Make,
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=0.75,
-        compute=ActorPoolStrategy(min_size=1, max_size=max(1, num_cpus - readers // 4)),
-    )
-    try:
+    context.target_max_block_size = 1  # one block of ours is one of Ray Data's, which so passes it on at once
+    with DataContext.current(context):
+        made = ray.data.read_datasource(
+            Notes(), override_num_blocks=len(units), num_cpus=0.25, concurrency=-(-num_cpus // 8)
+        ).map_batches(make, batch_size=1, batch_format="pyarrow", num_cpus=0.75)
         for row in made.iter_rows():
-            yield int(row["notes"])
-    except Exception as error:
-        if own := own_cause(error):
-            raise own from None
-        raise
+            count: int | ClinscaleError = pickle.loads(row["item"])
+            if isinstance(count, ClinscaleError):
+                raise count
+            yield count
+
+
+def _blocks_or_fault(unit: Unit, folder: str, cleaning: CleaningConfig) -> "Iterator[pyarrow.Table]":
+    """The missing blocks of a unit, and what is wrong with its files: to an error Ray Data adds advice of its own."""
+    try:
+        yield from map(_table_of, missing_blocks(unit, folder, cleaning))
+    except ClinscaleError as fault:
+        yield _table_of(fault)
 
 
 def _blocks(unit: Unit, cleaning: CleaningConfig) -> Iterator[Block]:
@@ -239,28 +241,36 @@ def _done(folder: str, unit: Unit) -> dict[int, bool]:
 
 
 def _write(table: "pyarrow.Table", uri: str) -> None:
+    """Whole or not at all: an object store publishes what is complete, a local file gets its name last."""
     import pyarrow.parquet
 
-    content = io.BytesIO()
-    pyarrow.parquet.write_table(table, content, compression="none")
-    unfinished = f"{uri}.partial"
-    with create_binary(unfinished) as stream:
-        stream.write(content.getbuffer())
-    fs, path = filesystem(uri)
-    fs.mv(filesystem(unfinished)[1], path)
+    try:
+        with create_binary(uri) if is_remote(uri) else _created(uri) as stream:
+            pyarrow.parquet.write_table(table, stream, compression="none")
+    except OSError as error:
+        raise cannot_write(uri, error) from None
+
+
+@contextlib.contextmanager
+def _created(path: str) -> Iterator[IO[bytes]]:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+def cannot_write(uri: str, error: OSError) -> CapacityError:
+    """What to say when a disk is full or read-only."""
+    return CapacityError(
+        f"{uri} cannot be written ({error.strerror or type(error).__name__}); make room or choose another folder, "
+        "then run the same command again: the parts that are done are kept"
+    )
 
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _table_of(block: Block) -> "pyarrow.Table":
-    """A block as one row, as Ray Data carries it."""
+def _table_of(*items: Any) -> "pyarrow.Table":
+    """One row for each item, as Ray Data carries them."""
     import pyarrow
 
-    return pyarrow.table({"block": pyarrow.array([pickle.dumps(block)], pyarrow.large_binary())})
-
-
-def _block_of(row: dict[str, Any]) -> Block:
-    block: Block = pickle.loads(row["block"])
-    return block
+    return pyarrow.table({"item": pyarrow.array(map(pickle.dumps, items), pyarrow.large_binary())})

@@ -63,7 +63,8 @@ class Document:
 def files_of(source: SourceConfig) -> list[str]:
     """The files of a source, sorted by path; of a folder that HF's `save_to_disk` wrote, its tables alone."""
     found = list_files(source.uri, (*RECORD_SUFFIXES, TEXT_SUFFIX))
-    tables = [uri for uri in found if data_suffix(uri) == ".arrow"]
+    # `map` leaves its results beside them as `cache-*`
+    tables = [uri for uri in found if data_suffix(uri) == ".arrow" and "/cache-" not in uri]
     return tables if tables and any(uri.endswith("/state.json") for uri in found) else found
 
 
@@ -125,16 +126,18 @@ def read_documents(
                 yield document
 
 
-def source_digest(source: SourceConfig) -> str:
-    """SHA-256 over the decompressed files of a source, which tells whether its notes are still the same."""
+def source_digest(source: SourceConfig) -> tuple[str, int]:
+    """SHA-256 and size in bytes of the decompressed files of a source: whether its notes are still the same."""
     digest = hashlib.sha256()
+    num_bytes = 0
     for uri in files_of(source):
         of_file = hashlib.sha256()
         with open_binary(uri) as stream:
             while block := stream.read(2**20):
                 of_file.update(block)
+                num_bytes += len(block)
         digest.update(of_file.digest())
-    return digest.hexdigest()
+    return digest.hexdigest(), num_bytes
 
 
 def text_digest(text: str, salt: int = 0) -> int:

@@ -5,9 +5,10 @@ from clinscale.engine.checkpoints import CheckpointStore, RetentionConfig, newes
 from clinscale.engine.optim import OptimizerConfig
 from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
 from clinscale.engine.weights import consolidated_state
-from clinscale.engine.zero import Precision, ZeroConfig, accelerator
+from clinscale.engine.zero import REDUCE_BUCKET_ELEMENTS, Precision, ZeroConfig, accelerator
 
 __all__ = [
+    "REDUCE_BUCKET_ELEMENTS",
     "CheckpointStore",
     "DeepSpeedEngine",
     "Engine",

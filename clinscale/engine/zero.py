@@ -45,6 +45,10 @@ class ZeroConfig(Config):
             )
 
 
+REDUCE_BUCKET_ELEMENTS = 2**24
+"""Gradients that are reduced at once; ZeRO-3 keeps a buffer of this size, and DeepSpeed's default would be 2 GB."""
+
+
 def deepspeed_config(
     zero: ZeroConfig,
     *,
@@ -54,7 +58,7 @@ def deepspeed_config(
     max_grad_norm: float,
 ) -> dict[str, Any]:
     """The dictionary for `deepspeed.initialize`; optimiser and schedule are passed as objects."""
-    sharding: dict[str, Any] = {"stage": zero.stage}
+    sharding: dict[str, Any] = {"stage": zero.stage, "reduce_bucket_size": REDUCE_BUCKET_ELEMENTS}
     for key in ("offload_optimizer", "offload_param"):
         if (place := getattr(zero, key)) != "none":
             sharding[key] = {"device": place, "nvme_path": zero.nvme_path, "pin_memory": accelerator() != "cpu"}

@@ -153,11 +153,12 @@ def start_run(
 def reopen_run(tracking: Tracking, run_id: str) -> Run:
     """Continue a run that ended or was orphaned; this process becomes its owner."""
     with tracking.faults(f"reopen run {run_id}"):
-        name = tracking.client.get_run(run_id).info.run_name
+        run = tracking.client.get_run(run_id)
         tracking.client.set_tag(run_id, Tag.OWNER, _owner())
-        tracking.client.set_tag(run_id, Tag.ALIVE_AT, f"{time.time():.0f}")
+        if Tag.ALIVE_AT in run.data.tags:  # a run without a spool has no heart that would beat on
+            tracking.client.set_tag(run_id, Tag.ALIVE_AT, f"{time.time():.0f}")
         tracking.client.update_run(run_id, status="RUNNING")
-    return Run(tracking, run_id, name)
+    return Run(tracking, run_id, run.info.run_name)
 
 
 def resume_or_start_run(
@@ -185,7 +186,7 @@ def resume_or_start_run(
     if spool is None:
         return run
     stored: list[tuple[str, int]] = []
-    if known and not spool.exists():  # another machine began the run
+    if known:  # by another machine, or by a file that a full disk or a power cut made shorter
         stored = [(key, step) for key in known.metrics for step, _ in metric_history(tracking, run.id, key)]
     return Run(tracking, run.id, run.name, Spool(tracking, run.id, spool, known=stored))
 
@@ -226,13 +227,18 @@ def close_orphans(tracking: Tracking) -> list[str]:
     """End as KILLED the running runs whose process is gone; their ids.
 
     A process of this host is looked up. One of another host counts as gone when its heartbeat is a quarter of an hour
-    old: fifteen of them missing, and more than the clocks of one cluster differ.
+    old: fifteen of them missing, and more than the clocks of one cluster differ. A live one that is closed by mistake,
+    because the server was away that long, opens again at its next heartbeat.
     """
     running = _search(tracking, _experiment_ids(tracking), "attributes.status = 'RUNNING'", "ASC")
-    orphans = [record for record in running if _is_orphan(record.tags)]
-    for record in orphans:
-        Run(tracking, record.id, record.name).end("KILLED")
-    return [record.id for record in orphans]
+    closed = []
+    for record in [record for record in running if _is_orphan(record.tags)]:
+        with tracking.faults(f"read run {record.id}"):
+            now = _record(tracking.client.get_run(record.id))
+        if now.status == "RUNNING" and _is_orphan(now.tags):  # nobody ended or resumed it meanwhile
+            Run(tracking, record.id, record.name).end("KILLED")
+            closed.append(record.id)
+    return closed
 
 
 def _search(

@@ -47,9 +47,10 @@ class Spool:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()  # with the offset behind each line
         self._seen = set(known)
-        self._size = 0
+        self._size = 0  # of all lines; the last ones are `_unwritten` while the disk is full
+        self._unwritten = b""
         self._recover()
-        self._lock, self._closed = threading.Condition(), False
+        self._lock, self._closed = threading.Condition(), threading.Event()
         self._is_ill = False
         self._thread = threading.Thread(target=self._deliver_all, name="mlflow-spool", daemon=True)
         self._thread.start()
@@ -73,8 +74,8 @@ class Spool:
 
     def close(self, patience_s: float = 30.0) -> int:
         """Deliver what is left for at most `patience_s`; how many calls of `log` are still undelivered."""
+        self._closed.set()
         with self._lock:
-            self._closed = True
             self._lock.notify()
         self._thread.join(patience_s)
         return len(self._waiting)
@@ -107,11 +108,15 @@ class Spool:
         return 0
 
     def _append(self, line: bytes) -> None:
+        written = self._size - len(self._unwritten)
         self._size += len(line)
+        self._unwritten += line
         try:
             with self._path.open("ab") as stream:
-                stream.write(line)
-            self._is_ill = False
+                if stream.tell() > written:  # a full disk took half a line
+                    stream.truncate(written)
+                stream.write(self._unwritten)
+            self._unwritten, self._is_ill = b"", False
         except OSError as error:
             if not self._is_ill:
                 log.warning("%s cannot be written (%s): metrics wait in memory alone", self._path, error.strerror)
@@ -119,38 +124,37 @@ class Spool:
 
     def _deliver_all(self) -> None:
         """Until closed and empty."""
-        pause_s, alive_at_s, told = _FIRST_PAUSE_S, 0.0, False
+        pause_s, next_beat_s, told = _FIRST_PAUSE_S, time.monotonic(), False
         while True:
             with self._lock:
-                if not self._waiting and self._closed:
+                if not self._waiting and self._closed.is_set():
                     return
                 if not self._waiting:
-                    self._lock.wait(HEARTBEAT_S)
+                    self._lock.wait(max(0.0, next_beat_s - time.monotonic()))
                 batch = self._batch()
             try:
                 with self._tracking.impatient():
-                    if time.monotonic() - alive_at_s > HEARTBEAT_S:
+                    if time.monotonic() >= next_beat_s and not self._closed.is_set():
                         self._beat()
-                        alive_at_s = time.monotonic()
+                        next_beat_s = time.monotonic() + HEARTBEAT_S
                     if batch:
                         self._deliver([entry for _, entry in batch])
             except RegistryError as error:
                 if not told:
                     log.warning("%s; training goes on, its metrics wait in %s", error, self._path)
                     told = True
-                with self._lock:
-                    if self._closed:
-                        pause_s = _FIRST_PAUSE_S
-                    self._lock.wait(pause_s)
+                if self._closed.wait(pause_s):
+                    time.sleep(_FIRST_PAUSE_S)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
             pause_s, told = _FIRST_PAUSE_S, False
             with self._lock:
                 for _ in batch:
                     self._waiting.popleft()
+                written = self._size - len(self._unwritten)
             if batch:
                 with contextlib.suppress(OSError):  # delivered twice is delivered once
-                    write_json(self._mark, {"run_id": self._run_id, "bytes": batch[-1][0]})
+                    write_json(self._mark, {"run_id": self._run_id, "bytes": min(batch[-1][0], written)})
 
     def _batch(self) -> list[tuple[int, dict[str, Any]]]:
         """The first calls that wait, as many as one request holds, at least one."""
@@ -175,5 +179,7 @@ class Spool:
             self._tracking.client.log_batch(self._run_id, metrics=points)
 
     def _beat(self) -> None:
+        """Alive and RUNNING: after a long outage another host may have closed the run as an orphan."""
         with self._tracking.faults("take a heartbeat"):
             self._tracking.client.set_tag(self._run_id, Tag.ALIVE_AT, f"{time.time():.0f}")
+            self._tracking.client.update_run(self._run_id, status="RUNNING")

@@ -10,12 +10,16 @@ import pytest
 
 VERBS = [
     ["bench", "attention"],
+    ["bench", "checkpoint"],
     ["bench", "loading"],
+    ["bench", "pretrain"],
     ["bench", "step"],
+    ["bench", "zero"],
     ["demo"],
     ["corpus", "build"],
     ["corpus", "show"],
     ["pretrain"],
+    ["pretrain", "verify-resume"],
     ["tasks"],
     ["tasks", "show"],
     ["tasks", "check"],

@@ -2,16 +2,18 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 
+import pyarrow.parquet
 import pytest
 
-from clinscale.corpus import CorpusConfig, SourceConfig, build_shards, parts
+from clinscale.corpus import CorpusConfig, SourceConfig, build, build_shards, load_tokenizer, parts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig
-from clinscale.errors import DataError
+from clinscale.errors import CapacityError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,65 @@ def test_a_fault_of_the_data_arrives_from_the_workers_as_it_is(ray_cluster, tmp_
     config = CorpusConfig(
         sources=(SourceConfig(uri=str(tmp_path / "notes.jsonl")),), tokenizer=None, vocab_size=300
     )
-    with pytest.raises(DataError, match="row 2: column 'text' has no text"):
+    with pytest.raises(DataError) as of_reading:
         build_shards(config, str(tmp_path / "set"), num_cpus=2)
+    assert str(of_reading.value).endswith("notes.jsonl row 2: column 'text' has no text; fill it or drop the row")
+
+
+def test_a_full_disk_keeps_the_finished_parts(notes, in_one_process, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 20_000)
+    config, out = config_of(notes), str(tmp_path / "set")
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def then_full(made):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, largest[1]))  # what the system then says to a write
+
+    try:
+        with pytest.raises(CapacityError, match=r"000000-000001.part cannot be written .*the parts .* are kept"):
+            build_shards(config, out, on_progress=then_full)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+    first = (tmp_path / "set" / "parts" / "000000-000000.part").stat().st_mtime_ns
+    seen = []
+
+    def look(made):
+        assert (tmp_path / "set" / "parts" / "000000-000000.part").stat().st_mtime_ns == first
+        seen.append(made)
+
+    assert build_shards(config, out, on_progress=look).fingerprint == in_one_process.fingerprint
+    assert seen
+
+
+def test_a_part_in_the_middle_that_is_missing_is_made(notes, in_one_process, tmp_path, monkeypatch):
+    """Workers finish in any order: that the last part is there says nothing of the others."""
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 20_000)
+    config, out = config_of(notes), str(tmp_path / "set")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "_choose", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build_shards(config, out)
+    made = sorted((tmp_path / "set" / "parts").glob("*.part"))
+    notes_in_second = pyarrow.parquet.read_metadata(made[1]).num_rows
+    made[1].unlink()
+    seen = []
+    assert build_shards(config, out, on_progress=seen.append).fingerprint == in_one_process.fingerprint
+    assert seen == [notes_in_second]
+
+
+def test_a_tokenizer_is_trained_on_notes_from_everywhere(tmp_path):
+    """Archives are sorted by kind of note: the first gigabyte is not like the rest."""
+    kinds = ["cardiomegaly", "craniotomy"]
+    lines = [json.dumps({"text": f"Note {n}: {kinds[n // 200]} seen."}) for n in range(400)]
+    (tmp_path / "notes.jsonl").write_text("\n".join(lines))
+    sources = (SourceConfig(uri=str(tmp_path / "notes.jsonl")),)
+    config = CorpusConfig(sources=sources, vocab_size=2000, tokenizer_bytes=6_000)
+    vocabulary = load_tokenizer(str(build_shards(config, str(tmp_path / "set")).tokenizer_dir)).get_vocab()
+    assert {f"Ġ{kind}" for kind in kinds} <= vocabulary.keys()
+    assert sum(token.isdecimal() for token in vocabulary) < 150, "more than a third of the notes was read"
 
 
 def test_what_was_left_out_is_counted_and_whole_patients_are_held_out(notes, in_one_process):

@@ -126,6 +126,7 @@ def test_source_digest_follows_content_not_compression_or_place(tmp_path):
     (tmp_path / "moved.csv.gz").write_bytes(gzip.compress(b"text\nabc\n"))
     before = source_digest(SourceConfig(uri=str(tmp_path / "n.csv")))
     assert source_digest(SourceConfig(uri=str(tmp_path / "moved.csv.gz"))) == before
+    assert before[1] == len("text\nabc\n")
     (tmp_path / "n.csv").write_text("text\nabd\n")
     assert source_digest(SourceConfig(uri=str(tmp_path / "n.csv"))) != before
 

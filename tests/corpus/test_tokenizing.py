@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from clinscale.corpus import SpecialIds, load_tokenizer, tokenizer_fingerprint, train_tokenizer
-from clinscale.corpus.tokenizing import encode
+from clinscale.corpus.tokenizing import SPECIAL_TOKENS, encode
 from clinscale.errors import DataError
 
 TEXTS = [f"The patient was given {n} mg of aspirin for chest pain. <mask> Größe {n * 7} cm." for n in range(300)]
@@ -28,6 +28,59 @@ def test_sequences_and_pairs_are_framed_like_robertas(trained):
     a, b = encode(trained, ["aspirin", "chest"])
     assert trained("aspirin", "chest")["input_ids"] == [0, *a, 2, 2, *b, 2]
     assert trained("aspirin")["input_ids"] == [0, *a, 2]
+
+
+def whole(tokenizer, texts):
+    """What the tokenizers library makes of whole texts."""
+    backend = tokenizer.backend_tokenizer
+    return [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
+
+
+def test_every_character_is_encoded_word_by_word_as_in_whole_texts(trained):
+    """Two libraries decide here what a letter is: at each character that is cut here, and some of the rest."""
+    codes = [*range(0x3100), *range(0x3100, 0xD800, 37), *range(0xE000, 0x20000, 37)]
+    characters = [chr(code) for code in codes]
+    texts = [f"a{one}1{one} {one}!  {one}{one}'s a\n{one}\n" for one in characters]
+    different = [
+        hex(ord(one))
+        for one, a, b in zip(characters, encode(trained, texts), whole(trained, texts), strict=True)
+        if a != b
+    ]
+    assert not different
+
+
+WORDS = st.sampled_from(
+    ["don't", "'s", " ", "  ", "\n", "\t\r\n", "mg", "12", ".", "--", "µg", "½", "\u3042", "x\x1cy"]
+)
+
+
+@given(st.lists(WORDS | st.text(max_size=3), max_size=30))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_words_are_cut_where_the_tokenizer_cuts_them(trained, pieces):
+    text = "".join(pieces)
+    assume(not any(special in text for special in SPECIAL_TOKENS))
+    assert encode(trained, [text, text + "あ"]) == whole(trained, [text, text + "あ"])
+
+
+@pytest.mark.parametrize("change", ["normalizer", "prefix", "added", "wordpiece"])
+def test_a_tokenizer_that_does_more_sees_whole_texts(trained, change):
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer.from_str(trained.backend_tokenizer.to_str())
+    if change == "normalizer":
+        backend.normalizer = normalizers.Lowercase()
+    elif change == "prefix":
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    elif change == "added":
+        backend.add_tokens([AddedToken("given 7", normalized=False)])
+    else:
+        backend = Tokenizer(models.WordPiece({"[UNK]": 0, "the": 1, "##rapy": 2, "7": 3}, unk_token="[UNK]"))
+        backend.normalizer = normalizers.Lowercase()
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    texts = ["The therapy 7 was given 7 times", "PATIENT  the\n"]
+    assert encode(tokenizer, texts) == whole(tokenizer, texts)
 
 
 @given(st.text(max_size=60))

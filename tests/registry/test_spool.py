@@ -78,6 +78,41 @@ def test_a_line_that_a_killed_process_had_begun_is_cut_off(tracking, tmp_path):
     assert len(spool.read_text().splitlines()) == 2
 
 
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from clinscale import registry
+path = Path(sys.argv[2])
+spool = registry.spool.Spool(registry.Tracking("http://127.0.0.1:1", None), sys.argv[1], path)
+spool.log({"train/loss": 1.0}, 1)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))  # room for a part of the next line
+spool.log({"train/loss": 2.0}, 2)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+spool.log({"train/loss": 3.0}, 3)
+"""
+
+
+def test_a_disk_that_was_full_loses_no_step_and_leaves_the_file_readable(tracking, tmp_path):
+    spool = tmp_path / "metrics.jsonl"
+    run = start(tracking)
+    subprocess.run([sys.executable, "-c", FULL_DISK, run.id, str(spool)], check=True, capture_output=True)
+    with start(tracking, spool):
+        assert len(spool.read_text().splitlines()) == 3
+    assert points(tracking, run) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_a_step_that_mlflow_has_and_the_file_lost_is_not_stored_twice(tracking, tmp_path):
+    spool = tmp_path / "metrics.jsonl"
+    with start(tracking, spool) as run:
+        run.log({"train/loss": 1.0}, step=1)
+        run.log({"train/loss": 2.0}, step=2)
+    spool.write_text(spool.read_text().splitlines(keepends=True)[0])  # a power cut took the last line
+    with start(tracking, spool) as again:
+        assert not again.log({"train/loss": 2.0}, step=2)
+    assert points(tracking, run) == [(1, 1.0), (2, 2.0)]
+
+
 def test_another_tracking_server_gets_everything(tracking, tmp_path, mlflow_database):
     import shutil
 
@@ -140,6 +175,43 @@ def test_a_run_of_another_host_is_closed_when_its_heart_has_stopped(tracking, tm
     assert registry.close_orphans(tracking) == [started["old"].id]
     status = {record.name: record.status for record in registry.read_runs(tracking)}
     assert status == {"old": "KILLED", "young": "RUNNING", "silent": "RUNNING"}
+
+
+def test_a_resumed_run_without_a_heartbeat_is_left_to_its_own_host(tracking, monkeypatch):
+    start(tracking).end("FAILED")
+    run = start(tracking)
+    run.set_tags({Tag.OWNER: "another-host 1 1"})
+    later = time.time() + 3600
+    monkeypatch.setattr(runs.time, "time", lambda: later)
+    assert registry.close_orphans(tracking) == []
+
+
+def test_a_run_that_was_closed_by_mistake_opens_at_its_next_heartbeat(tracking, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry.spool, "HEARTBEAT_S", 0.2)
+    with start(tracking, tmp_path / "metrics.jsonl") as run:
+        tracking.client.set_terminated(run.id, "KILLED")  # by a host that saw no heartbeat during an outage
+        for _ in range(300):
+            [record] = registry.read_runs(tracking)
+            if record.status == "RUNNING":
+                break
+            time.sleep(0.1)
+        assert record.status == "RUNNING"
+    assert registry.read_runs(tracking)[0].status == "FINISHED"
+
+
+def test_a_run_that_is_resumed_while_orphans_are_sought_stays_open(tracking, monkeypatch):
+    run = start(tracking)
+    run.set_tags({Tag.OWNER: "another-host 1 1", Tag.ALIVE_AT: "1"})
+    search = runs._search
+
+    def search_then_resume(*arguments):
+        found = list(search(*arguments))
+        registry.reopen_run(tracking, run.id)
+        return iter(found)
+
+    monkeypatch.setattr(runs, "_search", search_then_resume)
+    assert registry.close_orphans(tracking) == []
+    assert tracking.client.get_run(run.id).info.status == "RUNNING"
 
 
 def test_an_open_run_says_that_it_is_alive(tracking, tmp_path):

@@ -1,0 +1,130 @@
+"""`clinscale bench zero`: what each ZeRO stage keeps on each rank, beside what arithmetic says."""
+
+import gc
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clinscale import models
+from clinscale.bench.encoders import batch_of, model_of
+from clinscale.bench.measure import ratio, surroundings
+from clinscale.engine import REDUCE_BUCKET_ELEMENTS, DeepSpeedEngine, OptimizerConfig, Precision, ZeroConfig
+from clinscale.errors import ClinscaleError
+
+_ASKED = 1.05
+_TOKENS = 512
+
+
+def bench_zero(
+    *,
+    layers: int,
+    hidden_size: int,
+    stages: Sequence[int],
+    num_workers: Sequence[int],
+    precision: Precision,
+    on_progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Bytes of model states on each rank after a step, over `expected_bytes`; ranks are processes here, over gloo.
+
+    Measured are the storages of all tensors that live between two steps: parameters, optimiser and buffers.
+
+    Raises:
+        ClinscaleError: a rank failed.
+    """
+    document = surroundings("zero", "cpu")
+    ratios, rows = {}, []
+    for workers in num_workers:
+        for stage in stages:
+            on_progress(f"ZeRO {stage}, {workers} workers")
+            shape = {"layers": layers, "hidden_size": hidden_size}
+            found = _measured(stage, workers, precision, shape)
+            expected = expected_bytes(found["trained"], found["frozen"], stage, workers, precision)
+            worst = max(found["bytes"], key=lambda measured: abs(measured / expected - 1))
+            ratios[f"zero_{stage}_workers_{workers}"] = ratio([worst / expected], _ASKED)
+            rows.append({"stage": stage, "workers": workers, "bytes": found["bytes"], "expected_bytes": expected})
+    return document | {
+        "ratios": ratios,
+        "at_most": list(ratios),
+        "equal": True,
+        "details": {"per_rank": rows, **shape, "precision": precision},
+    }
+
+
+def expected_bytes(trained: int, frozen: int, stage: int, num_workers: int, precision: Precision) -> float:
+    """Bytes of parameters, master weights and Adam's moments on each rank between two steps (Rajbhandari et al. 2020).
+
+    DeepSpeed keeps an fp32 master of every trained parameter from stage 1 on in fp32, too, and in half precision at
+    every stage. Gradients live within a step, but for stage 3: it keeps its share of them and the bucket in which they
+    are reduced.
+
+    Args:
+        trained: number of trained parameters.
+        frozen: number of those without gradients.
+        stage: of ZeRO.
+        num_workers: that share.
+        precision: of the parameters that are computed with.
+    """
+    width = 4 if precision == "fp32" else 2
+    shared = num_workers if stage else 1
+    masters = 0 if stage == 0 and precision == "fp32" else 4 * trained / shared
+    parameters = width * (trained + frozen) / (num_workers if stage == 3 else 1)
+    gradients = width * (trained / num_workers + REDUCE_BUCKET_ELEMENTS) if stage == 3 else 0
+    return parameters + masters + gradients + 8 * trained / shared
+
+
+def _measured(stage: int, workers: int, precision: Precision, shape: dict[str, int]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        started = torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call,attr-defined]
+            _rank,
+            args=(workers, stage, precision, shape, folder),
+            nprocs=workers,
+            join=False,
+            start_method="spawn",
+        )
+        while not started.join():
+            pass
+        found = [torch.load(Path(folder, f"{rank}.pt")) for rank in range(workers)]
+    if len({one["trained"] for one in found}) != 1:
+        raise ClinscaleError("bench zero: the ranks trained different models")
+    return {**found[0], "bytes": [one["bytes"] for one in found]}
+
+
+def _rank(rank: int, workers: int, stage: int, precision: Precision, shape: dict[str, int], folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
+    place = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=workers)
+    model = models.prepare_for_mlm(model_of("longformer", "exact", tokens=_TOKENS, dropout=0.0, **shape))
+    sizes = {flag: sum(p.numel() for p in model.parameters() if p.requires_grad == flag) for flag in (True, False)}
+    engine = DeepSpeedEngine(
+        model,
+        OptimizerConfig(),
+        total_steps=10,
+        zero=ZeroConfig(stage=stage),  # type: ignore[arg-type]
+        precision=precision,
+        micro_batch_per_gpu=1,
+        gradient_accumulation_steps=1,
+    )
+    batch = batch_of(model, rows=1, tokens=_TOKENS, device="cpu")
+    for _ in range(2):
+        engine.backward(engine.forward(batch).loss)
+        engine.step()
+    del batch
+    torch.save({"bytes": _live_bytes(), "trained": sizes[True], "frozen": sizes[False]}, f"{folder}/{rank}.pt")
+    torch.distributed.barrier()
+    os._exit(0)  # gloo's threads may abort a process that takes itself apart
+
+
+def _live_bytes() -> int:
+    """Of all tensors of this process, memory that several share counted once."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lazy modules that wake up when they are looked at
+        tensors = [value for value in gc.get_objects() if isinstance(value, torch.Tensor)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
