@@ -19,11 +19,10 @@ from clinscale.errors import ClinscaleError
 from clinscale.pretrain import PretrainRuntime
 
 _ASKED_STALL, _ASKED_SHARE = 10.0, 0.01
-_WIDTH = 768
 
 
 def bench_checkpoint(
-    *, layers: int, tokens: int, stage: int, repeats: int, on_progress: Callable[[str], None]
+    *, layers: int, hidden_size: int, tokens: int, stage: int, repeats: int, on_progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Seconds that training stands still for a blocking save over those for ours, and ours as a share of training.
 

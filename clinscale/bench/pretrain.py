@@ -28,20 +28,20 @@ class Watched:
     def __init__(self, context: Any, times: Path, dies_after: int | None = None) -> None:
         self.rank, self.world_size = context.rank, context.world_size
         self._log, self._times, self._dies_after = context.log, times, dies_after
-        self._steps = 0
+        self._step = 0
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """See pretrain.worker.Context."""
         self._log(metrics)
+        self._step = int(metrics["step"])
 
     def preempted(self) -> bool:
         """Called once after each step."""
-        self._steps += 1
         killed = self._times.with_suffix(".killed")
         if self.rank == 0:
             with self._times.open("a", encoding="utf-8") as stream:
-                stream.write(f"{time.time()}\n")
-        if self._steps == self._dies_after and self.rank == self.world_size - 1 and not killed.exists():
+                stream.write(f"{self._step} {time.time()}\n")
+        if self._step == self._dies_after and self.rank == self.world_size - 1 and not killed.exists():
             killed.write_text(str(time.time()), encoding="utf-8")
             os.kill(os.getpid(), signal.SIGKILL)
         return False
@@ -110,7 +110,9 @@ def bench_pretrain(
                 raise ClinscaleError("bench pretrain: the losses under Ray Train differ from those under torchrun")
             pairs.append((peer, ours))
         on_progress("kill and recovery")
-        recovered = _ray(config, shards, Path(folder) / "killed", dies_after=steps // 2)
+        # between two checkpoints, so that the first step after the kill is one that was done before
+        dies_after = config.runtime.checkpoint_every_steps + 2
+        recovered = _ray(config, shards, Path(folder) / "killed", dies_after=dies_after)
     slower = [ours["step_s"] / peer["step_s"] for peer, ours in pairs]
     recoveries = [recovered["recovery_s"] / recovered["cold_start_s"]]
     return document | {
@@ -153,10 +155,11 @@ def _ray(config: PretrainConfig, shards: corpus.ShardSet, folder: Path, dies_aft
         start = time.time()
         train(task, folder, on_log=on_log, function=_Watch(times, dies_after))
     ends = _ends(times)
-    found = {"losses": losses, "step_s": _median_step_s(ends), "cold_start_s": ends[0] - start}
+    found = {"losses": losses, "step_s": _median_step_s(ends), "cold_start_s": ends[0][1] - start}
     if dies_after:
         killed = float(times.with_suffix(".killed").read_text(encoding="utf-8"))
-        found["recovery_s"] = next(end for end in ends if end > killed + 1e-3) - killed
+        again = next(end for (before, _), (step, end) in itertools.pairwise(ends) if step <= before)
+        found["recovery_s"] = again - killed
         found["steps_done_again"] = len(ends) - task.total_steps
     return found
 
@@ -192,12 +195,14 @@ class _Torchrun:
             self.losses[int(metrics["step"])] = metrics["train/loss"]
 
 
-def _ends(times: Path) -> list[float]:
-    return [float(line) for line in times.read_text(encoding="utf-8").split()]
+def _ends(times: Path) -> list[tuple[int, float]]:
+    """Number and end of each step, in the order in which they were done."""
+    lines = (line.split() for line in times.read_text(encoding="utf-8").splitlines())
+    return [(int(step), float(end)) for step, end in lines]
 
 
-def _median_step_s(ends: list[float]) -> float:
-    durations = [after - before for before, after in itertools.pairwise(ends)]
+def _median_step_s(ends: list[tuple[int, float]]) -> float:
+    durations = [after - before for (_, before), (_, after) in itertools.pairwise(ends)]
     return statistics.median(durations[_WARM_UP_STEPS:])
 
 

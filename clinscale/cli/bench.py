@@ -135,6 +135,7 @@ def loading(
 @app.command()
 def checkpoint(
     layers: Annotated[int, typer.Option(min=1, help="Of the model; 12 at width 768 is base.")] = 12,
+    hidden_size: HiddenSize = 768,
     tokens: Tokens = 1024,
     stage: Annotated[int, typer.Option(min=0, max=3, help="ZeRO stage.")] = 2,
     threads: Threads = 1,
@@ -147,7 +148,8 @@ def checkpoint(
     """
     from clinscale.bench import bench_checkpoint
 
-    _run(bench_checkpoint, threads, json, layers=layers, tokens=tokens, stage=stage, repeats=repeats)
+    shape = {"layers": layers, "hidden_size": hidden_size, "tokens": tokens}
+    _run(bench_checkpoint, threads, json, **shape, stage=stage, repeats=repeats)
 
 
 @app.command()

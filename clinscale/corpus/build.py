@@ -21,7 +21,7 @@ from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import LeakageConfig, TestTexts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig, near_duplicates
 from clinscale.corpus.packing import FRAME_TOKENS
-from clinscale.corpus.parts import PART_SUFFIX, PartMaker, cannot_write, make_parts, units_of
+from clinscale.corpus.parts import PART_SUFFIX, PartMaker, cannot_write, make_parts, units_of, wherever
 from clinscale.corpus.shards import (
     LENGTHS_SUFFIX,
     MANIFEST,
@@ -155,7 +155,7 @@ def _build(
     recipe = _recipe(config, given, tests, [sha256 for sha256, _ in digests])
     if exists(join(out, MANIFEST)):
         return _existing(out, recipe)
-    parts = join(out, _PARTS)
+    parts = wherever(join(out, _PARTS))
     _claim(out, parts, recipe)
     share = config.tokenizer_bytes / max(1, sum(num_bytes for _, num_bytes in digests))
     tokenizer = _tokenizer_of(out, given, config, share)

@@ -118,13 +118,18 @@ def units_of(sources: Sequence[SourceConfig]) -> list[Unit]:
         size = 0
         for uri in uris:
             size += int(fs.size(filesystem(uri)[1]) or 0)
-            group.append(uri)
+            group.append(wherever(uri))
             if size >= _BLOCK_CHARACTERS or len(group) == _UNIT_FILES:
                 units.append(Unit(len(units), source, tuple(group), _BLOCK_CHARACTERS))
                 group, size = [], 0
         if group:
             units.append(Unit(len(units), source, tuple(group), _BLOCK_CHARACTERS))
     return units
+
+
+def wherever(uri: str) -> str:
+    """A path as processes that run in other folders find it."""
+    return uri if is_remote(uri) else filesystem(uri)[1]
 
 
 def missing_blocks(unit: Unit, folder: str, cleaning: CleaningConfig) -> Iterator[Block]:

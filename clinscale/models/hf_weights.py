@@ -21,11 +21,12 @@ def build(
     *,
     seed: int,
     attention: Attention = "exact",
+    attention_dropout: float | None = None,
     evaluation_pattern: EvaluationPattern = "hf",
 ) -> "PreTrainedModel":
     """The MLM model that `config` describes: loaded, or initialised from `seed` for `tokenizer`'s vocabulary.
 
-    `attention` and `evaluation_pattern` as in `load_hf`.
+    The other arguments as in `load_hf`.
 
     Raises:
         DataError: `config.pretrained` is no HF model, or its vocabulary is smaller than the tokenizer's.
@@ -33,7 +34,13 @@ def build(
     import torch
 
     if config.pretrained:
-        model = load_hf(config.pretrained, head="mlm", attention=attention, evaluation_pattern=evaluation_pattern)
+        model = load_hf(
+            config.pretrained,
+            head="mlm",
+            attention=attention,
+            attention_dropout=attention_dropout,
+            evaluation_pattern=evaluation_pattern,
+        )
         if model.config.vocab_size < len(tokenizer):
             raise DataError(
                 f"model {config.pretrained} knows {model.config.vocab_size} tokens, the tokenizer of the shards has "
@@ -42,7 +49,7 @@ def build(
         return model
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _new_mlm(config, tokenizer)
+        model = _new_mlm(config, tokenizer, attention_dropout)
     return set_attention(model, attention, unpad=False, evaluation_pattern=evaluation_pattern)
 
 
@@ -53,6 +60,7 @@ def load_hf(
     labels: tuple[str, ...] = (),
     problem_type: str | None = None,
     dropout: float | None = None,
+    attention_dropout: float | None = None,
     seed: int = 0,
     attention: Attention = "exact",
     unpad: bool = False,
@@ -66,6 +74,7 @@ def load_hf(
         labels: names of the head's outputs, in order; written to the HF config. Empty keeps the model's own.
         problem_type: HF's `problem_type` for `sequence`.
         dropout: sets hidden and attention dropout; None keeps the checkpoint's.
+        attention_dropout: sets that of attention alone; FlexAttention, on a GPU, has none and needs 0.
         seed: for the weights that the checkpoint does not have.
         attention: `exact` (the same numbers as HF, faster) or `hf` (HF's own code).
         unpad: with `exact`, leave padding out of the layers; see `models.attention.use_exact_attention`.
@@ -88,6 +97,8 @@ def load_hf(
         options["problem_type"] = problem_type
     if dropout is not None:
         options["hidden_dropout_prob"] = options["attention_probs_dropout_prob"] = dropout
+    if attention_dropout is not None:
+        options["attention_probs_dropout_prob"] = attention_dropout
     loader = {
         "mlm": transformers.AutoModelForMaskedLM,
         "sequence": transformers.AutoModelForSequenceClassification,
@@ -185,8 +196,13 @@ def max_tokens_of(config: "PretrainedConfig") -> int:
     return positions
 
 
-def _new_mlm(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+def _new_mlm(
+    config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", attention_dropout: float | None
+) -> "PreTrainedModel":
     import transformers
+
+    dropout = {} if attention_dropout is None else {"attention_probs_dropout_prob": attention_dropout}
+    overrides = config.hf_overrides | dropout
 
     shape: dict[str, Any] = dict(SIZES[config.size][config.family])
     max_tokens = config.max_tokens or shape["max_tokens"]
@@ -205,9 +221,9 @@ def _new_mlm(config: ModelConfig, tokenizer: "PreTrainedTokenizerBase") -> "PreT
             "type_vocab_size": 1,
             "layer_norm_eps": 1e-5,
         }
-        return transformers.LongformerForMaskedLM(transformers.LongformerConfig(**(shape | config.hf_overrides)))
+        return transformers.LongformerForMaskedLM(transformers.LongformerConfig(**(shape | overrides)))
     shape["max_position_embeddings"] = max_tokens
-    return transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**(shape | config.hf_overrides)))
+    return transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**(shape | overrides)))
 
 
 def _refuse_long_rows(encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -56,6 +56,10 @@ class PretrainRecipe(Config):
     """`bf16` halves the memory of activations; needs hardware that has it to be fast. `fp16` is for GPUs without bf16,
     such as the paper's V100."""
 
+    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Of attention probabilities; None is the model's own, 0.1 as published. FlexAttention, which makes a GPU fast, has
+    none: with 0 it is used, with more Hugging Face's own attention."""
+
     global_first_token: bool = False
     """Give Longformer's first token global attention. The paper did not, so its global projections never trained."""
 
@@ -176,6 +180,15 @@ class PretrainConfig(Config):
             raise ConfigError(
                 f"recipe.documents_apart needs runtime.attention=exact, got {runtime.attention}; Hugging Face's own "
                 "attention cannot keep notes apart"
+            )
+        if recipe.documents_apart and runtime.gpus_per_worker and recipe.attention_dropout != 0:
+            raise ConfigError(
+                "recipe.documents_apart on GPUs needs recipe.attention_dropout=0, got "
+                f"{recipe.attention_dropout}: FlexAttention, which keeps notes apart there, has no dropout"
+            )
+        if runtime.cpus_per_worker <= 0:
+            raise ConfigError(
+                f"runtime.cpus_per_worker must be above 0, got {runtime.cpus_per_worker:g}; 1 is usual"
             )
 
 

@@ -85,6 +85,7 @@ def pretrain(
 
             train(task, folder, on_log=on_log, on_event=on_event)
             _export(task, shards, exported)
+        run.deliver()  # before the registry is asked for anything: it says more plainly that the server is away
         hf_config = models.check_hf_folder(exported)
         family = models.family_of(hf_config["model_type"])
         tags = {

@@ -97,6 +97,7 @@ def build_model(config: PretrainConfig, tokenizer: "PreTrainedTokenizerBase") ->
         tokenizer,
         seed=recipe.seed,
         attention=runtime.attention,
+        attention_dropout=recipe.attention_dropout,
         evaluation_pattern=recipe.evaluation_pattern,
     )
     models.prepare_for_mlm(model, has_global_tokens=recipe.has_global_tokens(model.config.model_type))

@@ -74,13 +74,22 @@ class Run:
         with self._tracking.faults(f"store {name} of run {self.name}"):
             self._tracking.client.log_text(self.id, json.dumps(values, allow_nan=False), name)
 
-    def end(self, status: Status = "FINISHED") -> None:
-        """Close the run; RegistryError when the server is away or metrics are still waiting for it."""
+    def deliver(self) -> None:
+        """Wait until the server has what the spool holds; nothing is logged afterwards.
+
+        Raises:
+            RegistryError: it has not taken all of it within the spool's patience.
+        """
         if self._spool and (left := self._spool.close()):
             raise RegistryError(
                 f"tracking server {self._tracking.place} has not taken {left} steps of run {self.name}; they are kept, "
                 "and the same command delivers them once it answers"
             )
+        self._spool = None
+
+    def end(self, status: Status = "FINISHED") -> None:
+        """Close the run; RegistryError when the server is away or metrics are still waiting for it."""
+        self.deliver()
         with self._tracking.faults(f"end run {self.name}"):
             self._tracking.client.set_terminated(self.id, status)
 

@@ -17,6 +17,7 @@ from clinscale.errors import CapacityError, ClusterError
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 lets whatever else runs on the host go before training
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the controller sees that a worker died; Ray's is 2 s
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # clouds give 30 s of notice, Ray would spend 5 of them

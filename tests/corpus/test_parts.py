@@ -65,14 +65,15 @@ def test_ray_data_builds_the_same_shards(notes, in_one_process, ray_cluster, tmp
 
 
 @pytest.mark.ray
-def test_a_fault_of_the_data_arrives_from_the_workers_as_it_is(ray_cluster, tmp_path):
+def test_a_fault_of_the_data_arrives_from_the_workers_as_it_is(ray_cluster, tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "given")  # else the fault is met before there are workers
     (tmp_path / "notes.jsonl").write_text('{"text": "fine"}\n{"text": 7}\n')
     config = CorpusConfig(
-        sources=(SourceConfig(uri=str(tmp_path / "notes.jsonl")),), tokenizer=None, vocab_size=300
+        sources=(SourceConfig(uri=str(tmp_path / "notes.jsonl")),), tokenizer=str(tmp_path / "given")
     )
-    with pytest.raises(DataError) as of_reading:
+    with pytest.raises(DataError) as fault:
         build_shards(config, str(tmp_path / "set"), num_cpus=2)
-    assert str(of_reading.value).endswith("notes.jsonl row 2: column 'text' has no text; fill it or drop the row")
+    assert str(fault.value).endswith("notes.jsonl row 2: column 'text' has no text; fill it or drop the row")
 
 
 def test_a_full_disk_keeps_the_finished_parts(notes, in_one_process, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clinscale.engine import OptimizerConfig, TorchEngine, ZeroConfig
-from clinscale.engine.optim import build_optimizer
+from clinscale.engine.optim import build_optimizer, build_schedule
 from clinscale.engine.zero import deepspeed_config, import_deepspeed
 from clinscale.errors import ConfigError
 
@@ -63,7 +63,7 @@ def test_one_key_sets_the_zero_stage():
         gradient_accumulation_steps=4,
         max_grad_norm=1.0,
     )
-    assert config["zero_optimization"] == {"stage": 3}
+    assert config["zero_optimization"]["stage"] == 3
     assert config["bf16"] == {"enabled": True}
     assert config["train_micro_batch_size_per_gpu"] == 2
 
@@ -83,3 +83,50 @@ def test_nothing_is_compiled_at_the_first_start(monkeypatch, tmp_path):
 
     assert build_shm_op() is None
     assert not list(tmp_path.iterdir())
+
+
+def rates(total_steps, **settings):
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), OptimizerConfig(learning_rate=1.0 / 8, **settings))
+    schedule = build_schedule(optimizer, OptimizerConfig(learning_rate=1.0 / 8, **settings), total_steps)
+    found = []
+    for _ in range(total_steps + 1):
+        found.append(8 * schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_warmup_stable_decay_rises_stays_and_falls():
+    found = rates(100, schedule="warmup_stable_decay", warmup_ratio=0.1, decay_ratio=0.2)
+    assert found[0] == 0
+    assert found[10:80] == pytest.approx([1.0] * 70)
+    assert found[90] == pytest.approx(0.5)
+    assert found[100] == pytest.approx(0)
+
+
+def test_warm_up_may_be_given_in_steps():
+    assert rates(100, warmup_steps=20)[:21] == pytest.approx([step / 20 for step in range(21)])
+    assert rates(100, warmup_steps=0, schedule="cosine")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stage": 0, "offload_optimizer": "cpu"}, r"needs zero\.stage 1, 2 or 3, got 0"),
+        ({"stage": 2, "offload_param": "cpu"}, r"need zero\.stage 3, got 2"),
+        ({"stage": 3, "offload_optimizer": "nvme"}, r"zero\.nvme_path is not set"),
+    ],
+)
+def test_offload_that_cannot_work_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        ZeroConfig(**settings)
+
+
+def test_each_offload_is_one_key():
+    offload = ZeroConfig(stage=3, offload_optimizer="cpu", offload_param="nvme", nvme_path="/local")
+    found = deepspeed_config(
+        offload, precision="fp16", micro_batch_per_gpu=1, gradient_accumulation_steps=1, max_grad_norm=1.0
+    )
+    assert found["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert found["zero_optimization"]["offload_param"]["nvme_path"] == "/local"
+    assert (found["fp16"], found["bf16"]) == ({"enabled": True}, {"enabled": False})

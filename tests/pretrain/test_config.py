@@ -58,6 +58,7 @@ def test_the_global_batch_need_not_divide_over_workers():
         ("recipe.precision=fp16", r"fp16 needs GPUs, .*bf16"),
         ("runtime.num_workers=[4, 2]", r"\[least, most\], got \(4, 2\)"),
         ("runtime.num_workers=0", "at least 1"),
+        ("runtime.cpus_per_worker=0", "above 0, got 0"),
         ("recipe.row_per_step=8", r"did you mean rows_per_step\?"),
         ("runtime.zero.stge=1", r"did you mean stage\?"),
         ("runtime.checkpoint_every_steps=0", "greater than or equal to 1"),
@@ -71,6 +72,13 @@ def test_what_cannot_work_is_refused_at_once(override, message):
 def test_notes_apart_need_the_exact_attention():
     with pytest.raises(ConfigError, match=r"documents_apart needs runtime\.attention=exact, got hf"):
         load("recipe.documents_apart=true", "runtime.attention=hf")
+
+
+def test_notes_apart_on_gpus_need_attention_without_dropout():
+    on_gpus = ("recipe.documents_apart=true", "runtime.gpus_per_worker=1")
+    with pytest.raises(ConfigError, match=r"recipe\.attention_dropout=0, got None"):
+        load(*on_gpus)
+    assert load(*on_gpus, "recipe.attention_dropout=0").recipe.attention_dropout == 0
 
 
 def test_fp16_is_allowed_on_gpus():
