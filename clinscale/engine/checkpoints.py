@@ -129,7 +129,7 @@ class CheckpointStore:
             files={},
             taken_at_s=time.time(),
         )
-        text = json.dumps(state, allow_nan=False) if self._rank == 0 else ""
+        text = json.dumps(state) if self._rank == 0 else ""
         self._writer.start(lambda: self._write_patiently(partial, manifest, text))
         return time.monotonic() - start_s
 
