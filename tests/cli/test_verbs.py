@@ -11,6 +11,7 @@ import pytest
 VERBS = [
     ["bench", "attention"],
     ["bench", "checkpoint"],
+    ["bench", "corpus"],
     ["bench", "loading"],
     ["bench", "pretrain"],
     ["bench", "step"],
