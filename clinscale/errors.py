@@ -45,7 +45,8 @@ class ClusterError(ClinscaleError):
 def own_cause(error: BaseException | None) -> ClinscaleError | None:
     """The ClinscaleError inside an error that Ray wrapped on its way between processes, if there is one."""
     while error is not None:
-        if isinstance(error, ClinscaleError):
+        # Ray's own answer to a task that failed is of both classes, and its text is a traceback
+        if isinstance(error, ClinscaleError) and not hasattr(error, "cause"):
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
