@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from clinscale.engine.optim import OptimizerConfig, build_optimizer, build_schedule
 from clinscale.engine.snapshot import Snapshot
 from clinscale.engine.universal import ENGINE_TAG, ParameterStates, load_parameters
-from clinscale.engine.zero import Precision, ZeroConfig, deepspeed_config, import_deepspeed
+from clinscale.engine.zero import Precision, ZeroConfig, check_offload, deepspeed_config, import_deepspeed
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +99,7 @@ class DeepSpeedEngine:
         micro_batch_per_gpu: int,
         gradient_accumulation_steps: int,
     ) -> None:
+        check_offload(zero)
         self.stage, self.precision = zero.stage, precision
         self._adamw = build_optimizer(model, optimizer)
         names = {parameter: name for name, parameter in model.named_parameters()}

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 from types import ModuleType
 from typing import Any, Literal
 
@@ -72,6 +73,22 @@ def deepspeed_config(
         "zero_force_ds_cpu_optimizer": False,  # its C++ optimizer needs a compiler on every node; torch's is fused, too
         "steps_per_print": 2**31,
     }
+
+
+def check_offload(zero: ZeroConfig) -> None:
+    """ConfigError where `zero` wants disks that DeepSpeed cannot use here: it compiles its I/O at the first use."""
+    if "nvme" not in (zero.offload_optimizer, zero.offload_param):
+        return
+    import_deepspeed()
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    try:
+        AsyncIOBuilder().load(verbose=False)
+    except Exception as error:  # compilers fail in many ways
+        raise ConfigError(
+            f"zero.offload_* to nvme does not work on {platform.node()}: DeepSpeed cannot build its disk access "
+            f"({type(error).__name__}); install libaio-dev, g++ and ninja on each node, or offload to cpu"
+        ) from error
 
 
 def import_deepspeed() -> ModuleType:

@@ -5,7 +5,7 @@ import torch
 
 from clinscale.engine import OptimizerConfig, TorchEngine, ZeroConfig
 from clinscale.engine.optim import build_optimizer, build_schedule
-from clinscale.engine.zero import deepspeed_config, import_deepspeed
+from clinscale.engine.zero import check_offload, deepspeed_config, import_deepspeed
 from clinscale.errors import ConfigError
 
 
@@ -120,6 +120,16 @@ def test_warm_up_may_be_given_in_steps():
 def test_offload_that_cannot_work_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         ZeroConfig(**settings)
+
+
+def test_offload_to_a_disk_that_deepspeed_cannot_use_here_is_refused(tmp_path):
+    import_deepspeed()
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if AsyncIOBuilder().is_compatible(verbose=False):
+        pytest.skip("libaio is installed, so it can")
+    with pytest.raises(ConfigError, match=r"nvme does not work on .*; install libaio-dev, .* or offload to cpu"):
+        check_offload(ZeroConfig(stage=3, offload_optimizer="nvme", nvme_path=str(tmp_path)))
 
 
 def test_each_offload_is_one_key():

@@ -17,12 +17,11 @@ group = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(group)
 
 STAGES = (0, 1, 2, 3)
-TWO_THREE_ONE = (2, 3, 1)
 
 
 @pytest.fixture(scope="module")
 def runs(base_models, tmp_path_factory):
-    """Undisturbed, resumed, and resumed elsewhere, in three groups of 2, 1 and 2 ranks; with the folder of all."""
+    """Undisturbed, resumed, and resumed elsewhere, in groups of 2, 1, 2 and 4 ranks; with the folder of all."""
     folder = tmp_path_factory.mktemp("groups")
     model = base_models["longformer"]
 
@@ -46,6 +45,9 @@ def runs(base_models, tmp_path_factory):
         add(f"resumed-bf16-{stage}", stage, 3, precision="bf16", restore=at(f"two-bf16-{stage}"))
     for stage, other in ((0, 3), (3, 0), (1, 3)):
         add(f"{stage}-to-{other}", other, 3, restore=at(f"two-{stage}"))
+    offload = {"zero": {"offload_optimizer": "cpu", "offload_param": "cpu"}}
+    add("undisturbed-offload", 3, 6, saves=[3], save=at("two-offload"), **offload)
+    add("resumed-offload", 3, 3, restore=at("two-offload"), **offload)
     add("skipped", 2, 6, skip=[3])
     add("skipped-0", 0, 6, skip=[3])
     add("skipped-3", 3, 6, skip=[3])
@@ -64,6 +66,11 @@ def runs(base_models, tmp_path_factory):
         add(f"two-again-{stage}", stage, 1, restore=at(f"one-{stage}"))
     add("one-of-231", 1, 2, restore=at("three"), saves=[6], save=at("231"))
     found |= dict(zip(names, group.run_group({"model": model, "phases": phases}, folder / "c", 2), strict=True))
+
+    phases, names = [], []
+    add("four-of-2", 3, 3, restore=at("two-2"))
+    add("four-of-offload", 2, 3, restore=at("two-offload"))
+    found |= dict(zip(names, group.run_group({"model": model, "phases": phases}, folder / "d", 4), strict=True))
     return folder, found
 
 
@@ -71,7 +78,7 @@ def losses(found, name, steps):
     return {step: found[name]["losses"][step] for step in steps}
 
 
-@pytest.mark.parametrize("name", [*map(str, STAGES), "bf16-0", "bf16-2"])
+@pytest.mark.parametrize("name", [*map(str, STAGES), "bf16-0", "bf16-2", "offload"])
 def test_a_run_goes_on_bit_for_bit(name, runs):
     _, found = runs
     assert found[f"resumed-{name}"]["state"] == {"step": 3, "third": 1 / 3}
@@ -102,6 +109,18 @@ def test_stage_2_then_3_then_1_end_as_undisturbed(runs):
     _, found = runs
     on_the_way = found["three"]["losses"] | found["one-of-231"]["losses"]
     assert on_the_way == pytest.approx(losses(found, "undisturbed-2", (3, 4, 5)), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["2", "offload"])
+def test_two_ranks_then_four_at_another_stage_end_as_undisturbed(name, runs):
+    _, found = runs
+    expected = losses(found, f"undisturbed-{name}", (3, 4, 5))
+    assert found[f"four-of-{name}"]["losses"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_offload_to_the_host_changes_nothing(runs):
+    _, found = runs
+    assert found["undisturbed-offload"]["losses"] == pytest.approx(found["undisturbed-3"]["losses"], abs=1e-6)
 
 
 def test_bf16_keeps_its_master_weights_through_a_conversion(runs):
