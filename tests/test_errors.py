@@ -34,7 +34,9 @@ def test_exit_code_tells_a_wrong_request_from_failed_work(error, code):
 def test_an_error_of_ours_comes_out_of_rays_wrapping_with_its_own_text():
     from ray.exceptions import RayTaskError
 
-    wrapped = RayTaskError("train", "Traceback: line 1", errors.DataError("row 3 has no text")).as_instanceof_cause()
+    wrapped = RayTaskError(
+        "train", "Traceback: line 1", errors.DataError("row 3 has no text")
+    ).as_instanceof_cause()
     assert isinstance(wrapped, errors.DataError)
     found = errors.own_cause(wrapped)
     assert type(found) is errors.DataError
