@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from clinscale.corpus import CorpusConfig
 from clinscale.tasks import TaskConfig
 
 ROOT = Path(__file__).parents[1]
@@ -20,9 +21,10 @@ def test_the_tree_names_every_room():
     assert modules <= set(re.findall(r"\w+", tree))
 
 
-def test_the_example_task_is_one():
-    [example] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert TaskConfig.parse(yaml.safe_load(example), source="README.md").name == "readmission"
+def test_the_examples_are_what_they_seem():
+    task, corpus = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+    assert TaskConfig.parse(task, source="README.md").name == "readmission"
+    assert CorpusConfig.parse(corpus, source="README.md").sources[0].group_column == "SUBJECT_ID"
 
 
 def test_every_verb_is_told():
