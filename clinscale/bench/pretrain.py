@@ -1,6 +1,5 @@
 """`clinscale bench pretrain`: the loop under Ray Train beside the same loop under torchrun; recovery from a kill."""
 
-import itertools
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from clinscale import corpus, runtime
 from clinscale.bench.measure import ratio, surroundings
@@ -19,42 +18,76 @@ from clinscale.errors import ClinscaleError, ClusterError
 from clinscale.pretrain import PretrainConfig, WorkerTask, train, train_worker, worker_task
 
 _ASKED_STEP, _ASKED_RECOVERY = 1.02, 1.2
-_WARM_UP_STEPS = 3
+_TURN_STEPS = 6
+_POLL_S = 0.005
+_PATIENCE_S = 300.0
+
+Losses = dict[int, float]
+
+
+class Turns:
+    """Two groups of workers on one machine train in turns; the side that waits sleeps."""
+
+    def __init__(self, passed: Path, side: int) -> None:
+        self._passed, self._side = passed, side
+
+    def after(self, step: int, last: int, rank: int) -> None:
+        """Each rank of a side calls this after each of its steps; the first step belongs to no turn."""
+        turn, rest = divmod(step - 1, _TURN_STEPS)
+        if rest and step < last:
+            return
+        if turn and rank == 0:
+            with self._passed.open("ab") as stream:
+                stream.write(b".")
+        end = time.monotonic() + _PATIENCE_S
+        while step < last and self._turns_done() < 2 * turn + self._side:
+            if time.monotonic() > end:
+                raise ClusterError(f"bench pretrain: the other side's turn did not end within {_PATIENCE_S:g} s")
+            time.sleep(_POLL_S)
+
+    def _turns_done(self) -> int:
+        return self._passed.stat().st_size if self._passed.exists() else 0
 
 
 class Watched:
     """A context that notes when each step ended; on rank 0, in a file that outlives the process."""
 
-    def __init__(self, context: Any, times: Path, dies_after: int | None = None) -> None:
-        self.rank, self.world_size = context.rank, context.world_size
-        self._log, self._times, self._dies_after = context.log, times, dies_after
-        self._step = 0
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """See pretrain.worker.Context."""
-        self._log(metrics)
-        self._step = int(metrics["step"])
+    def __init__(
+        self,
+        context: Any,
+        task: WorkerTask,
+        times: Path,
+        *,
+        turns: Turns | None = None,
+        dies_after: int | None = None,
+    ) -> None:
+        self.rank, self.world_size, self.log = context.rank, context.world_size, context.log
+        self._last, self._times, self._turns, self._dies_after = task.total_steps, times, turns, dies_after
+        self._steps = 0
 
     def preempted(self) -> bool:
         """Called once after each step."""
-        killed = self._times.with_suffix(".killed")
+        self._steps += 1
         if self.rank == 0:
             with self._times.open("a", encoding="utf-8") as stream:
-                stream.write(f"{self._step} {time.time()}\n")
-        if self._step == self._dies_after and self.rank == self.world_size - 1 and not killed.exists():
+                stream.write(f"{os.getpid()} {time.time()}\n")
+        killed = self._times.with_name("killed")
+        if self._steps == self._dies_after and self.rank == self.world_size - 1 and not killed.exists():
             killed.write_text(str(time.time()), encoding="utf-8")
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._turns:
+            self._turns.after(self._steps, self._last, self.rank)
         return False
 
 
 class _Watch:
     """`train_worker` for Ray Train, watched."""
 
-    def __init__(self, times: Path, dies_after: int | None = None) -> None:
-        self._times, self._dies_after = times, dies_after
+    def __init__(self, times: Path, **options: Any) -> None:
+        self._times, self._options = times, options
 
     def __call__(self, context: runtime.WorkerContext, task: WorkerTask) -> None:
-        train_worker(Watched(context, self._times, self._dies_after), task)
+        train_worker(Watched(context, task, self._times, **self._options), task)
 
 
 def bench_pretrain(
@@ -71,63 +104,71 @@ def bench_pretrain(
     """Seconds of a step under Ray Train over those under torchrun, and of a recovery over those of a cold start.
 
     Both sides run `pretrain.worker.train_worker` on the same invented notes; their losses must be equal to the bit.
+    They train in turns on the same machine, so that neither its mood nor Ray's daemons, which every node of a cluster
+    runs, count for one side only. `details.alone_step_s` has each side with the machine to itself.
 
     Raises:
         ClinscaleError: the losses differ, or one side failed.
     """
     document = surroundings("pretrain", "cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        shards = _shards(Path(folder))
-        config = PretrainConfig.parse(
-            {
-                "name": "bench",
-                "recipe": {
-                    "shards": shards.uri,
-                    "model": {"size": size},
-                    "row_tokens": row_tokens,
-                    "rows_per_step": rows_per_step,
-                    "duration": f"{steps}steps",
-                    "spike_guard": None,
-                },
-                "runtime": {
-                    "num_workers": num_workers,
-                    "zero": {"stage": stage},
-                    "log_every_steps": 1,
-                    "checkpoint_every_steps": max(2, steps // 3),
-                    "evaluation_rows": num_workers,
-                },
-            },
-            source="bench",
-        )
-        # each side alone on the machine, in turns
-        pairs = []
+    recipe = {
+        "model": {"size": size},
+        "row_tokens": row_tokens,
+        "rows_per_step": rows_per_step,
+        "spike_guard": None,
+    }
+    settings = {"num_workers": num_workers, "zero": {"stage": stage}, "evaluation_rows": num_workers}
+    # one step before the first turn; the first and the last turn hold what begins and ends a run
+    turns = 2 + -(-steps // _TURN_STEPS)
+    checkpoint_every_steps = max(2, steps // 3)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = _shards(folder)
+
+        def task(run: str, steps: int, **more: Any) -> WorkerTask:
+            chosen = {"shards": shards.uri, "duration": f"{steps}steps", **recipe}
+            config = {"name": run, "recipe": chosen, "runtime": settings | more}
+            (folder / run).mkdir()
+            return worker_task(PretrainConfig.parse(config, source="bench"), shards, folder / run)
+
+        long = 1 + turns * _TURN_STEPS
+        on_progress("torchrun and Ray Train in turns")
+        passed = folder / "passed"
+        sides = task("torchrun", long), task("ray", long)
+        with _Torchrun(sides[0], folder / "torchrun", turns=passed) as torchrun:
+            losses = [_ray(sides[1], folder / "ray", turns=Turns(passed, 1))]
+            losses.append(torchrun.losses())
+        on_progress("torchrun alone")
+        with _Torchrun(task("torchrun-alone", long), folder / "torchrun-alone") as torchrun:
+            losses.append(torchrun.losses())
+        on_progress("Ray Train alone")
+        losses.append(_ray(task("ray-alone", long), folder / "ray-alone"))
+        if any(other != losses[0] for other in losses):
+            raise ClinscaleError("bench pretrain: the losses under Ray Train differ from those under torchrun")
+        recoveries = []
         for turn in range(repeats):
-            on_progress(f"torchrun {turn + 1} of {repeats}")
-            peer = _torchrun(config, shards, Path(folder) / f"torchrun-{turn}")
-            on_progress(f"Ray Train {turn + 1} of {repeats}")
-            ours = _ray(config, shards, Path(folder) / f"ray-{turn}")
-            if peer["losses"] != ours["losses"]:
-                raise ClinscaleError("bench pretrain: the losses under Ray Train differ from those under torchrun")
-            pairs.append((peer, ours))
-        on_progress("kill and recovery")
-        # between two checkpoints, so that the first step after the kill is one that was done before
-        dies_after = config.runtime.checkpoint_every_steps + 2
-        recovered = _ray(config, shards, Path(folder) / "killed", dies_after=dies_after)
-    slower = [ours["step_s"] / peer["step_s"] for peer, ours in pairs]
-    recoveries = [recovered["recovery_s"] / recovered["cold_start_s"]]
+            on_progress(f"kill and recovery {turn + 1} of {repeats}")
+            run = f"killed-{turn}"
+            killed = task(run, 3 * checkpoint_every_steps, checkpoint_every_steps=checkpoint_every_steps)
+            recoveries.append(_recovery(killed, folder / run, dies_after=checkpoint_every_steps + 2))
+        step_s = {side: _step_s(folder / side) for side in ("torchrun", "ray")}
+        alone_step_s = {side: statistics.median(_step_s(folder / f"{side}-alone")) for side in ("torchrun", "ray")}
+    slower = [ours / peer for peer, ours in zip(step_s["torchrun"], step_s["ray"], strict=True)]
+    ratios = {
+        "step_ray_train_over_torchrun": ratio(slower, _ASKED_STEP),
+        "recovery_over_cold_start": ratio(
+            [r["recovery_s"] / r["cold_start_s"] for r in recoveries], _ASKED_RECOVERY
+        ),
+    }
     return document | {
-        "ratios": {
-            "step_ray_train_over_torchrun": ratio(slower, _ASKED_STEP),
-            "recovery_over_cold_start": ratio(recoveries, _ASKED_RECOVERY),
-        },
-        "at_most": ["step_ray_train_over_torchrun", "recovery_over_cold_start"],
+        "ratios": ratios,
+        "at_most": list(ratios),
         "equal": True,
         "details": {
-            "step_s": {"torchrun": [a["step_s"] for a, _ in pairs], "ray_train": [b["step_s"] for _, b in pairs]},
-            "cold_start_s": recovered["cold_start_s"],
-            "recovery_s": recovered["recovery_s"],
-            "steps_done_again": recovered["steps_done_again"],
-            "checkpoint_every_steps": config.runtime.checkpoint_every_steps,
+            "step_s": {side: statistics.median(values) for side, values in step_s.items()},
+            "alone_step_s": alone_step_s,
+            "recoveries": recoveries,
+            "checkpoint_every_steps": checkpoint_every_steps,
         },
     }
 
@@ -141,86 +182,104 @@ def _shards(folder: Path) -> corpus.ShardSet:
     return corpus.build_shards(config, str(folder / "shards"))
 
 
-def _ray(config: PretrainConfig, shards: corpus.ShardSet, folder: Path, dies_after: int | None = None) -> Any:
-    """One run on Ray Train; with `dies_after` one worker is killed after that many steps."""
-    folder.mkdir()
-    times, losses = folder / "times.txt", {}
+def _ray(task: WorkerTask, folder: Path, **watch: Any) -> Losses:
+    """One run on Ray Train."""
+    losses: Losses = {}
 
     def on_log(metrics: dict[str, float]) -> None:
         if "train/loss" in metrics:
             losses[int(metrics["step"])] = metrics["train/loss"]
 
-    task = worker_task(config, shards, folder)
-    with runtime.ray_session(num_cpus=config.runtime.least_workers):
-        start = time.time()
-        train(task, folder, on_log=on_log, function=_Watch(times, dies_after))
-    ends = _ends(times)
-    found = {"losses": losses, "step_s": _median_step_s(ends), "cold_start_s": ends[0][1] - start}
-    if dies_after:
-        killed = float(times.with_suffix(".killed").read_text(encoding="utf-8"))
-        again = next(end for (before, _), (step, end) in itertools.pairwise(ends) if step <= before)
-        found["recovery_s"] = again - killed
-        found["steps_done_again"] = len(ends) - task.total_steps
-    return found
-
-
-def _torchrun(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -> Any:
-    """The same run under torchrun."""
-    folder.mkdir()
-    task = worker_task(config, shards, folder)
-    (folder / "task.json").write_text(
-        json.dumps({**vars(task), "config": config.plain(), "times": str(folder / "times.txt")}), encoding="utf-8"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={config.runtime.least_workers}", "-m", __name__, str(folder / "task.json")]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        raise ClusterError(f"bench pretrain: torchrun ended with {done.returncode}: {done.stderr[-300:]}")
-    losses = json.loads((folder / "losses.json").read_text(encoding="utf-8"))
-    return {
-        "losses": {int(step): loss for step, loss in losses.items()},
-        "step_s": _median_step_s(_ends(folder / "times.txt")),
-    }
+    with runtime.ray_session(num_cpus=task.config.runtime.least_workers):
+        (folder / "started").write_text(str(time.time()), encoding="utf-8")
+        train(task, folder, on_log=on_log, function=_Watch(folder / "times", **watch))
+    return losses
 
 
 class _Torchrun:
+    """The same run under torchrun, beside whatever the `with` block does."""
+
+    def __init__(self, task: WorkerTask, folder: Path, *, turns: Path | None = None) -> None:
+        self._losses = folder / "losses.json"
+        task_file = folder / "task.json"
+        told = {"config": task.config.plain(), "turns": turns and str(turns)}
+        task_file.write_text(json.dumps(vars(task) | told), encoding="utf-8")
+        self._command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        self._command += [f"--nproc-per-node={task.config.runtime.least_workers}", "-m", __name__, str(task_file)]
+
+    def __enter__(self) -> Self:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as Ray sets it for a worker of one CPU
+        self._process = subprocess.Popen(
+            self._command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def losses(self) -> Losses:
+        """Wait for the end."""
+        _, told = self._process.communicate()
+        if self._process.returncode:
+            raise ClusterError(f"bench pretrain: torchrun ended with {self._process.returncode}: {told[-300:]}")
+        return {int(step): loss for step, loss in json.loads(self._losses.read_text(encoding="utf-8")).items()}
+
+
+def _recovery(task: WorkerTask, folder: Path, *, dies_after: int) -> dict[str, float]:
+    """Seconds from the kill of one worker to the next step, beside those of the start."""
+    _ray(task, folder, dies_after=dies_after)
+    started, killed = (float((folder / name).read_text(encoding="utf-8")) for name in ("started", "killed"))
+    ends = _ends(folder)
+    (first, first_end), *_ = ends
+    return {
+        "cold_start_s": first_end - started,
+        "recovery_s": next(end for process, end in ends if process != first) - killed,
+        "steps_done_again": len(ends) - task.total_steps,
+    }
+
+
+def _ends(folder: Path) -> list[tuple[int, float]]:
+    """When each step ended, and in which process of rank 0."""
+    lines = (line.split() for line in (folder / "times").read_text(encoding="utf-8").splitlines())
+    return [(int(process), float(end)) for process, end in lines]
+
+
+def _step_s(folder: Path) -> list[float]:
+    """Mean seconds of a step, of each turn that counts; the first step of a turn has waited for it."""
+    ends = [end for _, end in _ends(folder)]
+    turns = (ends[first : first + _TURN_STEPS] for first in range(1, len(ends), _TURN_STEPS))
+    return [(turn[-1] - turn[0]) / (_TURN_STEPS - 1) for turn in turns][1:-1]
+
+
+class _Process:
     """The context of a process that torchrun started."""
 
     def __init__(self) -> None:
         self.rank, self.world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self.losses: dict[int, float] = {}
+        self.losses: Losses = {}
 
     def log(self, metrics: Mapping[str, float]) -> None:
         if "train/loss" in metrics:
             self.losses[int(metrics["step"])] = metrics["train/loss"]
 
 
-def _ends(times: Path) -> list[tuple[int, float]]:
-    """Number and end of each step, in the order in which they were done."""
-    lines = (line.split() for line in times.read_text(encoding="utf-8").splitlines())
-    return [(int(step), float(end)) for step, end in lines]
-
-
-def _median_step_s(ends: list[tuple[int, float]]) -> float:
-    durations = [after - before for (_, before), (_, after) in itertools.pairwise(ends)]
-    return statistics.median(durations[_WARM_UP_STEPS:])
-
-
-def _main(task_file: str) -> None:
+def _main(task_file: Path) -> None:
     """What each process of torchrun does."""
     import torch
 
-    values = json.loads(Path(task_file).read_text(encoding="utf-8"))
-    times = Path(values.pop("times"))
-    config = PretrainConfig.parse(values.pop("config"), source=task_file)
+    values = json.loads(task_file.read_text(encoding="utf-8"))
+    passed = values.pop("turns")
+    turns = Turns(Path(passed), 0) if passed else None
+    task = WorkerTask(config=PretrainConfig.parse(values.pop("config"), source=str(task_file)), **values)
     torch.distributed.init_process_group("gloo")
-    context = _Torchrun()
-    train_worker(Watched(context, times), WorkerTask(config=config, **values))
+    context = _Process()
+    train_worker(Watched(context, task, task_file.with_name("times"), turns=turns), task)
     if context.rank == 0:
-        times.with_name("losses.json").write_text(json.dumps(context.losses), encoding="utf-8")
+        task_file.with_name("losses.json").write_text(json.dumps(context.losses), encoding="utf-8")
     torch.distributed.barrier()
     os._exit(0)  # gloo's threads may abort a process that takes itself apart
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(Path(sys.argv[1]))

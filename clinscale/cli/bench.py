@@ -186,17 +186,17 @@ def zero(
 @app.command()
 def pretrain(
     num_workers: Annotated[int, typer.Option(min=2, help="Ray Train workers and ranks of torchrun.")] = 2,
-    steps: Annotated[int, typer.Option(min=12, help="Steps of each run.")] = 60,
-    rows_per_step: Annotated[int, typer.Option(min=1, help="Global batch.")] = 8,
+    steps: Annotated[int, typer.Option(min=12, help="Steps of each side that are timed.")] = 120,
+    rows_per_step: Annotated[int, typer.Option(min=1, help="Global batch.")] = 16,
     row_tokens: Annotated[int, typer.Option(min=16, help="Length of each row.")] = 512,
     size: Annotated[str, typer.Option(help="A named size of the model.")] = "tiny",
     stage: Annotated[int, typer.Option(min=0, max=3, help="ZeRO stage.")] = 2,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each side, in turns.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Kills.")] = 3,
     json: Json = False,
 ) -> None:
     """The loop under Ray Train against the same loop under torchrun; recovery from a kill against a cold start.
 
-    Example: `clinscale bench pretrain --steps 100`
+    Example: `clinscale bench pretrain --steps 60`
     """
     from clinscale.bench import bench_pretrain
 

@@ -22,6 +22,7 @@ QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the controller sees that a worker died; Ray's is 2 s
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # clouds give 30 s of notice, Ray would spend 5 of them
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # a dead peer never answers; Ray would wait 30 s for it
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",  # a paragraph each, beside the sentence we tell
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
