@@ -9,6 +9,7 @@ Each rank writes its files into `.step-00000500.partial` and then says so in `ra
 rank 0 writes the manifest and renames the folder. No step of that is a collective, so no thread waits for a dead rank.
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -251,7 +252,11 @@ class CheckpointStore:
     def _tidy(self) -> None:
         """Remove what the retention does not keep."""
         found = sorted(_committed(self._folder), reverse=True)
-        manifests = {step: _manifest(self._folder / _name(step)) for step in found}
+        manifests = {}
+        for step in found:
+            with contextlib.suppress(ClinscaleError):  # of a damaged one, which stays to be looked at
+                manifests[step] = _manifest(self._folder / _name(step))
+        found = list(manifests)
         wanted, now_s = self._retention, time.time()
         keep = {
             step

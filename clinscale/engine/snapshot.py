@@ -99,7 +99,11 @@ class Writer:
 
 
 def write_files(files: Mapping[Path, Any]) -> dict[Path, tuple[int, str]]:
-    """Write each content as `torch.save` does, safely on the disk; sizes and SHA-256 by path."""
+    """Write each content as `torch.save` does, safely on the disk; sizes and SHA-256 by path.
+
+    Raises:
+        OSError: what the system says to a write, e.g. that the disk is full.
+    """
     import torch
 
     torch.serialization.set_crc32_options(False)  # the manifest's SHA-256 tells more
@@ -107,7 +111,12 @@ def write_files(files: Mapping[Path, Any]) -> dict[Path, tuple[int, str]]:
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as stream:
-            torch.save(content, stream)
+            try:
+                torch.save(content, stream)
+            except (
+                RuntimeError
+            ) as error:  # torch's complaint that its file is too short, whose cause is the system's
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
             stream.flush()
             os.fsync(stream.fileno())
         written[path] = (path.stat().st_size, sha256(path))

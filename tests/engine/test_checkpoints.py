@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from clinscale.engine import CheckpointStore, RetentionConfig, consolidated_state, newest_checkpoint
+from clinscale.engine.checkpoints import MANIFEST
+from clinscale.engine.snapshot import write_files
 from clinscale.errors import CapacityError, DataError
 
 _spec = importlib.util.spec_from_file_location("group", Path(__file__).with_name("group.py"))
@@ -262,6 +265,24 @@ def test_a_folder_that_cannot_be_written_is_named_and_the_last_checkpoint_stays(
     ):
         steps_after(folder, [(2, None)])
     assert newest_checkpoint(folder).name == "step-00000001"
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_told_as_the_system_tells_it(tmp_path):
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, largest[1]))  # what the system then says to a write
+        with pytest.raises(OSError, match="File too large"):
+            write_files({tmp_path / "large.pt": {"weights": torch.zeros(100_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+
+
+def test_a_checkpoint_without_manifest_stops_no_later_one(tmp_path):
+    steps_after(tmp_path, [(1, None), (2, None)])
+    (tmp_path / "step-00000002" / MANIFEST).write_text("{")
+    steps_after(tmp_path, [(3, None), (4, None)])
+    assert newest_checkpoint(tmp_path).name == "step-00000004"
+    assert {path.name for path in tmp_path.glob("step-*")} == {f"step-0000000{n}" for n in (2, 3, 4)}
 
 
 def test_a_disk_without_room_is_noticed_before_anything_is_written(tmp_path, monkeypatch):

@@ -121,3 +121,18 @@ def test_a_vocabulary_larger_than_the_models_is_refused(tokenizer, tmp_path):
     folder = models.save_hf(small, tokenizer, tmp_path / "hf")
     with pytest.raises(DataError, match="knows 50 tokens"):
         models.build(models.ModelConfig(pretrained=str(folder)), tokenizer, seed=0)
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_attention_dropout_is_set_apart_from_the_rest(family, tokenizer, tmp_path):
+    """Rows are too short for BigBird's blocks, so that nothing else is drawn."""
+    shape = {"family": family, "size": "tiny", "hf_overrides": {"hidden_dropout_prob": 0.0}}
+    published = models.build(models.ModelConfig(**shape), tokenizer, seed=0)
+    folder = models.save_hf(published, tokenizer, tmp_path / "hf")
+    ids = torch.randint(5, 250, (1, 128))
+    for chosen in (shape, {"pretrained": str(folder)}):
+        config = models.ModelConfig(**chosen)
+        kept = models.build(config, tokenizer, seed=0).train()
+        without = models.build(config, tokenizer, seed=0, attention_dropout=0.0).train()
+        assert not torch.equal(kept(ids).logits, kept(ids).logits)
+        assert torch.equal(without(ids).logits, without(ids).logits)

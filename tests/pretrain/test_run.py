@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -15,7 +17,7 @@ import torch
 import transformers
 from ray import cloudpickle
 
-from clinscale import registry, runtime
+from clinscale import models, registry, runtime
 from clinscale.engine import consolidated_state, newest_checkpoint
 from clinscale.errors import CapacityError, ClinscaleError, ClusterError, ConfigError, DataError
 from clinscale.pretrain import PretrainConfig, pretrain, run_config, verify_resume
@@ -49,6 +51,15 @@ def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(sh
         pretrain(config(shards, row_tokens=9999), tracking=tracking, home=tmp_path)
     with pytest.raises(ConfigError, match=r"no pretraining run 'bas' in .*; known: none|did you mean base"):
         run_config(tmp_path / "nothing", "bas")
+
+
+def test_shards_of_another_tokenizer_than_the_models_are_refused(shards, tokenizer, tracking, tmp_path):
+    published = models.build(models.ModelConfig(size="tiny"), tokenizer, seed=0)
+    models.save_hf(published, tokenizer, tmp_path / "published")
+    with pytest.raises(DataError, match=r"another vocabulary than that of model .*build it with --tokenizer"):
+        pretrain(
+            config(shards, model={"pretrained": str(tmp_path / "published")}), tracking=tracking, home=tmp_path
+        )
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +217,8 @@ def variants(shards, tmp_path_factory, ray_cluster):
     folder = tmp_path_factory.mktemp("variants")
     tasks = [task(shards, folder / f"{stage}", runtime={"zero": {"stage": stage}}) for stage in STAGES]
     tasks.append(task(shards, folder / "bf16", precision="bf16"))
+    apart = {"documents_apart": True, "masking": {"whole_words": True}}
+    tasks.append(task(shards, folder / "apart", **apart))
     tasks.append(task(shards, folder / "dry", model={"size": "tiny", "hf_overrides": NO_DROPOUT}))
     logged, weights = run_group(train_several, tasks)
     return list(zip(map(losses_of, logged), weights, strict=True))
@@ -229,6 +242,15 @@ def test_bf16_follows_fp32_and_keeps_its_master_weights(variants, undisturbed):
     assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float32}
     matrix = weights["longformer.encoder.layer.0.output.dense.weight"]
     assert not torch.equal(matrix, matrix.bfloat16().float()), "the checkpoint holds rounded weights"
+
+
+@pytest.mark.ray
+def test_notes_kept_apart_with_whole_words_masked_train_too(variants, undisturbed):
+    losses, weights = variants[len(STAGES) + 1]
+    assert sorted(losses) == list(range(1, STEPS + 1))
+    assert losses[STEPS] < losses[1]
+    assert losses[1] != undisturbed[0][1], "nothing was told of notes or words"
+    assert all(weight.isfinite().all() for weight in weights.values())
 
 
 @pytest.mark.ray
@@ -337,6 +359,65 @@ def test_rows_that_do_not_fit_are_halved_and_the_global_batch_stays(variants, sh
         train(replace(dry, micro_rows_per_gpu=1), tmp_path / "b", on_log=logged.append, function=no_memory)
 
 
+def full_after_two_steps(context, task):
+    """Storage that takes no large file any more; what the system then says to a write is real."""
+
+    def fault(rank, step):
+        if step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    train_worker(Member(context, 0, fault), task)
+
+
+@pytest.mark.ray
+def test_storage_that_is_full_stops_the_run_which_then_goes_on_where_it_was(variants, shards, tmp_path):
+    full = task(shards, tmp_path, runtime={"storage_patience_s": 0})
+    with pytest.raises(
+        CapacityError, match=r"checkpoint folder .* cannot be used: .*start the same command again"
+    ):
+        run_group(full_after_two_steps, full)
+    assert [path.name for path in (tmp_path / CHECKPOINTS).glob("step-*")] == ["step-00000002"]
+    [logged], [weights] = run_group(train_several, [full])
+    losses, expected = variants[STAGES.index(2)]
+    assert losses_of(logged) == losses
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.ray
+def test_more_workers_than_there_are_is_told_before_any_starts(shards, tracking, tmp_path, ray_cluster):
+    settings = config(shards, runtime={"num_workers": 64, "start_timeout_s": 1})
+    with pytest.raises(CapacityError, match=r"64 workers of 1 CPU each do not fit into .* of \d+ CPU free"):
+        pretrain(settings, tracking=tracking, home=tmp_path)
+    [record] = registry.read_runs(tracking, kind="pretrain")
+    assert record.status == "FAILED"
+
+
+@pytest.mark.cluster
+@pytest.mark.chaos
+def test_a_node_that_is_reclaimed_costs_no_step_of_an_elastic_run(shards, tmp_path):
+    """Two workers save because of the notice, one goes on from there; no other checkpoint is due."""
+    elastic = config(
+        shards,
+        duration="14steps",
+        model={"size": "tiny", "hf_overrides": NO_DROPOUT},
+        runtime={"num_workers": [1, 2], "checkpoint_every_steps": 1000},
+    )
+    (tmp_path / "config.json").write_text(json.dumps(elastic.plain()))
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    command = [sys.executable, Path(__file__).with_name("spot.py"), tmp_path / "config.json", tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    [saved] = seen["saved"]
+    assert int(saved.removeprefix("step-")) >= 3
+    assert dict(seen["losses"]) == pytest.approx(dict(seen["undisturbed"]), abs=1e-5)
+    # what was told before the node went is told again from the saved history; no step was begun anew
+    assert [step for step, _ in seen["losses"]].count(1) == 2, "the run was not started again"
+    assert all(
+        len({loss for at, loss in seen["losses"] if at == step}) == 1 for step, _ in seen["undisturbed"][:3]
+    )
+
+
 def no_memory(context, task):
     torch.empty(2**55, dtype=torch.uint8)
 
@@ -402,7 +483,11 @@ def test_an_interrupted_run_is_killed_frees_its_workers_and_continues(shards, tr
         start(break_off)
     assert registry.read_runs(tracking, kind="pretrain")[0].status == "FAILED"
 
+    newest = tmp_path / "pretrain" / "base" / CHECKPOINTS / f"step-{STEPS:08d}"
+    with next((newest / "engine").rglob("*.pt")).open("r+b") as shard:
+        shard.truncate(1000)  # as a disk that lost power leaves it
     result = start()
+    assert newest.with_name(f"{newest.name}.damaged").is_dir()
     [record] = registry.read_runs(tracking, kind="pretrain")
     assert record.status == "FINISHED"
     steps = logged_steps(tracking, record, "train/loss")

@@ -1,0 +1,92 @@
+"""Pretraining on two nodes of which one is reclaimed with a notice; a script, because a process talks to one Ray only.
+
+`python spot.py CONFIG.json FOLDER` leaves `seen.json` in FOLDER: losses in the order in which they were told, of this
+run and of one that nobody disturbed, and the checkpoints that were there when the node went.
+"""
+
+import concurrent.futures
+import json
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import ray.cluster_utils
+from ray._raylet import GcsClient
+from ray.core.generated import autoscaler_pb2
+
+from clinscale import corpus
+from clinscale.pretrain import PretrainConfig
+from clinscale.pretrain.run import CHECKPOINTS, train, worker_task
+from clinscale.pretrain.worker import train_worker
+from clinscale.runtime import ray_session
+
+GRACE_S = 30
+
+
+class Slow:
+    """A context whose steps take long enough for a notice to come in between."""
+
+    def __init__(self, context):
+        self.rank, self.world_size, self.log = context.rank, context.world_size, context.log
+        self._heard = context
+
+    def preempted(self):
+        time.sleep(0.4)
+        return self._heard.preempted()
+
+
+def train_slowly(context, task):
+    train_worker(Slow(context), task)
+
+
+def losses_of(task, folder, function, seen=None):
+    """By step, in the order in which they were told; `seen` is set after the third."""
+    losses = []
+
+    def on_log(metrics):
+        if "train/loss" in metrics:
+            losses.append((int(metrics["step"]), metrics["train/loss"]))
+        if seen and len(losses) == 3:
+            seen.set()
+
+    train(task, folder, on_log=on_log, function=function)
+    return losses
+
+
+def reclaimed(cluster, task, folder):
+    """The node goes as soon as what its notice asked for is saved."""
+    node, seen = cluster.add_node(num_cpus=1), threading.Event()
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # nodes are taken away in the main thread or not at all
+        running = pool.submit(losses_of, task, folder, train_slowly, seen)
+        while not running.done() and not seen.wait(0.1):
+            pass
+        GcsClient(address=cluster.address).drain_node(
+            node.node_id,
+            autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION,
+            "spot instance reclaimed",
+            int((time.time() + GRACE_S) * 1000),
+        )
+        while not running.done() and not list((folder / CHECKPOINTS).glob("step-*")):
+            time.sleep(0.05)
+        saved = [path.name for path in (folder / CHECKPOINTS).glob("step-*")]
+        cluster.remove_node(node, allow_graceful=False)
+        return {"saved": saved, "losses": running.result()}
+
+
+if __name__ == "__main__":
+    config = PretrainConfig.parse(json.loads(Path(sys.argv[1]).read_text()), source="spot")
+    folder = Path(sys.argv[2])
+    for name in ("reclaimed", "undisturbed"):
+        (folder / name).mkdir()
+    task = worker_task(config, corpus.open_shards(config.recipe.shards), folder / "reclaimed")
+    alone = replace(task, checkpoint_dir=str(folder / "undisturbed" / CHECKPOINTS))
+    cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        with ray_session(cluster.address):
+            seen = reclaimed(cluster, task, folder / "reclaimed")
+            seen |= {"undisturbed": losses_of(alone, folder / "undisturbed", train_worker)}
+        (folder / "seen.json").write_text(json.dumps(seen))
+    finally:
+        cluster.shutdown()
