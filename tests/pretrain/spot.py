@@ -1,7 +1,7 @@
 """Pretraining on two nodes of which one is reclaimed with a notice; a script, because a process talks to one Ray only.
 
-`python spot.py CONFIG.json FOLDER` leaves `seen.json` in FOLDER: losses in the order in which they were told, of this
-run and of one that nobody disturbed, and the checkpoints that were there when the node went.
+`python spot.py CONFIG.json FOLDER` leaves `seen.json` in FOLDER: losses in the order in which they were told, and the
+checkpoints that were there when the node went.
 """
 
 import concurrent.futures
@@ -9,7 +9,6 @@ import json
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import ray.cluster_utils
@@ -33,7 +32,7 @@ class Slow:
         self._heard = context
 
     def preempted(self):
-        time.sleep(0.4)
+        time.sleep(1.5)
         return self._heard.preempted()
 
 
@@ -41,26 +40,25 @@ def train_slowly(context, task):
     train_worker(Slow(context), task)
 
 
-def losses_of(task, folder, function, seen=None):
-    """By step, in the order in which they were told; `seen` is set after the third."""
+def losses_of(task, folder, begun):
+    """By step, in the order in which they were told; `begun` is set after the first."""
     losses = []
 
     def on_log(metrics):
         if "train/loss" in metrics:
             losses.append((int(metrics["step"]), metrics["train/loss"]))
-        if seen and len(losses) == 3:
-            seen.set()
+            begun.set()
 
-    train(task, folder, on_log=on_log, function=function)
+    train(task, folder, on_log=on_log, function=train_slowly)
     return losses
 
 
 def reclaimed(cluster, task, folder):
     """The node goes as soon as what its notice asked for is saved."""
-    node, seen = cluster.add_node(num_cpus=1), threading.Event()
+    node, begun = cluster.add_node(num_cpus=1), threading.Event()
     with concurrent.futures.ThreadPoolExecutor() as pool:  # nodes are taken away in the main thread or not at all
-        running = pool.submit(losses_of, task, folder, train_slowly, seen)
-        while not running.done() and not seen.wait(0.1):
+        running = pool.submit(losses_of, task, folder, begun)
+        while not running.done() and not begun.wait(0.1):
             pass
         GcsClient(address=cluster.address).drain_node(
             node.node_id,
@@ -78,15 +76,11 @@ def reclaimed(cluster, task, folder):
 if __name__ == "__main__":
     config = PretrainConfig.parse(json.loads(Path(sys.argv[1]).read_text()), source="spot")
     folder = Path(sys.argv[2])
-    for name in ("reclaimed", "undisturbed"):
-        (folder / name).mkdir()
-    task = worker_task(config, corpus.open_shards(config.recipe.shards), folder / "reclaimed")
-    alone = replace(task, checkpoint_dir=str(folder / "undisturbed" / CHECKPOINTS))
+    task = worker_task(config, corpus.open_shards(config.recipe.shards), folder)
     cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         with ray_session(cluster.address):
-            seen = reclaimed(cluster, task, folder / "reclaimed")
-            seen |= {"undisturbed": losses_of(alone, folder / "undisturbed", train_worker)}
+            seen = reclaimed(cluster, task, folder)
         (folder / "seen.json").write_text(json.dumps(seen))
     finally:
         cluster.shutdown()

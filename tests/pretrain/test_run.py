@@ -394,11 +394,10 @@ def test_more_workers_than_there_are_is_told_before_any_starts(shards, tracking,
 
 @pytest.mark.cluster
 @pytest.mark.chaos
-def test_a_node_that_is_reclaimed_costs_no_step_of_an_elastic_run(shards, tmp_path):
+def test_a_node_that_is_reclaimed_costs_no_step_of_an_elastic_run(variants, shards, tmp_path):
     """Two workers save because of the notice, one goes on from there; no other checkpoint is due."""
     elastic = config(
         shards,
-        duration="14steps",
         model={"size": "tiny", "hf_overrides": NO_DROPOUT},
         runtime={"num_workers": [1, 2], "checkpoint_every_steps": 1000},
     )
@@ -409,13 +408,11 @@ def test_a_node_that_is_reclaimed_costs_no_step_of_an_elastic_run(shards, tmp_pa
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     seen = json.loads((tmp_path / "seen.json").read_text())
     [saved] = seen["saved"]
-    assert int(saved.removeprefix("step-")) >= 3
-    assert dict(seen["losses"]) == pytest.approx(dict(seen["undisturbed"]), abs=1e-5)
-    # what was told before the node went is told again from the saved history; no step was begun anew
+    assert 1 <= int(saved.removeprefix("step-")) < STEPS
+    assert dict(seen["losses"]) == pytest.approx(variants[-1][0], abs=1e-5)
+    # the second group tells what it knows from the first and begins no step of it anew
     assert [step for step, _ in seen["losses"]].count(1) == 2, "the run was not started again"
-    assert all(
-        len({loss for at, loss in seen["losses"] if at == step}) == 1 for step, _ in seen["undisturbed"][:3]
-    )
+    assert {loss for step, loss in seen["losses"] if step == 1} == {dict(seen["losses"])[1]}
 
 
 def no_memory(context, task):

@@ -60,11 +60,11 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_one_without_memory_is_an_an
     assert not list((tmp_path / "ray").iterdir()), "Ray Train's state stayed behind"
     assert [metrics["attempt"] for metrics in logged] == [0, 1, 2]
     assert {path.name for path in tmp_path.glob("*-*")} == {f"{n}-{rank}" for n in range(3) for rank in range(2)}
-    died, again, hung, once_more = told
-    assert "worker 1: ActorDiedError" in died
-    assert "WorkerHealthCheckTimeoutError" in hung or "worker 0: " in hung, "told by whoever noticed first"
-    assert "(attempt 1, world size 2)" in again
-    assert "(attempt 2, world size 2)" in once_more
+    # whichever rank the controller hears of first: the dead one, or the other that misses it
+    ended = [sentence for sentence in told if sentence.startswith("the group ended: worker ")]
+    assert len(ended) == 2, told
+    started = [sentence for sentence in told if "world size 2" in sentence]
+    assert ["(attempt 1," in started[0], "(attempt 2," in started[1]] == [True, True], told
 
 
 def test_what_python_torch_and_the_system_say_without_memory_is_told_from_other_errors():
