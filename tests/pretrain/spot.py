@@ -25,14 +25,15 @@ GRACE_S = 30
 
 
 class Slow:
-    """A context whose steps take long enough for a notice to come in between."""
+    """A context whose first group takes steps long enough for a notice to come in between."""
 
     def __init__(self, context):
         self.rank, self.world_size, self.log = context.rank, context.world_size, context.log
         self._heard = context
 
     def preempted(self):
-        time.sleep(1.5)
+        if self._heard.attempt == 0:
+            time.sleep(3)
         return self._heard.preempted()
 
 
