@@ -37,7 +37,7 @@ def bench_checkpoint(
     with tempfile.TemporaryDirectory() as folder, _Group(Path(folder)):
         on_progress("building the model")
         model = models.prepare_for_mlm(
-            model_of("longformer", "exact", layers=layers, tokens=tokens, dropout=0.0, hidden_size=768)
+            model_of("longformer", "exact", layers=layers, tokens=tokens, dropout=0.0, hidden_size=hidden_size)
         )
         batch = batch_of(model, rows=1, tokens=tokens, device="cpu")
         engine = DeepSpeedEngine(

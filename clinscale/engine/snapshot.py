@@ -113,10 +113,10 @@ def write_files(files: Mapping[Path, Any]) -> dict[Path, tuple[int, str]]:
         with path.open("wb") as stream:
             try:
                 torch.save(content, stream)
-            except (
-                RuntimeError
-            ) as error:  # torch's complaint that its file is too short, whose cause is the system's
-                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # behind torch's complaint that its file is too short
+                    raise error.__context__ from None
+                raise
             stream.flush()
             os.fsync(stream.fileno())
         written[path] = (path.stat().st_size, sha256(path))
