@@ -73,12 +73,30 @@ class TorchEngine:
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._max_grad_norm)
         self._optimizer.step()
         self._schedule.step()
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        """Drop what `backward` has added since the last step."""
         self._optimizer.zero_grad(set_to_none=True)
 
     @property
     def learning_rate(self) -> float:
         """See Engine."""
         return float(self._schedule.get_last_lr()[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser and schedule: tensors and numbers only, so that `torch.load(weights_only=True)` reads it."""
+        return {
+            "model": self.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.module.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
 
 
 class DeepSpeedEngine:

@@ -33,27 +33,39 @@ class Predictor:
         self.tokenizer = tokenizer
         self.card = card
         self.kind = kind_of(card.task)
-        self._batch_size = batch_size
+        self.batch_size = batch_size
+        """Windows of one forward pass at most; may be lowered at any time, no answer depends on it."""
         self._family = models.family_of(model.config.model_type)
         self._block_size: int | None = getattr(model.config, "block_size", None)  # only BigBird has one
 
     def predict(
-        self, examples: Sequence[Example], on_progress: Callable[[int], None] | None = None
+        self,
+        examples: Sequence[Example],
+        on_progress: Callable[[int], None] | None = None,
+        *,
+        windows: Sequence[list[Window]] | None = None,
     ) -> list[Prediction]:
         """One prediction for each example, in order; documents longer than the model are read in windows.
 
-        `on_progress` is called with the number of windows done in each batch.
+        `on_progress` is called with the number of windows done in each batch. `windows` are those of each example,
+        from a caller who asks about the same examples again and again; they are made where None.
         """
-        chunks = (examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK))
-        return [prediction for chunk in chunks for prediction in self._predict_chunk(chunk, on_progress)]
+        predictions = []
+        for start in range(0, len(examples), _CHUNK):
+            chunk = examples[start : start + _CHUNK]
+            made = windows[start : start + _CHUNK] if windows else [self.windows(example) for example in chunk]
+            predictions += self._predict_chunk(chunk, made, on_progress)
+        return predictions
 
     def _predict_chunk(
-        self, examples: Sequence[Example], on_progress: Callable[[int], None] | None
+        self,
+        examples: Sequence[Example],
+        per_example: Sequence[list[Window]],
+        on_progress: Callable[[int], None] | None,
     ) -> list[Prediction]:
-        per_example = [self.windows(example) for example in examples]
         flat = [window for windows in per_example for window in windows]
         outputs: list[dict[str, np.ndarray[Any, Any]]] = [{} for _ in flat]
-        for indices in length_sorted_batches(flat, self._batch_size, block_size=self._block_size):
+        for indices in length_sorted_batches(flat, self.batch_size, block_size=self._block_size):
             batch = collate(
                 [flat[index] for index in indices],
                 pad_token_id=self.tokenizer.pad_token_id,
@@ -82,9 +94,11 @@ class Predictor:
             train=train,
         )
 
-    def score(self, examples: Sequence[Example]) -> dict[str, float]:
-        """The task's metrics on examples that carry their gold answers."""
-        return self.kind.score(examples, self.predict(examples), self.card.labels)
+    def score(
+        self, examples: Sequence[Example], *, windows: Sequence[list[Window]] | None = None
+    ) -> dict[str, float]:
+        """The task's metrics on examples that carry their gold answers; `windows` as in `predict`."""
+        return self.kind.score(examples, self.predict(examples, windows=windows), self.card.labels)
 
     def outcomes(self, examples: Sequence[Example]) -> Outcomes:
         """What becomes of each of the examples, for intervals and comparisons."""

@@ -1,6 +1,15 @@
 """Where code runs: connect to or start Ray, and run one function on N workers."""
 
 from clinscale.runtime.session import QUIET, Cluster, hardware, ray_logs, ray_session
-from clinscale.runtime.workers import WorkerContext, run_workers
+from clinscale.runtime.workers import WorkerContext, exhausted_memory, run_workers
 
-__all__ = ["QUIET", "Cluster", "WorkerContext", "hardware", "ray_logs", "ray_session", "run_workers"]
+__all__ = [
+    "QUIET",
+    "Cluster",
+    "WorkerContext",
+    "exhausted_memory",
+    "hardware",
+    "ray_logs",
+    "ray_session",
+    "run_workers",
+]

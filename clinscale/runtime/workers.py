@@ -220,7 +220,7 @@ class _Entry:
         try:
             self.function(context, loop_config["config"])
         except (MemoryError, RuntimeError, OSError) as error:
-            if memory := _exhausted(error):
+            if memory := exhausted_memory(error):
                 raise OutOfMemoryError(
                     f"worker {context.rank} of {context.world_size} ran out of {memory} memory; smaller micro batches "
                     "need less"
@@ -228,8 +228,8 @@ class _Entry:
             raise
 
 
-def _exhausted(error: Exception) -> str | None:
-    """Which memory was too small, when that is what the error says; torch has no type for the host's."""
+def exhausted_memory(error: Exception) -> str | None:
+    """Which memory (`host`, `GPU`) was too small, when that is what the error says; torch has no type for the host's."""
     text = str(error)
     if (
         isinstance(error, MemoryError)

@@ -1,5 +1,6 @@
 """Search spaces: YAML in, Optuna's distributions out, every value checked against the fine-tuning recipe."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,6 +44,23 @@ class FloatDimension(Config):
         """Its ends."""
         return [self.low, self.high]
 
+    def at(self, share: float) -> float:
+        """The value at `share` (0 to below 1) of the way."""
+        if self.log:
+            return float(self.low * (self.high / self.low) ** share)
+        if self.step is None:
+            return self.low + share * (self.high - self.low)
+        steps = math.floor((self.high - self.low) / self.step + 1e-9)
+        return self.low + self.step * int(share * (steps + 1))
+
+    def share(self, value: float) -> float:
+        """Where `value` lies between the ends, 0 to 1: what `at` undoes."""
+        if self.low == self.high:
+            return 0.0
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
 
 class IntDimension(Config):
     """A whole number; Optuna's IntDistribution."""
@@ -72,6 +90,20 @@ class IntDimension(Config):
         """Its ends."""
         return [self.low, self.high]
 
+    def at(self, share: float) -> int:
+        """The value at `share` (0 to below 1) of the way."""
+        if self.log:
+            return min(self.high, int(self.low * ((self.high + 1) / self.low) ** share))
+        return self.low + self.step * int(share * ((self.high - self.low) // self.step + 1))
+
+    def share(self, value: int) -> float:
+        """Where `value` lies between the ends, 0 to 1."""
+        if self.low == self.high:
+            return 0.0
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
 
 class CategoricalDimension(Config):
     """One of a few values; Optuna's CategoricalDistribution."""
@@ -98,6 +130,10 @@ class CategoricalDimension(Config):
     def examples(self) -> list[Any]:
         """All of them."""
         return list(self.choices)
+
+    def at(self, share: float) -> Any:
+        """The choice at `share` (0 to below 1) of the way."""
+        return self.choices[int(share * len(self.choices))]
 
 
 Dimension = Annotated[FloatDimension | IntDimension | CategoricalDimension, Field(discriminator="type")]

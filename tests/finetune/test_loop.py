@@ -7,9 +7,11 @@ import torch
 import transformers
 
 from clinscale import registry
-from clinscale.errors import ConfigError, DataError
+from clinscale.engine import TorchEngine
+from clinscale.errors import ConfigError, DataError, OutOfMemoryError
 from clinscale.finetune import OUTCOMES_FILE, FinetuneConfig, FinetuneRecipe, finetune, judge, run_finetune
 from clinscale.predict import PYFUNC_CODE, load_predictor, pip_requirements
+from clinscale.storage import sha256
 from clinscale.tasks import load_task, read_task
 
 
@@ -23,6 +25,11 @@ def recipe(model, **changes):
         "optimizer": {"learning_rate": 2e-3},
     }
     return FinetuneRecipe.parse(values | changes, source="test")
+
+
+def timeless(epochs):
+    """What epochs reported, without how long they took."""
+    return [{key: value for key, value in one.items() if not key.endswith("_s")} for one in epochs]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +75,7 @@ def test_same_seed_same_scores_other_seed_other_losses(pairs, base_models, tmp_p
     again, other = [], []
     finetune(recipe(base_models["longformer"], epochs=4), data, tmp_path / "a", on_epoch=again.append)
     finetune(recipe(base_models["longformer"], epochs=4, seed=1), data, tmp_path / "b", on_epoch=other.append)
-    assert again == epochs
+    assert timeless(again) == timeless(epochs)
     assert other[0]["train/loss"] != epochs[0]["train/loss"]
 
 
@@ -78,6 +85,59 @@ def test_micro_batches_change_nothing_but_memory(pairs, base_models, tmp_path):
     changed = recipe(base_models["longformer"], epochs=4, micro_batch_size=4)
     finetune(changed, data, tmp_path / "hf", on_epoch=split.append)
     assert split[0]["train/loss"] == pytest.approx(epochs[0]["train/loss"], rel=1e-4)
+
+
+def test_one_that_was_interrupted_ends_as_the_undisturbed_one(pairs, base_models, tmp_path):
+    data, best, epochs = pairs
+    seen, state = [], tmp_path / "state.pt"
+
+    class Interrupted(Exception):
+        pass
+
+    def stop_after_two(metrics):
+        seen.append(metrics)
+        if len(seen) == 2:
+            raise Interrupted
+
+    asked = recipe(base_models["longformer"], epochs=4)
+    with pytest.raises(Interrupted):
+        finetune(asked, data, tmp_path / "hf", on_epoch=stop_after_two, checkpoint=state)
+    again = []
+    result = finetune(asked, data, tmp_path / "hf", on_epoch=again.append, checkpoint=state)
+    assert timeless(again) == timeless(epochs)
+    assert again[:2] == seen  # told again, not done again
+    assert weights(result.folder) == weights(best.folder)
+    state.write_bytes(state.read_bytes()[:1000])
+    afresh = []
+    finetune(asked, data, tmp_path / "hf", on_epoch=afresh.append, checkpoint=state)
+    assert timeless(afresh) == timeless(epochs)
+
+
+def weights(folder):
+    return sha256(folder / "model.safetensors")
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved_and_the_step_stays(pairs, base_models, tmp_path, monkeypatch):
+    data, _, epochs = pairs
+    forward = TorchEngine.forward
+
+    def of_little_memory(engine, batch):
+        if len(batch["input_ids"]) > 2 and engine.module.training:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(engine, batch)
+
+    monkeypatch.setattr(TorchEngine, "forward", of_little_memory)
+    small = []
+    finetune(recipe(base_models["longformer"], epochs=4), data, tmp_path / "hf", on_epoch=small.append)
+    assert {one["perf/micro_batch_size"] for one in small} == {2}
+    assert small[0]["train/loss"] == pytest.approx(epochs[0]["train/loss"], rel=1e-4)
+
+    def of_none(engine, batch):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(TorchEngine, "forward", of_none)
+    with pytest.raises(OutOfMemoryError, match="one window of 256 tokens does not fit into GPU memory"):
+        finetune(recipe(base_models["longformer"]), data, tmp_path / "hf")
 
 
 def test_early_stopping_ends_after_patience(pairs, base_models, tmp_path):
@@ -171,7 +231,7 @@ def test_the_test_split_changes_nothing_in_training(pairs, base_models, tmp_path
     data, result, epochs = pairs
     blind, told = replace(data, splits={**data.splits, "test": ()}), []
     again = finetune(recipe(base_models["longformer"], epochs=4), blind, tmp_path / "hf", on_epoch=told.append)
-    assert told == epochs
+    assert timeless(told) == timeless(epochs)
     assert again.epoch == result.epoch
 
 
