@@ -18,6 +18,10 @@ class ConfigError(ClinscaleError):
     exit_code = 2
 
 
+class DivergenceError(ConfigError):
+    """The loss is no longer a number: these hyperparameters do not train."""
+
+
 class DataError(ClinscaleError):
     """An input file or folder is missing, unreadable or malformed: the user mends the data."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clinscale.pretrain import PretrainResult
     from clinscale.registry import ModelVersion, Tracking
     from clinscale.runtime import Cluster
-    from clinscale.sweep import SweepResult
+    from clinscale.sweep import StudyResult
 
 FAMILIES = ("longformer", "bigbird")
 TASKS = ("demo_documents", "demo_pairs", "demo_entities", "demo_questions")
@@ -47,7 +47,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Folder for everything that the demo writes.")] = Path(
         "demo"
     ),
-    num_trials: Annotated[int, typer.Option(min=2, help="Trials of each sweep.")] = 4,
+    num_trials: Annotated[int, typer.Option(min=2, help="Trials of each task, on average.")] = 4,
     scale: Annotated[float, typer.Option(help="Share of the full size; the numbers mean little below 1.")] = 1.0,
     json: Json = False,
 ) -> None:
@@ -68,7 +68,7 @@ def demo(
         run = Demo(folder, tracking, cluster, scale, num_trials)
         shards = _build_corpus(run)
         bases = [_pretrain(run, shards, family) for family in FAMILIES]
-        winners = [_sweep(run, task, bases) for task in TASKS]
+        winners = _sweep(run, bases)
     long_versus_short = _long_versus_short(run, next(winner for winner in winners if winner.task == LONG_TASK))
     pulled = _pull_and_predict(run, winners[0].version)
     report = write_report(tracking, folder / "report.html")
@@ -118,33 +118,38 @@ def _pretrain(run: Demo, shards: "ShardSet", family: str) -> "PretrainResult":
         )
 
 
-def _sweep(run: Demo, task: str, bases: "list[PretrainResult]") -> "SweepResult":
+def _sweep(run: Demo, bases: "list[PretrainResult]") -> "list[StudyResult]":
+    """All tasks under one budget; the base model is searched as well."""
     from clinscale.cli.tune import trial_progress
     from clinscale.sweep import SweepConfig, sweep
 
+    models = [base.version.label for base in bases]
     config = SweepConfig.parse(
         {
-            "name": task,
+            "name": "demo",
             "recipe": {
-                "task": task,
-                "data": str(run.data),
-                "models": [f"{base.version.name}/{base.version.version}" for base in bases],
-                "num_trials": run.num_trials,
+                "studies": [
+                    {"name": task, "task": task, "data": str(run.data), "models": models} for task in TASKS
+                ],
+                "budget": {"trials": run.num_trials * len(TASKS)},
             },
         },
         source="demo",
     )
-    with Steps(f"Sweeping {task}", "starting trials") as steps:
-        return sweep(
+    with Steps(f"Sweeping {', '.join(TASKS)}", "starting trials") as steps:
+        result = sweep(
             config,
             tracking=run.tracking,
             home=run.folder,
             cluster=run.cluster,
-            on_progress=trial_progress(steps, run.num_trials),
+            on_progress=trial_progress(steps),
         )
+    for error in result.failures.values():
+        raise error
+    return list(result.studies)
 
 
-def _long_versus_short(run: Demo, winner: "SweepResult") -> dict[str, Any]:
+def _long_versus_short(run: Demo, winner: "StudyResult") -> dict[str, Any]:
     """The winner's own recipe once more, reading only the first 512 tokens of each document."""
     from clinscale.finetune import FinetuneConfig, run_finetune
 
@@ -188,7 +193,7 @@ def _pull_and_predict(run: Demo, version: "ModelVersion") -> dict[str, Any]:
 
 def _emit(
     bases: "list[PretrainResult]",
-    winners: "list[SweepResult]",
+    winners: "list[StudyResult]",
     long_versus_short: dict[str, Any],
     pulled: dict[str, Any],
     report: Path,

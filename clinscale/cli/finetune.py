@@ -1,10 +1,11 @@
 """`clinscale finetune`: one fine-tuning, test metrics once."""
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Home, Json, Overrides, TrackingUri, open_tracking
+from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
 from clinscale.cli.output import Steps, emit, table
 
 
@@ -16,15 +17,20 @@ def finetune(
     name: Annotated[str | None, typer.Option("--name", help="Run name; the default is TASK-MODEL.")] = None,
     home: Home = DEFAULT_HOME,
     tracking_uri: TrackingUri = None,
+    address: Address = None,
     json: Json = False,
 ) -> None:
     """Fine-tune one model on one task: any encoder that Hugging Face's Auto classes load.
+
+    A model that one GPU does not hold is trained by several workers on Ray with DeepSpeed:
+    `runtime.num_workers=4 runtime.gpus_per_worker=1 runtime.zero.stage=3`.
 
     Example: `clinscale finetune --task task.yaml --data . --model lf recipe.epochs=3 recipe.batch_size=8`
     """
     from clinscale import registry
     from clinscale.cli.names import default_name
     from clinscale.finetune import FinetuneConfig, run_finetune
+    from clinscale.runtime import ray_session
 
     tracking = open_tracking(tracking_uri, home)
     base = registry.fetch_model(tracking, model, home=home)
@@ -38,12 +44,14 @@ def finetune(
             "recipe": {"model": base.path},
         },
     )
-    with Steps(f"Fine-tuning {config.name}") as steps:
+    session = ray_session(address) if config.runtime.num_workers > 1 else contextlib.nullcontext()
+    with session, Steps(f"Fine-tuning {config.name}") as steps:
         result = run_finetune(
             config,
             tracking=tracking,
             home=home,
             on_progress=lambda at: steps.update(at["epoch"], config.recipe.epochs, f"loss {at['train/loss']:.4f}"),
+            on_event=steps.say,
         )
     best = result.best
     low, high = best["interval"]["low"], best["interval"]["high"]

@@ -1,118 +1,212 @@
-"""`clinscale tune`: sweeps over tasks and models."""
+"""`clinscale tune`: one sweep over tasks and models, under one budget."""
 
 import itertools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
-from clinscale.cli.output import Steps, emit, table
+from clinscale.cli.output import console, emit, table
 from clinscale.errors import ConfigError
+from clinscale.units import format_seconds
 
 if TYPE_CHECKING:
     from clinscale.sweep import SweepConfig, SweepProgress
 
+_FAILED = 1
+_LINE_EVERY_S = 10.0
+
 
 def tune(
-    task: Annotated[
-        list[str], typer.Option("--task", help="Task name or YAML file; repeat for a grid of sweeps.")
-    ],
-    data: Annotated[list[str], typer.Option("--data", help="Folder of the task's files; one, or one per --task.")],
-    model: Annotated[
-        list[str], typer.Option("--model", help="Folder, registry or hub name; repeat for a grid of sweeps.")
-    ],
     overrides: Overrides = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Task name or YAML file; repeat for several under one budget."),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="Folder of the task's files; one, or one per --task.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Folder, registry or hub name; repeat for several.")
+    ] = None,
     max_tokens: Annotated[
         list[int] | None,
         typer.Option("--max-tokens", help="Window; repeat (512, 4096) to see whether length pays on your task."),
     ] = None,
     space: Annotated[str | None, typer.Option("--space", help="YAML file of the search space.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Sweep name; the default is TASK-MODEL.")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on with the sweep of this name, as it was started.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print space, suggestions, trials at once and expected hours; start none."),
+    ] = False,
     home: Home = DEFAULT_HOME,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     json: Json = False,
 ) -> None:
-    """Search fine-tuning hyperparameters with Ray Tune and Optuna; register each winner.
+    """Search fine-tuning hyperparameters with Ray Tune and Optuna; register the winner of each task and model.
 
-    Example: `clinscale tune --task task.yaml --data . --model lf --max-tokens 512 --max-tokens 4096`
+    Example: `clinscale tune --task task.yaml --data . --model lf --model bb recipe.budget.trials=24`
     """
     from clinscale.runtime import ray_session
-    from clinscale.sweep import read_inputs, sweep
+    from clinscale.sweep import load_sweep, read_inputs, sweep
 
-    configs = _grid(task, data, model, max_tokens or [None], space, name, overrides or [])
+    if resume:
+        if task or data or model or space or name or max_tokens:
+            raise ConfigError("--resume takes all it needs from the sweep it goes on with; drop the other options")
+        config = load_sweep(resume, overrides or [], home=home)
+    else:
+        config = _config(task or [], data or [], model or [], max_tokens or [None], space, name, overrides or [])
     tracking = open_tracking(tracking_uri, home)
-    # all mistakes of the whole grid come out before anything starts
-    inputs = [read_inputs(config, tracking=tracking, home=home) for config in configs]
-    results = []
-    with ray_session(address) as cluster:
-        for config, read in zip(configs, inputs, strict=True):
-            with Steps(f"Sweep {config.name}", "starting trials") as steps:
-                result = sweep(
-                    config,
-                    tracking=tracking,
-                    home=home,
-                    cluster=cluster,
-                    inputs=read,
-                    on_progress=trial_progress(steps, config.recipe.num_trials),
-                )
-            results.append(result)
-    rows = [winner_row(result) for result in results]
-    emit({"winners": rows}, as_json=json, people=table("Winners", rows))
+    inputs = read_inputs(config, tracking=tracking, home=home)  # all mistakes come out before anything starts
+    if dry_run:
+        from clinscale.sweep import forecast
+
+        with ray_session(address) as cluster:
+            found = forecast(config, inputs, cluster=cluster)
+        emit(found, as_json=json, people=_forecast_tables(found))
+        return
+    console.print(f"Sweep {config.name} ...", soft_wrap=True)
+    try:
+        with ray_session(address) as cluster, _shown(config) as show:
+            result = sweep(config, tracking=tracking, home=home, cluster=cluster, inputs=inputs, on_progress=show)
+    except KeyboardInterrupt:
+        console.print(f"go on with: clinscale tune --resume {config.name} --home {home}", soft_wrap=True)
+        raise
+    rows = [winner_row(study) for study in result.studies]
+    failures = {study: str(error) for study, error in result.failures.items()}
+    people: list[Any] = [table("Winners", rows)]
+    if any(row["seeds"] > 1 for study in result.studies for row in finalist_rows(study)):
+        people.append(table("Confirmed", [row for study in result.studies for row in finalist_rows(study)]))
+    folder = Path(home) / "sweep" / config.name
+    people.append(f"plots: {folder}/STUDY/plots")
+    emit(
+        {
+            "name": config.name,
+            "winners": rows,
+            "confirmed": [row for study in result.studies for row in finalist_rows(study)],
+            "plots": {study.name: [str(path) for path in study.plots] for study in result.studies},
+            "failures": failures,
+        },
+        as_json=json,
+        people=people,
+    )
+    for study, message in failures.items():
+        console.print(f"error: study {study}: {message}", style="red", soft_wrap=True)
+    if failures:
+        raise typer.Exit(_FAILED)
 
 
-def _grid(
-    task: list[str],
-    data: list[str],
-    model: list[str],
+def _config(
+    task: Sequence[str],
+    data: Sequence[str],
+    model: Sequence[str],
     max_tokens: Sequence[int | None],
     space: str | None,
     name: str | None,
-    overrides: list[str],
-) -> "list[SweepConfig]":
-    """One sweep for each task, model and window."""
+    overrides: Sequence[str],
+) -> "SweepConfig":
+    """One study for each task, model and window."""
     from clinscale.cli.names import default_name
+    from clinscale.config import fingerprint
     from clinscale.sweep import SweepConfig
 
+    for option, given in (("--task", task), ("--data", data), ("--model", model)):
+        if not given:
+            raise ConfigError(f"{option} is needed, unless --resume names a sweep to go on with; see --help")
     if len(data) not in (1, len(task)):
         raise ConfigError(f"--data is given once, or once per --task; got {len(data)} for {len(task)} tasks")
-    folders = data if len(data) == len(task) else data * len(task)
-    grid = list(itertools.product(zip(task, folders, strict=True), model, max_tokens))
-    if name and len(grid) > 1:
-        raise ConfigError(
-            f"--name fits one sweep, got {len(grid)} (tasks x models x windows); leave it out for a grid"
+    folders = data if len(data) == len(task) else [*data] * len(task)
+    studies = [
+        {
+            "name": default_name(one_task, one_model, window),
+            "task": one_task,
+            "data": folder,
+            "models": [one_model],
+            "max_tokens": window,
+            "space": space,
+        }
+        for (one_task, folder), one_model, window in itertools.product(
+            zip(task, folders, strict=True), model, max_tokens
         )
-    return [
-        SweepConfig.load(
-            None,
-            overrides,
-            base={
-                "name": name or default_name(one_task, one_model, window),
-                "recipe": {
-                    "task": one_task,
-                    "data": folder,
-                    "models": [one_model],
-                    "max_tokens": window,
-                    "space": space,
-                },
-            },
-        )
-        for (one_task, folder), one_model, window in grid
     ]
+    if len(studies) == 1:
+        studies[0]["name"] = name or studies[0]["name"]
+    named = name or (studies[0]["name"] if len(studies) == 1 else f"sweep-{fingerprint(studies)}")
+    return SweepConfig.load(None, overrides, base={"name": named, "recipe": {"studies": studies}})
 
 
-def trial_progress(steps: Steps, num_trials: int) -> "Callable[[SweepProgress], None]":
-    """How a sweep's progress is shown, here and in the demo."""
+@contextmanager
+def _shown(config: "SweepConfig") -> Iterator[Any]:
+    """A live table on a terminal, a line every few seconds elsewhere."""
+    if not console.is_terminal:
+        yield _Lines(config)
+        return
+    from rich.live import Live
+
+    with Live(console=console, refresh_per_second=2) as live:
+        yield lambda at: live.update(progress_table(config.name, at))
+
+
+class _Lines:
+    """One line a change of trials, at most every few seconds."""
+
+    def __init__(self, config: "SweepConfig") -> None:
+        self._name, self._last_s = config.name, 0.0
+
+    def __call__(self, at: "SweepProgress") -> None:
+        if time.monotonic() - self._last_s < _LINE_EVERY_S:
+            return
+        self._last_s = time.monotonic()
+        best = ", ".join(f"{one.name} {one.best:.3f}" for one in at.studies if one.best is not None)
+        console.print(f"Sweep {self._name}: {spent(at)}; best so far: {best or 'none yet'}", soft_wrap=True)
+
+
+def spent(at: "SweepProgress") -> str:
+    """What has been spent, and what is left."""
+    trials = f"{at.trials} of {at.trials_budget} trials" if at.trials_budget else f"{at.trials} trials"
+    used = format_seconds(at.device_seconds)
+    hours = f" of {format_seconds(at.device_seconds_budget)}" if at.device_seconds_budget else ""
+    return f"{trials}, {used}{hours} of device time"
+
+
+def progress_table(name: str, at: "SweepProgress") -> Any:
+    """The live table: one row a study."""
+    rows = [
+        {
+            "study": one.name,
+            "trials": one.trials,
+            "running": one.running,
+            "paused": one.paused,
+            "failed": one.failed,
+            "epochs": one.epochs,
+            "best so far": "" if one.best is None else f"{one.best:.4f}",
+            "device time": format_seconds(one.device_seconds),
+        }
+        for one in at.studies
+    ]
+    return table(f"Sweep {name}: {spent(at)}", rows)
+
+
+def trial_progress(steps: Any) -> Any:
+    """How a sweep's progress is shown as a bar, in the demo."""
 
     def show(at: "SweepProgress") -> None:
-        steps.update(at.finished, num_trials, f"best {at.best:.3f}" if at.best is not None else "")
+        best = ", ".join(f"{one.best:.3f}" for one in at.studies if one.best is not None)
+        steps.update(at.trials, at.trials_budget, f"best {best}" if best else "")
 
     return show
 
 
 def winner_row(result: Any) -> dict[str, Any]:
-    """How a sweep's winner is shown, here and in the demo."""
+    """How a study's winner is shown, here and in the demo."""
     return {
         "task": result.task,
         "kind": result.kind,
@@ -124,6 +218,35 @@ def winner_row(result: Any) -> dict[str, Any]:
         "max_tokens": result.max_tokens,
         "trivial": result.trivial,
         "trials": result.trials,
+        "device_seconds": round(result.device_seconds, 1),
         "name": result.version.name,
         "version": result.version.version,
     }
+
+
+def finalist_rows(result: Any) -> list[dict[str, Any]]:
+    """Winner, runner-up and first trial of a study by their development scores over seeds."""
+    return [
+        {
+            "study": result.name,
+            "setting": f"{one['role']} (trial {int(one['trial'])})",
+            "seeds": len(one["dev"]),
+            f"dev {result.metric}": f"{one['mean']:.4f}"
+            + ("" if one["deviation"] is None else f" ± {one['deviation']:.4f}"),
+        }
+        for one in result.finalists
+    ]
+
+
+def _forecast_tables(found: Mapping[str, Any]) -> list[Any]:
+    people: list[Any] = []
+    for study in found["studies"]:
+        people.append(table(f"{study['name']}: space", study["space"]))
+        people.append(table("First suggestions, before any score is known", study["suggestions"]))
+    people.append(table("Expected", found["expected"]))
+    people.append(
+        f"{found['trials_at_once']} trials at once; {found['trials']} trials and {found['hours']:.2f} h in all, "
+        f"{found['device_hours']:.2f} device-hours"
+        + (f", {found['usd']:.2f} USD" if found["usd"] is not None else "")
+    )
+    return people

@@ -4,7 +4,7 @@ from clinscale.engine.backend import DeepSpeedEngine, Engine, TorchEngine
 from clinscale.engine.checkpoints import CheckpointStore, RetentionConfig, newest_checkpoint
 from clinscale.engine.optim import OptimizerConfig
 from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
-from clinscale.engine.weights import consolidated_state
+from clinscale.engine.weights import consolidated_state, load_weights
 from clinscale.engine.zero import REDUCE_BUCKET_ELEMENTS, Precision, ZeroConfig, accelerator
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "consolidated_state",
     "datasheet_peak_flops",
     "gemm_roof_flops",
+    "load_weights",
     "newest_checkpoint",
     "peak_flops",
 ]

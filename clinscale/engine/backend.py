@@ -85,7 +85,7 @@ class TorchEngine:
         return float(self._schedule.get_last_lr()[0])
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser and schedule: tensors and numbers only, so that `torch.load(weights_only=True)` reads it."""
+        """Weights, optimiser and schedule: tensors and numbers only, for `torch.load(weights_only=True)`."""
         return {
             "model": self.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),

@@ -140,6 +140,10 @@ class CheckpointStore:
 
     close = wait
 
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies when it is whole."""
+        return self._folder / _name(step)
+
     def restore(self, engine: "DeepSpeedEngine") -> dict[str, Any] | None:
         """Load the newest whole checkpoint into a new `engine`; every rank must call it.
 

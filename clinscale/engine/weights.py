@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from clinscale.engine.checkpoints import MANIFEST, Manifest
 from clinscale.engine.universal import ENGINE_TAG, ParameterStates, read_model_states
 from clinscale.engine.zero import import_deepspeed
-from clinscale.errors import DataError
+from clinscale.errors import ConfigError, DataError
 from clinscale.storage import read_json
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 
 def consolidated_state(checkpoint: str | Path) -> "dict[str, torch.Tensor]":
@@ -44,6 +45,24 @@ def consolidated_state(checkpoint: str | Path) -> "dict[str, torch.Tensor]":
         for name, weight in weights.items()
         if weight.data_ptr() in masters
     }
+
+
+def load_weights(model: "PreTrainedModel", checkpoint: str | Path) -> None:
+    """Put `consolidated_state` of a checkpoint into an HF model as it was built for that run, tied weights included.
+
+    Raises:
+        ConfigError: the model is another. DataError: it is no complete checkpoint.
+    """
+    missing, unexpected = model.load_state_dict(consolidated_state(checkpoint), strict=False)
+    model.tie_weights()
+    tied = set(model.all_tied_weights_keys)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    lost = [name for name in missing if name not in tied and name in trained]
+    if lost or unexpected:
+        raise ConfigError(
+            f"checkpoint {checkpoint} does not fit the model of its recipe: {(lost or unexpected)[:3]}; name the "
+            "model and recipe that it was trained with"
+        )
 
 
 def _merged_shards(checkpoint: Path) -> "dict[str, torch.Tensor]":

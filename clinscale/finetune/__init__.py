@@ -2,7 +2,8 @@
 
 from clinscale.finetune.config import FinetuneConfig, FinetuneRecipe, FinetuneRuntime
 from clinscale.finetune.evaluate import OUTCOMES_FILE, Judgement, judge, task_tags
-from clinscale.finetune.loop import FinetuneResult, finetune
+from clinscale.finetune.group import finetune_on_workers
+from clinscale.finetune.loop import FinetuneResult, finetune, seconds_per_epoch
 from clinscale.finetune.run import run_finetune
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "FinetuneRuntime",
     "Judgement",
     "finetune",
+    "finetune_on_workers",
     "judge",
     "run_finetune",
+    "seconds_per_epoch",
     "task_tags",
 ]

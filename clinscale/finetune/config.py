@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from clinscale.config import Config
-from clinscale.engine import OptimizerConfig, Precision
+from clinscale.engine import OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, EvaluationPattern
 from clinscale.tasks import LongDocuments
@@ -36,7 +36,7 @@ class FinetuneRecipe(Config):
     """Windows per optimizer step; the paper's public scripts use 16."""
 
     micro_batch_size: int | None = None
-    """Windows of one forward pass; None is the whole batch."""
+    """Windows of one forward pass; None is the whole batch, or the whole share of each of several workers."""
 
     optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.01, warmup_ratio=0.1)
     """AdamW and its schedule."""
@@ -70,13 +70,54 @@ class FinetuneRuntime(Config):
     """All that changes only speed or place."""
 
     device: str | None = None
-    """`cpu`, `cuda`; None takes a GPU where there is one."""
+    """`cpu`, `cuda`; None takes a GPU where there is one. Several workers take `gpus_per_worker`."""
 
     attention: Attention = "exact"
     """`exact` gives HF's numbers several times faster, and computes no padding; `hf` runs HF's own code."""
 
     activation_checkpointing: bool = False
     """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
+
+    num_workers: int = 1
+    """1 is one process without Ray; more are Ray Train workers with DeepSpeed, for models that do not fit one GPU."""
+
+    cpus_per_worker: float = 1
+    """CPUs that Ray sets aside for each of several workers."""
+
+    gpus_per_worker: float = 0
+    """1 on a GPU cluster; 0 trains several workers on CPU through gloo."""
+
+    zero: ZeroConfig = ZeroConfig()
+    """What DeepSpeed shards over several workers. At stage 3 no worker holds the whole model, and all of them
+    evaluate every example; below it each evaluates its share."""
+
+    max_failures: int = Field(default=3, ge=0)
+    """Restarts of the worker group, each from the last whole epoch, before the fine-tuning is given up."""
+
+    start_timeout_s: float = Field(default=600, gt=0)
+    """How long to wait for workers that the cluster does not have free, e.g. while it scales up."""
+
+    collective_timeout_s: float = Field(default=1800, gt=0)
+    """A worker that does not answer the others for so long counts as failed."""
+
+    def check(self) -> None:
+        """There is a worker, and what only several workers have is not asked of one process."""
+        if self.num_workers < 1:
+            raise ConfigError(f"runtime.num_workers must be at least 1, got {self.num_workers}; 1 is usual")
+        if self.cpus_per_worker <= 0:
+            raise ConfigError(f"runtime.cpus_per_worker must be above 0, got {self.cpus_per_worker:g}; 1 is usual")
+        if self.gpus_per_worker < 0:
+            raise ConfigError(f"runtime.gpus_per_worker must not be negative, got {self.gpus_per_worker:g}")
+        if self.num_workers > 1 and self.device:
+            raise ConfigError(
+                f"runtime.device={self.device} is of one process, and runtime.num_workers is {self.num_workers}; leave "
+                "it out and set runtime.gpus_per_worker to 1 for GPUs or 0 for CPUs"
+            )
+        if self.num_workers == 1 and self.zero != ZeroConfig():
+            raise ConfigError(
+                "runtime.zero is of several workers, and runtime.num_workers is 1: one process shards nothing; set "
+                "runtime.num_workers=2 or leave runtime.zero out"
+            )
 
 
 class FinetuneConfig(Config):
@@ -104,6 +145,11 @@ class FinetuneConfig(Config):
     """Changes speed or place."""
 
     def check(self) -> None:
-        """There is a seed to run."""
+        """There is a seed to run, and no fp16 on CPU workers."""
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}")
+        if self.recipe.precision == "fp16" and self.runtime.num_workers > 1 and not self.runtime.gpus_per_worker:
+            raise ConfigError(
+                "recipe.precision=fp16 needs GPUs, and runtime.gpus_per_worker is 0: a CPU computes fp16 hundreds of "
+                "times slower than bf16; use recipe.precision=bf16 or runtime.gpus_per_worker=1"
+            )

@@ -7,7 +7,8 @@ interrupted goes on from its last whole epoch and ends as if it had not been.
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,20 +16,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clinscale import corpus, models
-from clinscale.engine import TorchEngine
-from clinscale.errors import ConfigError, DataError, OutOfMemoryError
+from clinscale.engine import Engine, TorchEngine
+from clinscale.errors import ConfigError, DataError, DivergenceError, OutOfMemoryError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.predict import Predictor, TaskCard, collate
 from clinscale.runtime import exhausted_memory
 from clinscale.storage import atomic_path
-from clinscale.tasks import TaskData, Window, kind_of, metric_of
+from clinscale.tasks import TaskConfig, TaskData, Window, kind_of, metric_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 OnEpoch = Callable[[dict[str, float]], None]
 """Called after each epoch with `epoch`, `step`, `train/loss`, `eval/<task>/<metric>` of the development split, and
-`perf/`: `train_s`, `eval_s` and `micro_batch_size` of that epoch."""
+`perf/`: `train_s`, `eval_s`, `latency_s` (of one example) and `micro_batch_size` of that epoch."""
 
 _CACHED_SPLITS = 4
 """Splits whose windows a process keeps, so that the next fine-tuning on the same data tokenises nothing."""
@@ -60,7 +62,8 @@ def finetune(
 ) -> FinetuneResult:
     """Train on `train`, judge each epoch on `dev`, keep the best epoch in `folder`; never looks at `test`.
 
-    A micro batch that does not fit into memory is halved until it does: the step stays the same.
+    In this process alone: see `finetune_on_workers` for several. A micro batch that does not fit into memory is halved
+    until it does: the step stays the same.
 
     Args:
         recipe: changes the numbers.
@@ -77,65 +80,83 @@ def finetune(
         DataError: the model is not there, or a split has no examples.
         OutOfMemoryError: not even one window fits.
     """
-    for split in ("train", "dev"):
-        if not data.splits.get(split):
-            raise DataError(f"task {data.task.name} has no {split} examples; check its splits")
-    loop = _Loop(recipe, data, Path(folder), runtime or FinetuneRuntime())
-    state = Path(checkpoint) if checkpoint else None
-    if state and state.exists():
-        loop.restore(state)
-    for metrics in list(loop.history):
-        if on_epoch:
-            on_epoch(metrics)
-    while not loop.done and len(loop.history) < (until_epoch or recipe.epochs):
-        metrics = loop.epoch()
-        if state:
-            loop.save(state)
-        if on_epoch:
-            on_epoch(metrics)
-    return loop.result
+    runtime = runtime or FinetuneRuntime()
+    if runtime.num_workers != 1:
+        raise ConfigError(
+            f"finetune() is one process, and runtime.num_workers is {runtime.num_workers}; call finetune_on_workers "
+            "in a ray_session, or set runtime.num_workers=1"
+        )
+    loop = _OneProcess(recipe, data, Path(folder), runtime, Path(checkpoint) if checkpoint else None)
+    return loop.run(on_epoch or (lambda metrics: None), until_epoch)
 
 
-class _Loop:
-    """Model, data and what has been reached."""
+def seconds_per_epoch(
+    recipe: FinetuneRecipe, data: TaskData, *, runtime: FinetuneRuntime | None = None, seconds: float = 3.0
+) -> float:
+    """What an epoch of a fine-tuning will take here, in one process: measured on some steps and examples.
 
-    def __init__(self, recipe: FinetuneRecipe, data: TaskData, folder: Path, runtime: FinetuneRuntime) -> None:
+    Raises:
+        As `finetune`.
+    """
+    return _OneProcess(recipe, data, Path(), runtime or FinetuneRuntime(), None).seconds_per_epoch(seconds)
+
+
+class EpochLoop(ABC):
+    """Model, data and what has been reached; the subclasses say on what it runs."""
+
+    _engine: Engine
+
+    def __init__(
+        self,
+        recipe: FinetuneRecipe,
+        data: TaskData,
+        folder: Path,
+        runtime: FinetuneRuntime,
+        *,
+        rank: int = 0,
+        dev_share: slice = slice(None),
+    ) -> None:
+        """Load model and windows; `dev_share` are the examples of the development split to be predicted here."""
         import torch
 
-        device = runtime.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        for split in ("train", "dev"):
+            if not data.splits.get(split):
+                raise DataError(f"task {data.task.name} has no {split} examples; check its splits")
         torch.manual_seed(recipe.seed)
-        self._recipe, self._data, self._folder = recipe, data, folder
-        self._predictor = _predictor(recipe, data, device, runtime)
+        self._recipe, self._data, self._folder, self._rank = recipe, data, folder, rank
+        self._predictor = _predictor(recipe, data, runtime)
         self._windows = _train_windows(self._predictor, data)
-        self._dev_windows = _dev_windows(self._predictor, data)
+        self._dev_examples = data.splits["dev"][dev_share]
+        self._dev_windows = _dev_windows(self._predictor, data, dev_share)
         self._family = models.family_of(self._predictor.model.config.model_type)
         self._steps_per_epoch = -(-len(self._windows) // recipe.batch_size)
-        self._engine = TorchEngine(
-            self._predictor.model,
-            recipe.optimizer,
-            total_steps=self._steps_per_epoch * recipe.epochs,
-            precision=recipe.precision,
-            device=device,
-        )
-        self._metric = metric_of(data.task)
-        self._best: FinetuneResult | None = None
+        self._total_steps = self._steps_per_epoch * recipe.epochs
         self.history: list[dict[str, float]] = []
         """What each epoch reported."""
+
+    def run(self, on_epoch: OnEpoch, until_epoch: int | None) -> FinetuneResult:
+        """From where `restore` is to the last epoch; `on_epoch` is told of what had been done before as well."""
+        self.restore()
+        for metrics in list(self.history):
+            on_epoch(metrics)
+        while not self.done and len(self.history) < (until_epoch or self._recipe.epochs):
+            on_epoch(self.epoch())
+        return self.result
 
     @property
     def done(self) -> bool:
         """No epoch is left, or none can be better, or patience is at its end."""
-        epoch, best = len(self.history), self._best
-        if best is None:
+        epoch = len(self.history)
+        if not epoch:
             return False
+        best = self.result
         perfect = best.value >= 1.0  # every metric ends at 1
         return perfect or epoch >= self._recipe.epochs or epoch - best.epoch >= self._recipe.patience_epochs
 
     @property
     def result(self) -> FinetuneResult:
         """The best epoch so far."""
-        assert self._best is not None
-        return self._best
+        return best_of(self.history, self._data.task, self._folder)
 
     def epoch(self) -> dict[str, float]:
         """Train one epoch, judge it, keep it if it is the best; what it reports."""
@@ -143,12 +164,8 @@ class _Loop:
         start_s = time.perf_counter()
         loss = self._train(epoch)
         trained_s = time.perf_counter()
-        scores = self._predictor.score(self._data.splits["dev"], windows=self._dev_windows)
+        scores = self._scores()
         evaluated_s = time.perf_counter()
-        if self._best is None or scores[self._metric] > self._best.value:
-            models.save_hf(self._predictor.model, self._predictor.tokenizer, self._folder)
-            self._predictor.card.write(self._folder)
-            self._best = FinetuneResult(self._folder, scores[self._metric], epoch)
         self.history.append(
             {
                 "epoch": epoch,
@@ -157,41 +174,39 @@ class _Loop:
                 **{f"eval/{self._data.task.name}/{name}": value for name, value in scores.items()},
                 "perf/train_s": trained_s - start_s,
                 "perf/eval_s": evaluated_s - trained_s,
+                "perf/latency_s": (evaluated_s - trained_s) / len(self._data.splits["dev"]),
                 "perf/micro_batch_size": self._predictor.batch_size,
             }
         )
+        self._keep(best=self.result.epoch == epoch)
         return self.history[-1]
 
-    def save(self, path: Path) -> None:
-        """Write all that the next epoch needs; a reader sees the old file or the new one."""
-        import torch
+    @abstractmethod
+    def restore(self) -> None:
+        """Go on from what `_keep` wrote last, if it is there and whole."""
 
-        best = {"value": self.result.value, "epoch": self.result.epoch}
-        state = {"engine": self._engine.state_dict(), "history": self.history, "best": best}
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+    @abstractmethod
+    def _keep(self, *, best: bool) -> None:
+        """Write what the next epoch needs; the weights as well if this one is the best."""
 
-    def restore(self, path: Path) -> None:
-        """Go on from what `save` wrote; a damaged file, or one whose best weights are gone, counts as none."""
-        import pickle
+    @abstractmethod
+    def _scores(self) -> dict[str, float]:
+        """The task's metrics on the development split."""
 
-        import torch
+    @abstractmethod
+    def _gradients(self, chosen: Sequence[Window]) -> float:
+        """Gradients of the mean loss over the windows of one step; returns what this process has of that loss."""
 
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            models.check_hf_folder(self._folder)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, DataError):
-            return
-        self._engine.load_state_dict(state["engine"])
-        self.history = list(state["history"])
-        self._best = FinetuneResult(self._folder, state["best"]["value"], state["best"]["epoch"])
+    @abstractmethod
+    def _over_ranks(self, value: float) -> float:
+        """Sum of a number over all processes."""
 
     def _train(self, epoch: int) -> float:
         """One pass in an order that is a function of (seed, epoch); returns the mean loss."""
         import torch
 
         recipe = self._recipe
-        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, epoch]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, epoch, self._rank]).generate_state(1)[0]))
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(self._windows))
         self._engine.module.train()
         total = 0.0
@@ -200,16 +215,82 @@ class _Loop:
             chosen.sort(key=lambda window: len(window.input_ids))  # a micro batch of like lengths pads little
             total += self._gradients(chosen) * len(chosen)
             self._engine.step()
-        mean = total / len(order)
+        mean = self._over_ranks(total) / len(order)
         if not math.isfinite(mean):
-            raise ConfigError(
+            raise DivergenceError(
                 f"fine-tuning on {self._data.task.name}: the loss of epoch {epoch} is {mean}; lower "
                 f"optimizer.learning_rate={recipe.optimizer.learning_rate:g}"
             )
         return mean
 
+    def _loss(self, windows: Sequence[Window], *, least_length: int = 0) -> "torch.Tensor":
+        """Mean loss of one forward pass."""
+        batch = collate(
+            windows,
+            pad_token_id=self._predictor.tokenizer.pad_token_id,
+            family=self._family,
+            least_length=least_length,
+        )
+        loss: torch.Tensor = self._engine.forward(batch).loss
+        return loss
+
+
+class _OneProcess(EpochLoop):
+    """Plain torch on one device."""
+
+    _engine: TorchEngine
+
+    def __init__(
+        self,
+        recipe: FinetuneRecipe,
+        data: TaskData,
+        folder: Path,
+        runtime: FinetuneRuntime,
+        checkpoint: Path | None,
+    ) -> None:
+        import torch
+
+        super().__init__(recipe, data, folder, runtime)
+        self._checkpoint = checkpoint
+        self._engine = TorchEngine(
+            self._predictor.model,
+            recipe.optimizer,
+            total_steps=self._total_steps,
+            precision=recipe.precision,
+            device=runtime.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+
+    def restore(self) -> None:
+        """A damaged file, or one whose best weights are gone, counts as none."""
+        import pickle
+
+        import torch
+
+        if not self._checkpoint or not self._checkpoint.exists():
+            return
+        try:
+            state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+            models.check_hf_folder(self._folder)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, DataError):
+            return
+        self._engine.load_state_dict(state["engine"])
+        self.history = list(state["history"])
+
+    def _keep(self, *, best: bool) -> None:
+        """A reader of the checkpoint sees the old file or the new one."""
+        import torch
+
+        if best:
+            models.save_hf(self._predictor.model, self._predictor.tokenizer, self._folder)
+            self._predictor.card.write(self._folder)
+        if self._checkpoint:
+            with atomic_path(self._checkpoint) as temporary:
+                torch.save({"engine": self._engine.state_dict(), "history": self.history}, temporary)
+
+    def _scores(self) -> dict[str, float]:
+        return self._predictor.score(self._dev_examples, windows=self._dev_windows)
+
     def _gradients(self, chosen: Sequence[Window]) -> float:
-        """Gradients of the mean loss over the windows of one step; returns that loss."""
         while True:
             try:
                 return self._accumulate(chosen, self._predictor.batch_size)
@@ -219,28 +300,65 @@ class _Loop:
                     raise
                 if self._predictor.batch_size == 1:
                     raise OutOfMemoryError(
-                        f"fine-tuning on {self._data.task.name}: one window of {self._predictor.card.max_tokens} tokens "
-                        f"does not fit into {memory} memory; lower recipe.max_tokens or use "
+                        f"fine-tuning on {self._data.task.name}: one window of {self._predictor.card.max_tokens} "
+                        f"tokens does not fit into {memory} memory; lower recipe.max_tokens or use "
                         "runtime.activation_checkpointing=true"
                     ) from None
             self._engine.forget_gradients()
             self._predictor.batch_size = -(-self._predictor.batch_size // 2)
 
+    def seconds_per_epoch(self, seconds: float) -> float:
+        """Of training and judging, from as many steps and examples as take about `seconds` each."""
+        order = np.random.default_rng(self._recipe.seed).permutation(len(self._windows))
+        self._engine.module.train()
+
+        def train(count: int) -> None:
+            for start in range(0, count, self._recipe.batch_size):
+                self._gradients([self._windows[index] for index in order[start : start + self._recipe.batch_size]])
+                self._engine.step()
+
+        train(min(len(order), self._recipe.batch_size))  # the first step is slower than the others
+        dev = self._dev_examples
+        return _extrapolate(train, len(order), self._recipe.batch_size, seconds) + _extrapolate(
+            lambda count: self._predictor.predict(dev[:count]), len(dev), 8, seconds
+        )
+
     def _accumulate(self, chosen: Sequence[Window], micro: int) -> float:
         total = 0.0
         for first in range(0, len(chosen), micro):
             part = chosen[first : first + micro]
-            batch = collate(part, pad_token_id=self._predictor.tokenizer.pad_token_id, family=self._family)
-            loss = self._engine.forward(batch).loss * (len(part) / len(chosen))
+            loss = self._loss(part) * (len(part) / len(chosen))
             self._engine.backward(loss)
             total += float(loss.detach())
         return total
 
+    def _over_ranks(self, value: float) -> float:
+        return value
 
-def _predictor(recipe: FinetuneRecipe, data: TaskData, device: str, runtime: FinetuneRuntime) -> Predictor:
-    """The encoder with a new head for the task, and the card that will be saved with it."""
+
+def _extrapolate(work: Callable[[int], Any], total: int, least: int, seconds: float) -> float:
+    """Seconds that `work(total)` will take, from the largest part of it that takes about `seconds`."""
+    count = min(total, least)
+    while True:
+        start_s = time.perf_counter()
+        work(count)
+        taken_s = time.perf_counter() - start_s
+        if count >= total or taken_s >= seconds / 2:
+            return taken_s * total / count
+        count = min(total, count * 2)
+
+
+def best_of(history: Sequence[Mapping[str, float]], task: TaskConfig, folder: Path) -> FinetuneResult:
+    """The first of the epochs with the highest score on the development split."""
+    key = f"eval/{task.name}/{metric_of(task)}"
+    best = max(history, key=lambda metrics: metrics[key])
+    return FinetuneResult(folder, best[key], int(best["epoch"]))
+
+
+def build_model(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime) -> "PreTrainedModel":
+    """The encoder with a new head for the task, on the CPU."""
     kind = kind_of(data.task)
-    model: PreTrainedModel = models.load_hf(
+    model = models.load_hf(
         recipe.model,
         head=kind.head,
         labels=kind.output_names(data.labels),
@@ -253,6 +371,12 @@ def _predictor(recipe: FinetuneRecipe, data: TaskData, device: str, runtime: Fin
     )
     if runtime.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def _predictor(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime) -> Predictor:
+    """The model, and the card that will be saved with it."""
+    model = build_model(recipe, data, runtime)
     limit = models.max_tokens_of(model.config)
     max_tokens = recipe.max_tokens or limit
     if max_tokens > limit:
@@ -265,7 +389,7 @@ def _predictor(recipe: FinetuneRecipe, data: TaskData, device: str, runtime: Fin
         long_documents=recipe.long_documents,
     )
     micro = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
-    return Predictor(model.to(device), _tokenizer(recipe.model), card, batch_size=micro)
+    return Predictor(model, _tokenizer(recipe.model), card, batch_size=micro)
 
 
 @functools.lru_cache(maxsize=2)
@@ -274,7 +398,7 @@ def _tokenizer(model: str) -> "PreTrainedTokenizerBase":
 
 
 class _Cache:
-    """The windows of the last few (data, split, tokenizer, card); hyperparameters of a search leave them as they are."""
+    """Windows of the last few (data, split, tokenizer, card); hyperparameters of a search leave them as they are."""
 
     def __init__(self) -> None:
         self._kept: dict[Any, Any] = {}
@@ -302,17 +426,17 @@ def _train_windows(predictor: Predictor, data: TaskData) -> list[Window]:
     )
 
 
-def _dev_windows(predictor: Predictor, data: TaskData) -> list[list[Window]] | None:
+def _dev_windows(predictor: Predictor, data: TaskData, share: slice) -> list[list[Window]] | None:
     def make() -> list[list[Window]] | None:
         made, tokens = [], 0
-        for example in data.splits["dev"]:
+        for example in data.splits["dev"][share]:
             made.append(predictor.windows(example))
             tokens += sum(len(window.input_ids) for window in made[-1])
             if tokens > _DEV_TOKENS:
                 return None
         return made
 
-    return _cache.get(("dev", *_seen_by(predictor, data)), make)  # type: ignore[no-any-return]
+    return _cache.get(("dev", str(share), *_seen_by(predictor, data)), make)  # type: ignore[no-any-return]
 
 
 def _seen_by(predictor: Predictor, data: TaskData) -> tuple[str, ...]:

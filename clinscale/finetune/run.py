@@ -10,6 +10,7 @@ from clinscale import registry
 from clinscale.config import fingerprint
 from clinscale.finetune.config import FinetuneConfig
 from clinscale.finetune.evaluate import OUTCOMES_FILE, judge, task_tags
+from clinscale.finetune.group import Event, finetune_on_workers
 from clinscale.finetune.loop import finetune
 from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
@@ -57,8 +58,11 @@ def run_finetune(
     tracking: registry.Tracking,
     home: str | Path,
     on_progress: Callable[[dict[str, float]], None] | None = None,
+    on_event: Event | None = None,
 ) -> FinetuneSummary:
     """Fine-tune under `config.name` and judge the test split once a seed; a finished name returns its result.
+
+    Needs a `ray_session` for several workers.
 
     Raises:
         ConfigError: the name stands for another recipe. DataError: data or model are not there.
@@ -81,7 +85,7 @@ def run_finetune(
         with run:
             for seed in seeds:
                 if not (folder / _seed(seed) / RESULT_FILE).exists():
-                    _run_seed(config, data, seed, folder / _seed(seed), run, on_progress)
+                    _run_seed(config, data, seed, folder / _seed(seed), run, on_progress, on_event)
             summary = _summary(folder, seeds)
             run.log_json(OUTCOMES_FILE, read_json(summary.folder.parent / OUTCOMES_FILE))
             run.log(summary.best["metrics"])
@@ -99,6 +103,7 @@ def _run_seed(
     folder: Path,
     run: registry.Run,
     on_progress: Callable[[dict[str, float]], None] | None,
+    on_event: Event | None,
 ) -> None:
     suffix = f"/{_seed(seed)}" if config.seeds > 1 else ""
 
@@ -109,8 +114,14 @@ def _run_seed(
             on_progress({**metrics, "seed": seed})
 
     recipe = config.recipe.model_copy(update={"seed": seed})
-    best = finetune(recipe, data, folder / "hf", runtime=config.runtime, on_epoch=on_epoch)
-    judged = judge(best.folder, data, attention=config.runtime.attention)
+    runtime, target = config.runtime, folder / "hf"
+    if runtime.num_workers == 1:
+        best = finetune(recipe, data, target, runtime=runtime, on_epoch=on_epoch)
+    else:
+        best = finetune_on_workers(
+            recipe, data.task, config.data, target, runtime=runtime, on_epoch=on_epoch, on_event=on_event
+        )
+    judged = judge(best.folder, data, attention=runtime.attention)
     write_json(folder / OUTCOMES_FILE, judged.outcomes.plain())
     found = {"metrics": judged.as_metrics(data.task.name, best.value), **judged.plain()}
     write_json(folder / RESULT_FILE, {"seed": seed, "dev": best.value, **found})

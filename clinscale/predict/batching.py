@@ -31,8 +31,10 @@ def length_sorted_batches(
             yield group[start : start + batch_size]
 
 
-def collate(windows: Sequence[Window], *, pad_token_id: int, family: str) -> "dict[str, torch.Tensor]":
-    """One batch as the HF model takes it.
+def collate(
+    windows: Sequence[Window], *, pad_token_id: int, family: str, least_length: int = 0
+) -> "dict[str, torch.Tensor]":
+    """One batch as the HF model takes it, padded to its longest window and `least_length`.
 
     Returns:
         `input_ids`, `attention_mask` (B, L) and, for Longformer, `global_attention_mask` (B, L), all int64; the
@@ -40,7 +42,7 @@ def collate(windows: Sequence[Window], *, pad_token_id: int, family: str) -> "di
     """
     import torch
 
-    length = max(len(window.input_ids) for window in windows)
+    length = max(least_length, *(len(window.input_ids) for window in windows))
 
     def padded(values: Sequence[int], fill: int) -> list[int]:
         return [*values, *[fill] * (length - len(values))]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clinscale import corpus, models, registry, runtime
 from clinscale.config import fingerprint, nearest
-from clinscale.engine import consolidated_state, newest_checkpoint
+from clinscale.engine import load_weights, newest_checkpoint
 from clinscale.errors import CapacityError, ConfigError, DataError, OutOfMemoryError
 from clinscale.pretrain.config import PretrainConfig
 from clinscale.pretrain.worker import WorkerTask, build_model, train_worker
@@ -205,14 +205,6 @@ def _export(task: WorkerTask, shards: corpus.ShardSet, folder: Path) -> None:
         raise DataError(f"run {task.config.name} has no whole checkpoint in {task.checkpoint_dir}; start it again")
     tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
     model = build_model(task.config, tokenizer)
-    missing, unexpected = model.load_state_dict(consolidated_state(checkpoint), strict=False)
-    model.tie_weights()
-    tied = set(model.all_tied_weights_keys)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    lost = [name for name in missing if name not in tied and name in trained]
-    if lost or unexpected:
-        raise ConfigError(
-            f"checkpoint {checkpoint} does not fit the model of its recipe: {(lost or unexpected)[:3]}"
-        )
+    load_weights(model, checkpoint)
     tokenizer.model_max_length = models.max_tokens_of(model.config)
     models.save_hf(model, tokenizer, folder)

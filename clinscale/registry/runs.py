@@ -159,6 +159,12 @@ def start_run(
     return run
 
 
+def open_run(tracking: Tracking, run_id: str) -> Run:
+    """A run as it is, ended or not."""
+    with tracking.faults(f"read run {run_id}"):
+        return Run(tracking, run_id, tracking.client.get_run(run_id).info.run_name)
+
+
 def reopen_run(tracking: Tracking, run_id: str) -> Run:
     """Continue a run that ended or was orphaned; this process becomes its owner."""
     with tracking.faults(f"reopen run {run_id}"):

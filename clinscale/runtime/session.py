@@ -57,6 +57,10 @@ class Cluster:
         by_cpu = self.num_cpus // cpus if cpus else self.num_cpus
         return max(1, int(min(by_cpu, self.num_gpus // gpus) if gpus else by_cpu))
 
+    def now(self) -> "Cluster":
+        """The same cluster as it is now: nodes may have come and gone."""
+        return current_cluster()
+
     def state_api_nodes(self) -> int:
         """Nodes that the State API lists; without an answer Tune would leak the workers of stopped trials."""
         from ray.util.state import list_nodes

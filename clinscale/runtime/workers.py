@@ -229,7 +229,7 @@ class _Entry:
 
 
 def exhausted_memory(error: Exception) -> str | None:
-    """Which memory (`host`, `GPU`) was too small, when that is what the error says; torch has no type for the host's."""
+    """Which memory (`host`, `GPU`) was too small, when the error says so; torch has no type for the host's."""
     text = str(error)
     if (
         isinstance(error, MemoryError)

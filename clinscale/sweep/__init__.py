@@ -1,19 +1,50 @@
-"""Many fine-tunings, one winner: search spaces, Ray Tune with Optuna, the choice, the registered version."""
+"""Many fine-tunings, one winner a study: search spaces, Ray Tune with Optuna's samplers, the choice, the version.
 
-from clinscale.sweep.config import SweepConfig, SweepRecipe, SweepRuntime
-from clinscale.sweep.record import SweepProgress
-from clinscale.sweep.run import SweepInputs, SweepResult, read_inputs, sweep
+A sweep holds one or many studies (a task asked of a base model) under one budget. Every start, epoch and end of a trial
+is a line of its ledger; decisions are functions of the ledger, and MLflow's runs and Optuna's studies are made from it.
+"""
+
+from clinscale.sweep.config import BudgetConfig, StudyConfig, SweepConfig, SweepRecipe, SweepRuntime
+from clinscale.sweep.forecast import forecast
+from clinscale.sweep.inputs import SweepInputs, read_inputs
+from clinscale.sweep.ledger import Epoch, Ledger, Trial, best_of
+from clinscale.sweep.policy import Halving, Resume, Spend, Start, StudyState, goes_on, next_move
+from clinscale.sweep.run import (
+    SweepProgress,
+    SweepResult,
+    load_sweep,
+    sweep,
+)
+from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.space import SearchSpace, load_space
+from clinscale.sweep.winner import StudyResult
 
 __all__ = [
+    "BudgetConfig",
+    "Epoch",
+    "Halving",
+    "Ledger",
+    "Proposer",
+    "Resume",
     "SearchSpace",
+    "Spend",
+    "Start",
+    "StudyConfig",
+    "StudyResult",
+    "StudyState",
     "SweepConfig",
     "SweepInputs",
     "SweepProgress",
     "SweepRecipe",
     "SweepResult",
     "SweepRuntime",
+    "Trial",
+    "best_of",
+    "forecast",
+    "goes_on",
     "load_space",
+    "load_sweep",
+    "next_move",
     "read_inputs",
     "sweep",
 ]

@@ -1,20 +1,43 @@
 """Decisions as pure functions: which trial wins, whether the winner becomes champion."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clinscale.errors import ClusterError
+from clinscale.sweep.ledger import Trial
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One finished trial of a sweep."""
+class Candidate:
+    """A setting that may win, with all trials that trained it, each under its own seed."""
 
-    id: str
-    value: float
-    """Best score on the development split; higher is better."""
-    params: Mapping[str, Any]
+    role: str
+    """`winner` or `runner-up` of the search, or its `first trial`."""
+    seeds: tuple[Trial, ...]
+    """The trial of the search comes first."""
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Development score by seed."""
+        return {trial.seed: trial.objective or 0.0 for trial in self.seeds}
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.scores.values())
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready."""
+        scores = list(self.scores.values())
+        return {
+            "trial": self.seeds[0].id,
+            "role": self.role,
+            "params": dict(self.seeds[0].params),
+            "dev": {str(seed): score for seed, score in self.scores.items()},
+            "mean": self.mean,
+            "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -31,15 +54,13 @@ class Keep:
     because: str
 
 
-def choose_winner(sweep: str, trials: Sequence[Trial]) -> Trial:
-    """The trial with the highest development score; the earlier one where two are equal.
+def choose_winner(candidates: Sequence[Candidate]) -> Candidate:
+    """The highest mean score over seeds, among those that were trained under most of them; of equals the earlier one.
 
-    Raises:
-        ClusterError: no trial has a score.
+    One seed against three would be a lucky draw against an average.
     """
-    if not trials:
-        raise ClusterError(f"sweep {sweep}: no trial finished with a score; see the errors of its trials")
-    return max(trials, key=lambda trial: trial.value)
+    most = max(len(candidate.seeds) for candidate in candidates)
+    return max((one for one in candidates if len(one.seeds) == most), key=lambda candidate: candidate.mean)
 
 
 def decide(metric: str, value: float, data: str, champion: Mapping[str, Any] | None) -> Promote | Keep:

@@ -1,16 +1,23 @@
-"""What a sweep is."""
+"""What a sweep is: one or many studies under one budget."""
 
 from typing import Any
 
 from pydantic import Field
 
 from clinscale.config import Config
+from clinscale.engine import ZeroConfig
 from clinscale.errors import ConfigError
+from clinscale.finetune import FinetuneRuntime
 from clinscale.models import Attention
+from clinscale.sweep.policy import Halving, Scheduler
+from clinscale.sweep.sampler import Objective, Sampler
 
 
-class SweepRecipe(Config):
-    """All that changes the numbers."""
+class StudyConfig(Config):
+    """One task asked of one base model, or of several that are searched too: what Optuna calls a study."""
+
+    name: str
+    """Of its MLflow run and its folder; unique within the sweep."""
 
     task: str
     """Name in `clinscale tasks`, or a YAML file of your own task."""
@@ -19,52 +26,159 @@ class SweepRecipe(Config):
     """Folder of the task's files; the sweep records the fingerprint of what it read, not the place."""
 
     task_changes: dict[str, Any] = Field(default_factory=dict)
-    """Laid over the task: `recipe.task_changes.unit=line`."""
+    """Laid over the task: `unit: line`."""
+
+    models: tuple[str, ...] = Field(min_length=1)
+    """Folders, registry names or hub names of base models; with more than one, the model is searched too."""
 
     max_tokens: int | None = None
     """Window of every trial; None is what the space says, else all that the model reads. 512: the short baseline."""
 
-    models: tuple[str, ...]
-    """Folders, registry names or hub names of base models; with more than one, the model is searched too."""
-
     space: str | None = None
     """YAML file of the search space; None takes `search_spaces/` by task, then by kind."""
 
-    num_trials: int = 16
-    """Hyperparameter settings tried in all."""
-
-    grace_epochs: int = 2
-    """ASHA stops no trial before this many epochs."""
-
-    reduction_factor: int = 3
-    """ASHA continues one trial in this many at each rung."""
-
-    seed: int = 0
-    """Of the sampler and of every trial."""
+    register_as: str | None = None
+    """Registered model that the winner becomes a version of; None is the task's name."""
 
     def check(self) -> None:
-        """There is something to try."""
+        """The window can hold text."""
         if self.max_tokens is not None and self.max_tokens < 8:
-            raise ConfigError(f"recipe.max_tokens must be at least 8, got {self.max_tokens}")
-        if self.num_trials < 1 or not self.models:
+            raise ConfigError(f"study {self.name}: max_tokens must be at least 8, got {self.max_tokens}")
+
+
+class BudgetConfig(Config):
+    """What all studies together may use; the first limit that is reached ends the search."""
+
+    trials: int | None = None
+    """Hyperparameter settings tried in all; None without another limit is 16 for each study."""
+
+    device_hours: float | None = None
+    """Hours of all GPUs, or of all CPUs where trials have no GPU."""
+
+    usd: float | None = None
+    """Money, at `usd_per_device_hour`."""
+
+    usd_per_device_hour: float | None = None
+    """Price of one GPU (or CPU) for an hour."""
+
+    def check(self) -> None:
+        """Limits are positive, and money has a price."""
+        if self.trials is not None and self.trials < 1:
             raise ConfigError(
-                f"a sweep needs num_trials >= 1 and at least one model, got {self.num_trials} and {len(self.models)}"
+                f"recipe.budget.trials must be at least 1, got {self.trials}; a sweep needs one trial"
             )
-        if self.grace_epochs < 1 or self.reduction_factor < 2:
+        for name in ("device_hours", "usd", "usd_per_device_hour"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(
+                    f"recipe.budget.{name} must be above 0, got {value:g}; leave it out for no limit"
+                )
+        if self.usd is not None and self.usd_per_device_hour is None:
             raise ConfigError(
-                "a sweep needs grace_epochs >= 1 and reduction_factor >= 2, got "
-                f"{self.grace_epochs} and {self.reduction_factor}"
+                f"recipe.budget.usd={self.usd:g} needs a price; add recipe.budget.usd_per_device_hour=..."
             )
+
+    def trials_of(self, studies: int) -> int | None:
+        """The limit in trials; None where only time or money limits."""
+        if self.trials is None and self.device_hours is None and self.usd is None:
+            return 16 * studies
+        return self.trials
+
+    @property
+    def device_seconds(self) -> float | None:
+        """The tighter one of hours and money."""
+        limits = [self.device_hours] if self.device_hours is not None else []
+        if self.usd is not None and self.usd_per_device_hour is not None:
+            limits.append(self.usd / self.usd_per_device_hour)
+        return min(limits) * 3600 if limits else None
+
+
+class SweepRecipe(Config):
+    """All that changes the numbers."""
+
+    studies: tuple[StudyConfig, ...] = Field(min_length=1)
+    """What is searched; the budget moves to where the expected gain is largest."""
+
+    budget: BudgetConfig = BudgetConfig()
+    """What all studies together may use."""
+
+    sampler: Sampler = "tpe"
+    """Optuna's TPE, GP, CMA-ES or NSGA-II; `qmc` (Sobol), `random`, `grid`."""
+
+    scheduler: Scheduler = "asha"
+    """Which trials end early: `asha` and `hyperband` pause them at rungs and promote the best, `median` stops what is
+    below the median, `none` trains all to their end."""
+
+    grace_epochs: int = 1
+    """No trial ends before this many epochs."""
+
+    reduction_factor: int = 3
+    """One trial in this many goes on at each rung."""
+
+    objectives: tuple[Objective, ...] = ("score",)
+    """With more than one (`latency`, `cost`) the search is for a Pareto front; the winner is best by the first."""
+
+    warm_start: tuple[str, ...] = ()
+    """Names of earlier studies in MLflow whose best settings are tried first; `auto` finds those of the same task, then
+    of the same kind. Their spaces must hold the same parameters."""
+
+    warm_points: int = 3
+    """Settings taken from earlier studies."""
+
+    confirm_seeds: int = 1
+    """With 3, the winner, the runner-up and the first trial are trained under two more seeds each before one is
+    chosen, which guards against a lucky seed."""
+
+    seed: int = 0
+    """Of the samplers and of every trial."""
+
+    def check(self) -> None:
+        """The parts fit together."""
+        names = [study.name for study in self.studies]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"two studies are called {twice[0]}; give each a name of its own")
+        if self.grace_epochs < 1 or self.reduction_factor < 2 or self.confirm_seeds < 1 or self.warm_points < 1:
+            raise ConfigError(
+                "a sweep needs grace_epochs, confirm_seeds and warm_points >= 1 and reduction_factor >= 2, got "
+                f"{self.grace_epochs}, {self.confirm_seeds}, {self.warm_points} and {self.reduction_factor}"
+            )
+        if (
+            not self.objectives
+            or self.objectives[0] != "score"
+            or len(set(self.objectives)) < len(self.objectives)
+        ):
+            raise ConfigError(
+                f"recipe.objectives begins with score and names each objective once, got {list(self.objectives)}"
+            )
+        if len(self.objectives) > 1:
+            if self.scheduler != "none":
+                raise ConfigError(
+                    f"no scheduler ranks trials by several objectives; set recipe.scheduler=none, got {self.scheduler}"
+                )
+            if self.sampler == "cmaes":
+                raise ConfigError("recipe.sampler=cmaes knows one objective; use tpe, gp or nsga2 for several")
+
+    @property
+    def halving(self) -> Halving:
+        """The rule by which trials end early."""
+        return Halving(self.scheduler, self.grace_epochs, self.reduction_factor)
 
 
 class SweepRuntime(Config):
     """All that changes only speed, place or cost."""
 
     cpus_per_trial: float = 1
-    """CPUs that Ray sets aside for each trial, and threads that it computes with."""
+    """CPUs that Ray sets aside for each trial (each worker of it), and threads that it computes with."""
 
     gpus_per_trial: float = 0
-    """GPUs for each trial; a fraction shares one."""
+    """GPUs for each trial (each worker of it); a fraction shares one."""
+
+    workers_per_trial: int = 1
+    """With more, each trial is a Ray Train group under `zero`: for models that one GPU does not hold."""
+
+    zero: ZeroConfig = ZeroConfig()
+    """DeepSpeed ZeRO of trials of several workers."""
 
     max_concurrent_trials: int | None = None
     """Trials at once at most; None is all that the cluster has room for."""
@@ -75,8 +189,45 @@ class SweepRuntime(Config):
     activation_checkpointing: bool = False
     """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
 
-    max_failures: int = 1
-    """Restarts of one failing trial."""
+    max_failures: int = 3
+    """Restarts of one trial whose process or node died; it goes on from its last epoch."""
+
+    disk_quota_gb: float | None = None
+    """Of all checkpoints and weights together; over it, those of the weakest trials go first. None is no limit."""
+
+    def check(self) -> None:
+        """Shares are positive."""
+        if (
+            self.cpus_per_trial <= 0
+            or self.gpus_per_trial < 0
+            or self.workers_per_trial < 1
+            or self.max_failures < 0
+        ):
+            raise ConfigError(
+                "a sweep needs cpus_per_trial > 0, gpus_per_trial >= 0, workers_per_trial >= 1, max_failures >= 0, got "
+                f"{self.cpus_per_trial:g}, {self.gpus_per_trial:g}, {self.workers_per_trial} and {self.max_failures}"
+            )
+        if (self.max_concurrent_trials is not None and self.max_concurrent_trials < 1) or (
+            self.disk_quota_gb is not None and self.disk_quota_gb <= 0
+        ):
+            raise ConfigError("runtime.max_concurrent_trials and disk_quota_gb must be above 0; null is no limit")
+
+    @property
+    def devices_per_trial(self) -> float:
+        """GPUs of a trial, or CPUs where it has none: what device-hours count."""
+        return self.workers_per_trial * (self.gpus_per_trial or self.cpus_per_trial)
+
+    @property
+    def finetune(self) -> FinetuneRuntime:
+        """Of each trial."""
+        return FinetuneRuntime(
+            attention=self.attention,
+            activation_checkpointing=self.activation_checkpointing,
+            num_workers=self.workers_per_trial,
+            cpus_per_worker=self.cpus_per_trial,
+            gpus_per_worker=self.gpus_per_trial,
+            zero=self.zero,
+        )
 
 
 class SweepConfig(Config):
@@ -87,9 +238,6 @@ class SweepConfig(Config):
 
     recipe: SweepRecipe
     """Changes the numbers."""
-
-    register_as: str | None = None
-    """Registered model that the winner becomes a version of; None is the task's name."""
 
     runtime: SweepRuntime = SweepRuntime()
     """Changes speed, place or cost."""

@@ -1,124 +1,125 @@
-"""The one writer of a sweep's MLflow runs: a Tune callback in the driver."""
+"""A sweep's runs in MLflow, made from its ledger: one run per study, one child run per trial.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+The ledger is the truth and MLflow a copy, so that a server that is away costs nothing: what it lacks is delivered when
+it answers, each epoch once, whichever process was the last to try.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray import tune
-
 from clinscale import registry
+from clinscale.errors import RegistryError
 from clinscale.registry import Tag
-from clinscale.sweep.trial import OBJECTIVE
+from clinscale.sweep.ledger import FINAL, Ledger, Trial, best_of
+
+log = logging.getLogger(__name__)
+
+_STATUS: dict[str, registry.Status] = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 
 
-@dataclass(frozen=True)
-class SweepProgress:
-    """What a person watching a sweep wants to know."""
-
-    started: int
-    finished: int
-    best: float | None
-
-
-_live: dict[str, "TrialRuns"] = {}
-
-
-def live_runs(sweep_run_id: str) -> "TrialRuns":
-    """The TrialRuns of a sweep in this process: what a pickled one stands for."""
-    return _live[sweep_run_id]
-
-
-class TrialRuns(tune.Callback):  # type: ignore[misc]
-    """One child run per trial below the sweep's run; a restored sweep continues the runs it has.
-
-    Tune pickles its callbacks and `Tuner.restore` brings them back, but a connection to MLflow and a progress
-    display belong to one process: a pickle is only the id of the sweep's run.
-    """
-
-    def __reduce__(self) -> tuple[Callable[[str], "TrialRuns"], tuple[str]]:
-        return live_runs, (self._parent.id,)
+class StudyRuns:
+    """The run of one study and those of its trials."""
 
     def __init__(
         self,
         tracking: registry.Tracking,
         parent: registry.Run,
+        ledger: Ledger,
+        study: int,
         *,
-        describe: Callable[[dict[str, Any]], dict[str, Any]],
-        on_progress: Callable[[SweepProgress], None] | None,
+        describe: Callable[[Mapping[str, Any]], dict[str, Any]],
     ) -> None:
-        self._tracking = tracking
-        self._parent = parent
+        self._tracking, self._parent, self._ledger, self._study = tracking, parent, ledger, study
         self._describe = describe
-        self._on_progress = on_progress
         self._runs: dict[str, registry.Run] = {}
-        self._finished: set[str] = set()
+        self._told: dict[str, tuple[int, str]] = {}
+        """By trial: the last epoch that MLflow has, and the state it was told."""
+        self._known = {run.name: run for run in registry.read_runs(tracking, parent=parent.id)}
         self._best: float | None = None
-        _live[parent.id] = self
+        self._away = False
 
-    def setup(self, **info: Any) -> None:
-        """Find the runs of trials that an earlier start of this sweep made."""
-        self._known = {
-            record.name: record.id for record in registry.read_runs(self._tracking, parent=self._parent.id)
-        }
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Open the trial's run."""
-        trial_id = trial.trial_id
-        if trial_id in self._runs:
-            return
-        if trial_id in self._known:
-            self._runs[trial_id] = registry.reopen_run(self._tracking, self._known[trial_id])
+    def follow(self) -> None:
+        """Bring MLflow up to the ledger; a server that is away is told of next time."""
+        try:
+            with self._tracking.impatient():
+                self.catch_up()
+        except RegistryError as error:
+            if not self._away:
+                log.warning("%s; the sweep goes on and delivers later", error)
+            self._away = True
         else:
-            self._runs[trial_id] = registry.start_run(
+            self._away = False
+
+    def catch_up(self) -> None:
+        """As `follow`, but RegistryError when the server is away."""
+        trials = self._ledger.of_study(self._study)
+        for trial in trials:
+            if self._told.get(trial.id) != (trial.epoch, trial.state):
+                self._tell(trial)
+        best = best_of(trials)
+        if best and best.objective != self._best:
+            ended = sum(trial.state in FINAL for trial in trials)
+            self._parent.log({"best/objective": best.objective or 0.0}, step=ended)
+            self._best = best.objective
+
+    def close(self) -> None:
+        """The sweep pauses or ends: no run stays open."""
+        self.catch_up()
+        for trial in self._ledger.of_study(self._study):
+            if trial.state not in FINAL and self._told[trial.id][1] != "closed":
+                self._runs[trial.id].end("KILLED")
+                self._told[trial.id] = (trial.epoch, "closed")
+
+    def run_id(self, trial: Trial) -> str:
+        """MLflow's id of a trial's run."""
+        return self._runs[trial.id].id
+
+    def _tell(self, trial: Trial) -> None:
+        run = self._runs.get(trial.id) or self._open(trial)
+        epoch, state = self._told[trial.id]
+        if state != "running" and trial.state == "running":
+            registry.reopen_run(self._tracking, run.id)
+        for one in trial.epochs:
+            if one.epoch > epoch:
+                metrics = {key: value for key, value in one.metrics.items() if key != "step"}
+                step = int(one.metrics.get("step", one.epoch))
+                run.log({**metrics, "epoch": one.epoch, "objective": one.objective}, step=step)
+        if trial.state in ("paused", *FINAL) and trial.state != state:
+            run.set_tags(
+                {
+                    Tag.TRIAL_STATE: trial.state,
+                    Tag.TRIAL_REASON: f"{trial.reason}: {trial.message}" if trial.reason else trial.message,
+                    Tag.DEVICE_SECONDS: f"{trial.seconds:.1f}",
+                }
+            )
+        if trial.state in FINAL and state not in FINAL:
+            run.end(_STATUS[trial.state])
+        self._told[trial.id] = (trial.epoch, trial.state)
+
+    def _open(self, trial: Trial) -> registry.Run:
+        """The trial's run: one that is there already is gone on with, whoever made it."""
+        known = self._known.get(trial.id)
+        if known:
+            ended = known.status in _STATUS.values()
+            run = (
+                registry.open_run(self._tracking, known.id)
+                if ended
+                else registry.reopen_run(self._tracking, known.id)
+            )
+            steps = [step for step, _ in registry.metric_history(self._tracking, known.id, "epoch")]
+            told = sum(int(one.metrics.get("step", one.epoch)) in steps for one in trial.epochs)
+            self._told[trial.id] = (told, trial.state if ended and trial.state in FINAL else "running")
+        else:
+            confirmed = {} if trial.of is None else {Tag.CONFIRMS: f"{trial.of:05d}"}
+            run = registry.start_run(
                 self._tracking,
                 experiment="clinscale-sweep",
-                name=trial_id,
-                tags={Tag.KIND: "trial"},
-                params=self._describe(trial.config),
+                name=trial.id,
+                tags={Tag.KIND: "trial", Tag.TRIAL_ORIGIN: trial.origin, **confirmed},
+                params={**self._describe(trial.params), "seed": trial.seed},
                 parent=self._parent.id,
             )
-        self._tell()
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Log one epoch."""
-        metrics = {
-            key: float(value)
-            for key, value in result.items()
-            if key.startswith(("eval/", "train/")) or key == "epoch"
-        }
-        self._runs[trial.trial_id].log(metrics, step=int(result["step"]))
-        if self._best is None or result[OBJECTIVE] > self._best:
-            self._best = float(result[OBJECTIVE])
-            self._tell()
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the trial's run; an early-stopped trial is complete too."""
-        self._close(trial.trial_id, "FINISHED")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the trial's run as failed."""
-        self._close(trial.trial_id, "FAILED")
-
-    def close_open_runs(self) -> None:
-        """End what an interrupted sweep leaves behind."""
-        for trial_id in set(self._runs) - self._finished:
-            self._close(trial_id, "KILLED")
-
-    def run_id(self, trial_id: str) -> str:
-        """MLflow's id of a trial's run."""
-        run = self._runs.get(trial_id)
-        return run.id if run else self._known[trial_id]
-
-    def _close(self, trial_id: str, status: registry.Status) -> None:
-        if trial_id in self._runs and trial_id not in self._finished:
-            self._finished.add(trial_id)
-            self._runs[trial_id].end(status)
-            if self._best is not None:
-                self._parent.log({"best/objective": self._best}, step=len(self._finished))
-            self._tell()
-
-    def _tell(self) -> None:
-        if self._on_progress:
-            self._on_progress(SweepProgress(len(self._runs), len(self._finished), self._best))
+            self._told[trial.id] = (0, "running")
+        self._runs[trial.id] = run
+        return run

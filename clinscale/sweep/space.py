@@ -1,7 +1,7 @@
 """Search spaces: YAML in, Optuna's distributions out, every value checked against the fine-tuning recipe."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,10 +13,52 @@ from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRecipe
 
 if TYPE_CHECKING:
+    from optuna import Trial
     from optuna.distributions import BaseDistribution
 
 
-class FloatDimension(Config):
+class _Dimension(Config):
+    """What all dimensions share."""
+
+    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Searched only where each of these parameters, listed above it, has one of these values; else the recipe's own
+    value holds."""
+
+    def active(self, params: Mapping[str, Any]) -> bool:
+        """Whether it is searched at a point whose parameters so far are `params`."""
+        return all(params.get(key) in values for key, values in self.when.items())
+
+
+class _Range(_Dimension):
+    """Numbers between two ends."""
+
+    def check(self) -> None:
+        """The range is a range."""
+        low, high, step = self.low, self.high, self.step  # type: ignore[attr-defined]
+        if low > high:
+            raise ConfigError(f"search space: low must not exceed high, got low={low} and high={high}; swap them")
+        if self.log and low <= 0:  # type: ignore[attr-defined]
+            raise ConfigError(f"search space: a log range must start above 0, got low={low}")
+        if self.log and step not in (None, 1):  # type: ignore[attr-defined]
+            raise ConfigError("search space: log and step exclude each other (Optuna); drop one of the two")
+        if step is not None and step <= 0:
+            raise ConfigError(f"search space: step must be above 0, got {step}")
+
+    def examples(self) -> list[Any]:
+        """Its ends."""
+        return [self.low, self.high]  # type: ignore[attr-defined]
+
+    def share(self, value: float) -> float:
+        """Where `value` lies between the ends, 0 to 1."""
+        low, high = self.low, self.high  # type: ignore[attr-defined]
+        if low == high:
+            return 0.0
+        if self.log:  # type: ignore[attr-defined]
+            return math.log(value / low) / math.log(high / low)
+        return float((value - low) / (high - low))
+
+
+class FloatDimension(_Range):
     """A real number; Optuna's FloatDistribution."""
 
     type: Literal["float"]
@@ -30,19 +72,15 @@ class FloatDimension(Config):
     step: float | None = None
     """Distance of the values allowed; not together with `log`."""
 
-    def check(self) -> None:
-        """The range is a range."""
-        _check_range(self)
-
     def distribution(self) -> "BaseDistribution":
         """For Optuna."""
         from optuna.distributions import FloatDistribution
 
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
-    def examples(self) -> list[Any]:
-        """Its ends."""
-        return [self.low, self.high]
+    def suggest(self, trial: "Trial", name: str) -> float:
+        """What an Optuna trial chooses."""
+        return float(trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step))
 
     def at(self, share: float) -> float:
         """The value at `share` (0 to below 1) of the way."""
@@ -50,19 +88,20 @@ class FloatDimension(Config):
             return float(self.low * (self.high / self.low) ** share)
         if self.step is None:
             return self.low + share * (self.high - self.low)
-        steps = math.floor((self.high - self.low) / self.step + 1e-9)
-        return self.low + self.step * int(share * (steps + 1))
+        return self.low + self.step * int(share * self._steps())
 
-    def share(self, value: float) -> float:
-        """Where `value` lies between the ends, 0 to 1: what `at` undoes."""
+    def grid(self) -> list[float] | None:
+        """All values; None where there is no end of them."""
         if self.low == self.high:
-            return 0.0
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+            return [self.low]
+        return None if self.step is None else [self.low + self.step * index for index in range(self._steps())]
+
+    def _steps(self) -> int:
+        assert self.step is not None
+        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
 
 
-class IntDimension(Config):
+class IntDimension(_Range):
     """A whole number; Optuna's IntDistribution."""
 
     type: Literal["int"]
@@ -76,45 +115,37 @@ class IntDimension(Config):
     step: int = 1
     """Distance of the values allowed."""
 
-    def check(self) -> None:
-        """The range is a range."""
-        _check_range(self)
-
     def distribution(self) -> "BaseDistribution":
         """For Optuna."""
         from optuna.distributions import IntDistribution
 
         return IntDistribution(self.low, self.high, log=self.log, step=self.step)
 
-    def examples(self) -> list[Any]:
-        """Its ends."""
-        return [self.low, self.high]
+    def suggest(self, trial: "Trial", name: str) -> int:
+        """What an Optuna trial chooses."""
+        return int(trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step))
 
     def at(self, share: float) -> int:
         """The value at `share` (0 to below 1) of the way."""
         if self.log:
-            return min(self.high, int(self.low * ((self.high + 1) / self.low) ** share))
-        return self.low + self.step * int(share * ((self.high - self.low) // self.step + 1))
+            return min(self.high, int(math.floor(self.low * ((self.high + 1) / self.low) ** share)))
+        return self.grid()[int(share * len(self.grid()))]
 
-    def share(self, value: int) -> float:
-        """Where `value` lies between the ends, 0 to 1."""
-        if self.low == self.high:
-            return 0.0
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+    def grid(self) -> list[int]:
+        """All values."""
+        return list(range(self.low, self.high + 1, self.step))
 
 
-class CategoricalDimension(Config):
+class CategoricalDimension(_Dimension):
     """One of a few values; Optuna's CategoricalDistribution."""
 
     type: Literal["categorical"]
     """Which kind of dimension this is."""
     choices: tuple[bool | int | float | str | None, ...] = Field(min_length=1)
-    """The values, all of one type."""
+    """The values."""
 
     def check(self) -> None:
-        """Choices are of one type (whole and real numbers count as one) and different."""
+        """The choices are of one type (whole and real numbers count as one) and different."""
         kinds = {float if type(choice) is int else type(choice) for choice in self.choices if choice is not None}
         if len(kinds) > 1:
             raise ConfigError(f"choices must be of one type, got {', '.join(sorted(k.__name__ for k in kinds))}")
@@ -127,6 +158,10 @@ class CategoricalDimension(Config):
 
         return CategoricalDistribution(self.choices)
 
+    def suggest(self, trial: "Trial", name: str) -> Any:
+        """What an Optuna trial chooses."""
+        return trial.suggest_categorical(name, self.choices)
+
     def examples(self) -> list[Any]:
         """All of them."""
         return list(self.choices)
@@ -135,8 +170,31 @@ class CategoricalDimension(Config):
         """The choice at `share` (0 to below 1) of the way."""
         return self.choices[int(share * len(self.choices))]
 
+    def grid(self) -> list[Any]:
+        """All of them."""
+        return list(self.choices)
+
 
 Dimension = Annotated[FloatDimension | IntDimension | CategoricalDimension, Field(discriminator="type")]
+
+
+class Constraints(Config):
+    """Limits that a trial must keep to; one that does not is infeasible, which the sampler learns from."""
+
+    minutes_per_trial: float | None = None
+    """Device-minutes of a whole trial; one whose first epoch shows that it will need more is ended there."""
+
+    memory_gb: float | None = None
+    """Memory that one trial may use: of its GPU, or of the host where there is none."""
+
+    def check(self) -> None:
+        """Limits are positive."""
+        for name in ("minutes_per_trial", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(
+                    f"search space: constraints.{name} must be above 0, got {value:g}; null is no limit"
+                )
 
 
 class SearchSpace(Config):
@@ -151,6 +209,9 @@ class SearchSpace(Config):
     first_trials: tuple[dict[str, Any], ...] = ()
     """Points tried before the sampler takes over: published settings, or the winners of earlier sweeps."""
 
+    constraints: Constraints = Constraints()
+    """Limits that a trial must keep to."""
+
     def check(self) -> None:
         """Every key is a field of the recipe, every end of every range is a legal value there."""
         if not self.parameters:
@@ -164,10 +225,14 @@ class SearchSpace(Config):
         both = sorted(set(self.fixed) & set(self.parameters))
         if both:
             raise ConfigError(f"search space: {both[0]} is both fixed and searched; drop one of the two")
+        self._check_conditions()
         for point in self.first_trials:
-            odd = sorted(set(point) ^ set(self.parameters))
+            odd = sorted(
+                set(point) ^ set(self.active(point)) | set(self.active(point)) ^ set(self._searched_at(point))
+            )
             if odd:
                 raise ConfigError(f"search space: each first trial gives every parameter once; look at {odd[0]}")
+            self._check_within(point)
             self.recipe("-", point)
         anchor = {key: dimension.examples()[0] for key, dimension in self.parameters.items()}
         for key, dimension in self.parameters.items():
@@ -179,24 +244,108 @@ class SearchSpace(Config):
         values = merge(nest(self.fixed), nest(sampled))
         return FinetuneRecipe.parse({"seed": seed, **values, "model": model}, source="search space")
 
-    def distributions(self) -> "dict[str, BaseDistribution]":
-        """For OptunaSearch."""
-        return {key: dimension.distribution() for key, dimension in self.parameters.items()}
+    def distributions(self, params: Mapping[str, Any]) -> "dict[str, BaseDistribution]":
+        """Of the parameters of one point, for Optuna."""
+        return {key: self.parameters[key].distribution() for key in params}
+
+    def suggest(self, trial: "Trial") -> dict[str, Any]:
+        """The point that an Optuna trial chooses."""
+        params: dict[str, Any] = {}
+        for key, dimension in self.parameters.items():
+            if dimension.active(params):
+                params[key] = dimension.suggest(trial, key)
+        return params
+
+    def active(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of `params` that are searched at this point."""
+        kept: dict[str, Any] = {}
+        for key, dimension in self.parameters.items():
+            if key in params and dimension.active(kept):
+                kept[key] = params[key]
+        return kept
+
+    def quasi_random(self, count: int, seed: int = 0) -> list[dict[str, Any]]:
+        """The first `count` points of a scrambled Sobol sequence over the space."""
+        import warnings
+
+        import numpy as np
+        from scipy.stats import qmc
+
+        with warnings.catch_warnings():  # that balance needs a power of two
+            warnings.simplefilter("ignore")
+            shares = qmc.Sobol(len(self.parameters), seed=np.random.default_rng(seed)).random(count)
+        return [
+            self.active(
+                {
+                    key: dimension.at(float(share))
+                    for (key, dimension), share in zip(self.parameters.items(), point, strict=True)
+                }
+            )
+            for point in shares
+        ]
+
+    def with_models(self, count: int) -> "SearchSpace":
+        """The space of a study of several base models: which of them is one more dimension."""
+        if count == 1:
+            return self
+        model = CategoricalDimension(type="categorical", choices=tuple(range(count)))
+        points = tuple({MODEL: index, **point} for point in self.first_trials for index in range(count))
+        # not `parse`: the base model is chosen beside the recipe's fields, not among them
+        return self.model_copy(update={"parameters": {MODEL: model, **self.parameters}, "first_trials": points})
+
+    def _searched_at(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Every parameter that a point like this must give."""
+        here: dict[str, Any] = {}
+        for key, dimension in self.parameters.items():
+            if dimension.active(here):
+                here[key] = point.get(key)
+        return here
+
+    def _check_conditions(self) -> None:
+        above: list[str] = []
+        for key, dimension in self.parameters.items():
+            for other in dimension.when:
+                if other not in above:
+                    raise ConfigError(
+                        f"search space: {key} depends on {other}, which is no parameter above it; "
+                        f"{nearest(other, above)}"
+                    )
+            above.append(key)
+
+    def _check_within(self, point: Mapping[str, Any]) -> None:
+        for key, value in point.items():
+            dimension = self.parameters[key]
+            inside = (
+                value in dimension.choices
+                if isinstance(dimension, CategoricalDimension)
+                else dimension.low <= value <= dimension.high
+            )
+            if not inside:
+                raise ConfigError(
+                    f"search space: a first trial has {key}={value}, which the space does not hold; widen {key} or "
+                    "change the first trial"
+                )
 
 
-def load_space(path_or_names: str | Path | list[str]) -> SearchSpace:
+MODEL = "model"
+"""The dimension that exists when a study has several base models: their number in `models`."""
+
+
+def load_space(path_or_names: str | Path | Sequence[str]) -> SearchSpace:
     """The space in a YAML file, or the first of `names` (task, then kind) that `search_spaces/` has.
 
     Raises:
         ConfigError: no such file, an unknown field, or an empty or inverted range.
     """
-    if not isinstance(path_or_names, list):
+    if isinstance(path_or_names, str | Path):
         return SearchSpace.load(path_or_names)
     folder = spaces_folder()
     for name in path_or_names:
         if (folder / f"{name}.yaml").exists():
-            defaults = read_yaml(folder / "_defaults.yaml")
             own = read_yaml(folder / f"{name}.yaml")
+            defaults = read_yaml(folder / "_defaults.yaml")
+            searched = own.get("parameters", {})
+            defaults["fixed"] = {key: value for key, value in defaults["fixed"].items() if key not in searched}
             return SearchSpace.parse(merge(defaults, own), source=f"search_spaces/{name}.yaml")
     raise ConfigError(f"search_spaces/ has no space for {' or '.join(path_or_names)}; give one with --space FILE")
 
@@ -208,11 +357,8 @@ def spaces_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
-def _check_range(dimension: FloatDimension | IntDimension) -> None:
-    low, high = dimension.low, dimension.high
-    if low > high:
-        raise ConfigError(f"search space: low must not exceed high, got low={low} and high={high}; swap them")
-    if dimension.log and low <= 0:
-        raise ConfigError(f"search space: a log range must start above 0, got low={low}")
-    if dimension.log and dimension.step not in (None, 1):
-        raise ConfigError("search space: log and step exclude each other (Optuna); drop one of the two")
+if __name__ == "__main__":  # the schema by which editors complete and check the YAML files
+    import json
+
+    text = json.dumps(SearchSpace.model_json_schema(), indent=2)
+    (spaces_folder() / "schema.json").write_text(f"{text}\n", encoding="utf-8")

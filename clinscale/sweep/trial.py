@@ -1,61 +1,118 @@
-"""One trial: one fine-tuning in a Ray Tune process."""
+"""One stint of one trial: a fine-tuning in a process of Ray Tune, until its end or until it is told to pause."""
 
 import functools
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, finetune
-from clinscale.sweep.space import SearchSpace
+from clinscale.errors import ClinscaleError, DivergenceError, OutOfMemoryError
+from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, finetune, finetune_on_workers
+from clinscale.sweep.ledger import Reason
+from clinscale.sweep.space import MODEL, SearchSpace
 from clinscale.tasks import TaskConfig, TaskData, metric_of, read_task
 
 OBJECTIVE = "objective"
-"""What Tune and Optuna maximise: the trial's best development score so far."""
+"""What is maximised: the trial's best development score so far."""
 
-MODEL = "model"
-"""The dimension that exists when a sweep has several base models."""
+FAILED, MESSAGE = "failed", "message"
+"""Keys of the last report of a trial that cannot go on."""
 
 
 @dataclass(frozen=True)
-class TrialTask:
-    """What the driver sends to every trial; paths and configs only, no notes."""
+class StudySpec:
+    """What the driver sends to every trial of a study; paths and configs only, no notes."""
 
     task: TaskConfig
     data: str
     models: tuple[str, ...]
     """Local folders or hub names."""
     space: SearchSpace
-    seed: int
     folder: Path
-    """Each trial keeps its best weights in `folder/TRIAL_ID/hf`."""
+    """Each trial keeps its best weights in `folder/TRIAL_ID/hf` and its state beside them."""
     num_threads: int
+    devices: float
+    """Of every trial: what its seconds are multiplied by."""
     runtime: FinetuneRuntime
     """Of every trial."""
+    pauses: tuple[int, ...] = ()
+    """Epochs after which a trial of several workers gives them back until it is known whether it goes on."""
 
-    def recipe(self, sampled: Mapping[str, Any]) -> FinetuneRecipe:
+    def recipe(self, sampled: Mapping[str, Any], seed: int) -> FinetuneRecipe:
         """The fine-tuning that one sampled point means."""
         point = dict(sampled)
-        return self.space.recipe(self.models[int(point.pop(MODEL, 0))], point, seed=self.seed)
+        return self.space.recipe(self.models[int(point.pop(MODEL, 0))], point, seed=seed)
 
 
-def run_trial(sampled: dict[str, Any], *, spec: TrialTask) -> None:
-    """Fine-tune at one point of the space, reporting every epoch; Tune may stop it at any report."""
+@dataclass(frozen=True)
+class Stint:
+    """What the searcher asks of one trial."""
+
+    study: int
+    trial: str
+    """Its id, by which its folder is found."""
+    params: Mapping[str, Any]
+    seed: int
+    known_epochs: int = 0
+    """Already in the ledger."""
+
+
+def run_stint(config: dict[str, Any], *, specs: tuple[StudySpec, ...]) -> None:
+    """Fine-tune, reporting every epoch; Tune may stop it at any report, and a later stint goes on from there."""
     import torch
     from ray import tune
 
+    stint = Stint(**config["stint"])
+    spec = specs[stint.study]
     torch.set_num_threads(spec.num_threads)
-    data = _read_once(spec.task.model_dump_json(), spec.data)
     metric = f"eval/{spec.task.name}/{metric_of(spec.task)}"
-    best = float("-inf")
+    best, last_s = float("-inf"), time.perf_counter()
 
     def on_epoch(metrics: dict[str, float]) -> None:
-        nonlocal best
+        nonlocal best, last_s
         best = max(best, metrics[metric])
-        tune.report({**metrics, OBJECTIVE: best})
+        if metrics["epoch"] <= stint.known_epochs:
+            last_s = time.perf_counter()
+            return
+        now_s = time.perf_counter()
+        spent_s, last_s = (now_s - last_s) * spec.devices, now_s
+        tune.report({**metrics, OBJECTIVE: best, "device_seconds": spent_s})
+        last_s = time.perf_counter()  # waiting for the driver's word costs nobody's budget
 
-    folder = trial_folder(spec.folder, tune.get_context().get_trial_id())
-    finetune(spec.recipe(sampled), data, folder, runtime=spec.runtime, on_epoch=on_epoch)
+    try:
+        _train(spec, stint, on_epoch)
+    except ClinscaleError as error:
+        # told, not raised: Tune would end the process, which the next trial can use
+        tune.report({FAILED: reason_of(error), MESSAGE: str(error)})
+
+
+def _train(spec: StudySpec, stint: Stint, on_epoch: Any) -> None:
+    recipe = spec.recipe(stint.params, stint.seed)
+    folder, checkpoint = trial_folder(spec.folder, stint.trial), state_file(spec.folder, stint.trial)
+    if spec.runtime.num_workers == 1:
+        data = _read_once(spec.task.model_dump_json(), spec.data)
+        finetune(recipe, data, folder, runtime=spec.runtime, on_epoch=on_epoch, checkpoint=checkpoint)
+        return
+    ends = [pause for pause in spec.pauses if pause > stint.known_epochs]
+    for end in (*ends, None):
+        finetune_on_workers(
+            recipe,
+            spec.task,
+            spec.data,
+            folder,
+            runtime=spec.runtime,
+            on_epoch=on_epoch,
+            checkpoint=checkpoint,
+            until_epoch=end,
+        )
+
+
+def reason_of(error: ClinscaleError) -> Reason:
+    """Why a trial failed, in the ledger's words."""
+    if isinstance(error, OutOfMemoryError):
+        return "out_of_memory"
+    return "not_a_number" if isinstance(error, DivergenceError) else "error"
 
 
 def trial_folder(folder: Path, trial_id: str) -> Path:
@@ -63,7 +120,12 @@ def trial_folder(folder: Path, trial_id: str) -> Path:
     return folder / trial_id / "hf"
 
 
-@functools.lru_cache(maxsize=1)
+def state_file(folder: Path, trial_id: str) -> Path:
+    """Where a trial keeps what its next epoch needs."""
+    return folder / trial_id / "state.pt"
+
+
+@functools.lru_cache(maxsize=4)
 def _read_once(task_json: str, data: str) -> TaskData:
-    """Trial processes are reused, so the task's files are read once per process."""
+    """Trial processes are reused, so a task's files are read once per process."""
     return read_task(TaskConfig.model_validate_json(task_json), data)

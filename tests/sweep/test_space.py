@@ -1,5 +1,7 @@
 """Search spaces: every mistake is found before a trial starts."""
 
+import json
+
 import optuna.distributions
 import pytest
 import yaml
@@ -27,7 +29,7 @@ def test_a_point_becomes_a_recipe():
 
 def test_dimensions_are_optunas():
     space = parse(parameters={"optimizer.learning_rate": RATE, "epochs": {"type": "int", "low": 2, "high": 6}})
-    assert space.distributions() == {
+    assert space.distributions({"optimizer.learning_rate": 2e-5, "epochs": 3}) == {
         "optimizer.learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-4, log=True),
         "epochs": optuna.distributions.IntDistribution(2, 6),
     }
@@ -54,6 +56,19 @@ def test_dimensions_are_optunas():
             "every parameter once",
         ),
         (
+            {
+                "parameters": {"batch_size": {"type": "int", "low": 8, "high": 16}},
+                "first_trials": [{"batch_size": 32}],
+            },
+            "batch_size=32, which the space does not hold",
+        ),
+        (
+            {"parameters": {"epochs": {"type": "int", "low": 2, "high": 4, "when": {"batch_sise": [8]}}}},
+            "epochs depends on batch_sise, which is no parameter above it",
+        ),
+        ({"parameters": {"optimizer.learning_rate": RATE}, "constraints": {"memory_gb": 0}}, "must be above 0"),
+        ({"parameters": {"dropout": {"type": "float", "low": 0, "high": 0.3, "step": 0}}}, "step must be above 0"),
+        (
             {"parameters": {"model": {"type": "categorical", "choices": ["a"]}}},
             "no field of the fine-tuning recipe",
         ),
@@ -62,6 +77,84 @@ def test_dimensions_are_optunas():
 def test_mistakes_are_named(values, message):
     with pytest.raises(ConfigError, match=message):
         parse(**values)
+
+
+POOLED = {
+    "long_documents": {"type": "categorical", "choices": ["truncate", "pool"]},
+    "stride_tokens": {"type": "categorical", "choices": [64, 128], "when": {"long_documents": ["pool"]}},
+}
+
+
+def test_a_parameter_is_searched_only_where_its_condition_holds():
+    space = parse(parameters=POOLED, first_trials=[{"long_documents": "truncate"}])
+    points = space.quasi_random(32)
+    assert {point["long_documents"] for point in points} == {"truncate", "pool"}
+    assert all(("stride_tokens" in point) == (point["long_documents"] == "pool") for point in points)
+    with pytest.raises(ConfigError, match="every parameter once; look at stride_tokens"):
+        parse(parameters=POOLED, first_trials=[{"long_documents": "pool"}])
+    with pytest.raises(ConfigError, match="every parameter once; look at stride_tokens"):
+        parse(parameters=POOLED, first_trials=[{"long_documents": "truncate", "stride_tokens": 64}])
+
+
+@pytest.mark.parametrize(
+    ("dimension", "ends"),
+    [
+        (RATE, (1e-5, 1e-4)),
+        ({"type": "float", "low": 0.0, "high": 0.3, "step": 0.1}, (0.0, 0.3)),
+        ({"type": "int", "low": 2, "high": 9}, (2, 9)),
+        ({"type": "int", "low": 1, "high": 64, "log": True}, (1, 64)),
+        ({"type": "categorical", "choices": [4, 8, 16]}, (4, 16)),
+    ],
+)
+def test_shares_of_a_dimension_cover_it_from_end_to_end(dimension, ends):
+    [found] = parse(
+        parameters={"dropout": dimension}
+        if dimension["type"] == "float" and dimension["low"] == 0
+        else {"optimizer.learning_rate" if dimension is RATE else "batch_size": dimension}
+    ).parameters.values()
+    assert found.at(0.0) == pytest.approx(ends[0])
+    assert found.at(1 - 1e-9) == pytest.approx(ends[1], rel=1e-6)
+    assert [found.at(share / 100) for share in range(100)] == sorted(found.at(share / 100) for share in range(100))
+
+
+def test_quasi_random_points_are_the_same_whatever_their_number():
+    space = load_space(["tokens"])
+    assert space.quasi_random(3, seed=1) == space.quasi_random(8, seed=1)[:3]
+    assert space.quasi_random(3, seed=1) != space.quasi_random(3, seed=2)
+
+
+def test_several_base_models_are_one_more_dimension():
+    space = load_space(["tokens"])
+    several = space.with_models(2)
+    assert list(several.parameters) == ["model", *space.parameters]
+    assert [point["model"] for point in several.first_trials] == [0, 1]
+    assert space.with_models(1) is space
+
+
+def test_a_parameter_that_is_searched_is_not_fixed_by_the_shared_defaults():
+    space = load_space(["i2b2_2010"])
+    assert "epochs" in space.parameters
+    assert "epochs" not in space.fixed
+    assert space.fixed["patience_epochs"] == 3
+
+
+def test_the_schema_that_editors_read_is_the_one_that_is_checked():
+    shipped = json.loads((spaces_folder() / "schema.json").read_text())
+    assert shipped == SearchSpace.model_json_schema(), "write it again: python -m clinscale.sweep.space"
+    for path in spaces_folder().glob("*.yaml"):
+        assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n"), path.name
+
+
+def test_every_paper_task_has_a_space_of_its_own():
+    paper = ["mednli", "i2b2_2006", "i2b2_2010", "i2b2_2012", "i2b2_2014", "openi", "mimic_aki"]
+    paper += ["emrqa_medication", "emrqa_relation", "emrqa_heart_disease"]
+    assert {path.stem for path in spaces_folder().glob("*.yaml")} >= {
+        *paper,
+        "sequence",
+        "pair",
+        "tokens",
+        "spans",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in spaces_folder().glob("[!_]*.yaml")))

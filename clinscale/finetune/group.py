@@ -1,0 +1,303 @@
+"""Fine-tuning of one model over several workers: how a step and an evaluation are divided, and what a rank keeps.
+
+The group computes what one process computes: the windows of a step are dealt to the ranks, DeepSpeed shards weights and
+moments, and each epoch ends with a checkpoint from which any number of workers goes on. Only paths, configs and metrics
+travel through Ray; every rank reads the task's files itself.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clinscale import models
+from clinscale.engine import CheckpointStore, DeepSpeedEngine, RetentionConfig, load_weights
+from clinscale.errors import OutOfMemoryError
+from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
+from clinscale.finetune.loop import EpochLoop, FinetuneResult, OnEpoch, best_of, build_model
+from clinscale.runtime import WorkerContext, run_workers
+from clinscale.storage import is_remote
+from clinscale.tasks import Prediction, TaskConfig, TaskData, Window, read_task
+
+_MAX_PREEMPTION_FAILURES = 100  # as in pretraining: a node that is taken away is no fault of the fine-tuning
+_STOP_FILE = "stop"
+
+Event = Callable[[str], None]
+"""Called with a sentence on what happens beside the epochs: waiting for workers, a restart, less memory."""
+
+
+def finetune_on_workers(
+    recipe: FinetuneRecipe,
+    task: TaskConfig,
+    data: str,
+    folder: str | Path,
+    *,
+    runtime: FinetuneRuntime,
+    on_epoch: OnEpoch | None = None,
+    on_event: Event | None = None,
+    checkpoint: str | Path | None = None,
+    until_epoch: int | None = None,
+) -> FinetuneResult:
+    """`finetune` over `runtime.num_workers` Ray Train workers with DeepSpeed; the same numbers but for rounding.
+
+    Needs a `ray_session`, or to be called in a Ray worker. All nodes must see `data`, `folder` and `checkpoint` under
+    the same paths. In bf16 and fp16 the workers evaluate with weights of that precision, `folder` holds those of fp32.
+
+    Args:
+        recipe: changes the numbers. A micro batch that does not fit into a worker's memory is halved: the step stays.
+        task: what is asked of the model.
+        data: folder of the task's files, which every worker reads.
+        folder: for the best epoch.
+        runtime: changes only speed or place.
+        on_epoch: told of every epoch, each once, in a thread of this process while the next one runs. What it raises
+            ends the fine-tuning after that next one, and is raised here.
+        on_event: takes sentences.
+        checkpoint: `CHECKPOINT.group` is the folder of the state after the last epoch. Where it exists the fine-tuning
+            goes on from it, on any number of workers. Without, it lies beside `folder` until the end: a worker that
+            dies costs an epoch at most.
+        until_epoch: stop after this epoch, to go on from `checkpoint` another time.
+
+    Raises:
+        ConfigError, DataError: as `finetune`.
+        CapacityError: not even one window fits into memory, or the workers never became free.
+        ClusterError: the workers failed for good.
+    """
+    folder = Path(folder).absolute()
+    state = Path(f"{checkpoint or folder.with_name(f'.{folder.name}')}.group").absolute()
+    if not checkpoint or not (folder / "config.json").is_file():  # without its best weights it is worth nothing
+        shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True, exist_ok=True)
+    (state / _STOP_FILE).unlink(missing_ok=True)
+    told = _Told(on_epoch, stop_file=state / _STOP_FILE)
+    model = Path(recipe.model)
+    work = GroupTask(
+        recipe=recipe.model_copy(update={"model": str(model.absolute())}) if model.exists() else recipe,
+        task=task,
+        data=data if is_remote(data) else str(Path(data.removeprefix("file://")).absolute()),
+        folder=folder,
+        state=state,
+        runtime=runtime,
+        micro_batch_size=_micro_batch_size(recipe, runtime),
+        until_epoch=until_epoch,
+    )
+    try:
+        _run(work, told, on_event)
+    finally:
+        if not checkpoint:
+            shutil.rmtree(state, ignore_errors=True)
+    if told.error:
+        raise told.error
+    return best_of(told.history, task, folder)
+
+
+@dataclass(frozen=True)
+class GroupTask:
+    """What the caller sends to every rank; paths and configs only, no notes."""
+
+    recipe: FinetuneRecipe
+    task: TaskConfig
+    data: str
+    folder: Path
+    state: Path
+    """Folder of the checkpoints, on a file system that all workers share."""
+    runtime: FinetuneRuntime
+    micro_batch_size: int
+    """Windows of one forward pass of a rank at most, as far as memory is known to allow."""
+    until_epoch: int | None
+
+
+def finetune_worker(context: WorkerContext, work: GroupTask) -> None:
+    """One rank, from the newest whole checkpoint if there is one."""
+    loop = _Rank(context, work, read_task(work.task, work.data))
+    try:
+        loop.run(context.log, work.until_epoch)
+    finally:  # what was saved before an error is worth as much as ever
+        loop.checkpoints.close()
+
+
+def _run(work: GroupTask, told: "_Told", on_event: Event | None) -> None:
+    """The workers to their end; an answer that memory is too small halves the micro batch."""
+    runtime = work.runtime
+    while True:
+        try:
+            run_workers(
+                finetune_worker,
+                work,
+                num_workers=runtime.num_workers,
+                cpus_per_worker=runtime.cpus_per_worker,
+                gpus_per_worker=runtime.gpus_per_worker,
+                scratch=work.state / "ray",
+                max_failures=runtime.max_failures,
+                max_preemption_failures=_MAX_PREEMPTION_FAILURES,
+                start_timeout_s=runtime.start_timeout_s,
+                collective_timeout_s=runtime.collective_timeout_s,
+                on_log=told,
+                on_event=on_event,
+            )
+            return
+        except OutOfMemoryError as error:
+            if work.micro_batch_size == 1:
+                raise OutOfMemoryError(
+                    f"fine-tuning on {work.task.name}: one window does not fit into a worker's memory ({error}); raise "
+                    "runtime.zero.stage or runtime.num_workers, offload, lower recipe.max_tokens, or use "
+                    "runtime.activation_checkpointing=true"
+                ) from None
+            work = replace(work, micro_batch_size=-(-work.micro_batch_size // 2))
+            if on_event:
+                on_event(f"out of memory: going on with micro batches of {work.micro_batch_size} windows")
+
+
+class _Told:
+    """What rank 0 reported, each epoch once and in order however often the group started; tells the caller."""
+
+    def __init__(self, on_epoch: OnEpoch | None, *, stop_file: Path) -> None:
+        self.history: list[dict[str, float]] = []
+        self.error: BaseException | None = None
+        """What the caller answered with."""
+        self._on_epoch, self._stop_file = on_epoch, stop_file
+        self._arrived: dict[float, dict[str, float]] = {}
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        self._arrived.setdefault(metrics["epoch"], metrics)
+        while following := self._arrived.get(len(self.history) + 1):  # those of a burst overtake each other
+            self.history.append(following)
+            self._tell(following)
+
+    def _tell(self, metrics: dict[str, float]) -> None:
+        if not self._on_epoch or self.error:
+            return
+        try:
+            self._on_epoch(metrics)
+        except BaseException as error:  # noqa: BLE001  it belongs to the caller, who waits in another thread
+            self.error = error
+            self._stop_file.touch()
+
+
+class _Rank(EpochLoop):
+    """One process of the group, with its shard of weights and moments."""
+
+    _engine: DeepSpeedEngine
+
+    def __init__(self, context: WorkerContext, work: GroupTask, data: TaskData) -> None:
+        recipe, rank, world_size = work.recipe, context.rank, context.world_size
+        self._work, self._world_size = work, world_size
+        self._divides_dev = work.runtime.zero.stage < 3  # a forward pass at stage 3 needs all ranks
+        share = slice(rank, None, world_size) if self._divides_dev else slice(None)
+        super().__init__(recipe, data, work.folder, work.runtime, rank=rank, dev_share=share)
+        self._predictor.batch_size = work.micro_batch_size
+        self._micro_batches = -(-_share_of_step(recipe, world_size) // work.micro_batch_size)
+        self._engine = DeepSpeedEngine(
+            self._predictor.model,
+            recipe.optimizer,
+            total_steps=self._total_steps,
+            zero=work.runtime.zero,
+            precision=recipe.precision,
+            micro_batch_per_gpu=work.micro_batch_size,
+            gradient_accumulation_steps=self._micro_batches,
+        )
+        self.checkpoints = CheckpointStore(
+            work.state, rank=rank, world_size=world_size, retention=RetentionConfig(num_to_keep=1)
+        )
+        self._stopped = False
+
+    @property
+    def done(self) -> bool:
+        """As in one process, or the caller has had enough; the same on all ranks."""
+        return super().done or self._stopped
+
+    def restore(self) -> None:
+        """A damaged checkpoint counts as none."""
+        state = self.checkpoints.restore(self._engine)
+        if state is None:
+            return
+        self.history = list(state["history"])
+        if self.result.epoch == len(self.history):  # a kill may have come between checkpoint and folder
+            self._export()
+
+    def _keep(self, *, best: bool) -> None:
+        """The checkpoint is written while the next epoch runs, unless the best weights are wanted from it."""
+        self.checkpoints.save(self._engine, self._step, {"history": self.history})
+        if best:
+            self.checkpoints.wait()
+            self._export()
+
+    @property
+    def _step(self) -> int:
+        return len(self.history) * self._steps_per_epoch
+
+    def _export(self) -> None:
+        """The weights of the last checkpoint as an HF folder."""
+        if self._rank != 0:
+            return
+        model = build_model(self._recipe, self._data, self._work.runtime)
+        load_weights(model, self.checkpoints.at(self._step))
+        models.save_hf(model, self._predictor.tokenizer, self._folder)
+        self._predictor.card.write(self._folder)
+
+    def _scores(self) -> dict[str, float]:
+        """Rank 0's, so that all ranks decide alike; with them goes whether the caller has had enough."""
+        import torch
+
+        predictor, examples = self._predictor, self._data.splits["dev"]
+        predictions = predictor.predict(self._dev_examples, windows=self._dev_windows)
+        if self._divides_dev:
+            predictions = self._gathered(predictions)
+        scores = predictor.kind.score(examples, predictions, predictor.card.labels)
+        said: list[Any] = [scores, (self._work.state / _STOP_FILE).exists()]
+        torch.distributed.broadcast_object_list(said)
+        agreed: dict[str, float]
+        agreed, self._stopped = said
+        return agreed
+
+    def _gathered(self, mine: list[Prediction]) -> list[Prediction]:
+        """The predictions of all ranks in the order of the split."""
+        import torch
+
+        parts: list[list[Prediction]] = [[] for _ in range(self._world_size)]
+        torch.distributed.all_gather_object(parts, mine)
+        whole: list[Prediction] = [{} for _ in self._data.splits["dev"]]
+        for rank, part in enumerate(parts):
+            whole[rank :: self._world_size] = part
+        return whole
+
+    def _gradients(self, chosen: Sequence[Window]) -> float:
+        """Every rank makes as many forward passes, whether or not it has anything left for them to learn from."""
+        mine, size = chosen[self._rank :: self._world_size], self._predictor.batch_size
+        filler = next((window for window in chosen if self._terms([window])), chosen[0])
+        whole, total = self._terms(chosen) or 1, 0.0
+        for number in range(self._micro_batches):
+            if number:
+                self._engine.step()  # no update before the last micro batch
+            part = mine[number * size : (number + 1) * size]
+            terms = self._terms(part)
+            # HF's loss of an answer, and BigBird's last block, depend on padding: it is that of the whole step
+            mean = self._loss(part if terms else [filler], least_length=len(chosen[-1].input_ids))
+            loss = mean * (terms / whole)
+            # DeepSpeed averages over ranks and micro batches
+            self._engine.backward(loss * (self._world_size * self._micro_batches))
+            total += float(loss.detach())
+        return total
+
+    def _terms(self, windows: Sequence[Window]) -> int:
+        """Of how many terms a forward pass's loss is the mean: so weighted, it does not matter who computes what."""
+        if self._predictor.kind.head != "tokens":
+            return len(windows)
+        labels = [window.targets["labels"] for window in windows]
+        return sum(len(one) - one.count(-100) for one in labels)
+
+    def _over_ranks(self, value: float) -> float:
+        import torch
+
+        total = torch.tensor(value, dtype=torch.float64, device=self._engine.device)
+        torch.distributed.all_reduce(total)
+        return float(total)
+
+
+def _micro_batch_size(recipe: FinetuneRecipe, runtime: FinetuneRuntime) -> int:
+    share = _share_of_step(recipe, runtime.num_workers)
+    return min(recipe.micro_batch_size or share, share)
+
+
+def _share_of_step(recipe: FinetuneRecipe, world_size: int) -> int:
+    return -(-recipe.batch_size // world_size)

@@ -1,0 +1,54 @@
+"""What trials leave on disk, and what may go: nothing that can still win, unless the quota leaves no choice."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from clinscale.sweep.ledger import FINAL, Trial
+from clinscale.sweep.policy import finalists
+from clinscale.sweep.trial import state_file, trial_folder
+
+
+def tidy(folders: Mapping[int, Path], trials: Sequence[Trial], quota_bytes: float | None) -> list[Trial]:
+    """Drop the state of ended trials and, over the quota, what is least likely to be missed.
+
+    Returns:
+        Trials that a promotion would have to train from their first epoch again.
+    """
+    for trial in trials:
+        if trial.state in FINAL:
+            state_file(folders[trial.study], trial.id).unlink(missing_ok=True)
+    if quota_bytes is None:
+        return []
+    set_back = []
+    for trial in _least_missed(trials):
+        if sum(map(size_bytes, folders.values())) <= quota_bytes:
+            break
+        folder = folders[trial.study]
+        if trial.state == "paused" and state_file(folder, trial.id).exists():
+            set_back.append(trial)
+        shutil.rmtree(trial_folder(folder, trial.id).parent, ignore_errors=True)
+    return set_back
+
+
+def size_bytes(folder: Path) -> int:
+    """Of all files below `folder`, as far as they are still there."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # a trial replaced it meanwhile
+            continue
+    return total
+
+
+def _least_missed(trials: Sequence[Trial]) -> Iterator[Trial]:
+    """Ended trials that no longer matter, then paused ones, weakest first; never a finalist of its study."""
+    kept = {
+        (trial.study, trial.number)
+        for study in {trial.study for trial in trials}
+        for trial in finalists([one for one in trials if one.study == study])
+    }
+    kept |= {(trial.study, trial.number) for trial in trials if not trial.searched}
+    idle = [t for t in trials if t.state in ("paused", *FINAL) and (t.study, t.number) not in kept]
+    yield from sorted(idle, key=lambda trial: (trial.state == "paused", trial.objective or 0.0))

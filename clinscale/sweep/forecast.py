@@ -1,0 +1,136 @@
+"""What a sweep would do and cost, before it does: the dry run, and the check that a budget holds one trial."""
+
+from pathlib import Path
+from typing import Any
+
+from clinscale.errors import ConfigError
+from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, seconds_per_epoch
+from clinscale.runtime import Cluster
+from clinscale.sweep.config import SweepConfig
+from clinscale.sweep.inputs import StudyInputs, SweepInputs
+from clinscale.sweep.ledger import Trial
+from clinscale.sweep.policy import Halving
+from clinscale.sweep.space import MODEL
+from clinscale.tasks import TaskConfig, read_task
+
+_SUGGESTIONS = 10
+
+
+def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> dict[str, Any]:
+    """JSON-ready: each study's space, first suggestions and probed times; trials at once, hours and money in all.
+
+    Needs a `ray_session`; each study trains a few steps for some seconds on the resources of one trial.
+
+    Raises:
+        DataError, OutOfMemoryError: what a trial would meet too.
+    """
+    settings, budget = config.runtime, config.recipe.budget
+    epoch_s = [device_seconds_per_epoch(config, study) for study in inputs.studies]
+    mean_trial_s = sum(
+        seconds * expected_epochs(study.epochs, config.recipe.halving)
+        for seconds, study in zip(epoch_s, inputs.studies, strict=True)
+    ) / len(inputs.studies)
+    trials = budget.trials_of(len(inputs.studies))
+    if budget.device_seconds is not None:
+        affordable = int(budget.device_seconds // mean_trial_s)
+        trials = affordable if trials is None else min(trials, affordable)
+    assert trials is not None
+    at_once = settings.max_concurrent_trials or cluster.slots(
+        cpus=settings.cpus_per_trial * settings.workers_per_trial,
+        gpus=settings.gpus_per_trial * settings.workers_per_trial,
+    )
+    device_hours = trials * mean_trial_s / 3600
+    return {
+        "name": config.name,
+        "studies": [_study(config, study) for study in inputs.studies],
+        "expected": [
+            {
+                "study": study.config.name,
+                "device-seconds per epoch": round(seconds, 2),
+                "epochs of a trial": round(expected_epochs(study.epochs, config.recipe.halving), 2),
+                "of at most": study.epochs,
+            }
+            for seconds, study in zip(epoch_s, inputs.studies, strict=True)
+        ],
+        "failures": {name: str(error) for name, error in inputs.failures.items()},
+        "trials_at_once": at_once,
+        "trials": trials,
+        "device_hours": device_hours,
+        "hours": device_hours / settings.devices_per_trial / at_once,
+        "usd": None if budget.usd_per_device_hour is None else device_hours * budget.usd_per_device_hour,
+    }
+
+
+def require_one_trial(config: SweepConfig, inputs: SweepInputs) -> None:
+    """ConfigError when a budget of hours or money does not hold one whole trial of some study."""
+    limit_s = config.recipe.budget.device_seconds
+    if limit_s is None:
+        return
+    for study in inputs.studies:
+        whole_s = device_seconds_per_epoch(config, study) * study.epochs
+        if whole_s > limit_s:
+            raise ConfigError(
+                f"sweep {config.name}: the budget of {limit_s / 3600:.3g} device-hours is below one trial of "
+                f"{study.config.name}, which needs about {whole_s / 3600:.3g}; raise recipe.budget, or lower epochs or "
+                "max_tokens"
+            )
+
+
+def device_seconds_per_epoch(config: SweepConfig, study: StudyInputs) -> float:
+    """Measured on a few steps of the first setting, with the resources of one trial."""
+    import ray
+
+    settings = config.runtime
+    point = dict(study.proposer(config.recipe).propose([]).params)
+    base = study.bases[int(point.pop(MODEL, 0))]
+    recipe = study.space.recipe(base.path, point, config.recipe.seed)
+    # of one worker: a group computes the same number of windows, and its start is no part of an epoch
+    alone = settings.finetune.model_copy(update={"num_workers": 1})
+    task = ray.remote(_probe).options(num_cpus=settings.cpus_per_trial, num_gpus=settings.gpus_per_trial)
+    threads = max(1, int(settings.cpus_per_trial))
+    found: float = ray.get(
+        task.remote(recipe, study.data.task, str(Path(study.config.data).absolute()), alone, threads)
+    )
+    return found * (settings.gpus_per_trial or settings.cpus_per_trial)
+
+
+def expected_epochs(epochs: int, halving: Halving) -> float:
+    """Of a trial on average, where one in `reduction_factor` goes on at each rung."""
+    if halving.scheduler not in ("asha", "hyperband"):
+        return float(epochs)
+    rungs = [*halving.rungs(epochs), epochs]
+    share, before, total = 1.0, 0, 0.0
+    for rung in rungs:
+        total += share * (rung - before)
+        share, before = share / halving.reduction_factor, rung
+    return total
+
+
+def _probe(recipe: FinetuneRecipe, task: TaskConfig, data: str, runtime: FinetuneRuntime, threads: int) -> float:
+    import torch
+
+    torch.set_num_threads(threads)
+    return seconds_per_epoch(recipe, read_task(task, data), runtime=runtime)
+
+
+def _study(config: SweepConfig, study: StudyInputs) -> dict[str, Any]:
+    proposer, trials = study.proposer(config.recipe), list[Trial]()
+    for number in range(_SUGGESTIONS):
+        limit = proposer.num_points()
+        if limit is not None and number >= limit:
+            break
+        proposal = proposer.propose(trials)
+        trials.append(Trial(0, number, proposal.params, proposal.origin, 0, system_attrs=proposal.system_attrs))
+    searched = [
+        {"key": key, **{k: v for k, v in dimension.plain().items() if v not in (None, False, {})}}
+        for key, dimension in study.space.parameters.items()
+    ]
+    columns = dict.fromkeys(column for row in searched for column in row)
+    return {
+        "name": study.config.name,
+        "space": [{column: row.get(column, "") for column in columns} for row in searched],
+        "fixed": study.space.fixed,
+        "suggestions": [
+            {"trial": trial.number, "from": trial.origin, **study.describe(trial.params)} for trial in trials
+        ],
+    }

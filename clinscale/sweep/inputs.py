@@ -1,0 +1,126 @@
+"""What a sweep reads before anything is started, so that every mistake comes out before a GPU is asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinscale import models, registry
+from clinscale.config import merge
+from clinscale.errors import DataError
+from clinscale.sweep.config import StudyConfig, SweepConfig, SweepRecipe
+from clinscale.sweep.sampler import Proposer
+from clinscale.sweep.space import MODEL, SearchSpace, load_space
+from clinscale.sweep.warm import warm_points
+from clinscale.tasks import TaskData, load_task, read_task
+
+
+@dataclass(frozen=True)
+class StudyInputs:
+    """What one study reads before anything is started."""
+
+    config: StudyConfig
+    data: TaskData
+    space: SearchSpace
+    """With the base model as a dimension where there are several."""
+    bases: tuple[registry.FetchedModel, ...]
+    warm: tuple[Mapping[str, Any], ...]
+    """Points of earlier studies."""
+
+    @property
+    def epochs(self) -> int:
+        """Of a trial that goes to its end; the most that the space allows."""
+        dimension = self.space.parameters.get("epochs")
+        most = dimension.examples() if dimension else [self.space.recipe("-", {}).epochs]
+        return max(int(epochs) for epochs in most)
+
+    def proposer(self, recipe: SweepRecipe) -> Proposer:
+        """What decides its points; ConfigError for a grid over a range without end."""
+        made = Proposer(
+            self.space,
+            sampler=recipe.sampler,
+            seed=recipe.seed,
+            objectives=recipe.objectives,
+            first=self.space.first_trials,
+            warm=self.warm,
+        )
+        made.num_points()
+        return made
+
+    def describe(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
+        """A point as MLflow shows it: all that the space says, and the base model by its label."""
+        return {**self.space.fixed, **sampled, MODEL: self.bases[int(sampled.get(MODEL, 0))].label}
+
+
+@dataclass(frozen=True)
+class SweepInputs:
+    """What a sweep reads before anything is started."""
+
+    studies: tuple[StudyInputs, ...]
+    failures: Mapping[str, DataError]
+    """By study: its data or model are not there. The others run."""
+
+
+def read_inputs(config: SweepConfig, *, tracking: registry.Tracking, home: str | Path) -> SweepInputs:
+    """Spaces, base models and task data of a sweep; finds every mistake in them without starting Ray.
+
+    Raises:
+        ConfigError: unknown task, or a space is wrong. RegistryError: a model is not in the registry.
+        DataError: data are missing, or a folder is no HF model, in every study.
+    """
+    studies, failures = [], {}
+    for study in config.recipe.studies:
+        try:
+            studies.append(_read_study(study, config, tracking, home))
+        except DataError as error:
+            failures[study.name] = error
+    if not studies:
+        raise next(iter(failures.values()))
+    return SweepInputs(tuple(studies), failures)
+
+
+def study_recipe(config: SweepConfig, study: StudyInputs) -> dict[str, Any]:
+    """All that changes a study's numbers, as its MLflow run shows it."""
+    return {
+        **{key: value for key, value in config.recipe.plain().items() if key != "studies"},
+        "task": study.data.task.plain(),
+        "data": study.data.fingerprint,
+        "models": [base.label for base in study.bases],
+        "space": study.space.plain(),
+        "warm": [dict(point) for point in study.warm],
+    }
+
+
+def sweep_recipe(config: SweepConfig, inputs: SweepInputs) -> dict[str, Any]:
+    """All that changes the sweep's numbers; a study that could not be read stands there by its name."""
+    by_study: dict[str, Any] = {name: "not read" for name in inputs.failures}
+    shared = {key: value for key, value in config.recipe.plain().items() if key != "studies"}
+    for study in inputs.studies:
+        # what a warm start finds in MLflow may be more by the time of a resume; the ledger tells what it was
+        left_out = {"warm", *shared}
+        by_study[study.config.name] = {
+            key: value for key, value in study_recipe(config, study).items() if key not in left_out
+        }
+    return {**shared, "studies": by_study}
+
+
+def _read_study(
+    study: StudyConfig, config: SweepConfig, tracking: registry.Tracking, home: str | Path
+) -> StudyInputs:
+    task = load_task(study.task, study.task_changes)
+    space = load_space(study.space or [task.name, task.kind])
+    if study.max_tokens:
+        space = SearchSpace.parse(
+            merge(space.plain(), {"fixed": {"max_tokens": study.max_tokens}}), source=f"max_tokens of {study.name}"
+        )
+    bases = tuple(registry.fetch_model(tracking, model, home=home) for model in study.models)
+    for base in bases:
+        if Path(base.path).is_dir():
+            models.check_hf_folder(base.path)
+    recipe = config.recipe
+    warm = warm_points(
+        tracking, recipe.warm_start, task=task, space=space, count=recipe.warm_points, own=study.name
+    )
+    if len(bases) > 1:
+        warm = tuple({MODEL: index, **point} for point in warm for index in range(len(bases)))
+    return StudyInputs(study, read_task(task, study.data), space.with_models(len(bases)), bases, warm)

@@ -1,0 +1,288 @@
+"""What a sweep does next, as pure functions of its ledger: who is promoted, which study goes on, when to end.
+
+Successive halving by promotion (Li et al. 2018, A System for Massively Parallel Hyperparameter Tuning, algorithm 2): a
+trial pauses at each rung and goes on from its checkpoint when it is among the best `1 / reduction_factor` of those that
+came so far. Nothing is trained further before it has earned it, and nothing is trained twice.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from clinscale.sweep.ledger import FINAL, Trial, best_of
+
+Scheduler = Literal["asha", "hyperband", "median", "none"]
+
+_FIRST = 3
+"""Trials of each study before studies are compared by expected gain."""
+_SPACINGS = 4
+"""Top scores from which the tail of a study's scores is estimated."""
+
+
+@dataclass(frozen=True)
+class Halving:
+    """When trials are judged, and how many of them go on."""
+
+    scheduler: Scheduler = "asha"
+    grace_epochs: int = 1
+    reduction_factor: int = 3
+
+    def rungs(self, epochs: int, bracket: int = 0) -> list[int]:
+        """Epochs after which a trial of `epochs` is judged, the last one left out."""
+        rungs, rung = [], self.grace_epochs * self.reduction_factor**bracket
+        while rung < epochs:
+            rungs.append(rung)
+            rung *= self.reduction_factor
+        return rungs
+
+    def pauses(self, epochs: int) -> list[int]:
+        """All epochs after which some trial may have to stop."""
+        if self.scheduler == "none":
+            return []
+        return list(range(self.grace_epochs, epochs)) if self.scheduler == "median" else self.rungs(epochs)
+
+    def bracket(self, number: int, epochs: int) -> int:
+        """Hyperband's bracket of a trial: 0 is the most aggressive; in turns, the cheap ones more often."""
+        if self.scheduler != "hyperband":
+            return 0
+        brackets = len(self.rungs(epochs)) + 1
+        turns = [bracket for bracket in range(brackets) for _ in range(brackets - bracket)]
+        return turns[number % len(turns)]
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """One study as the policy sees it."""
+
+    trials: Sequence[Trial]
+    epochs: int
+    """Of a trial that goes to its end."""
+    num_points: int | None = None
+    """How many points the space has, where a grid ends the search."""
+    open: bool = True
+    """Whether anything more should be done for it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Begin a new trial in a study."""
+
+    study: int
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a paused or lost trial."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """Repeat a trial's setting under another seed."""
+
+    trial: Trial
+    seed: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Running trials decide what comes next."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Nothing is left to do."""
+
+    because: str
+
+
+Move = Start | Resume | Confirm | Wait | Finish
+
+
+@dataclass(frozen=True)
+class Spend:
+    """The budget and what has been spent of it; None is no limit."""
+
+    trials: int | None = None
+    device_seconds: float | None = None
+    used_device_seconds: float = 0.0
+
+    def allows(self, seconds: float) -> bool:
+        """Whether as many more device-seconds are left."""
+        return self.device_seconds is None or self.used_device_seconds + seconds <= self.device_seconds
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing may run any further."""
+        return self.device_seconds is not None and self.used_device_seconds >= self.device_seconds
+
+
+def goes_on(trial: Trial, peers: Sequence[Trial], halving: Halving, epochs: int) -> bool:
+    """Whether a running trial that has just reported an epoch trains on at once.
+
+    Args:
+        trial: with the epoch in question.
+        peers: all trials of its study.
+        halving: the rule.
+        epochs: of a trial that goes to its end.
+    """
+    if not trial.searched or halving.scheduler == "none":
+        return True
+    if halving.scheduler == "median":
+        return _above_median(trial, peers, halving)
+    rungs = halving.rungs(epochs, halving.bracket(trial.number, epochs))
+    return trial.epoch not in rungs or trial in _promotable(peers, halving, epochs, trial.epoch)
+
+
+def next_move(studies: Sequence[StudyState], spend: Spend, halving: Halving, *, confirm_seeds: int = 1) -> Move:
+    """What a free worker does."""
+    alive = [study for study in studies if study.open]
+    running = any(trial.state == "running" for study in alive for trial in study.trials)
+    lost = [trial for study in alive for trial in study.trials if trial.state == "lost"]
+    if lost:
+        return Resume(lost[0])
+    if spend.exhausted:
+        return Wait() if running else Finish("the budget is spent")
+    reserve_s = sum(_reserve_s(study, confirm_seeds) for study in alive)
+    promoted = _next_promotion(alive, halving)
+    if promoted and spend.allows(reserve_s + mean_cost_s([promoted])):
+        return Resume(promoted)
+    if (index := _next_study(studies, spend, reserve_s)) is not None:
+        return Start(index)
+    if running:
+        return Wait()
+    if leader := _unfinished_leader(alive):
+        return Resume(leader)
+    if again := _next_confirmation(alive, confirm_seeds):
+        return again
+    return Finish("all trials have ended")
+
+
+def expected_gain(trials: Sequence[Trial]) -> float:
+    """How much the best score of a study is expected to rise by one more trial.
+
+    The next of n + 1 exchangeable trials is the best one with probability 1 / (n + 1); by how much is the mean
+    excess of an exponential tail, estimated from the spacings of the top scores (Renyi: k times the k-th spacing
+    has the same mean).
+    """
+    scores = sorted((t.objective for t in trials if t.searched and t.objective is not None), reverse=True)
+    if len(scores) < 2:
+        return math.inf
+    spacings = [k * (scores[k - 1] - scores[k]) for k in range(1, min(_SPACINGS, len(scores)))]
+    return statistics.fmean(spacings) / (len(scores) + 1)
+
+
+def mean_cost_s(trials: Sequence[Trial]) -> float:
+    """Device-seconds that a trial of the study has cost so far, on average; 0 while unknown."""
+    seconds = [trial.seconds for trial in trials if trial.searched and trial.epochs]
+    return statistics.fmean(seconds) if seconds else 0.0
+
+
+def _reserve_s(study: StudyState, confirm_seeds: int) -> float:
+    """Device-seconds that are kept for the end: to train the leader on, and to confirm the finalists."""
+    leader = best_of(study.trials)
+    if leader is None:
+        return 0.0
+    epoch_s = leader.seconds / leader.epoch
+    again = (confirm_seeds - 1) * len(finalists(study.trials)) - sum(not trial.searched for trial in study.trials)
+    left = study.epochs - leader.epoch if leader.state in ("paused", "running") else 0
+    return epoch_s * (left + max(0, again) * study.epochs)
+
+
+def _next_study(studies: Sequence[StudyState], spend: Spend, reserve_s: float) -> int | None:
+    """The study whose next trial promises most per device-second; each gets a few trials first."""
+    started = sum(trial.searched for study in studies for trial in study.trials)
+    if spend.trials is not None and started >= spend.trials:
+        return None
+    able = [
+        index
+        for index, study in enumerate(studies)
+        if study.open
+        and (study.num_points is None or _searched(study) < study.num_points)
+        and spend.allows(reserve_s + mean_cost_s(study.trials))
+    ]
+    if not able:
+        return None
+    fewest = min(able, key=lambda index: _searched(studies[index]))
+    if _searched(studies[fewest]) < _FIRST or len(able) == 1:
+        return fewest
+
+    def promise(index: int) -> float:
+        trials = studies[index].trials
+        waiting = sum(trial.state == "running" and trial.searched for trial in trials)
+        # what is under way already counts as if it had brought its share
+        return expected_gain(trials) / (1 + waiting) / max(mean_cost_s(trials), 1e-9)
+
+    return max(able, key=promise)
+
+
+def _searched(study: StudyState) -> int:
+    return sum(trial.searched for trial in study.trials)
+
+
+def _next_promotion(studies: Sequence[StudyState], halving: Halving) -> Trial | None:
+    """A paused trial that has earned its next rung; those that are furthest first."""
+    if halving.scheduler not in ("asha", "hyperband"):
+        return None
+    for study in studies:
+        for rung in reversed(halving.rungs(study.epochs)):
+            for trial in _promotable(study.trials, halving, study.epochs, rung):
+                if trial.state == "paused" and trial.epoch == rung:
+                    return trial
+    return None
+
+
+def _promotable(peers: Sequence[Trial], halving: Halving, epochs: int, rung: int) -> list[Trial]:
+    """The best `1 / reduction_factor` of all that reached the rung, best first; in Hyperband those of each bracket."""
+    found: list[Trial] = []
+    reached = [t for t in peers if t.searched and t.state != "failed" and t.objective_at(rung) is not None]
+    for bracket in sorted({halving.bracket(trial.number, epochs) for trial in reached}):
+        if rung not in halving.rungs(epochs, bracket):
+            continue
+        mine = [trial for trial in reached if halving.bracket(trial.number, epochs) == bracket]
+        mine.sort(key=lambda trial: -(trial.objective_at(rung) or 0.0))  # stable: the earlier of equals first
+        found += mine[: len(mine) // halving.reduction_factor]
+    return found
+
+
+def _above_median(trial: Trial, peers: Sequence[Trial], halving: Halving) -> bool:
+    """Golovin et al. 2017, Google Vizier: stop what is below the median of the others at the same epoch."""
+    if trial.epoch < halving.grace_epochs:
+        return True
+    others = [
+        value
+        for peer in peers
+        if peer.searched and peer.number != trial.number and (value := peer.objective_at(trial.epoch)) is not None
+    ]
+    return len(others) < _FIRST or (trial.objective or 0.0) >= statistics.median(others)
+
+
+def _unfinished_leader(studies: Sequence[StudyState]) -> Trial | None:
+    """The best trial of a study, where it is only paused: a winner has been trained to its end."""
+    for study in studies:
+        leader = best_of(study.trials)
+        if leader and leader.state == "paused":
+            return leader
+    return None
+
+
+def _next_confirmation(studies: Sequence[StudyState], seeds: int) -> Confirm | None:
+    """The next seed of the winner, the runner-up or the first trial of a study."""
+    for study in studies:
+        for trial in finalists(study.trials) if seeds > 1 else ():
+            used = {trial.seed} | {one.seed for one in study.trials if one.of == trial.number}
+            if len(used) < seeds:
+                return Confirm(trial, max(used) + 1)
+    return None
+
+
+def finalists(trials: Sequence[Trial]) -> list[Trial]:
+    """The winner, the runner-up and the first trial, each once: what a confirmation compares."""
+    scored = [trial for trial in trials if trial.searched and trial.state in FINAL and trial.state != "failed"]
+    scored += [trial for trial in trials if trial.searched and trial.state == "paused"]
+    ranked = sorted(scored, key=lambda trial: (-(trial.objective or 0.0), trial.number))
+    first = [trial for trial in scored if trial.number == 0]
+    return list({trial.number: trial for trial in [*ranked[:2], *first]}.values())

@@ -1,0 +1,193 @@
+"""Which point a study tries next: Optuna's samplers, asked about a study that is made from the ledger each time.
+
+The study tells the truth: a paused or stopped trial is PRUNED with the score of each epoch, a running one is RUNNING
+(so that TPE's constant liar keeps others away), one that was too large or diverged is infeasible. Nothing of it lives
+longer than the question, and its randomness is a function of (seed, number of the trial): there is no state to restore,
+and no zombie trial that keeps the search away from where nothing runs.
+"""
+
+import contextlib
+import itertools
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from clinscale.errors import ConfigError
+from clinscale.sweep.ledger import Trial
+from clinscale.sweep.space import SearchSpace
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+Sampler = Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random", "grid"]
+Objective = Literal["score", "latency", "cost"]
+
+DIRECTIONS: dict[Objective, str] = {"score": "maximize", "latency": "minimize", "cost": "minimize"}
+"""`score` on the development split, `latency` in seconds per document there, `cost` in device-seconds of the trial."""
+
+_STARTUP = 8
+"""Random trials before TPE, GP or CMA-ES is believed; those that the user or an earlier sweep gave count."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The next trial's point."""
+
+    params: Mapping[str, Any]
+    origin: str
+    system_attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Proposer:
+    """All that decides a study's points."""
+
+    space: SearchSpace
+    sampler: Sampler = "tpe"
+    seed: int = 0
+    objectives: tuple[Objective, ...] = ("score",)
+    first: tuple[Mapping[str, Any], ...] = ()
+    """Published settings, tried first."""
+    warm: tuple[Mapping[str, Any], ...] = ()
+    """The best points of earlier sweeps, tried before those."""
+
+    def propose(self, trials: Sequence[Trial]) -> Proposal:
+        """The point of the trial after `trials`, which are all searched trials of the study."""
+        number = len(trials)
+        given = [*((point, "warm") for point in self.warm), *((point, "first") for point in self.first)]
+        given = list(
+            {tuple(sorted(point.items())): (point, origin) for point, origin in reversed(given)}.values()
+        )[::-1]
+        if number < len(given):
+            return Proposal(*given[number])
+        number -= len(given)
+        if self.sampler == "grid":
+            return Proposal(self._grid()[number], "sampler")
+        if self.sampler == "qmc":
+            return Proposal(self.space.quasi_random(number + 1, self.seed)[number], "sampler")
+        return self._ask(trials)
+
+    def num_points(self) -> int | None:
+        """How many points there are, for a grid."""
+        return len(self._grid()) + len(self.first) + len(self.warm) if self.sampler == "grid" else None
+
+    def _ask(self, trials: Sequence[Trial]) -> Proposal:
+        study = study_of(trials, self.space, self.objectives, sampler=self._optuna_sampler(len(trials)))
+        with _quiet():
+            asked = study.ask()
+            params = self.space.suggest(asked)
+        left = study.get_trials(deepcopy=False)[-1].system_attrs
+        return Proposal(params, "sampler", {key: value for key, value in left.items() if key.startswith("cma")})
+
+    def _optuna_sampler(self, number: int) -> "BaseSampler":
+        from optuna import samplers
+
+        seed = random.Random(f"{self.seed}/{number}").getrandbits(31)
+        if self.sampler == "tpe":
+            return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=True, constant_liar=True)
+        if self.sampler == "gp":
+            return samplers.GPSampler(seed=seed, n_startup_trials=_STARTUP, deterministic_objective=False)
+        if self.sampler == "cmaes":
+            return samplers.CmaEsSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False)
+        if self.sampler == "nsga2":
+            return samplers.NSGAIISampler(seed=seed)
+        return samplers.RandomSampler(seed=seed)
+
+    def _grid(self) -> list[dict[str, Any]]:
+        choices = {key: dimension.grid() for key, dimension in self.space.parameters.items()}
+        endless = next((key for key, values in choices.items() if values is None), None)
+        if endless:
+            raise ConfigError(
+                f"search space: {endless} has no end of values, so no grid holds them; give it a step or choices, or "
+                "use another recipe.sampler"
+            )
+        points = [
+            self.space.active(dict(zip(choices, point, strict=True)))
+            for point in itertools.product(*(values or () for values in choices.values()))
+        ]
+        unique = list({tuple(point.items()): point for point in points}.values())
+        random.Random(self.seed).shuffle(unique)  # a budget that ends early has seen all corners
+        return unique
+
+
+def study_of(
+    trials: Sequence[Trial],
+    space: SearchSpace,
+    objectives: Sequence[Objective] = ("score",),
+    *,
+    sampler: "BaseSampler | None" = None,
+    name: str | None = None,
+) -> "Study":
+    """The searched trials as an Optuna study in memory: for samplers, plots and whoever else reads Optuna."""
+    import optuna
+
+    with _quiet():
+        study = optuna.create_study(
+            study_name=name, directions=[DIRECTIONS[objective] for objective in objectives], sampler=sampler
+        )
+        study.add_trials([_frozen(trial, space, objectives) for trial in trials if trial.searched])
+    return study
+
+
+def values_of(trial: Trial, objectives: Sequence[Objective]) -> list[float] | None:
+    """The trial's objectives; None before its first epoch."""
+    if trial.objective is None:
+        return None
+    last = trial.epochs[-1]
+    known = {"score": trial.objective, "latency": last.metrics.get("perf/latency_s", 0.0), "cost": trial.seconds}
+    return [known[objective] for objective in objectives]
+
+
+def _frozen(trial: Trial, space: SearchSpace, objectives: Sequence[Objective]) -> "FrozenTrial":
+    from optuna.trial import TrialState, create_trial
+
+    values = values_of(trial, objectives)
+    state = {
+        "complete": TrialState.COMPLETE,
+        "pruned": TrialState.PRUNED,
+        "paused": TrialState.PRUNED,
+        "running": TrialState.RUNNING,
+        "lost": TrialState.RUNNING,
+        "failed": TrialState.FAIL,
+    }[trial.state]
+    infeasible = trial.state == "failed" and trial.reason in ("not_a_number", "out_of_memory", "over_time")
+    if infeasible:  # samplers look at no FAILED trial, and would walk into the same wall again
+        state = TrialState.PRUNED
+    single = len(objectives) == 1
+    known = state in (TrialState.COMPLETE, TrialState.PRUNED) and (single or not infeasible)
+    return create_trial(
+        state=state,
+        values=values if known else None,
+        params=dict(trial.params),
+        distributions=space.distributions(trial.params),
+        user_attrs={
+            "number": trial.number,
+            "state": trial.state,
+            "reason": trial.reason,
+            "origin": trial.origin,
+            "epochs": trial.epoch,
+            "device_seconds": trial.seconds,
+        },
+        system_attrs=dict(trial.system_attrs),
+        intermediate_values={epoch.epoch: epoch.objective for epoch in trial.epochs} if single else {},
+        constraints={str(trial.reason): 1.0} if infeasible else None,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out Optuna's remarks on experimental features and independent sampling."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,118 @@
+"""Settings that earlier studies in MLflow found good, as first trials of a new one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from clinscale import registry
+from clinscale.config import nearest
+from clinscale.errors import ConfigError
+from clinscale.registry import RunRecord, Tag
+from clinscale.sweep.space import CategoricalDimension, SearchSpace
+from clinscale.tasks import TaskConfig
+
+AUTO = "auto"
+
+
+def warm_points(
+    tracking: registry.Tracking,
+    names: Sequence[str],
+    *,
+    task: TaskConfig,
+    space: SearchSpace,
+    count: int,
+    own: str,
+) -> tuple[dict[str, Any], ...]:
+    """The best points of the studies called `names` that this space holds, at most `count`, the best of each first.
+
+    `auto` stands for the finished studies of the same task, or where there are none, of the same kind.
+
+    Args:
+        tracking: where they are.
+        names: of studies, or `auto`.
+        task: of the new study.
+        space: of the new study.
+        count: of points.
+        own: name of the new study, which is no earlier one.
+
+    Raises:
+        ConfigError: no study has that name, or its space has other parameters.
+        RegistryError: the server fails.
+    """
+    if not names:
+        return ()
+    earlier = [run for run in registry.read_runs(tracking, kind="sweep") if run.name != own]
+    ranked: list[list[dict[str, Any]]] = []
+    for name in names:
+        if name == AUTO:
+            chosen = [run for run in _related(earlier, task) if not _difference(run, space)]
+        else:
+            chosen = [_named(name, earlier)]
+            if odd := _difference(chosen[0], space):
+                raise ConfigError(
+                    f"study {name} cannot warm-start this one: {odd}; use the same space, or another study"
+                )
+        ranked += [_best_points(tracking, run, space) for run in chosen]
+    # the best of each study, then the second of each, ...
+    merged = [points[place] for place in range(count) for points in ranked if place < len(points)]
+    return tuple({json.dumps(point, sort_keys=True): point for point in merged}.values())[:count]
+
+
+def _named(name: str, earlier: Sequence[RunRecord]) -> RunRecord:
+    found = [run for run in earlier if run.name == name]
+    if not found:
+        raise ConfigError(
+            f"recipe.warm_start: no earlier study is called {name!r}; {nearest(name, [run.name for run in earlier])}"
+        )
+    return found[-1]
+
+
+def _related(earlier: Sequence[RunRecord], task: TaskConfig) -> list[RunRecord]:
+    finished = [run for run in earlier if run.status == "FINISHED"]
+    same = [run for run in finished if run.tags.get(Tag.TASK) == task.name]
+    return same or [run for run in finished if run.tags.get(Tag.TASK_KIND) == task.kind]
+
+
+def _difference(run: RunRecord, space: SearchSpace) -> str | None:
+    """How the spaces differ in what they search; None where they do not."""
+    try:
+        theirs = set(json.loads(run.tags.get(Tag.SPACE, "")))
+    except ValueError:
+        return "it recorded no search space"
+    if odd := sorted(theirs ^ set(space.parameters)):
+        return f"{odd[0]} is searched in only one of the two"
+    return None
+
+
+def _best_points(tracking: registry.Tracking, run: RunRecord, space: SearchSpace) -> list[dict[str, Any]]:
+    trials = [
+        trial
+        for trial in registry.read_runs(tracking, kind="trial", parent=run.id)
+        if "objective" in trial.metrics and Tag.CONFIRMS not in trial.tags
+    ]
+    trials.sort(key=lambda trial: -trial.metrics["objective"])
+    points = (_point(trial.params, space) for trial in trials)
+    return [point for point in points if point is not None]
+
+
+def _point(params: Mapping[str, str], space: SearchSpace) -> dict[str, Any] | None:
+    """A trial's parameters as this space spells them; None where one lies outside."""
+    point: dict[str, Any] = {}
+    for key, dimension in space.parameters.items():
+        if not dimension.active(point):
+            continue
+        if key not in params:
+            return None
+        value = yaml.safe_load(params[key])
+        if isinstance(dimension, CategoricalDimension):
+            value = next((choice for choice in dimension.choices if str(choice) == params[key]), None)
+            if value is None and None not in dimension.choices:
+                return None
+        else:
+            value = int(value) if dimension.type == "int" else float(value)
+            if not dimension.low <= value <= dimension.high:
+                return None
+        point[key] = value
+    return point

@@ -1,0 +1,225 @@
+"""From a study's ledger to its winner: chosen on the development split, judged once on the test split, registered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinscale import models, predict, registry
+from clinscale.errors import ClusterError, ConfigError
+from clinscale.finetune import OUTCOMES_FILE, FinetuneRecipe, judge, task_tags
+from clinscale.registry import Tag
+from clinscale.storage import read_json, write_json
+from clinscale.sweep.choose import Candidate, Keep, Promote, choose_winner, decide
+from clinscale.sweep.config import SweepConfig
+from clinscale.sweep.inputs import StudyInputs
+from clinscale.sweep.ledger import Trial
+from clinscale.sweep.plots import draw
+from clinscale.sweep.policy import finalists
+from clinscale.sweep.record import StudyRuns
+from clinscale.sweep.space import MODEL
+from clinscale.sweep.trial import trial_folder
+
+WINNER_FILE = "winner.json"
+CONFIRMATION_FILE = "confirmation.json"
+"""Artifact of a study's run: the finalists' development scores by seed."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study's winner, judged on the test split and registered."""
+
+    name: str
+    task: str
+    kind: str
+    family: str
+    metric: str
+    value: float
+    """On the test split."""
+    trivial: float
+    """Of the trivial baseline on the test split."""
+    test: dict[str, float]
+    interval: tuple[float, float]
+    """95 % of `value`, by bootstrap over documents."""
+    max_tokens: int
+    """Window that the winner reads."""
+    trials: int
+    device_seconds: float
+    """Spent on the study."""
+    finalists: tuple[dict[str, Any], ...]
+    """What was compared at the end: `trial`, `role`, `dev` by seed, `mean` and `deviation`."""
+    recipe: FinetuneRecipe
+    """The winner's own fine-tuning recipe."""
+    version: registry.ModelVersion
+    decision: Promote | Keep
+    folder: Path
+    """HF folder of the winner."""
+    plots: tuple[Path, ...]
+    """Pictures of the search."""
+
+
+def finish_study(
+    study: StudyInputs,
+    config: SweepConfig,
+    trials: Sequence[Trial],
+    folder: Path,
+    *,
+    tracking: registry.Tracking,
+    runs: StudyRuns,
+    run: registry.Run,
+    recipe: str,
+) -> StudyResult:
+    """Choose, judge, draw and register; what an earlier start has done already is not done again.
+
+    Raises:
+        ClusterError: no trial has a score; tells why the first one failed.
+        RegistryError: the server fails.
+    """
+    if not (folder / WINNER_FILE).exists():
+        _choose_and_judge(study, config, trials, folder, runs, run)
+    return _register(study, config, folder, tracking, run, recipe)
+
+
+def _choose_and_judge(
+    study: StudyInputs,
+    config: SweepConfig,
+    trials: Sequence[Trial],
+    folder: Path,
+    runs: StudyRuns,
+    run: registry.Run,
+) -> None:
+    compared = compare_finalists(trials)
+    if not compared:
+        failed = next((trial for trial in trials if trial.state == "failed"), None)
+        why = f"; the first failed trial ({failed.reason}): {failed.message}" if failed else ""
+        error = ConfigError if failed and failed.reason in ("not_a_number", "over_time") else ClusterError
+        raise error(f"study {study.config.name}: no trial ended with a score{why}")
+    winner = choose_winner(compared)
+    kept = max(winner.seeds, key=lambda trial: trial.objective or 0.0)
+    data = study.data
+    judged = judge(trial_folder(folder, kept.id), data, attention=config.runtime.attention)
+    spent_s = sum(trial.seconds for trial in trials)
+    run.log_json(OUTCOMES_FILE, judged.outcomes.plain())
+    run.log(judged.as_metrics(data.task.name, winner.mean))
+    searched = sum(trial.searched for trial in trials)
+    run.set_tags(
+        {
+            Tag.MAX_TOKENS: str(judged.max_tokens),
+            Tag.TRIALS: str(searched),
+            Tag.WINNER_RUN: runs.run_id(kept),
+            Tag.DEVICE_SECONDS: f"{spent_s:.1f}",
+        }
+    )
+    rows = [candidate.plain() for candidate in compared]
+    run.log_json(CONFIRMATION_FILE, rows)
+    pictures = draw(
+        folder / "plots",
+        name=study.config.name,
+        trials=trials,
+        space=study.space,
+        objectives=config.recipe.objectives,
+        metric=judged.metric,
+    )
+    for picture in pictures:
+        run.log_file(picture, "plots")
+    base = int(kept.params.get(MODEL, 0))
+    point = {key: value for key, value in kept.params.items() if key != MODEL}
+    write_json(
+        folder / WINNER_FILE,
+        {
+            "id": kept.id,
+            "dev": winner.mean,
+            "recipe": study.space.recipe(study.bases[base].path, point, kept.seed).plain(),
+            "base": base,
+            "trials": searched,
+            "device_seconds": spent_s,
+            "finalists": rows,
+            **judged.plain(),
+        },
+    )
+
+
+def compare_finalists(trials: Sequence[Trial]) -> list[Candidate]:
+    """Winner, runner-up and first trial of the search, each with the seeds under which its setting was trained."""
+    found = []
+    best = finalists(trials)
+    for place, trial in enumerate(best):
+        role = "winner" if place == 0 else "runner-up" if place == 1 and len(best) > 1 else "first trial"
+        again = [
+            one for one in trials if one.of == trial.number and one.objective is not None and one.state != "failed"
+        ]
+        found.append(Candidate(role, (trial, *again)))
+    return found
+
+
+def _register(
+    study: StudyInputs,
+    config: SweepConfig,
+    folder: Path,
+    tracking: registry.Tracking,
+    run: registry.Run,
+    recipe: str,
+) -> StudyResult:
+    """The winner as a version of the task's model; champion when it is better than the present one."""
+    winner = read_json(folder / WINNER_FILE)
+    data, metric = study.data, winner["metric"]
+    value, trivial = winner["test"][metric], winner["trivial"][metric]
+    hf_folder = trial_folder(folder, winner["id"])
+    family = models.family_of(models.check_hf_folder(hf_folder)["model_type"])
+    name = study.config.register_as or data.task.name
+    champion = registry.find_version(tracking, f"{name}@champion")
+    version = registry.register(
+        tracking,
+        run.id,
+        hf_folder,
+        name=name,
+        tags={
+            **task_tags(data),
+            Tag.KIND: "task",
+            Tag.NAME: study.config.name,
+            Tag.SWEEP: config.name,
+            Tag.FAMILY: family,
+            Tag.VALUE: repr(value),
+            Tag.TRIVIAL: repr(trivial),
+            Tag.TRIALS: str(winner["trials"]),
+            Tag.MAX_TOKENS: str(winner["max_tokens"]),
+            Tag.BASE: study.bases[winner["base"]].label,
+            Tag.RECIPE: recipe,
+        },
+        pyfunc_code=predict.PYFUNC_CODE,
+        pip_requirements=predict.pip_requirements(),
+    )
+    decision: Promote | Keep
+    if champion and champion.digest == version.digest:
+        decision = Keep("this version is the champion already")
+    else:
+        decision = decide(metric, value, data.fingerprint, _judged(champion))
+    if isinstance(decision, Promote):
+        version = registry.promote(tracking, version)
+    return StudyResult(
+        name=study.config.name,
+        task=data.task.name,
+        kind=data.task.kind,
+        family=family,
+        metric=metric,
+        value=value,
+        trivial=trivial,
+        test=winner["test"],
+        interval=(winner["interval"]["low"], winner["interval"]["high"]),
+        max_tokens=winner["max_tokens"],
+        trials=winner["trials"],
+        device_seconds=winner["device_seconds"],
+        finalists=tuple(winner["finalists"]),
+        recipe=FinetuneRecipe.parse(winner["recipe"], source=str(folder / WINNER_FILE)),
+        version=version,
+        decision=decision,
+        folder=hf_folder,
+        plots=tuple(sorted((folder / "plots").glob("*.png"))),
+    )
+
+
+def _judged(champion: registry.ModelVersion | None) -> dict[str, Any] | None:
+    if champion is None or Tag.VALUE not in champion.tags:
+        return None
+    tags: Mapping[str, str] = champion.tags
+    return {"metric": tags.get(Tag.METRIC), "value": tags[Tag.VALUE], "data": tags.get(Tag.DATA)}

@@ -1,0 +1,95 @@
+"""The ledger is the truth: what was written is read back, a torn tail costs nothing, two writers are refused."""
+
+import json
+
+import pytest
+
+from clinscale.errors import ClusterError, DataError
+from clinscale.sweep.ledger import Epoch, Ledger, Trial, best_of
+
+
+def new(number, study=0, **changes):
+    return Trial(study, number, {"batch_size": 8}, "sampler", 0, **changes)
+
+
+def written(path):
+    ledger = Ledger(path)
+    first = ledger.start(new(0))
+    ledger.report(first, Epoch(1, 0.5, 2.0, {"eval/x": 0.5, "step": 3}))
+    ledger.end(first, "paused")
+    second = ledger.start(new(1))
+    ledger.end(second, "lost", "lost", "RayActorError")
+    ledger.resume(first)
+    ledger.report(first, Epoch(2, 0.7, 3.0, {"eval/x": float("nan")}))
+    ledger.close()
+    return ledger.trials
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    trials = written(tmp_path / "ledger.jsonl")
+    again = Ledger(tmp_path / "ledger.jsonl")
+    assert again.trials == trials
+    first, second = again.trials
+    assert (first.state, first.epoch, first.objective, first.seconds) == ("running", 2, 0.7, 5.0)
+    assert first.objective_at(1) == 0.5
+    assert "eval/x" not in first.epochs[1].metrics  # no number, so not there
+    assert (second.state, second.losses, second.objective) == ("lost", 1, None)
+
+
+def test_an_epoch_is_known_once(tmp_path):
+    ledger = Ledger()
+    trial = ledger.start(new(0))
+    ledger.report(trial, Epoch(1, 0.5, 2.0))
+    ledger.report(trial, Epoch(1, 0.9, 9.0))
+    assert ledger.trial(0, 0).epochs == (Epoch(1, 0.5, 2.0),)
+
+
+def test_a_torn_last_line_is_dropped_and_the_next_one_is_whole(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    trials = written(path)
+    whole = path.read_bytes()
+    for cut in range(1, len(whole.splitlines()[-1]) + 1):
+        path.write_bytes(whole[:-cut])
+        ledger = Ledger(path)
+        assert ledger.trials[0].epoch == 1
+        ledger.report(ledger.trials[0], trials[0].epochs[1])
+        ledger.close()
+        assert Ledger(path).trials == trials
+
+
+def test_a_damaged_line_in_the_middle_is_refused_by_its_number(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    written(path)
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2][:10]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="line 3 is damaged"):
+        Ledger(path)
+
+
+def test_one_process_writes(tmp_path):
+    first = Ledger(tmp_path / "s" / "ledger.jsonl")
+    with pytest.raises(ClusterError, match="sweep s is being run by another process"):
+        Ledger(tmp_path / "s" / "ledger.jsonl")
+    first.close()
+    Ledger(tmp_path / "s" / "ledger.jsonl")
+
+
+def test_events_are_json_lines_without_text_of_notes(tmp_path):
+    written(tmp_path / "ledger.jsonl")
+    kinds = [json.loads(line)["event"] for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+    assert kinds == ["start", "epoch", "end", "start", "end", "resume", "epoch"]
+
+
+def test_the_best_is_a_searched_trial_that_did_not_fail():
+    ledger = Ledger()
+    for number, (value, state) in enumerate(
+        [(0.5, "complete"), (0.9, "failed"), (0.7, "paused"), (0.7, "complete")]
+    ):
+        trial = ledger.start(new(number))
+        ledger.report(trial, Epoch(1, value, 1.0))
+        ledger.end(trial, state)
+    confirm = ledger.start(Trial(0, 4, {}, "confirm", 1, of=0))
+    ledger.report(confirm, Epoch(1, 0.95, 1.0))
+    assert best_of(ledger.trials).number == 2
+    assert best_of([]) is None

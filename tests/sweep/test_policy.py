@@ -1,0 +1,159 @@
+"""What a sweep does next is a function of its ledger, so it is tested as one."""
+
+import math
+
+import pytest
+
+from clinscale.sweep.ledger import Epoch, Trial
+from clinscale.sweep.policy import (
+    Confirm,
+    Finish,
+    Halving,
+    Resume,
+    Spend,
+    Start,
+    StudyState,
+    Wait,
+    expected_gain,
+    finalists,
+    goes_on,
+    next_move,
+)
+
+ASHA = Halving("asha", 1, 3)
+EPOCHS = 9
+
+
+def trial(number, *values, state="paused", study=0, seconds=10.0, origin="sampler", **changes):
+    epochs = tuple(Epoch(epoch, value, seconds) for epoch, value in enumerate(values, 1))
+    return Trial(study, number, {"x": number}, origin, 0, epochs=epochs, state=state, **changes)
+
+
+def move(*trials, spend=None, halving=ASHA, studies=1, **options):
+    states = [StudyState([t for t in trials if t.study == index], EPOCHS) for index in range(studies)]
+    return next_move(states, spend or Spend(trials=99), halving, **options)
+
+
+@pytest.mark.parametrize(
+    ("halving", "epochs", "rungs"),
+    [
+        (Halving("asha", 1, 3), 9, [1, 3]),
+        (Halving("asha", 2, 3), 9, [2, 6]),
+        (Halving("asha", 1, 4), 16, [1, 4]),
+        (Halving("asha", 4, 2), 4, []),
+    ],
+)
+def test_rungs(halving, epochs, rungs):
+    assert halving.rungs(epochs) == rungs
+
+
+def test_the_best_third_of_a_rung_goes_on():
+    low, mid = trial(0, 0.1), trial(1, 0.2)
+    assert move(low, mid, spend=Spend(trials=3)) == Start(0)
+    high = trial(2, 0.3, state="running")
+    assert goes_on(high, [low, mid, high], ASHA, EPOCHS)
+    assert not goes_on(trial(2, 0.15, state="running"), [low, mid, trial(2, 0.15)], ASHA, EPOCHS)
+    # the third to come lets the best of the others go on
+    assert move(low, mid, trial(2, 0.15)) == Resume(mid)
+
+
+def test_between_rungs_nothing_is_asked():
+    assert goes_on(trial(0, 0.1, 0.1, state="running"), [trial(1, 0.9, 0.9, 0.9)], ASHA, EPOCHS)
+
+
+def test_what_is_furthest_is_promoted_first():
+    rung_1 = [trial(n, 0.1 * n) for n in range(6)]
+    rung_3 = [trial(n, 0.9, 0.9, 0.9 + n / 100) for n in range(6, 9)]
+    assert move(*rung_1, *rung_3) == Resume(rung_3[-1])
+
+
+def test_a_failed_trial_counts_for_nothing():
+    failed = trial(2, 0.9, state="failed", reason="not_a_number")
+    assert move(trial(0, 0.1), trial(1, 0.2), failed) == Start(0)
+
+
+def test_lost_trials_come_first():
+    lost = trial(0, state="lost")
+    assert move(lost, trial(1, 0.3), trial(2, 0.2), trial(3, 0.1)) == Resume(lost)
+
+
+def test_the_leader_is_trained_to_its_end_before_the_sweep_is():
+    spend = Spend(trials=2)
+    leader = trial(1, 0.5)
+    assert move(trial(0, 0.4), leader, spend=spend) == Resume(leader)
+    done = trial(1, *[0.5] * EPOCHS, state="complete")
+    assert isinstance(move(trial(0, 0.4), done, spend=spend), Finish)
+    assert isinstance(move(trial(0, 0.4, state="running"), done, spend=spend), Wait)
+
+
+def test_finalists_are_confirmed_under_other_seeds():
+    ended = [trial(n, *[value] * EPOCHS, state="complete") for n, value in enumerate([0.1, 0.5, 0.3, 0.4])]
+    spend = Spend(trials=4)
+    assert [one.number for one in finalists(ended)] == [1, 3, 0]
+    seen = []
+    while isinstance(step := move(*ended, spend=spend, confirm_seeds=3), Confirm):
+        seen.append((step.trial.number, step.seed))
+        again = trial(len(ended), 0.4, state="complete", origin="confirm", of=step.trial.number)
+        ended.append(Trial(**{**again.__dict__, "seed": step.seed}))
+    assert seen == [(1, 1), (1, 2), (3, 1), (3, 2), (0, 1), (0, 2)]
+    assert isinstance(step, Finish)
+
+
+@pytest.mark.parametrize(
+    ("used", "kind"),
+    [(0.0, Start), (800.0, Start), (950.0, Resume), (1000.0, Finish)],
+)
+def test_a_budget_of_time_keeps_enough_to_train_the_leader(used, kind):
+    # the leader lacks 8 epochs of 10 s, another trial costs 10 s
+    trials = [trial(0, 0.4), trial(1, 0.5)]
+    assert isinstance(move(*trials, spend=Spend(device_seconds=1000.0, used_device_seconds=used)), kind)
+
+
+def test_the_budget_moves_to_where_the_gain_is():
+    flat = [trial(n, 0.5 + n / 1000, study=0) for n in range(4)]
+    rising = [trial(n, 0.3 + n / 10, study=1) for n in range(4)]
+    none = Halving("none")
+    ended = [Trial(**{**t.__dict__, "state": "complete"}) for t in (*flat, *rising)]
+    assert move(*ended, studies=2, halving=none) == Start(1)
+    dear = [Trial(**{**t.__dict__, "epochs": (Epoch(1, t.objective, 1e6),)}) for t in ended if t.study == 1]
+    assert move(*ended[:4], *dear, studies=2, halving=none) == Start(0)
+    assert move(*ended[:4], studies=2, halving=none) == Start(1), "each study gets a few trials first"
+
+
+def test_expected_gain_falls_with_trials_and_knows_the_spread():
+    few, many = [trial(n, 0.5 + n / 100) for n in range(4)], [trial(n, 0.5 + n / 100) for n in range(40)]
+    assert expected_gain(few) > expected_gain(many) > 0
+    assert expected_gain([trial(0, 0.5)]) == math.inf
+    assert expected_gain([trial(n, 0.5) for n in range(5)]) == 0
+    # exponential tails: the mean excess of the best of n + 1 over the best of n is scale / (n + 1)
+    import random
+
+    rng, scale, found = random.Random(0), 0.1, []
+    for _ in range(400):
+        found.append(expected_gain([trial(n, rng.expovariate(1 / scale)) for n in range(9)]))
+    assert sum(found) / len(found) == pytest.approx(scale / 10, rel=0.1)
+
+
+def test_a_grid_ends_when_it_is_through():
+    states = [StudyState([trial(0, *[0.5] * EPOCHS, state="complete")], EPOCHS, num_points=1)]
+    assert isinstance(next_move(states, Spend(trials=99), ASHA), Finish)
+
+
+def test_the_median_stops_what_is_below_it():
+    halving = Halving("median", 1, 3)
+    peers = [trial(n, 0.1 * n, 0.1 * n) for n in range(5)]
+    assert goes_on(trial(9, 0.0, 0.25, state="running"), peers, halving, EPOCHS)
+    assert not goes_on(trial(9, 0.0, 0.15, state="running"), peers, halving, EPOCHS)
+
+
+def test_hyperbands_brackets_start_at_different_rungs():
+    halving = Halving("hyperband", 1, 3)
+    assert [halving.bracket(n, 9) for n in range(6)] == [0, 0, 0, 1, 1, 2]
+    third = trial(3, 0.0, state="running")
+    assert goes_on(third, [third], halving, 9), "bracket 1 is first judged at epoch 3"
+    first = trial(0, 0.9, state="running")
+    assert not goes_on(first, [first], halving, 9)
+
+
+def test_without_a_scheduler_all_go_to_their_end():
+    assert goes_on(trial(0, 0.0, state="running"), [trial(1, 0.9)], Halving("none"), EPOCHS)
