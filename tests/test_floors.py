@@ -23,7 +23,7 @@ GROUND = ["errors", "config", "units", "storage", "records", "runfolder", "synth
 
 OWNERS: dict[str, set[str]] = {
     "fsspec": {"storage", "records"},
-    "ray.tune": {"sweep"},
+    "ray.tune": {"sweep", "bench"},  # bench measures the peer
     "ray.train": {"runtime"},
     "ray.data": {"corpus"},
     "ray": {"runtime", "sweep", "corpus"},
@@ -32,8 +32,8 @@ OWNERS: dict[str, set[str]] = {
     "rensa": {"corpus"},
     "deepspeed": {"engine"},
     "mlflow": {"registry", "predict/pyfunc"},  # the one file that MLflow itself loads: a model from code
-    "optuna": {"sweep"},
-    "matplotlib": {"report", "bench"},
+    "optuna": {"sweep", "bench"},
+    "matplotlib": {"report", "bench", "sweep"},  # sweep draws with Optuna's own plots
     "jinja2": {"report"},
     "typer": {"cli"},
 }

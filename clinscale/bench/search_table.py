@@ -67,7 +67,7 @@ class Table:
 
     @classmethod
     def read(cls, path: str | Path) -> "Table":
-        """What `record` wrote; DataError for a file that is missing or no JSON."""
+        """What `record_table` wrote; DataError for a file that is missing or no JSON."""
         values = read_json(path)
         return cls(
             SearchSpace.parse(values["space"], source=str(path)),
@@ -95,7 +95,7 @@ class Table:
         Path(path).write_bytes(gzip.compress(json.dumps(values, separators=(",", ":")).encode(), mtime=0))
 
 
-def record(
+def record_table(
     path: str | Path,
     *,
     model: str,

@@ -1,12 +1,15 @@
 """`clinscale bench`: measured against the peer in the same process."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from clinscale.cli.options import Json
-from clinscale.cli.output import Steps, emit, table
+from clinscale.cli.output import Steps, emit
+from clinscale.cli.output import table as table_of
+from clinscale.errors import ConfigError
 
 Family = StrEnum("Family", ["longformer", "bigbird"])
 Precision = StrEnum("Precision", ["fp32", "bf16"])
@@ -237,6 +240,47 @@ def corpus(
     _run(bench_corpus, 1, json, data=data, megabytes=megabytes, scale=scale, repeats=repeats, seed=seed)
 
 
+@app.command()
+def search(
+    table: Annotated[
+        Path | None, typer.Option(help="Recorded fine-tunings to replay: what --record has written.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write such a table here instead; takes about an hour.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --record: HF folder of the tiny base model.")] = None,
+    configurations: Annotated[int, typer.Option(min=2, help="With --record: settings of each task.")] = 128,
+    seeds: Annotated[int, typer.Option(min=2, help="Runs of each method on each task.")] = 30,
+    noop_trials: Annotated[
+        int, typer.Option(min=0, help="Empty trials on real Ray Tune; 0 leaves them out.")
+    ] = 12,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to replay or record in.")] = 1,
+    json: Json = False,
+) -> None:
+    """The cost of finding a setting within 1 % of the best: random, stock Ray ASHA and others, against a sweep.
+
+    Example: `clinscale bench search --table tests/bench/search_table.json.gz --processes 2`
+    """
+    from clinscale.bench import bench_search, record_table
+
+    if record:
+        if not model:
+            raise ConfigError("--record needs --model, the HF folder of a tiny base model such as the demo's")
+        with Steps("Fine-tuning") as steps:
+            record_table(
+                record,
+                model=model,
+                num_configurations=configurations,
+                processes=processes,
+                on_progress=lambda done, total: steps.update(done, total),
+            )
+        emit({"table": str(record)}, as_json=json, people=f"table: {record}")
+        return
+    if not table:
+        raise ConfigError("--table names the recorded fine-tunings to replay; make one with --record")
+    _run(bench_search, 1, json, table=table, seeds=seeds, noop_trials=noop_trials, processes=processes)
+
+
 def _names(chosen: list[Any] | None, every: Any) -> tuple[str, ...]:
     return tuple(member.value for member in chosen or every)
 
@@ -269,7 +313,7 @@ def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
         }
         for name, found in document["ratios"].items()
     ]
-    people: list[Any] = [table(f"bench {document['what']}: ratios to the peer", rows)]
+    people: list[Any] = [table_of(f"bench {document['what']}: ratios to the peer", rows)]
     for name, found in document.get("memory", {}).items():
         mb = {key: f"{size / 1e6:.1f} MB" for key, size in found.items()}
         for size in ("small", "large"):

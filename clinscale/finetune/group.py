@@ -279,13 +279,6 @@ class _Rank(EpochLoop):
             total += float(loss.detach())
         return total
 
-    def _terms(self, windows: Sequence[Window]) -> int:
-        """Of how many terms a forward pass's loss is the mean: so weighted, it does not matter who computes what."""
-        if self._predictor.kind.head != "tokens":
-            return len(windows)
-        labels = [window.targets["labels"] for window in windows]
-        return sum(len(one) - one.count(-100) for one in labels)
-
     def _over_ranks(self, value: float) -> float:
         import torch
 

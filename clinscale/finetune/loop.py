@@ -234,6 +234,13 @@ class EpochLoop(ABC):
         loss: torch.Tensor = self._engine.forward(batch).loss
         return loss
 
+    def _terms(self, windows: Sequence[Window]) -> int:
+        """Of how many terms a forward pass's loss is the mean: so weighted, it does not matter who computes what."""
+        if self._predictor.kind.head != "tokens":
+            return len(windows)
+        labels = [window.targets["labels"] for window in windows]
+        return sum(len(one) - one.count(-100) for one in labels)
+
 
 class _OneProcess(EpochLoop):
     """Plain torch on one device."""
@@ -324,10 +331,13 @@ class _OneProcess(EpochLoop):
         )
 
     def _accumulate(self, chosen: Sequence[Window], micro: int) -> float:
-        total = 0.0
+        whole, total = self._terms(chosen), 0.0
         for first in range(0, len(chosen), micro):
             part = chosen[first : first + micro]
-            loss = self._loss(part) * (len(part) / len(chosen))
+            if not (terms := self._terms(part)):
+                continue  # the mean of no terms is no number
+            # HF's loss of an answer, and BigBird's last block, depend on padding: it is that of the whole step
+            loss = self._loss(part, least_length=len(chosen[-1].input_ids)) * (terms / whole)
             self._engine.backward(loss)
             total += float(loss.detach())
         return total

@@ -40,7 +40,7 @@ class Tag:
     SWEEP = "clinscale.sweep"
     """On a study's run: the sweep that it is a part of."""
     SPACE = "clinscale.space"
-    """On a study's run: its search space as JSON, for a later sweep that starts warm."""
+    """On a study's run: what it searches, as a JSON list, for a later sweep that starts warm."""
     TRIAL_STATE = "clinscale.trial_state"
     """`complete`, `pruned`, `failed`, or `paused` at a rung."""
     TRIAL_REASON = "clinscale.trial_reason"

@@ -211,7 +211,7 @@ def _trial(number: int, trial: RunRecord, scores: Curve, sweep: RunRecord) -> Tr
         status=trial.status,
         value=max((value for _, value in scores if math.isfinite(value)), default=None),
         epochs=len(scores),
-        seconds=_seconds(trial),
+        seconds=_number(trial.tags.get(Tag.DEVICE_SECONDS)) or _seconds(trial),  # a pause is no work
         params=trial.params,
         won=trial.id == sweep.tags.get(Tag.WINNER_RUN),
     )

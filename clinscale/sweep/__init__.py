@@ -4,6 +4,7 @@ A sweep holds one or many studies (a task asked of a base model) under one budge
 is a line of its ledger; decisions are functions of the ledger, and MLflow's runs and Optuna's studies are made from it.
 """
 
+from clinscale.sweep.conductor import Conductor, Study, run_stints
 from clinscale.sweep.config import BudgetConfig, StudyConfig, SweepConfig, SweepRecipe, SweepRuntime
 from clinscale.sweep.forecast import forecast
 from clinscale.sweep.inputs import SweepInputs, read_inputs
@@ -21,6 +22,7 @@ from clinscale.sweep.winner import StudyResult
 
 __all__ = [
     "BudgetConfig",
+    "Conductor",
     "Epoch",
     "Halving",
     "Ledger",
@@ -29,6 +31,7 @@ __all__ = [
     "SearchSpace",
     "Spend",
     "Start",
+    "Study",
     "StudyConfig",
     "StudyResult",
     "StudyState",
@@ -46,5 +49,6 @@ __all__ = [
     "load_sweep",
     "next_move",
     "read_inputs",
+    "run_stints",
     "sweep",
 ]

@@ -5,14 +5,18 @@ checkpoint. So a pause holds no process and no placement group, and processes ar
 """
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from clinscale.errors import own_cause
+from clinscale.errors import ClusterError, own_cause
+from clinscale.runtime import ray_logs
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.ledger import Epoch, Ledger, Trial
 from clinscale.sweep.policy import (
@@ -31,8 +35,6 @@ from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.trial import FAILED, MESSAGE, OBJECTIVE, Stint
 
 _KEPT = ("eval/", "train/", "perf/")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,13 @@ class Conductor:
         self._config, self._ledger, self._studies = config, ledger, studies
         self._slots, self._on_change = slots, on_change
         self._stints: dict[str, Trial] = {}
+        self.name = config.name
         _live[config.name] = self
         self.finished: str | None = None
         """Why the sweep has ended."""
-        for trial in ledger.trials:  # of a driver that died
+        for trial in ledger.trials:  # of a driver that died, perhaps before it wrote what it had decided
             if trial.state == "running":
-                ledger.end(trial, "paused" if trial.epoch else "lost", message="the driver was gone")
+                ledger.end(trial, "lost" if self._goes_on(trial) else "paused", message="the driver was gone")
 
     def next_stint(self, tune_id: str) -> Stint | None:
         """What a free worker does; None while it has to wait, or when the sweep is at its end."""
@@ -121,16 +124,13 @@ class Conductor:
             message = f"needs about {needed_s / 60:.1f} device-minutes, {limit}"
             self._end(tune_id, "failed", "over_time", message)
             return False
-        peers = self._ledger.of_study(trial.study)
-        halving = self._config.recipe.halving
-        on = goes_on(trial, peers, halving, study.epochs) and not self.spend.exhausted
-        if not on:
-            self._end(
-                tune_id, "pruned" if halving.scheduler == "median" and not self.spend.exhausted else "paused"
-            )
-        else:
+        exhausted = self.spend.exhausted
+        if self._goes_on(trial) and not exhausted:
             self._on_change()
-        return on
+            return True
+        below_median = self._config.recipe.scheduler == "median" and not exhausted
+        self._end(tune_id, "pruned" if below_median else "paused")
+        return False
 
     def ended(self, tune_id: str) -> None:
         """A stint came to its own end: its trial is complete."""
@@ -154,11 +154,14 @@ class Conductor:
         else:
             self._end(tune_id, "failed", "lost" if gone else "error", kind)
 
-    def interrupt(self) -> None:
-        """What runs is left where it is; the next start of the sweep goes on from there."""
+    def close(self) -> None:
+        """At the end, what was not promoted is pruned; before it, what runs is left for the next start."""
+        if self.finished:
+            for trial in self._ledger.trials:
+                if trial.state == "paused":
+                    self._ledger.end(trial, "pruned", message="was not promoted")
         for tune_id in list(self._stints):
-            trial = self._stints[tune_id]
-            self._end(tune_id, "paused" if trial.epoch else "lost", message="interrupted")
+            self._end(tune_id, "lost", message="interrupted")
 
     @property
     def spend(self) -> Spend:
@@ -181,6 +184,10 @@ class Conductor:
     def _end(self, tune_id: str, state: Any, reason: Any = None, message: str = "") -> None:
         self._ledger.end(self._stints.pop(tune_id), state, reason, message)
         self._on_change()
+
+    def _goes_on(self, trial: Trial) -> bool:
+        peers = self._ledger.of_study(trial.study)
+        return goes_on(trial, peers, self._config.recipe.halving, self._studies[trial.study].epochs)
 
     def _state(self, index: int) -> StudyState:
         study = self._studies[index]
@@ -246,3 +253,55 @@ class RungScheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """See TrialScheduler."""
         self._conductor.died(trial.trial_id, trial.get_pickled_error())
+
+
+def run_stints(
+    conductor: Conductor,
+    trainable: Callable[..., None],
+    *,
+    folder: Path,
+    resources: Mapping[str, float],
+    reuse_actors: bool = True,
+    **parameters: Any,
+) -> None:
+    """Let Ray Tune run `trainable(config, **parameters)` for each stint until the conductor has no more.
+
+    Needs a `ray_session`. Tune's own files lie in `folder/tune` meanwhile and are never read.
+
+    Raises:
+        ClusterError: Tune gave up.
+    """
+    from ray import tune
+    from ray.tune import TuneError
+
+    if not conductor.work_left():
+        return
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to handle: runs must be closed
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # the ledger is the state
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its tracebacks may quote data
+    scratch = folder / "tune"
+    shutil.rmtree(scratch, ignore_errors=True)
+    bound = tune.with_parameters(trainable, **parameters) if parameters else trainable
+    try:
+        tune.Tuner(
+            tune.with_resources(bound, {kind: amount for kind, amount in resources.items() if amount}),
+            tune_config=tune.TuneConfig(
+                num_samples=-1,  # the policy says when it is enough
+                search_alg=SweepSearch(conductor),
+                scheduler=RungScheduler(conductor),
+                reuse_actors=reuse_actors,
+            ),
+            run_config=tune.RunConfig(
+                name=scratch.name,
+                storage_path=str(folder),
+                failure_config=tune.FailureConfig(max_failures=0),  # the ledger counts losses
+                verbose=0,
+            ),
+        ).fit()
+    except TuneError as error:
+        raise ClusterError(
+            f"sweep {conductor.name}: Ray Tune gave up ({type(error).__name__}); {ray_logs()}; run the same command to "
+            "resume it"
+        ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

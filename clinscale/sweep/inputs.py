@@ -34,6 +34,11 @@ class StudyInputs:
         most = dimension.examples() if dimension else [self.space.recipe("-", {}).epochs]
         return max(int(epochs) for epochs in most)
 
+    @property
+    def searched(self) -> list[str]:
+        """Recipe fields that are searched: what another study must search too to start warm from this one."""
+        return [key for key in self.space.parameters if key != MODEL]
+
     def proposer(self, recipe: SweepRecipe) -> Proposer:
         """What decides its points; ConfigError for a grid over a range without end."""
         made = Proposer(

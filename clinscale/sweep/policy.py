@@ -61,8 +61,12 @@ class StudyState:
     """Of a trial that goes to its end."""
     num_points: int | None = None
     """How many points the space has, where a grid ends the search."""
-    open: bool = True
-    """Whether anything more should be done for it."""
+
+    @property
+    def hopeless(self) -> bool:
+        """The first trials have all failed, so that more of them would only spend what the other studies need."""
+        searched = [trial for trial in self.trials if trial.searched]
+        return len(searched) >= _FIRST and all(trial.state == "failed" for trial in searched)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def goes_on(trial: Trial, peers: Sequence[Trial], halving: Halving, epochs: int)
 
 def next_move(studies: Sequence[StudyState], spend: Spend, halving: Halving, *, confirm_seeds: int = 1) -> Move:
     """What a free worker does."""
-    alive = [study for study in studies if study.open]
+    alive = [study for study in studies if not study.hopeless]
     running = any(trial.state == "running" for study in alive for trial in study.trials)
     lost = [trial for study in alive for trial in study.trials if trial.state == "lost"]
     if lost:
@@ -200,7 +204,7 @@ def _next_study(studies: Sequence[StudyState], spend: Spend, reserve_s: float) -
     able = [
         index
         for index, study in enumerate(studies)
-        if study.open
+        if not study.hopeless
         and (study.num_points is None or _searched(study) < study.num_points)
         and spend.allows(reserve_s + mean_cost_s(study.trials))
     ]

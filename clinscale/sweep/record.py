@@ -28,10 +28,11 @@ class StudyRuns:
         ledger: Ledger,
         study: int,
         *,
+        name: str,
         describe: Callable[[Mapping[str, Any]], dict[str, Any]],
     ) -> None:
         self._tracking, self._parent, self._ledger, self._study = tracking, parent, ledger, study
-        self._describe = describe
+        self._name, self._describe = name, describe
         self._runs: dict[str, registry.Run] = {}
         self._told: dict[str, tuple[int, str]] = {}
         """By trial: the last epoch that MLflow has, and the state it was told."""
@@ -99,7 +100,8 @@ class StudyRuns:
 
     def _open(self, trial: Trial) -> registry.Run:
         """The trial's run: one that is there already is gone on with, whoever made it."""
-        known = self._known.get(trial.id)
+        name = f"{self._name}-{trial.id}"
+        known = self._known.get(name)
         if known:
             ended = known.status in _STATUS.values()
             run = (
@@ -115,7 +117,7 @@ class StudyRuns:
             run = registry.start_run(
                 self._tracking,
                 experiment="clinscale-sweep",
-                name=trial.id,
+                name=name,
                 tags={Tag.KIND: "trial", Tag.TRIAL_ORIGIN: trial.origin, **confirmed},
                 params={**self._describe(trial.params), "seed": trial.seed},
                 parent=self._parent.id,

@@ -2,9 +2,6 @@
 
 import contextlib
 import json
-import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +12,9 @@ from clinscale.errors import ClinscaleError, ClusterError, ConfigError, DataErro
 from clinscale.finetune import task_tags
 from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
-from clinscale.runtime import Cluster, ray_logs
+from clinscale.runtime import Cluster
 from clinscale.storage import write_json
-from clinscale.sweep.conductor import Conductor, RungScheduler, Study, SweepSearch
+from clinscale.sweep.conductor import Conductor, Study, run_stints
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.disk import tidy
 from clinscale.sweep.forecast import require_one_trial
@@ -119,7 +116,7 @@ def sweep(
                     tags={
                         **task_tags(study.data),
                         Tag.SWEEP: config.name,
-                        Tag.SPACE: json.dumps(study.space.plain()["parameters"]),
+                        Tag.SPACE: json.dumps(study.searched),
                     },
                     params={**recipe, **config.runtime.plain()},
                 )
@@ -170,7 +167,7 @@ class _Driver:
         self._config, self._inputs, self._folder, self._ledger = config, inputs, folder, ledger
         self._cluster, self._on_progress = cluster, on_progress
         self.records = [
-            StudyRuns(tracking, run, ledger, index, describe=study.describe)
+            StudyRuns(tracking, run, ledger, index, name=study.config.name, describe=study.describe)
             for index, (study, run) in enumerate(zip(inputs.studies, runs, strict=True))
         ]
         self._conductor = Conductor(
@@ -183,56 +180,31 @@ class _Driver:
 
     def search(self) -> None:
         """Run Tune until the policy says that nothing is left to do."""
-        from ray import tune
-        from ray.tune import TuneError
-
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to handle: runs must be closed
-        os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # Tune's own state is never read: the ledger is
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its tracebacks may quote data
-        scratch = self._folder / "tune"
-        shutil.rmtree(scratch, ignore_errors=True)
         settings = self._config.runtime
-        specs = tuple(self._spec(study) for study in self._inputs.studies)
         resources = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
         if settings.workers_per_trial > 1:
             resources = {"CPU": 0.01}  # the workers set aside their own; Tune takes no 0
-        tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(run_stint, specs=specs), {k: v for k, v in resources.items() if v}
-            ),
-            tune_config=tune.TuneConfig(
-                num_samples=-1,  # the policy says when it is enough
-                search_alg=SweepSearch(self._conductor),
-                scheduler=RungScheduler(self._conductor),
-                reuse_actors=settings.workers_per_trial == 1,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(self._folder),
-                failure_config=tune.FailureConfig(max_failures=0),  # the ledger counts losses
-                verbose=0,
-            ),
-        )
+        specs = tuple(self._spec(study) for study in self._inputs.studies)
         try:
-            if self._conductor.work_left():
-                tuner.fit()
-        except TuneError as error:
-            raise ClusterError(
-                f"sweep {self._config.name}: Ray Tune gave up ({type(error).__name__}); {ray_logs()}; "
-                "run the same command to resume it"
-            ) from None
+            run_stints(
+                self._conductor,
+                run_stint,
+                specs=specs,
+                folder=self._folder,
+                resources=resources,
+                reuse_actors=settings.workers_per_trial == 1,
+            )
         finally:
-            self._conductor.interrupt()
+            self._conductor.close()
+            self._tidy()
             for record in self.records:
                 record.close()
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _changed(self) -> None:
         """A trial began, reported or ended."""
         for record in self.records:
             record.follow()
-        quota = self._config.runtime.disk_quota_gb
-        tidy(self._folders(), self._ledger.trials, quota and quota * 1e9)
+        self._tidy()
         if self._on_progress:
             spend = self._conductor.spend
             studies = tuple(
@@ -241,8 +213,10 @@ class _Driver:
             )
             self._on_progress(SweepProgress(studies, spend.trials, spend.device_seconds))
 
-    def _folders(self) -> dict[int, Path]:
-        return {index: self._folder / study.config.name for index, study in enumerate(self._inputs.studies)}
+    def _tidy(self) -> None:
+        folders = {index: self._folder / study.config.name for index, study in enumerate(self._inputs.studies)}
+        quota = self._config.runtime.disk_quota_gb
+        tidy(folders, self._ledger.trials, quota and quota * 1e9)
 
     def _slots(self) -> int:
         """Trials that may run at once, on the cluster as it is now."""

@@ -57,13 +57,9 @@ class Proposer:
 
     def propose(self, trials: Sequence[Trial]) -> Proposal:
         """The point of the trial after `trials`, which are all searched trials of the study."""
-        number = len(trials)
-        given = [*((point, "warm") for point in self.warm), *((point, "first") for point in self.first)]
-        given = list(
-            {tuple(sorted(point.items())): (point, origin) for point, origin in reversed(given)}.values()
-        )[::-1]
+        given, number = self._given(), len(trials)
         if number < len(given):
-            return Proposal(*given[number])
+            return given[number]
         number -= len(given)
         if self.sampler == "grid":
             return Proposal(self._grid()[number], "sampler")
@@ -73,7 +69,16 @@ class Proposer:
 
     def num_points(self) -> int | None:
         """How many points there are, for a grid."""
-        return len(self._grid()) + len(self.first) + len(self.warm) if self.sampler == "grid" else None
+        return len(self._grid()) + len(self._given()) if self.sampler == "grid" else None
+
+    def _given(self) -> list[Proposal]:
+        """What is tried before the sampler is asked, each point once."""
+        given = [
+            *(Proposal(point, "warm") for point in self.warm),
+            *(Proposal(point, "first") for point in self.first),
+        ]
+        unique = {tuple(sorted(proposal.params.items())): proposal for proposal in reversed(given)}
+        return list(unique.values())[::-1]
 
     def _ask(self, trials: Sequence[Trial]) -> Proposal:
         study = study_of(trials, self.space, self.objectives, sampler=self._optuna_sampler(len(trials)))

@@ -128,7 +128,7 @@ class IntDimension(_Range):
     def at(self, share: float) -> int:
         """The value at `share` (0 to below 1) of the way."""
         if self.log:
-            return min(self.high, int(math.floor(self.low * ((self.high + 1) / self.low) ** share)))
+            return min(self.high, int(self.low * float((self.high + 1) / self.low) ** share))
         return self.grid()[int(share * len(self.grid()))]
 
     def grid(self) -> list[int]:

@@ -14,6 +14,7 @@ VERBS = [
     ["bench", "corpus"],
     ["bench", "loading"],
     ["bench", "pretrain"],
+    ["bench", "search"],
     ["bench", "step"],
     ["bench", "zero"],
     ["demo"],

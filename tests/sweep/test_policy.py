@@ -134,6 +134,15 @@ def test_expected_gain_falls_with_trials_and_knows_the_spread():
     assert sum(found) / len(found) == pytest.approx(scale / 10, rel=0.1)
 
 
+def test_a_study_whose_first_trials_all_fail_is_given_up():
+    broken = [trial(n, state="failed", reason="not_a_number", study=0) for n in range(3)]
+    assert move(*broken[:2], studies=2) == Start(1)
+    assert move(*broken[:2], trial(0, 0.5, study=1), trial(1, 0.4, study=1), studies=2) == Start(0)
+    other = [trial(n, *[0.5] * EPOCHS, state="complete", study=1) for n in range(5)]
+    assert move(*broken, *other, studies=2) == Start(1)
+    assert isinstance(move(*broken), Finish)
+
+
 def test_a_grid_ends_when_it_is_through():
     states = [StudyState([trial(0, *[0.5] * EPOCHS, state="complete")], EPOCHS, num_points=1)]
     assert isinstance(next_move(states, Spend(trials=99), ASHA), Finish)

@@ -1,7 +1,14 @@
 """Sweeps on real Ray Tune, Optuna and MLflow; each costs seconds, so each test asks a lot."""
 
+import json
 import math
+import random
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import transformers
 import yaml
@@ -10,37 +17,36 @@ from clinscale import registry
 from clinscale.errors import ClusterError, ConfigError, DataError, RegistryError
 from clinscale.registry import Tag
 from clinscale.runtime import Cluster
-from clinscale.sweep import SweepConfig, read_inputs, sweep
+from clinscale.sweep import SweepConfig, load_sweep, read_inputs, sweep
 from clinscale.sweep.choose import Keep, Promote
+from clinscale.sweep.ledger import Ledger
 
 TRIALS = 4
 
 
-def write_space(folder, **changes):
+def write_space(folder, name="space", **changes):
     values = {
         "fixed": {"epochs": 3, "dropout": 0.0, "batch_size": 8, "max_tokens": 256},
         "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
         "first_trials": [{"optimizer.learning_rate": 1e-3}],
     }
-    path = folder / "space.yaml"
+    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values | changes))
     return str(path)
 
 
-def config(demo_data, base_models, space, *, name="pairs", **changes):
-    recipe = {
-        "task": "demo_pairs",
-        "data": str(demo_data),
-        "models": list(base_models.values()),
-        "space": space,
-        "num_trials": TRIALS,
-        "grace_epochs": 1,
-    }
-    return SweepConfig.parse({"name": name, "recipe": recipe | changes}, source="test")
+def study(demo_data, models, space, **changes):
+    name = changes.get("task", "demo_pairs")
+    return {"name": name, "task": name, "data": str(demo_data), "models": list(models), "space": space} | changes
 
 
-def trials_of(tracking):
-    [parent] = registry.read_runs(tracking, kind="sweep")
+def config(*studies, name="pairs", trials=TRIALS, **recipe):
+    values = {"studies": list(studies), "budget": {"trials": trials}, **recipe}
+    return SweepConfig.parse({"name": name, "recipe": values}, source="test")
+
+
+def runs_of(tracking, parent=None):
+    parent = parent or registry.read_runs(tracking, kind="sweep")[0]
     return parent, registry.read_runs(tracking, parent=parent.id)
 
 
@@ -54,55 +60,117 @@ def test_concurrency_is_what_the_cluster_has_room_for(cpus, gpus, asked_cpus, as
 
 def test_what_is_missing_is_said_before_a_trial_starts(demo_data, base_models, tracking, tmp_path):
     cluster = Cluster("x", 2, 0, 1)
-    space = write_space(tmp_path)
+    space, bases = write_space(tmp_path), base_models.values()
     cases = [
-        (config(demo_data / "nowhere", base_models, space), DataError, "does not exist"),
-        (config(demo_data, {"x": "no-such-model"}, space), RegistryError, "no model 'no-such-model'"),
-        (config(demo_data, base_models, str(tmp_path / "no.yaml")), ConfigError, "does not exist"),
-        (config(demo_data, base_models, space, task="demo_pears"), ConfigError, "did you mean demo_pairs"),
+        (study(demo_data / "nowhere", bases, space), DataError, "does not exist"),
+        (study(demo_data, ["no-such-model"], space), RegistryError, "no model 'no-such-model'"),
+        (study(demo_data, bases, str(tmp_path / "no.yaml")), ConfigError, "does not exist"),
+        (study(demo_data, bases, space, task="demo_pears"), ConfigError, "did you mean demo_pairs"),
+        (
+            study(demo_data, bases, space, task_changes={"metric": "bleu"}),
+            ConfigError,
+            "metric",
+        ),
     ]
     for wrong, error, message in cases:
         with pytest.raises(error, match=message):
-            sweep(wrong, tracking=tracking, home=tmp_path, cluster=cluster)
+            sweep(config(wrong), tracking=tracking, home=tmp_path, cluster=cluster)
     assert registry.read_runs(tracking) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"trials": 0}, "budget.trials must be at least 1"),
+        ({"budget": {"usd": 5.0}}, "usd_per_device_hour"),
+        ({"budget": {"device_hours": -1}}, "device_hours must be above 0"),
+        ({"objectives": ["cost"]}, "begins with score"),
+        ({"objectives": ["score", "cost"]}, "recipe.scheduler=none"),
+        ({"reduction_factor": 1}, "reduction_factor >= 2"),
+        ({"sampler": "tpee"}, "sampler"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(demo_data, base_models, recipe, message):
+    with pytest.raises(ConfigError, match=message):
+        config(study(demo_data, base_models.values(), None), **recipe)
+
+
+def test_two_studies_of_one_name_are_refused(demo_data, base_models):
+    one = study(demo_data, base_models.values(), None)
+    with pytest.raises(ConfigError, match="two studies are called demo_pairs"):
+        config(one, one)
 
 
 @pytest.mark.ray
 def test_a_sweep_ends_as_a_champion_and_its_name_is_kept(demo_data, base_models, tracking, tmp_path, ray_cluster):
     space = write_space(tmp_path)
-    settings = config(demo_data, base_models, space)
+    settings = config(study(demo_data, base_models.values(), space), confirm_seeds=2)
     seen = []
-    result = sweep(settings, tracking=tracking, home=tmp_path, cluster=ray_cluster, on_progress=seen.append)
-
-    parent, trials = trials_of(tracking)
-    assert seen[-1].finished == TRIALS
-    assert len(trials) == TRIALS
-    assert {trial.status for trial in [parent, *trials]} == {"FINISHED"}
-    assert all("optimizer.learning_rate" in trial.params for trial in trials)
-    assert {trial.params["model"].split("#")[0].rsplit("/", 1)[1] for trial in trials} == {"longformer", "bigbird"}
-    values = [value for trial in trials for _, value in history(tracking, trial, "eval/demo_pairs/accuracy")]
+    found = sweep(settings, tracking=tracking, home=tmp_path, cluster=ray_cluster, on_progress=seen.append)
+    [result] = found.studies
+    parent, runs = runs_of(tracking)
+    trials = [run for run in runs if Tag.CONFIRMS not in run.tags]
+    assert seen[-1].trials == len(trials) == TRIALS
+    assert not found.failures
+    assert {run.status for run in [parent, *runs]} == {"FINISHED"}
+    states = {run.tags[Tag.TRIAL_STATE] for run in trials}
+    assert states <= {"complete", "pruned"}
+    assert {run.params["model"].split("#")[0].rsplit("/", 1)[1] for run in trials} == {"longformer", "bigbird"}
+    confirmed = {run.tags[Tag.CONFIRMS] for run in runs if Tag.CONFIRMS in run.tags}
+    assert confirmed == {one["trial"] for one in result.finalists}
+    assert all(len(one["dev"]) == 2 for one in result.finalists)
+    values = [max(v for _, v in history(tracking, run, "eval/demo_pairs/accuracy")) for run in trials]
     assert parent.metrics["best/objective"] == max(values)
-    winner = next(trial for trial in trials if trial.id == parent.tags[Tag.WINNER_RUN])
-    assert max(value for _, value in history(tracking, winner, "eval/demo_pairs/accuracy")) == max(values)
 
     assert isinstance(result.decision, Promote)
     assert result.version.aliases == ("champion",)
     tags = result.version.tags
     assert float(tags[Tag.VALUE]) == result.value == parent.metrics["test/demo_pairs/accuracy"]
-    assert tags[Tag.BASE] == winner.params["model"]
     assert tags[Tag.DATA] == parent.tags[Tag.DATA]
     transformers.AutoModelForSequenceClassification.from_pretrained(result.folder)
+    assert {path.stem for path in result.plots} >= {
+        "optimization_history",
+        "learning_curves",
+        "parallel_coordinate",
+    }
+    assert not list((tmp_path / "sweep").rglob("state.pt")), "no state of ended trials is left"
 
-    again = sweep(settings, tracking=tracking, home=tmp_path, cluster=ray_cluster)
+    [again] = sweep(settings, tracking=tracking, home=tmp_path, cluster=ray_cluster).studies
     assert again.version == result.version
     assert isinstance(again.decision, Keep)
-    assert len(trials_of(tracking)[1]) == TRIALS
-    with pytest.raises(ConfigError, match="num_trials: 4 -> 5"):
-        sweep(
-            config(demo_data, base_models, space, num_trials=5),
+    assert len(runs_of(tracking)[1]) == len(runs)
+    assert load_sweep("pairs", home=tmp_path) == settings
+    changed = config(study(demo_data, base_models.values(), space), trials=5, confirm_seeds=2)
+    with pytest.raises(ConfigError, match=r"budget\.trials: 4 -> 5"):
+        sweep(changed, tracking=tracking, home=tmp_path, cluster=ray_cluster)
+    wider = {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 3e-3, "log": True}}
+    space = write_space(tmp_path, parameters=wider)
+    with pytest.raises(ConfigError, match=r"learning_rate\.high: 0.002 -> 0.003"):
+        sweep(settings, tracking=tracking, home=tmp_path, cluster=ray_cluster)
+
+    # a later sweep begins with what this one found
+    warm = config(study(demo_data, base_models.values(), space, name="later"), warm_start=["auto"], warm_points=2)
+    [inputs] = read_inputs(warm, tracking=tracking, home=tmp_path).studies
+    ranked = sorted(trials, key=lambda run: -run.metrics["objective"])
+    rates = list(dict.fromkeys(float(run.params["optimizer.learning_rate"]) for run in ranked))
+    assert [point["optimizer.learning_rate"] for point in inputs.warm[::2]] == rates[:2]
+    assert {point["model"] for point in inputs.warm} == {0, 1}
+    other = write_space(
+        tmp_path, parameters={"stride_tokens": {"type": "int", "low": 32, "high": 64}}, first_trials=[]
+    )
+    with pytest.raises(
+        ConfigError, match=r"study demo_pairs cannot warm-start this one: optimizer\.learning_rate"
+    ):
+        read_inputs(
+            config(study(demo_data, base_models.values(), other, name="later"), warm_start=["demo_pairs"]),
             tracking=tracking,
             home=tmp_path,
-            cluster=ray_cluster,
+        )
+    with pytest.raises(ConfigError, match="no earlier study is called 'demo_pears'; did you mean demo_pairs"):
+        read_inputs(
+            config(study(demo_data, base_models.values(), space, name="later"), warm_start=["demo_pears"]),
+            tracking=tracking,
+            home=tmp_path,
         )
 
 
@@ -116,24 +184,36 @@ def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
     space = write_space(
         tmp_path, fixed=fixed, parameters={"optimizer.learning_rate": dimension}, first_trials=points
     )
-    one_model = {"longformer": base_models["longformer"]}
-    result = sweep(
-        config(demo_data, one_model, space, num_trials=2), tracking=tracking, home=tmp_path, cluster=ray_cluster
+    one_model = [base_models["longformer"]]
+    poisoned = [str(broken_copy(base_models["longformer"], tmp_path / "broken"))]
+    # one command: a task whose data is missing and a model that trains to no number do not stop the others
+    found = sweep(
+        config(
+            study(demo_data, one_model, space),
+            study(demo_data, poisoned, space, name="broken"),
+            study(demo_data / "nowhere", one_model, space, name="missing"),
+            name="several",
+            trials=6,
+        ),
+        tracking=tracking,
+        home=tmp_path,
+        cluster=ray_cluster,
     )
+    [result] = found.studies
+    assert result.name == "demo_pairs"
     assert math.isfinite(result.value)
-    assert len(trials_of(tracking)[1]) == 2
-    poisoned = {"broken": str(broken_copy(base_models["longformer"], tmp_path / "broken"))}
-    with pytest.raises((ConfigError, ClusterError)) as caught:
-        sweep(
-            config(demo_data, poisoned, space, name="broken", num_trials=2),
-            tracking=tracking,
-            home=tmp_path,
-            cluster=ray_cluster,
-        )
+    assert set(found.failures) == {"broken", "missing"}
+    assert "the loss of epoch 1 is nan" in str(found.failures["broken"])
+    assert "does not exist" in str(found.failures["missing"])
+    runs = registry.read_runs(tracking)
+    assert "RUNNING" not in {run.status for run in runs}
+    failed = [run for run in runs if run.status == "FAILED"]
+    assert failed
+    assert all(run.tags[Tag.TRIAL_REASON].startswith("not_a_number") for run in failed)
+    alone = config(study(demo_data, poisoned, space, name="alone"), name="alone", trials=2)
+    with pytest.raises((ConfigError, ClusterError), match="no trial ended with a score") as caught:
+        sweep(alone, tracking=tracking, home=tmp_path, cluster=ray_cluster)
     assert "Traceback" not in str(caught.value)
-    statuses = {run.status for run in registry.read_runs(tracking)}
-    assert "RUNNING" not in statuses
-    assert "FAILED" in statuses
 
 
 def broken_copy(folder, out):
@@ -149,10 +229,132 @@ def history(tracking, record, key):
     return registry.metric_history(tracking, record.id, key)
 
 
+@pytest.mark.ray
+def test_a_budget_of_time_ends_the_search_and_one_below_a_trial_is_refused(
+    demo_data, base_models, tracking, tmp_path, ray_cluster
+):
+    one = study(demo_data, [base_models["longformer"]], write_space(tmp_path))
+    small = config(one, name="small", trials=None, budget={"device_hours": 1e-6})
+    with pytest.raises(ConfigError, match="is below one trial of demo_pairs, which needs about"):
+        sweep(small, tracking=tracking, home=tmp_path, cluster=ray_cluster)
+    limit_s = 40.0
+    timed = config(one, name="timed", budget={"usd": 2.0, "usd_per_device_hour": 2.0 * 3600 / limit_s})
+    sweep(timed, tracking=tracking, home=tmp_path, cluster=ray_cluster)
+    ledger = Ledger(tmp_path / "sweep" / "timed" / "ledger.jsonl")
+    longest_s = max(epoch.seconds for trial in ledger.trials for epoch in trial.epochs)
+    assert sum(trial.seconds for trial in ledger.trials) <= limit_s + 3 * longest_s
+    assert len(ledger.trials) > 1
+    assert any(trial.state == "complete" for trial in ledger.trials), "the winner was trained to its end"
+
+
 def test_a_sweep_can_be_cut_to_a_short_window(demo_data, base_models, tracking, tmp_path):
-    short = config(demo_data, base_models, write_space(tmp_path), max_tokens=128)
-    assert read_inputs(short, tracking=tracking, home=tmp_path).space.recipe("m", {}).max_tokens == 128
+    short = config(study(demo_data, base_models.values(), write_space(tmp_path), max_tokens=128))
+    [inputs] = read_inputs(short, tracking=tracking, home=tmp_path).studies
+    assert inputs.space.recipe("m", {}).max_tokens == 128
     searched = {"max_tokens": {"type": "categorical", "choices": [128, 256]}}
     space = write_space(tmp_path, parameters=searched, fixed={}, first_trials=[])
+    wrong = config(study(demo_data, base_models.values(), space, max_tokens=128))
     with pytest.raises(ConfigError, match="max_tokens is both fixed and searched"):
-        read_inputs(config(demo_data, base_models, space, max_tokens=128), tracking=tracking, home=tmp_path)
+        read_inputs(wrong, tracking=tracking, home=tmp_path)
+
+
+def tune_command(folder, demo_data, model, space, *more):
+    command = [sys.executable, "-m", "clinscale", "tune", "--task", "demo_pairs", "--data", str(demo_data)]
+    command += ["--model", model, "--space", space, "--name", "chaos", "--home", str(folder), "--json"]
+    return [*command, "recipe.budget.trials=5", "runtime.max_concurrent_trials=1", *more]
+
+
+def trial_processes(driver):
+    """Processes that are training for a driver."""
+    found = []
+    for process in driver.children(recursive=True):
+        try:
+            if process.cmdline() and process.cmdline()[0].startswith("ray::ImplicitFunc"):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def run_to_its_end(command, *, kills, rng, ledger):
+    """Run a sweep's command again and again, killing its trials' processes and itself; the last one's answer.
+
+    Args:
+        command: of the sweep.
+        kills: `trial` or `driver`, in order.
+        rng: chooses the moments.
+        ledger: a kill comes when it has grown.
+    """
+    kills = list(kills)
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        driver, killed = psutil.Process(process.pid), False
+        family = set()
+        while process.poll() is None and kills:
+            size = ledger.stat().st_size if ledger.exists() else 0
+            while process.poll() is None and (not ledger.exists() or ledger.stat().st_size == size):
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0, 2))
+            if process.poll() is not None:
+                break
+            family |= set(driver.children(recursive=True))
+            if kills[0] == "driver":
+                kills.pop(0)
+                process.send_signal(signal.SIGKILL)
+                killed = True
+                break
+            if training := trial_processes(driver):
+                kills.pop(0)
+                training[0].kill()
+        out, err = process.communicate()
+        psutil.wait_procs(family, timeout=30)
+        if not killed:
+            assert process.returncode == 0, err[-2000:]
+            return json.loads(out)
+
+
+@pytest.mark.chaos
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
+    demo_data, base_models, tmp_path, chaos_kills
+):
+    space = write_space(tmp_path, fixed={"epochs": 4, "dropout": 0.1, "batch_size": 8, "max_tokens": 128})
+    rng = random.Random(0)
+    trials = {}
+    for home, kills in (("quiet", ()), ("killed", chaos_kills)):
+        folder = tmp_path / home
+        command = tune_command(folder, demo_data, base_models["longformer"], space)
+        path = folder / "sweep" / "chaos" / "ledger.jsonl"
+        answer = run_to_its_end(command, kills=kills, rng=rng, ledger=path)
+        ledger = Ledger(path)
+        trials[home] = [
+            (one.number, dict(one.params), one.state, [(epoch.epoch, epoch.objective) for epoch in one.epochs])
+            for one in ledger.trials
+        ]
+        tracking = registry.connect(home=folder)
+        parent, runs = runs_of(tracking)
+        assert sorted(run.name for run in runs) == [f"chaos-{one.id}" for one in ledger.trials]
+        assert {run.status for run in [parent, *runs]} == {"FINISHED"}
+        for run, one in zip(sorted(runs, key=lambda run: run.name), ledger.trials, strict=True):
+            assert [value for _, value in history(tracking, run, "epoch")] == list(range(1, one.epoch + 1))
+        trials[f"{home}_winner"] = answer["winners"][0]["value"]
+    assert trials["killed"] == trials["quiet"]
+    assert trials["killed_winner"] == trials["quiet_winner"]
+    again = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "clinscale",
+            "tune",
+            "--resume",
+            "chaos",
+            "--home",
+            str(tmp_path / "killed"),
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(again.stdout)["winners"][0]["value"] == trials["killed_winner"]

@@ -1,4 +1,4 @@
-"""Points are a function of the ledger: every sampler, restored by nothing but asking again; the truth told to Optuna."""
+"""Points are a function of the ledger: samplers are restored by asking again, and Optuna is told the truth."""
 
 from dataclasses import replace
 
@@ -100,8 +100,8 @@ def test_a_setting_that_does_not_fit_repels_the_search():
         found = []
         for number in range(24):
             point = {"optimizer.learning_rate": 3e-3, "dropout": 0.1, "batch_size": 4 if number % 2 else 8}
-                score = 0.5 if number % 2 else 0.7
-                epochs = () if infeasible and number % 2 == 0 else (Epoch(1, score, 1.0),)
+            score = 0.5 if number % 2 else 0.7
+            epochs = () if infeasible and number % 2 == 0 else (Epoch(1, score, 1.0),)
             state, reason = ("complete", None) if epochs else ("failed", "out_of_memory")
             found.append(Trial(0, number, point, "sampler", 0, epochs=epochs, state=state, reason=reason))
         return found

@@ -1,0 +1,73 @@
+"""`clinscale tune` as a person meets it: the forecast before, several studies in one command, Ctrl-C and --resume."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def asked(demo_data, base_models, tmp_path_factory):
+    """Options of a sweep over two tasks, one of which has no data here, and the folder it runs in."""
+    folder = tmp_path_factory.mktemp("tune")
+    space = {
+        "fixed": {"epochs": 2, "dropout": 0.0, "batch_size": 8, "max_tokens": 128},
+        "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
+        "first_trials": [{"optimizer.learning_rate": 1e-3}],
+    }
+    (folder / "space.yaml").write_text(yaml.safe_dump(space))
+    options = ["--task", "demo_pairs", "--data", str(demo_data), "--task", "demo_entities", "--data", str(folder)]
+    options += ["--model", base_models["longformer"], "--space", str(folder / "space.yaml"), "--home", str(folder)]
+    return [*options, "--name", "two", "recipe.budget.trials=3"], folder
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "clinscale", "tune", *arguments]
+
+
+def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
+    options, folder = asked
+    dry = subprocess.run(command(*options, "--dry-run", "--json"), capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
+    found = json.loads(dry.stdout)
+    [study] = found["studies"]
+    assert study["space"][0]["key"] == "optimizer.learning_rate"
+    assert len(study["suggestions"]) == 10
+    assert study["suggestions"][0]["from"] == "first"
+    assert found["trials"] == 3
+    assert found["trials_at_once"] >= 1
+    assert 0 < found["hours"] <= found["device_hours"] < 1
+    assert "does not exist" in found["failures"]["demo_entities-longformer"]
+    ledger = folder / "sweep" / "two" / "ledger.jsonl"
+    assert not ledger.exists(), "a dry run starts nothing"
+
+    process = subprocess.Popen(command(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not ledger.exists() or '"epoch"' not in ledger.read_text():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "clinscale tune --resume two" in told
+    assert "Traceback" not in told
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+
+    again = subprocess.run(
+        command("--resume", "two", "--home", str(folder), "--json"), capture_output=True, text=True
+    )
+    assert again.returncode == 1, "one of the two tasks has no data"
+    answer = json.loads(again.stdout)
+    assert [row["task"] for row in answer["winners"]] == ["demo_pairs"]
+    assert list(answer["failures"]) == ["demo_entities-longformer"]
+    assert "error: study demo_entities-longformer" in again.stderr
+    numbers = [json.loads(line)["number"] for line in ledger.read_text().splitlines() if '"start"' in line]
+    assert numbers == [0, 1, 2], "no trial was begun twice"
