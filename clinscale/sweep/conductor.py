@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from clinscale.errors import ClusterError, own_cause
 from clinscale.runtime import ray_logs
 from clinscale.sweep.config import SweepConfig
-from clinscale.sweep.ledger import Epoch, Ledger, Trial
+from clinscale.sweep.ledger import Epoch, Ledger, Reason, State, Trial
 from clinscale.sweep.policy import (
     Confirm,
     Finish,
@@ -101,7 +101,7 @@ class Conductor:
         )
         self._stints[tune_id] = trial
         self._on_change()
-        return Stint(trial.study, trial.id, trial.params, trial.seed, trial.epoch)
+        return Stint(trial.study, trial.id, trial.params, trial.seed, trial.epoch, trial.halvings)
 
     def work_left(self) -> bool:
         """Whether a start of the sweep has anything to do."""
@@ -146,13 +146,11 @@ class Conductor:
         trial = self._stints[tune_id]
         ours = own_cause(error)
         kind = type(error).__name__ if ours is None else str(ours)
-        gone = error is None or isinstance(error, RayActorError | OutOfMemoryError)
-        if gone and trial.losses < self._config.runtime.max_failures:
-            self._end(tune_id, "lost", "lost", kind)
-        elif isinstance(error, OutOfMemoryError):
-            self._end(tune_id, "failed", "out_of_memory", kind)
-        else:
-            self._end(tune_id, "failed", "lost" if gone else "error", kind)
+        reason: Reason = "lost" if error is None or isinstance(error, RayActorError) else "error"
+        if isinstance(error, OutOfMemoryError):  # Ray ended it, before the host would have run out
+            reason = "out_of_memory"
+        again = reason != "error" and trial.losses < self._config.runtime.max_failures
+        self._end(tune_id, "lost" if again else "failed", reason, kind)
 
     def close(self) -> None:
         """At the end, what was not promoted is pruned; before it, what runs is left for the next start."""
@@ -181,7 +179,7 @@ class Conductor:
             confirm_seeds=self._config.recipe.confirm_seeds,
         )
 
-    def _end(self, tune_id: str, state: Any, reason: Any = None, message: str = "") -> None:
+    def _end(self, tune_id: str, state: State, reason: Reason | None = None, message: str = "") -> None:
         self._ledger.end(self._stints.pop(tune_id), state, reason, message)
         self._on_change()
 

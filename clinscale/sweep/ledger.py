@@ -61,6 +61,8 @@ class Trial:
     message: str = ""
     losses: int = 0
     """How often its process died."""
+    halvings: int = 0
+    """How often it died because the host's memory was too small: it starts again with half the micro batch."""
 
     @property
     def epoch(self) -> int:
@@ -205,7 +207,8 @@ class Ledger:
                 state=event["state"],
                 reason=event["reason"],
                 message=event["message"],
-                losses=before.losses + (event["reason"] == "lost"),
+                losses=before.losses + (event["state"] == "lost" and event["reason"] is not None),
+                halvings=before.halvings + (event["state"] == "lost" and event["reason"] == "out_of_memory"),
             )
         self._trials[key] = trial
         return trial

@@ -56,6 +56,8 @@ class Stint:
     seed: int
     known_epochs: int = 0
     """Already in the ledger."""
+    halvings: int = 0
+    """Of the micro batch, because the host's memory was too small for it."""
 
 
 def run_stint(config: dict[str, Any], *, specs: tuple[StudySpec, ...]) -> None:
@@ -67,11 +69,13 @@ def run_stint(config: dict[str, Any], *, specs: tuple[StudySpec, ...]) -> None:
     spec = specs[stint.study]
     torch.set_num_threads(spec.num_threads)
     metric = f"eval/{spec.task.name}/{metric_of(spec.task)}"
+    limit_gb = spec.space.constraints.memory_gb
     best, last_s = float("-inf"), time.perf_counter()
 
     def on_epoch(metrics: dict[str, float]) -> None:
         nonlocal best, last_s
         best = max(best, metrics[metric])
+        _check_memory(limit_gb)
         if metrics["epoch"] <= stint.known_epochs:
             last_s = time.perf_counter()
             return
@@ -81,6 +85,7 @@ def run_stint(config: dict[str, Any], *, specs: tuple[StudySpec, ...]) -> None:
         last_s = time.perf_counter()  # waiting for the driver's word costs nobody's budget
 
     try:
+        _limit_memory(limit_gb)
         _train(spec, stint, on_epoch)
     except ClinscaleError as error:
         # told, not raised: Tune would end the process, which the next trial can use
@@ -89,6 +94,9 @@ def run_stint(config: dict[str, Any], *, specs: tuple[StudySpec, ...]) -> None:
 
 def _train(spec: StudySpec, stint: Stint, on_epoch: Any) -> None:
     recipe = spec.recipe(stint.params, stint.seed)
+    if stint.halvings:
+        micro = max(1, (recipe.micro_batch_size or recipe.batch_size) >> stint.halvings)
+        recipe = recipe.model_copy(update={"micro_batch_size": micro})
     folder, checkpoint = trial_folder(spec.folder, stint.trial), state_file(spec.folder, stint.trial)
     if spec.runtime.num_workers == 1:
         data = _read_once(spec.task.model_dump_json(), spec.data)
@@ -105,6 +113,28 @@ def _train(spec: StudySpec, stint: Stint, on_epoch: Any) -> None:
             on_epoch=on_epoch,
             checkpoint=checkpoint,
             until_epoch=end,
+        )
+
+
+def _limit_memory(limit_gb: float | None) -> None:
+    """Let a GPU refuse more than the limit, so that micro batches are halved until they keep to it."""
+    import torch
+
+    if limit_gb and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gb * 1e9 / total))
+
+
+def _check_memory(limit_gb: float | None) -> None:
+    """OutOfMemoryError when this process has taken more of the host than a trial without a GPU may."""
+    import psutil  # type: ignore[import-untyped]
+    import torch
+
+    used_gb = psutil.Process().memory_info().rss / 1e9
+    if limit_gb and not torch.cuda.is_available() and used_gb > limit_gb:
+        raise OutOfMemoryError(
+            f"the trial's process takes {used_gb:.2f} GB, constraints.memory_gb is {limit_gb:g}; smaller batch_size or "
+            "max_tokens need less"
         )
 
 

@@ -57,7 +57,7 @@ def warm_points(
         ranked += [_best_points(tracking, run, space) for run in chosen]
     # the best of each study, then the second of each, ...
     merged = [points[place] for place in range(count) for points in ranked if place < len(points)]
-    return tuple({json.dumps(point, sort_keys=True): point for point in merged}.values())[:count]
+    return tuple(_distinct(merged)[:count])
 
 
 def _named(name: str, earlier: Sequence[RunRecord]) -> RunRecord:
@@ -94,7 +94,11 @@ def _best_points(tracking: registry.Tracking, run: RunRecord, space: SearchSpace
     ]
     trials.sort(key=lambda trial: -trial.metrics["objective"])
     points = (_point(trial.params, space) for trial in trials)
-    return [point for point in points if point is not None]
+    return _distinct([point for point in points if point is not None])
+
+
+def _distinct(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({json.dumps(point, sort_keys=True): point for point in points}.values())
 
 
 def _point(params: Mapping[str, str], space: SearchSpace) -> dict[str, Any] | None:

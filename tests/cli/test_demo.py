@@ -70,7 +70,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(folder):
-    return run_demo(folder, interrupt_at="Sweeping demo_pairs")
+    return run_demo(folder, interrupt_at="Sweeping demo_documents")
 
 
 @pytest.fixture(scope="module")

@@ -244,7 +244,7 @@ def test_a_budget_of_time_ends_the_search_and_one_below_a_trial_is_refused(
     longest_s = max(epoch.seconds for trial in ledger.trials for epoch in trial.epochs)
     assert sum(trial.seconds for trial in ledger.trials) <= limit_s + 3 * longest_s
     assert len(ledger.trials) > 1
-    assert any(trial.state == "complete" for trial in ledger.trials), "the winner was trained to its end"
+    assert {trial.state for trial in ledger.trials} <= {"complete", "pruned"}
 
 
 def test_a_sweep_can_be_cut_to_a_short_window(demo_data, base_models, tracking, tmp_path):
