@@ -169,15 +169,23 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 class Ours:
     """clinscale's own ledger, policy and proposer."""
 
-    def __init__(self, space: SearchSpace, seed: int, *, warm: tuple[Mapping[str, Any], ...] = ()) -> None:
-        self._ledger, self._halving = Ledger(), Halving()
+    def __init__(
+        self,
+        space: SearchSpace,
+        seed: int,
+        *,
+        warm: tuple[Mapping[str, Any], ...] = (),
+        trials: int | None = None,
+        halving: Halving | None = None,
+    ) -> None:
+        self._ledger, self._halving, self._spend = Ledger(), halving or Halving(), Spend(trials=trials)
         self._proposer = Proposer(space, seed=seed, first=space.first_trials, warm=warm)
         self._jobs: dict[int, Job] = {}
 
     def next(self) -> Job | None:
         """See Method."""
         trials = self._ledger.of_study(0)
-        move = next_move([StudyState(trials, EPOCHS)], Spend(), self._halving)
+        move = next_move([StudyState(trials, EPOCHS)], self._spend, self._halving)
         if isinstance(move, Resume):
             self._ledger.resume(move.trial)
             return self._jobs[move.trial.number]
@@ -321,8 +329,8 @@ def _methods(table: Table, task: str, seed: int) -> dict[str, Callable[[], Metho
     # the best of each sibling, then the second of each, as `recipe.warm_start` takes them
     warm = tuple(table.params[index] for places in zip(*siblings, strict=True) for index in places)[:_WARM_POINTS]
     return {
-        "ours": lambda: Ours(space, seed),
-        "warm": lambda: Ours(space, seed, warm=warm),
+        "ours": lambda: Ours(space, seed, trials=len(table.params)),
+        "warm": lambda: Ours(space, seed, trials=len(table.params), warm=warm),
         "random": lambda: Listed(_random_points(space, seed)),
         "qmc": lambda: Listed(iter(space.quasi_random(4 * len(table.params), seed))),
         "grid": lambda: Listed(_grid_points(space, seed)),

@@ -109,8 +109,8 @@ class SweepRecipe(Config):
     """Which trials end early: `asha` and `hyperband` pause them at rungs and promote the best, `median` stops what is
     below the median, `none` trains all to their end."""
 
-    grace_epochs: int = 1
-    """No trial ends before this many epochs."""
+    grace_epochs: int = 2
+    """No trial ends before this many epochs: after the first one, entities often still score nothing."""
 
     reduction_factor: int = 3
     """One trial in this many goes on at each rung."""

@@ -26,7 +26,7 @@ class Halving:
     """When trials are judged, and how many of them go on."""
 
     scheduler: Scheduler = "asha"
-    grace_epochs: int = 1
+    grace_epochs: int = 2
     reduction_factor: int = 3
 
     def rungs(self, epochs: int, bracket: int = 0) -> list[int]:

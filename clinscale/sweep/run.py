@@ -104,7 +104,10 @@ def sweep(
     recipes = [study_recipe(config, study) for study in inputs.studies]
     folder = claim_run_folder(home, "sweep", config.name, sweep_recipe(config, inputs))
     write_json(folder / CONFIG_FILE, config.plain())
+    results, failures = [], dict[str, ClinscaleError](inputs.failures)
     with contextlib.ExitStack() as open_runs:
+        # the ledger first: who may not write it must not touch the runs of the process that does
+        ledger = open_runs.enter_context(contextlib.closing(Ledger(folder / LEDGER_FILE)))
         runs = [
             open_runs.enter_context(
                 registry.resume_or_start_run(
@@ -123,12 +126,10 @@ def sweep(
             )
             for study, recipe in zip(inputs.studies, recipes, strict=True)
         ]
-        ledger = open_runs.enter_context(contextlib.closing(Ledger(folder / LEDGER_FILE)))
         driver = _Driver(config, inputs, folder, ledger, runs, tracking, cluster, on_progress)
         if not ledger.trials:
             require_one_trial(config, inputs)
         driver.search()
-        results, failures = [], dict[str, ClinscaleError](inputs.failures)
         for index, (study, recipe) in enumerate(zip(inputs.studies, recipes, strict=True)):
             try:
                 results.append(
@@ -147,6 +148,9 @@ def sweep(
                 if len(inputs.studies) + len(inputs.failures) == 1:
                     raise
                 failures[study.config.name] = error
+    for run in runs:
+        if run.name in failures:
+            run.end("FAILED")
     return SweepResult(config.name, tuple(results), failures)
 
 
