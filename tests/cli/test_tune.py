@@ -1,6 +1,7 @@
 """`clinscale tune` as a person meets it: the forecast before, several studies in one command, Ctrl-C and --resume."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -28,13 +29,20 @@ def asked(demo_data, base_models, tmp_path_factory):
     return [*options, "--name", "two", "recipe.budget.trials=3"], folder
 
 
+def environment():
+    """A Ray of its own, whatever the other tests have running."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+
+
 def command(*arguments):
     return [sys.executable, "-m", "clinscale", "tune", *arguments]
 
 
 def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     options, folder = asked
-    dry = subprocess.run(command(*options, "--dry-run", "--json"), capture_output=True, text=True)
+    dry = subprocess.run(
+        command(*options, "--dry-run", "--json"), env=environment(), capture_output=True, text=True
+    )
     assert dry.returncode == 0, dry.stderr
     found = json.loads(dry.stdout)
     [study] = found["studies"]
@@ -48,7 +56,9 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     ledger = folder / "sweep" / "two" / "ledger.jsonl"
     assert not ledger.exists(), "a dry run starts nothing"
 
-    process = subprocess.Popen(command(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(*options), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while not ledger.exists() or '"epoch"' not in ledger.read_text():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
@@ -62,7 +72,10 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     assert not alive
 
     again = subprocess.run(
-        command("--resume", "two", "--home", str(folder), "--json"), capture_output=True, text=True
+        command("--resume", "two", "--home", str(folder), "--json"),
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert again.returncode == 1, "one of the two tasks has no data"
     answer = json.loads(again.stdout)

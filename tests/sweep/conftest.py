@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture
 def chaos_kills():
-    count = int(os.environ.get("CLINSCALE_CHAOS_KILLS", "3"))
+    count = int(os.environ.get("CLINSCALE_CHAOS_KILLS", "2"))
     return ["driver" if number % 3 == 1 else "trial" for number in range(count)]

@@ -45,7 +45,7 @@ def test_a_node_that_is_lost_costs_no_trial(demo_data, base_models, tmp_path):
     assert ran.returncode == 0, ran.stderr[-2000:]
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["nodes"] == 2, "a node was lost and another came"
-    assert seen["most_at_once"] == 2
+    assert seen["most_at_once"] >= 2
     assert seen["free_cpus"] == seen["cpus"] == 2, "nothing holds on to a CPU"
     trials = Ledger(tmp_path / "sweep" / "s" / "ledger.jsonl").trials
     assert [trial.state for trial in trials] == ["complete"] * 4

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import signal
 import subprocess
@@ -207,7 +208,8 @@ def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
     assert "does not exist" in str(found.failures["missing"])
     runs = registry.read_runs(tracking)
     assert "RUNNING" not in {run.status for run in runs}
-    failed = [run for run in runs if run.status == "FAILED"]
+    assert {run.name: run.status for run in runs if run.kind == "sweep"}["broken"] == "FAILED"
+    failed = [run for run in runs if run.kind == "trial" and run.status == "FAILED"]
     assert failed
     assert all(run.tags[Tag.TRIAL_REASON].startswith("not_a_number") for run in failed)
     alone = config(study(demo_data, poisoned, space, name="alone"), name="alone", trials=2)
@@ -286,15 +288,19 @@ def run_to_its_end(command, *, kills, rng, ledger):
         ledger: a kill comes when it has grown.
     """
     kills = list(kills)
+    # a Ray of its own, whatever the other tests have running
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     while True:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         driver, killed = psutil.Process(process.pid), False
         family = set()
         while process.poll() is None and kills:
             size = ledger.stat().st_size if ledger.exists() else 0
             while process.poll() is None and (not ledger.exists() or ledger.stat().st_size == size):
                 time.sleep(0.05)
-            time.sleep(rng.uniform(0, 2))
+            time.sleep(rng.uniform(0, 1))
             if process.poll() is not None:
                 break
             family |= set(driver.children(recursive=True))
@@ -310,6 +316,7 @@ def run_to_its_end(command, *, kills, rng, ledger):
         psutil.wait_procs(family, timeout=30)
         if not killed:
             assert process.returncode == 0, err[-2000:]
+            assert not kills, "the sweep ended before all kills; give it more epochs"
             return json.loads(out)
 
 
@@ -319,7 +326,7 @@ def run_to_its_end(command, *, kills, rng, ledger):
 def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
     demo_data, base_models, tmp_path, chaos_kills
 ):
-    space = write_space(tmp_path, fixed={"epochs": 4, "dropout": 0.1, "batch_size": 8, "max_tokens": 128})
+    space = write_space(tmp_path, fixed={"epochs": 6, "dropout": 0.1, "batch_size": 8, "max_tokens": 128})
     rng = random.Random(0)
     trials = {}
     for home, kills in (("quiet", ()), ("killed", chaos_kills)):
@@ -328,6 +335,9 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
         path = folder / "sweep" / "chaos" / "ledger.jsonl"
         answer = run_to_its_end(command, kills=kills, rng=rng, ledger=path)
         ledger = Ledger(path)
+        ledger.close()
+        lost = sum(one.losses for one in ledger.trials)
+        assert lost == sum(kill == "trial" for kill in kills)
         trials[home] = [
             (one.number, dict(one.params), one.state, [(epoch.epoch, epoch.objective) for epoch in one.epochs])
             for one in ledger.trials
