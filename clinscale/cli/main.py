@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from typing import Any, NoReturn
 
@@ -66,6 +67,7 @@ def main() -> NoReturn:
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.unraisablehook = _interrupt_again
     asks_for_help = len(sys.argv) == 1 or not {"--help", "--version"}.isdisjoint(sys.argv)
     try:
         with contextlib.nullcontext() if asks_for_help else keep_stdout_clean():
@@ -89,3 +91,11 @@ def main() -> NoReturn:
 
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Python drops what is raised in a finaliser, a Ctrl-C too when it hits one: it is sent once more."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)

@@ -68,6 +68,7 @@ class Steps:
         self._title = title
         self._every_s = every_s
         self._last_s = 0.0
+        self._ended = False
         self._began: tuple[float, float] | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -100,8 +101,9 @@ class Steps:
             return
         now_s = time.monotonic()
         self._began = self._began or (now_s, done)  # work that is resumed does not begin at nothing
-        if now_s - self._last_s > self._every_s or done == total:
-            self._last_s = now_s
+        ends = done == total and not self._ended  # told once, though what follows the last one may take a while
+        if now_s - self._last_s > self._every_s or ends:
+            self._last_s, self._ended = now_s, done == total
             of = f" of {total:g}" if total else ""
             line = f"{self._title}: {done:g}{of} {note}{self._left(now_s, done, total)}"
             console.print(line.rstrip(), soft_wrap=True)
