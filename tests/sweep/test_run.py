@@ -278,6 +278,11 @@ def trial_processes(driver):
     return found
 
 
+def environment():
+    """For a Ray of its own, whatever the other tests have running."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+
+
 def run_to_its_end(command, *, kills, rng, ledger):
     """Run a sweep's command again and again, killing its trials' processes and itself; the last one's answer.
 
@@ -288,11 +293,9 @@ def run_to_its_end(command, *, kills, rng, ledger):
         ledger: a kill comes when it has grown.
     """
     kills = list(kills)
-    # a Ray of its own, whatever the other tests have running
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     while True:
         process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         driver, killed = psutil.Process(process.pid), False
         family = set()
