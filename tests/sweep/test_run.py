@@ -366,6 +366,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
             str(tmp_path / "killed"),
             "--json",
         ],
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,
