@@ -439,14 +439,16 @@ def _interval(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
 
 def _over_tasks(pairs: Sequence[tuple[np.ndarray, np.ndarray]], asked: float) -> dict[str, float | None]:
     """Median, smallest and largest ratio over the tasks; the interval is of their geometric mean."""
-    ratios = [_expected(a) / _expected(b) for a, b in pairs]
-    logs = np.mean([np.log(_resampled(a, b)) for a, b in pairs], axis=0)
-    low, high = np.exp(np.nanpercentile(logs, [2.5, 97.5], method="nearest"))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a method that never got there costs infinitely much
+        ratios = [float(np.float64(_expected(a)) / _expected(b)) for a, b in pairs]
+        mean = float(np.exp(np.mean(np.log(ratios))))
+        logs = np.mean([np.log(_resampled(a, b)) for a, b in pairs], axis=0)
+        low, high = np.exp(np.nanpercentile(logs, [2.5, 97.5], method="nearest"))
     return {
         "median": _finite(statistics.median(ratios)),
         "min": _finite(min(ratios)),
         "max": _finite(max(ratios)),
-        "mean": _finite(math.exp(statistics.fmean(map(math.log, ratios)))),
+        "mean": _finite(mean),
         "low": _finite(float(low)),
         "high": _finite(float(high)),
         "asked": asked,
