@@ -457,9 +457,11 @@ def _over_tasks(pairs: Sequence[tuple[np.ndarray, np.ndarray]], asked: float) ->
 
 def noop_ratio(count: int, repeats: int = 3) -> dict[str, float | None]:
     """Seconds of a trial that does nothing: stock Tune with OptunaSearch over a sweep, in turns, on two slots."""
+    import optuna
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = SearchSpace.parse(
         {"parameters": {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}}, source="bench search"
     )
