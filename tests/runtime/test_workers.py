@@ -13,7 +13,7 @@ import pytest
 
 from clinscale import runtime
 from clinscale.errors import CapacityError, ClusterError, DataError, OutOfMemoryError
-from clinscale.runtime.workers import _exhausted
+from clinscale.runtime.workers import exhausted_memory
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
 
@@ -75,10 +75,10 @@ def test_what_python_torch_and_the_system_say_without_memory_is_told_from_other_
     with pytest.raises(RuntimeError) as on_host:
         torch.empty(TOO_LARGE)
     for error in (python.value, on_host.value, OSError(errno.ENOMEM, "Cannot allocate memory")):
-        assert _exhausted(error) == "host"
-    assert _exhausted(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")) == "GPU"
-    assert _exhausted(RuntimeError("Connection closed by peer")) is None
-    assert _exhausted(OSError(errno.ENOSPC, "No space left on device")) is None
+        assert exhausted_memory(error) == "host"
+    assert exhausted_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")) == "GPU"
+    assert exhausted_memory(RuntimeError("Connection closed by peer")) is None
+    assert exhausted_memory(OSError(errno.ENOSPC, "No space left on device")) is None
 
 
 def test_what_ended_a_group_is_named_without_the_text_of_its_errors():
