@@ -122,7 +122,9 @@ def test_offload_that_cannot_work_is_refused(settings, message):
         ZeroConfig(**settings)
 
 
-def test_offload_to_a_disk_that_deepspeed_cannot_use_here_is_refused(tmp_path):
+def test_offload_to_a_disk_that_deepspeed_cannot_use_here_is_refused(tmp_path, monkeypatch):
+    # a compile that was killed leaves a lock in the user's cache, on which this one would wait for ever
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "compiled"))
     import_deepspeed()
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
