@@ -11,8 +11,7 @@ from clinscale.bench.corpus import bench_corpus
 from clinscale.bench.encoders import FAMILIES
 from clinscale.bench.loading import FORMATS, bench_loading
 from clinscale.bench.pretrain import bench_pretrain
-from clinscale.bench.search import bench_search
-from clinscale.bench.search_table import record_table
+from clinscale.bench.search import bench_search, record_table
 from clinscale.bench.step import bench_step
 from clinscale.bench.zero import bench_zero
 

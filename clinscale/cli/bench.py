@@ -259,7 +259,7 @@ def search(
 ) -> None:
     """The cost of finding a setting within 1 % of the best: random, stock Ray ASHA and others, against a sweep.
 
-    Example: `clinscale bench search --table tests/bench/search_table.json.gz --processes 2`
+    Example: `clinscale bench search --table tests/bench/search/table.json.gz --processes 2`
     """
     from clinscale.bench import bench_search, record_table
 

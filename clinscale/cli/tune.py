@@ -15,7 +15,7 @@ from clinscale.errors import ConfigError
 from clinscale.units import format_seconds
 
 if TYPE_CHECKING:
-    from clinscale.sweep import SweepConfig, SweepProgress
+    from clinscale.sweep import SweepConfig, SweepProgress, SweepResult
 
 _FAILED = 1
 _LINE_EVERY_S = 10.0
@@ -80,28 +80,33 @@ def tune(
     except KeyboardInterrupt:
         console.print(f"go on with: clinscale tune --resume {config.name} --home {home}", soft_wrap=True)
         raise
-    rows = [winner_row(study) for study in result.studies]
-    failures = {study: str(error) for study, error in result.failures.items()}
-    people: list[Any] = [table("Winners", rows)]
-    if any(row["seeds"] > 1 for study in result.studies for row in finalist_rows(study)):
-        people.append(table("Confirmed", [row for study in result.studies for row in finalist_rows(study)]))
-    folder = Path(home) / "sweep" / config.name
+    _emit_result(result, Path(home) / "sweep" / config.name, as_json=json)
+    if result.failures:
+        raise typer.Exit(_FAILED)
+
+
+def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
+    """Winners, what confirmed them, where the plots are, and the studies that have none."""
+    winners = [winner_row(study) for study in result.studies]
+    confirmed = [row for study in result.studies for row in finalist_rows(study)]
+    people: list[Any] = [table("Winners", winners)]
+    if any(row["seeds"] > 1 for row in confirmed):
+        people.append(table("Confirmed", confirmed))
     people.append(f"plots: {folder}/STUDY/plots")
+    failures = {study: str(error) for study, error in result.failures.items()}
     emit(
         {
-            "name": config.name,
-            "winners": rows,
-            "confirmed": [row for study in result.studies for row in finalist_rows(study)],
+            "name": result.name,
+            "winners": winners,
+            "confirmed": confirmed,
             "plots": {study.name: [str(path) for path in study.plots] for study in result.studies},
             "failures": failures,
         },
-        as_json=json,
+        as_json=as_json,
         people=people,
     )
     for study, message in failures.items():
         console.print(f"error: study {study}: {message}", style="red", soft_wrap=True)
-    if failures:
-        raise typer.Exit(_FAILED)
 
 
 def _config(

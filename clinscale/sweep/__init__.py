@@ -4,20 +4,16 @@ A sweep holds one or many studies (a task asked of a base model) under one budge
 is a line of its ledger; decisions are functions of the ledger, and MLflow's runs and Optuna's studies are made from it.
 """
 
-from clinscale.sweep.conductor import Conductor, Study, run_stints
+from clinscale.sweep.conductor import Conductor, Study
 from clinscale.sweep.config import BudgetConfig, StudyConfig, SweepConfig, SweepRecipe, SweepRuntime
 from clinscale.sweep.forecast import forecast
 from clinscale.sweep.inputs import SweepInputs, read_inputs
 from clinscale.sweep.ledger import Epoch, Ledger, Trial, best_of
 from clinscale.sweep.policy import Halving, Resume, Spend, Start, StudyState, goes_on, next_move
-from clinscale.sweep.run import (
-    SweepProgress,
-    SweepResult,
-    load_sweep,
-    sweep,
-)
-from clinscale.sweep.sampler import Proposer
+from clinscale.sweep.run import SweepProgress, SweepResult, load_sweep, sweep
+from clinscale.sweep.sampler import Proposer, quiet_optuna
 from clinscale.sweep.space import SearchSpace, load_space
+from clinscale.sweep.stints import run_stints
 from clinscale.sweep.winner import StudyResult
 
 __all__ = [
@@ -48,6 +44,7 @@ __all__ = [
     "load_space",
     "load_sweep",
     "next_move",
+    "quiet_optuna",
     "read_inputs",
     "run_stints",
     "sweep",

@@ -1,22 +1,10 @@
-"""What Ray Tune asks and is told, turned into ledger entries: the searcher and the scheduler of a sweep.
+"""What the workers of a sweep ask and are told, turned into moves of the policy and entries of the ledger."""
 
-Tune runs stints: a trial that pauses at a rung ends its stint, and its promotion is another stint that goes on from its
-checkpoint. So a pause holds no process and no placement group, and processes are reused by whatever comes next.
-"""
-
-import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
-
-from clinscale.errors import ClusterError, own_cause
-from clinscale.runtime import ray_logs
+from clinscale.errors import own_cause
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.ledger import Epoch, Ledger, Reason, State, Trial
 from clinscale.sweep.policy import (
@@ -117,10 +105,9 @@ class Conductor:
         metrics["step"] = float(result["step"])
         epoch = Epoch(int(result["epoch"]), float(result[OBJECTIVE]), float(result["device_seconds"]), metrics)
         trial = self._stints[tune_id] = self._ledger.report(trial, epoch)
-        study = self._studies[trial.study]
-        needed_s = trial.seconds / trial.epoch * study.epochs
-        if study.limit_s is not None and trial.searched and needed_s > study.limit_s:
-            limit = f"constraints.minutes_per_trial is {study.limit_s / 60:g}"
+        limit_s = self._studies[trial.study].limit_s
+        if limit_s is not None and trial.searched and (needed_s := self._needed_s(trial)) > limit_s:
+            limit = f"constraints.minutes_per_trial is {limit_s / 60:g}"
             message = f"needs about {needed_s / 60:.1f} device-minutes, {limit}"
             self._end(tune_id, "failed", "over_time", message)
             return False
@@ -160,6 +147,7 @@ class Conductor:
                     self._ledger.end(trial, "pruned", message="was not promoted")
         for tune_id in list(self._stints):
             self._end(tune_id, "lost", message="interrupted")
+        _live.pop(self.name, None)
 
     @property
     def spend(self) -> Spend:
@@ -182,6 +170,15 @@ class Conductor:
     def _end(self, tune_id: str, state: State, reason: Reason | None = None, message: str = "") -> None:
         self._ledger.end(self._stints.pop(tune_id), state, reason, message)
         self._on_change()
+
+    def _needed_s(self, trial: Trial) -> float:
+        """Device-seconds of the whole trial: those spent, and for what is left those of its last epoch's work.
+
+        The seconds of a first epoch hold the start of its process, which the epochs after it do not repeat.
+        """
+        metrics = trial.epochs[-1].metrics
+        epoch_s = (metrics["perf/train_s"] + metrics["perf/eval_s"]) * self._config.runtime.devices_per_trial
+        return trial.seconds + epoch_s * (self._studies[trial.study].epochs - trial.epoch)
 
     def _goes_on(self, trial: Trial) -> bool:
         peers = self._ledger.of_study(trial.study)
@@ -206,100 +203,3 @@ class Conductor:
             self._config.recipe.seed,
             system_attrs=proposal.system_attrs,
         )
-
-
-class SweepSearch(Searcher):  # type: ignore[misc]
-    """Tune's questions for the conductor: what runs next, and how it ended."""
-
-    def __init__(self, conductor: Conductor) -> None:
-        super().__init__()
-        self._conductor = conductor
-
-    def suggest(self, trial_id: str) -> Any:
-        """See Searcher."""
-        stint = self._conductor.next_stint(trial_id)
-        if stint is not None:
-            return {"stint": asdict(stint)}
-        return Searcher.FINISHED if self._conductor.finished else None
-
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """See Searcher; errors came through the scheduler, which is told their kind."""
-        if not error:
-            self._conductor.ended(trial_id)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is the state."""
-
-
-class RungScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Tune's reports for the conductor: each epoch's score, and errors with their kind."""
-
-    def __init__(self, conductor: Conductor) -> None:
-        super().__init__()
-        self._conductor = conductor
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """See TrialScheduler."""
-        if result.get("done"):  # Tune repeats the last report when a stint has come to its end
-            return str(TrialScheduler.CONTINUE)
-        on = self._conductor.report(trial.trial_id, result)
-        return str(TrialScheduler.CONTINUE if on else TrialScheduler.STOP)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """See TrialScheduler."""
-        self._conductor.died(trial.trial_id, trial.get_pickled_error())
-
-
-def run_stints(
-    conductor: Conductor,
-    trainable: Callable[..., None],
-    *,
-    folder: Path,
-    resources: Mapping[str, float],
-    reuse_actors: bool = True,
-    **parameters: Any,
-) -> None:
-    """Let Ray Tune run `trainable(config, **parameters)` for each stint until the conductor has no more.
-
-    Needs a `ray_session`. Tune's own files lie in `folder/tune` meanwhile and are never read.
-
-    Raises:
-        ClusterError: Tune gave up.
-    """
-    from ray import tune
-    from ray.tune import TuneError
-
-    if not conductor.work_left():
-        return
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to handle: runs must be closed
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # the ledger is the state
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its tracebacks may quote data
-    scratch = folder / "tune"
-    shutil.rmtree(scratch, ignore_errors=True)
-    bound = tune.with_parameters(trainable, **parameters) if parameters else trainable
-    try:
-        tune.Tuner(
-            tune.with_resources(bound, {kind: amount for kind, amount in resources.items() if amount}),
-            tune_config=tune.TuneConfig(
-                num_samples=-1,  # the policy says when it is enough
-                search_alg=SweepSearch(conductor),
-                scheduler=RungScheduler(conductor),
-                reuse_actors=reuse_actors,
-            ),
-            run_config=tune.RunConfig(
-                name=scratch.name,
-                storage_path=str(folder),
-                failure_config=tune.FailureConfig(max_failures=0),  # the ledger counts losses
-                verbose=0,
-            ),
-        ).fit()
-    except TuneError as error:
-        raise ClusterError(
-            f"sweep {conductor.name}: Ray Tune gave up ({type(error).__name__}); {ray_logs()}; run the same command to "
-            "resume it"
-        ) from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -9,26 +9,20 @@ from clinscale.sweep.policy import finalists
 from clinscale.sweep.trial import state_file, trial_folder
 
 
-def tidy(folders: Mapping[int, Path], trials: Sequence[Trial], quota_bytes: float | None) -> list[Trial]:
+def tidy(folders: Mapping[int, Path], trials: Sequence[Trial], quota_bytes: float | None) -> None:
     """Drop the state of ended trials and, over the quota, what is least likely to be missed.
 
-    Returns:
-        Trials that a promotion would have to train from their first epoch again.
+    A paused trial whose state had to go is trained from its first epoch again if it is promoted.
     """
     for trial in trials:
         if trial.state in FINAL:
             state_file(folders[trial.study], trial.id).unlink(missing_ok=True)
     if quota_bytes is None:
-        return []
-    set_back = []
+        return
     for trial in _least_missed(trials):
         if sum(map(size_bytes, folders.values())) <= quota_bytes:
             break
-        folder = folders[trial.study]
-        if trial.state == "paused" and state_file(folder, trial.id).exists():
-            set_back.append(trial)
-        shutil.rmtree(trial_folder(folder, trial.id).parent, ignore_errors=True)
-    return set_back
+        shutil.rmtree(trial_folder(folders[trial.study], trial.id).parent, ignore_errors=True)
 
 
 def size_bytes(folder: Path) -> int:

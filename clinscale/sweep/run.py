@@ -14,13 +14,14 @@ from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.runtime import Cluster
 from clinscale.storage import write_json
-from clinscale.sweep.conductor import Conductor, Study, run_stints
+from clinscale.sweep.conductor import Conductor, Study
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.disk import tidy
 from clinscale.sweep.forecast import require_one_trial
 from clinscale.sweep.inputs import StudyInputs, SweepInputs, read_inputs, study_recipe, sweep_recipe
 from clinscale.sweep.ledger import LEDGER_FILE, Ledger, Trial, best_of
 from clinscale.sweep.record import StudyRuns
+from clinscale.sweep.stints import run_stints
 from clinscale.sweep.trial import StudySpec, run_stint
 from clinscale.sweep.winner import StudyResult, finish_study
 

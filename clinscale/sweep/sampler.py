@@ -82,7 +82,7 @@ class Proposer:
 
     def _ask(self, trials: Sequence[Trial]) -> Proposal:
         study = study_of(trials, self.space, self.objectives, sampler=self._optuna_sampler(len(trials)))
-        with _quiet():
+        with quiet_optuna():
             asked = study.ask()
             params = self.space.suggest(asked)
         left = study.get_trials(deepcopy=False)[-1].system_attrs
@@ -130,7 +130,7 @@ def study_of(
     """The searched trials as an Optuna study in memory: for samplers, plots and whoever else reads Optuna."""
     import optuna
 
-    with _quiet():
+    with quiet_optuna():
         study = optuna.create_study(
             study_name=name, directions=[DIRECTIONS[objective] for objective in objectives], sampler=sampler
         )
@@ -184,7 +184,7 @@ def _frozen(trial: Trial, space: SearchSpace, objectives: Sequence[Objective]) -
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Leave out Optuna's remarks on experimental features and independent sampling."""
     import optuna
 

@@ -32,16 +32,17 @@ def left(folder):
 
 def test_the_state_of_ended_trials_goes_and_that_of_paused_ones_stays(tmp_path):
     trials = trials_on_disk(tmp_path)
-    assert tidy({0: tmp_path}, trials, None) == []
+    tidy({0: tmp_path}, trials, None)
     assert [trial.number for trial in trials if state_file(tmp_path, trial.id).exists()] == [4, 5]
     assert left(tmp_path) == [0, 1, 2, 3, 4, 5]
 
 
 def test_over_the_quota_the_least_missed_go_first(tmp_path):
     trials = trials_on_disk(tmp_path)
-    assert tidy({0: tmp_path}, trials, 9_000) == []
+    tidy({0: tmp_path}, trials, 9_000)
     assert left(tmp_path) == [0, 1, 2, 4, 5], "0, 1 and 2 are the finalists"
-    assert [trial.number for trial in tidy({0: tmp_path}, trials, 6_000)] == [4], "the weaker of the paused"
+    tidy({0: tmp_path}, trials, 6_000)
+    assert left(tmp_path) == [0, 1, 2, 5], "4 is the weaker of the paused"
     assert size_bytes(tmp_path) <= 6_000
     tidy({0: tmp_path}, trials, 1.0)
     assert left(tmp_path) == [0, 1, 2]

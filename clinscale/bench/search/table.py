@@ -26,7 +26,7 @@ SPACE = {
     "fixed": {"patience_epochs": 6, "max_tokens": 256, "optimizer.weight_decay": 0.01},
     "parameters": {
         "optimizer.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
-        "batch_size": {"type": "categorical", "choices": [8, 16, 32]},
+        "batch_size": {"type": "categorical", "choices": [4, 8, 16]},
         "dropout": {"type": "float", "low": 0.0, "high": 0.3},
         "optimizer.warmup_ratio": {"type": "float", "low": 0.0, "high": 0.3},
     },
@@ -37,11 +37,11 @@ SPACE = {
 """What the recorded configurations were drawn from."""
 
 TASKS: dict[str, dict[str, Any]] = {
-    "entities": {"task": "demo_entities", "scale": 0.25, "seed": 0},
-    "few_entities": {"task": "demo_entities", "scale": 0.12, "seed": 1},
-    "questions": {"task": "demo_questions", "scale": 0.08, "seed": 0},
+    "entities_84_notes": {"task": "demo_entities", "scale": 0.7, "seed": 0},
+    "entities_54_notes": {"task": "demo_entities", "scale": 0.45, "seed": 1},
+    "entities_36_notes": {"task": "demo_entities", "scale": 0.3, "seed": 2},
 }
-"""Entities of some notes, of few and other notes, and answers: tasks that are alike as siblings are."""
+"""Siblings: entities of other and of fewer notes. A tiny model learns them in six epochs; other kinds it does not."""
 
 EPOCHS = 6
 

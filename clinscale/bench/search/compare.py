@@ -1,0 +1,137 @@
+"""The cost of finding a setting within 1 % of the best: every search over seeds on every task, as ratios to ours."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clinscale.bench.measure import surroundings
+from clinscale.bench.search.methods import methods_of
+from clinscale.bench.search.noop import noop_ratio
+from clinscale.bench.search.replay import WORKERS, Task, replay
+from clinscale.bench.search.table import Table
+from clinscale.errors import ConfigError
+from clinscale.sweep import quiet_optuna
+
+_ASKED = {"random": 5.0, "stock_asha": 1.3, "one_epoch_top_k": 1.0, "warm_start": 2.0, "noop_trial": 4.0}
+_RESAMPLES = 2000
+
+
+def _run(job: tuple[str, str, int]) -> dict[str, tuple[float, bool]]:
+    """All methods on one task under one seed."""
+    path, task, seed = job
+    table = Table.read(path)
+    with quiet_optuna():
+        return {
+            name: replay(Task(table, task), method()) for name, method in methods_of(table, task, seed).items()
+        }
+
+
+def bench_search(
+    *,
+    table: str | Path,
+    seeds: int = 30,
+    noop_trials: int = 12,
+    processes: int = 1,
+    on_progress: Callable[[str], None] = lambda name: None,
+) -> dict[str, Any]:
+    """Costs to 1 % regret over seeds, as ratios to ours; and what an empty trial costs under Ray Tune.
+
+    A cost is the expected running time (Hansen et al. 2010): the sum of all runs' costs over the number of those that
+    got there, so that a run that used up the table counts with what it spent. Intervals are 95 %, by bootstrap over
+    seeds.
+    """
+    if seeds < 2:
+        raise ConfigError(f"intervals need at least two seeds, got {seeds}")
+    read = Table.read(table)
+    costs: dict[str, dict[str, np.ndarray]] = {}
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for task in read.curves:
+            on_progress(task)
+            runs = list(pool.map(_run, [(str(table), task, seed) for seed in range(seeds)]))
+            costs[task] = {name: np.array([run[name] for run in runs], dtype=float) for name in runs[0]}
+    compared = {
+        "random": ("random", "ours"),
+        "stock_asha": ("stock_asha", "ours"),
+        "one_epoch_top_k": ("one_epoch_top_k", "ours"),
+        "warm_start": ("ours", "warm"),
+    }
+    by_task: dict[str, dict[str, Any]] = {}
+    for task, found in costs.items():
+        top_k = min(
+            (name for name in found if name.startswith("one_epoch")), key=lambda name: _expected(found[name])
+        )
+        found["one_epoch_top_k"] = found[top_k]
+        by_task[task] = {
+            "cost_in_whole_trials": {
+                name: _finite(_expected(runs) / Task(read, task).whole_s) for name, runs in found.items()
+            },
+            "reached": {name: int(runs[:, 1].sum()) for name, runs in found.items()},
+            "ratios": {name: _interval(found[a], found[b]) for name, (a, b) in compared.items()},
+            "top_k": top_k,
+        }
+    ratios = {
+        name: _over_tasks([(found[a], found[b]) for found in costs.values()], _ASKED[name])
+        for name, (a, b) in compared.items()
+    }
+    if noop_trials:
+        on_progress("noop_trial")
+        ratios["noop_trial"] = {**noop_ratio(noop_trials), "asked": _ASKED["noop_trial"]}
+    return {
+        **surroundings("search", "cpu"),
+        "equal": True,
+        "ratios": ratios,
+        "details": {"seeds": seeds, "workers": WORKERS, "configurations": len(read.params), "tasks": by_task},
+    }
+
+
+def _expected(runs: np.ndarray) -> float:
+    """Expected running time; infinite where no run got there."""
+    reached = runs[:, 1].sum()
+    return float(runs[:, 0].sum() / reached) if reached else math.inf
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None
+
+
+def _resampled(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Ratios of expected running times over bootstrap samples of the seeds."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(a), size=(_RESAMPLES, len(a)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios: np.ndarray = (a[picks, 0].sum(1) / a[picks, 1].sum(1)) / (b[picks, 0].sum(1) / b[picks, 1].sum(1))
+    return ratios
+
+
+def _interval(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
+    samples = _resampled(a, b)
+    low, high = np.nanpercentile(samples, [2.5, 97.5], method="nearest")
+    return {
+        "ratio": _finite(_expected(a) / _expected(b)),
+        "low": _finite(float(low)),
+        "high": _finite(float(high)),
+    }
+
+
+def _over_tasks(pairs: Sequence[tuple[np.ndarray, np.ndarray]], asked: float) -> dict[str, float | None]:
+    """Median, smallest and largest ratio over the tasks; the interval is of their geometric mean."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # a method that never got there costs infinitely much
+        ratios = [float(np.float64(_expected(a)) / _expected(b)) for a, b in pairs]
+        mean = float(np.exp(np.mean(np.log(ratios))))
+        logs = np.mean([np.log(_resampled(a, b)) for a, b in pairs], axis=0)
+        low, high = np.exp(np.nanpercentile(logs, [2.5, 97.5], method="nearest"))
+    return {
+        "median": _finite(statistics.median(ratios)),
+        "min": _finite(min(ratios)),
+        "max": _finite(max(ratios)),
+        "mean": _finite(mean),
+        "low": _finite(float(low)),
+        "high": _finite(float(high)),
+        "asked": asked,
+    }

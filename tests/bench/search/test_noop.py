@@ -1,0 +1,12 @@
+"""What an empty trial costs is measured on both sides."""
+
+import pytest
+
+from clinscale.bench.search.noop import noop_ratio
+
+
+@pytest.mark.ray
+def test_empty_trials_are_run_by_both(ray_cluster):
+    found = noop_ratio(6, repeats=1)
+    assert found["ours_s"] > 0
+    assert found["stock_s"] > 0

@@ -1,0 +1,122 @@
+"""What workers ask and report becomes ledger entries, without Ray."""
+
+import pickle
+
+import pytest
+
+from clinscale.sweep import Conductor, Ledger, Proposer, SearchSpace, Study, SweepConfig
+
+SPACE = SearchSpace.parse({"parameters": {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}}, source="test")
+
+
+def config(**recipe):
+    study = {"name": "one", "task": "one", "data": ".", "models": ["one"]}
+    values = {"name": "test", "recipe": {"studies": [study], "budget": {"trials": 4}, **recipe}}
+    return SweepConfig.parse(values, source="test")
+
+
+def conductor(ledger, *, limit_s=None, slots=4, epochs=4, **recipe):
+    study = Study("one", Proposer(SPACE, sampler="random"), epochs, limit_s)
+    return Conductor(config(**recipe), ledger, [study], slots=lambda: slots, on_change=lambda: None)
+
+
+def epoch(number, objective=0.5, seconds=10.0, work_s=10.0):
+    return {
+        "epoch": number,
+        "step": number,
+        "objective": objective,
+        "device_seconds": seconds,
+        "perf/train_s": work_s - 1,
+        "perf/eval_s": 1.0,
+        "time_this_iter_s": 99.0,
+    }
+
+
+def test_no_more_stints_than_slots():
+    asked = conductor(Ledger(), slots=2)
+    assert asked.next_stint("a")
+    assert asked.next_stint("b")
+    assert asked.next_stint("c") is None
+    assert not asked.finished, "a slot will be free again"
+
+
+def test_what_tune_adds_to_a_report_is_not_kept():
+    ledger = Ledger()
+    asked = conductor(ledger, scheduler="none")
+    asked.next_stint("a")
+    assert asked.report("a", epoch(1))
+    [trial] = ledger.trials
+    assert trial.epochs[0].metrics == {"step": 1.0, "perf/train_s": 9.0, "perf/eval_s": 1.0}
+
+
+@pytest.mark.parametrize(("work_s", "state"), [(10.0, "running"), (20.0, "failed")])
+def test_the_start_of_a_process_is_not_counted_for_every_epoch_of_a_trial(work_s, state):
+    """40 seconds of the first epoch, 30 of them the start: 40 + 3 x 10 keep to the limit, 40 + 3 x 20 do not."""
+    ledger = Ledger()
+    asked = conductor(ledger, limit_s=80.0, scheduler="none")
+    asked.next_stint("a")
+    assert asked.report("a", epoch(1, seconds=40.0, work_s=work_s)) is (state == "running")
+    [trial] = ledger.trials
+    assert trial.state == state
+    if state == "failed":
+        assert trial.reason == "over_time"
+        assert "needs about 1.7 device-minutes" in trial.message
+
+
+def test_a_trial_is_lost_a_finite_number_of_times():
+    ledger = Ledger()
+    asked = conductor(ledger)
+    for _ in range(1 + config().runtime.max_failures):
+        assert asked.next_stint("a").trial == ledger.trials[0].id
+        asked.died("a", None)
+    assert ledger.trials[0].state == "failed"
+    assert asked.next_stint("b").trial != ledger.trials[0].id
+
+
+def test_a_foreign_error_is_told_by_its_kind_only():
+    ledger = Ledger()
+    asked = conductor(ledger)
+    asked.next_stint("a")
+    asked.died("a", ValueError("Mr Doe, aged 61, was admitted"))
+    [trial] = ledger.trials
+    assert (trial.state, trial.reason, trial.message) == ("failed", "error", "ValueError")
+
+
+def test_what_was_not_promoted_is_pruned_at_the_end():
+    ledger = Ledger()
+    asked = conductor(ledger, budget={"trials": 2}, grace_epochs=1, reduction_factor=2)
+    asked.next_stint("a")
+    assert not asked.report("a", epoch(1, 0.4)), "alone at the rung"
+    asked.next_stint("b")
+    assert asked.report("b", epoch(1, 0.6)), "the better half"
+    assert not asked.report("b", epoch(2, 0.6)), "alone at the next rung"
+    stint = asked.next_stint("c")
+    assert (stint.trial, stint.known_epochs) == (ledger.trials[1].id, 2), "the leader is trained to its end"
+    assert asked.report("c", epoch(3, 0.7))
+    asked.report("c", epoch(4, 0.7))
+    asked.ended("c")
+    assert asked.next_stint("d") is None
+    assert asked.finished
+    asked.close()
+    assert [trial.state for trial in ledger.trials] == ["pruned", "complete"]
+
+
+def test_an_interrupted_sweep_leaves_its_trials_to_the_next_start():
+    ledger = Ledger()
+    asked = conductor(ledger)
+    asked.next_stint("a")
+    asked.close()
+    [trial] = ledger.trials
+    assert trial.state == "lost"
+    again = conductor(ledger)
+    assert again.next_stint("b").trial == trial.id
+
+
+def test_a_pickle_stands_for_the_live_conductor():
+    """Tune pickles its searcher; a second writer of the ledger must not come of it."""
+    asked = conductor(Ledger())
+    assert pickle.loads(pickle.dumps(asked)) is asked
+    left = pickle.dumps(asked)
+    asked.close()
+    with pytest.raises(KeyError):
+        pickle.loads(left)
