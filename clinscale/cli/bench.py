@@ -253,7 +253,7 @@ def search(
     seeds: Annotated[int, typer.Option(min=2, help="Runs of each method on each task.")] = 30,
     noop_trials: Annotated[
         int, typer.Option(min=0, help="Empty trials on real Ray Tune; 0 leaves them out.")
-    ] = 12,
+    ] = 32,
     processes: Annotated[int, typer.Option(min=1, help="Processes to replay or record in.")] = 1,
     json: Json = False,
 ) -> None:
@@ -307,7 +307,8 @@ def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
     rows = [
         {
             "ratio": name,
-            **{key: found[key] for key in ("median", "min", "max")},
+            # a peer that never got there has no finite cost
+            **{key: "∞" if found[key] is None else found[key] for key in ("median", "min", "max")},
             "asked": _asked(found["asked"], name in document.get("at_most", ())),
             **{f"{side} MB/s": speed for side, speed in document.get("mb_per_s", {}).get(name, {}).items()},
         }

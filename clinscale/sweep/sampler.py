@@ -30,7 +30,9 @@ DIRECTIONS: dict[Objective, str] = {"score": "maximize", "latency": "minimize", 
 """`score` on the development split, `latency` in seconds per document there, `cost` in device-seconds of the trial."""
 
 _STARTUP = 8
-"""Random trials before TPE, GP or CMA-ES is believed; those that the user or an earlier sweep gave count."""
+"""Trials before TPE, GP or CMA-ES is believed; those that the user or an earlier sweep gave count, the others are Sobol
+points, which leave no corner out as random ones do."""
+_LEARNING = ("tpe", "gp", "cmaes")
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ class Proposer:
         given, number = self._given(), len(trials)
         if number < len(given):
             return given[number]
-        number -= len(given)
+        place = number - len(given)
         if self.sampler == "grid":
-            return Proposal(self._grid()[number], "sampler")
-        if self.sampler == "qmc":
-            return Proposal(self.space.quasi_random(number + 1, self.seed)[number], "sampler")
+            return Proposal(self._grid()[place], "sampler")
+        if self.sampler == "qmc" or (self.sampler in _LEARNING and number < _STARTUP):
+            return Proposal(self.space.quasi_random(place + 1, self.seed)[place], "sampler")
         return self._ask(trials)
 
     def num_points(self) -> int | None:

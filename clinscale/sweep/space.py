@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -88,17 +89,18 @@ class FloatDimension(_Range):
             return float(self.low * (self.high / self.low) ** share)
         if self.step is None:
             return self.low + share * (self.high - self.low)
-        return self.low + self.step * int(share * self._steps())
+        return self._values()[int(share * len(self._values()))]
 
     def grid(self) -> list[float] | None:
         """All values; None where there is no end of them."""
         if self.low == self.high:
             return [self.low]
-        return None if self.step is None else [self.low + self.step * index for index in range(self._steps())]
+        return None if self.step is None else self._values()
 
-    def _steps(self) -> int:
-        assert self.step is not None
-        return math.floor((self.high - self.low) / self.step + 1e-9) + 1
+    def _values(self) -> list[float]:
+        """In decimals, as Optuna counts: 0.1 taken three times is 0.3."""
+        low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))
+        return [float(low + step * index) for index in range(int((high - low) / step) + 1)]
 
 
 class IntDimension(_Range):
