@@ -53,10 +53,12 @@ class Ours:
             return self._jobs[move.trial.number]
         if not isinstance(move, Start):
             return None
-        proposal = self._proposer.propose(trials)
-        trial = self._ledger.start(SweepTrial(0, len(trials), proposal.params, proposal.origin, 0))
-        self._jobs[trial.number] = Job(trial.number, trial.params)
-        return self._jobs[trial.number]
+        return Job(len(trials), self._proposer.propose(trials).params)
+
+    def began(self, job: Job) -> None:
+        """See Method."""
+        self._ledger.start(SweepTrial(0, job.key, job.params, "sampler", 0))
+        self._jobs[job.key] = job
 
     def report(self, job: Job, value: float, seconds: float) -> bool:
         """See Method."""
@@ -79,6 +81,9 @@ class Listed:
         """See Method."""
         point = next(self._points, None)
         return None if point is None else Job(next(self._number), point)
+
+    def began(self, job: Job) -> None:
+        """See Method; a list learns nothing."""
 
     def report(self, job: Job, value: float, seconds: float) -> bool:
         """See Method."""
@@ -109,6 +114,9 @@ class OneEpochTopK:
         self._running += 1
         return Job(object(), next(self._points))
 
+    def began(self, job: Job) -> None:
+        """See Method; random points learn nothing."""
+
     def report(self, job: Job, value: float, seconds: float) -> bool:
         """See Method."""
         if job.done == 1:
@@ -132,8 +140,9 @@ class StockRay:
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search.optuna import OptunaSearch
 
+        self._distributions = {key: dimension.distribution() for key, dimension in space.parameters.items()}
         self._search = OptunaSearch(
-            {key: dimension.distribution() for key, dimension in space.parameters.items()},
+            dict(self._distributions),
             metric="objective",
             mode="max",
             seed=seed,
@@ -147,6 +156,13 @@ class StockRay:
         named = _Named(f"trial-{next(self._number)}")
         self._asha.on_trial_add(None, named)
         return Job(named, self._search.suggest(named.trial_id) or {})
+
+    def began(self, job: Job) -> None:
+        """See Method."""
+        trial = self._search._ot_trials[job.key.trial_id]
+        for key, distribution in self._distributions.items():
+            value = distribution.to_internal_repr(job.params[key])
+            trial.storage.set_trial_param(trial._trial_id, key, value, distribution)
 
     def report(self, job: Job, value: float, seconds: float) -> bool:
         """See Method."""

@@ -1,7 +1,8 @@
 """One search on one task of the table, on simulated workers.
 
 Workers finish in the order in which the table's seconds say (as in mfhpo-simulator), so that asynchronous decisions see
-what they would have seen. A proposed point is answered by the nearest recorded configuration that was not tried yet.
+what they would have seen. A proposed point is answered by the nearest recorded configuration that was not tried yet,
+and that is what the search is told to have run; else it would learn that good places are bad, once those are taken.
 The cost counts all workers' seconds, the sampler's own measured time, and for each start of a trial the same constant.
 """
 
@@ -10,7 +11,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ class Job:
 
     key: Any
     params: Mapping[str, Any]
+    """What was proposed; then what the recorded configuration has that stands for it."""
     done: int = 0
     """Epochs that are trained already."""
     index: int | None = None
@@ -44,6 +46,9 @@ class Method(Protocol):
     def next(self) -> Job | None:
         """What a free worker does; None while it has to wait."""
 
+    def began(self, job: Job) -> None:
+        """A new job has begun, with the parameters of the configuration that stands for it."""
+
     def report(self, job: Job, value: float, seconds: float) -> bool:
         """An epoch of `job` has ended with the trial's best score so far; whether it trains on."""
 
@@ -52,7 +57,7 @@ class Task:
     """One task of the table."""
 
     def __init__(self, table: Table, name: str) -> None:
-        self._space, self._curves = table.space, table.curves[name]
+        self._space, self._params, self._curves = table.space, table.params, table.curves[name]
         full = np.array([max(curve.value) for curve in self._curves])
         best, usual = float(full.max()), float(np.median(full))
         self.regret = (best - full) / (best - usual)
@@ -60,12 +65,16 @@ class Task:
         """Of a whole fine-tuning, on average."""
         self._shares = np.array([self._share(params) for params in table.params])
 
-    def nearest(self, params: Mapping[str, Any], taken: Sequence[int]) -> int | None:
-        """The recorded configuration that stands for `params`, of those not taken; None when all are."""
-        distance = ((self._shares - self._share(params)) ** 2).sum(axis=1)
-        distance[list(taken)] = math.inf
+    def take(self, job: Job, taken: list[int]) -> bool:
+        """Let the nearest recorded configuration of those not taken stand for `job`; False when all are taken."""
+        distance = ((self._shares - self._share(job.params)) ** 2).sum(axis=1)
+        distance[taken] = math.inf
         index = int(np.argmin(distance))
-        return None if math.isinf(distance[index]) else index
+        if math.isinf(distance[index]):
+            return False
+        job.index, job.params = index, self._params[index]
+        taken.append(index)
+        return True
 
     def epoch(self, index: int, epoch: int) -> tuple[float, float]:
         """Best score within the first `epoch` epochs, and the seconds of that epoch."""
@@ -102,14 +111,12 @@ def replay(task: Task, method: Method) -> tuple[float, bool]:
     while True:
         while idle:
             job, thought_s = _timed(method.next)
-            if job is not None and job.index is None:
-                job.index = task.nearest(job.params, taken)
-                if job.index is None:  # the table is used up, so nothing new can be learned
-                    job = None
-                else:
-                    taken.append(job.index)
             if job is None:
                 break
+            if job.index is None:
+                if not task.take(job, taken):
+                    break  # the table is used up, so nothing new can be learned
+                method.began(job)
             idle -= 1
             begin(job, now_s + START_S + thought_s)
         if not busy:
