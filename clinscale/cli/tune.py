@@ -175,7 +175,9 @@ class _Lines:
 
 
 def spent(at: "SweepProgress") -> str:
-    """What has been spent, and what is left."""
+    """What has been spent, and what is left; before the first trial, what is being measured."""
+    if at.probing:
+        return f"measuring a few steps of {at.probing}, so that the budget holds a trial"
     trials = f"{at.trials} of {at.trials_budget} trials" if at.trials_budget else f"{at.trials} trials"
     used = format_seconds(at.device_seconds)
     hours = f" of {format_seconds(at.device_seconds_budget)}" if at.device_seconds_budget else ""
@@ -245,9 +247,12 @@ def finalist_rows(result: Any) -> list[dict[str, Any]]:
 
 def _forecast_tables(found: Mapping[str, Any]) -> list[Any]:
     people: list[Any] = []
-    for study in found["studies"]:
-        people.append(table(f"{study['name']}: space", study["space"]))
-        people.append(table("First suggestions, before any score is known", study["suggestions"]))
+    # studies of one kind often share all of this, and are shown together
+    for _, group in itertools.groupby(found["studies"], key=lambda study: {**study, "name": None}):
+        studies = list(group)
+        people.append(table(f"{', '.join(study['name'] for study in studies)}: space", studies[0]["space"]))
+        people.append(", ".join(f"{key}={value}" for key, value in studies[0]["fixed"].items()))
+        people.append(table("First suggestions, before any score is known", studies[0]["suggestions"]))
     people.append(table("Expected", found["expected"]))
     people.append(
         f"{found['trials_at_once']} trials at once; {found['trials']} trials and {found['hours']:.2f} h in all, "

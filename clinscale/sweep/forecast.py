@@ -1,5 +1,6 @@
 """What a sweep would do and cost, before it does: the dry run, and the check that a budget holds one trial."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,13 @@ def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> d
     }
 
 
-def require_one_trial(config: SweepConfig, inputs: SweepInputs) -> None:
+def require_one_trial(config: SweepConfig, inputs: SweepInputs, *, on_study: Callable[[str], None]) -> None:
     """ConfigError when a budget of hours or money does not hold one whole trial of some study."""
     limit_s = config.recipe.budget.device_seconds
     if limit_s is None:
         return
     for study in inputs.studies:
+        on_study(study.config.name)
         whole_s = device_seconds_per_epoch(config, study) * study.epochs
         if whole_s > limit_s:
             raise ConfigError(
@@ -131,6 +133,15 @@ def _study(config: SweepConfig, study: StudyInputs) -> dict[str, Any]:
         "space": [{column: row.get(column, "") for column in columns} for row in searched],
         "fixed": study.space.fixed,
         "suggestions": [
-            {"trial": trial.number, "from": trial.origin, **study.describe(trial.params)} for trial in trials
+            {
+                "trial": trial.number,
+                "from": trial.origin,
+                **{
+                    key: value
+                    for key, value in study.describe(trial.params).items()
+                    if key in study.space.parameters
+                },
+            }
+            for trial in trials
         ],
     }

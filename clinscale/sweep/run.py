@@ -62,6 +62,8 @@ class SweepProgress:
     studies: tuple[StudyProgress, ...]
     trials_budget: int | None
     device_seconds_budget: float | None
+    probing: str | None = None
+    """Study whose cost is being measured, before the first trial."""
 
     @property
     def trials(self) -> int:
@@ -129,7 +131,7 @@ def sweep(
         ]
         driver = _Driver(config, inputs, folder, ledger, runs, tracking, cluster, on_progress)
         if not ledger.trials:
-            require_one_trial(config, inputs)
+            require_one_trial(config, inputs, on_study=driver.show)
         driver.search()
         for index, (study, recipe) in enumerate(zip(inputs.studies, recipes, strict=True)):
             try:
@@ -210,13 +212,17 @@ class _Driver:
         for record in self.records:
             record.follow()
         self._tidy()
+        self.show()
+
+    def show(self, probing: str | None = None) -> None:
+        """Tell whoever watches how things stand."""
         if self._on_progress:
             spend = self._conductor.spend
             studies = tuple(
                 _progress(study.config.name, self._ledger.of_study(index))
                 for index, study in enumerate(self._inputs.studies)
             )
-            self._on_progress(SweepProgress(studies, spend.trials, spend.device_seconds))
+            self._on_progress(SweepProgress(studies, spend.trials, spend.device_seconds, probing))
 
     def _tidy(self) -> None:
         folders = {index: self._folder / study.config.name for index, study in enumerate(self._inputs.studies)}

@@ -11,6 +11,8 @@ import psutil
 import pytest
 import yaml
 
+from clinscale.cli.tune import _forecast_tables
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
@@ -84,3 +86,23 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     assert "error: study demo_entities-longformer" in again.stderr
     numbers = [json.loads(line)["number"] for line in ledger.read_text().splitlines() if '"start"' in line]
     assert numbers == [0, 1, 2], "no trial was begun twice"
+
+
+def test_studies_with_the_same_space_are_shown_once():
+    def study(name, rate):
+        suggestions = [{"trial": 0, "from": "first", "rate": rate}]
+        return {"name": name, "space": [{"key": "rate"}], "fixed": {"epochs": 3}, "suggestions": suggestions}
+
+    found = {
+        "studies": [study("one", 1), study("two", 1), study("three", 2)],
+        "expected": [{"study": "one"}],
+        "trials_at_once": 2,
+        "trials": 3,
+        "hours": 1.0,
+        "device_hours": 2.0,
+        "usd": None,
+    }
+    shown = [getattr(part, "title", part) for part in _forecast_tables(found)]
+    assert shown.count("epochs=3") == 2
+    assert "one, two: space" in shown
+    assert "three: space" in shown
