@@ -57,8 +57,13 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     for column in rows[0] if rows else ["nothing yet"]:
         made.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        made.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+        made.add_row(*(_shown(cell) if isinstance(cell, float) else str(cell) for cell in row.values()))
     return made
+
+
+def _shown(number: float) -> str:
+    """Four places, which a learning rate of 2e-05 would not survive."""
+    return f"{number:.4f}" if number == 0 or abs(number) >= 0.001 else f"{number:.3g}"
 
 
 class Steps:

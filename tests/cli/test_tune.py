@@ -102,7 +102,7 @@ def test_studies_with_the_same_space_are_shown_once():
         "device_hours": 2.0,
         "usd": None,
     }
-    shown = [getattr(part, "title", part) for part in _forecast_tables(found)]
+    shown = [part if isinstance(part, str) else part.title for part in _forecast_tables(found)]
     assert shown.count("epochs=3") == 2
     assert "one, two: space" in shown
     assert "three: space" in shown
