@@ -175,13 +175,11 @@ class _Lines:
 
 
 def spent(at: "SweepProgress") -> str:
-    """What has been spent, and what is left; before the first trial, what is being measured."""
-    if at.probing:
-        return f"measuring a few steps of {at.probing}, so that the budget holds a trial"
+    """What has been spent, and what is left; before and after the trials, what is done."""
     trials = f"{at.trials} of {at.trials_budget} trials" if at.trials_budget else f"{at.trials} trials"
     used = format_seconds(at.device_seconds)
     hours = f" of {format_seconds(at.device_seconds_budget)}" if at.device_seconds_budget else ""
-    return f"{trials}, {used}{hours} of device time"
+    return f"{trials}, {used}{hours} of device time" + (f"; {at.doing}" if at.doing else "")
 
 
 def progress_table(name: str, at: "SweepProgress") -> Any:

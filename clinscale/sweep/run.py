@@ -62,8 +62,8 @@ class SweepProgress:
     studies: tuple[StudyProgress, ...]
     trials_budget: int | None
     device_seconds_budget: float | None
-    probing: str | None = None
-    """Study whose cost is being measured, before the first trial."""
+    doing: str | None = None
+    """Before the first trial and after the last one."""
 
     @property
     def trials(self) -> int:
@@ -131,9 +131,12 @@ def sweep(
         ]
         driver = _Driver(config, inputs, folder, ledger, runs, tracking, cluster, on_progress)
         if not ledger.trials:
-            require_one_trial(config, inputs, on_study=driver.show)
+            require_one_trial(
+                config, inputs, on_study=lambda name: driver.show(f"measuring a few steps of {name}")
+            )
         driver.search()
         for index, (study, recipe) in enumerate(zip(inputs.studies, recipes, strict=True)):
+            driver.show(f"judging {study.config.name}")
             try:
                 results.append(
                     finish_study(
@@ -214,7 +217,7 @@ class _Driver:
         self._tidy()
         self.show()
 
-    def show(self, probing: str | None = None) -> None:
+    def show(self, doing: str | None = None) -> None:
         """Tell whoever watches how things stand."""
         if self._on_progress:
             spend = self._conductor.spend
@@ -222,7 +225,7 @@ class _Driver:
                 _progress(study.config.name, self._ledger.of_study(index))
                 for index, study in enumerate(self._inputs.studies)
             )
-            self._on_progress(SweepProgress(studies, spend.trials, spend.device_seconds, probing))
+            self._on_progress(SweepProgress(studies, spend.trials, spend.device_seconds, doing))
 
     def _tidy(self) -> None:
         folders = {index: self._folder / study.config.name for index, study in enumerate(self._inputs.studies)}
