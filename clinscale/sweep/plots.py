@@ -64,7 +64,9 @@ def draw(
             warnings.simplefilter("ignore")
             picture()
             figure = pyplot.gcf()
-            figure.set_size_inches(max(7.0, figure.get_size_inches()[0]), max(4.5, figure.get_size_inches()[1]))
+            width, height = figure.get_size_inches()
+            # a slice of each parameter side by side, wide enough for its ticks
+            figure.set_size_inches(max(7.0, width, 3.6 * len(space.parameters)), max(4.5, height))
             written.append(folder / f"{title}.png")
             figure.savefig(written[-1], dpi=120, bbox_inches="tight")
             pyplot.close("all")
