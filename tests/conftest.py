@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import signal
 
 import pytest
 
 # before torch is imported: tiny models gain nothing from threads, and on a busy machine threads wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell starts background jobs deaf to Ctrl-C, and so would be what the tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
