@@ -40,16 +40,16 @@ def test_attention_names_every_ratio_and_what_was_asked_of_it(family):
 
 
 def test_step_measures_both_precisions_roof_and_memory():
-    document = bench.bench_step(**SMALL, layers=(1, 2), families=("bigbird",))
+    document = bench.bench_step(**SMALL, layers=(1,), families=("bigbird",))
     assert {
         "bigbird_step_1_layers_fp32",
-        "bigbird_step_2_layers_bf16",
+        "bigbird_step_1_layers_bf16",
         "bigbird_step_bf16_over_fp32",
         "bigbird_roof_fraction_fp32",
         "bigbird_step_peak_memory",
     } <= document["ratios"].keys()
     assert 0 < document["ratios"]["bigbird_roof_fraction_fp32"]["max"] < 1
-    assert document["details"]["bigbird_step_2_layers_bf16"]["tokens_per_s"] > 0
+    assert document["details"]["bigbird_step_1_layers_bf16"]["tokens_per_s"] > 0
 
 
 def test_a_model_that_differs_is_never_timed():
