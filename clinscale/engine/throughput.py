@@ -62,9 +62,6 @@ def datasheet_peak_flops(device: str) -> float | None:
     return next((peak for part, peak in _PEAK_FLOPS.items() if part in name), None)
 
 
-_ROOF_S = 1.0
-
-
 def gemm_roof_flops(dtype: "torch.dtype", device: str, *, tokens: int, repeats: int = 10) -> float:
     """Multiplications and additions per second of the best matrix product of a base encoder's shapes here.
 
@@ -84,6 +81,6 @@ def gemm_roof_flops(dtype: "torch.dtype", device: str, *, tokens: int, repeats: 
                 torch.cuda.synchronize()
             end_s = time.perf_counter()
             best = max(best, 2 * tokens * inner * outer / (end_s - start_s))
-            if end_s - begin_s > _ROOF_S:
+            if end_s - begin_s > 1.0:
                 break
     return best

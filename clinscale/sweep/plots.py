@@ -65,8 +65,9 @@ def draw(
             picture()
             figure = pyplot.gcf()
             width, height = figure.get_size_inches()
-            # a slice of each parameter side by side, wide enough for its ticks
-            figure.set_size_inches(max(7.0, width, 3.6 * len(space.parameters)), max(4.5, height))
+            if title == "slice":  # its parameters lie side by side, each with its own ticks
+                width = 3.6 * len(space.parameters)
+            figure.set_size_inches(max(7.0, width), max(4.5, height))
             written.append(folder / f"{title}.png")
             figure.savefig(written[-1], dpi=120, bbox_inches="tight")
             pyplot.close("all")
