@@ -65,9 +65,10 @@ def draw(
             picture()
             figure = pyplot.gcf()
             width, height = figure.get_size_inches()
-            if title == "slice":  # its parameters lie side by side, each with its own ticks
-                width = 3.6 * len(space.parameters)
             figure.set_size_inches(max(7.0, width), max(4.5, height))
+            if title == "slice":  # narrow axes side by side, where ticks of a learning rate would overlap
+                for axes in figure.axes:
+                    axes.tick_params(axis="x", which="both", labelrotation=90)
             written.append(folder / f"{title}.png")
             figure.savefig(written[-1], dpi=120, bbox_inches="tight")
             pyplot.close("all")
