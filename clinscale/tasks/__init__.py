@@ -12,7 +12,18 @@ from clinscale.tasks.example import Answer, Entity, Example, TaskData
 from clinscale.tasks.findings import Findings, NoExamplesError, OnError
 from clinscale.tasks.kinds import Kind, LongDocuments, Prediction, Window, kind_of, metric_of
 from clinscale.tasks.read import read_examples, read_task
-from clinscale.tasks.statistics import Band, Comparison, Estimate, Outcomes, by_length, compare, estimate
+from clinscale.tasks.statistics import (
+    Band,
+    Comparison,
+    Estimate,
+    Outcomes,
+    by_length,
+    compare,
+    compare_seeds,
+    differences_by_label,
+    differences_by_length,
+    estimate,
+)
 from clinscale.tasks.survey import counts_of, survey
 from clinscale.tasks.task import ColumnsConfig, TaskConfig
 
@@ -38,7 +49,10 @@ __all__ = [
     "catalog",
     "classical",
     "compare",
+    "compare_seeds",
     "counts_of",
+    "differences_by_label",
+    "differences_by_length",
     "estimate",
     "kind_of",
     "load_task",

@@ -3,8 +3,10 @@
 Examples of one document are never independent, so whole documents are drawn again, not single examples.
 """
 
+import functools
+import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -35,6 +37,8 @@ class Outcomes:
     """(examples,) length of that document for the model's own tokenizer."""
     rows: np.ndarray
     """(examples, k) as `Kind.outcomes` gives them."""
+    labels: tuple[str, ...] = ()
+    """In the order of the model's outputs."""
 
     @classmethod
     def of(
@@ -55,6 +59,7 @@ class Outcomes:
             documents=documents,
             tokens=np.array(lengths)[documents],
             rows=kind.outcomes(examples, predictions, labels),
+            labels=tuple(labels),
         )
 
     def plain(self) -> dict[str, Any]:
@@ -65,6 +70,7 @@ class Outcomes:
             "documents": self.documents.tolist(),
             "tokens": self.tokens.tolist(),
             "rows": [[round(value, 8) for value in row] for row in self.rows.tolist()],
+            "labels": list(self.labels),
         }
 
     @classmethod
@@ -75,6 +81,7 @@ class Outcomes:
                 task=TaskConfig.parse(values["task"], source=source),
                 keys=tuple(values["keys"]),
                 **{name: np.array(values[name]) for name in ("documents", "tokens", "rows")},
+                labels=tuple(values.get("labels", ())),
             )
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{source} holds no outcomes of a test; judge the model again") from None
@@ -84,6 +91,15 @@ class Outcomes:
         kind = kind_of(self.task)
         rows = self.rows if members is None else self.rows[members]
         return kind.scores_of(rows, (kind.metric,)).get(kind.metric, float("nan"))
+
+    def label_scores(self, members: np.ndarray | None = None) -> dict[str, float]:
+        """F1 of each label that has gold among these examples; nothing for answers."""
+        return kind_of(self.task).label_scores(self.rows if members is None else self.rows[members], self.labels)
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        """How far stated probabilities lie from the truth; lower is better. Classification only."""
+        return kind_of(self.task).calibration(self.rows)
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,7 @@ class Band:
     @property
     def name(self) -> str:
         """`513-1024_tokens`, as MLflow keys allow it."""
-        return f"{self.above_tokens + 1}-{self.up_to_tokens or ''}_tokens"
+        return _band_name(self.above_tokens, self.up_to_tokens)
 
 
 def estimate(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
@@ -133,11 +149,7 @@ def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, see
     """
     from scipy.stats import permutation_test
 
-    if ours.keys != theirs.keys or kind_of(ours.task).metric != kind_of(theirs.task).metric:
-        raise DataError(
-            f"task {ours.task.name}: the two models were judged on different test examples or by different metrics; "
-            "judge both on the same data"
-        )
+    _check_comparable(ours, theirs)
     kind, members = kind_of(ours.task), _members(ours.documents)
 
     def difference(swapped: np.ndarray) -> float:
@@ -165,21 +177,122 @@ def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, see
     return Comparison(spread, float(found.pvalue))
 
 
+def compare_seeds(
+    ours: Sequence[Outcomes], theirs: Sequence[Outcomes], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate | None:
+    """How much better our recipe is than theirs, each trained under several seeds, with a 95 % t interval.
+
+    The variance is that of the mean difference over documents (paired bootstrap) plus that of each side's mean over its
+    seeds; degrees of freedom after Welch and Satterthwaite. A side with one seed is taken to vary as the other one
+    does; None when both have one, for then nothing is known of the noise between seeds.
+
+    Raises:
+        DataError: they were not all judged by one metric on the same examples.
+    """
+    from scipy.stats import t
+
+    for other in (*ours[1:], *theirs):
+        _check_comparable(ours[0], other)
+    members = _members(ours[0].documents)
+    sides = [np.array([one.value() for one in side]) for side in (ours, theirs)]
+    spreads = [side.var(ddof=1) for side in sides if len(side) > 1]
+    if not spreads or len(members) < 2:
+        return None
+
+    def difference(drawn: np.ndarray) -> float:
+        means = [np.mean([one.value(drawn) for one in side]) for side in (ours, theirs)]
+        return float(means[0] - means[1])
+
+    drawn = _drawn(difference, members, resamples, seed)
+    # variance and its degrees of freedom: of the documents, then of each side's seeds
+    parts = [(float(drawn.var(ddof=1)), len(members) - 1)]
+    for side in sides:
+        spread = side.var(ddof=1) if len(side) > 1 else spreads[0]
+        parts.append((float(spread) / len(side), max(1, len(side) - 1)))
+    variance = sum(part for part, _ in parts)
+    at = float(sides[0].mean() - sides[1].mean())
+    if variance == 0:
+        return Estimate(at, at, at)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    reach = float(t.ppf(0.975, freedom)) * variance**0.5
+    return Estimate(at, at - reach, at + reach)
+
+
+def differences_by_length(
+    ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Estimate]:
+    """Our score minus theirs in each length band where both have one; 95 % intervals for all bands together."""
+    _check_comparable(ours, theirs)
+    bands = {
+        _band_name(above, up_to): inside
+        for above, up_to, inside in _bands(ours)
+        if not np.isnan(ours.value(inside)) and not np.isnan(theirs.value(inside))
+    }
+    return {
+        name: _estimate(
+            lambda drawn: ours.value(drawn) - theirs.value(drawn),
+            [inside[positions] for positions in _members(ours.documents[inside])],
+            resamples,
+            seed,
+            level=1 - 0.05 / len(bands),
+        )
+        for name, inside in bands.items()
+    }
+
+
+def differences_by_label(
+    ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Estimate]:
+    """Our F1 minus theirs for each label that both know; 95 % intervals for all labels together."""
+    _check_comparable(ours, theirs)
+    members, theirs_now = _members(ours.documents), theirs.label_scores()
+    shared = [label for label in ours.label_scores() if label in theirs_now]
+
+    def difference(label: str, drawn: np.ndarray) -> float:
+        scores = [one.label_scores(drawn).get(label, float("nan")) for one in (ours, theirs)]
+        return scores[0] - scores[1]
+
+    return {
+        label: _estimate(
+            functools.partial(difference, label), members, resamples, seed, level=1 - 0.05 / len(shared)
+        )
+        for label in shared
+    }
+
+
 def by_length(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Band]:
     """The score in each band of LENGTHS_TOKENS that has examples on which the metric is defined.
 
     Without `resamples` there are no intervals.
     """
     bands = []
-    for above, up_to in zip(LENGTHS_TOKENS, [*LENGTHS_TOKENS[1:], None], strict=True):
-        longest = up_to or np.inf
-        inside = np.flatnonzero((outcomes.tokens > above) & (outcomes.tokens <= longest))
-        if not len(inside) or np.isnan(outcomes.value(inside)):
+    for above, up_to, inside in _bands(outcomes):
+        if np.isnan(outcomes.value(inside)):
             continue
         members = [inside[positions] for positions in _members(outcomes.documents[inside])]
-        score = _estimate(outcomes.value, members, resamples, seed)
-        bands.append(Band(above, up_to, len(inside), score))
+        bands.append(Band(above, up_to, len(inside), _estimate(outcomes.value, members, resamples, seed)))
     return bands
+
+
+def _check_comparable(ours: Outcomes, theirs: Outcomes) -> None:
+    if ours.keys != theirs.keys or kind_of(ours.task).metric != kind_of(theirs.task).metric:
+        raise DataError(
+            f"task {ours.task.name}: the two models were judged on different test examples or by different metrics; "
+            "judge both on the same data"
+        )
+
+
+def _bands(outcomes: Outcomes) -> Iterator[tuple[int, int | None, np.ndarray]]:
+    """(above, up to, positions of the examples) of each length band that has some."""
+    for above, up_to in itertools.pairwise([*LENGTHS_TOKENS, None]):
+        assert above is not None
+        inside = np.flatnonzero((outcomes.tokens > above) & (outcomes.tokens <= (up_to or np.inf)))
+        if len(inside):
+            yield above, up_to, inside
+
+
+def _band_name(above_tokens: int, up_to_tokens: int | None) -> str:
+    return f"{above_tokens + 1}-{up_to_tokens or ''}_tokens"
 
 
 def _members(documents: np.ndarray) -> list[np.ndarray]:
@@ -188,14 +301,28 @@ def _members(documents: np.ndarray) -> list[np.ndarray]:
 
 
 def _estimate(
-    value: Callable[[np.ndarray], float], members: list[np.ndarray], resamples: int, seed: int
+    value: Callable[[np.ndarray], float],
+    members: list[np.ndarray],
+    resamples: int,
+    seed: int,
+    *,
+    level: float = 0.95,
 ) -> Estimate:
-    """Draw documents with replacement; draws on which the metric is not defined do not count."""
-    from scipy.stats import DegenerateDataWarning, bootstrap
-
+    """The value with its percentile interval."""
     at = value(np.concatenate(members))
     if len(members) < 2 or not resamples:
         return Estimate(at, at, at)
+    drawn = _drawn(value, members, resamples, seed)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (at, at)
+    return Estimate(at, float(low), float(high))
+
+
+def _drawn(
+    value: Callable[[np.ndarray], float], members: list[np.ndarray], resamples: int, seed: int
+) -> np.ndarray:
+    """The value on documents drawn with replacement; draws on which it is not defined do not count."""
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)  # a perfect score is the same in every draw
         found = bootstrap(
@@ -206,6 +333,4 @@ def _estimate(
             method="percentile",
             rng=np.random.default_rng(seed),
         )
-    drawn = found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)]
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (at, at)
-    return Estimate(at, float(low), float(high))
+    return np.asarray(found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)])

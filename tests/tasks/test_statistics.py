@@ -5,7 +5,19 @@ import pytest
 import scipy.stats
 
 from clinscale.errors import DataError
-from clinscale.tasks import Answer, Example, Outcomes, by_length, compare, estimate, kind_of
+from clinscale.tasks import (
+    Answer,
+    Entity,
+    Example,
+    Outcomes,
+    by_length,
+    compare,
+    compare_seeds,
+    differences_by_label,
+    differences_by_length,
+    estimate,
+    kind_of,
+)
 
 LABELS = ("a", "b")
 
@@ -104,3 +116,39 @@ def test_a_metric_without_meaning_in_a_draw_is_left_out_of_it(task_of):
     predictions = [{"scores": {"a": 0.9 if hit else 0.1, "b": 0.1 if hit else 0.9}} for hit in hits]
     found = estimate(Outcomes.of(kind, examples, predictions, LABELS, len))
     assert found.value == found.low == found.high == 1.0
+
+
+def test_a_recipe_is_better_only_beyond_the_noise_between_its_seeds(task_of):
+    rng = np.random.default_rng(1)
+
+    def seeds(*rates):
+        return [judged(task_of, rng.random(150) < rate) for rate in rates]
+
+    clear = compare_seeds(seeds(0.9, 0.91, 0.89), seeds(0.6, 0.61, 0.62), resamples=100)
+    assert clear is not None
+    assert clear.low > 0
+    lucky = compare_seeds(seeds(0.9, 0.6, 0.75), seeds(0.6, 0.8, 0.7), resamples=100)
+    assert lucky is not None
+    assert lucky.low < 0 < lucky.high
+    assert compare_seeds(seeds(0.9), seeds(0.6)) is None
+    assert compare_seeds(seeds(0.9, 0.9), seeds(0.6), resamples=100) is not None
+
+
+def test_differences_are_told_by_length_and_by_label(task_of):
+    texts = ["a " * tokens for tokens in (10, 20, 600, 700)] * 10
+    ours, theirs = ([True, True, hit, hit] * 10 for hit in (True, False))
+    found = differences_by_length(judged(task_of, ours, texts=texts), judged(task_of, theirs, texts=texts))
+    assert {name: one.value for name, one in found.items()} == {"1-512_tokens": 0, "513-1024_tokens": 1}
+    by_label = differences_by_label(judged(task_of, ours), judged(task_of, theirs))
+    assert by_label["a"].value == pytest.approx(1 - 2 / 3)  # recall of one half
+    assert "b" not in by_label, "it has no gold"
+
+
+def test_entities_are_counted_by_their_type(task_of):
+    kind = kind_of(task_of("tokens"))
+    text = "aspirin for pain and fever"
+    gold = (Entity(0, 7, "drug"), Entity(12, 16, "sign"), Entity(21, 26, "sign"))
+    predicted = {"entities": [{"start": 0, "end": 7, "label": "drug"}, {"start": 12, "end": 16, "label": "sign"}]}
+    outcomes = Outcomes.of(kind, [Example("1", text, entities=gold)], [predicted], ("drug", "sign", "dose"), len)
+    assert outcomes.label_scores() == {"drug": 1, "sign": pytest.approx(2 / 3)}
+    assert Outcomes.parse(outcomes.plain(), source="x").label_scores() == outcomes.label_scores()

@@ -67,3 +67,8 @@ def calibration(hits: np.ndarray, confidence: np.ndarray, *, bins: int = 15) -> 
 def probabilities_of(scores: Sequence[dict[str, float]], labels: Sequence[str]) -> np.ndarray:
     """(examples, labels)."""
     return np.array([[one[label] for label in labels] for one in scores], dtype=np.float64)
+
+
+def f1_of(right: float, predicted: float, gold: float) -> float:
+    """Harmonic mean of precision and recall, from counts; 0 where nothing is predicted or nothing is gold."""
+    return float(2 * right / (predicted + gold)) if predicted + gold else 0.0

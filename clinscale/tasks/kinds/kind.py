@@ -161,6 +161,10 @@ class Kind(ABC):
     def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
         """The metrics (of those named) that are defined on these rows of `outcomes`."""
 
+    def label_scores(self, outcomes: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+        """F1 of each label that these rows of `outcomes` have in their gold; nothing for answers."""
+        return {}
+
     def calibration(self, outcomes: np.ndarray) -> dict[str, float]:
         """How far the stated probabilities can be trusted; lower is better. Nothing for entities and answers."""
         return {}

@@ -10,6 +10,7 @@ from clinscale.errors import DataError
 from clinscale.tasks.example import Example
 from clinscale.tasks.kinds.classification import (
     calibration,
+    f1_of,
     multi_label_measures,
     probabilities_of,
     single_label_measures,
@@ -125,6 +126,17 @@ class SequenceKind(Kind):
         measures = multi_label_measures() if self.task.multi_label else single_label_measures()
         values = {name: measures[name](truth, probabilities) for name in metrics or self.metrics}
         return {name: value for name, value in values.items() if value is not None}
+
+    def label_scores(self, outcomes: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+        """Each label against the rest."""
+        truth, probabilities = self._truth_and_probabilities(outcomes)
+        gold, chosen = (
+            (truth > 0, probabilities > 0.5)
+            if self.task.multi_label
+            else (np.eye(len(labels), dtype=bool)[one] for one in (truth, probabilities.argmax(axis=1)))
+        )
+        counts = zip(labels, (gold & chosen).sum(axis=0), chosen.sum(axis=0), gold.sum(axis=0), strict=True)
+        return {label: f1_of(right, predicted, of) for label, right, predicted, of in counts if of}
 
     def calibration(self, outcomes: np.ndarray) -> dict[str, float]:
         """`calibration_error` of the chosen label (several labels: of each label's yes or no) and `brier_score`."""

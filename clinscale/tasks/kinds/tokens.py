@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from clinscale.tasks.example import Entity, Example
+from clinscale.tasks.kinds.classification import f1_of
 from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
@@ -13,6 +14,9 @@ from clinscale.tasks.kinds.words import OUTSIDE, tag_words, visible_end, word_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_WHOLE = 5
+"""Columns of outcomes that count entities of all types; those of each type follow."""
 
 
 class TokensKind(Kind):
@@ -102,7 +106,10 @@ class TokensKind(Kind):
     def outcomes(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
     ) -> np.ndarray:
-        """Entities: right, predicted, gold; predicted that overlap gold of their type, gold that are overlapped."""
+        """Entities: right, predicted, gold; predicted that overlap gold of their type, gold that are overlapped.
+
+        Then right, predicted and gold of each label.
+        """
         from seqeval.metrics.sequence_labeling import get_entities
 
         rows = []
@@ -112,12 +119,14 @@ class TokensKind(Kind):
             gold = set(get_entities(tag_words(words, example.entities)))
             predicted = set(get_entities(tag_words(words, found)))
             near = (_overlapped(predicted, gold), _overlapped(gold, predicted))
-            rows.append([len(gold & predicted), len(predicted), len(gold), *near])
+            counted = (gold & predicted, predicted, gold)
+            by_label = [sum(chunk[0] == label for chunk in chunks) for label in labels for chunks in counted]
+            rows.append([*map(len, counted), *near, *by_label])
         return np.array(rows, dtype=float)
 
     def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
         """Nothing without one gold entity: neither recall nor F1 is defined then."""
-        right, predicted, gold, near_predicted, near_gold = outcomes.sum(axis=0)
+        right, predicted, gold, near_predicted, near_gold = outcomes[:, :_WHOLE].sum(axis=0)
         if not gold:
             return {}
         precision, recall = right / max(1, predicted), right / gold
@@ -128,6 +137,11 @@ class TokensKind(Kind):
             "relaxed_f1": _harmonic(near_predicted / max(1, predicted), near_gold / gold),
         }
         return {name: scores[name] for name in metrics or self.metrics}
+
+    def label_scores(self, outcomes: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+        """Strict F1 of each entity type."""
+        counts = outcomes[:, _WHOLE:].sum(axis=0).reshape(-1, 3)  # none in outcomes of earlier versions
+        return {label: f1_of(*count) for label, count in zip(labels, counts, strict=False) if count[2]}
 
     def trivial(
         self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
