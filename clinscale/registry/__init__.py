@@ -6,6 +6,7 @@ MLflow.
 """
 
 from clinscale.registry.folders import folder_digest
+from clinscale.registry.mlflow_model import Pyfunc
 from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull
 from clinscale.registry.runs import (
     Run,
@@ -29,6 +30,7 @@ __all__ = [
     "FetchedModel",
     "ModelVersion",
     "Pulled",
+    "Pyfunc",
     "Run",
     "RunRecord",
     "Status",

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from clinscale.errors import DataError, RegistryError
 from clinscale.registry.folders import check_names, digest_of, folder_digest, hash_folder
+from clinscale.registry.mlflow_model import HF_FOLDER, MANIFEST
 from clinscale.registry.tracking import Tracking
-from clinscale.registry.versions import HF_FOLDER, MANIFEST, ModelVersion, resolve
+from clinscale.registry.versions import ModelVersion, resolve
 from clinscale.storage import read_json
 
 

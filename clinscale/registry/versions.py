@@ -1,11 +1,7 @@
 """Versions of registered models: register, promote, resolve, list."""
 
-import contextlib
 import re
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +9,11 @@ from clinscale import __version__
 from clinscale.config import nearest
 from clinscale.errors import RegistryError
 from clinscale.registry.folders import digest_of, hash_folder
+from clinscale.registry.mlflow_model import Pyfunc, saved_model
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
-from clinscale.storage import write_json
 
 CHAMPION = "champion"
-MANIFEST = "manifest.json"
-"""In the root of each registered model: `{"files": {name: sha256}}` of its HF folder."""
-HF_FOLDER = "artifacts/hf"
-"""Where the HF folder lies in a registered model."""
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<alias>{_NAME})|/(?P<version>[0-9]+))?")
@@ -53,8 +45,7 @@ def register(
     *,
     name: str,
     tags: Mapping[str, str],
-    pyfunc_code: Path | None = None,
-    pip_requirements: Sequence[str] = (),
+    pyfunc: Pyfunc | None = None,
     alias: str | None = None,
 ) -> ModelVersion:
     """Store an HF folder as the next version of `name`; a folder that is a version already returns that one.
@@ -65,9 +56,7 @@ def register(
         folder: HF folder with safetensors.
         name: of the registered model, made on first use.
         tags: of the version.
-        pyfunc_code: Python file that MLflow runs to load the model (a *model from code*); it gets artifact `hf`.
-            None for a base model, which answers nothing yet.
-        pip_requirements: what that file needs; given, because MLflow's guess starts the model.
+        pyfunc: how MLflow loads and serves it; None for a base model, which answers nothing yet.
         alias: set on the version.
 
     Raises:
@@ -82,7 +71,7 @@ def register(
     if version is None:
         with (
             tracking.faults(f"register a version of {name}"),
-            _saved_model(folder, hashes, pyfunc_code, pip_requirements) as saved,
+            saved_model(folder, hashes, pyfunc) as saved,
         ):
             version = _upload(
                 tracking, run_id, saved, name, {**tags, Tag.CODE_VERSION: __version__, Tag.DIGEST: digest}
@@ -168,36 +157,6 @@ def _versions_of(tracking: Tracking, name: str) -> list[ModelVersion]:
         for item in versions
     ]
     return sorted(found, key=lambda item: item.version)
-
-
-@contextlib.contextmanager
-def _saved_model(
-    folder: Path, hashes: Mapping[str, str], pyfunc_code: Path | None, pip_requirements: Sequence[str]
-) -> Iterator[Path]:
-    """The MLflow model in a temporary folder; checked again there, since `folder` may have changed."""
-    import mlflow.pyfunc
-
-    with tempfile.TemporaryDirectory(prefix="clinscale-register-") as temporary:
-        named = Path(temporary) / Path(HF_FOLDER).name
-        shutil.copytree(folder, named)  # MLflow names an artifact folder after its source, and refuses links
-        saved = Path(temporary) / "model"
-        if pyfunc_code is None:
-            (saved / HF_FOLDER).parent.mkdir(parents=True)
-            named.rename(saved / HF_FOLDER)
-        else:
-            with warnings.catch_warnings(record=True):  # MLflow's advice on type hints; its own filter beats ours
-                mlflow.pyfunc.save_model(
-                    str(saved),
-                    python_model=str(pyfunc_code),
-                    artifacts={named.name: str(named)},
-                    pip_requirements=list(pip_requirements),
-                )
-        if hash_folder(saved / HF_FOLDER, source=str(folder)) != hashes:
-            raise RegistryError(
-                f"{folder} changed while it was registered; register it when its writer has finished"
-            )
-        write_json(saved / MANIFEST, {"files": hashes})
-        yield saved
 
 
 def _upload(tracking: Tracking, run_id: str, saved: Path, name: str, tags: Mapping[str, str]) -> ModelVersion:

@@ -186,8 +186,7 @@ def _register(
             Tag.BASE: study.bases[winner["base"]].label,
             Tag.RECIPE: recipe,
         },
-        pyfunc_code=predict.PYFUNC_CODE,
-        pip_requirements=predict.pip_requirements(),
+        pyfunc=predict.as_pyfunc(hf_folder),
     )
     decision: Promote | Keep
     if champion and champion.digest == version.digest:

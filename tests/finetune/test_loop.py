@@ -10,7 +10,7 @@ from clinscale import registry
 from clinscale.engine import TorchEngine
 from clinscale.errors import ConfigError, DataError, OutOfMemoryError
 from clinscale.finetune import OUTCOMES_FILE, FinetuneConfig, FinetuneRecipe, finetune, judge, run_finetune
-from clinscale.predict import PYFUNC_CODE, load_predictor, pip_requirements
+from clinscale.predict import as_pyfunc, load_predictor
 from clinscale.storage import sha256
 from clinscale.tasks import load_task, read_task
 
@@ -175,8 +175,7 @@ def test_folder_registry_pyfunc_and_plain_transformers_agree(pairs, tracking, tm
             result.folder,
             name="pairs",
             tags={},
-            pyfunc_code=PYFUNC_CODE,
-            pip_requirements=pip_requirements(),
+            pyfunc=as_pyfunc(result.folder),
         )
     examples = list(data.splits["test"])[:6]
     mine = load_predictor(result.folder).predict(examples)

@@ -10,7 +10,7 @@ import transformers
 
 from clinscale import corpus, models, registry
 from clinscale.errors import DataError
-from clinscale.predict import PYFUNC_CODE, Predictor, TaskCard, load_predictor, pip_requirements
+from clinscale.predict import Predictor, TaskCard, as_pyfunc, load_predictor
 from clinscale.tasks import kind_of, load_task, read_task
 
 TASKS = ("demo_documents", "demo_pairs", "demo_entities", "demo_questions")
@@ -157,8 +157,7 @@ def test_folder_pyfunc_and_plain_transformers_agree(task, folders, documents, tr
             folder,
             name=task,
             tags={},
-            pyfunc_code=PYFUNC_CODE,
-            pip_requirements=pip_requirements(),
+            pyfunc=as_pyfunc(folder),
         )
     uri = tracking.client.get_model_version_download_uri(version.name, str(version.version))
     served = mlflow.pyfunc.load_model(uri)

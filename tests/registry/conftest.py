@@ -82,8 +82,13 @@ def register(tracking, run, pyfunc_code):
             folder,
             name=name,
             tags=tags or {},
-            pyfunc_code=pyfunc_code,
-            pip_requirements=["torch", "transformers"],
+            pyfunc=registry.Pyfunc(
+                pyfunc_code,
+                (
+                    "torch",
+                    "transformers",
+                ),
+            ),
             alias=alias,
         )
 

@@ -62,8 +62,7 @@ def test_the_whole_way_over_http(mlflow_database, tmp_path, port, hf_folder, pyf
                 hf_folder,
                 name="radiology",
                 tags={},
-                pyfunc_code=pyfunc_code,
-                pip_requirements=["torch"],
+                pyfunc=registry.Pyfunc(pyfunc_code, ("torch",)),
                 alias="champion",
             )
             pulled = registry.pull(tracking, "radiology", tmp_path / "out")

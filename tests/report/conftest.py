@@ -52,8 +52,7 @@ class Past:
             hf,
             name=name,
             tags=tags,
-            pyfunc_code=self._code,
-            pip_requirements=["torch"],
+            pyfunc=registry.Pyfunc(self._code, ("torch",)),
             alias=alias,
         )
 

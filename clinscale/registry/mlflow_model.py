@@ -1,0 +1,80 @@
+"""What a version is in MLflow: a flat HF folder, its manifest and, where it answers, a pyfunc from code."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clinscale.errors import RegistryError
+from clinscale.registry.folders import hash_folder
+from clinscale.storage import write_json
+
+MANIFEST = "manifest.json"
+"""In the root of each registered model: `{"files": {name: sha256}}` of its HF folder."""
+HF_FOLDER = "artifacts/hf"
+"""Where the HF folder lies in a registered model."""
+
+
+@dataclass(frozen=True)
+class Pyfunc:
+    """How MLflow loads and serves a version: a *model from code*, so that nothing is pickled."""
+
+    code: Path
+    """The file that MLflow runs to load the model; it gets artifact `hf`."""
+    pip_requirements: tuple[str, ...]
+    """What that file needs; given, because MLflow's guess starts the model."""
+    code_files: Mapping[str, Path] = field(default_factory=dict)
+    """Code that the version carries, by its place below MLflow's `code_paths`."""
+    signature: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    """`inputs`, `outputs` and `params` as MLflow writes them into a model's JSON."""
+    input_example: Sequence[Mapping[str, str]] = ()
+    """Rows of invented text; no note's."""
+
+
+@contextlib.contextmanager
+def saved_model(folder: Path, hashes: Mapping[str, str], pyfunc: Pyfunc | None) -> Iterator[Path]:
+    """The MLflow model in a temporary folder; checked again there, since `folder` may have changed."""
+    with tempfile.TemporaryDirectory(prefix="clinscale-register-") as temporary:
+        named = Path(temporary) / Path(HF_FOLDER).name
+        shutil.copytree(folder, named)  # MLflow names an artifact folder after its source, and refuses links
+        saved = Path(temporary) / "model"
+        if pyfunc is None:
+            (saved / HF_FOLDER).parent.mkdir(parents=True)
+            named.rename(saved / HF_FOLDER)
+        else:
+            _save_pyfunc(saved, named, pyfunc, Path(temporary) / "code")
+        if hash_folder(saved / HF_FOLDER, source=str(folder)) != hashes:
+            raise RegistryError(
+                f"{folder} changed while it was registered; register it when its writer has finished"
+            )
+        write_json(saved / MANIFEST, {"files": hashes})
+        yield saved
+
+
+def _save_pyfunc(saved: Path, hf_folder: Path, pyfunc: Pyfunc, code: Path) -> None:
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from pandas import DataFrame
+
+    code.mkdir()
+    for place, source in pyfunc.code_files.items():
+        (code / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, code / place)
+    signature = pyfunc.signature and ModelSignature.from_dict(
+        {part: json.dumps(schema) for part, schema in pyfunc.signature.items()}
+    )
+    with warnings.catch_warnings(record=True):  # MLflow's advice on type hints; its own filter beats ours
+        mlflow.pyfunc.save_model(
+            str(saved),
+            python_model=str(pyfunc.code),
+            artifacts={hf_folder.name: str(hf_folder)},
+            pip_requirements=list(pyfunc.pip_requirements),
+            code_paths=[str(path) for path in sorted(code.iterdir())] or None,
+            signature=signature,
+            input_example=DataFrame(pyfunc.input_example) if pyfunc.input_example else None,
+        )
