@@ -34,6 +34,10 @@ class RegistryError(ClinscaleError):
     exit_code = 2
 
 
+class AccessError(RegistryError):
+    """The account may not do this on the tracking server: its administrator, or somebody with more rights, acts."""
+
+
 class CapacityError(ClinscaleError):
     """The request does not fit the machine or cluster: more memory, disk or workers are needed."""
 

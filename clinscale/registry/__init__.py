@@ -6,17 +6,20 @@ MLflow.
 """
 
 from clinscale.registry.folders import folder_digest
+from clinscale.registry.lineage import Link, lineage
 from clinscale.registry.mlflow_model import Pyfunc
 from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull
 from clinscale.registry.runs import (
     Run,
     RunRecord,
     Status,
+    UsedData,
     close_orphans,
     find_run,
     metric_history,
     open_run,
     read_json_artifact,
+    read_run,
     read_runs,
     reopen_run,
     resume_or_start_run,
@@ -24,10 +27,27 @@ from clinscale.registry.runs import (
 )
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking, connect
-from clinscale.registry.versions import ModelVersion, find_version, list_versions, promote, register, resolve
+from clinscale.registry.versions import (
+    CARD,
+    CHAMPION,
+    RELEASES,
+    ModelVersion,
+    experiment_of,
+    find_version,
+    list_versions,
+    register,
+    remove_alias,
+    resolve,
+    set_alias,
+    set_version_tags,
+)
 
 __all__ = [
+    "CARD",
+    "CHAMPION",
+    "RELEASES",
     "FetchedModel",
+    "Link",
     "ModelVersion",
     "Pulled",
     "Pyfunc",
@@ -36,22 +56,28 @@ __all__ = [
     "Status",
     "Tag",
     "Tracking",
+    "UsedData",
     "close_orphans",
     "connect",
+    "experiment_of",
     "fetch_model",
     "find_run",
     "find_version",
     "folder_digest",
+    "lineage",
     "list_versions",
     "metric_history",
     "open_run",
-    "promote",
     "pull",
     "read_json_artifact",
+    "read_run",
     "read_runs",
     "register",
+    "remove_alias",
     "reopen_run",
     "resolve",
     "resume_or_start_run",
+    "set_alias",
+    "set_version_tags",
     "start_run",
 ]

@@ -34,6 +34,8 @@ class FetchedModel:
     """Local HF folder, or a hub name for `from_pretrained`."""
     label: str
     """What lineage records: `NAME/VERSION` from the registry, path and digest of a folder, a hub's name."""
+    digest: str = ""
+    """Of a version or a folder that is safe to register; empty for a hub's name."""
 
 
 def pull(tracking: Tracking, reference: str, out: str | Path, *, expected_digest: str | None = None) -> Pulled:
@@ -79,13 +81,13 @@ def fetch_model(tracking: Tracking, model: str, *, home: str | Path) -> FetchedM
     """
     if Path(model).is_dir():
         digest = _digest_or_none(Path(model))
-        return FetchedModel(str(Path(model).absolute()), f"{model}#{digest[:12]}" if digest else model)
+        return FetchedModel(str(Path(model).absolute()), f"{model}#{digest[:12]}" if digest else model, digest or "")
     _, slash, last = model.partition("/")
     if slash and not last.isdigit():
         return FetchedModel(model, model)
     version = resolve(tracking, model)
     folder = Path(home) / "models" / f"{version.name}-{version.version}"
-    return FetchedModel(str(pull(tracking, version.label, folder).path), version.label)
+    return FetchedModel(str(pull(tracking, version.label, folder).path), version.label, version.digest)
 
 
 def _download(tracking: Tracking, version: ModelVersion, temporary: Path) -> Path:

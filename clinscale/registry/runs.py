@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,19 @@ _METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100  # MLflow's limits of one log_ba
 _PARENT = "mlflow.parentRunId"
 _LIBRARIES = ("torch", "transformers", "deepspeed", "ray")
 _HEARTBEATS_MISSED = 15
+
+
+@dataclass(frozen=True)
+class UsedData:
+    """Data that a run read, as MLflow shows it among the run's inputs; no text."""
+
+    name: str
+    fingerprint: str
+    """Equal exactly when the data are."""
+    context: str
+    """What for, e.g. `pretraining`."""
+    facts: Mapping[str, Any]
+    """Counts and sizes."""
 
 
 class Run:
@@ -63,6 +76,28 @@ class Run:
 
         with self._tracking.faults(f"tag run {self.name}"):
             self._tracking.client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def log_inputs(self, data: Sequence[UsedData], models: Sequence[str] = ()) -> None:
+        """Name the data and the LoggedModels (by id) that the run begins from, for MLflow's own pages of lineage."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
+
+        used = [
+            DatasetInput(
+                Dataset(
+                    name=one.name,
+                    digest=one.fingerprint[:36],  # the width of MLflow's column
+                    source_type="clinscale",
+                    source=json.dumps({"fingerprint": one.fingerprint}),
+                    profile=json.dumps(one.facts),
+                ),
+                [InputTag("mlflow.data.context", one.context)],
+            )
+            for one in data
+        ]
+        with self._tracking.faults(f"log the inputs of run {self.name}"):
+            self._tracking.client.log_inputs(
+                self.id, datasets=used, models=[LoggedModelInput(model) for model in models if model]
+            )
 
     def log_file(self, path: str | os.PathLike[str], folder: str = "") -> None:
         """Store a local file, below `folder` of the run's artifacts."""
@@ -211,6 +246,20 @@ def find_run(tracking: Tracking, *, experiment: str, name: str, kind: str) -> Ru
     ids = [tracking.experiment_id(experiment)]
     newest_first = _search(tracking, ids, f"tags.`{Tag.KIND}` = '{kind}'", "DESC")
     return next((record for record in newest_first if record.name == name), None)
+
+
+def read_run(tracking: Tracking, run_id: str) -> RunRecord | None:
+    """The run of that id; None when it is deleted or was never there. AccessError when this account may not see it."""
+    from mlflow.exceptions import MlflowException
+
+    with tracking.faults(f"read run {run_id}"):
+        try:
+            run = tracking.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+    return _record(run) if run.info.lifecycle_stage == "active" else None
 
 
 def read_runs(tracking: Tracking, *, kind: str | None = None, parent: str | None = None) -> list[RunRecord]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import RegistryError
+from clinscale.errors import AccessError, RegistryError
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -55,10 +55,17 @@ class Tracking:
             yield
         except MlflowException as error:
             reason = f"{error.error_code}: {_first_line(error)}"
+            denied = error.error_code == "PERMISSION_DENIED"
         except (requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
             reason = type(error).__name__
+            denied = getattr(getattr(error, "response", None), "status_code", None) == 403
         else:
             return
+        if denied:
+            raise AccessError(
+                f"tracking server {self.place}: this account may not {action}; ask its administrator for the right, "
+                "or somebody who has it"
+            )
         raise RegistryError(
             f"tracking server {self.place} could not {action} ({reason}); "
             "check that it runs and that --tracking-uri or MLFLOW_TRACKING_URI names it"

@@ -9,11 +9,17 @@ from clinscale import __version__
 from clinscale.config import nearest
 from clinscale.errors import RegistryError
 from clinscale.registry.folders import digest_of, hash_folder
-from clinscale.registry.mlflow_model import Pyfunc, saved_model
+from clinscale.registry.mlflow_model import HF_FOLDER, Pyfunc, saved_model
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 
 CHAMPION = "champion"
+RELEASES = "clinscale-releases"
+"""Experiment of released versions: readers of models need no right on any other, and only promoters write it."""
+
+CARD = "README.md"
+"""The model card in an HF folder, as the hub calls it."""
+_MAX_DESCRIPTION = 5000  # column width of MLflow's databases
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<alias>{_NAME})|/(?P<version>[0-9]+))?")
@@ -31,6 +37,8 @@ class ModelVersion:
     tags: dict[str, str]
     digest: str
     """Of its HF folder; empty for a version that clinscale did not register."""
+    model_id: str
+    """Of its LoggedModel, as MLflow's run pages link to; empty for a version that was made without one."""
 
     @property
     def label(self) -> str:
@@ -47,8 +55,11 @@ def register(
     tags: Mapping[str, str],
     pyfunc: Pyfunc | None = None,
     alias: str | None = None,
+    experiment: str | None = None,
 ) -> ModelVersion:
     """Store an HF folder as the next version of `name`; a folder that is a version already returns that one.
+
+    The folder's README.md, the model card, becomes the version's description.
 
     Args:
         tracking: where to.
@@ -58,8 +69,11 @@ def register(
         tags: of the version.
         pyfunc: how MLflow loads and serves it; None for a base model, which answers nothing yet.
         alias: set on the version.
+        experiment: whose artifacts the files are, e.g. RELEASES; None is the run's. Where it is given, only a version
+            in it counts as there already.
 
     Raises:
+        AccessError: the account may not write there.
         RegistryError: the folder holds what is not safe to hand on, the name is not plain, or the server fails.
     """
     if not re.fullmatch(_NAME, name):
@@ -67,23 +81,55 @@ def register(
     folder = Path(folder).absolute()
     hashes = hash_folder(folder, source=str(folder))
     digest = digest_of(hashes)
-    version = next((known for known in _versions_of(tracking, name) if known.digest == digest), None)
+    experiment_id = tracking.experiment_id(experiment) if experiment else None
+    equal = [known for known in _versions_of(tracking, name) if known.digest == digest]
+    version = next((known for known in equal if experiment_id in (None, experiment_of(tracking, known))), None)
     if version is None:
         with (
             tracking.faults(f"register a version of {name}"),
             saved_model(folder, hashes, pyfunc) as saved,
         ):
             version = _upload(
-                tracking, run_id, saved, name, {**tags, Tag.CODE_VERSION: __version__, Tag.DIGEST: digest}
+                tracking,
+                run_id,
+                saved,
+                name,
+                tags={**tags, Tag.CODE_VERSION: __version__, Tag.DIGEST: digest},
+                description=_description(folder),
+                experiment_id=experiment_id,
             )
-    return promote(tracking, version, alias) if alias else version
+    return set_alias(tracking, version, alias) if alias else version
 
 
-def promote(tracking: Tracking, version: ModelVersion, alias: str = CHAMPION) -> ModelVersion:
-    """Point `alias` at `version`; the version as it then is."""
-    with tracking.faults(f"set alias {alias} of {version.label}"):
-        tracking.client.set_registered_model_alias(version.name, alias, str(version.version))
+def set_alias(tracking: Tracking, version: ModelVersion, alias: str = CHAMPION) -> ModelVersion:
+    """Point `alias` at `version`, or leave it there; the version as it then is."""
+    if alias not in version.aliases:
+        with tracking.faults(f"set alias {alias} of {version.label}"):
+            tracking.client.set_registered_model_alias(version.name, alias, str(version.version))
     return resolve(tracking, version.label)
+
+
+def remove_alias(tracking: Tracking, version: ModelVersion, alias: str) -> ModelVersion:
+    """Take `alias` from `version`, if it has it; the version as it then is."""
+    if alias in version.aliases:
+        with tracking.faults(f"remove alias {alias} of {version.label}"):
+            tracking.client.delete_registered_model_alias(version.name, alias)
+    return resolve(tracking, version.label)
+
+
+def set_version_tags(tracking: Tracking, version: ModelVersion, tags: Mapping[str, str]) -> None:
+    """Set or replace tags of a version."""
+    with tracking.faults(f"tag {version.label}"):
+        for key, value in tags.items():
+            tracking.client.set_model_version_tag(version.name, str(version.version), key, value)
+
+
+def experiment_of(tracking: Tracking, version: ModelVersion) -> str:
+    """Id of the experiment that holds the version's files; empty where the version has no LoggedModel."""
+    if not version.model_id:
+        return ""
+    with tracking.faults(f"read the files' place of {version.label}"):
+        return str(tracking.client.get_logged_model(version.model_id).experiment_id)
 
 
 def resolve(tracking: Tracking, reference: str) -> ModelVersion:
@@ -153,27 +199,58 @@ def _versions_of(tracking: Tracking, name: str) -> list[ModelVersion]:
             run_id=item.run_id or "",
             tags=dict(item.tags),
             digest=item.tags.get(Tag.DIGEST, ""),
+            model_id=next(iter(re.findall(r"/models/(m-[0-9a-f]{32})/", f"{item.source}/")), ""),
         )
         for item in versions
     ]
     return sorted(found, key=lambda item: item.version)
 
 
-def _upload(tracking: Tracking, run_id: str, saved: Path, name: str, tags: Mapping[str, str]) -> ModelVersion:
+def _description(folder: Path) -> str | None:
+    """The model card without its head of metadata, as far as MLflow holds it."""
+    card = folder / CARD
+    if not card.is_file():
+        return None
+    text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(encoding="utf-8"), flags=re.DOTALL).strip()
+    if len(text) <= _MAX_DESCRIPTION:
+        return text
+    rest = f"\n\nThe rest is in {HF_FOLDER}/{CARD}."
+    whole_lines = text[: _MAX_DESCRIPTION - len(rest)].rpartition("\n")[0]
+    return whole_lines + rest
+
+
+def _upload(
+    tracking: Tracking,
+    run_id: str,
+    saved: Path,
+    name: str,
+    *,
+    tags: Mapping[str, str],
+    description: str | None,
+    experiment_id: str | None,
+) -> ModelVersion:
     """The version comes last and with all its tags, so that a cut upload leaves no half version behind."""
+    from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
     client = tracking.client
-    experiment_id = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id)
+    place = experiment_id or client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(place, name=name, source_run_id=run_id)
     client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")
+    if experiment_id is None:  # MLflow's run page names the models of its own experiment only
+        client.log_outputs(run_id, models=[LoggedModelOutput(logged.model_id, 0)])
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     created = client.create_model_version(
-        name, logged.artifact_location, run_id=run_id, tags=dict(tags), model_id=logged.model_id
+        name,
+        logged.artifact_location,
+        run_id=run_id,
+        tags=dict(tags),
+        description=description,
+        model_id=logged.model_id,
     )
     return resolve(tracking, f"{name}/{created.version}")

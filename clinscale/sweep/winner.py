@@ -194,7 +194,7 @@ def _register(
     else:
         decision = decide(metric, value, data.fingerprint, _judged(champion))
     if isinstance(decision, Promote):
-        version = registry.promote(tracking, version)
+        version = registry.set_alias(tracking, version)
     return StudyResult(
         name=study.config.name,
         task=data.task.name,

@@ -70,12 +70,12 @@ def test_a_name_that_no_reference_could_tell_is_refused(register, hf_folder, nam
 def test_references(tracking, register, hf_folder):
     versions = [register(changed(hf_folder, number)) for number in range(3)]
     assert registry.resolve(tracking, "radiology").version == 3, "without a champion the latest"
-    registry.promote(tracking, versions[0])
-    registry.promote(tracking, versions[1], "challenger")
+    registry.set_alias(tracking, versions[0])
+    registry.set_alias(tracking, versions[1], "challenger")
 
     found = {text: registry.resolve(tracking, text).version for text in REFERENCES}
     assert found == REFERENCES
-    moved = registry.promote(tracking, versions[2])
+    moved = registry.set_alias(tracking, versions[2])
     assert moved.aliases == ("champion",)
     assert registry.resolve(tracking, "radiology/1").aliases == ()
 

@@ -10,7 +10,7 @@ from clinscale.report.gather import gather
 def test_a_winner_is_read_with_its_way_back_to_the_notes(past, tracking):
     base = past.pretraining("notes-base", "longformer", steps=40)
     made = past.sweep("s1", "demo", "sequence", "accuracy", "longformer", base.label, trials=3, trivial=0.25)
-    version = registry.promote(tracking, made)
+    version = registry.set_alias(tracking, made)
 
     [winner] = gather(tracking).winners
     assert (winner.version, winner.task, winner.kind, winner.family) == (version, "demo", "sequence", "longformer")

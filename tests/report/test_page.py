@@ -48,7 +48,7 @@ def written(past, tracking, tmp_path):
     version = past.sweep(
         "search-one", "demo_pairs", "pair", "accuracy", "longformer", base.label, trials=4, failed=(1,)
     )
-    registry.promote(tracking, version)
+    registry.set_alias(tracking, version)
     past.sweep("search-two", "demo_spans", "spans", "f1", "bigbird", "google/bigbird-roberta-base", trials=2)
     return write_report(tracking, tmp_path / "out" / "report.html")
 

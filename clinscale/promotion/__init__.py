@@ -1,0 +1,18 @@
+"""Which version is the champion of its task, decided by numbers, recorded with its reasons, and undone with one call."""
+
+from clinscale.promotion.gate import Check, Decision, Evidence, GateRules, Latency, decide
+from clinscale.promotion.promote import Move, history, promote, register_judged, rollback
+
+__all__ = [
+    "Check",
+    "Decision",
+    "Evidence",
+    "GateRules",
+    "Latency",
+    "Move",
+    "decide",
+    "history",
+    "promote",
+    "register_judged",
+    "rollback",
+]

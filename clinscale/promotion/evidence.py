@@ -1,0 +1,97 @@
+"""What the gate is told of a version: read from MLflow, or judged again on the test set at hand."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clinscale import predict, registry
+from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE
+from clinscale.promotion.gate import Evidence, Latency
+from clinscale.registry import Tag
+from clinscale.synthetic import new_document
+from clinscale.tasks import Example, Outcomes, TaskData
+
+_TURNS = 5
+_WARM_UP = 1
+
+
+def candidate_evidence(
+    tracking: registry.Tracking,
+    label: str,
+    folder: Path,
+    outcomes: tuple[Outcomes, ...],
+    tags: Mapping[str, str],
+) -> Evidence:
+    """Of a version whose outcomes are known; `tags` are those it has or will have."""
+    size_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    return Evidence(label, outcomes, size_bytes, _memorised(tracking, tags))
+
+
+def version_evidence(
+    tracking: registry.Tracking,
+    version: registry.ModelVersion,
+    folder: Path,
+    *,
+    data: TaskData | None = None,
+    like: Outcomes | None = None,
+) -> Evidence:
+    """Of a registered version: outcomes that its run recorded, or those on the test set of `data`.
+
+    With `like`, the version is judged again only where it was not judged on the same examples as `like`.
+
+    Raises:
+        AccessError: this account may not read its run. RegistryError: the server fails.
+    """
+    outcomes = _recorded(tracking, version)
+    judged_alike = bool(outcomes) and (like is None or outcomes[0].keys == like.keys)
+    note = ""
+    if data is not None and not (like and judged_alike):
+        again = predict.load_predictor(folder).outcomes(data.splits["test"])
+        alike = [one for one in outcomes[1:] if one.keys == again.keys]
+        outcomes = (again, *alike)
+        if like:
+            note = "judged again on a test set that its own training may have seen"
+    known = candidate_evidence(tracking, version.label, folder, outcomes, version.tags)
+    return Evidence(known.label, known.outcomes, known.size_bytes, known.memorised, note)
+
+
+def measure_latency(candidate: Path, champion: Path | None) -> Latency:
+    """Seconds per 1,000 tokens on an invented note of each model's whole window, in turns, the median of five."""
+    predictors = [predict.load_predictor(folder) for folder in (candidate, champion) if folder]
+    asked = [_window_of_text(predictor) for predictor in predictors]
+    seconds: list[list[float]] = [[] for _ in predictors]
+    for turn in range(_TURNS + _WARM_UP):
+        for predictor, (example, tokens), spent in zip(predictors, asked, seconds, strict=True):
+            begin_s = time.perf_counter()
+            predictor.predict([example])
+            if turn >= _WARM_UP:
+                spent.append((time.perf_counter() - begin_s) * 1000 / tokens)
+    medians = [sorted(spent)[_TURNS // 2] for spent in seconds]
+    return Latency(medians[0], medians[1] if champion else None)
+
+
+def _window_of_text(predictor: predict.Predictor) -> tuple[Example, int]:
+    """A document that fills the model's window, and its tokens."""
+    text, _ = new_document(seed=0)
+    window_tokens = predictor.card.max_tokens
+    while (tokens := predictor.count_tokens(text)) < window_tokens:
+        text = f"{text}\n{text}"
+    return Example("latency", text, text_pair="Was a drug given?"), tokens
+
+
+def _recorded(tracking: registry.Tracking, version: registry.ModelVersion) -> tuple[Outcomes, ...]:
+    if not version.run_id or registry.read_run(tracking, version.run_id) is None:
+        return ()
+    source = f"run {version.run_id}"
+    by_name: dict[str, Any] = {
+        name: registry.read_json_artifact(tracking, version.run_id, name)
+        for name in (OUTCOMES_FILE, OUTCOMES_BY_SEED_FILE)
+    }
+    stored = [by_name[OUTCOMES_FILE], *(by_name[OUTCOMES_BY_SEED_FILE] or [])]
+    return tuple(Outcomes.parse(one, source=source) for one in stored if one)
+
+
+def _memorised(tracking: registry.Tracking, tags: Mapping[str, str]) -> bool | None:
+    """What the base's pretraining measured with canaries; None where it had none or the base is not known here."""
+    return None

@@ -1,0 +1,215 @@
+"""Whether a version may become champion: a pure function of what is known of it and of the present champion."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clinscale.config import Config
+from clinscale.errors import ConfigError
+from clinscale.tasks import (
+    Outcomes,
+    compare,
+    compare_seeds,
+    differences_by_label,
+    differences_by_length,
+    metric_of,
+)
+
+
+class GateRules(Config):
+    """What a candidate must satisfy; a limit of None is not asked for."""
+
+    min_seeds: int = 3
+    """Seeds under which the candidate's recipe was trained, so that the noise between seeds is known."""
+
+    max_loss_in_band: float = 0.02
+    """How much of the metric it may lose in a length band; more counts where it is beyond noise."""
+
+    max_loss_in_label: float = 0.05
+    """How much F1 it may lose on a label; more counts where it is beyond noise."""
+
+    max_calibration_loss: float = 0.02
+    """By how much its calibration error may lie above the champion's."""
+
+    max_latency_ratio: float | None = 1.5
+    """Its seconds over the champion's on the same documents, in turns on one machine."""
+
+    max_latency_s_per_1000_tokens: float | None = None
+    """On the machine that decides."""
+
+    max_size_bytes: float | None = None
+    """Of its files."""
+
+    require_memorisation_test: bool = False
+    """Whether its base must have been pretrained with canaries; where it was, they must not be remembered anyway."""
+
+    def check(self) -> None:
+        """Limits are not negative, and seeds can be compared."""
+        for name, value in self.plain().items():
+            if isinstance(value, float) and value < 0:
+                raise ConfigError(f"{name} must not be negative, got {value:g}; 0 allows nothing")
+        if self.min_seeds < 1:
+            raise ConfigError(f"min_seeds must be at least 1, got {self.min_seeds}")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a version."""
+
+    label: str
+    """`NAME/VERSION`, or what will be called so."""
+    outcomes: tuple[Outcomes, ...]
+    """On the test set, by seed of its recipe; those of the weights that are shipped come first."""
+    size_bytes: int
+    """Of its HF folder."""
+    memorised: bool | None
+    """Whether its base remembers planted phrases; None where none were planted."""
+    note: str = ""
+    """What the reader of a decision must know of this evidence."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds per 1,000 tokens of candidate and champion, measured in turns; the champion's is None without one."""
+
+    candidate_s: float
+    champion_s: float | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule and what was found."""
+
+    rule: str
+    passed: bool
+    found: str
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"rule": self.rule, "passed": self.passed, "found": self.found}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate says of a candidate, with all its numbers."""
+
+    candidate: str
+    champion: str | None
+    """The one before."""
+    promoted: bool
+    because: str
+    checks: tuple[Check, ...] = ()
+    difference: tuple[float, float, float] | None = None
+    """Candidate minus champion on the test set, and its 95 % interval."""
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "candidate": self.candidate,
+            "champion": self.champion,
+            "promoted": self.promoted,
+            "because": self.because,
+            "difference": self.difference,
+            "checks": [check.plain() for check in self.checks],
+        }
+
+
+def decide(
+    candidate: Evidence,
+    champion: Evidence | None,
+    rules: GateRules,
+    *,
+    latency: Latency | None = None,
+    resamples: int = 1000,
+) -> Decision:
+    """Apply every rule; the candidate is promoted when all of them hold.
+
+    Raises:
+        DataError: the two were judged on different test examples.
+    """
+    checks = list(_absolute(candidate, rules, latency))
+    difference = None
+    if champion:
+        difference, compared = _against(candidate, champion, rules, latency, resamples)
+        checks += compared
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        because = "; ".join(f"{check.rule}: {check.found}" for check in failed)
+    elif champion is None or difference is None:
+        because = "there is no champion yet"
+    else:
+        metric, (value, low, high) = metric_of(candidate.outcomes[0].task), difference
+        because = f"{metric} is {value:.4f} above {champion.label}'s (95 % {low:.4f} to {high:.4f})"
+    return Decision(
+        candidate=candidate.label,
+        champion=champion.label if champion else None,
+        promoted=not failed,
+        because=because,
+        checks=tuple(checks),
+        difference=difference,
+    )
+
+
+def _absolute(candidate: Evidence, rules: GateRules, latency: Latency | None) -> Iterator[Check]:
+    """What is asked of the candidate alone."""
+    remembers = {None: "no canaries were planted", True: "planted phrases are remembered", False: "none is remembered"}
+    passed = not candidate.memorised and not (candidate.memorised is None and rules.require_memorisation_test)
+    yield Check("memorisation", passed, remembers[candidate.memorised])
+    if rules.max_size_bytes is not None:
+        found = f"{candidate.size_bytes:,} bytes, allowed {rules.max_size_bytes:,.0f}"
+        yield Check("size", candidate.size_bytes <= rules.max_size_bytes, found)
+    if rules.max_latency_s_per_1000_tokens is not None and latency:
+        limit = rules.max_latency_s_per_1000_tokens
+        found = f"{latency.candidate_s:.3g} s per 1,000 tokens, allowed {limit:g}"
+        yield Check("latency", latency.candidate_s <= limit, found)
+
+
+def _against(
+    candidate: Evidence, champion: Evidence, rules: GateRules, latency: Latency | None, resamples: int
+) -> tuple[tuple[float, float, float], list[Check]]:
+    """What is asked of the candidate beside the champion, on the same documents."""
+    ours, theirs = candidate.outcomes[0], champion.outcomes[0]
+    metric = metric_of(ours.task)
+    found = compare(ours, theirs, resamples=resamples)
+    spread = found.difference
+    told = f"{spread.value:+.4f} (95 % {spread.low:+.4f} to {spread.high:+.4f}, p {found.p_value:.3f})"
+    checks = [Check(f"{metric} beyond the noise of documents", spread.low > 0 and found.p_value < 0.05, told)]
+    checks.append(_beyond_seeds(candidate, champion, rules, resamples))
+    checks += _no_loss("length", differences_by_length(ours, theirs, resamples=resamples), rules.max_loss_in_band)
+    checks += _no_loss("label", differences_by_label(ours, theirs, resamples=resamples), rules.max_loss_in_label)
+    errors = [one.calibration.get("calibration_error", math.nan) for one in (ours, theirs)]
+    if not math.isnan(errors[0] + errors[1]):
+        told = f"error {errors[0]:.4f}, the champion's {errors[1]:.4f}, allowed above it {rules.max_calibration_loss:g}"
+        checks.append(Check("calibration", errors[0] <= errors[1] + rules.max_calibration_loss, told))
+    if rules.max_latency_ratio is not None and latency and latency.champion_s:
+        ratio = latency.candidate_s / latency.champion_s
+        told = f"{ratio:.2f} times the champion's seconds, allowed {rules.max_latency_ratio:g}"
+        checks.append(Check("latency beside the champion", ratio <= rules.max_latency_ratio, told))
+    return (spread.value, spread.low, spread.high), checks
+
+
+def _beyond_seeds(candidate: Evidence, champion: Evidence, rules: GateRules, resamples: int) -> Check:
+    rule = "better beyond the noise between seeds"
+    have = len(candidate.outcomes)
+    if have < rules.min_seeds:
+        ask = f"trained under {have} seed{'' if have == 1 else 's'}, asked {rules.min_seeds}"
+        return Check(rule, False, f"{ask} (recipe.confirm_seeds={rules.min_seeds})")
+    spread = compare_seeds(candidate.outcomes, champion.outcomes, resamples=resamples)
+    if spread is None:
+        return Check(rule, rules.min_seeds == 1, "one seed each, so the noise between seeds is not known")
+    return Check(rule, spread.low > 0, f"{spread.value:+.4f} (95 % {spread.low:+.4f} to {spread.high:+.4f})")
+
+
+def _no_loss(what: str, differences: Any, allowed: float) -> Iterator[Check]:
+    """One check for all bands or labels: none loses more than is allowed, beyond noise."""
+    if not differences:
+        return
+    lost: Sequence[str] = [
+        f"{name} {one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
+        for name, one in differences.items()
+        if one.value < -allowed and one.high < 0
+    ]
+    worst = min(differences, key=lambda name: differences[name].value)
+    told = "; ".join(lost) or f"worst {worst} {differences[worst].value:+.4f}"
+    yield Check(f"no {what} loses more than {allowed:g}", not lost, told)

@@ -1,0 +1,267 @@
+"""From a decision to an alias: champions move for a reason that is kept, and go back with one call."""
+
+import contextlib
+import getpass
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clinscale import predict, registry
+from clinscale.config import fingerprint
+from clinscale.errors import AccessError, RegistryError
+from clinscale.promotion.evidence import candidate_evidence, measure_latency, version_evidence
+from clinscale.promotion.gate import Decision, Evidence, GateRules, Latency, decide
+from clinscale.registry import CHAMPION, RELEASES, ModelVersion, Tag, Tracking
+from clinscale.tasks import Outcomes, TaskData
+
+CHALLENGER = "challenger"
+"""The newest version that the gate refused."""
+PREVIOUS = "previous-champion"
+
+_DECISION_FILE = "decision.json"
+
+
+@dataclass(frozen=True)
+class Move:
+    """One decision about the champion of a model, as MLflow remembers it."""
+
+    action: str
+    """`promote`, `refuse`, `force` or `rollback`."""
+    before: str
+    """`NAME/VERSION` of the champion before, or empty."""
+    after: str
+    by: str
+    why: str
+    at_s: float
+    """Seconds since 1970."""
+
+
+def register_judged(
+    tracking: Tracking,
+    run_id: str,
+    folder: Path,
+    *,
+    name: str,
+    tags: Mapping[str, str],
+    outcomes: tuple[Outcomes, ...],
+    data: TaskData,
+    home: str | Path,
+    rules: GateRules | None = None,
+) -> tuple[ModelVersion, Decision]:
+    """Register a task model that was judged on the test set of `data`; champion where the gate lets it pass.
+
+    A champion that was judged on other examples is judged again on these. The version lies in the release experiment
+    when it is promoted, else in its run's. An account that may not promote leaves the candidate for one that may.
+
+    Raises:
+        RegistryError: the server fails, or the folder is not safe to hand on.
+    """
+    digest = registry.folder_digest(folder)
+    champion = registry.find_version(tracking, f"{name}@{CHAMPION}")
+    pyfunc = predict.as_pyfunc(folder)
+    if champion and champion.digest == digest:
+        return champion, Decision(champion.label, champion.label, False, "this version is the champion already")
+    evidence = candidate_evidence(tracking, name, folder, outcomes, tags)
+    decision = _decide(tracking, evidence, folder, champion, rules or GateRules(), home=home, data=data)
+    if decision.promoted:
+        try:
+            version = registry.register(
+                tracking, run_id, folder, name=name, tags=tags, pyfunc=pyfunc, experiment=RELEASES
+            )
+            return _move(tracking, version, champion, replace(decision, candidate=version.label), "promote", "")
+        except AccessError:
+            because = "it passes the gate, but this account may not promote; ask one that may to run clinscale models promote"
+            decision = replace(decision, promoted=False, because=because)
+    version = registry.register(tracking, run_id, folder, name=name, tags=tags, pyfunc=pyfunc)
+    decision = replace(decision, candidate=version.label)
+    with contextlib.suppress(AccessError):  # an account that may only train leaves no record of decisions
+        version, decision = _refuse(tracking, version, champion, decision)
+    return version, decision
+
+
+def promote(
+    tracking: Tracking,
+    reference: str,
+    *,
+    home: str | Path,
+    rules: GateRules | None = None,
+    data: TaskData | None = None,
+    force: str | None = None,
+) -> tuple[ModelVersion, Decision]:
+    """Make a version champion where the gate lets it pass, or for a reason of one's own.
+
+    A version that was registered elsewhere is copied to the release experiment: its files as they were verified, with
+    the code of this installation, whatever lies beside them.
+
+    Args:
+        tracking: where.
+        reference: `NAME/3`, or `NAME@challenger`.
+        home: where pulled models are kept.
+        rules: of the gate.
+        data: of the task; both models are judged on its test set now, instead of by what their runs recorded.
+        force: why it becomes champion whatever the gate says.
+
+    Raises:
+        AccessError: the account may not promote. RegistryError: no such version, or the server fails.
+    """
+    version = registry.resolve(tracking, reference)
+    champion = registry.find_version(tracking, f"{version.name}@{CHAMPION}")
+    if champion and champion.digest == version.digest:
+        return champion, Decision(version.label, champion.label, False, "this version is the champion already")
+    folder = Path(registry.fetch_model(tracking, version.label, home=home).path)
+    evidence = version_evidence(tracking, version, folder, data=data)
+    decision = _decide(tracking, evidence, folder, champion, rules or GateRules(), home=home, data=data)
+    if not decision.promoted and force is None:
+        return _refuse(tracking, version, champion, decision)
+    return _move(
+        tracking,
+        _released(tracking, version, folder),
+        champion,
+        replace(decision, promoted=True),
+        "promote" if decision.promoted else "force",
+        force or "",
+    )
+
+
+def rollback(tracking: Tracking, name: str, *, why: str) -> tuple[ModelVersion, ModelVersion]:
+    """Give the alias back to the champion before; the champion that goes, and the one that returns.
+
+    Raises:
+        RegistryError: the model has no champion, or none before it.
+    """
+    champion = registry.resolve(tracking, f"{name}@{CHAMPION}")
+    moves = [move for move in history(tracking, name) if move.action in ("promote", "force")]
+    came = next((move for move in reversed(moves) if move.after == champion.label), None)
+    if came is None or not came.before:
+        raise RegistryError(
+            f"model {name}: no champion before {champion.label} is on record; name a version with "
+            f"`clinscale models promote {name}/VERSION`"
+        )
+    before = registry.resolve(tracking, came.before)
+    decision = Decision(before.label, champion.label, True, f"back from {champion.label}")
+    returned, _ = _move(tracking, before, champion, decision, "rollback", why)
+    return champion, returned
+
+
+def history(tracking: Tracking, name: str) -> list[Move]:
+    """All decisions about the champion of a model, oldest first."""
+    return [
+        Move(
+            action=run.tags.get(Tag.ACTION, ""),
+            before=run.tags.get(Tag.CHAMPION_BEFORE, ""),
+            after=run.tags.get(Tag.CHAMPION_AFTER, ""),
+            by=run.tags.get(Tag.BY, ""),
+            why=run.tags.get(Tag.WHY, ""),
+            at_s=run.start_time,
+        )
+        for run in registry.read_runs(tracking, kind="promotion")
+        if run.tags.get(Tag.NAME) == name and run.status == "FINISHED"
+    ]
+
+
+def _decide(
+    tracking: Tracking,
+    candidate: Evidence,
+    folder: Path,
+    champion: ModelVersion | None,
+    rules: GateRules,
+    *,
+    home: str | Path,
+    data: TaskData | None,
+) -> Decision:
+    """Gather what is known of the champion, measure what must be measured side by side, and ask the gate."""
+    theirs, champion_folder = None, None
+    if champion:
+        champion_folder = Path(registry.fetch_model(tracking, champion.label, home=home).path)
+        like = candidate.outcomes[0] if candidate.outcomes else None
+        theirs = version_evidence(tracking, champion, champion_folder, data=data, like=like)
+    latency: Latency | None = None
+    if candidate.outcomes and (
+        rules.max_latency_s_per_1000_tokens is not None or (champion and rules.max_latency_ratio is not None)
+    ):
+        latency = measure_latency(folder, champion_folder)
+    return decide(candidate, theirs, rules, latency=latency)
+
+
+def _released(tracking: Tracking, version: ModelVersion, folder: Path) -> ModelVersion:
+    """The version in the release experiment: itself, or a copy made from its verified files."""
+    if registry.experiment_of(tracking, version) == tracking.experiment_id(RELEASES):
+        return version
+    return registry.register(
+        tracking,
+        version.run_id,
+        folder,
+        name=version.name,
+        tags={**version.tags, Tag.RELEASED_FROM: version.label},
+        pyfunc=predict.as_pyfunc(folder) if version.tags.get(Tag.KIND) == "task" else None,
+        experiment=RELEASES,
+    )
+
+
+def _refuse(
+    tracking: Tracking, version: ModelVersion, champion: ModelVersion | None, decision: Decision
+) -> tuple[ModelVersion, Decision]:
+    label = champion.label if champion else ""
+    with _recorded(tracking, version.name, decision, "refuse", before=label, after=label, why=decision.because):
+        if champion:
+            version = registry.set_alias(tracking, version, CHALLENGER)
+        registry.set_version_tags(tracking, version, {Tag.DECISION: f"refused: {decision.because}"})
+    return registry.resolve(tracking, version.label), decision
+
+
+def _move(
+    tracking: Tracking,
+    version: ModelVersion,
+    champion: ModelVersion | None,
+    decision: Decision,
+    action: str,
+    why: str,
+) -> tuple[ModelVersion, Decision]:
+    """Champion to `version`; the record is opened first, so that no alias moves without one."""
+    decision = replace(decision, candidate=version.label)
+    before = champion.label if champion else ""
+    why = why or decision.because
+    with _recorded(tracking, version.name, decision, action, before=before, after=version.label, why=why):
+        now = registry.find_version(tracking, f"{version.name}@{CHAMPION}")
+        if (now.label if now else "") != before:
+            raise RegistryError(
+                f"model {version.name}: the champion changed from {before or 'none'} to {now.label if now else 'none'} "
+                "while this was decided; decide again"
+            )
+        if champion:
+            registry.set_alias(tracking, champion, PREVIOUS)
+        registry.set_alias(tracking, version, CHAMPION)
+        for alias in (CHALLENGER, PREVIOUS):
+            registry.remove_alias(tracking, version, alias)
+        registry.set_version_tags(tracking, version, {Tag.DECISION: f"{action}: {why}"})
+    return registry.resolve(tracking, version.label), decision
+
+
+@contextlib.contextmanager
+def _recorded(
+    tracking: Tracking, name: str, decision: Decision, action: str, *, before: str, after: str, why: str
+):  # type: ignore[no-untyped-def]
+    """A run in the release experiment that says who decided what, and why; FAILED when it was not carried out."""
+    run = registry.start_run(
+        tracking,
+        experiment=RELEASES,
+        name=f"{action} {decision.candidate}",
+        tags={
+            Tag.KIND: "promotion",
+            Tag.NAME: name,
+            Tag.RECIPE: fingerprint(decision.plain()),
+            Tag.ACTION: action,
+            Tag.CHAMPION_BEFORE: before,
+            Tag.CHAMPION_AFTER: after,
+            Tag.BY: os.environ.get("MLFLOW_TRACKING_USERNAME") or f"{getpass.getuser()}@{socket.gethostname()}",
+            Tag.WHY: why,
+        },
+        params={},
+    )
+    with run:
+        run.log_json(_DECISION_FILE, decision.plain())
+        if decision.difference:
+            run.log(dict(zip(("difference", "difference_low", "difference_high"), decision.difference, strict=True)))
+        yield

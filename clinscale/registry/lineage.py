@@ -1,0 +1,122 @@
+"""Where a version came from, link by link, as far as MLflow remembers it; nothing is guessed."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from clinscale.errors import AccessError
+from clinscale.registry.runs import RunRecord, read_run
+from clinscale.registry.tags import Tag
+from clinscale.registry.tracking import Tracking
+from clinscale.registry.versions import ModelVersion, list_versions
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step on the way from a version back to the note files."""
+
+    what: str
+    """`task version`, `trial`, `study`, `task data`, `base version`, `pretraining run`, `shards`, `note files`."""
+    name: str = ""
+    """As its owner calls it; empty for what has only a fingerprint."""
+    id: str = ""
+    """What it can be checked by: a run's id, a digest, a fingerprint."""
+    facts: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
+    """Why the link is not known; empty where it is."""
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready."""
+        values = {"what": self.what, "name": self.name, "id": self.id, "facts": self.facts, "missing": self.missing}
+        return {key: value for key, value in values.items() if value or key == "what"}
+
+
+def lineage(tracking: Tracking, version: ModelVersion) -> tuple[Link, ...]:
+    """From the version to the note files; a link that is not known is there and says why.
+
+    Raises:
+        RegistryError: the server fails.
+    """
+    if version.tags.get(Tag.KIND) == "base":
+        return tuple(_base(tracking, version))
+    return (*_task(tracking, version), *_base_of(tracking, version))
+
+
+def _task(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
+    tags = version.tags
+    metric = tags.get(Tag.METRIC, "")
+    facts = {"task": tags.get(Tag.TASK, ""), f"test {metric}": tags.get(Tag.VALUE, "")}
+    if Tag.RELEASED_FROM in tags:
+        facts["released from"] = tags[Tag.RELEASED_FROM]
+    yield Link("task version", version.label, version.digest, _known(facts))
+    trial_id = tags.get(Tag.WINNER_RUN, "")
+    if trial_id:
+        yield _run("trial", tracking, trial_id, lambda run: {"dev objective": f"{run.metrics.get('objective', '')}"})
+    else:
+        yield Link("trial", missing=f"{version.label} names no trial")
+    yield _run("study", tracking, version.run_id, _study_facts)
+    if data := tags.get(Tag.DATA):
+        yield Link("task data", tags.get(Tag.TASK, ""), data)
+    else:
+        yield Link("task data", missing=f"{version.label} names no data")
+
+
+def _study_facts(run: RunRecord) -> dict[str, str]:
+    return {"sweep": run.tags.get(Tag.SWEEP, ""), "trials": run.tags.get(Tag.TRIALS, "")}
+
+
+def _base_of(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
+    """The base that a task version names: found by its digest, for names move and folders have none."""
+    label, digest = version.tags.get(Tag.BASE, ""), version.tags.get(Tag.BASE_DIGEST, "")
+    if not label:
+        yield Link("base version", missing=f"{version.label} names no base model")
+        return
+    if not digest:
+        yield Link("base version", label, missing="from a hub, so this registry knows nothing of its training")
+        return
+    equal = [known for known in list_versions(tracking) if known.digest == digest]
+    base = next((known for known in equal if known.label == label), equal[0] if equal else None)
+    if base is None:
+        yield Link("base version", label, digest, missing="no version in this registry has this digest any more")
+        return
+    yield from _base(tracking, base)
+
+
+def _base(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
+    tags = version.tags
+    yield Link("base version", version.label, version.digest, _known({"family": tags.get(Tag.FAMILY, "")}))
+    run = _run("pretraining run", tracking, version.run_id, _pretraining_facts)
+    yield run
+    for what, key in (("shards", Tag.SHARDS), ("note files", Tag.NOTES)):
+        if key in tags:
+            yield Link(what, id=tags[key])
+        else:
+            yield Link(what, missing=f"{version.label} was registered without their fingerprint")
+
+
+def _pretraining_facts(run: RunRecord) -> dict[str, str]:
+    start = run.params.get("model.pretrained", "None")
+    perplexity = run.metrics.get("eval/perplexity")
+    return {
+        "continued from": "" if start == "None" else start,
+        "held-out perplexity": f"{perplexity:.3f}" if perplexity else "",
+    }
+
+
+def _run(
+    what: str, tracking: Tracking, run_id: str, facts: Callable[[RunRecord], dict[str, str]]
+) -> Link:
+    if not run_id:
+        return Link(what, missing="the version names no run")
+    try:
+        run = read_run(tracking, run_id)
+    except AccessError:
+        return Link(what, id=run_id, missing="this account may not read its experiment")
+    if run is None:
+        return Link(what, id=run_id, missing="deleted from this MLflow server")
+    told = {"recipe": run.tags.get(Tag.RECIPE, ""), **facts(run), "code": run.tags.get(Tag.CODE_VERSION, "")}
+    return Link(what, run.name, run.id, _known(told))
+
+
+def _known(facts: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in facts.items() if value}
