@@ -12,14 +12,14 @@ from pathlib import Path
 from clinscale import __version__
 from clinscale.config import nearest
 from clinscale.errors import RegistryError
-from clinscale.registry.folders import digest_of, hash_folder
+from clinscale.registry.folders import FileFacts, digest_of, hash_folder
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 from clinscale.storage import write_json
 
 CHAMPION = "champion"
 MANIFEST = "manifest.json"
-"""In the root of each registered model: `{"files": {name: sha256}}` of its HF folder."""
+"""In the root of each registered model: `{"files": {name: {"sha256": ..., "bytes": ...}}}` of its HF folder."""
 HF_FOLDER = "artifacts/hf"
 """Where the HF folder lies in a registered model."""
 
@@ -76,13 +76,13 @@ def register(
     if not re.fullmatch(_NAME, name):
         raise RegistryError(f"model name {name!r} must be letters, digits, dots, dashes and underscores")
     folder = Path(folder).absolute()
-    hashes = hash_folder(folder, source=str(folder))
-    digest = digest_of(hashes)
+    files = hash_folder(folder, source=str(folder))
+    digest = digest_of(files)
     version = next((known for known in _versions_of(tracking, name) if known.digest == digest), None)
     if version is None:
         with (
             tracking.faults(f"register a version of {name}"),
-            _saved_model(folder, hashes, pyfunc_code, pip_requirements) as saved,
+            _saved_model(folder, files, pyfunc_code, pip_requirements) as saved,
         ):
             version = _upload(
                 tracking, run_id, saved, name, {**tags, Tag.CODE_VERSION: __version__, Tag.DIGEST: digest}
@@ -172,7 +172,7 @@ def _versions_of(tracking: Tracking, name: str) -> list[ModelVersion]:
 
 @contextlib.contextmanager
 def _saved_model(
-    folder: Path, hashes: Mapping[str, str], pyfunc_code: Path | None, pip_requirements: Sequence[str]
+    folder: Path, files: Mapping[str, FileFacts], pyfunc_code: Path | None, pip_requirements: Sequence[str]
 ) -> Iterator[Path]:
     """The MLflow model in a temporary folder; checked again there, since `folder` may have changed."""
     import mlflow.pyfunc
@@ -192,11 +192,11 @@ def _saved_model(
                     artifacts={named.name: str(named)},
                     pip_requirements=list(pip_requirements),
                 )
-        if hash_folder(saved / HF_FOLDER, source=str(folder)) != hashes:
+        if hash_folder(saved / HF_FOLDER, source=str(folder)) != files:
             raise RegistryError(
                 f"{folder} changed while it was registered; register it when its writer has finished"
             )
-        write_json(saved / MANIFEST, {"files": hashes})
+        write_json(saved / MANIFEST, {"files": files})
         yield saved
 
 
