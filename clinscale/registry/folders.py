@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from clinscale.errors import DataError, RegistryError
 from clinscale.storage import read_json, sha256
@@ -21,6 +21,16 @@ REDIRECTS = {"adapter_config.json"}
 
 REMOTE_CODE = {"auto_map", "custom_pipelines"}
 """Config keys by which `transformers` would run code from the folder or the hub."""
+
+MAX_PARSED_BYTES = 16 * 2**20
+"""What is parsed here lies in memory whole: a config or a manifest is far smaller, a bomb is not."""
+
+
+class FileFacts(TypedDict):
+    """What a manifest says of one file."""
+
+    sha256: str
+    bytes: int
 
 
 def check_names(names: list[str], *, source: str) -> None:
@@ -37,8 +47,8 @@ def check_names(names: list[str], *, source: str) -> None:
         raise RegistryError(f"{source} is no HF folder with safetensors; it needs config.json and *.safetensors")
 
 
-def hash_folder(folder: Path, *, source: str) -> dict[str, str]:
-    """SHA-256 by file name of a folder that obeys the rules; RegistryError names the rule that is broken."""
+def hash_folder(folder: Path, *, source: str) -> dict[str, FileFacts]:
+    """Hash and size by file name of a folder that obeys the rules; RegistryError names the rule that is broken."""
     if not folder.is_dir():
         raise RegistryError(f"{source} is not a folder; name the HF folder of a saved model")
     files = sorted(folder.iterdir())
@@ -55,12 +65,12 @@ def hash_folder(folder: Path, *, source: str) -> dict[str, str]:
             _check_index(file, source)
         elif file.suffix == ".safetensors":
             _check_weights(file, source)
-    return {file.name: sha256(file) for file in files}
+    return {file.name: {"sha256": sha256(file), "bytes": file.stat().st_size} for file in files}
 
 
-def digest_of(hashes: Mapping[str, str]) -> str:
+def digest_of(files: Mapping[str, FileFacts]) -> str:
     """One digest for all files of a folder; it names the content, not the place or the time."""
-    return hashlib.sha256(json.dumps(dict(hashes), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
 
 
 def folder_digest(folder: str | Path) -> str:
@@ -69,6 +79,10 @@ def folder_digest(folder: str | Path) -> str:
 
 
 def _json(file: Path) -> Any:
+    if file.stat().st_size > MAX_PARSED_BYTES:
+        raise RegistryError(
+            f"{file.name} has more than {MAX_PARSED_BYTES:,} bytes, which no config needs; save it again"
+        )
     try:
         return read_json(file)
     except (DataError, RecursionError) as error:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import RegistryError
-from clinscale.registry.folders import hash_folder
+from clinscale.registry.folders import FileFacts, hash_folder
 from clinscale.storage import write_json
 
 MANIFEST = "manifest.json"
-"""In the root of each registered model: `{"files": {name: sha256}}` of its HF folder."""
+"""In the root of each registered model: `{"files": {name: {"sha256": ..., "bytes": ...}}}` of its HF folder."""
 HF_FOLDER = "artifacts/hf"
 """Where the HF folder lies in a registered model."""
 
@@ -37,7 +37,7 @@ class Pyfunc:
 
 
 @contextlib.contextmanager
-def saved_model(folder: Path, hashes: Mapping[str, str], pyfunc: Pyfunc | None) -> Iterator[Path]:
+def saved_model(folder: Path, files: Mapping[str, FileFacts], pyfunc: Pyfunc | None) -> Iterator[Path]:
     """The MLflow model in a temporary folder; checked again there, since `folder` may have changed."""
     with tempfile.TemporaryDirectory(prefix="clinscale-register-") as temporary:
         named = Path(temporary) / Path(HF_FOLDER).name
@@ -48,11 +48,11 @@ def saved_model(folder: Path, hashes: Mapping[str, str], pyfunc: Pyfunc | None) 
             named.rename(saved / HF_FOLDER)
         else:
             _save_pyfunc(saved, named, pyfunc, Path(temporary) / "code")
-        if hash_folder(saved / HF_FOLDER, source=str(folder)) != hashes:
+        if hash_folder(saved / HF_FOLDER, source=str(folder)) != files:
             raise RegistryError(
                 f"{folder} changed while it was registered; register it when its writer has finished"
             )
-        write_json(saved / MANIFEST, {"files": hashes})
+        write_json(saved / MANIFEST, {"files": files})
         yield saved
 
 

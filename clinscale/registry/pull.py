@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clinscale.errors import DataError, RegistryError
-from clinscale.registry.folders import check_names, digest_of, folder_digest, hash_folder
+from clinscale.registry.folders import FileFacts, check_names, digest_of, folder_digest, hash_folder
 from clinscale.registry.mlflow_model import HF_FOLDER, MANIFEST
 from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion, resolve
@@ -118,7 +118,7 @@ def _download(tracking: Tracking, version: ModelVersion, temporary: Path) -> Pat
     return folder
 
 
-def _read_manifest(path: Path, version: ModelVersion) -> dict[str, str]:
+def _read_manifest(path: Path, version: ModelVersion) -> dict[str, FileFacts]:
     """File names and hashes; refused unless they are the ones that the version's digest stands for."""
     try:
         manifest = read_json(path)

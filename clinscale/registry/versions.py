@@ -79,15 +79,15 @@ def register(
     if not re.fullmatch(_NAME, name):
         raise RegistryError(f"model name {name!r} must be letters, digits, dots, dashes and underscores")
     folder = Path(folder).absolute()
-    hashes = hash_folder(folder, source=str(folder))
-    digest = digest_of(hashes)
+    files = hash_folder(folder, source=str(folder))
+    digest = digest_of(files)
     experiment_id = tracking.experiment_id(experiment) if experiment else None
     equal = [known for known in _versions_of(tracking, name) if known.digest == digest]
     version = next((known for known in equal if experiment_id in (None, experiment_of(tracking, known))), None)
     if version is None:
         with (
             tracking.faults(f"register a version of {name}"),
-            saved_model(folder, hashes, pyfunc) as saved,
+            saved_model(folder, files, pyfunc) as saved,
         ):
             version = _upload(
                 tracking,

@@ -83,11 +83,11 @@ def remote_code(store):
 
 
 def rewritten_manifest(store):
-    rewrite_manifest(store, {"pytorch_model.bin": "0" * 64})
+    rewrite_manifest(store, {"pytorch_model.bin": {"sha256": "0" * 64, "bytes": 9}})
 
 
 def path_trick(store):
-    rewrite_manifest(store, {"../../stolen.json": "0" * 64})
+    rewrite_manifest(store, {"../../stolen.json": {"sha256": "0" * 64, "bytes": 9}})
 
 
 def no_manifest(store):
