@@ -17,10 +17,6 @@ from typing import Any
 
 from clinscale.errors import AccessError, RegistryError
 
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 
@@ -129,9 +125,7 @@ def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Track
     Raises:
         RegistryError: nothing answers within about ten seconds, or what answers is no MLflow.
     """
-    # before MLflow is imported: it reads these at import
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # MLflow reads it at import
     for name in _STRAY:  # a stray id would beat the experiment's name
         os.environ.pop(name, None)
     home = Path(home).absolute()

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import CapacityError, ClusterError
+from clinscale.telemetry import TELEMETRY_OFF, switch_off
 
 QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 lets whatever else runs on the host go before training
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the controller sees that a worker died; Ray's is 2 s
@@ -26,14 +26,12 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DS_SKIP_CUDA_CHECK": "1",
 }
-"""Environment of the driver and of every worker: no call home, no second progress display, no idle waiting."""
+"""Environment of the driver and of every worker: no second progress display, no idle waiting; what is set, stays."""
 
 _LOCAL_OBJECT_STORE_BYTES = 160 * 2**20  # our objects are configs and metrics; data goes through files
 
@@ -158,6 +156,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     if ray.is_initialized():
         yield current_cluster()
         return
+    switch_off()
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
     address = address or os.environ.get("RAY_ADDRESS")
     try:
@@ -167,7 +166,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
             address=address or "local",
             logging_level=logging.ERROR,
             log_to_driver=False,
-            runtime_env={"env_vars": QUIET},
+            runtime_env={"env_vars": {name: os.environ[name] for name in (*QUIET, *TELEMETRY_OFF)}},
             **({} if address else _local_options(num_cpus)),
         )
     except (OSError, ValueError) as error:
