@@ -12,6 +12,7 @@ FLOORS: list[set[str]] = [
     {"corpus", "models", "tasks", "engine", "registry"},
     {"plan", "predict"},
     {"pretrain", "finetune"},
+    {"promotion"},
     {"sweep"},
     {"bench", "report"},
     {"cli"},

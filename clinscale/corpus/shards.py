@@ -111,6 +111,18 @@ class ShardSet:
         return fingerprint({"tokenizer": self.manifest.tokenizer_fingerprint, "files": files})
 
     @property
+    def notes_fingerprint(self) -> str:
+        """Twelve hex digits over the contents of the note files, in their order."""
+        sources = self.manifest.recipe["sources"]
+        return fingerprint([sources[number]["sha256"] for number in sorted(sources, key=int)])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Notes and tokens of each split."""
+        splits = self.manifest.splits.items()
+        return {f"{name} {what}": getattr(card, what) for name, card in splits for what in ("documents", "tokens")}
+
+    @property
     def tokenizer_dir(self) -> Path:
         """Local HF folder of the tokenizer."""
         return self._folder / TOKENIZER

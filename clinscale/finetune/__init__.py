@@ -1,13 +1,23 @@
 """Fine-tuning: one task, one model, one set of hyperparameters; one loop for all four task kinds."""
 
 from clinscale.finetune.config import FinetuneConfig, FinetuneRecipe, FinetuneRuntime
-from clinscale.finetune.evaluate import OUTCOMES_FILE, Judgement, judge, task_tags
+from clinscale.finetune.evaluate import (
+    OUTCOMES_BY_SEED_FILE,
+    OUTCOMES_FILE,
+    SHORT_TOKENS,
+    Judgement,
+    judge,
+    task_inputs,
+    task_tags,
+)
 from clinscale.finetune.group import finetune_on_workers
 from clinscale.finetune.loop import FinetuneResult, finetune, seconds_per_epoch
 from clinscale.finetune.run import run_finetune
 
 __all__ = [
+    "OUTCOMES_BY_SEED_FILE",
     "OUTCOMES_FILE",
+    "SHORT_TOKENS",
     "FinetuneConfig",
     "FinetuneRecipe",
     "FinetuneResult",
@@ -18,5 +28,6 @@ __all__ = [
     "judge",
     "run_finetune",
     "seconds_per_epoch",
+    "task_inputs",
     "task_tags",
 ]

@@ -4,14 +4,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clinscale import registry
 from clinscale.errors import DataError
 from clinscale.models import Attention
 from clinscale.predict import load_predictor
 from clinscale.registry import Tag
-from clinscale.tasks import Band, Estimate, Outcomes, TaskData, by_length, estimate, kind_of, metric_of
+from clinscale.tasks import (
+    Band,
+    Comparison,
+    Estimate,
+    Outcomes,
+    TaskData,
+    by_length,
+    compare,
+    estimate,
+    kind_of,
+    metric_of,
+)
 
 OUTCOMES_FILE = "test_outcomes.json"
 """Artifact of runs that judged the test split: what became of each example, without text."""
+OUTCOMES_BY_SEED_FILE = "test_outcomes_by_seed.json"
+"""Artifact of studies that trained the winner's setting under more seeds: a list of the others' outcomes."""
+
+SHORT_TOKENS = 512
+"""What BERT reads; models that read more are also judged in windows of this."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,9 @@ class Judgement:
     """Window that the model read."""
     outcomes: Outcomes
     """What became of each example, to compare models with later."""
+    short: Comparison | None
+    """How much better the whole window is than windows of SHORT_TOKENS, with the same weights; None where the window
+    is no longer than that."""
 
     def as_metrics(self, task: str, dev: float) -> dict[str, float]:
         """By their MLflow keys; `dev` is the metric on the development split, by which the model was chosen."""
@@ -43,6 +63,7 @@ class Judgement:
             f"test/{task}/{self.metric}_low": self.interval.low,
             f"test/{task}/{self.metric}_high": self.interval.high,
             **{f"test/{task}/{self.metric}/{band.name}": band.score.value for band in self.lengths},
+            **({f"test/{task}/{self.metric}_above_512_tokens": self.short.difference.value} if self.short else {}),
         }
 
     def plain(self) -> dict[str, Any]:
@@ -60,6 +81,12 @@ def task_tags(data: TaskData) -> dict[str, str]:
     }
 
 
+def task_inputs(data: TaskData) -> registry.UsedData:
+    """A task's data as MLflow names it among a run's inputs."""
+    counts = {f"{split} examples": len(examples) for split, examples in data.splits.items()}
+    return registry.UsedData(data.task.name, data.fingerprint, "fine-tuning", counts)
+
+
 def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact") -> Judgement:
     """Score a fine-tuned folder on the test split through the path that serves; DataError without test examples."""
     examples = data.splits.get("test", ())
@@ -68,6 +95,11 @@ def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact")
     kind = kind_of(data.task)
     predictor = load_predictor(folder, attention=attention)
     outcomes = predictor.outcomes(examples)
+    max_tokens = predictor.card.max_tokens
+    short = None
+    if max_tokens > SHORT_TOKENS:
+        predictor.card = predictor.card.model_copy(update={"max_tokens": SHORT_TOKENS})
+        short = compare(outcomes, predictor.outcomes(examples))
     trivial = kind.trivial(data.splits["train"], examples, data.labels)
     return Judgement(
         metric=metric_of(data.task),
@@ -76,6 +108,7 @@ def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact")
         interval=estimate(outcomes),
         lengths=tuple(by_length(outcomes)),
         calibration=kind.calibration(outcomes.rows),
-        max_tokens=predictor.card.max_tokens,
+        max_tokens=max_tokens,
         outcomes=outcomes,
+        short=short,
     )

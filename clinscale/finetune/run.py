@@ -9,7 +9,7 @@ from typing import Any
 from clinscale import registry
 from clinscale.config import fingerprint
 from clinscale.finetune.config import FinetuneConfig
-from clinscale.finetune.evaluate import OUTCOMES_FILE, judge, task_tags
+from clinscale.finetune.evaluate import OUTCOMES_FILE, judge, task_inputs, task_tags
 from clinscale.finetune.group import Event, finetune_on_workers
 from clinscale.finetune.loop import finetune
 from clinscale.registry import Tag
@@ -83,6 +83,7 @@ def run_finetune(
             params=config.recipe.plain(),
         )
         with run:
+            run.log_inputs([task_inputs(data)])
             for seed in seeds:
                 if not (folder / _seed(seed) / RESULT_FILE).exists():
                     _run_seed(config, data, seed, folder / _seed(seed), run, on_progress, on_event)

@@ -102,9 +102,10 @@ class Predictor:
 
     def outcomes(self, examples: Sequence[Example]) -> Outcomes:
         """What becomes of each of the examples, for intervals and comparisons."""
-        return Outcomes.of(self.kind, examples, self.predict(examples), self.card.labels, self._count_tokens)
+        return Outcomes.of(self.kind, examples, self.predict(examples), self.card.labels, self.count_tokens)
 
-    def _count_tokens(self, text: str) -> int:
+    def count_tokens(self, text: str) -> int:
+        """Length of a text for the model, without special tokens."""
         return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _forward(self, batch: dict[str, Any]) -> "list[dict[str, np.ndarray[Any, Any]]]":

@@ -8,6 +8,7 @@ from clinscale import corpus, models, registry, runtime
 from clinscale.config import fingerprint, nearest
 from clinscale.engine import load_weights, newest_checkpoint
 from clinscale.errors import CapacityError, ConfigError, DataError, OutOfMemoryError
+from clinscale.pretrain.card import write_base_card
 from clinscale.pretrain.config import PretrainConfig
 from clinscale.pretrain.worker import WorkerTask, build_model, train_worker
 from clinscale.registry import Tag
@@ -74,6 +75,12 @@ def pretrain(
         spool=folder / _METRICS_FILE,
     )
     with run:
+        run.log_inputs(
+            [
+                registry.UsedData("notes", shards.notes_fingerprint, "corpus", shards.manifest.left_out),
+                registry.UsedData("shards", shards.fingerprint, "pretraining", shards.sizes),
+            ]
+        )
         exported = folder / EXPORTED
         if not exported.exists():
 
@@ -93,11 +100,13 @@ def pretrain(
             Tag.FAMILY: family,
             Tag.RECIPE: fingerprint(recipe),
             Tag.SHARDS: shards.fingerprint,
+            Tag.NOTES: shards.notes_fingerprint,
         }
         if pattern := hf_config.get("evaluation_pattern"):
             tags[Tag.EVALUATION_PATTERN] = pattern
+        perplexity = [value for _, value in registry.metric_history(tracking, run.id, "eval/perplexity")]
+        write_base_card(exported, config, shards, family=family, perplexity=(perplexity[0], perplexity[-1]))
         version = registry.register(tracking, run.id, exported, name=config.name, tags=tags, alias="champion")
-    perplexity = [value for _, value in registry.metric_history(tracking, run.id, "eval/perplexity")]
     return PretrainResult(version, exported, family, perplexity[0], perplexity[-1])
 
 

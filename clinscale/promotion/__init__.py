@@ -1,4 +1,4 @@
-"""Which version is the champion of its task, decided by numbers, recorded with its reasons, and undone with one call."""
+"""Which version is the champion of its task: decided by numbers, on record with its reasons, undone with one call."""
 
 from clinscale.promotion.gate import Check, Decision, Evidence, GateRules, Latency, decide
 from clinscale.promotion.promote import Move, history, promote, register_judged, rollback

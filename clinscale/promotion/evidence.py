@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clinscale import predict, registry
 from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE
@@ -25,7 +26,8 @@ def candidate_evidence(
 ) -> Evidence:
     """Of a version whose outcomes are known; `tags` are those it has or will have."""
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
-    return Evidence(label, outcomes, size_bytes, _memorised(tracking, tags))
+    kind: Literal["base", "task"] = "base" if tags.get(Tag.KIND) == "base" else "task"
+    return Evidence(label, kind, outcomes, size_bytes, _memorised(tracking, tags))
 
 
 def version_evidence(
@@ -38,22 +40,19 @@ def version_evidence(
 ) -> Evidence:
     """Of a registered version: outcomes that its run recorded, or those on the test set of `data`.
 
-    With `like`, the version is judged again only where it was not judged on the same examples as `like`.
+    With `like`, it is judged again only where what its run recorded is not of the same examples as `like`.
 
     Raises:
         AccessError: this account may not read its run. RegistryError: the server fails.
     """
-    outcomes = _recorded(tracking, version)
-    judged_alike = bool(outcomes) and (like is None or outcomes[0].keys == like.keys)
-    note = ""
-    if data is not None and not (like and judged_alike):
-        again = predict.load_predictor(folder).outcomes(data.splits["test"])
-        alike = [one for one in outcomes[1:] if one.keys == again.keys]
-        outcomes = (again, *alike)
-        if like:
-            note = "judged again on a test set that its own training may have seen"
-    known = candidate_evidence(tracking, version.label, folder, outcomes, version.tags)
-    return Evidence(known.label, known.outcomes, known.size_bytes, known.memorised, note)
+    recorded = _recorded(tracking, version)
+    if data is None or (like and recorded and recorded[0].keys == like.keys):
+        return candidate_evidence(tracking, version.label, folder, recorded, version.tags)
+    again = predict.load_predictor(folder).outcomes(data.splits["test"])
+    alike = [one for one in recorded[1:] if one.keys == again.keys]
+    known = candidate_evidence(tracking, version.label, folder, (again, *alike), version.tags)
+    seen = not recorded or recorded[0].keys != again.keys
+    return replace(known, note="judged now, on a test set that its own training may have seen" if seen else "")
 
 
 def measure_latency(candidate: Path, champion: Path | None) -> Latency:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from clinscale.config import Config
 from clinscale.errors import ConfigError
@@ -15,6 +15,8 @@ from clinscale.tasks import (
     differences_by_length,
     metric_of,
 )
+
+_JUDGE = "give the task's data with --data to judge both now"
 
 
 class GateRules(Config):
@@ -59,6 +61,8 @@ class Evidence:
 
     label: str
     """`NAME/VERSION`, or what will be called so."""
+    kind: Literal["base", "task"]
+    """A base model answers nothing, so it is not judged here."""
     outcomes: tuple[Outcomes, ...]
     """On the test set, by seed of its recipe; those of the weights that are shipped come first."""
     size_bytes: int
@@ -123,21 +127,22 @@ def decide(
     latency: Latency | None = None,
     resamples: int = 1000,
 ) -> Decision:
-    """Apply every rule; the candidate is promoted when all of them hold.
-
-    Raises:
-        DataError: the two were judged on different test examples.
-    """
+    """Apply every rule; the candidate is promoted when all of them hold."""
     checks = list(_absolute(candidate, rules, latency))
     difference = None
-    if champion:
-        difference, compared = _against(candidate, champion, rules, latency, resamples)
-        checks += compared
+    if champion and candidate.kind == "task":
+        same = _same_test(candidate, champion)
+        checks.append(same)
+        if same.passed:
+            difference, compared = _against(candidate, champion, rules, latency, resamples)
+            checks += compared
     failed = [check for check in checks if not check.passed]
     if failed:
         because = "; ".join(f"{check.rule}: {check.found}" for check in failed)
-    elif champion is None or difference is None:
+    elif champion is None:
         because = "there is no champion yet"
+    elif difference is None:
+        because = "a base model is judged by the tasks that are tuned from it; nothing speaks against this one"
     else:
         metric, (value, low, high) = metric_of(candidate.outcomes[0].task), difference
         because = f"{metric} is {value:.4f} above {champion.label}'s (95 % {low:.4f} to {high:.4f})"
@@ -153,7 +158,16 @@ def decide(
 
 def _absolute(candidate: Evidence, rules: GateRules, latency: Latency | None) -> Iterator[Check]:
     """What is asked of the candidate alone."""
-    remembers = {None: "no canaries were planted", True: "planted phrases are remembered", False: "none is remembered"}
+    if candidate.kind == "task":
+        judged = (
+            f"{len(candidate.outcomes[0].keys):,} examples" if candidate.outcomes else f"none on record; {_JUDGE}"
+        )
+        yield Check("judged on a test set", bool(candidate.outcomes), judged)
+    remembers = {
+        None: "no canaries were planted",
+        True: "planted phrases are remembered",
+        False: "none is remembered",
+    }
     passed = not candidate.memorised and not (candidate.memorised is None and rules.require_memorisation_test)
     yield Check("memorisation", passed, remembers[candidate.memorised])
     if rules.max_size_bytes is not None:
@@ -163,6 +177,19 @@ def _absolute(candidate: Evidence, rules: GateRules, latency: Latency | None) ->
         limit = rules.max_latency_s_per_1000_tokens
         found = f"{latency.candidate_s:.3g} s per 1,000 tokens, allowed {limit:g}"
         yield Check("latency", latency.candidate_s <= limit, found)
+
+
+def _same_test(candidate: Evidence, champion: Evidence) -> Check:
+    rule = "judged on the champion's test set"
+    if not candidate.outcomes or not champion.outcomes:
+        missing = champion if candidate.outcomes else candidate
+        return Check(rule, False, f"no test outcomes of {missing.label} are on record; {_JUDGE}")
+    ours, theirs = candidate.outcomes[0], champion.outcomes[0]
+    if metric_of(ours.task) != metric_of(theirs.task):
+        return Check(rule, False, f"by {metric_of(ours.task)}, the champion by {metric_of(theirs.task)}")
+    if ours.keys != theirs.keys:
+        return Check(rule, False, f"{champion.label} was judged on other examples; {_JUDGE}")
+    return Check(rule, True, champion.note or "the same examples")
 
 
 def _against(

@@ -4,7 +4,7 @@ import contextlib
 import getpass
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def register_judged(
             )
             return _move(tracking, version, champion, replace(decision, candidate=version.label), "promote", "")
         except AccessError:
-            because = "it passes the gate, but this account may not promote; ask one that may to run clinscale models promote"
+            because = "it passes the gate, but this account may not promote; ask one that may (clinscale models promote)"
             decision = replace(decision, promoted=False, because=because)
     version = registry.register(tracking, run_id, folder, name=name, tags=tags, pyfunc=pyfunc)
     decision = replace(decision, candidate=version.label)
@@ -100,7 +100,7 @@ def promote(
         reference: `NAME/3`, or `NAME@challenger`.
         home: where pulled models are kept.
         rules: of the gate.
-        data: of the task; both models are judged on its test set now, instead of by what their runs recorded.
+        data: of the task; the version is judged on its test set now, and so is a champion that was judged on others.
         force: why it becomes champion whatever the gate says.
 
     Raises:
@@ -242,7 +242,7 @@ def _move(
 @contextlib.contextmanager
 def _recorded(
     tracking: Tracking, name: str, decision: Decision, action: str, *, before: str, after: str, why: str
-):  # type: ignore[no-untyped-def]
+) -> Iterator[None]:
     """A run in the release experiment that says who decided what, and why; FAILED when it was not carried out."""
     run = registry.start_run(
         tracking,
@@ -263,5 +263,7 @@ def _recorded(
     with run:
         run.log_json(_DECISION_FILE, decision.plain())
         if decision.difference:
-            run.log(dict(zip(("difference", "difference_low", "difference_high"), decision.difference, strict=True)))
+            run.log(
+                dict(zip(("difference", "difference_low", "difference_high"), decision.difference, strict=True))
+            )
         yield

@@ -5,6 +5,7 @@ of hashes, and a pyfunc written as *model from code*. No pickle, no remote code.
 MLflow.
 """
 
+from clinscale.registry.card import CARD, Section, write_card
 from clinscale.registry.folders import folder_digest
 from clinscale.registry.lineage import Link, lineage
 from clinscale.registry.mlflow_model import Pyfunc
@@ -28,7 +29,6 @@ from clinscale.registry.runs import (
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking, connect
 from clinscale.registry.versions import (
-    CARD,
     CHAMPION,
     RELEASES,
     ModelVersion,
@@ -53,6 +53,7 @@ __all__ = [
     "Pyfunc",
     "Run",
     "RunRecord",
+    "Section",
     "Status",
     "Tag",
     "Tracking",
@@ -80,4 +81,5 @@ __all__ = [
     "set_alias",
     "set_version_tags",
     "start_run",
+    "write_card",
 ]

@@ -27,7 +27,13 @@ class Link:
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
-        values = {"what": self.what, "name": self.name, "id": self.id, "facts": self.facts, "missing": self.missing}
+        values = {
+            "what": self.what,
+            "name": self.name,
+            "id": self.id,
+            "facts": self.facts,
+            "missing": self.missing,
+        }
         return {key: value for key, value in values.items() if value or key == "what"}
 
 
@@ -51,7 +57,9 @@ def _task(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
     yield Link("task version", version.label, version.digest, _known(facts))
     trial_id = tags.get(Tag.WINNER_RUN, "")
     if trial_id:
-        yield _run("trial", tracking, trial_id, lambda run: {"dev objective": f"{run.metrics.get('objective', '')}"})
+        yield _run(
+            "trial", tracking, trial_id, lambda run: {"dev objective": f"{run.metrics.get('objective', '')}"}
+        )
     else:
         yield Link("trial", missing=f"{version.label} names no trial")
     yield _run("study", tracking, version.run_id, _study_facts)
@@ -103,9 +111,7 @@ def _pretraining_facts(run: RunRecord) -> dict[str, str]:
     }
 
 
-def _run(
-    what: str, tracking: Tracking, run_id: str, facts: Callable[[RunRecord], dict[str, str]]
-) -> Link:
+def _run(what: str, tracking: Tracking, run_id: str, facts: Callable[[RunRecord], dict[str, str]]) -> Link:
     if not run_id:
         return Link(what, missing="the version names no run")
     try:

@@ -81,7 +81,9 @@ def fetch_model(tracking: Tracking, model: str, *, home: str | Path) -> FetchedM
     """
     if Path(model).is_dir():
         digest = _digest_or_none(Path(model))
-        return FetchedModel(str(Path(model).absolute()), f"{model}#{digest[:12]}" if digest else model, digest or "")
+        return FetchedModel(
+            str(Path(model).absolute()), f"{model}#{digest[:12]}" if digest else model, digest or ""
+        )
     _, slash, last = model.partition("/")
     if slash and not last.isdigit():
         return FetchedModel(model, model)

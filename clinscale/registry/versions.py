@@ -8,6 +8,7 @@ from pathlib import Path
 from clinscale import __version__
 from clinscale.config import nearest
 from clinscale.errors import RegistryError
+from clinscale.registry.card import CARD
 from clinscale.registry.folders import digest_of, hash_folder
 from clinscale.registry.mlflow_model import HF_FOLDER, Pyfunc, saved_model
 from clinscale.registry.tags import Tag
@@ -17,8 +18,6 @@ CHAMPION = "champion"
 RELEASES = "clinscale-releases"
 """Experiment of released versions: readers of models need no right on any other, and only promoters write it."""
 
-CARD = "README.md"
-"""The model card in an HF folder, as the hub calls it."""
 _MAX_DESCRIPTION = 5000  # column width of MLflow's databases
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"

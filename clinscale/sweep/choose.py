@@ -1,7 +1,7 @@
-"""Decisions as pure functions: which trial wins, whether the winner becomes champion."""
+"""Which trial wins, as a pure function."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,20 +40,6 @@ class Candidate:
         }
 
 
-@dataclass(frozen=True)
-class Promote:
-    """The version becomes champion."""
-
-    because: str
-
-
-@dataclass(frozen=True)
-class Keep:
-    """The champion stays."""
-
-    because: str
-
-
 def choose_winner(candidates: Sequence[Candidate]) -> Candidate:
     """The highest mean score over seeds, among those that were trained under most of them; of equals the earlier one.
 
@@ -61,22 +47,3 @@ def choose_winner(candidates: Sequence[Candidate]) -> Candidate:
     """
     most = max(len(candidate.seeds) for candidate in candidates)
     return max((one for one in candidates if len(one.seeds) == most), key=lambda candidate: candidate.mean)
-
-
-def decide(metric: str, value: float, data: str, champion: Mapping[str, Any] | None) -> Promote | Keep:
-    """Whether a new version with test score `value` on `data` takes the alias `champion`.
-
-    Args:
-        metric: name of the score; higher is better.
-        value: of the new version on the test split.
-        data: fingerprint of the task data.
-        champion: `metric`, `value` and `data` of the present champion, None where there is none.
-    """
-    if champion is None:
-        return Promote("there is no champion yet")
-    if champion.get("metric") != metric or champion.get("data") != data:
-        return Promote("the present champion was judged on other data or by another metric")
-    before = float(champion["value"])
-    if value > before:
-        return Promote(f"test {metric} {value:.4f} is above the champion's {before:.4f}")
-    return Keep(f"test {metric} {value:.4f} is not above the champion's {before:.4f}")

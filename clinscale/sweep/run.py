@@ -145,6 +145,7 @@ def sweep(
                         ledger.of_study(index),
                         folder / study.config.name,
                         tracking=tracking,
+                        home=home,
                         runs=driver.records[index],
                         run=runs[index],
                         recipe=fingerprint(recipe),

@@ -1,16 +1,19 @@
 """From a study's ledger to its winner: chosen on the development split, judged once on the test split, registered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinscale import models, predict, registry
+from clinscale import models, promotion, registry
 from clinscale.errors import ClusterError, ConfigError
-from clinscale.finetune import OUTCOMES_FILE, FinetuneRecipe, judge, task_tags
+from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE, FinetuneRecipe, judge, task_tags
+from clinscale.predict import load_predictor
+from clinscale.promotion import Decision
 from clinscale.registry import Tag
 from clinscale.storage import read_json, write_json
-from clinscale.sweep.choose import Candidate, Keep, Promote, choose_winner, decide
+from clinscale.sweep.card import write_task_card
+from clinscale.sweep.choose import Candidate, choose_winner
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.inputs import StudyInputs
 from clinscale.sweep.ledger import Trial
@@ -19,6 +22,7 @@ from clinscale.sweep.policy import finalists
 from clinscale.sweep.record import StudyRuns
 from clinscale.sweep.space import MODEL
 from clinscale.sweep.trial import trial_folder
+from clinscale.tasks import Outcomes
 
 WINNER_FILE = "winner.json"
 CONFIRMATION_FILE = "confirmation.json"
@@ -51,7 +55,7 @@ class StudyResult:
     recipe: FinetuneRecipe
     """The winner's own fine-tuning recipe."""
     version: registry.ModelVersion
-    decision: Promote | Keep
+    decision: Decision
     folder: Path
     """HF folder of the winner."""
     plots: tuple[Path, ...]
@@ -65,6 +69,7 @@ def finish_study(
     folder: Path,
     *,
     tracking: registry.Tracking,
+    home: str | Path,
     runs: StudyRuns,
     run: registry.Run,
     recipe: str,
@@ -77,7 +82,7 @@ def finish_study(
     """
     if not (folder / WINNER_FILE).exists():
         _choose_and_judge(study, config, trials, folder, runs, run)
-    return _register(study, config, folder, tracking, run, recipe)
+    return _register(study, config, folder, tracking, home, run, recipe)
 
 
 def _choose_and_judge(
@@ -98,8 +103,16 @@ def _choose_and_judge(
     kept = max(winner.seeds, key=lambda trial: trial.objective or 0.0)
     data = study.data
     judged = judge(trial_folder(folder, kept.id), data, attention=config.runtime.attention)
+    others = [
+        load_predictor(trial_folder(folder, trial.id), attention=config.runtime.attention).outcomes(
+            data.splits["test"]
+        )
+        for trial in winner.seeds
+        if trial.id != kept.id
+    ]
     spent_s = sum(trial.seconds for trial in trials)
     run.log_json(OUTCOMES_FILE, judged.outcomes.plain())
+    run.log_json(OUTCOMES_BY_SEED_FILE, [one.plain() for one in others])
     run.log(judged.as_metrics(data.task.name, winner.mean))
     searched = sum(trial.searched for trial in trials)
     run.set_tags(
@@ -134,6 +147,8 @@ def _choose_and_judge(
             "trials": searched,
             "device_seconds": spent_s,
             "finalists": rows,
+            "winner_run": runs.run_id(kept),
+            "outcomes": [one.plain() for one in (judged.outcomes, *others)],
             **judged.plain(),
         },
     )
@@ -157,44 +172,43 @@ def _register(
     config: SweepConfig,
     folder: Path,
     tracking: registry.Tracking,
+    home: str | Path,
     run: registry.Run,
     recipe: str,
 ) -> StudyResult:
-    """The winner as a version of the task's model; champion when it is better than the present one."""
+    """The winner as a version of the task's model; champion where the gate lets it pass."""
     winner = read_json(folder / WINNER_FILE)
     data, metric = study.data, winner["metric"]
     value, trivial = winner["test"][metric], winner["trivial"][metric]
     hf_folder = trial_folder(folder, winner["id"])
     family = models.family_of(models.check_hf_folder(hf_folder)["model_type"])
-    name = study.config.register_as or data.task.name
-    champion = registry.find_version(tracking, f"{name}@champion")
-    version = registry.register(
+    base = study.bases[winner["base"]]
+    tags = {
+        **task_tags(data),
+        Tag.KIND: "task",
+        Tag.NAME: study.config.name,
+        Tag.SWEEP: config.name,
+        Tag.FAMILY: family,
+        Tag.VALUE: repr(value),
+        Tag.TRIVIAL: repr(trivial),
+        Tag.TRIALS: str(winner["trials"]),
+        Tag.MAX_TOKENS: str(winner["max_tokens"]),
+        Tag.WINNER_RUN: winner["winner_run"],
+        Tag.BASE: base.label,
+        Tag.BASE_DIGEST: base.digest,
+        Tag.RECIPE: recipe,
+    }
+    write_task_card(hf_folder, winner, data=data, tags=tags)
+    version, decision = promotion.register_judged(
         tracking,
         run.id,
         hf_folder,
-        name=name,
-        tags={
-            **task_tags(data),
-            Tag.KIND: "task",
-            Tag.NAME: study.config.name,
-            Tag.SWEEP: config.name,
-            Tag.FAMILY: family,
-            Tag.VALUE: repr(value),
-            Tag.TRIVIAL: repr(trivial),
-            Tag.TRIALS: str(winner["trials"]),
-            Tag.MAX_TOKENS: str(winner["max_tokens"]),
-            Tag.BASE: study.bases[winner["base"]].label,
-            Tag.RECIPE: recipe,
-        },
-        pyfunc=predict.as_pyfunc(hf_folder),
+        name=study.config.register_as or data.task.name,
+        tags=tags,
+        outcomes=tuple(Outcomes.parse(one, source=str(folder / WINNER_FILE)) for one in winner["outcomes"]),
+        data=data,
+        home=home,
     )
-    decision: Promote | Keep
-    if champion and champion.digest == version.digest:
-        decision = Keep("this version is the champion already")
-    else:
-        decision = decide(metric, value, data.fingerprint, _judged(champion))
-    if isinstance(decision, Promote):
-        version = registry.set_alias(tracking, version)
     return StudyResult(
         name=study.config.name,
         task=data.task.name,
@@ -215,10 +229,3 @@ def _register(
         folder=hf_folder,
         plots=tuple(sorted((folder / "plots").glob("*.png"))),
     )
-
-
-def _judged(champion: registry.ModelVersion | None) -> dict[str, Any] | None:
-    if champion is None or Tag.VALUE not in champion.tags:
-        return None
-    tags: Mapping[str, str] = champion.tags
-    return {"metric": tags.get(Tag.METRIC), "value": tags[Tag.VALUE], "data": tags.get(Tag.DATA)}

@@ -1,0 +1,128 @@
+"""The model card of a study's winner: what was measured, and what was not."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clinscale.config import flatten
+from clinscale.finetune import SHORT_TOKENS
+from clinscale.registry import Section, Tag, write_card
+from clinscale.tasks import Outcomes, TaskData
+
+_LONG_DOCUMENTS = {
+    "truncate": "cut at the window",
+    "head_tail": "read at both ends",
+    "pool": "read in windows whose probabilities are averaged",
+}
+
+
+def write_task_card(folder: Path, winner: Mapping[str, Any], *, data: TaskData, tags: Mapping[str, str]) -> None:
+    """README.md of a winner's HF folder, from what its study recorded.
+
+    Args:
+        folder: HF folder.
+        winner: what the study wrote when it judged the winner.
+        data: of the task.
+        tags: of the version that it becomes.
+    """
+    task, metric = data.task, winner["metric"]
+    outcomes = Outcomes.parse(winner["outcomes"][0], source="the winner's file")
+    sections: dict[str, Section] = {
+        "Scores on the test split": _scores(winner, metric),
+        "By length of the document": [
+            {
+                "tokens": f"{band['above_tokens'] + 1} to {band['up_to_tokens'] or 'any'}",
+                "examples": band["examples"],
+                metric: band["score"]["value"],
+                "95 %": _interval(band["score"]),
+            }
+            for band in winner["lengths"]
+        ],
+        f"{SHORT_TOKENS} tokens against the whole window": _short(winner, metric),
+        "By label": [{"label": label, "F1": f1} for label, f1 in outcomes.label_scores().items()],
+        "Data": _data(data),
+        "Recipe": [
+            {"setting": key, "value": value}
+            for key, value in flatten(winner["recipe"])
+            if key not in ("base", "model") and value is not None
+        ],
+        "Origin": [
+            {"what": what, "value": f"`{tags[key]}`"}
+            for what, key in (
+                ("base model", Tag.BASE),
+                ("digest of the base", Tag.BASE_DIGEST),
+                ("sweep", Tag.SWEEP),
+                ("fingerprint of the study's recipe", Tag.RECIPE),
+                ("run of the winning trial", Tag.WINNER_RUN),
+                ("trials", Tag.TRIALS),
+            )
+            if tags.get(key)
+        ],
+        "Limits": _limits(winner, data),
+        "Licence": (
+            "No licence is recorded here. The licence of the base model and the terms under which the notes were given "
+            "bind this model: ask for both before it leaves the place where it was trained."
+        ),
+    }
+    write_card(
+        folder,
+        title=f"{task.name}: {tags[Tag.FAMILY]}",
+        about=f"Answers task `{task.name}` (kind {task.kind}). {task.about}".strip(),
+        sections=sections,
+        metadata={"library_name": "transformers", "tags": ["clinscale", tags[Tag.FAMILY], task.kind]},
+    )
+
+
+def _scores(winner: Mapping[str, Any], metric: str) -> Section:
+    rows = [
+        {
+            "metric": name,
+            "value": value,
+            "95 %": _interval(winner["interval"]) if name == metric else "",
+            "trivial baseline": winner["trivial"].get(name, ""),
+        }
+        for name, value in sorted(winner["test"].items(), key=lambda item: item[0] != metric)
+    ]
+    return rows + [
+        {"metric": name, "value": value, "95 %": "", "trivial baseline": ""}
+        for name, value in winner["calibration"].items()
+    ]
+
+
+def _short(winner: Mapping[str, Any], metric: str) -> str:
+    if not winner["short"]:
+        return f"The window is {winner['max_tokens']:,} tokens, so there is nothing longer to compare."
+    gain, p_value = winner["short"]["difference"], winner["short"]["p_value"]
+    return (
+        f"The same weights, reading {winner['max_tokens']:,} instead of {SHORT_TOKENS} tokens at a time, score "
+        f"{gain['value']:+.4f} {metric} (95 % {gain['low']:+.4f} to {gain['high']:+.4f}, p {p_value:.3f}). A model "
+        f"that was trained on {SHORT_TOKENS} tokens may do better than these weights do there."
+    )
+
+
+def _data(data: TaskData) -> Section:
+    counts = {f"{split} examples": len(examples) for split, examples in data.splits.items()}
+    facts = {
+        "fingerprint": f"`{data.fingerprint}`",
+        **counts,
+        "labels": ", ".join(data.labels),
+        "texts in more than one split": data.duplicates_across_splits,
+    }
+    return [{"what": what, "value": value} for what, value in facts.items() if value != ""]
+
+
+def _limits(winner: Mapping[str, Any], data: TaskData) -> str:
+    how = _LONG_DOCUMENTS[winner["recipe"]["long_documents"]]
+    long_documents = how if data.task.kind in ("sequence", "pair") else "read in overlapping windows"
+    seeds = len(winner["outcomes"])
+    return (
+        f"- Longer documents than {winner['max_tokens']:,} tokens are {long_documents}.\n"
+        f"- Judged once, on the test split above only; not tried on notes of another place or time.\n"
+        f"- Its setting was trained under {seeds} seed{'s' if seeds > 1 else ''}"
+        f"{'' if seeds > 1 else ', so that the noise between seeds is not known'}.\n"
+        "- Scores say nothing of groups of patients that the data do not name."
+    )
+
+
+def _interval(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['low']:.4f} to {estimate['high']:.4f}"
