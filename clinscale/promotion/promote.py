@@ -14,7 +14,7 @@ from clinscale.errors import AccessError, RegistryError
 from clinscale.promotion.evidence import candidate_evidence, measure_latency, version_evidence
 from clinscale.promotion.gate import Decision, Evidence, GateRules, Latency, decide
 from clinscale.registry import CHAMPION, RELEASES, ModelVersion, Tag, Tracking
-from clinscale.tasks import Outcomes, TaskData
+from clinscale.tasks import Outcomes, TaskData, read_task
 
 CHALLENGER = "challenger"
 """The newest version that the gate refused."""
@@ -72,7 +72,9 @@ def register_judged(
             )
             return _move(tracking, version, champion, replace(decision, candidate=version.label), "promote", "")
         except AccessError:
-            because = "it passes the gate, but this account may not promote; ask one that may (clinscale models promote)"
+            because = (
+                "it passes the gate, but this account may not promote; ask one that may (clinscale models promote)"
+            )
             decision = replace(decision, promoted=False, because=because)
     version = registry.register(tracking, run_id, folder, name=name, tags=tags, pyfunc=pyfunc)
     decision = replace(decision, candidate=version.label)
@@ -87,7 +89,7 @@ def promote(
     *,
     home: str | Path,
     rules: GateRules | None = None,
-    data: TaskData | None = None,
+    data: str | Path | None = None,
     force: str | None = None,
 ) -> tuple[ModelVersion, Decision]:
     """Make a version champion where the gate lets it pass, or for a reason of one's own.
@@ -100,19 +102,22 @@ def promote(
         reference: `NAME/3`, or `NAME@challenger`.
         home: where pulled models are kept.
         rules: of the gate.
-        data: of the task; the version is judged on its test set now, and so is a champion that was judged on others.
+        data: folder of the task's files; the version is judged on its test set now, and so is a champion that was judged
+            on others.
         force: why it becomes champion whatever the gate says.
 
     Raises:
         AccessError: the account may not promote. RegistryError: no such version, or the server fails.
+        DataError: no task data at `data`.
     """
     version = registry.resolve(tracking, reference)
     champion = registry.find_version(tracking, f"{version.name}@{CHAMPION}")
     if champion and champion.digest == version.digest:
         return champion, Decision(version.label, champion.label, False, "this version is the champion already")
     folder = Path(registry.fetch_model(tracking, version.label, home=home).path)
-    evidence = version_evidence(tracking, version, folder, data=data)
-    decision = _decide(tracking, evidence, folder, champion, rules or GateRules(), home=home, data=data)
+    judged_on = read_task(predict.TaskCard.read(folder).task, str(data)) if data else None
+    evidence = version_evidence(tracking, version, folder, data=judged_on)
+    decision = _decide(tracking, evidence, folder, champion, rules or GateRules(), home=home, data=judged_on)
     if not decision.promoted and force is None:
         return _refuse(tracking, version, champion, decision)
     return _move(

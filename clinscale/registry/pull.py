@@ -36,6 +36,8 @@ class FetchedModel:
     """What lineage records: `NAME/VERSION` from the registry, path and digest of a folder, a hub's name."""
     digest: str = ""
     """Of a version or a folder that is safe to register; empty for a hub's name."""
+    model_id: str = ""
+    """Of a version's LoggedModel."""
 
 
 def pull(tracking: Tracking, reference: str, out: str | Path, *, expected_digest: str | None = None) -> Pulled:
@@ -89,7 +91,7 @@ def fetch_model(tracking: Tracking, model: str, *, home: str | Path) -> FetchedM
         return FetchedModel(model, model)
     version = resolve(tracking, model)
     folder = Path(home) / "models" / f"{version.name}-{version.version}"
-    return FetchedModel(str(pull(tracking, version.label, folder).path), version.label, version.digest)
+    return FetchedModel(str(pull(tracking, version.label, folder).path), version.label, version.digest, version.model_id)
 
 
 def _download(tracking: Tracking, version: ModelVersion, temporary: Path) -> Path:

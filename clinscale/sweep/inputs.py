@@ -8,6 +8,7 @@ from typing import Any
 from clinscale import models, registry
 from clinscale.config import merge
 from clinscale.errors import DataError
+from clinscale.finetune import task_inputs
 from clinscale.sweep.config import StudyConfig, SweepConfig, SweepRecipe
 from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.space import MODEL, SearchSpace, load_space
@@ -51,6 +52,11 @@ class StudyInputs:
         )
         made.num_points()
         return made
+
+    def log_to(self, run: registry.Run, sampled: Mapping[str, Any] | None = None) -> None:
+        """Name the data and the base models (of a trial: its own) among the inputs of an MLflow run."""
+        bases = self.bases if sampled is None else [self.bases[int(sampled.get(MODEL, 0))]]
+        run.log_inputs([task_inputs(self.data)], [base.model_id for base in bases])
 
     def describe(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
         """A point as MLflow shows it: all that the space says, and the base model by its label."""

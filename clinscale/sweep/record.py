@@ -30,9 +30,10 @@ class StudyRuns:
         *,
         name: str,
         describe: Callable[[Mapping[str, Any]], dict[str, Any]],
+        log_inputs: Callable[[registry.Run, Mapping[str, Any]], None],
     ) -> None:
         self._tracking, self._parent, self._ledger, self._study = tracking, parent, ledger, study
-        self._name, self._describe = name, describe
+        self._name, self._describe, self._log_inputs = name, describe, log_inputs
         self._runs: dict[str, registry.Run] = {}
         self._told: dict[str, tuple[int, str]] = {}
         """By trial: the last epoch that MLflow has, and the state it was told."""
@@ -122,6 +123,7 @@ class StudyRuns:
                 params={**self._describe(trial.params), "seed": trial.seed},
                 parent=self._parent.id,
             )
+            self._log_inputs(run, trial.params)
             self._told[trial.id] = (0, "running")
         self._runs[trial.id] = run
         return run

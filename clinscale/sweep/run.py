@@ -129,6 +129,8 @@ def sweep(
             )
             for study, recipe in zip(inputs.studies, recipes, strict=True)
         ]
+        for study, run in zip(inputs.studies, runs, strict=True):
+            study.log_to(run)
         driver = _Driver(config, inputs, folder, ledger, runs, tracking, cluster, on_progress)
         if not ledger.trials:
             require_one_trial(
@@ -178,7 +180,15 @@ class _Driver:
         self._config, self._inputs, self._folder, self._ledger = config, inputs, folder, ledger
         self._cluster, self._on_progress = cluster, on_progress
         self.records = [
-            StudyRuns(tracking, run, ledger, index, name=study.config.name, describe=study.describe)
+            StudyRuns(
+                tracking,
+                run,
+                ledger,
+                index,
+                name=study.config.name,
+                describe=study.describe,
+                log_inputs=study.log_to,
+            )
             for index, (study, run) in enumerate(zip(inputs.studies, runs, strict=True))
         ]
         self._conductor = Conductor(

@@ -1,8 +1,8 @@
-"""Decisions are pure functions, so they are a table."""
+"""Which of the finalists wins."""
 
 import pytest
 
-from clinscale.sweep.choose import Candidate, Keep, Promote, choose_winner, decide
+from clinscale.sweep.choose import Candidate, choose_winner
 from clinscale.sweep.ledger import Epoch, Trial
 
 
@@ -30,18 +30,3 @@ def test_one_seed_does_not_beat_the_mean_of_several():
     assert choose_winner([lucky, confirmed]) is confirmed
     assert confirmed.plain()["dev"] == {"0": 0.8, "1": 0.7}
     assert confirmed.plain()["deviation"] == pytest.approx(0.0707, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("champion", "kind"),
-    [
-        (None, Promote),
-        ({"metric": "f1", "value": "0.4", "data": "d"}, Promote),
-        ({"metric": "f1", "value": "0.5", "data": "d"}, Keep),
-        ({"metric": "f1", "value": "0.6", "data": "d"}, Keep),
-        ({"metric": "f1", "value": "0.9", "data": "other"}, Promote),
-        ({"metric": "accuracy", "value": "0.9", "data": "d"}, Promote),
-    ],
-)
-def test_the_champion_moves_only_for_a_better_score_on_the_same_data(champion, kind):
-    assert isinstance(decide("f1", 0.5, "d", champion), kind)

@@ -9,7 +9,15 @@ from clinscale.sweep.record import StudyRuns
 
 
 def runs(tracking, ledger, parent):
-    return StudyRuns(tracking, parent, ledger, 0, name="s", describe=lambda params: {**params, "model": "base"})
+    return StudyRuns(
+        tracking,
+        parent,
+        ledger,
+        0,
+        name="s",
+        describe=lambda params: {**params, "model": "base"},
+        log_inputs=lambda run, params: run.log_inputs([registry.UsedData("task", "abc", "fine-tuning", {})]),
+    )
 
 
 def epochs_of(tracking, run):

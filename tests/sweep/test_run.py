@@ -19,7 +19,6 @@ from clinscale.errors import ClusterError, ConfigError, DataError, RegistryError
 from clinscale.registry import Tag
 from clinscale.runtime import Cluster
 from clinscale.sweep import SweepConfig, load_sweep, read_inputs, sweep
-from clinscale.sweep.choose import Keep, Promote
 from clinscale.sweep.ledger import Ledger
 
 TRIALS = 4
@@ -123,7 +122,7 @@ def test_a_sweep_ends_as_a_champion_and_its_name_is_kept(demo_data, base_models,
     values = [max(v for _, v in history(tracking, run, "eval/demo_pairs/accuracy")) for run in trials]
     assert parent.metrics["best/objective"] == max(values)
 
-    assert isinstance(result.decision, Promote)
+    assert result.decision.promoted
     assert result.version.aliases == ("champion",)
     tags = result.version.tags
     assert float(tags[Tag.VALUE]) == result.value == parent.metrics["test/demo_pairs/accuracy"]
@@ -138,7 +137,7 @@ def test_a_sweep_ends_as_a_champion_and_its_name_is_kept(demo_data, base_models,
 
     [again] = sweep(settings, tracking=tracking, home=tmp_path, cluster=ray_cluster).studies
     assert again.version == result.version
-    assert isinstance(again.decision, Keep)
+    assert not again.decision.promoted
     assert len(runs_of(tracking)[1]) == len(runs)
     assert load_sweep("pairs", home=tmp_path) == settings
     changed = config(study(demo_data, base_models.values(), space), trials=5, confirm_seeds=2)

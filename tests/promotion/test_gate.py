@@ -1,0 +1,162 @@
+"""The gate on models whose true skill is known: it lets pass what is better, and chance alone rarely."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from clinscale.errors import ConfigError
+from clinscale.promotion import Evidence, GateRules, Latency, decide
+from clinscale.tasks import Outcomes, TaskConfig
+
+TASK = TaskConfig.parse(
+    {
+        "name": "drugs",
+        "kind": "tokens",
+        "format": "brat",
+        "splits": {"train": "a", "dev": "b", "test": "c"},
+    },
+    source="test",
+)
+DOCUMENTS, GOLD = 120, 8
+DIFFICULTY = np.random.default_rng(7).normal(0, 0.12, DOCUMENTS)
+"""Some documents are hard for every model, which is why comparisons are paired."""
+
+
+def judged(skill, rng, *, documents=None, labels=("drug",), skills=None, tokens=300):
+    """Test outcomes of a model that finds each entity with chance `skill` (of `skills` by label)."""
+    documents = np.arange(DOCUMENTS) if documents is None else documents
+    found = []
+    for chance in skills or [skill]:
+        rate = np.clip(chance + DIFFICULTY[documents], 0, 1)
+        found.append(rng.binomial(GOLD, rate))
+    by_label = np.stack([np.stack([right, right * 0 + GOLD, right * 0 + GOLD]) for right in found])
+    right = by_label[:, 0].sum(axis=0)
+    gold = np.full(len(documents), GOLD * len(found))
+    whole = np.stack([right, gold, gold, right, right])
+    rows = np.concatenate([whole, by_label.reshape(-1, len(documents))]).T.astype(float)
+    return Outcomes(
+        task=TASK,
+        keys=tuple(map(str, range(len(documents)))),
+        documents=np.arange(len(documents)),
+        tokens=np.broadcast_to(tokens, len(documents)),
+        rows=rows,
+        labels=labels,
+    )
+
+
+def evidence(label, *outcomes, **changes):
+    return dataclasses.replace(Evidence(label, "task", outcomes, size_bytes=1000, memorised=None), **changes)
+
+
+def three(label, skill, rng, **changes):
+    """Three seeds of one recipe, between which skill varies."""
+    return evidence(label, *(judged(skill + rng.normal(0, 0.01), rng, **changes) for _ in range(3)))
+
+
+def failed(decision):
+    return {check.rule for check in decision.checks if not check.passed}
+
+
+def test_the_better_passes_its_equal_and_the_worse_do_not():
+    rng = np.random.default_rng(0)
+    champion = three("m/1", 0.7, rng)
+    better = decide(three("m/2", 0.78, rng), champion, GateRules())
+    assert better.promoted
+    assert better.because.startswith("f1 is 0.0")
+    assert better.difference is not None
+    assert better.difference[1] > 0
+    equal, worse = (decide(three("m/2", skill, rng), champion, GateRules()) for skill in (0.7, 0.6))
+    assert not equal.promoted
+    assert not worse.promoted
+    assert "f1 beyond the noise of documents" in failed(worse)
+    assert worse.plain()["checks"][0]["rule"] == "judged on a test set"
+
+
+def test_a_lucky_seed_alone_does_not_pass():
+    rng = np.random.default_rng(1)
+    champion = three("m/1", 0.7, rng)
+    lucky = evidence("m/2", judged(0.8, rng), judged(0.68, rng), judged(0.7, rng))
+    assert failed(decide(lucky, champion, GateRules())) == {"better beyond the noise between seeds"}
+    alone = decide(evidence("m/2", judged(0.8, rng)), champion, GateRules())
+    assert failed(alone) == {"better beyond the noise between seeds"}
+    assert "recipe.confirm_seeds=3" in alone.because
+    assert decide(evidence("m/2", judged(0.8, rng)), champion, GateRules(min_seeds=1)).promoted
+
+
+def test_chance_passes_at_most_one_time_in_twenty():
+    """200 pairs of equals: the documents drawn again from one pool, the seeds of both sides from one recipe."""
+    rng = np.random.default_rng(2)
+    passed = 0
+    for _ in range(200):
+        documents = rng.integers(0, DOCUMENTS, DOCUMENTS)
+        ours, theirs = (three(label, 0.7, rng, documents=documents) for label in ("m/2", "m/1"))
+        passed += decide(ours, theirs, GateRules(), resamples=100).promoted
+    assert passed <= 10
+
+
+def test_what_is_better_on_the_whole_may_not_lose_a_label_or_a_length():
+    rng = np.random.default_rng(3)
+    labels = ("drug", "dose")
+    champion = evidence("m/1", *(judged(0, rng, labels=labels, skills=[0.6, 0.7]) for _ in range(3)))
+    lopsided = evidence("m/2", *(judged(0, rng, labels=labels, skills=[0.9, 0.5]) for _ in range(3)))
+    assert failed(decide(lopsided, champion, GateRules())) == {"no label loses more than 0.05"}
+    assert decide(lopsided, champion, GateRules(max_loss_in_label=0.5)).promoted
+
+    long = np.arange(DOCUMENTS) % 3 == 0
+    tokens = np.where(long, 2000, 300)
+
+    def by_length(short_skill, long_skill):
+        made = [judged(skill, rng, tokens=tokens) for skill in (short_skill, long_skill)]
+        rows = np.where(long[:, None], made[1].rows, made[0].rows)
+        return dataclasses.replace(made[0], rows=rows)
+
+    champion = evidence("m/1", *(by_length(0.6, 0.8) for _ in range(3)))
+    shortsighted = evidence("m/2", *(by_length(0.9, 0.6) for _ in range(3)))
+    refused = decide(shortsighted, champion, GateRules())
+    assert failed(refused) == {"no length loses more than 0.02"}
+    assert "1025-2048_tokens -0." in refused.because
+
+
+@pytest.mark.parametrize(
+    ("rules", "changes", "latency", "rule"),
+    [
+        ({}, {"memorised": True}, None, "memorisation"),
+        ({"require_memorisation_test": True}, {}, None, "memorisation"),
+        ({"max_size_bytes": 999}, {}, None, "size"),
+        ({}, {}, Latency(0.2, 0.1), "latency beside the champion"),
+        ({"max_latency_s_per_1000_tokens": 0.1}, {}, Latency(0.2, 0.2), "latency"),
+    ],
+)
+def test_limits_hold_for_the_better_too(rules, changes, latency, rule):
+    rng = np.random.default_rng(4)
+    better = dataclasses.replace(three("m/2", 0.8, rng), **changes)
+    decision = decide(better, three("m/1", 0.7, rng), GateRules(**rules), latency=latency)
+    assert failed(decision) == {rule}
+    assert not decision.promoted
+
+
+def test_only_what_was_judged_on_the_same_examples_is_compared():
+    rng = np.random.default_rng(5)
+    champion = three("m/1", 0.7, rng)
+    other = dataclasses.replace(judged(0.9, rng), keys=tuple(f"x{number}" for number in range(DOCUMENTS)))
+    assert "m/1 was judged on other examples" in decide(evidence("m/2", other), champion, GateRules()).because
+    assert "no test outcomes of m/2" in decide(evidence("m/2"), champion, GateRules()).because
+    assert "none on record" in decide(evidence("m/2"), None, GateRules()).because
+    first = decide(evidence("m/2", judged(0.1, rng)), None, GateRules())
+    assert (first.promoted, first.because) == (True, "there is no champion yet")
+
+
+def test_a_base_model_is_not_compared_but_must_not_remember():
+    base = Evidence("b/2", "base", (), 1000, None)
+    assert decide(base, dataclasses.replace(base, label="b/1"), GateRules()).promoted
+    assert not decide(dataclasses.replace(base, memorised=True), None, GateRules()).promoted
+
+
+def test_rules_are_checked():
+    with pytest.raises(ConfigError, match="min_seeds must be at least 1"):
+        GateRules.load(overrides=["min_seeds=0"])
+    with pytest.raises(ConfigError, match="max_loss_in_band must not be negative"):
+        GateRules.load(overrides=["max_loss_in_band=-0.1"])
+    with pytest.raises(ConfigError, match="did you mean max_latency_ratio"):
+        GateRules.load(overrides=["max_latency=2"])
