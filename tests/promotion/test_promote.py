@@ -1,0 +1,189 @@
+"""Champions move by decisions that stay on record, in a real registry with small real models."""
+
+import dataclasses
+import getpass
+
+import pytest
+
+from clinscale import corpus, models, registry
+from clinscale.errors import RegistryError
+from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE
+from clinscale.predict import TaskCard, load_predictor
+from clinscale.promotion import GateRules, history, promote, register_judged, rollback
+from clinscale.registry import RELEASES, Tag
+from clinscale.tasks import kind_of, load_task, read_task
+
+TASK = "demo_documents"
+NO_LATENCY = GateRules(max_latency_ratio=None)
+
+
+@pytest.fixture(scope="module")
+def data(demo_data):
+    return read_task(load_task(TASK), str(demo_data))
+
+
+@pytest.fixture(scope="module")
+def folder_of(base_models, data, tmp_path_factory):
+    """`folder_of(seed)`: a tiny classifier with a random head, made once for each seed."""
+    made = {}
+
+    def folder(seed):
+        if seed not in made:
+            import torch
+
+            torch.manual_seed(seed)
+            kind = kind_of(data.task)
+            model = models.load_hf(
+                base_models["longformer"], head=kind.head, labels=data.labels, problem_type=None
+            )
+            model.classifier.out_proj.weight.data.normal_()
+            made[seed] = models.save_hf(
+                model, corpus.load_tokenizer(base_models["longformer"]), tmp_path_factory.mktemp("made") / "hf"
+            )
+            TaskCard(task=data.task, labels=data.labels, max_tokens=256, stride_tokens=16).write(made[seed])
+        return made[seed]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(folder_of, data):
+    """`judged(share)`: outcomes on the test set of one who is right on that share of the examples, sure or not."""
+    real = load_predictor(folder_of(0)).outcomes(data.splits["test"])
+
+    def outcomes(share):
+        rows = real.rows.copy()
+        right = range(round(share * len(rows)))
+        for number, row in enumerate(rows):
+            chosen = int(row[0]) if number in right else (int(row[0]) + 1) % len(data.labels)
+            rows[number, 1:] = [
+                0.9 if label == chosen else 0.1 / (len(data.labels) - 1) for label in range(len(data.labels))
+            ]
+        return dataclasses.replace(real, rows=rows)
+
+    return outcomes
+
+
+@pytest.fixture
+def study(tracking):
+    """`study(*outcomes)`: the run of a study that judged its winner so."""
+
+    def run(*outcomes):
+        made = registry.start_run(
+            tracking, experiment="clinscale-sweep", name="study", tags={Tag.KIND: "sweep"}, params={}
+        )
+        made.log_json(OUTCOMES_FILE, outcomes[0].plain())
+        made.log_json(OUTCOMES_BY_SEED_FILE, [one.plain() for one in outcomes[1:]])
+        made.end()
+        return made.id
+
+    return run
+
+
+@pytest.fixture
+def submit(tracking, study, folder_of, data, tmp_path):
+    """`submit(seed, *outcomes)`: what a sweep does with its winner."""
+
+    def submit(seed, *outcomes, **changes):
+        return register_judged(
+            tracking,
+            study(*outcomes),
+            folder_of(seed),
+            name="ward",
+            tags={Tag.KIND: "task", Tag.METRIC: "accuracy"},
+            outcomes=outcomes,
+            data=data,
+            home=tmp_path,
+            **changes,
+        )
+
+    return submit
+
+
+def aliases(tracking):
+    return {alias: version.label for version in registry.list_versions(tracking) for alias in version.aliases}
+
+
+def test_the_champion_moves_when_the_gate_lets_it_and_goes_back(tracking, submit, judged, tmp_path):
+    first, decision = submit(0, *[judged(0.3)] * 3)
+    assert decision.promoted
+    assert registry.experiment_of(tracking, first) == tracking.experiment_id(RELEASES)
+
+    again, decision = submit(0, *[judged(0.3)] * 3)
+    assert (again, decision.promoted) == (first, False)
+    assert decision.because == "this version is the champion already"
+
+    weak, decision = submit(1, *[judged(0.35)] * 3)
+    assert not decision.promoted
+    assert "accuracy beyond the noise of documents" in decision.because
+    assert aliases(tracking) == {"champion": first.label, "challenger": weak.label}
+    assert weak.tags[Tag.DECISION].startswith("refused: accuracy beyond")
+    assert registry.experiment_of(tracking, weak) != tracking.experiment_id(RELEASES)
+
+    better, decision = submit(2, *[judged(1.0)] * 3)
+    assert decision.promoted
+    assert [check.rule for check in decision.checks][-1] == "latency beside the champion"
+    assert aliases(tracking) == {
+        "champion": better.label,
+        "previous-champion": first.label,
+        "challenger": weak.label,
+    }
+
+    gone, back = rollback(tracking, "ward", why="worse on the new ward")
+    assert (gone.label, back.label) == (better.label, first.label)
+    assert aliases(tracking)["champion"] == first.label
+    with pytest.raises(RegistryError, match=r"no champion before ward/1 is on record.*clinscale models promote"):
+        rollback(tracking, "ward", why="again")
+
+    moves = history(tracking, "ward")
+    assert [(move.action, move.before, move.after) for move in moves] == [
+        ("promote", "", "ward/1"),
+        ("refuse", "ward/1", "ward/1"),
+        ("promote", "ward/1", "ward/3"),
+        ("rollback", "ward/3", "ward/1"),
+    ]
+    assert moves[-1].why == "worse on the new ward"
+    assert moves[-1].by.startswith(getpass.getuser())
+
+
+def test_what_was_registered_elsewhere_is_released_as_a_copy(tracking, submit, judged, tmp_path):
+    submit(0, *[judged(0.3)] * 3)
+    weak, _ = submit(1, *[judged(0.35)] * 3)
+    same, decision = promote(tracking, "ward@challenger", home=tmp_path, rules=NO_LATENCY)
+    assert (same.label, decision.promoted) == (weak.label, False)
+
+    forced, _ = promote(tracking, "ward@challenger", home=tmp_path, rules=NO_LATENCY, force="asked by the ward")
+    assert forced.version == 3
+    assert forced.aliases == ("champion",)
+    assert forced.digest == weak.digest
+    assert forced.tags[Tag.RELEASED_FROM] == weak.label
+    assert registry.experiment_of(tracking, forced) == tracking.experiment_id(RELEASES)
+    assert (history(tracking, "ward")[-1].action, history(tracking, "ward")[-1].why) == (
+        "force",
+        "asked by the ward",
+    )
+    assert "challenger" in registry.resolve(tracking, weak.label).aliases
+
+
+def test_a_champion_of_another_test_set_is_judged_again_on_this_one(tracking, submit, judged, folder_of, data):
+    other = dataclasses.replace(judged(1.0), keys=tuple("x" for _ in judged(1.0).keys))
+    submit(0, *[other] * 3)
+    real = load_predictor(folder_of(0)).outcomes(data.splits["test"]).value()
+    _, decision = submit(1, *[judged(1.0)] * 3, rules=NO_LATENCY)
+    assert decision.promoted
+    assert decision.difference[0] == pytest.approx(1 - real)
+    assert "may have seen" in next(
+        c.found for c in decision.checks if c.rule == "judged on the champion's test set"
+    )
+
+
+def test_a_version_without_outcomes_is_judged_on_the_data_at_hand(
+    tracking, run, folder_of, data, demo_data, tmp_path
+):
+    registry.register(tracking, run.id, folder_of(0), name="ward", tags={Tag.KIND: "task"})
+    _, refused = promote(tracking, "ward/1", home=tmp_path)
+    assert "none on record; give the task's data with --data" in refused.because
+    version, decision = promote(tracking, "ward/1", home=tmp_path, data=demo_data)
+    assert decision.promoted
+    assert version.tags[Tag.RELEASED_FROM] == "ward/1"
+    assert f"{len(data.splits['test'])} examples" in decision.checks[0].found
