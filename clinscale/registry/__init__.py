@@ -5,6 +5,7 @@ of hashes, and a pyfunc written as *model from code*. No pickle, no remote code.
 MLflow.
 """
 
+from clinscale.registry.contents import Files, Text, artifact_names, contents, local_artifact
 from clinscale.registry.folders import folder_digest
 from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull
 from clinscale.registry.runs import (
@@ -27,20 +28,25 @@ from clinscale.registry.versions import ModelVersion, find_version, list_version
 
 __all__ = [
     "FetchedModel",
+    "Files",
     "ModelVersion",
     "Pulled",
     "Run",
     "RunRecord",
     "Status",
     "Tag",
+    "Text",
     "Tracking",
+    "artifact_names",
     "close_orphans",
     "connect",
+    "contents",
     "fetch_model",
     "find_run",
     "find_version",
     "folder_digest",
     "list_versions",
+    "local_artifact",
     "metric_history",
     "open_run",
     "promote",
