@@ -193,7 +193,11 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], source: str) -> st
         return f"{source}: {where} is not a known key; {nearest(str(item['loc'][-1]), known)}"
     if item["type"] == "missing":
         return f"{source}: {where} is required and has no default; add {where}=..."
-    return f"{source}: {where}: {item['msg']}, got {item['input']!r:.80}"
+    close = ""
+    if item["type"] == "literal_error":
+        close = nearest(str(item["input"]), re.findall("'([^']*)'", item["ctx"]["expected"]))
+    hint = f"; {close}" if close.startswith("did you mean") else ""
+    return f"{source}: {where}: {item['msg']}, got {item['input']!r:.80}{hint}"
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[Any]) -> list[str]:

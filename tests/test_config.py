@@ -68,6 +68,7 @@ def test_file_lies_over_base_and_overrides_over_both(tmp_path):
         ("seed: 1", [], ["name is required", "name=..."]),
         ("name: x\nseed: many", [], ["seed", "integer", "'many'"]),
         ("name: x\ninner: {kind: c}", [], ["inner.kind", "'a' or 'b'", "'c'"]),
+        ("name: x\ninner: {kind: A}", [], ["inner.kind", "'a' or 'b'", "'A'; did you mean a?"]),
         ("name: x\ninner: {rate: .nan}", [], ["inner.rate", "finite"]),
         ("name: x\nduration: forever", [], ["run.yaml", "duration", "forever", "200steps"]),
         ("name: x\nseed: 13", [], ["seed must not be 13"]),

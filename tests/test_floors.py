@@ -10,7 +10,7 @@ FLOORS: list[set[str]] = [
     {"telemetry", "errors", "config", "units", "storage", "records", "runfolder", "synthetic"},
     {"runtime"},
     {"corpus", "models", "tasks", "engine", "registry"},
-    {"plan", "predict"},
+    {"plan", "predict", "scan"},
     {"pretrain", "finetune"},
     {"promotion"},
     {"sweep"},

@@ -12,7 +12,7 @@ import typer
 from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
 from clinscale.cli.output import console, emit, table
 from clinscale.errors import ConfigError
-from clinscale.units import format_seconds
+from clinscale.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from clinscale.sweep import SweepConfig, SweepProgress, SweepResult
@@ -93,6 +93,11 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
     if any(row["seeds"] > 1 for row in confirmed):
         people.append(table("Confirmed", confirmed))
     people.append(f"plots: {folder}/STUDY/plots")
+    if result.freed.trials:
+        people.append(
+            f"freed {format_bytes(result.freed.bytes)} of {result.freed.trials} trials that were no finalists; "
+            "runtime.keep_trials=all keeps such"
+        )
     failures = {study: str(error) for study, error in result.failures.items()}
     emit(
         {
@@ -100,6 +105,8 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
             "winners": winners,
             "confirmed": confirmed,
             "plots": {study.name: [str(path) for path in study.plots] for study in result.studies},
+            "freed_trials": result.freed.trials,
+            "freed_bytes": result.freed.bytes,
             "failures": failures,
         },
         as_json=as_json,

@@ -11,11 +11,12 @@ number of workers without seeing other data. The corpus is streamed: memory does
 
 from clinscale.corpus.build import CorpusConfig, build_shards, source_bytes
 from clinscale.corpus.cleaning import CleaningConfig
+from clinscale.corpus.leakage import phrases
 from clinscale.corpus.loader import evaluation_batches, masked_batch, rows_of_step
 from clinscale.corpus.masking import MaskingConfig, word_starts
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.shards import ShardSet, open_shards
-from clinscale.corpus.sources import Document, SourceConfig, read_documents
+from clinscale.corpus.sources import Document, SourceConfig, files_of, read_documents
 from clinscale.corpus.tokenizing import SpecialIds, load_tokenizer, tokenizer_fingerprint, train_tokenizer
 
 __all__ = [
@@ -29,9 +30,11 @@ __all__ = [
     "SpecialIds",
     "build_shards",
     "evaluation_batches",
+    "files_of",
     "load_tokenizer",
     "masked_batch",
     "open_shards",
+    "phrases",
     "read_documents",
     "rows_of_step",
     "source_bytes",

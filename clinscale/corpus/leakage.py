@@ -92,17 +92,27 @@ class TestTexts:
         }
 
 
+def phrases(text: str, size: int) -> tuple[Hashes, NDArray[np.int64]]:
+    """Each `size` words in a row as a 64-bit hash, in order, and the character at which it begins."""
+    words = list(_WORD.finditer(text.lower()))
+    if len(words) < size:
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    starts = np.array([word.start() for word in words[: len(words) - size + 1]], np.int64)
+    return _hashes([word[0] for word in words], size), starts
+
+
 def _ngrams(text: str, size: int) -> Hashes:
     """Different n-grams of a text as 64-bit hashes; a shorter text is one of its own kind."""
     words = _WORD.findall(text.lower())
-    if not words:
-        return np.zeros(0, np.uint64)
+    return np.unique(_hashes(words, min(size, len(words)))) if words else np.zeros(0, np.uint64)
+
+
+def _hashes(words: list[str], size: int) -> Hashes:
     codes = np.array([zlib.crc32(word.encode()) for word in words], dtype=np.uint64)
-    length = min(size, len(codes))
-    count = len(codes) - length + 1
-    grams = np.full(count, np.uint64(length))  # a whole text of five words is no part of a longer one
+    count = len(codes) - size + 1
+    grams = np.full(count, np.uint64(size))  # a whole text of five words is no part of a longer one
     with np.errstate(over="ignore"):
-        for offset in range(length):
+        for offset in range(size):
             grams = (grams + codes[offset : offset + count]) * _BASE
             grams ^= grams >> np.uint64(31)
-    return np.unique(grams)
+    return grams

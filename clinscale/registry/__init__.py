@@ -6,6 +6,7 @@ MLflow.
 """
 
 from clinscale.registry.card import CARD, Section, write_card
+from clinscale.registry.contents import Files, Text, artifact_names, contents, local_artifact
 from clinscale.registry.folders import folder_digest
 from clinscale.registry.lineage import Link, lineage
 from clinscale.registry.mlflow_model import Pyfunc
@@ -47,6 +48,7 @@ __all__ = [
     "CHAMPION",
     "RELEASES",
     "FetchedModel",
+    "Files",
     "Link",
     "ModelVersion",
     "Pulled",
@@ -56,10 +58,13 @@ __all__ = [
     "Section",
     "Status",
     "Tag",
+    "Text",
     "Tracking",
     "UsedData",
+    "artifact_names",
     "close_orphans",
     "connect",
+    "contents",
     "experiment_of",
     "fetch_model",
     "find_run",
@@ -67,6 +72,7 @@ __all__ = [
     "folder_digest",
     "lineage",
     "list_versions",
+    "local_artifact",
     "metric_history",
     "open_run",
     "pull",

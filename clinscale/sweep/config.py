@@ -9,6 +9,7 @@ from clinscale.engine import ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRuntime
 from clinscale.models import Attention
+from clinscale.sweep.disk import KeepTrials
 from clinscale.sweep.policy import Halving, Scheduler
 from clinscale.sweep.sampler import Objective, Sampler
 
@@ -194,6 +195,10 @@ class SweepRuntime(Config):
 
     disk_quota_gb: float | None = None
     """Of all checkpoints and weights together; over it, those of the weakest trials go first. None is no limit."""
+
+    keep_trials: KeepTrials = "finalists"
+    """Whose weights stay when a study is finished and its winner registered: `winner` alone, `finalists` (winner,
+    runner-up and first trial, under all their seeds), or `all`."""
 
     def check(self) -> None:
         """Shares are positive."""

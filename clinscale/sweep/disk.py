@@ -2,11 +2,51 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from clinscale.sweep.ledger import FINAL, Trial
 from clinscale.sweep.policy import finalists
 from clinscale.sweep.trial import state_file, trial_folder
+
+KeepTrials = Literal["winner", "finalists", "all"]
+"""Which trials of a finished study keep their weights."""
+
+
+@dataclass(frozen=True)
+class Freed:
+    """What went."""
+
+    trials: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Freed") -> "Freed":
+        return Freed(self.trials + other.trials, self.bytes + other.bytes)
+
+
+def retire(folder: Path, trials: Sequence[Trial], keep: KeepTrials, *, winner: Path) -> Freed:
+    """Drop the folders of a finished study's trials that `keep` does not name.
+
+    Nothing reads them any more: the winner is registered, and a later sweep takes its warm start from MLflow.
+
+    Args:
+        folder: of the study.
+        trials: of the study.
+        keep: the winner alone, all that was compared with it at the end under all their seeds, or all trials.
+        winner: HF folder of the winner, which always stays.
+    """
+    if keep == "all":
+        return Freed()
+    numbers = {trial.number for trial in finalists(trials)} if keep == "finalists" else set()
+    freed = Freed()
+    for trial in trials:
+        place = trial_folder(folder, trial.id)
+        if not numbers.isdisjoint({trial.number, trial.of}) or place == winner or not place.parent.exists():
+            continue
+        freed += Freed(1, size_bytes(place.parent))
+        shutil.rmtree(place.parent, ignore_errors=True)
+    return freed
 
 
 def tidy(folders: Mapping[int, Path], trials: Sequence[Trial], quota_bytes: float | None) -> None:

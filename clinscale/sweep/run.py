@@ -16,7 +16,7 @@ from clinscale.runtime import Cluster
 from clinscale.storage import write_json
 from clinscale.sweep.conductor import Conductor, Study
 from clinscale.sweep.config import SweepConfig
-from clinscale.sweep.disk import tidy
+from clinscale.sweep.disk import Freed, retire, tidy
 from clinscale.sweep.forecast import require_one_trial
 from clinscale.sweep.inputs import StudyInputs, SweepInputs, read_inputs, study_recipe, sweep_recipe
 from clinscale.sweep.ledger import LEDGER_FILE, Ledger, Trial, best_of
@@ -39,6 +39,8 @@ class SweepResult:
     studies: tuple[StudyResult, ...]
     failures: Mapping[str, ClinscaleError]
     """By study that has no winner: why."""
+    freed: Freed
+    """Trials that `runtime.keep_trials` does not keep."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def sweep(
     recipes = [study_recipe(config, study) for study in inputs.studies]
     folder = claim_run_folder(home, "sweep", config.name, sweep_recipe(config, inputs))
     write_json(folder / CONFIG_FILE, config.plain())
-    results, failures = [], dict[str, ClinscaleError](inputs.failures)
+    results, failures, freed = [], dict[str, ClinscaleError](inputs.failures), Freed()
     with contextlib.ExitStack() as open_runs:
         # the ledger first: who may not write it must not touch the runs of the process that does
         ledger = open_runs.enter_context(contextlib.closing(Ledger(folder / LEDGER_FILE)))
@@ -139,28 +141,30 @@ def sweep(
         driver.search()
         for index, (study, recipe) in enumerate(zip(inputs.studies, recipes, strict=True)):
             driver.show(f"judging {study.config.name}")
+            trials, place = ledger.of_study(index), folder / study.config.name
             try:
-                results.append(
-                    finish_study(
-                        study,
-                        config,
-                        ledger.of_study(index),
-                        folder / study.config.name,
-                        tracking=tracking,
-                        home=home,
-                        runs=driver.records[index],
-                        run=runs[index],
-                        recipe=fingerprint(recipe),
-                    )
+                result = finish_study(
+                    study,
+                    config,
+                    trials,
+                    place,
+                    tracking=tracking,
+                    home=home,
+                    runs=driver.records[index],
+                    run=runs[index],
+                    recipe=fingerprint(recipe),
                 )
             except (ClusterError, DataError, ConfigError) as error:
                 if len(inputs.studies) + len(inputs.failures) == 1:
                     raise
                 failures[study.config.name] = error
+                continue
+            results.append(result)
+            freed += retire(place, trials, config.runtime.keep_trials, winner=result.folder)
     for run in runs:
         if run.name in failures:
             run.end("FAILED")
-    return SweepResult(config.name, tuple(results), failures)
+    return SweepResult(config.name, tuple(results), failures, freed)
 
 
 class _Driver:

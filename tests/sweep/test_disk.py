@@ -1,6 +1,10 @@
-"""What goes when the quota is reached: never a finalist, paused trials last."""
+"""What goes: over the quota never a finalist and paused trials last, after the end what the policy does not keep."""
 
-from clinscale.sweep.disk import size_bytes, tidy
+from dataclasses import replace
+
+import pytest
+
+from clinscale.sweep.disk import Freed, retire, size_bytes, tidy
 from clinscale.sweep.ledger import Epoch, Trial
 from clinscale.sweep.trial import state_file, trial_folder
 
@@ -46,3 +50,19 @@ def test_over_the_quota_the_least_missed_go_first(tmp_path):
     assert size_bytes(tmp_path) <= 6_000
     tidy({0: tmp_path}, trials, 1.0)
     assert left(tmp_path) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [("all", [0, 1, 2, 3, 4, 5, 6, 7]), ("finalists", [0, 1, 2, 6]), ("winner", [6])],
+)
+def test_after_the_end_the_policy_says_whose_weights_stay(tmp_path, keep, kept):
+    trials = trials_on_disk(tmp_path)
+    for number, of in ((6, 1), (7, 3)):  # further seeds of a finalist and of one that was overtaken
+        trials.append(replace(trials[of], number=number, origin="confirm", of=of, seed=1))
+        trial_folder(tmp_path, trials[-1].id).mkdir(parents=True)
+    winner, before = trial_folder(tmp_path, trials[6].id), size_bytes(tmp_path)
+    freed = retire(tmp_path, trials, keep, winner=winner)
+    assert left(tmp_path) == kept
+    assert freed == Freed(8 - len(kept), before - size_bytes(tmp_path))
+    assert retire(tmp_path, trials, keep, winner=winner) == Freed()

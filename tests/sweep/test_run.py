@@ -18,7 +18,7 @@ from clinscale import registry
 from clinscale.errors import ClusterError, ConfigError, DataError, RegistryError
 from clinscale.registry import Tag
 from clinscale.runtime import Cluster
-from clinscale.sweep import SweepConfig, load_sweep, read_inputs, sweep
+from clinscale.sweep import SweepConfig, SweepRuntime, load_sweep, read_inputs, sweep
 from clinscale.sweep.ledger import Ledger
 
 TRIALS = 4
@@ -87,7 +87,7 @@ def test_what_is_missing_is_said_before_a_trial_starts(demo_data, base_models, t
         ({"objectives": ["cost"]}, "begins with score"),
         ({"objectives": ["score", "cost"]}, "recipe.scheduler=none"),
         ({"reduction_factor": 1}, "reduction_factor >= 2"),
-        ({"sampler": "tpee"}, "sampler"),
+        ({"sampler": "tpee"}, "did you mean tpe"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(demo_data, base_models, recipe, message):
@@ -134,12 +134,21 @@ def test_a_sweep_ends_as_a_champion_and_its_name_is_kept(demo_data, base_models,
         "parallel_coordinate",
     }
     assert not list((tmp_path / "sweep").rglob("state.pt")), "no state of ended trials is left"
+    kept = {path.parent.name for path in (tmp_path / "sweep" / "pairs" / "demo_pairs").glob("*/hf")}
+    assert kept == {one["trial"] for one in result.finalists} | {
+        run.name.rsplit("-", 1)[1] for run in runs if Tag.CONFIRMS in run.tags
+    }
+    assert found.freed.trials == len(runs) - len(kept)
 
-    [again] = sweep(settings, tracking=tracking, home=tmp_path, cluster=ray_cluster).studies
+    tidier = settings.model_copy(update={"runtime": SweepRuntime(keep_trials="winner")})
+    repeated = sweep(tidier, tracking=tracking, home=tmp_path, cluster=ray_cluster)
+    [again] = repeated.studies
+    assert repeated.freed.trials == len(kept) - 1
+    assert [path.parent for path in result.folder.parent.parent.glob("*/hf")] == [result.folder.parent]
     assert again.version == result.version
     assert not again.decision.promoted
     assert len(runs_of(tracking)[1]) == len(runs)
-    assert load_sweep("pairs", home=tmp_path) == settings
+    assert load_sweep("pairs", home=tmp_path) == tidier
     changed = config(study(demo_data, base_models.values(), space), trials=5, confirm_seeds=2)
     with pytest.raises(ConfigError, match=r"budget\.trials: 4 -> 5"):
         sweep(changed, tracking=tracking, home=tmp_path, cluster=ray_cluster)

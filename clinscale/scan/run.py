@@ -1,0 +1,260 @@
+"""Notes against everything that is kept: any eight words of a note in a row, wherever they stand."""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinscale import corpus, registry
+from clinscale.corpus import CleaningConfig, Document, SourceConfig
+from clinscale.errors import DataError
+from clinscale.scan.strings import FAULTS, plain, read_pieces
+from clinscale.storage import is_remote, sha256
+
+PHRASE_WORDS = 8
+"""Words in a row that count as text of a note, case, punctuation, white space and markup aside."""
+
+_INDEX_PHRASES = 2**24
+"""Of what is kept, in memory at once: some 600 MB while they are sorted; the notes are read once for each."""
+_NOTES_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A place that holds text of notes."""
+
+    place: str
+    position: int
+    """Of the first phrase, in bytes; near it where the text stands escaped, as in JSON."""
+    phrases: int
+    """Different ones."""
+    num_notes: int
+    notes: tuple[str, ...]
+    """Ids of the first of them."""
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What was looked through, and what was found."""
+
+    notes: int
+    notes_too_short: int
+    """That have fewer words than a phrase, so that nothing of them can be found."""
+    files: int
+    texts: int
+    """Names, params, tags and descriptions in MLflow."""
+    bytes: int
+    """Of the files."""
+    unread: tuple[str, ...]
+    """Files that could not be looked into: damaged, encrypted, or of a format that is not opened."""
+    findings: tuple[Finding, ...]
+
+
+@dataclass
+class _Found:
+    position: int
+    phrases: int = 0
+    num_notes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+Progress = Callable[[int, str], None]
+
+
+def scan(
+    sources: Sequence[SourceConfig],
+    *,
+    tracking: registry.Tracking,
+    places: Sequence[Path],
+    skip: Sequence[Path] = (),
+    on_progress: Progress = lambda done, what: None,
+) -> ScanResult:
+    """Look for text of the notes in all that the tracking server holds and in all files below `places`.
+
+    Memory grows neither with the notes nor with what is looked through. The files of the sources are not looked into.
+
+    Args:
+        sources: of the notes.
+        tracking: whose texts and artifacts are read, those of deleted runs and models too.
+        places: files and folders beside it: home, logs.
+        skip: files and folders below them that may hold notes.
+        on_progress: called with how many have been done of what.
+
+    Raises:
+        DataError: the sources cannot be read or hold no note. RegistryError: the server fails.
+    """
+    own = {Path(uri).resolve() for source in sources for uri in corpus.files_of(source) if not is_remote(uri)}
+    notes = functools.partial(corpus.read_documents, sources, CleaningConfig(drop_duplicates=False))
+    if next(notes(), None) is None:
+        raise DataError(
+            f"{', '.join(source.uri for source in sources)} holds no note; name the files of the notes"
+        )
+    work = _Scan(tracking, notes, on_progress, {*own, *(path.resolve() for path in skip)})
+    for place in places:
+        work.look_through(place)
+    for held in registry.contents(tracking):
+        if isinstance(held, registry.Text):
+            work.look_at_text(held)
+        else:
+            work.look_at_artifacts(held)
+    return work.finish()
+
+
+class _Scan:
+    """One scan: what is kept is hashed, in batches, and each batch compared with all notes."""
+
+    def __init__(
+        self,
+        tracking: registry.Tracking,
+        notes: Callable[[], Iterator[Document]],
+        on_progress: Progress,
+        skip: set[Path],
+    ) -> None:
+        self._tracking, self._notes, self._on_progress, self._skip = tracking, notes, on_progress, skip
+        self._names: list[list[str]] = []
+        """Of each place: how it is called; files of the same content are one place."""
+        self._read: dict[str, dict[str, int]] = {}
+        """Of each file by its content, the places that its readable parts are."""
+        self._walked: set[Path] = set()
+        self._files = self._texts = self._bytes = self._num_notes = self._short = 0
+        self._unread: list[str] = []
+        self._found: dict[int, _Found] = {}
+        self._empty_index()
+
+    def look_through(self, root: Path) -> None:
+        """All files below a folder, or the one file."""
+        for path in sorted(_files_below(root)):
+            real = path.resolve()
+            if self._skip.isdisjoint((real, *real.parents)) and real not in self._walked:
+                self._walked.add(real)
+                self._look_into(path, f"{path.parent}/{_shown(path.name)}")
+
+    def look_at_text(self, text: registry.Text) -> None:
+        """A text of MLflow, and the key that it has."""
+        self._texts += 1
+        label = f"{text.owner}: {text.field}"
+        for name, value in ((f"{label} {_shown(text.key)}".strip(), text.value), (f"{label} key", text.key)):
+            if value:
+                self._add(self._new_place(name), value, 0, len(value))
+
+    def look_at_artifacts(self, files: registry.Files) -> None:
+        """All files of a run or model; a folder that this machine sees is read where it is."""
+        if files.folder and files.folder.is_dir():
+            self.look_through(files.folder)
+            return
+        if files.folder and self._tracking.uri.startswith("http"):
+            self._unread.append(f"{files.owner}: artifacts, in a folder that only the server sees")
+            return
+        for name in registry.artifact_names(self._tracking, files):
+            with registry.local_artifact(self._tracking, files, name) as path:
+                folder, _, last = name.rpartition("/")
+                self._look_into(path, f"{files.owner}: artifact {folder}{folder and '/'}{_shown(last)}")
+
+    def finish(self) -> ScanResult:
+        """What all of it comes to."""
+        self._compare()
+        findings = [
+            Finding(name, found.position, found.phrases, found.num_notes, tuple(found.notes))
+            for place, found in self._found.items()
+            for name in self._names[place]
+        ]
+        return ScanResult(
+            notes=self._num_notes,
+            notes_too_short=self._short,
+            files=self._files,
+            texts=self._texts,
+            bytes=self._bytes,
+            unread=tuple(self._unread),
+            findings=tuple(sorted(findings, key=lambda finding: finding.place)),
+        )
+
+    def _look_into(self, path: Path, name: str) -> None:
+        self._files += 1
+        self._on_progress(self._files, "files")
+        try:
+            self._bytes += path.stat().st_size
+            digest = sha256(path)
+            if digest in self._read:
+                for inside, place in self._read[digest].items():
+                    self._names[place].append(f"{name} {inside}".strip())
+                return
+            parts = self._read[digest] = {}
+            for piece in read_pieces(path):
+                if piece.inside not in parts:
+                    parts[piece.inside] = self._new_place(f"{name} {piece.inside}".strip())
+                self._add(parts[piece.inside], piece.text, piece.offset, len(piece.raw))
+        except NotImplementedError:
+            self._unread.append(f"{name} (of a format that is not opened)")
+        except FAULTS as error:
+            self._unread.append(f"{name} ({type(error).__name__})")
+
+    def _new_place(self, name: str) -> int:
+        self._names.append([name])
+        return len(self._names) - 1
+
+    def _add(self, place: int, text: str, offset: int, num_bytes: int) -> None:
+        text = plain(text)
+        hashes, starts = corpus.phrases(text, PHRASE_WORDS)
+        if not len(hashes):
+            return
+        self._hashes.append(hashes)
+        self._places.append(np.full(len(hashes), place, np.int32))
+        self._positions.append(offset + starts * num_bytes // len(text))
+        self._size += len(hashes)
+        if self._size >= _INDEX_PHRASES:
+            self._compare()
+
+    def _empty_index(self) -> None:
+        self._hashes: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+        self._places: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
+        self._positions: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        self._size = 0
+
+    def _compare(self) -> None:
+        """All notes with the batch, which is then forgotten."""
+        hashes = np.concatenate(self._hashes)
+        order = np.argsort(hashes)
+        hashes, places = hashes[order], np.concatenate(self._places)[order]
+        positions = np.concatenate(self._positions)[order]
+        self._empty_index()
+        hit = np.zeros(len(hashes), bool)
+        self._num_notes = self._short = 0
+        for note in self._notes():
+            self._num_notes += 1
+            own = np.unique(corpus.phrases(plain(note.text), PHRASE_WORDS)[0])
+            self._short += not len(own)
+            first, last = (np.searchsorted(hashes, own, side) for side in ("left", "right"))
+            touched: set[int] = set()
+            for start, stop in zip(first[first < last], last[first < last], strict=True):
+                hit[start:stop] = True
+                touched |= set(places[start:stop].tolist())
+            for place in touched:
+                self._remember(place, note.id)
+            self._on_progress(self._num_notes, "notes")
+        for place in np.unique(places[hit]).tolist():
+            found, of_place = self._found[place], hit & (places == place)
+            found.phrases += len(np.unique(hashes[of_place]))
+            found.position = min(found.position, int(positions[of_place].min()))
+
+    def _remember(self, place: int, note: str) -> None:
+        found = self._found.setdefault(place, _Found(position=2**63 - 1))
+        found.num_notes += 1
+        if len(found.notes) < _NOTES_NAMED:
+            found.notes.append(note)
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    if root.is_file():
+        yield root
+    for folder, _, names in os.walk(root):
+        yield from (path for name in names if (path := Path(folder) / name).is_file() and not path.is_symlink())
+
+
+def _shown(name: str) -> str:
+    """A key or file name as messages may show it: one that is long enough to quote a note is counted only."""
+    words = corpus.phrases(name, 1)[0]
+    return name if len(words) < PHRASE_WORDS else f"({len(words)} words)"

@@ -1,0 +1,110 @@
+"""Planted notes are found wherever they are, told without a word of theirs, and nothing else is accused."""
+
+import gzip
+import json
+import random
+import shutil
+
+import pytest
+
+from clinscale import registry
+from clinscale.corpus import SourceConfig
+from clinscale.errors import DataError
+from clinscale.scan import run as module
+from clinscale.scan import scan
+
+WORDS = [f"{first}{second}" for first in "bcdfghklmnprst" for second in ("anor", "etil", "imus", "orel", "ubin")]
+
+
+def note(number, words=60):
+    return " ".join(random.Random(number).choices(WORDS, k=words))
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Ten notes, and one that is too short."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    rows = [{"id": f"n{number}", "text": note(number)} for number in range(10)] + [
+        {"id": "s", "text": "No fever."}
+    ]
+    (folder / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [SourceConfig(uri=str(folder / "notes.jsonl"), id_column="id")]
+
+
+@pytest.fixture
+def home(tracking, tmp_path):
+    """A home with innocent runs and files; the database of the `tracking` fixture lies in it."""
+    with registry.start_run(tracking, experiment="e", name="r", tags={"a": "b"}, params={"c": note(77)}) as run:
+        run.log({"loss": 1.0}, step=1)
+        run.log_json("card.json", {"text": note(78)})
+    return tmp_path
+
+
+def places_of(result):
+    return {finding.place: finding.notes for finding in result.findings}
+
+
+def test_a_clean_home_is_clean_and_its_notes_are_no_finding(home, tracking, sources):
+    result = scan(sources, tracking=tracking, places=[home])
+    assert result.findings == ()
+    assert (result.notes, result.notes_too_short, result.unread) == (11, 1, ())
+    assert result.files > 1
+    assert result.texts > 5
+
+
+def test_what_is_planted_is_found_and_never_quoted(home, tracking, sources, monkeypatch):
+    run = registry.start_run(tracking, experiment="e", name=note(0)[:200], tags={"why": note(1)}, params={})
+    tracking.client.set_tag(run.id, "_".join(note(2).split()[:8]), "a key")
+    run.log({" ".join(note(3).split()[:9]): 1.0}, step=1)
+    run.log_json("card.json", {"inner": [note(4).replace(" ", "\n")]})
+    (home / "page.html").write_text(f"<p>{note(5).replace(' ', ' <b>&amp;</b> ')}</p>")
+    run.log_file(home / "page.html")
+    (home / "page.html").unlink()
+    tracking.client.delete_run(run.id)
+    tracking.client.create_registered_model("m", description=note(6)[:300])
+    (home / "run.log").write_text(f"INFO fine\nERROR {note(7)[20:120].upper()}\n")
+    (home / "old.gz").write_bytes(gzip.compress(note(8).encode()))
+    shutil.copy(home / "old.gz", home / "copy.gz")
+    (home / "weights.bin").write_bytes(random.Random(0).randbytes(5000) + b"\0" + note(9).encode() + b"\0")
+    (home / "seven.txt").write_text(" ".join(note(1).split()[:7]))
+    monkeypatch.setattr(module, "_INDEX_PHRASES", 40)  # many batches
+
+    result = scan(sources, tracking=tracking, places=[home])
+    places = places_of(result)
+    in_files = {f"{home}/run.log": "n7", f"{home}/old.gz decompressed": "n8", f"{home}/weights.bin": "n9"}
+    in_files[f"{home}/copy.gz decompressed"] = "n8"
+    in_mlflow = {
+        f"run {run.id}: name": "n0",
+        f"run {run.id}: tag why": "n1",
+        f"run {run.id}: tag key": "n2",
+        f"run {run.id}: metric key": "n3",
+        "model m: description": "n6",
+    }
+    assert {**in_files, **in_mlflow}.items() <= {place: notes[0] for place, notes in places.items()}.items()
+    assert {"n4", "n5"} <= {notes[0] for place, notes in places.items() if "mlartifacts" in place}
+    assert set(places[f"{home}/mlflow.db"]) & {"n0", "n1", "n2", "n3", "n6"}
+    assert f"{home}/seven.txt" not in places
+    at = {finding.place: finding.position for finding in result.findings}
+    assert at[f"{home}/weights.bin"] == 5001
+    told = repr(result)
+    assert not any(" ".join(note(number).split()[:3]) in told for number in range(10))
+    assert not any("_".join(note(number).split()[:3]) in told for number in range(10))
+
+    clean = scan(
+        sources, tracking=tracking, places=[home / "old.gz"], skip=[home / "mlartifacts", home / "old.gz"]
+    )
+    assert {place.split(":")[0] for place in places_of(clean)} == {f"run {run.id}", "model m"}
+
+
+def test_what_cannot_be_looked_into_is_said(home, tracking, sources):
+    (home / "table.parquet").write_bytes(b"PAR1" + b"0" * 99)
+    (home / "cut.gz").write_bytes(gzip.compress(note(40).encode())[:-20])
+    result = scan(sources, tracking=tracking, places=[home])
+    assert result.unread == (f"{home}/cut.gz (EOFError)", f"{home}/table.parquet (of a format that is not opened)")
+
+
+def test_sources_without_a_note_are_refused(home, tracking):
+    (home / "blank.txt").write_text(" \n")
+    with pytest.raises(DataError, match=r"blank\.txt holds no note"):
+        scan([SourceConfig(uri=str(home / "blank.txt"))], tracking=tracking, places=[home])
