@@ -10,6 +10,7 @@ from clinscale.bench.checkpoint import bench_checkpoint
 from clinscale.bench.corpus import bench_corpus
 from clinscale.bench.encoders import FAMILIES
 from clinscale.bench.loading import FORMATS, bench_loading
+from clinscale.bench.predict import KINDS, bench_predict
 from clinscale.bench.pretrain import bench_pretrain
 from clinscale.bench.search import bench_search, record_table
 from clinscale.bench.step import bench_step
@@ -18,10 +19,12 @@ from clinscale.bench.zero import bench_zero
 __all__ = [
     "FAMILIES",
     "FORMATS",
+    "KINDS",
     "bench_attention",
     "bench_checkpoint",
     "bench_corpus",
     "bench_loading",
+    "bench_predict",
     "bench_pretrain",
     "bench_search",
     "bench_step",

@@ -13,6 +13,7 @@ from clinscale.errors import ConfigError
 
 Family = StrEnum("Family", ["longformer", "bigbird"])
 Precision = StrEnum("Precision", ["fp32", "bf16"])
+Answers = StrEnum("Answers", ["classification", "entities"])
 Format = StrEnum(
     "Format", ["csv", "jsonl", "json", "parquet", "arrow", "noteevents", "bio", "brat", "i2b2_xml", "squad"]
 )
@@ -96,6 +97,50 @@ def step(
         precisions=_names(precision, Precision),
         dropout=dropout,
         hidden_size=hidden_size,
+        device=device,
+    )
+
+
+@app.command()
+def predict(
+    documents: Annotated[int, typer.Option(min=1, help="Invented notes.")] = 16,
+    tokens: Annotated[
+        tuple[int, int], typer.Option(help="Of the shortest and the longest note; the others lie evenly between.")
+    ] = (1000, 6000),
+    max_tokens: Annotated[int, typer.Option(min=64, help="Window of the model.")] = 4096,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows of one forward pass.")] = 8,
+    layers: Annotated[int, typer.Option(min=1, help="Of the model; 12 at width 768 is base.")] = 12,
+    hidden_size: HiddenSize = 768,
+    kind: Annotated[
+        list[Answers] | None, typer.Option("--kind", help="Repeat for several; both by default.")
+    ] = None,
+    dtype: Annotated[Precision, typer.Option(help="Of both sides' weights.")] = Precision.fp32,
+    family: Families = None,
+    threads: Threads = 1,
+    repeats: Repeats = 5,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Answers on notes longer than the model, text in, against Hugging Face's pipeline and a loop over its model.
+
+    Example: `clinscale bench predict --family longformer --kind classification`
+    """
+    from clinscale.bench import bench_predict
+
+    _run(
+        bench_predict,
+        threads,
+        json,
+        documents=documents,
+        tokens=tokens,
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+        layers=layers,
+        hidden_size=hidden_size,
+        families=_names(family, Family),
+        kinds=_names(kind, Answers),
+        dtype=dtype.value,
+        repeats=repeats,
         device=device,
     )
 

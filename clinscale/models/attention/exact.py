@@ -435,7 +435,9 @@ def _bigbird_batch(self: Any, hidden_BLE: torch.Tensor, code_BL: torch.Tensor, u
     tokens = code_BL.numel() if packed_T is None else len(packed_T)
 
     def pattern_of(module: Any) -> Pattern:
-        return replace(family, documents=documents, tokens=tokens, layer=module.index)
+        # without random blocks all layers see the same, and share what a backend works out of it
+        layer = module.index if is_random else 0
+        return replace(family, documents=documents, tokens=tokens, layer=layer)
 
     dropout = config.attention_probs_dropout_prob if self.training else 0.0
     backend = _backend(pattern_of(first), hidden_BLE, first.attention_head_size, dropout)
