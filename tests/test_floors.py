@@ -37,6 +37,7 @@ OWNERS: dict[str, set[str]] = {
     "matplotlib": {"report", "bench", "sweep"},  # sweep draws with Optuna's own plots
     "jinja2": {"report"},
     "typer": {"cli"},
+    "spacy": {"predict/spacy"},  # the optional extra
 }
 """Heavy libraries and the rooms (or single files) that may import them."""
 

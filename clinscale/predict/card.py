@@ -5,6 +5,7 @@ from typing import Self
 
 from clinscale.config import Config
 from clinscale.errors import DataError
+from clinscale.predict.requirements import write_requirements
 from clinscale.storage import read_json, write_json
 from clinscale.tasks import LongDocuments, TaskConfig
 
@@ -40,5 +41,6 @@ class TaskCard(Config):
         return cls.parse(read_json(path), source=str(path))
 
     def write(self, folder: str | Path) -> None:
-        """Store the card in an HF folder."""
+        """Store the card in an HF folder, and beside it the packages that answering needs."""
         write_json(Path(folder) / CARD_FILE, self.plain())
+        write_requirements(folder)

@@ -1,21 +1,85 @@
-"""What a registered model takes along, so that MLflow can load and serve it elsewhere."""
+"""What a registered model takes along, so that MLflow can load and serve it where clinscale is not installed."""
 
-import importlib.metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import clinscale
+from clinscale.predict.card import TaskCard
+from clinscale.predict.requirements import read_requirements
 
 if TYPE_CHECKING:
     from clinscale import registry
 
+_ROOMS = ("config", "corpus", "errors", "models", "predict", "records", "storage", "tasks")
+"""The rooms and files of clinscale that prediction imports; corpus for its tokenizers."""
+
+_EXAMPLE = "The patient was admitted with chest pain. Metoprolol 25 mg was given twice daily."
+_SECOND_TEXTS = {"pair": "The patient has no pain.", "spans": "What dose of metoprolol was given?"}
+
+_PARAMS = [{"name": "batch_size", "type": "long", "default": 8, "shape": None}]
+"""Windows of one forward pass at most; no answer depends on it."""
+
+
+def _column(name: str, type: str, *, required: bool = True, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": type, "required": required, **more}
+
+
+_LABELS = [
+    _column("label", "string"),
+    _column("labels", "array", items={"type": "string"}),
+    _column("scores", "map", values={"type": "double"}),
+]
+_ENTITY = {"start": "long", "end": "long", "label": "string", "score": "double"}
+_OUTPUTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "sequence": _LABELS,
+    "pair": _LABELS,
+    "tokens": [
+        _column(
+            "entities",
+            "array",
+            items={
+                "type": "object",
+                "properties": {name: {"type": type, "required": True} for name, type in _ENTITY.items()},
+            },
+        )
+    ],
+    "spans": [
+        _column("answer", "string"),
+        _column("start", "long", required=False),
+        _column("end", "long", required=False),
+        _column("score", "double"),
+    ],
+}
+"""What each kind's `decode` answers, as MLflow writes it."""
+
 
 def as_pyfunc(folder: str | Path) -> "registry.Pyfunc":
-    """How MLflow loads and serves the fine-tuned HF folder."""
+    """How MLflow loads and serves a fine-tuned HF folder: clinscale's own code goes along, so none need be installed.
+
+    Raises:
+        DataError: `folder` is not a fine-tuned clinscale model.
+    """
     from clinscale import registry
 
-    return registry.Pyfunc(Path(__file__).with_name("pyfunc.py"), tuple(_pip_requirements()))
+    kind = TaskCard.read(folder).task.kind
+    example = {"text": _EXAMPLE} | ({"text_pair": _SECOND_TEXTS[kind]} if kind in _SECOND_TEXTS else {})
+    return registry.Pyfunc(
+        code=Path(__file__).with_name("pyfunc.py"),
+        pip_requirements=read_requirements(folder),
+        code_files=_own_code(),
+        signature={
+            "inputs": [_column(name, "string") for name in example],
+            "outputs": _OUTPUTS[kind],
+            "params": _PARAMS,
+        },
+        input_example=[example],
+    )
 
 
-def _pip_requirements() -> list[str]:
-    """Exact versions of the packages that prediction imports; neither Ray nor DeepSpeed."""
-    packages = ("clinscale", "torch", "transformers", "safetensors", "numpy", "mlflow")
-    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in packages]
+def _own_code() -> dict[str, Path]:
+    package = Path(clinscale.__file__).parent
+    files = [package / "__init__.py"]
+    for room in _ROOMS:
+        files += [package / f"{room}.py"] if (package / f"{room}.py").exists() else (package / room).rglob("*.py")
+    return {f"{package.name}/{file.relative_to(package)}": file for file in files}

@@ -2,16 +2,25 @@
 
 MLflow executes this file when a version is loaded; the HF folder is its artifact `hf`. Input is a table with a
 `text` column (and `text_pair`: the hypothesis or the question); output is one prediction per row.
+
+The version carries clinscale's code for prediction, and MLflow puts it before an installed clinscale. In a process
+that has imported clinscale already, that one answers.
 """
 
+import pkgutil
 from typing import Any
 
 import mlflow.models
 import mlflow.pyfunc
 
+import clinscale
+from clinscale.errors import ConfigError
 from clinscale.predict import load_predictor
 from clinscale.records import Record
 from clinscale.tasks import Example
+
+# the rooms that no version carries, the registry say, come from an installed clinscale where there is one
+clinscale.__path__ = pkgutil.extend_path(clinscale.__path__, clinscale.__name__)
 
 
 class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -26,9 +35,16 @@ class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[Any]:
         """One JSON-ready prediction for each row of a table with `text` and, where needed, `text_pair`.
 
+        `params["batch_size"]` is the most windows of one forward pass.
+
         Raises:
+            ConfigError: a batch size below 1.
             DataError: absent column, or a row without text.
         """
+        batch_size = int((params or {}).get("batch_size", self._predictor.batch_size))
+        if batch_size < 1:
+            raise ConfigError(f"params: batch_size must be at least 1, got {batch_size}")
+        self._predictor.batch_size = batch_size
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
         pair = self._predictor.card.task.kind in ("pair", "spans")
         examples = []

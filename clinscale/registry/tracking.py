@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,6 @@ class Tracking:
     @contextlib.contextmanager
     def faults(self, action: str) -> Iterator[None]:
         """Turn what MLflow raises while it does `action` into one RegistryError that names the server."""
-        import requests
-        import sqlalchemy.exc
         from mlflow.exceptions import MlflowException
 
         try:
@@ -52,7 +51,7 @@ class Tracking:
         except MlflowException as error:
             reason = f"{error.error_code}: {_first_line(error)}"
             denied = error.error_code == "PERMISSION_DENIED"
-        except (requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        except _failures() as error:
             reason = type(error).__name__
             denied = getattr(getattr(error, "response", None), "status_code", None) == 403
         else:
@@ -138,6 +137,11 @@ def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Track
 
 def _at_database(uri: str, home: Path) -> Tracking:
     """A database URI made absolute, with a place for artifacts; checked here because MLflow retries for hours."""
+    if find_spec("sqlalchemy") is None:
+        raise RegistryError(
+            f"tracking database {_without_password(uri)} needs all of MLflow, and only mlflow-skinny is installed; "
+            "name a server's URL with --tracking-uri, or `pip install mlflow`"
+        )
     if not uri.startswith("sqlite:///"):
         return Tracking(uri, str(home / "mlartifacts"))
     path = Path(uri.removeprefix("sqlite:///")).absolute()
@@ -152,6 +156,17 @@ def _at_database(uri: str, home: Path) -> Tracking:
             "name another one with --tracking-uri, or mend its permissions"
         ) from None
     return tracking
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a server or a database that fails raises; who only pulls from a server has no SQLAlchemy."""
+    import requests
+
+    if find_spec("sqlalchemy") is None:
+        return (requests.RequestException, OSError)
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (requests.RequestException, SQLAlchemyError, OSError)
 
 
 @functools.lru_cache

@@ -2,63 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pandas
 import pytest
 import torch
-import transformers
 
-from clinscale import corpus, models, registry
 from clinscale.errors import DataError
-from clinscale.predict import Predictor, TaskCard, as_pyfunc, load_predictor
-from clinscale.tasks import kind_of, load_task, read_task
+from clinscale.predict import Predictor, load_predictor
 
 TASKS = ("demo_documents", "demo_pairs", "demo_entities", "demo_questions")
-
-
-@pytest.fixture(scope="module")
-def folders(base_models, demo_data, tmp_path_factory):
-    """HF folder with a card by (task, family); random heads on loud random encoders, so that inputs matter."""
-    made = {}
-
-    def folder(task_name, family, max_tokens=1024):
-        if (key := (task_name, family, max_tokens)) in made:
-            return made[key]
-        task = load_task(task_name)
-        kind, labels = kind_of(task), read_task(task, str(demo_data)).labels
-        model = models.load_hf(
-            base_models[family],
-            head=kind.head,
-            labels=kind.output_names(labels),
-            problem_type=kind.problem_type(task),
-        )
-        for name, weight in model.named_parameters():
-            if weight.ndim == 2 and "embedding" not in name:
-                weight.data *= 8
-        made[key] = models.save_hf(
-            model, corpus.load_tokenizer(base_models[family]), tmp_path_factory.mktemp("tasks") / "hf"
-        )
-        TaskCard(task=task, labels=labels, max_tokens=max_tokens, stride_tokens=16).write(made[key])
-        return made[key]
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def documents(demo_data):
-    """Test examples by task, of very different lengths where their gold is not needed."""
-
-    def read(task):
-        examples = read_task(load_task(task), str(demo_data)).splits["test"][:8]
-        if task == "demo_questions":
-            return list(examples)
-        shares = np.linspace(0.1, 1, len(examples))
-        return [
-            replace(example, text=example.text[: int(len(example.text) * share)])
-            for example, share in zip(examples, shares, strict=True)
-        ]
-
-    return read
 
 
 def numbers(prediction):
@@ -140,57 +91,4 @@ def test_a_missing_second_text_is_named_by_its_document(task, folders, documents
     example = replace(documents(task)[0], id="note-7", text="canary", text_pair=None)
     with pytest.raises(DataError, match="note-7") as caught:
         load_predictor(folders(task, "bigbird")).predict([example])
-    assert "canary" not in str(caught.value)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_folder_pyfunc_and_plain_transformers_agree(task, folders, documents, tracking):
-    import mlflow.pyfunc
-
-    folder, examples = folders(task, "bigbird"), documents(task)
-    mine = load_predictor(folder)
-    run = registry.start_run(tracking, experiment="clinscale-sweep", name="x", tags={}, params={})
-    with run:
-        version = registry.register(
-            tracking,
-            run.id,
-            folder,
-            name=task,
-            tags={},
-            pyfunc=as_pyfunc(folder),
-        )
-    uri = tracking.client.get_model_version_download_uri(version.name, str(version.version))
-    served = mlflow.pyfunc.load_model(uri)
-    columns = ["text", "text_pair"] if mine.kind.name in ("pair", "spans") else ["text"]
-    table = pandas.DataFrame([{name: getattr(example, name) for name in columns} for example in examples])
-    assert served.predict(table) == mine.predict(examples)
-
-    loader = {
-        "sequence": transformers.AutoModelForSequenceClassification,
-        "tokens": transformers.AutoModelForTokenClassification,
-        "spans": transformers.AutoModelForQuestionAnswering,
-    }[mine.kind.head]
-    plain = loader.from_pretrained(folder).eval()
-    batch = transformers.AutoTokenizer.from_pretrained(folder)(examples[0].text, return_tensors="pt")
-    with torch.no_grad():
-        for theirs, ours in zip(plain(**batch).values(), mine.model(**batch).values(), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"note": "canary"}, "row 1: column 'text' has no text"),
-        ({"text": None}, "row 1: column 'text' has no text"),
-        ({"text": "canary", "text_pair": float("nan")}, "row 1: column 'text_pair' has no text"),
-    ],
-)
-def test_the_served_model_names_bad_rows_without_their_text(row, message, folders, monkeypatch):
-    from clinscale.predict import pyfunc
-
-    model = pyfunc.ClinscaleModel()
-    context = type("Context", (), {"artifacts": {"hf": str(folders("demo_pairs", "bigbird"))}})
-    model.load_context(context)
-    with pytest.raises(DataError, match=message) as caught:
-        model.predict(context, pandas.DataFrame([row]))
     assert "canary" not in str(caught.value)
