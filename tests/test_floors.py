@@ -36,6 +36,7 @@ OWNERS: dict[str, set[str]] = {
     "matplotlib": {"report", "bench", "sweep"},  # sweep draws with Optuna's own plots
     "jinja2": {"report"},
     "typer": {"cli"},
+    "cryptography": {"registry"},
 }
 """Heavy libraries and the rooms (or single files) that may import them."""
 

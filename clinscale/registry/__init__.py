@@ -6,7 +6,8 @@ MLflow.
 """
 
 from clinscale.registry.folders import folder_digest
-from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull
+from clinscale.registry.lock import LOCK_FILE, read_lock
+from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull, pull_offline
 from clinscale.registry.runs import (
     Run,
     RunRecord,
@@ -21,11 +22,13 @@ from clinscale.registry.runs import (
     resume_or_start_run,
     start_run,
 )
+from clinscale.registry.signing import sign
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking, connect
 from clinscale.registry.versions import ModelVersion, find_version, list_versions, promote, register, resolve
 
 __all__ = [
+    "LOCK_FILE",
     "FetchedModel",
     "ModelVersion",
     "Pulled",
@@ -45,11 +48,14 @@ __all__ = [
     "open_run",
     "promote",
     "pull",
+    "pull_offline",
     "read_json_artifact",
+    "read_lock",
     "read_runs",
     "register",
     "reopen_run",
     "resolve",
     "resume_or_start_run",
+    "sign",
     "start_run",
 ]

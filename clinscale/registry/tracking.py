@@ -22,6 +22,7 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+_DENIED = (401, 403)
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 
 
@@ -44,6 +45,11 @@ class Tracking:
         """How messages name the server: its URI without a password."""
         return _without_password(self.uri)
 
+    @property
+    def shared_place(self) -> str:
+        """The URI without user and password, for files that several people read."""
+        return re.sub(r"//[^/\s]*@", "//", self.uri)
+
     @contextlib.contextmanager
     def faults(self, action: str) -> Iterator[None]:
         """Turn what MLflow raises while it does `action` into one RegistryError that names the server."""
@@ -55,13 +61,21 @@ class Tracking:
             yield
         except MlflowException as error:
             reason = f"{error.error_code}: {_first_line(error)}"
+            denied = error.get_http_status_code() in _DENIED
         except (requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-            reason = type(error).__name__
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            reason = f"HTTP {status}" if status else type(error).__name__
+            denied = status in _DENIED
         else:
             return
         raise RegistryError(
             f"tracking server {self.place} could not {action} ({reason}); "
-            "check that it runs and that --tracking-uri or MLFLOW_TRACKING_URI names it"
+            + (
+                "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and this user's rights on the model and "
+                "on its experiment"
+                if denied
+                else "check that it runs and that --tracking-uri or MLFLOW_TRACKING_URI names it"
+            )
         )
 
     @contextlib.contextmanager
@@ -162,7 +176,7 @@ def _client(uri: str) -> Any:
 
 
 def _without_password(text: str) -> str:
-    return re.sub(r"(//[^:@/\s]*):[^@/\s]*@", r"\1:***@", text)
+    return re.sub(r"(//[^:@/\s]*):[^/\s]*@", r"\1:***@", text)
 
 
 def _first_line(error: Exception) -> str:
