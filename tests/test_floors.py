@@ -38,6 +38,7 @@ OWNERS: dict[str, set[str]] = {
     "jinja2": {"report"},
     "typer": {"cli"},
     "spacy": {"predict/spacy"},  # the optional extra
+    "cryptography": {"registry"},
 }
 """Heavy libraries and the rooms (or single files) that may import them."""
 

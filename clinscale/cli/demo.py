@@ -185,7 +185,8 @@ def _pull_and_predict(run: Demo, version: "ModelVersion") -> dict[str, Any]:
     from clinscale.tasks import Example
 
     reference = f"{version.name}/{version.version}"
-    pulled = registry.pull(run.tracking, reference, run.folder / "pulled" / f"{version.name}-{version.version}")
+    out = run.folder / "pulled" / f"{version.name}-{version.version}"
+    pulled = registry.pull(run.tracking, reference, out, home=run.folder)
     text, _ = new_document(seed=1)
     [prediction] = load_predictor(pulled.path).predict([Example(id="new", text=text)])
     return {"name": pulled.name, "version": pulled.version, "path": str(pulled.path), "prediction": prediction}

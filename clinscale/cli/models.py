@@ -244,3 +244,33 @@ def _row(version: Any) -> dict[str, Any]:
         "value": float(tags[Tag.VALUE]) if Tag.VALUE in tags else "",
         "base": tags.get(Tag.BASE, ""),
     }
+
+
+@app.command()
+def sign(
+    reference: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version.")],
+    key: Annotated[Path, typer.Option("--key", help="PEM file of an ed25519 private key.")],
+    home: Home = DEFAULT_HOME,
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
+) -> None:
+    """Sign name and digest of a version, so that `pull --trust` gives it to those who have the public key.
+
+    Keys are OpenSSL's: `openssl genpkey -algorithm ed25519 -out key.pem`, and what others are given:
+    `openssl pkey -in key.pem -pubout -out key.pub.pem`.
+
+    Example: `clinscale models sign tcga_organ@champion --key key.pem`
+    """
+    from clinscale import registry
+
+    def passphrase() -> str:
+        return str(typer.prompt(f"Passphrase of {key}", hide_input=True, err=True))
+
+    version = registry.sign(registry.connect(tracking_uri, home=home), reference, key, passphrase=passphrase)
+    signed_by = version.tags[registry.Tag.SIGNED_BY]
+    values = {"name": version.name, "version": version.version, "digest": version.digest, "signed_by": signed_by}
+    emit(
+        values,
+        as_json=json,
+        people=f"{version.label} (sha256 {version.digest[:12]}) is signed by key {signed_by[:12]}",
+    )

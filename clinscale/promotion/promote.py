@@ -102,8 +102,8 @@ def promote(
         reference: `NAME/3`, or `NAME@challenger`.
         home: where pulled models are kept.
         rules: of the gate.
-        data: folder of the task's files; the version is judged on its test set now, and so is a champion that was judged
-            on others.
+        data: folder of the task's files; the version is judged on its test set now, and so is a champion that was
+            judged on others.
         force: why it becomes champion whatever the gate says.
 
     Raises:

@@ -9,8 +9,9 @@ from clinscale.registry.card import CARD, Section, write_card
 from clinscale.registry.contents import Files, Text, artifact_names, contents, local_artifact
 from clinscale.registry.folders import folder_digest
 from clinscale.registry.lineage import Link, lineage
+from clinscale.registry.lock import LOCK_FILE, read_lock
 from clinscale.registry.mlflow_model import Pyfunc
-from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull
+from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull, pull_offline
 from clinscale.registry.runs import (
     Run,
     RunRecord,
@@ -27,6 +28,7 @@ from clinscale.registry.runs import (
     resume_or_start_run,
     start_run,
 )
+from clinscale.registry.signing import sign
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking, connect
 from clinscale.registry.versions import (
@@ -46,6 +48,7 @@ from clinscale.registry.versions import (
 __all__ = [
     "CARD",
     "CHAMPION",
+    "LOCK_FILE",
     "RELEASES",
     "FetchedModel",
     "Files",
@@ -76,7 +79,9 @@ __all__ = [
     "metric_history",
     "open_run",
     "pull",
+    "pull_offline",
     "read_json_artifact",
+    "read_lock",
     "read_run",
     "read_runs",
     "register",
@@ -86,6 +91,7 @@ __all__ = [
     "resume_or_start_run",
     "set_alias",
     "set_version_tags",
+    "sign",
     "start_run",
     "write_card",
 ]

@@ -33,11 +33,16 @@ class FileFacts(TypedDict):
     bytes: int
 
 
+def check_plain(name: str, *, source: str) -> None:
+    """RegistryError unless a name can lead nowhere but to what lies directly in its folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise RegistryError(f"{source}: file name {name!r} is not plain; a model folder is flat")
+
+
 def check_names(names: list[str], *, source: str) -> None:
     """RegistryError unless the file names are plain, of allowed kinds, and include a config and weights."""
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise RegistryError(f"{source}: file name {name!r} is not plain; a model folder is flat")
+        check_plain(name, source=source)
         if Path(name).suffix not in SUFFIXES or name in REDIRECTS:
             raise RegistryError(
                 f"{source}: {name} is not allowed in a registered model; allowed are "
@@ -60,7 +65,7 @@ def hash_folder(folder: Path, *, source: str) -> dict[str, FileFacts]:
     check_names([file.name for file in files], source=source)
     for file in files:
         if file.name.endswith("config.json"):
-            _refuse_remote_code(_json(file), f"{source}: {file.name}")
+            _refuse_remote_code(read_bounded_json(file), f"{source}: {file.name}")
         elif file.name.endswith(".index.json"):
             _check_index(file, source)
         elif file.suffix == ".safetensors":
@@ -78,10 +83,11 @@ def folder_digest(folder: str | Path) -> str:
     return digest_of(hash_folder(Path(folder), source=str(folder)))
 
 
-def _json(file: Path) -> Any:
+def read_bounded_json(file: Path) -> Any:
+    """What a small JSON file holds; RegistryError where it is broken, bottomless, or not small."""
     if file.stat().st_size > MAX_PARSED_BYTES:
         raise RegistryError(
-            f"{file.name} has more than {MAX_PARSED_BYTES:,} bytes, which no config needs; save it again"
+            f"{file.name} has more than {MAX_PARSED_BYTES:,} bytes, and no config needs so many; save the model again"
         )
     try:
         return read_json(file)
@@ -106,7 +112,7 @@ def _refuse_remote_code(value: Any, place: str) -> None:
 
 def _check_index(file: Path, source: str) -> None:
     """A weight index may only point at safetensors beside it."""
-    index = _json(file)
+    index = read_bounded_json(file)
     shards = set(index.get("weight_map", {}).values()) if isinstance(index, dict) else {""}
     strange = [name for name in shards if Path(name).name != name or not (file.parent / name).is_file()]
     if strange or not file.name.endswith(".safetensors.index.json"):

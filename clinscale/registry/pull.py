@@ -1,19 +1,29 @@
 """From the registry to a local HF folder, trusting nothing but the digest.
 
 A registered version of MLflow is not immutable, and loading a hostile one runs its code. So a pull never loads
-anything: it compares names before it downloads and hashes after it, and shows the folder only when all is right.
+anything: it compares names and sizes before it downloads and hashes after it, keeps what is right in the cache, and
+shows a copy. What a reference stood for is written to `models.lock`, and is what it stands for from then on.
 """
 
+import contextlib
+import logging
+import re
+import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from clinscale.errors import DataError, RegistryError
-from clinscale.registry.folders import FileFacts, check_names, digest_of, folder_digest, hash_folder
-from clinscale.registry.mlflow_model import HF_FOLDER, MANIFEST
+from clinscale.errors import ConfigError, RegistryError
+from clinscale.registry.cache import Cache, digest_or_none
+from clinscale.registry.download import Progress, download, download_foreign
+from clinscale.registry.lock import LOCK_FILE, LockedModel, read_lock, write_lock
+from clinscale.registry.signing import check_signature
+from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
-from clinscale.registry.versions import ModelVersion, resolve
-from clinscale.storage import read_json
+from clinscale.registry.versions import ModelVersion, find_version, resolve
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,8 @@ class Pulled:
     version: int
     path: Path
     digest: str
+    signed_by: str | None = None
+    """Fingerprint of the trusted key that signed it, where a signature was or is demanded."""
 
 
 @dataclass(frozen=True)
@@ -40,116 +52,231 @@ class FetchedModel:
     """Of a version's LoggedModel."""
 
 
-def pull(tracking: Tracking, reference: str, out: str | Path, *, expected_digest: str | None = None) -> Pulled:
+def pull(
+    tracking: Tracking,
+    reference: str,
+    out: str | Path,
+    *,
+    home: str | Path | None = None,
+    lock: str | Path | None = None,
+    update: bool = False,
+    trust: Sequence[str | Path] = (),
+    on_progress: Progress = lambda done, total: None,
+) -> Pulled:
     """Copy the version that `reference` names to folder `out`, verified; nothing half-written is ever seen there.
 
     Args:
         tracking: where from.
         reference: `NAME`, `NAME@alias` or `NAME/3`.
-        out: the folder to make. An equal one is returned as it is.
-        expected_digest: a digest pinned outside the registry, whose tags can be rewritten.
+        out: the folder to make. An equal one is left as it is.
+        home: keeps what was downloaded in `home/models/cache`, also of a pull that is cut; None keeps nothing.
+        lock: the lock file. A reference that it holds gives that version and digest; another one is added.
+        update: take what the registry says now and move the lock on; an unchanged copy of what it held is replaced.
+        trust: PEM files of ed25519 public keys, one of which must have signed name and digest.
+        on_progress: told of what has come.
 
     Raises:
-        RegistryError: unknown reference, another digest than pinned, files that are unsafe, unlisted, missing or
-            changed, or `out` holds something else.
+        RegistryError: unknown reference, another digest than locked, no trusted signature, files that are unsafe,
+            unlisted, missing or changed, or `out` holds something else.
+        CapacityError: the disk does not hold what the manifest says.
+        ConfigError: the lock file or a key is broken, or a folder cannot be written.
     """
     out = Path(out).absolute()
-    version = resolve(tracking, reference)
-    if not version.digest:
-        raise RegistryError(
-            f"{version.label} was not registered by clinscale and has no digest; it cannot be verified"
-        )
-    if expected_digest not in (None, version.digest):
-        raise RegistryError(
-            f"{version.label} has digest {version.digest[:12]}, pinned is {str(expected_digest)[:12]}; "
-            "somebody changed the version: ask its owner, or remove the pin if the change is meant"
-        )
-    pulled = Pulled(version.name, version.version, out, version.digest)
-    if out.exists():
-        if out.is_dir() and _digest_or_none(out) == version.digest:
-            return pulled
-        raise RegistryError(f"{out} exists and is not {version.label}; remove it, or give another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        _download(tracking, version, Path(temporary)).replace(out)
-    return pulled
+    entry = read_lock(lock).get(reference) if lock else None
+    version, digest = _choose(tracking, reference, entry, update=update)
+    replaced = entry.digest if entry and update else None
+    signed = _demand_signature(version, trust, entry if update else None)
+    with _told(out), _cache(home or out.parent, keep=bool(home)) as cache:
+        if digest:  # before anything is downloaded
+            _refuse_taken(out, version.label, {digest, replaced})
+        folder, digest = _obtain(tracking, version, digest, cache, on_progress)
+        if lock:
+            made = LockedModel(
+                registry=tracking.shared_place, name=version.name, version=version.version, digest=digest
+            )
+            locked = (entry if entry and not update else made).model_copy(update=signed)
+            if locked != entry:
+                write_lock(lock, reference, locked, replacing=entry)
+        _place(folder, out, digest, version.label, replaced)
+    return Pulled(version.name, version.version, out, digest, signed.get("signed_by"))
 
 
-def fetch_model(tracking: Tracking, model: str, *, home: str | Path) -> FetchedModel:
-    """What a config calls a model: a folder, a registry reference (pulled to `home/models`) or a hub's `ORG/NAME`.
+def pull_offline(
+    reference: str, out: str | Path, *, home: str | Path, lock: str | Path, trust: Sequence[str | Path] = ()
+) -> Pulled:
+    """Like `pull`, from the lock file and the cache alone: no server is asked.
+
+    Raises:
+        RegistryError: the lock does not hold the reference, the cache has no intact copy of what it says, no trusted
+            signature is recorded with it, or `out` holds something else.
+        ConfigError: the lock file or a key is broken, or a folder cannot be written.
+    """
+    out = Path(out).absolute()
+    entry = read_lock(lock).get(reference)
+    if entry is None:
+        raise RegistryError(
+            f"{lock} does not hold {reference}, and --offline asks nobody else; pull it without --offline"
+        )
+    if trust:
+        check_signature(entry.label, entry.name, entry.digest, entry.signature, entry.signed_by, trusted=trust)
+    with _told(out), _cache(home) as cache:
+        folder = cache.find(entry.digest)
+        if folder is None:
+            raise RegistryError(
+                f"{cache.root} holds no intact copy of {entry.label} (digest {entry.digest[:12]}), and --offline asks "
+                "nobody else; pull it without --offline"
+            )
+        _place(folder, out, entry.digest, entry.label)
+    return Pulled(entry.name, entry.version, out, entry.digest, entry.signed_by if trust else None)
+
+
+def fetch_model(
+    tracking: Tracking, model: str, *, home: str | Path, lock: str | Path | None = LOCK_FILE
+) -> FetchedModel:
+    """What a config calls a model: a folder, a registry reference or a hub's `ORG/NAME`.
+
+    A reference is fetched to the cache below `home`. What `lock`, by default `models.lock` in the current folder,
+    holds of it is kept to, as a package that a program imports is the locked one; nothing is added to it.
 
     Raises:
         RegistryError: a name without a slash that the registry does not hold, or a failing pull.
     """
     if Path(model).is_dir():
-        digest = _digest_or_none(Path(model))
-        return FetchedModel(
-            str(Path(model).absolute()), f"{model}#{digest[:12]}" if digest else model, digest or ""
-        )
+        digest = digest_or_none(Path(model))
+        label = f"{model}#{digest[:12]}" if digest else model
+        return FetchedModel(str(Path(model).absolute()), label, digest or "")
     _, slash, last = model.partition("/")
     if slash and not last.isdigit():
         return FetchedModel(model, model)
-    version = resolve(tracking, model)
-    folder = Path(home) / "models" / f"{version.name}-{version.version}"
-    return FetchedModel(str(pull(tracking, version.label, folder).path), version.label, version.digest, version.model_id)
+    entry = read_lock(lock).get(model) if lock else None
+    version, digest = _choose(tracking, model, entry)
+    with _told(Path(home)), _cache(home) as cache:
+        folder, _ = _obtain(tracking, version, digest, cache)
+    return FetchedModel(str(folder), version.label, version.digest, version.model_id)
 
 
-def _download(tracking: Tracking, version: ModelVersion, temporary: Path) -> Path:
-    """The verified HF folder below `temporary`."""
-    import mlflow.artifacts
-
-    with tracking.faults(f"download {version.label}"):
-        uri = tracking.client.get_model_version_download_uri(version.name, str(version.version))
-        mlflow.artifacts.download_artifacts(
-            artifact_uri=f"{uri}/{MANIFEST}", dst_path=str(temporary), tracking_uri=tracking.uri
-        )
-        listed = _read_manifest(temporary / MANIFEST, version)
-        stored = mlflow.artifacts.list_artifacts(artifact_uri=f"{uri}/{HF_FOLDER}", tracking_uri=tracking.uri)
-        _compare_names({PurePosixPath(item.path).name for item in stored}, set(listed), version)
-        folder = temporary / "hf"
-        folder.mkdir()
-        for name in listed:
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{uri}/{HF_FOLDER}/{name}", dst_path=str(folder), tracking_uri=tracking.uri
+def _choose(
+    tracking: Tracking, reference: str, entry: LockedModel | None, *, update: bool = False
+) -> tuple[ModelVersion, str]:
+    """The version that is meant and the digest that it must have, empty where only its files can tell."""
+    if entry is None or update:
+        version = resolve(tracking, reference)
+        same = entry and (entry.registry, entry.label) == (tracking.shared_place, version.label)
+        if entry is None or not same:
+            return version, version.digest
+    else:
+        now = find_version(tracking, reference)
+        if now and now.version != entry.version:
+            log.warning(
+                f"{reference} is {now.label} by now, and locked to {entry.label}, which is used; "
+                f"clinscale pull {reference} --update moves on"
             )
-    found = hash_folder(folder, source=version.label)
-    changed = sorted(name for name in listed if found.get(name) != listed[name])
-    if changed or found.keys() != listed.keys():
+        version = resolve(tracking, entry.label)
+    if version.digest not in ("", entry.digest):
+        raise _changed(version, version.digest, entry.digest)
+    return version, entry.digest
+
+
+def _changed(version: ModelVersion, found: str, locked: str) -> RegistryError:
+    return RegistryError(
+        f"{version.label} has digest {found[:12]}, locked is {locked[:12]}; somebody changed the version, or this is "
+        "another registry: ask its owner, and remove the entry from the lock file if the change is meant"
+    )
+
+
+def _demand_signature(
+    version: ModelVersion, trust: Sequence[str | Path], left: LockedModel | None
+) -> dict[str, str]:
+    """What the lock records of the signature; `left` is the entry that an update moves on from."""
+    if not trust:
+        if left and left.signed_by:
+            raise RegistryError(
+                f"{left.label} was locked with the signature of key {left.signed_by[:12]}, and its successor needs one "
+                "too; give --trust KEY.pem"
+            )
+        return {}
+    if not version.digest:
         raise RegistryError(
-            f"{version.label}: {', '.join(changed) or 'its files'} differ from the manifest; "
-            "the stored files were damaged or changed: register the model again"
+            f"{version.label} was not registered by clinscale and has no digest that could be signed; "
+            "pull it without --trust, or register it with clinscale and sign it"
         )
-    return folder
+    signature, signed_by = (version.tags.get(tag) for tag in (Tag.SIGNATURE, Tag.SIGNED_BY))
+    check_signature(version.label, version.name, version.digest, signature, signed_by, trusted=trust)
+    return {"signature": str(signature), "signed_by": str(signed_by)}
 
 
-def _read_manifest(path: Path, version: ModelVersion) -> dict[str, FileFacts]:
-    """File names and hashes; refused unless they are the ones that the version's digest stands for."""
+def _obtain(
+    tracking: Tracking,
+    version: ModelVersion,
+    digest: str,
+    cache: Cache,
+    on_progress: Progress = lambda done, total: None,
+) -> tuple[Path, str]:
+    """The verified folder in the cache, and its digest; `digest` is what it must be, where that is known."""
+    if version.digest:
+        if not re.fullmatch("[0-9a-f]{64}", version.digest):  # it names a folder of the cache
+            raise RegistryError(
+                f"{version.label}: its digest {version.digest!r:.80} is none; register the model again"
+            )
+        return cache.obtain(digest, lambda partial: download(tracking, version, partial, on_progress)), digest
+    if digest and (found := cache.find(digest)):
+        return found, digest
+    log.warning(
+        f"{version.label} was not registered by clinscale: no manifest says what it should hold; its files are checked "
+        "for code and pickles, and only a lock file tells when they change"
+    )
+    with tempfile.TemporaryDirectory(dir=cache.root, prefix=".foreign-") as temporary:
+        folder = Path(temporary) / "hf"
+        found_digest = download_foreign(tracking, version, folder, on_progress)
+        if digest and found_digest != digest:
+            raise _changed(version, found_digest, digest)
+
+        def keep(partial: Path) -> None:
+            folder.replace(partial)
+
+        return cache.obtain(found_digest, keep), found_digest
+
+
+def _refuse_taken(out: Path, label: str, welcome: set[str | None]) -> None:
+    if out.exists() and digest_or_none(out) not in welcome:
+        raise RegistryError(f"{out} exists and is not {label}; remove it, or give another folder")
+
+
+def _place(folder: Path, out: Path, digest: str, label: str, replaced: str | None = None) -> None:
+    """Make `out` a copy of `folder`, whole or not at all; a link would let a user's edit reach the cache."""
+    if digest_or_none(out) == digest:
+        return
+    _refuse_taken(out, label, {replaced})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        copy = Path(temporary) / "copy"
+        shutil.copytree(folder, copy, copy_function=shutil.copyfile)
+        if out.exists():
+            out.replace(Path(temporary) / "replaced")
+        try:
+            copy.replace(out)
+        except OSError:
+            _refuse_taken(out, label, {digest})  # unless another pull has made the same meanwhile
+
+
+@contextlib.contextmanager
+def _cache(home: str | Path, *, keep: bool = True) -> Iterator[Cache]:
+    """The cache below `home`, or one for this pull alone."""
+    if keep:
+        yield Cache(Path(home) / "models" / "cache")
+        return
+    Path(home).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix=".pull-") as temporary:
+        yield Cache(temporary)
+
+
+@contextlib.contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """Turn a full disk, a missing permission and their like into one sentence."""
     try:
-        manifest = read_json(path)
-    except DataError:
-        manifest = None
-    listed = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(listed, dict) or digest_of(listed) != version.digest:
-        raise RegistryError(
-            f"{version.label}: {MANIFEST} does not match the version's digest {version.digest[:12]}; "
-            "the stored files were changed after registration: register the model again"
-        )
-    check_names(list(listed), source=version.label)
-    return listed
-
-
-def _compare_names(stored: set[str], listed: set[str], version: ModelVersion) -> None:
-    if stored != listed:
-        strange = sorted(stored - listed) or sorted(listed - stored)
-        rule = "unlisted" if stored - listed else "missing"
-        raise RegistryError(
-            f"{version.label}: {rule} files {', '.join(map(repr, strange))}; "
-            "the stored files were changed after registration: register the model again"
-        )
-
-
-def _digest_or_none(folder: Path) -> str | None:
-    try:
-        return folder_digest(folder)
-    except RegistryError:
-        return None
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or place} cannot be written or read ({error.strerror or type(error).__name__}); mend its "
+            "permissions or make room, or give another folder with --out or --home"
+        ) from None

@@ -19,6 +19,7 @@ from typing import Any
 from clinscale.errors import AccessError, RegistryError
 
 _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+_DENIED = (401, 403)
 _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 
 
@@ -41,6 +42,11 @@ class Tracking:
         """How messages name the server: its URI without a password."""
         return _without_password(self.uri)
 
+    @property
+    def shared_place(self) -> str:
+        """The URI without user and password, for files that several people read."""
+        return re.sub(r"//[^/\s]*@", "//", self.uri)
+
     @contextlib.contextmanager
     def faults(self, action: str) -> Iterator[None]:
         """Turn what MLflow raises while it does `action` into one RegistryError that names the server."""
@@ -50,16 +56,18 @@ class Tracking:
             yield
         except MlflowException as error:
             reason = f"{error.error_code}: {_first_line(error)}"
-            denied = error.error_code == "PERMISSION_DENIED"
+            denied = error.get_http_status_code() in _DENIED
         except _failures() as error:
-            reason = type(error).__name__
-            denied = getattr(getattr(error, "response", None), "status_code", None) == 403
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            reason = f"HTTP {status}" if status else type(error).__name__
+            denied = status in _DENIED
         else:
             return
         if denied:
             raise AccessError(
-                f"tracking server {self.place}: this account may not {action}; ask its administrator for the right, "
-                "or somebody who has it"
+                f"tracking server {self.place}: this account may not {action} ({reason}); check "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and this user's rights on the model and on its "
+                "experiment"
             )
         raise RegistryError(
             f"tracking server {self.place} could not {action} ({reason}); "
@@ -178,7 +186,7 @@ def _client(uri: str) -> Any:
 
 
 def _without_password(text: str) -> str:
-    return re.sub(r"(//[^:@/\s]*):[^@/\s]*@", r"\1:***@", text)
+    return re.sub(r"(//[^:@/\s]*):[^/\s]*@", r"\1:***@", text)
 
 
 def _first_line(error: Exception) -> str:

@@ -30,6 +30,7 @@ VERBS = [
     ["tune"],
     ["models"],
     ["models", "show"],
+    ["models", "sign"],
     ["pull"],
     ["predict"],
     ["report"],

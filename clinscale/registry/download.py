@@ -1,0 +1,190 @@
+"""The files of a version, checked before and after they come: names and sizes first, then hashes and content."""
+
+import contextlib
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from clinscale.errors import CapacityError, RegistryError
+from clinscale.registry.folders import (
+    MAX_PARSED_BYTES,
+    FileFacts,
+    check_names,
+    check_plain,
+    digest_of,
+    hash_folder,
+    read_bounded_json,
+)
+from clinscale.registry.mlflow_model import HF_FOLDER, MANIFEST
+from clinscale.registry.stored import StoredFiles
+from clinscale.registry.tracking import Tracking
+from clinscale.registry.versions import ModelVersion
+from clinscale.storage import sha256
+
+Progress = Callable[[int, int], None]
+"""Told `(done_bytes, total_bytes)` while files come."""
+
+_OF_MLFLOW = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
+"""What `log_model` puts beside a model."""
+
+
+def download(tracking: Tracking, version: ModelVersion, folder: Path, on_progress: Progress) -> None:
+    """Make `folder` what the version's manifest says; files that an earlier download has left there are used.
+
+    Raises:
+        RegistryError: the server is away, and what has come stays; or files are unsafe, unlisted, missing or
+            changed, and `folder` is gone.
+        CapacityError: the disk does not hold what the manifest says.
+    """
+    stored = StoredFiles(tracking, version)
+    with tempfile.TemporaryDirectory() as temporary:
+        manifest = Path(temporary) / MANIFEST
+        stored.fetch(MANIFEST, manifest, MAX_PARSED_BYTES)
+        sizes = stored.sizes(HF_FOLDER)
+        with _gone_if_refused(folder):
+            listed = _read_manifest(manifest, version)
+            _compare(sizes, listed, version)
+    places = {name: (f"{HF_FOLDER}/{name}", facts["bytes"]) for name, facts in listed.items()}
+    _fetch(stored, places, folder, version, on_progress, lambda file: sha256(file) == listed[file.name]["sha256"])
+    with _gone_if_refused(folder):
+        found = hash_folder(folder, source=version.label)
+        _refuse_changed([name for name in listed if found.get(name) != listed[name]], version)
+
+
+def download_foreign(tracking: Tracking, version: ModelVersion, folder: Path, on_progress: Progress) -> str:
+    """Make `folder` the HF folder of a version without a manifest; the digest of what has come.
+
+    Raises:
+        RegistryError: the server is away, or the version holds no HF folder, or an unsafe one.
+        CapacityError: the disk does not hold what the store lists.
+    """
+    stored = StoredFiles(tracking, version)
+    places = _hf_files(stored, version)
+    check_names(list(places), source=version.label)
+    _fetch(stored, places, folder, version, on_progress, lambda file: False)
+    found = hash_folder(folder, source=version.label)
+    _refuse_changed(
+        [name for name, (_, size_bytes) in places.items() if found[name]["bytes"] != size_bytes], version
+    )
+    return digest_of(found)
+
+
+def _hf_files(stored: StoredFiles, version: ModelVersion) -> dict[str, tuple[str, int]]:
+    """Path and size by name of a plain HF folder, or of `mlflow.transformers`'s `model` and `components/*`."""
+    top = {name: size for name, size in stored.sizes().items() if name not in _OF_MLFLOW}
+    if "config.json" in top:
+        listings = {"": top}
+    else:
+        folders = ["model"] if "model" in top else []
+        if folders and "components" in top:
+            folders += [f"components/{name}" for name in stored.sizes("components")]
+        for name in folders:
+            check_plain(name.rpartition("/")[2], source=version.label)
+        listings = {f"{name}/": stored.sizes(name) for name in folders}
+    places: dict[str, tuple[str, int]] = {}
+    for folder, sizes in listings.items():
+        for name, size_bytes in sizes.items():
+            if size_bytes is None or name in places:
+                raise RegistryError(
+                    f"{version.label}: {folder}{name} is a folder, or there twice; a model folder is flat"
+                )
+            places[name] = (f"{folder}{name}", size_bytes)
+    return places
+
+
+def _fetch(
+    stored: StoredFiles,
+    places: Mapping[str, tuple[str, int]],
+    folder: Path,
+    version: ModelVersion,
+    on_progress: Progress,
+    is_whole: Callable[[Path], bool],
+) -> None:
+    """Bring each file to `folder` by name; one that is there already goes on where it ends."""
+    total_bytes = sum(size_bytes for _, size_bytes in places.values())
+    there_bytes = sum(file.stat().st_size for file in folder.iterdir()) if folder.exists() else 0
+    free_bytes = shutil.disk_usage(folder.parent).free
+    if total_bytes - there_bytes > free_bytes:
+        raise CapacityError(
+            f"{version.label} needs {total_bytes - there_bytes:,} bytes, {folder.parent} has {free_bytes:,} free; "
+            "make room, or give another --home"
+        )
+    folder.mkdir(exist_ok=True)
+    done_bytes = 0
+    for name, (path, size_bytes) in places.items():
+        file = folder / name
+
+        def report(file_bytes: int, before_bytes: int = done_bytes) -> None:
+            on_progress(before_bytes + file_bytes, total_bytes)
+
+        fetch = functools.partial(stored.fetch, path, file, size_bytes, report)
+        if not (file.exists() and is_whole(file)):
+            if file.exists() and file.stat().st_size >= size_bytes:
+                file.unlink()
+            resumed = file.exists()
+            fetch()
+            if resumed and not is_whole(file):  # what was there was not its beginning
+                file.unlink()
+                fetch()
+        done_bytes += size_bytes
+    on_progress(done_bytes, total_bytes)
+
+
+def _read_manifest(path: Path, version: ModelVersion) -> dict[str, FileFacts]:
+    """What the files are; refused unless they are the ones that the version's digest stands for."""
+    try:
+        manifest = read_bounded_json(path)
+    except RegistryError:
+        manifest = None
+    listed = manifest.get("files") if isinstance(manifest, dict) else None
+    if (
+        not isinstance(listed, dict)
+        or digest_of(listed) != version.digest
+        or not all(map(_is_fact, listed.values()))
+    ):
+        raise RegistryError(
+            f"{version.label}: {MANIFEST} does not match the version's digest {version.digest[:12]}; "
+            "the stored files were changed after registration: register the model again"
+        )
+    check_names(list(listed), source=version.label)
+    return listed
+
+
+def _is_fact(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"sha256", "bytes"}
+        and isinstance(value["bytes"], int)
+        and value["bytes"] >= 0
+    )
+
+
+def _compare(sizes: Mapping[str, int | None], listed: Mapping[str, FileFacts], version: ModelVersion) -> None:
+    """What lies in the store against the manifest, by name and size."""
+    if sizes.keys() != listed.keys():
+        strange = sorted(sizes.keys() - listed.keys()) or sorted(listed.keys() - sizes.keys())
+        rule = "unlisted" if sizes.keys() - listed.keys() else "missing"
+        raise RegistryError(
+            f"{version.label}: {rule} files {', '.join(map(repr, strange))}; "
+            "the stored files were changed after registration: register the model again"
+        )
+    _refuse_changed([name for name in listed if sizes[name] != listed[name]["bytes"]], version)
+
+
+def _refuse_changed(names: list[str], version: ModelVersion) -> None:
+    if names:
+        raise RegistryError(
+            f"{version.label}: {', '.join(sorted(names))} differ from what was registered; "
+            "the stored files were damaged or changed: register the model again"
+        )
+
+
+@contextlib.contextmanager
+def _gone_if_refused(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except RegistryError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,73 @@
+"""`models.lock`: which version and digest each pulled reference stands for, kept outside the registry.
+
+A registry's aliases move and its tags can be rewritten; this file lies with the user's code and says what was
+pulled, so that the next pull gives the same bytes or says that it cannot.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from clinscale.config import Config
+from clinscale.errors import RegistryError
+from clinscale.registry.cache import exclusive
+from clinscale.storage import atomic_path
+
+LOCK_FILE = "models.lock"
+
+_HEAD = "# What `clinscale pull` gave for each reference. Keep it with your code; `pull --update` moves one on.\n"
+
+Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class LockedModel(Config):
+    """What a reference stands for."""
+
+    registry: str
+    """Where it was pulled from first, without user and password."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    version: Annotated[int, Field(ge=1)]
+    digest: Hex
+    signed_by: Hex | None = None
+    """Fingerprint of the key whose signature was demanded and found."""
+    signature: str | None = None
+
+    @property
+    def label(self) -> str:
+        """`NAME/VERSION`."""
+        return f"{self.name}/{self.version}"
+
+
+class _Lock(Config):
+    format: Literal[1] = 1
+    models: dict[str, LockedModel] = Field(default_factory=dict)
+
+
+def read_lock(path: str | Path) -> dict[str, LockedModel]:
+    """The entries by reference; none where there is no file. ConfigError for a file that is broken."""
+    return _Lock.load(path).models if Path(path).exists() else {}
+
+
+def write_lock(path: str | Path, reference: str, entry: LockedModel, *, replacing: LockedModel | None) -> None:
+    """Set one entry and leave the others as they are by now.
+
+    Raises:
+        RegistryError: the entry is no longer `replacing`, since another pull has set it to something else.
+    """
+    path = Path(path).resolve()  # a link stays one
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path):
+        models = read_lock(path)
+        if models.get(reference) not in (replacing, entry):
+            raise RegistryError(
+                f"{path.name} holds {models[reference].label} for {reference} by now, from another pull; pull it again"
+            )
+        with atomic_path(path) as temporary:
+            temporary.write_text(_HEAD + _dump({**models, reference: entry}), encoding="utf-8")
+
+
+def _dump(models: dict[str, LockedModel]) -> str:
+    values: dict[str, Any] = {key: models[key].model_dump(exclude_none=True) for key in sorted(models)}
+    return yaml.safe_dump({"format": 1, "models": values}, sort_keys=False, width=1000)

@@ -1,0 +1,125 @@
+"""What MLflow keeps of a version: names, sizes, and the bytes of one file at a time. Nothing is loaded.
+
+MLflow's own download takes whatever the store sends, and begins anew when it is cut. Here a file goes on where it
+stopped (MLflow's proxied route knows HTTP ranges), and never beyond what it is said to hold.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from clinscale.errors import RegistryError
+from clinscale.registry.tracking import Tracking
+from clinscale.registry.versions import ModelVersion
+
+_CHUNK_BYTES = 2**20
+
+
+class StoredFiles:
+    """The artifacts of one version."""
+
+    def __init__(self, tracking: Tracking, version: ModelVersion) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+        from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+        self._action = f"download {version.label}"
+        self._label = version.label
+        self._tracking = tracking
+        with tracking.faults(self._action):
+            uri = tracking.client.get_model_version_download_uri(version.name, str(version.version))
+            found = get_artifact_repository(uri, tracking_uri=tracking.uri, registry_uri=tracking.uri)
+        self._repository = getattr(found, "repo", found)  # what a `runs:/` or `models:/` URI stands for
+        self._is_http = isinstance(self._repository, HttpArtifactRepository)
+        self._is_local = isinstance(self._repository, LocalArtifactRepository)
+        if self._is_http and _host(self._repository.artifact_uri) != _host(tracking.uri):
+            raise RegistryError(  # it would be sent the user's password
+                f"{self._label}: its files lie on another server than {tracking.place}, "
+                f"{_host(self._repository.artifact_uri)}; ask its owner to register it here"
+            )
+
+    def sizes(self, folder: str = "") -> dict[str, int | None]:
+        """Bytes by name of what lies directly in `folder`; None for a folder in it.
+
+        Raises:
+            RegistryError: the server is away or says no, or a link lies there.
+        """
+        with self._tracking.faults(self._action):
+            listed = self._repository.list_artifacts(folder or None)
+        if self._is_local:  # a server sends what a link leads to, and here too it would be followed
+            for path in (Path(self._repository.artifact_dir, item.path) for item in listed):
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                    raise RegistryError(
+                        f"{self._label}: {path.name} is a link; a model folder holds plain files only"
+                    )
+        # MLflow leaves a size of zero out
+        return {PurePosixPath(item.path).name: None if item.is_dir else item.file_size or 0 for item in listed}
+
+    def fetch(
+        self, path: str, target: Path, limit_bytes: int, on_bytes: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Append to `target` what it lacks of the file at `path`, and at most one byte more than `limit_bytes`.
+
+        `on_bytes` is told how many bytes of the file are there.
+
+        Raises:
+            RegistryError: the server is away or says no; what has come stays in `target`.
+        """
+        have_bytes = target.stat().st_size if target.exists() else 0
+        with target.open("ab") as written, contextlib.closing(self._read(path, have_bytes, target)) as chunks:
+            for chunk in chunks:
+                written.write(chunk[: limit_bytes + 1 - have_bytes])
+                have_bytes += len(chunk)
+                on_bytes(min(have_bytes, limit_bytes))
+                if have_bytes > limit_bytes:
+                    return
+
+    def _read(self, path: str, start: int, target: Path) -> Generator[bytes]:
+        """The bytes of a stored file from `start` on."""
+        with self._tracking.faults(self._action):
+            if self._is_local:
+                yield from self._read_local(Path(self._repository.get_local_path(path)), start)
+            elif self._is_http:
+                yield from self._read_http(path, start)
+            else:  # an object store that this machine may read itself: MLflow's own drivers know how
+                with tempfile.TemporaryDirectory(dir=target.parent.parent, prefix=".object-") as temporary:
+                    whole = Path(self._repository.download_artifacts(path, dst_path=temporary))
+                    yield from self._read_local(whole, start)
+
+    def _read_local(self, file: Path, start: int) -> Iterator[bytes]:
+        with file.open("rb") as stream:
+            stream.seek(start)
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+
+    def _read_http(self, path: str, start: int) -> Iterator[bytes]:
+        import requests
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        credentials = get_default_host_creds(self._repository.artifact_uri)
+        while True:
+            begun = start
+            # a range counts the bytes that are sent, which compression would change
+            wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+            response = http_request(credentials, f"/{path}", "GET", stream=True, extra_headers=wanted)
+            with contextlib.closing(response):
+                response.raise_for_status()
+                # a server that knows no ranges sends all of it again
+                known = 0 if response.status_code == requests.codes.partial else start
+                try:
+                    for chunk in response.iter_content(_CHUNK_BYTES):
+                        if new := chunk[known:]:
+                            start += len(new)
+                            yield new
+                        known = max(0, known - len(chunk))
+                    return
+                except requests.RequestException:  # cut: worth another try as long as more comes each time
+                    if start == begun:
+                        raise
+
+
+def _host(uri: str) -> str:
+    return urlsplit(uri).netloc.rpartition("@")[2]
