@@ -139,13 +139,18 @@ def verify_resume(
 
 def base_row(result: "PretrainResult") -> dict[str, Any]:
     """How a base model is shown, here and in the demo."""
-    return {
+    from clinscale.pretrain import memorised
+
+    row = {
         "name": result.version.name,
         "family": result.family,
         "version": result.version.version,
         "perplexity_before": result.perplexity_before,
         "perplexity_after": result.perplexity_after,
     }
+    if result.exposures:
+        row |= {"exposure_max": max(result.exposures), "memorised": memorised(result.exposures)}
+    return row
 
 
 def told(done: int, total: int, metrics: dict[str, float]) -> tuple[int, int, str]:

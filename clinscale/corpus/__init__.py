@@ -10,6 +10,7 @@ number of workers without seeing other data. The corpus is streamed: memory does
 """
 
 from clinscale.corpus.build import CorpusConfig, build_shards, source_bytes
+from clinscale.corpus.canaries import CanaryConfig, canary_probes, plant_canaries
 from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import phrases
 from clinscale.corpus.loader import evaluation_batches, masked_batch, rows_of_step
@@ -20,6 +21,7 @@ from clinscale.corpus.sources import Document, SourceConfig, files_of, read_docu
 from clinscale.corpus.tokenizing import SpecialIds, load_tokenizer, tokenizer_fingerprint, train_tokenizer
 
 __all__ = [
+    "CanaryConfig",
     "CleaningConfig",
     "CorpusConfig",
     "Document",
@@ -29,12 +31,14 @@ __all__ = [
     "SourceConfig",
     "SpecialIds",
     "build_shards",
+    "canary_probes",
     "evaluation_batches",
     "files_of",
     "load_tokenizer",
     "masked_batch",
     "open_shards",
     "phrases",
+    "plant_canaries",
     "read_documents",
     "rows_of_step",
     "source_bytes",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clinscale.corpus.masking import IGNORED, MaskingConfig, mask_row
 from clinscale.corpus.packing import Rows
+from clinscale.corpus.streams import EVALUATION_MASKS, ORDER, TRAINING_MASKS, generator
 from clinscale.corpus.tokenizing import SpecialIds
 from clinscale.errors import DataError
 
@@ -21,9 +22,6 @@ Batch = dict[str, NDArray[np.int64]]
 
 Where rows keep documents apart also `segment_ids`: 1, 2, ... for each document of a row, 0 on padding.
 """
-
-# Independent random streams drawn from one seed
-_ORDER, _TRAINING_MASKS, _EVALUATION_MASKS = range(3)
 
 
 def masked_batch(
@@ -59,7 +57,7 @@ def masked_batch(
     share = -(-rows_per_step // world_size)
     samples = rows_of_step(len(rows), step=step, rows_per_step=rows_per_step, seed=seed)
     examples = [
-        _example(rows, row, _generator(seed, _TRAINING_MASKS, epoch, row), masking, special, word_starts)
+        _example(rows, row, generator(seed, TRAINING_MASKS, epoch, row), masking, special, word_starts)
         for epoch, row in samples[rank * share : (rank + 1) * share].tolist()
     ]
     return _batch(examples, share, rows, special)
@@ -75,7 +73,7 @@ def rows_of_step(num_rows: int, *, step: int, rows_per_step: int, seed: int) -> 
         raise DataError("the training split holds no rows; build the ShardSet from more notes")
     positions = range(step * rows_per_step, (step + 1) * rows_per_step)
     places = (divmod(position, num_rows) for position in positions)
-    return np.array([(epoch, _epoch_order(num_rows, seed, epoch)[within]) for epoch, within in places])
+    return np.array([(epoch, epoch_order(num_rows, seed, epoch)[within]) for epoch, within in places])
 
 
 def evaluation_batches(
@@ -111,7 +109,7 @@ def evaluation_batches(
     for start in range(rank * rows_per_batch, -(-count // rows_per_round) * rows_per_round, rows_per_round):
         numbers = [position * len(rows) // count for position in range(start, min(start + rows_per_batch, count))]
         examples = [
-            _example(rows, row, _generator(seed, _EVALUATION_MASKS, row), masking, special, word_starts)
+            _example(rows, row, generator(seed, EVALUATION_MASKS, row), masking, special, word_starts)
             for row in numbers
         ]
         yield _batch(examples, rows_per_batch, rows, special)
@@ -154,11 +152,7 @@ def _batch(examples: Sequence[Batch], share: int, rows: Rows, special: SpecialId
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """A permutation of all rows; 8 bytes per row, so 2 MB for a billion tokens in rows of 4,096."""
-    order: NDArray[np.int64] = _generator(seed, _ORDER, epoch).permutation(count)
+    order: NDArray[np.int64] = generator(seed, ORDER, epoch).permutation(count)
     return order
-
-
-def _generator(seed: int, *stream: int) -> np.random.Generator:
-    return np.random.default_rng((seed & (2**64 - 1), *stream))

@@ -91,8 +91,8 @@ def mask_row(
 
     `word_starts` is the table of that name; `masking.whole_words` needs it, ConfigError without.
     """
-    ordinary = _ordinary(special)
-    candidates = ordinary[row]
+    is_ordinary = ordinary(special)
+    candidates = is_ordinary[row]
     draw, fate = generator.random((2, len(row)))
     if masking.whole_words:
         draw = draw[_first_of_word(row, word_starts)]
@@ -105,7 +105,7 @@ def mask_row(
     seen[chosen & (fate < masking.mask_token_share)] = special.mask
     at_random = chosen & (fate >= masking.mask_token_share) & (fate < random_above)
     # HF draws from the whole vocabulary; a special token in mid-row is no useful noise
-    seen[at_random] = generator.choice(np.flatnonzero(ordinary), size=int(at_random.sum()))
+    seen[at_random] = generator.choice(np.flatnonzero(is_ordinary), size=int(at_random.sum()))
     return seen, labels
 
 
@@ -121,7 +121,7 @@ def _first_of_word(row: NDArray[np.int64], word_starts: NDArray[np.bool_] | None
 
 
 @lru_cache(maxsize=4)
-def _ordinary(special: SpecialIds) -> NDArray[np.bool_]:
+def ordinary(special: SpecialIds) -> NDArray[np.bool_]:
     """For each id whether it is an ordinary token; (vocab_size,)."""
     table = np.ones(special.vocab_size, dtype=np.bool_)
     table[list(special.all)] = False

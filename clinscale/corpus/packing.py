@@ -9,8 +9,9 @@ arXiv:2107.02027), so that little is padding.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,7 @@ class Rows(Sequence[NDArray[np.int64]]):
         """Length of every row."""
         self.special = special
         """Ids of the tokens that frame and fill rows."""
+        self._beginnings: Mapping[int, NDArray[np.int64]] = {}
         self._pieces = None if document_tokens is None else _Pieces(document_tokens, row_tokens)
         if document_tokens is not None and (found := int(document_tokens.sum())) != self._tokens:
             raise DataError(
@@ -84,7 +86,19 @@ class Rows(Sequence[NDArray[np.int64]]):
             row[at + 1 : at + 1 + length] = self._slice(start, start + length)
             row[at + 1 + length] = self.special.sep
             at += length + FRAME_TOKENS
+        beginning = self._beginnings.get(int(index))
+        if beginning is not None:
+            row[1 : 1 + len(beginning)] = beginning
         return row
+
+    def beginning_with(self, beginnings: Mapping[int, NDArray[np.int64]]) -> Self:
+        """The same rows, but behind the first token of those named other tokens are laid over what is there.
+
+        Each must fit into the first segment of its row.
+        """
+        rows = copy(self)
+        rows._beginnings = beginnings
+        return rows
 
     def segments(self, index: int) -> list[int]:
         """Lengths of the segments of row `index` in tokens, their frames included; what is missing is padding."""

@@ -2,16 +2,18 @@
 
 config ──run──▶ worker on each rank: masked rows ▶ DeepSpeed step ▶ guard ▶ CheckpointStore
           │            ▲ a group that was killed, preempted or resized starts again from the newest checkpoint
-          └─ export ──▶ plain HF folder ──▶ registry
+          └─ export ──▶ plain HF folder ──▶ exposure of planted canaries ──▶ registry
 """
 
 from clinscale.pretrain.config import PretrainConfig, PretrainRecipe, PretrainRuntime, recipes
 from clinscale.pretrain.guard import SpikeGuardConfig
+from clinscale.pretrain.memorisation import MEMORISATION_FILE, memorised, p_value
 from clinscale.pretrain.run import PretrainResult, pretrain, run_config, train, worker_task
 from clinscale.pretrain.verify import Verification, verify_resume
 from clinscale.pretrain.worker import WorkerTask, train_worker
 
 __all__ = [
+    "MEMORISATION_FILE",
     "PretrainConfig",
     "PretrainRecipe",
     "PretrainResult",
@@ -19,6 +21,8 @@ __all__ = [
     "SpikeGuardConfig",
     "Verification",
     "WorkerTask",
+    "memorised",
+    "p_value",
     "pretrain",
     "recipes",
     "run_config",

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from clinscale.config import Config, nearest
-from clinscale.corpus import MaskingConfig
+from clinscale.corpus import CanaryConfig, MaskingConfig
 from clinscale.engine import OptimizerConfig, Precision, RetentionConfig, ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, EvaluationPattern, ModelConfig
@@ -45,6 +45,11 @@ class PretrainRecipe(Config):
 
     masking: MaskingConfig = MaskingConfig()
     """Which tokens the encoder is asked to recover."""
+
+    # left out of `plain` where there are none, so that runs from before there were any keep their fingerprint
+    canaries: CanaryConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Invented phrases planted in training rows, of which the finished model is asked what it remembers; null plants
+    none. `canaries.count=8` is enough to ask for them."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""

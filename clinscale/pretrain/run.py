@@ -9,7 +9,8 @@ from clinscale.config import fingerprint, nearest
 from clinscale.engine import load_weights, newest_checkpoint
 from clinscale.errors import CapacityError, ConfigError, DataError, OutOfMemoryError
 from clinscale.pretrain.card import write_base_card
-from clinscale.pretrain.config import PretrainConfig
+from clinscale.pretrain.config import PretrainConfig, PretrainRecipe
+from clinscale.pretrain.memorisation import MEMORISATION_FILE, exposure_metrics, measure_exposures, p_value
 from clinscale.pretrain.worker import WorkerTask, build_model, train_worker
 from clinscale.registry import Tag
 from clinscale.runfolder import claim_run_folder
@@ -38,6 +39,8 @@ class PretrainResult:
     family: str
     perplexity_before: float
     perplexity_after: float
+    exposures: tuple[float, ...]
+    """Of each canary in bits; none where none was planted."""
 
 
 def pretrain(
@@ -54,7 +57,8 @@ def pretrain(
     or returns what is finished already.
 
     Raises:
-        ConfigError: the name stands for another recipe, or the rows are longer than the model.
+        ConfigError: the name stands for another recipe, the rows are longer than the model, or too few for the
+            canaries.
         DataError: no ShardSet at `recipe.shards`, or one that was not made with the model's tokenizer.
         CapacityError: the cluster, its memory or its disk is too small. ClusterError: the workers failed for good.
         RegistryError: training is done, but the tracking server is away; the same command registers it later.
@@ -92,6 +96,8 @@ def pretrain(
 
             train(task, folder, on_log=on_log, on_event=on_event)
             _export(task, shards, exported)
+        exposures = _exposures(config.recipe, shards, folder)
+        run.log(exposure_metrics(exposures), step=task.total_steps)
         run.deliver()  # before the registry is asked for anything: it says more plainly that the server is away
         hf_config = models.check_hf_folder(exported)
         family = models.family_of(hf_config["model_type"])
@@ -104,10 +110,27 @@ def pretrain(
         }
         if pattern := hf_config.get("evaluation_pattern"):
             tags[Tag.EVALUATION_PATTERN] = pattern
+        if canaries := config.recipe.canaries:
+            run.log_file(folder / MEMORISATION_FILE)
+            tags[Tag.CANARIES] = f"{canaries.count} x {canaries.repeats}"
+            tags[Tag.EXPOSURE] = f"{max(exposures):.2f}"
+            tags[Tag.EXPOSURE_P_VALUE] = str(p_value(exposures))
         perplexity = [value for _, value in registry.metric_history(tracking, run.id, "eval/perplexity")]
-        write_base_card(exported, config, shards, family=family, perplexity=(perplexity[0], perplexity[-1]))
+        before_and_after = (perplexity[0], perplexity[-1])
+        write_base_card(exported, config, shards, family=family, perplexity=before_and_after, exposures=exposures)
         version = registry.register(tracking, run.id, exported, name=config.name, tags=tags, alias="champion")
-    return PretrainResult(version, exported, family, perplexity[0], perplexity[-1])
+    return PretrainResult(version, exported, family, *before_and_after, tuple(exposures))
+
+
+def _exposures(recipe: PretrainRecipe, shards: corpus.ShardSet, folder: Path) -> list[float]:
+    """Of the canaries in the model that run `folder` exported, measured once."""
+    known = folder / MEMORISATION_FILE
+    if recipe.canaries is None:
+        return []
+    if not known.exists():
+        exposures = measure_exposures(folder / EXPORTED, recipe, shards.manifest.special)
+        write_json(known, {**recipe.canaries.plain(), "exposures": exposures})
+    return list(read_json(known)["exposures"])
 
 
 def run_config(home: str | Path, name: str) -> Path:
@@ -129,13 +152,15 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
     row_tokens = recipe.row_tokens or limit
     if row_tokens > limit:
         raise ConfigError(f"recipe.row_tokens={row_tokens} is longer than the model's {limit} positions; lower it")
-    rows = len(shards.rows("train", row_tokens, documents_apart=recipe.documents_apart))
+    rows = shards.rows("train", row_tokens, documents_apart=recipe.documents_apart)
     if not len(shards.rows("validation", row_tokens)):
         raise ConfigError(
             f"ShardSet {shards.uri} holds no validation rows of {row_tokens} tokens; raise validation_fraction"
         )
     rows_per_step = recipe.rows_of_step(row_tokens)
-    steps = recipe.duration.steps(rows=rows, rows_per_step=rows_per_step, tokens_per_row=row_tokens)
+    steps = recipe.duration.steps(rows=len(rows), rows_per_step=rows_per_step, tokens_per_row=row_tokens)
+    if recipe.canaries:  # whether they can be is told before any worker starts
+        corpus.plant_canaries(rows, recipe.canaries, seed=recipe.seed, rows_read=steps * rows_per_step)
     known = folder / _MEMORY_FILE
     return WorkerTask(
         config=config,

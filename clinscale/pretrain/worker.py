@@ -122,6 +122,13 @@ class _Loop:
             for split in ("train", "validation")
         )
         self._rows_per_step = recipe.rows_of_step(task.row_tokens)
+        if recipe.canaries:
+            self._train_rows = corpus.plant_canaries(
+                self._train_rows,
+                recipe.canaries,
+                seed=recipe.seed,
+                rows_read=task.total_steps * self._rows_per_step,
+            )
         share = -(-self._rows_per_step // context.world_size)
         self._micro_rows = min(task.micro_rows_per_gpu or share, share)
         self._global_first = recipe.has_global_tokens(model.config.model_type)

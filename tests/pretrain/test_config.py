@@ -60,6 +60,8 @@ def test_the_global_batch_need_not_divide_over_workers():
         ("runtime.num_workers=0", "at least 1"),
         ("runtime.cpus_per_worker=0", "above 0, got 0"),
         ("recipe.row_per_step=8", r"did you mean rows_per_step\?"),
+        ("recipe.canaries.cuont=1", r"did you mean count\?"),
+        ("recipe.canaries.repeats=0", "greater than or equal to 1"),
         ("runtime.zero.stge=1", r"did you mean stage\?"),
         ("runtime.checkpoint_every_steps=0", "greater than or equal to 1"),
     ],
@@ -83,3 +85,12 @@ def test_notes_apart_on_gpus_need_attention_without_dropout():
 
 def test_fp16_is_allowed_on_gpus():
     assert load("recipe.precision=fp16", "runtime.gpus_per_worker=1").recipe.precision == "fp16"
+
+
+def test_a_recipe_without_canaries_is_the_recipe_it_was_before_there_were_any():
+    assert "canaries" not in load().plain()["recipe"]
+    assert load("recipe.canaries=null").recipe.fingerprint() == load().recipe.fingerprint()
+    planted = load("recipe.canaries.count=3")
+    assert planted.recipe.fingerprint() != load().recipe.fingerprint()
+    assert PretrainConfig.parse(planted.plain(), source="test") == planted
+    assert (planted.recipe.canaries.count, planted.recipe.canaries.repeats) == (3, 4)

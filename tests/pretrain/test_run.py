@@ -20,7 +20,14 @@ from ray import cloudpickle
 from clinscale import models, registry, runtime
 from clinscale.engine import consolidated_state, newest_checkpoint
 from clinscale.errors import CapacityError, ClinscaleError, ClusterError, ConfigError, DataError, OutOfMemoryError
-from clinscale.pretrain import PretrainConfig, pretrain, run_config, verify_resume
+from clinscale.pretrain import (
+    MEMORISATION_FILE,
+    PretrainConfig,
+    memorised,
+    pretrain,
+    run_config,
+    verify_resume,
+)
 from clinscale.pretrain.run import CHECKPOINTS, _half, train, worker_task
 from clinscale.pretrain.worker import train_worker
 
@@ -37,6 +44,7 @@ def config(shards, *, name="base", **changes):
         "duration": f"{STEPS}steps",
         "optimizer": {"learning_rate": 1e-3},
         "global_first_token": True,
+        "canaries": {"count": 2, "repeats": 2},
     }
     settings = {"log_every_steps": 1, "checkpoint_every_steps": 2, "evaluate_every_steps": 100}
     settings |= {"evaluation_rows": 16, **changes.pop("runtime", {})}
@@ -51,6 +59,10 @@ def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(sh
         pretrain(config(shards, row_tokens=9999), tracking=tracking, home=tmp_path)
     with pytest.raises(ConfigError, match=r"no pretraining run 'bas' in .*; known: none|did you mean base"):
         run_config(tmp_path / "nothing", "bas")
+    with pytest.raises(
+        ConfigError, match=r"needs 50 training rows .*and the run reads 48; lower recipe\.canaries"
+    ):
+        pretrain(config(shards, canaries={"count": 5, "repeats": 10}), tracking=tracking, home=tmp_path)
 
 
 def test_shards_of_another_tokenizer_than_the_models_are_refused(shards, tokenizer, tracking, tmp_path):
@@ -100,6 +112,20 @@ def test_a_run_ends_as_a_registered_plain_hf_model(finished, shards):
     assert logged_steps(tracking, record, "eval/perplexity") == [0, STEPS]
     assert result.version.aliases == ("champion",)
     assert result.version.tags[registry.Tag.SHARDS] == shards.fingerprint
+
+
+@pytest.mark.ray
+def test_what_the_model_remembers_of_its_canaries_is_measured_logged_and_tagged(finished):
+    _, tracking, result, _ = finished
+    assert len(result.exposures) == 2
+    stored = registry.read_json_artifact(tracking, result.version.run_id, MEMORISATION_FILE)
+    assert stored == {"count": 2, "repeats": 2, "exposures": list(result.exposures)}
+    assert registry.metric_history(tracking, result.version.run_id, "memorisation/exposure_max") == [
+        (STEPS, max(result.exposures))
+    ]
+    assert result.version.tags[registry.Tag.CANARIES] == "2 x 2"
+    assert float(result.version.tags[registry.Tag.EXPOSURE]) == pytest.approx(max(result.exposures), abs=0.01)
+    assert not memorised(result.exposures), "six steps are not enough to learn anything by heart"
 
 
 @pytest.mark.ray
