@@ -84,13 +84,14 @@ def uniform_exposures(random, count):
     return MOST_BITS - np.log2(random.integers(1, ALTERNATIVES + 2, count))
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 64])
+@pytest.mark.parametrize("count", [1, 8, 64])
 def test_false_alarms_come_as_seldom_as_stated(count):
     random = np.random.default_rng(count)
-    alarms = np.mean([memorised(uniform_exposures(random, count)) for _ in range(4000)])
-    assert 0.02 < alarms < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 4000)
-    stricter = np.mean([memorised(uniform_exposures(random, count), false_alarms=0.01) for _ in range(4000)])
-    assert stricter < 0.01 + 3 * np.sqrt(0.01 * 0.99 / 4000)
+    draws = 3000
+    p_values = np.array([p_value(uniform_exposures(random, count)) for _ in range(draws)])
+    for stated in (0.05, 0.01):
+        assert np.mean(p_values <= stated) < stated + 3 * np.sqrt(stated * (1 - stated) / draws)
+    assert np.mean(p_values <= 0.05) > 0.02, "a test that never speaks is none"
 
 
 def test_one_canary_known_by_heart_is_enough_and_so_is_a_weak_memory_of_all():

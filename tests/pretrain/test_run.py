@@ -62,7 +62,9 @@ def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(sh
     with pytest.raises(
         ConfigError, match=r"needs 50 training rows .*and the run reads 48; lower recipe\.canaries"
     ):
-        pretrain(config(shards, canaries={"count": 5, "repeats": 10}), tracking=tracking, home=tmp_path)
+        pretrain(
+            config(shards, name="planted", canaries={"count": 5, "repeats": 10}), tracking=tracking, home=tmp_path
+        )
 
 
 def test_shards_of_another_tokenizer_than_the_models_are_refused(shards, tokenizer, tracking, tmp_path):
