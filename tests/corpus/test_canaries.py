@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinscale.corpus import (
@@ -94,6 +94,7 @@ def test_rows_without_canaries_are_read_as_in_a_run_without_any():
     assert 0 < changed <= 3 * CONFIG.count * CONFIG.repeats, "240 rows are read, each at most three times"
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 30), st.integers(1, 3), st.integers(-3, 2**70))
 def test_a_step_with_canaries_is_the_same_on_every_rank_and_after_every_resumption(step, world_size, seed):
     whole = batch_of(planted(rows_of(60), seed), step, seed=seed)  # by a process that has read nothing before
