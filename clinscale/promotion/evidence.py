@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from clinscale import predict, registry
 from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE
+from clinscale.pretrain import FALSE_ALARMS
 from clinscale.promotion.gate import Evidence, Latency
 from clinscale.registry import Tag
 from clinscale.synthetic import new_document
@@ -93,4 +94,7 @@ def _recorded(tracking: registry.Tracking, version: registry.ModelVersion) -> tu
 
 def _memorised(tracking: registry.Tracking, tags: Mapping[str, str]) -> bool | None:
     """What the base's pretraining measured with canaries; None where it had none or the base is not known here."""
-    return None
+    if tags.get(Tag.KIND) != "base":
+        base = registry.find_base(tracking, tags)
+        tags = base.tags if base else {}
+    return float(tags[Tag.EXPOSURE_P_VALUE]) <= FALSE_ALARMS if Tag.EXPOSURE_P_VALUE in tags else None

@@ -8,7 +8,7 @@ MLflow.
 from clinscale.registry.card import CARD, Section, write_card
 from clinscale.registry.contents import Files, Text, artifact_names, contents, local_artifact
 from clinscale.registry.folders import folder_digest
-from clinscale.registry.lineage import Link, lineage
+from clinscale.registry.lineage import Link, find_base, lineage
 from clinscale.registry.lock import LOCK_FILE, read_lock
 from clinscale.registry.mlflow_model import Pyfunc
 from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull, pull_offline
@@ -70,6 +70,7 @@ __all__ = [
     "contents",
     "experiment_of",
     "fetch_model",
+    "find_base",
     "find_run",
     "find_version",
     "folder_digest",

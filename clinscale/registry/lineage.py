@@ -1,6 +1,6 @@
 """Where a version came from, link by link, as far as MLflow remembers it; nothing is guessed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,13 @@ def lineage(tracking: Tracking, version: ModelVersion) -> tuple[Link, ...]:
     return (*_task(tracking, version), *_base_of(tracking, version))
 
 
+def find_base(tracking: Tracking, tags: Mapping[str, str]) -> ModelVersion | None:
+    """The base version that a task version's tags mean: found by its digest, for names move and folders have none."""
+    label, digest = tags.get(Tag.BASE), tags.get(Tag.BASE_DIGEST)
+    equal = [known for known in list_versions(tracking) if known.digest == digest] if digest else []
+    return next((known for known in equal if known.label == label), equal[0] if equal else None)
+
+
 def _task(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
     tags = version.tags
     metric = tags.get(Tag.METRIC, "")
@@ -74,7 +81,6 @@ def _study_facts(run: RunRecord) -> dict[str, str]:
 
 
 def _base_of(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
-    """The base that a task version names: found by its digest, for names move and folders have none."""
     label, digest = version.tags.get(Tag.BASE, ""), version.tags.get(Tag.BASE_DIGEST, "")
     if not label:
         yield Link("base version", missing=f"{version.label} names no base model")
@@ -82,8 +88,7 @@ def _base_of(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
     if not digest:
         yield Link("base version", label, missing="from a hub, so this registry knows nothing of its training")
         return
-    equal = [known for known in list_versions(tracking) if known.digest == digest]
-    base = next((known for known in equal if known.label == label), equal[0] if equal else None)
+    base = find_base(tracking, version.tags)
     if base is None:
         yield Link("base version", label, digest, missing="no version in this registry has this digest any more")
         return

@@ -90,7 +90,7 @@ def submit(tracking, study, folder_of, data, tmp_path):
             study(*outcomes),
             folder_of(seed),
             name="ward",
-            tags={Tag.KIND: "task", Tag.METRIC: "accuracy"},
+            tags={Tag.KIND: "task", Tag.METRIC: "accuracy", **changes.pop("tags", {})},
             outcomes=outcomes,
             data=data,
             home=tmp_path,
@@ -187,3 +187,20 @@ def test_a_version_without_outcomes_is_judged_on_the_data_at_hand(
     assert decision.promoted
     assert version.tags[Tag.RELEASED_FROM] == "ward/1"
     assert f"{len(data.splits['test'])} examples" in decision.checks[0].found
+
+
+def test_what_the_base_remembers_counts_against_the_task_model(
+    tracking, run, submit, judged, base_models, tmp_path
+):
+    base = registry.register(
+        tracking,
+        run.id,
+        base_models["longformer"],
+        name="base",
+        tags={Tag.KIND: "base", Tag.EXPOSURE_P_VALUE: "0.001"},
+    )
+    _, refused = promote(tracking, base.label, home=tmp_path)
+    assert refused.because == "memorisation: planted phrases are remembered"
+    tags = {Tag.BASE: "somewhere/else", Tag.BASE_DIGEST: base.digest}
+    _, decision = submit(0, *[judged(0.3)] * 3, tags=tags)
+    assert "memorisation" in {check.rule for check in decision.checks if not check.passed}
