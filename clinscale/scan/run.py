@@ -149,10 +149,10 @@ class _Scan:
         if files.folder and self._tracking.uri.startswith("http"):
             self._unread.append(f"{files.owner}: artifacts, in a folder that only the server sees")
             return
-        for name in registry.artifact_names(self._tracking, files):
+        for name, _ in registry.artifacts(self._tracking, files):
             with registry.local_artifact(self._tracking, files, name) as path:
-                folder, _, last = name.rpartition("/")
-                self._look_into(path, f"{files.owner}: artifact {folder}{folder and '/'}{_shown(last)}")
+                folder, slash, last = name.rpartition("/")
+                self._look_into(path, f"{files.owner}: artifact {folder}{slash}{_shown(last)}")
 
     def finish(self) -> ScanResult:
         """What all of it comes to."""
