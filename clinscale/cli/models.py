@@ -219,7 +219,7 @@ def clean(
     tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:
-    """Close runs of dead processes, and remove what registrations that were cut left in MLflow: files without a version.
+    """Close runs of dead processes; remove what registrations that were cut left in MLflow: files without a version.
 
     Example: `clinscale models clean --dry-run`
     """

@@ -110,6 +110,8 @@ class _Worker:
             return self._work(item)
         except ClinscaleError as fault:
             return fault
+        except Exception as error:  # noqa: BLE001  its text may quote what it was given
+            return ClusterError(f"a process of the cluster failed ({type(error).__name__}); look at {ray_logs()}")
 
 
 def _items_or_fault(source: Source) -> "Iterator[pyarrow.Table]":
