@@ -1,5 +1,6 @@
 """Prediction by many processes: documents stream in, answers stream out in the same order, little lies in between."""
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +72,11 @@ def predict_files(
         in_order=True,
     )
     done = 0
-    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with (
+        contextlib.closing(answers),  # on Ctrl-C the workers end at once
+        atomic_path(out) as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
         for lines in answers:
             file.writelines(lines)
             done += len(lines)

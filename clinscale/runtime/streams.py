@@ -3,7 +3,7 @@
 import functools
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clinscale.errors import ClinscaleError, ClusterError, own_cause
@@ -26,7 +26,7 @@ def stream(
     do: Mapping[str, Any],
     num_actors: int | None = None,
     in_order: bool = False,
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """What `work()` makes of each item of the sources, as it comes; needs a `ray_session`.
 
     Args:
