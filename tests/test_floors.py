@@ -26,8 +26,8 @@ OWNERS: dict[str, set[str]] = {
     "fsspec": {"storage", "records"},
     "ray.tune": {"sweep", "bench"},  # bench measures the peer
     "ray.train": {"runtime"},
-    "ray.data": {"corpus"},
-    "ray": {"runtime", "sweep", "corpus"},
+    "ray.data": {"runtime"},
+    "ray": {"runtime", "sweep"},
     "datasets": {"corpus", "bench"},
     "duckdb": {"tasks", "corpus"},
     "rensa": {"corpus"},

@@ -208,6 +208,49 @@ def scan(
         raise typer.Exit(1)
 
 
+@app.command()
+def clean(
+    older_than: Annotated[
+        float,
+        typer.Option("--older-than", min=0, help="Hours since an upload began; below, it may still be running."),
+    ] = 24,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")] = False,
+    home: Home = DEFAULT_HOME,
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
+) -> None:
+    """Close runs of dead processes; remove what registrations that were cut left in MLflow: files without a version.
+
+    Example: `clinscale models clean --dry-run`
+    """
+    import dataclasses
+
+    from clinscale import registry
+
+    tracking = registry.connect(tracking_uri, home=home)
+    closed = [] if dry_run else registry.close_orphans(tracking)
+    found = list(registry.cut_uploads(tracking, older_than_s=older_than * 3600))
+    for upload in found:
+        if not dry_run:
+            registry.remove_upload(tracking, upload)
+    size = sum(upload.bytes for upload in found)
+    rows = [{"model": one.name, "run": one.run_id, "size": format_bytes(one.bytes)} for one in found]
+    emit(
+        {
+            "closed_runs": closed,
+            "uploads": [dataclasses.asdict(one) for one in found],
+            "bytes": size,
+            "removed": not dry_run,
+        },
+        as_json=json,
+        people=[
+            *([table("Cut uploads", rows)] if rows else []),
+            f"{len(closed)} orphaned runs closed; {len(found)} cut uploads of {format_bytes(size)} "
+            + ("would be removed" if dry_run else "removed"),
+        ],
+    )
+
+
 def _scan_told(found: "ScanResult") -> list[Any]:
     people: list[Any] = []
     if found.findings:

@@ -9,8 +9,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import logging
-import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +21,8 @@ from clinscale.corpus.leakage import TestTexts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig, band_keys, signatures
 from clinscale.corpus.sources import Document, Note, SourceConfig, cleaned, files_of, read_notes
 from clinscale.corpus.tokenizing import SpecialIds, encode
-from clinscale.errors import CapacityError, ClinscaleError
+from clinscale.errors import CapacityError
+from clinscale.runtime import stream
 from clinscale.storage import atomic_path, create_binary, filesystem, is_remote, join
 
 if TYPE_CHECKING:
@@ -162,58 +161,19 @@ def _here(units: Sequence[Unit], maker: PartMaker) -> Iterator[int]:
 
 
 def _on_ray(units: Sequence[Unit], maker: PartMaker, num_cpus: int) -> Iterator[int]:
-    """A few tasks read and stream blocks to the others, which make the parts; Ray Data bounds what lies in between."""
-    import ray
-    from ray.data import DataContext
-    from ray.data.block import BlockMetadata
-    from ray.data.datasource import Datasource, ReadTask
-
+    """A few tasks read and stream blocks to the others, which make the parts."""
     # not the whole maker: Ray Data keeps a reading task for each unit
-    blocks_of = functools.partial(_blocks_or_fault, folder=maker.folder, cleaning=maker.cleaning)
-
-    class Notes(Datasource):  # type: ignore[misc]
-        def get_name(self) -> str:
-            return "notes"
-
-        def estimate_inmemory_data_size(self) -> int | None:
-            return None
-
-        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
-            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            return [ReadTask(functools.partial(blocks_of, unit), unknown) for unit in units]
-
-    def make(batch: "pyarrow.Table") -> "pyarrow.Table":
-        return _table_of(*map(made_or_fault, batch["item"].to_pylist()))
-
-    def made_or_fault(item: bytes) -> int | ClinscaleError:
-        block: Block | ClinscaleError = pickle.loads(item)
-        try:
-            return maker(block) if isinstance(block, Block) else block
-        except ClinscaleError as fault:
-            return fault
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = 1  # one block of ours is one of Ray Data's, which so passes it on at once
-    with DataContext.current(context):
-        made = ray.data.read_datasource(
-            Notes(), override_num_blocks=len(units), num_cpus=0.25, concurrency=-(-num_cpus // 8)
-        ).map_batches(make, batch_size=1, batch_format="pyarrow", num_cpus=0.75)
-        for row in made.iter_rows():
-            count: int | ClinscaleError = pickle.loads(row["item"])
-            if isinstance(count, ClinscaleError):
-                raise count
-            yield count
+    sources = [functools.partial(missing_blocks, unit, maker.folder, maker.cleaning) for unit in units]
+    return stream(
+        sources,
+        functools.partial(_itself, maker),
+        read={"num_cpus": 0.25, "concurrency": -(-num_cpus // 8)},
+        do={"num_cpus": 0.75},
+    )
 
 
-def _blocks_or_fault(unit: Unit, folder: str, cleaning: CleaningConfig) -> "Iterator[pyarrow.Table]":
-    """The missing blocks of a unit, and what is wrong with its files: to an error Ray Data adds advice of its own."""
-    try:
-        yield from map(_table_of, missing_blocks(unit, folder, cleaning))
-    except ClinscaleError as fault:
-        yield _table_of(fault)
+def _itself(maker: PartMaker) -> PartMaker:
+    return maker
 
 
 def _blocks(unit: Unit, cleaning: CleaningConfig) -> Iterator[Block]:
@@ -272,10 +232,3 @@ def cannot_write(uri: str, error: OSError) -> CapacityError:
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _table_of(*items: Any) -> "pyarrow.Table":
-    """One row for each item, as Ray Data carries them."""
-    import pyarrow
-
-    return pyarrow.table({"item": pyarrow.array(map(pickle.dumps, items), pyarrow.large_binary())})

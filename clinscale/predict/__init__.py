@@ -5,6 +5,7 @@ from clinscale.predict.card import TaskCard
 from clinscale.predict.inputs import read_documents, write_predictions
 from clinscale.predict.packaging import as_pyfunc
 from clinscale.predict.predictor import Predictor, load_predictor
+from clinscale.predict.workers import predict_files
 
 __all__ = [
     "Predictor",
@@ -13,6 +14,7 @@ __all__ = [
     "collate",
     "length_sorted_batches",
     "load_predictor",
+    "predict_files",
     "read_documents",
     "write_predictions",
 ]

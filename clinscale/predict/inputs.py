@@ -43,4 +43,9 @@ def write_predictions(path: str | Path, examples: Sequence[Example], predictions
     """JSON lines of `id` and the prediction, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for example, prediction in zip(examples, predictions, strict=True):
-            stream.write(json.dumps({"id": example.id, **prediction}, ensure_ascii=False) + "\n")
+            stream.write(prediction_line(example, prediction))
+
+
+def prediction_line(example: Example, prediction: Prediction) -> str:
+    """The JSON line of one document."""
+    return json.dumps({"id": example.id, **prediction}, ensure_ascii=False) + "\n"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _OUTPUTS = ("logits", "start_logits", "end_logits")
-_CHUNK = 128
+CHUNK = 128
 """Examples whose windows are in memory at once: enough to batch by length, and hundreds of megabytes at most."""
 
 
@@ -51,9 +51,9 @@ class Predictor:
         from a caller who asks about the same examples again and again; they are made where None.
         """
         predictions = []
-        for start in range(0, len(examples), _CHUNK):
-            chunk = examples[start : start + _CHUNK]
-            made = windows[start : start + _CHUNK] if windows else [self.windows(example) for example in chunk]
+        for start in range(0, len(examples), CHUNK):
+            chunk = examples[start : start + CHUNK]
+            made = windows[start : start + CHUNK] if windows else [self.windows(example) for example in chunk]
             predictions += self._predict_chunk(chunk, made, on_progress)
         return predictions
 

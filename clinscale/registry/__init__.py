@@ -6,8 +6,9 @@ MLflow.
 """
 
 from clinscale.registry.card import CARD, Section, write_card
-from clinscale.registry.contents import Files, Text, artifact_names, contents, local_artifact
+from clinscale.registry.contents import Files, Text, artifacts, contents, local_artifact
 from clinscale.registry.folders import folder_digest
+from clinscale.registry.leftovers import CutUpload, cut_uploads, remove_upload
 from clinscale.registry.lineage import Link, find_base, lineage
 from clinscale.registry.lock import LOCK_FILE, read_lock
 from clinscale.registry.mlflow_model import Pyfunc
@@ -50,6 +51,7 @@ __all__ = [
     "CHAMPION",
     "LOCK_FILE",
     "RELEASES",
+    "CutUpload",
     "FetchedModel",
     "Files",
     "Link",
@@ -64,10 +66,11 @@ __all__ = [
     "Text",
     "Tracking",
     "UsedData",
-    "artifact_names",
+    "artifacts",
     "close_orphans",
     "connect",
     "contents",
+    "cut_uploads",
     "experiment_of",
     "fetch_model",
     "find_base",
@@ -87,6 +90,7 @@ __all__ = [
     "read_runs",
     "register",
     "remove_alias",
+    "remove_upload",
     "reopen_run",
     "resolve",
     "resume_or_start_run",

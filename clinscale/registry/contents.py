@@ -74,8 +74,14 @@ def contents(tracking: Tracking) -> Iterator[Text | Files]:
     yield from (Files(owner, uri) for uri, owner in places.items())
 
 
-def artifact_names(tracking: Tracking, files: Files, below: str = "") -> Iterator[str]:
-    """Paths of all files in a folder of artifacts, relative to it."""
+def logged_models(tracking: Tracking) -> Iterator[Any]:
+    """MLflow's logged models, ready or not."""
+    for experiment in tracking.every("list experiments", functools.partial(_search_experiments, tracking)):
+        yield from tracking.every("list models", functools.partial(_search_logged_models, tracking, experiment))
+
+
+def artifacts(tracking: Tracking, files: Files, below: str = "") -> Iterator[tuple[str, int]]:
+    """Path and size in bytes of all files in a folder of artifacts; paths are relative to it."""
     import mlflow.artifacts
 
     with tracking.faults(f"list the artifacts of {files.owner}"):
@@ -85,9 +91,9 @@ def artifact_names(tracking: Tracking, files: Files, below: str = "") -> Iterato
     for item in listed:
         name = f"{below}/{item.path.rsplit('/', 1)[-1]}".lstrip("/")
         if item.is_dir:
-            yield from artifact_names(tracking, files, name)
+            yield from artifacts(tracking, files, name)
         else:
-            yield name
+            yield name, item.file_size or 0
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ PHRASE_WORDS = 8
 _INDEX_PHRASES = 2**24
 """Of what is kept, in memory at once: some 600 MB while they are sorted; the notes are read once for each."""
 _NOTES_NAMED = 5
+_CONTENT, _NAME = 0, 1
+"""A place is the content or the name of what a label stands for: twice its number, plus this."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,19 @@ class ScanResult:
     unread: tuple[str, ...]
     """Files that could not be looked into: damaged, encrypted, or of a format that is not opened."""
     findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Label:
+    """How a place is called."""
+
+    root: str
+    """Where it is, in words that nobody has written into a run."""
+    name: str
+
+    def of(self, inside: str) -> "_Label":
+        """A part of the file."""
+        return _Label(self.root, f"{self.name} {inside}")
 
 
 @dataclass
@@ -115,13 +131,14 @@ class _Scan:
         skip: set[Path],
     ) -> None:
         self._tracking, self._notes, self._on_progress, self._skip = tracking, notes, on_progress, skip
-        self._names: list[list[str]] = []
-        """Of each place: how it is called; files of the same content are one place."""
+        self._labels: list[_Label] = []
+        self._same: dict[int, list[int]] = defaultdict(list)
+        """Of a label whose content was read, the further ones of the same content."""
         self._read: dict[str, dict[str, int]] = {}
-        """Of each file by its content, the places that its readable parts are."""
+        """Of each file by its content, the labels of its readable parts."""
         self._walked: set[Path] = set()
         self._files = self._texts = self._bytes = self._num_notes = self._short = 0
-        self._unread: list[str] = []
+        self._unread: list[tuple[int, str]] = []
         self._found: dict[int, _Found] = {}
         self._empty_index()
 
@@ -131,15 +148,14 @@ class _Scan:
             real = path.resolve()
             if self._skip.isdisjoint((real, *real.parents)) and real not in self._walked:
                 self._walked.add(real)
-                self._look_into(path, f"{path.parent}/{_shown(path.name)}")
+                self._look_into(path, _Label(str(root), str(path)))
 
     def look_at_text(self, text: registry.Text) -> None:
-        """A text of MLflow, and the key that it has."""
+        """A text of MLflow."""
         self._texts += 1
-        label = f"{text.owner}: {text.field}"
-        for name, value in ((f"{label} {_shown(text.key)}".strip(), text.value), (f"{label} key", text.key)):
-            if value:
-                self._add(self._new_place(name), value, 0, len(value))
+        if text.key or text.value:
+            label = self._new(_Label(text.owner, f"{text.owner}: {text.field} {text.key}".strip()))
+            self._add(_CONTENT + 2 * label, text.value, 0, len(text.value))
 
     def look_at_artifacts(self, files: registry.Files) -> None:
         """All files of a run or model; a folder that this machine sees is read where it is."""
@@ -147,54 +163,67 @@ class _Scan:
             self.look_through(files.folder)
             return
         if files.folder and self._tracking.uri.startswith("http"):
-            self._unread.append(f"{files.owner}: artifacts, in a folder that only the server sees")
+            label = self._new(_Label(files.owner, f"{files.owner}: artifacts"))
+            self._unread.append((label, "in a folder that only the server sees"))
             return
-        for name in registry.artifact_names(self._tracking, files):
+        for name, _ in registry.artifacts(self._tracking, files):
             with registry.local_artifact(self._tracking, files, name) as path:
-                folder, _, last = name.rpartition("/")
-                self._look_into(path, f"{files.owner}: artifact {folder}{folder and '/'}{_shown(last)}")
+                self._look_into(path, _Label(files.owner, f"{files.owner}: artifact {name}"))
 
     def finish(self) -> ScanResult:
         """What all of it comes to."""
         self._compare()
-        findings = [
-            Finding(name, found.position, found.phrases, found.num_notes, tuple(found.notes))
-            for place, found in self._found.items()
-            for name in self._names[place]
-        ]
+        findings = []
+        for place, found in self._found.items():
+            label, is_name = divmod(place, 2)
+            of_notes = (found.phrases, found.num_notes, tuple(found.notes))
+            if is_name:
+                findings.append(Finding(self._told(label), 0, *of_notes))
+            else:
+                same = [label, *self._same[label]]
+                findings += [Finding(self._told(one), found.position, *of_notes) for one in same]
         return ScanResult(
             notes=self._num_notes,
             notes_too_short=self._short,
             files=self._files,
             texts=self._texts,
             bytes=self._bytes,
-            unread=tuple(self._unread),
+            unread=tuple(f"{self._told(label)} ({why})" for label, why in self._unread),
             findings=tuple(sorted(findings, key=lambda finding: finding.place)),
         )
 
-    def _look_into(self, path: Path, name: str) -> None:
+    def _look_into(self, path: Path, label: _Label) -> None:
         self._files += 1
         self._on_progress(self._files, "files")
+        first = self._new(label)
         try:
             self._bytes += path.stat().st_size
             digest = sha256(path)
             if digest in self._read:
-                for inside, place in self._read[digest].items():
-                    self._names[place].append(f"{name} {inside}".strip())
+                for inside, known in self._read[digest].items():
+                    self._same[known].append(self._new(label.of(inside)) if inside else first)
                 return
             parts = self._read[digest] = {}
             for piece in read_pieces(path):
                 if piece.inside not in parts:
-                    parts[piece.inside] = self._new_place(f"{name} {piece.inside}".strip())
-                self._add(parts[piece.inside], piece.text, piece.offset, len(piece.raw))
+                    parts[piece.inside] = self._new(label.of(piece.inside)) if piece.inside else first
+                self._add(_CONTENT + 2 * parts[piece.inside], piece.text, piece.offset, len(piece.raw))
         except NotImplementedError:
-            self._unread.append(f"{name} (of a format that is not opened)")
+            self._unread.append((first, "of a format that is not opened"))
         except FAULTS as error:
-            self._unread.append(f"{name} ({type(error).__name__})")
+            self._unread.append((first, type(error).__name__))
 
-    def _new_place(self, name: str) -> int:
-        self._names.append([name])
-        return len(self._names) - 1
+    def _new(self, label: _Label) -> int:
+        """Its number. It may quote a note itself, so it is looked at like any other text before it is told."""
+        number = len(self._labels)
+        self._labels.append(label)
+        self._add(_NAME + 2 * number, label.name, 0, len(label.name))
+        return number
+
+    def _told(self, number: int) -> str:
+        label = self._labels[number]
+        is_clean = _NAME + 2 * number not in self._found
+        return label.name if is_clean else f"{label.root}: a name that is text of notes"
 
     def _add(self, place: int, text: str, offset: int, num_bytes: int) -> None:
         text = plain(text)
@@ -252,9 +281,3 @@ def _files_below(root: Path) -> Iterator[Path]:
         yield root
     for folder, _, names in os.walk(root):
         yield from (path for name in names if (path := Path(folder) / name).is_file() and not path.is_symlink())
-
-
-def _shown(name: str) -> str:
-    """A key or file name as messages may show it: one that is long enough to quote a note is counted only."""
-    words = corpus.phrases(name, 1)[0]
-    return name if len(words) < PHRASE_WORDS else f"({len(words)} words)"

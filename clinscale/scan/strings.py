@@ -81,6 +81,7 @@ def _opened(stream: Any, inside: str) -> Iterator[tuple[str, IO[bytes]]]:
         for number, member in enumerate(archive.infolist(), 1):
             if member.flag_bits & 1:
                 raise NotImplementedError  # encrypted
+            del member.CRC  # torch writes none, and damage is no matter here
             with archive.open(member) as inner:
                 yield from _opened(inner, f"{inside} entry {number}".strip())
 

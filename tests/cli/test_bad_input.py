@@ -103,6 +103,8 @@ def tune(*arguments, task="demo_pairs", model="not-a-model"):
         (["models", "show", "gone", "--home", "."], "no model 'gone'"),
         (["predict", "gone", "notes.csv", "--home", "."], "no model 'gone'"),
         (["predict", "not-a-model", "notes.csv", "--home", "."], "no config.json"),
+        (["predict", "not-a-model", "notes.csv", "--workers", "2", "--home", "."], "add --out predictions.jsonl"),
+        (["models", "scan", "gone.csv", "--home", "."], "gone.csv does not exist"),
         (["models", "--tracking-uri", "http://127.0.0.1:1"], "http://127.0.0.1:1"),
         (["report", "--tracking-uri", "http://127.0.0.1:1", "--out", "r.html"], "http://127.0.0.1:1"),
         (["report", "--home", ".", "--out", "notes.csv/r.html"], "notes.csv/r.html"),

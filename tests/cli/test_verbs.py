@@ -31,6 +31,8 @@ VERBS = [
     ["models"],
     ["models", "show"],
     ["models", "sign"],
+    ["models", "scan"],
+    ["models", "clean"],
     ["pull"],
     ["predict"],
     ["report"],

@@ -15,6 +15,8 @@ from clinscale.scan import scan
 
 WORDS = [f"{first}{second}" for first in "bcdfghklmnprst" for second in ("anor", "etil", "imus", "orel", "ubin")]
 
+QUOTES = "a name that is text of notes"
+
 
 def note(number, words=60):
     return " ".join(random.Random(number).choices(WORDS, k=words))
@@ -67,6 +69,7 @@ def test_what_is_planted_is_found_and_never_quoted(home, tracking, sources, monk
     (home / "old.gz").write_bytes(gzip.compress(note(8).encode()))
     shutil.copy(home / "old.gz", home / "copy.gz")
     (home / "weights.bin").write_bytes(random.Random(0).randbytes(5000) + b"\0" + note(9).encode() + b"\0")
+    (home / f"{'_'.join(note(3).split()[20:28])}.txt").write_text("empty")
     (home / "seven.txt").write_text(" ".join(note(1).split()[:7]))
     monkeypatch.setattr(module, "_INDEX_PHRASES", 40)  # many batches
 
@@ -77,11 +80,12 @@ def test_what_is_planted_is_found_and_never_quoted(home, tracking, sources, monk
     in_mlflow = {
         f"run {run.id}: name": "n0",
         f"run {run.id}: tag why": "n1",
-        f"run {run.id}: tag key": "n2",
-        f"run {run.id}: metric key": "n3",
         "model m: description": "n6",
     }
     assert {**in_files, **in_mlflow}.items() <= {place: notes[0] for place, notes in places.items()}.items()
+    keys = [finding.notes[0] for finding in result.findings if finding.place == f"run {run.id}: {QUOTES}"]
+    assert sorted(keys) == ["n2", "n3"]
+    assert places[f"{home}: {QUOTES}"] == ("n3",)
     assert {"n4", "n5"} <= {notes[0] for place, notes in places.items() if "mlartifacts" in place}
     assert set(places[f"{home}/mlflow.db"]) & {"n0", "n1", "n2", "n3", "n6"}
     assert f"{home}/seven.txt" not in places
