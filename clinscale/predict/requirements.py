@@ -12,7 +12,7 @@ REQUIREMENTS_FILE = "requirements.txt"
 _DIRECT = (
     *("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas"),
     *("pydantic", "pyyaml", "fsspec", "ijson"),
-    *("mlflow-skinny", "typer", "rich"),  # to be served by MLflow, pulled, and asked on the command line
+    *("mlflow-skinny", "cryptography", "typer", "rich"),  # to be served, pulled, and asked on the command line
 )
 """What prediction imports: neither Ray nor DeepSpeed, and of MLflow the part without its server."""
 _OF_TORCH = ("nvidia-", "cuda-", "triton")
@@ -47,7 +47,10 @@ def locked_requirements() -> tuple[str, ...]:
         name = canonicalize_name(waiting.pop())
         if name in versions or name.startswith(_OF_TORCH):
             continue
-        installed = importlib.metadata.distribution(name)
+        try:
+            installed = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:  # what is not here was not needed here
+            continue
         versions[name] = installed.version.partition("+")[0]
         needs = [Requirement(line) for line in installed.requires or ()]
         waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]

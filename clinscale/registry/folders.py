@@ -70,6 +70,8 @@ def hash_folder(folder: Path, *, source: str) -> dict[str, FileFacts]:
             _check_index(file, source)
         elif file.suffix == ".safetensors":
             _check_weights(file, source)
+        elif file.name == "requirements.txt":
+            _check_requirements(file, source)
     return {file.name: {"sha256": sha256(file), "bytes": file.stat().st_size} for file in files}
 
 
@@ -129,3 +131,13 @@ def _check_weights(file: Path, source: str) -> None:
             tensors.keys()
     except (safetensors.SafetensorError, json.JSONDecodeError, OSError):
         raise RegistryError(f"{source}: {file.name} is not a safetensors file; save the model again") from None
+
+
+def _check_requirements(file: Path, source: str) -> None:
+    """Whoever installs the list gets named versions from the index of their own choice, and nothing else."""
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        if not re.fullmatch(rb"#.*|[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!]+", line):
+            raise RegistryError(
+                f"{source}: {file.name} line {number} is no NAME==VERSION; URLs, options and ranges are refused: "
+                "save the model again"
+            )

@@ -71,6 +71,14 @@ def test_mlflow_loads_what_was_registered(task, family, versions):
     assert alone.keys() == version["answers"][-1].keys()
 
 
+def test_a_version_holds_no_word_on_the_makers_folders(versions, folders):
+    task, family = CASES[0]
+    model, made = Path(versions[task, family]["model"]), folders(task, family, MAX_TOKENS)
+    stored = [file for file in model.rglob("*") if file.is_file()]
+    assert {"MLmodel", "requirements.txt", "input_example.json", "pyfunc.py"} <= {file.name for file in stored}
+    assert not [file for file in stored if str(made.parent).encode() in file.read_bytes()]
+
+
 @pytest.mark.parametrize(("task", "family"), CASES)
 def test_plain_transformers_gives_the_same_numbers(task, family, folders, documents):
     """A document of one window; nothing but the tokenizer's output need be passed, Longformer's global attention
@@ -115,9 +123,9 @@ def minimal_python(tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root], check=True)
     [site] = root.glob("lib/*/site-packages")
     owners = importlib.metadata.packages_distributions()
+    shared = {name for name, of in owners.items() if len(set(of)) > 1}
     for line in locked_requirements():
         distribution = importlib.metadata.distribution(line.partition("==")[0])
-        shared = {name for name, of in owners.items() if len(set(of)) > 1}
         for place in {file if file.parts[0] in shared else Path(file.parts[0]) for file in distribution.files}:
             if place.parts[0] not in ("..", "__pycache__"):
                 (site / place).parent.mkdir(parents=True, exist_ok=True)

@@ -81,6 +81,14 @@ def index_of_pickles(folder):
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 
+def packages_of_a_stranger(folder):
+    (folder / "requirements.txt").write_text("# fine\ntorch==2.13.0\n--index-url http://elsewhere\n")
+
+
+def package_by_url(folder):
+    (folder / "requirements.txt").write_text("torch @ https://elsewhere/torch.whl\n")
+
+
 SPOILT = [
     (pickled, r"model\.pkl is not allowed"),
     (torch_weights, r"pytorch_model\.bin is not allowed"),
@@ -98,6 +106,8 @@ SPOILT = [
     (no_weights, "no HF folder with safetensors"),
     (no_config, "no HF folder with safetensors"),
     (index_elsewhere, "points at files that are not in the folder"),
+    (packages_of_a_stranger, r"requirements\.txt line 3 is no NAME==VERSION"),
+    (package_by_url, r"requirements\.txt line 1 is no NAME==VERSION"),
     (index_of_pickles, r"pytorch_model\.bin\.index\.json"),
 ]
 
