@@ -197,9 +197,7 @@ class _Pipeline:
         ]
 
 
-def _notes(
-    texts: Sequence[str], tokenizer: Any, count: int, tokens: tuple[int, int], seed: int
-) -> list[Example]:
+def _notes(texts: Sequence[str], tokenizer: Any, count: int, tokens: tuple[int, int], seed: int) -> list[Example]:
     """Notes of evenly spread lengths, in random order; each is invented ones one after another, in its own order."""
     draw = random.Random(seed)
     shortest, longest = tokens

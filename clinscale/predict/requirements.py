@@ -13,6 +13,7 @@ _DIRECT = (
     *("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas"),
     *("pydantic", "pyyaml", "fsspec", "ijson"),
     *("mlflow-skinny", "typer", "rich"),  # to be served by MLflow, pulled, and asked on the command line
+    "cryptography",  # to be pulled with --trust
 )
 """What prediction imports: neither Ray nor DeepSpeed, and of MLflow the part without its server."""
 _OF_TORCH = ("nvidia-", "cuda-", "triton")

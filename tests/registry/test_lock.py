@@ -64,7 +64,7 @@ def test_the_first_pull_writes_an_entry_that_people_can_read(tracking, versions,
 
 def test_a_lock_outlives_the_alias_until_it_is_updated(tracking, versions, pull, caplog):
     pull()
-    registry.promote(tracking, versions[1])
+    registry.set_alias(tracking, versions[1])
     assert pull(out="again").version == 1
     assert "radiology@champion is radiology/2 by now, and locked to radiology/1" in caplog.text
     assert "--update" in caplog.text
@@ -75,7 +75,7 @@ def test_a_lock_outlives_the_alias_until_it_is_updated(tracking, versions, pull,
 def test_an_update_leaves_a_folder_alone_that_somebody_edited(tracking, versions, pull, tmp_path):
     pull()
     (tmp_path / "out/README.md").write_text("mine")
-    registry.promote(tracking, versions[1])
+    registry.set_alias(tracking, versions[1])
     with pytest.raises(RegistryError, match="exists and is not radiology/2"):
         pull(update=True)
     assert (tmp_path / "out/README.md").read_text() == "mine"
@@ -105,7 +105,7 @@ def test_another_name_of_the_same_server_is_no_change(tracking, versions, pull, 
 
 def test_what_a_config_names_is_the_locked_version(tracking, versions, pull, tmp_path, monkeypatch):
     pull()
-    registry.promote(tracking, versions[1])
+    registry.set_alias(tracking, versions[1])
     monkeypatch.chdir(tmp_path)  # where its models.lock lies
     assert registry.fetch_model(tracking, "radiology@champion", home=tmp_path).label == "radiology/1"
     assert registry.fetch_model(tracking, "radiology", home=tmp_path).label == "radiology/2", "not in the lock"
