@@ -129,7 +129,7 @@ def test_a_pull_over_tls_with_a_login_goes_on_where_it_was_cut(
     (tmp_path / "auth.ini").write_text(
         "[mlflow]\ndefault_permission = NO_PERMISSIONS\nadmin_username = admin\n"
         f"database_uri = sqlite:///{tmp_path / 'auth.db'}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 60\n"
     )
     options = ["--app-name", "basic-auth", "--uvicorn-opts", f"--ssl-keyfile {key} --ssl-certfile {certificate}"]
     environment = {
