@@ -24,7 +24,11 @@ def pull(
     ] = False,
     trust: Annotated[
         list[Path] | None,
-        typer.Option("--trust", help="PEM file of a public key that must have signed the version; repeatable."),
+        typer.Option(
+            "--trust",
+            help="PEM file of an ed25519 public key (`openssl pkey -in key.pem -pubout`); one of those that are given "
+            "must have signed the version, see `models sign`.",
+        ),
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use the lock file and the cache in HOME only; ask no server.")

@@ -36,12 +36,14 @@ class Cache:
         folder, lock = self.root / digest, self.root / f"{digest}.lock"
         if not self.find(digest):
             with exclusive(lock):
-                if not self.find(digest):  # nobody else was faster
-                    partial = self.root / f"{digest}.partial"
-                    fetch(partial)
-                    shutil.rmtree(folder, ignore_errors=True)  # damaged
-                    partial.replace(folder)
-                lock.unlink()
+                try:
+                    if not self.find(digest):  # nobody else was faster
+                        partial = self.root / f"{digest}.partial"
+                        fetch(partial)
+                        shutil.rmtree(folder, ignore_errors=True)  # damaged
+                        partial.replace(folder)
+                finally:
+                    lock.unlink()
         return folder
 
 

@@ -151,8 +151,8 @@ def fetch_model(
     entry = read_lock(lock).get(model) if lock else None
     version, digest = _choose(tracking, model, entry)
     with _told(Path(home)), _cache(home) as cache:
-        folder, _ = _obtain(tracking, version, digest, cache)
-    return FetchedModel(str(folder), version.label, version.digest, version.model_id)
+        folder, digest = _obtain(tracking, version, digest, cache)
+    return FetchedModel(str(folder), version.label, digest, version.model_id)
 
 
 def _choose(
@@ -250,7 +250,9 @@ def _place(folder: Path, out: Path, digest: str, label: str, replaced: str | Non
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         copy = Path(temporary) / "copy"
-        shutil.copytree(folder, copy, copy_function=shutil.copyfile)
+        copy.mkdir()
+        for file in folder.iterdir():
+            shutil.copyfile(file, copy / file.name)
         if out.exists():
             out.replace(Path(temporary) / "replaced")
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clinscale.errors import ConfigError, RegistryError
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
-from clinscale.registry.versions import ModelVersion, resolve
+from clinscale.registry.versions import ModelVersion, resolve, set_version_tags
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -49,9 +49,7 @@ def sign(
         Tag.SIGNATURE: base64.b64encode(signature).decode(),
         Tag.SIGNED_BY: _fingerprint(private.public_key()),
     }
-    with tracking.faults(f"sign {version.label}"):
-        for tag, value in tags.items():
-            tracking.client.set_model_version_tag(version.name, str(version.version), tag, value)
+    set_version_tags(tracking, version, tags)
     return resolve(tracking, version.label)
 
 

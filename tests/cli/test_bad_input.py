@@ -100,6 +100,13 @@ def tune(*arguments, task="demo_pairs", model="not-a-model"):
         (["finetune", "--task", "notes.yaml", "--data", ".", "--model", "gone", "--home", "."], "no model 'gone'"),
         (["pull", "gone@champion", "--out", "here", "--home", "."], "no model 'gone'"),
         (["pull", "a/b/c", "--out", "here", "--home", "."], "must read NAME, NAME@alias or NAME/3"),
+        (["pull", "m", "--out", "here", "--home", ".", "--offline"], "models.lock does not hold m"),
+        (["pull", "m", "--out", "here", "--lock", "notes.csv", "--home", "."], "notes.csv"),
+        (["pull", "m", "--out", "here", "--offline", "--update"], "give one of them"),
+        (
+            ["models", "sign", "gone", "--key", "notes.csv", "--home", "."],
+            "notes.csv holds no ed25519 private key",
+        ),
         (["models", "show", "gone", "--home", "."], "no model 'gone'"),
         (["predict", "gone", "notes.csv", "--home", "."], "no model 'gone'"),
         (["predict", "not-a-model", "notes.csv", "--home", "."], "no config.json"),

@@ -93,3 +93,14 @@ def register(tracking, run, pyfunc_code):
         )
 
     return register
+
+
+@pytest.fixture
+def register_base(tracking, run):
+    """`register_base(folder, name=..., alias=...)`: a version without code, which is made faster."""
+    from clinscale import registry
+
+    def register_base(folder, *, name="radiology", alias=None):
+        return registry.register(tracking, run.id, folder, name=name, tags={}, alias=alias)
+
+    return register_base

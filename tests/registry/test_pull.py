@@ -1,11 +1,17 @@
 import json
+import pickle
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from clinscale import registry
-from clinscale.errors import RegistryError
+from clinscale.errors import CapacityError, ConfigError, RegistryError
 from clinscale.registry import Tag
+from clinscale.registry.folders import digest_of
+from clinscale.storage import sha256
 
 
 @pytest.fixture
@@ -82,12 +88,20 @@ def remote_code(store):
     config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": {"AutoModel": "own.Model"}}))
 
 
-def rewritten_manifest(store):
-    rewrite_manifest(store, {"pytorch_model.bin": {"sha256": "0" * 64, "bytes": 9}})
+def truncated_file(store):
+    weights = store / "artifacts/hf/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
 
 
-def path_trick(store):
-    rewrite_manifest(store, {"../../stolen.json": {"sha256": "0" * 64, "bytes": 9}})
+def bomb(store):
+    """A file that holds nothing and says that it is a terabyte."""
+    with (store / "artifacts/hf/model.safetensors").open("r+b") as weights:
+        weights.truncate(2**40)
+
+
+def bottomless_manifest(store):
+    with (store / "manifest.json").open("r+b") as manifest:
+        manifest.truncate(2**40)
 
 
 def no_manifest(store):
@@ -98,6 +112,10 @@ def broken_manifest(store):
     (store / "manifest.json").write_text('{"files": ["config.json"]}')
 
 
+def rewritten_manifest(store):
+    rewrite_manifest(store, {"config.json": {"sha256": "0" * 64, "bytes": 9}})
+
+
 def rewrite_manifest(store, more):
     files = json.loads((store / "manifest.json").read_text())["files"]
     (store / "manifest.json").write_text(json.dumps({"files": {**files, **more}}))
@@ -105,15 +123,17 @@ def rewrite_manifest(store, more):
 
 HOSTILE = [
     (flipped_byte, r"model\.safetensors differ from what was registered"),
+    (truncated_file, r"model\.safetensors differ from what was registered"),
+    (bomb, r"model\.safetensors differ from what was registered"),
+    (bottomless_manifest, r"manifest\.json does not match the version's digest"),
     (unlisted_file, r"unlisted files 'README\.md'"),
     (unlisted_pickle, r"unlisted files 'pytorch_model\.bin'"),
     (unlisted_folder, "unlisted files 'more'"),
     (missing_file, r"missing files 'tokenizer\.json'"),
-    (link, "radiology/1"),
-    (link_to_equal_content, "radiology/1"),
-    (remote_code, r"names code to run|differ from what was registered"),
+    (link, r"config\.json is a link"),
+    (link_to_equal_content, r"config\.json is a link"),
+    (remote_code, r"config\.json differ from what was registered"),
     (rewritten_manifest, r"manifest\.json does not match the version's digest"),
-    (path_trick, r"manifest\.json does not match the version's digest"),
     (no_manifest, "could not download radiology/1"),
     (broken_manifest, r"manifest\.json does not match"),
 ]
@@ -124,13 +144,35 @@ def test_a_version_changed_in_the_store_is_refused(tracking, store, tmp_path, sp
     spoil(store)
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(RegistryError, match=message):
-        registry.pull(tracking, "radiology", tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == before, "nothing half-written stays"
+        registry.pull(tracking, "radiology", tmp_path / "out", home=tmp_path, lock=tmp_path / "models.lock")
+    assert {path.name for path in tmp_path.iterdir()} - {*before} == {"models"}, "nothing half-written stays"
+    assert cached(tmp_path) == []
+
+
+def pickled(store):
+    (store / "artifacts/hf/model.pkl").write_bytes(pickle.dumps({}))
+
+
+def disguised_pickle(store):
+    (store / "artifacts/hf/model.safetensors").write_bytes(pickle.dumps({"weight": [1.0]}))
+
+
+def path_trick(store):
+    rewrite_manifest(store, {"../../stolen.json": {"sha256": "0" * 64, "bytes": 9}})
+
+
+def negative_size(store):
+    rewrite_manifest(store, {"config.json": {"sha256": "0" * 64, "bytes": -(2**40)}})
 
 
 FORGED = [
-    (rewritten_manifest, r"pytorch_model\.bin is not allowed"),
+    (pickled, r"model\.pkl is not allowed"),
+    (unlisted_pickle, r"pytorch_model\.bin is not allowed"),
+    (disguised_pickle, r"model\.safetensors is not a safetensors file"),
+    (remote_code, r"config\.json names code to run \(auto_map\)"),
+    (link, r"config\.json is a link"),
     (path_trick, r"'\.\./\.\./stolen\.json' is not plain"),
+    (negative_size, r"manifest\.json does not match"),
 ]
 
 
@@ -138,27 +180,110 @@ FORGED = [
 def test_an_intruder_who_rewrites_the_digest_too_gets_no_unsafe_file_through(
     tracking, store, tmp_path, spoil, message
 ):
-    from clinscale.registry.folders import digest_of
-
     spoil(store)
-    forged = digest_of(json.loads((store / "manifest.json").read_text())["files"])
-    tracking.client.set_model_version_tag("radiology", "1", Tag.DIGEST, forged)
+    forge(tracking, store, keep_manifest=spoil in (path_trick, negative_size))
     with pytest.raises(RegistryError, match=message):
-        registry.pull(tracking, "radiology", tmp_path / "out")
-
-
-def xtest_a_pinned(tracking, version, tmp_path):
-    registry.pull(tracking, "radiology", tmp_path / "good", expected_digest=version.digest)
-    with pytest.raises(RegistryError, match="pinned is 000000000000"):
-        registry.pull(tracking, "radiology", tmp_path / "out", expected_digest="0" * 64)
+        registry.pull(tracking, "radiology", tmp_path / "out", home=tmp_path)
     assert not (tmp_path / "out").exists()
+    assert cached(tmp_path) == []
 
 
-def test_a_version_of_somebody_elses_is_not_pulled(tracking, tmp_path):
-    tracking.client.create_registered_model("foreign")
-    tracking.client.create_model_version("foreign", str(tmp_path))
-    with pytest.raises(RegistryError, match="not registered by clinscale"):
-        registry.pull(tracking, "foreign", tmp_path / "out")
+def test_more_than_the_disk_holds_is_refused_before_it_is_downloaded(tracking, store, tmp_path):
+    bomb(store)
+    rewrite_manifest(store, {"model.safetensors": {"sha256": "0" * 64, "bytes": 2**40}})
+    forge(tracking, store, keep_manifest=True)
+    with pytest.raises(CapacityError, match=r"radiology/1 needs 1,099,\d{3},\d{3},\d{3} bytes"):
+        registry.pull(tracking, "radiology", tmp_path / "out", home=tmp_path)
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("digest", ["../../somewhere", "abc"])
+def test_a_digest_that_is_none_names_no_folder(tracking, version, tmp_path, digest):
+    tracking.client.set_model_version_tag("radiology", "1", Tag.DIGEST, digest)
+    with pytest.raises(RegistryError, match="is none"):
+        registry.pull(tracking, "radiology", tmp_path / "out", home=tmp_path)
+
+
+def forge(tracking, store, *, keep_manifest):
+    """What an intruder with all rights on the server can do: manifest and digest agree with the files again."""
+    if not keep_manifest:
+        found = {
+            path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
+            for path in (store / "artifacts/hf").iterdir()
+        }
+        (store / "manifest.json").write_text(json.dumps({"files": found}))
+    digest = digest_of(json.loads((store / "manifest.json").read_text())["files"])
+    tracking.client.set_model_version_tag("radiology", "1", Tag.DIGEST, digest)
+
+
+def cached(home):
+    return sorted(path.name for path in (home / "models/cache").iterdir())
+
+
+def cut_pull(home, digest, store, name, content):
+    """What a pull leaves that was killed after all files but one, of which `content` has come."""
+    partial = shutil.copytree(store / "artifacts/hf", home / "models/cache" / f"{digest}.partial")
+    (partial / name).write_bytes(content)
+    (partial.parent / f"{digest}.lock").touch()
+
+
+def test_a_pull_that_was_cut_goes_on_where_it_ended(tracking, version, store, hf_folder, tmp_path):
+    weights = (hf_folder / "model.safetensors").read_bytes()
+    half = len(weights) // 2
+    cut_pull(tmp_path, version.digest, store, "model.safetensors", weights[:half])
+    # what is there already is not asked for again, or the pull would fail
+    spoilt = store / "artifacts/hf/model.safetensors"
+    spoilt.write_bytes(bytes(half) + weights[half:])
+    (store / "artifacts/hf/config.json").write_bytes(bytes((hf_folder / "config.json").stat().st_size))
+    told = []
+    registry.pull(
+        tracking, "radiology", tmp_path / "out", home=tmp_path, on_progress=lambda *counts: told.append(counts)
+    )
+    assert registry.folder_digest(tmp_path / "out") == version.digest
+    assert cached(tmp_path) == [version.digest]
+    total_bytes = sum(path.stat().st_size for path in hf_folder.iterdir())
+    assert told[-1] == (total_bytes, total_bytes)
+
+
+@pytest.mark.parametrize("left", [b"not its beginning", b"", bytes(10**6)], ids=["other", "nothing", "too much"])
+def test_what_a_cut_pull_left_damaged_is_fetched_again(tracking, version, store, tmp_path, left):
+    cut_pull(tmp_path, version.digest, store, "model.safetensors", left)
+    registry.pull(tracking, "radiology", tmp_path / "out", home=tmp_path)
+    assert registry.folder_digest(tmp_path / "out") == version.digest
+
+
+def test_the_cache_serves_every_name_of_a_content_and_mends_itself(tracking, version, store, tmp_path):
+    first = registry.fetch_model(tracking, "radiology", home=tmp_path).path
+    kept = store.rename(store.parent / "away")
+    registry.pull(tracking, "radiology@champion", tmp_path / "out", home=tmp_path)  # needs no download
+    assert registry.fetch_model(tracking, "radiology/1", home=tmp_path).path == first
+    (tmp_path / "out/config.json").write_text("{}")
+    assert registry.folder_digest(first) == version.digest, "an edited copy does not reach the cache"
+    (Path(first) / "config.json").write_text("{}")
+    with pytest.raises(RegistryError, match="could not download"):
+        registry.fetch_model(tracking, "radiology", home=tmp_path)
+    kept.rename(store)
+    assert (
+        registry.folder_digest(registry.fetch_model(tracking, "radiology", home=tmp_path).path) == version.digest
+    )
+
+
+def test_two_processes_pull_the_same_model_at_once(tracking, version, tmp_path):
+    code = "import sys; from clinscale import registry; place, uri = sys.argv[1:]; "
+    code += "registry.pull(registry.connect(uri), 'radiology', place + '/out', home=place, lock=place + '/models.lock')"
+    arguments = [sys.executable, "-c", code, str(tmp_path), tracking.uri]
+    both = [subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [one.communicate()[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], ended
+    assert registry.folder_digest(tmp_path / "out") == version.digest
+    assert cached(tmp_path) == [version.digest]
+    assert registry.read_lock(tmp_path / "models.lock")["radiology"].digest == version.digest
+
+
+def test_a_folder_that_cannot_be_written_is_named(tracking, version, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file"):
+        registry.pull(tracking, "radiology", tmp_path / "file/out", home=tmp_path)
 
 
 def test_a_model_is_a_folder_a_registered_name_or_a_hub_name(tracking, version, hf_folder, tmp_path):
