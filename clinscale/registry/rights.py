@@ -18,7 +18,8 @@ _READ_MODELS = ("registered_model", "*", "READ")
 _MAY_CREATE = ("workspace", "*", "USE")
 _GRANTS: dict[UserRole, list[tuple[str, str, str]]] = {
     "reader": [_READ_MODELS, ("experiment", Experiment.RELEASES, "READ")],
-    # who creates an experiment or a registered model owns it: MLflow grants MANAGE on it
+    # who creates an experiment or a registered model owns it, as MLflow grants MANAGE on it; who may create also finds
+    # every run by a search, which MLflow does not part
     "trainer": [
         _MAY_CREATE,
         _READ_MODELS,
