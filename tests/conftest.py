@@ -1,8 +1,16 @@
-"""Fixtures shared by all rooms: a small tokenizer, and one Ray for all tests that need it."""
+"""Fixtures shared by all rooms: a small tokenizer, one Ray and one MLflow server for all tests that need them."""
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +122,147 @@ def ray_cluster():
 
     with ray_session(num_cpus=2) as cluster:
         yield cluster
+
+
+class TeamServer:
+    """What `clinscale cluster mlflow` serves on a PostgreSQL, in processes of its own."""
+
+    def __init__(self, folder, database, password_file):
+        from clinscale import registry
+
+        self.port = free_port()
+        self.folder = registry.ServerFolder(folder / "home" / "server")
+        self.log = folder / "server.log"
+        self.password_file = password_file
+        self.passwords = {}
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._home = folder / "home"
+        self._database = database
+        self._process = None
+
+    def start(self):
+        command = [
+            sys.executable,
+            "-m",
+            "clinscale",
+            "cluster",
+            "mlflow",
+            "--home",
+            self._home,
+            "--port",
+            self.port,
+        ]
+        command += ["--database", self._database, "--database-password-file", self.password_file]
+        past = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
+        for _ in range(1600):
+            said = self.log.read_bytes()[past:].decode()
+            if "MLflow answers at" in said:
+                break
+            assert self._process.poll() is None, said
+            time.sleep(0.2)
+        else:
+            raise AssertionError(said)
+        self.passwords["admin"] = self.folder.account().password
+
+    def stop(self):
+        self._process.terminate()
+        assert self._process.wait(timeout=60) == 0
+        assert not self.processes()
+
+    def kill(self):
+        """SIGKILL to all of it at once, as a power cut does."""
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self._process.wait()
+
+    def restart(self):
+        if self._process.poll() is None:
+            self.kill()
+        self.start()
+
+    def processes(self):
+        import psutil
+
+        try:
+            own = psutil.Process(self._process.pid)
+            return [own.pid, *(child.pid for child in own.children(recursive=True))]
+        except psutil.NoSuchProcess:
+            return []
+
+    def user(self, name, role):
+        """A user of that name and role, made on first use."""
+        from clinscale import registry
+
+        with self.login("admin") as tracking:
+            password = self.passwords.setdefault(name, secrets.token_urlsafe(12))
+            registry.set_user(tracking, name, role, password)
+
+    @contextlib.contextmanager
+    def login(self, name, password=None):
+        """MLflow's variables name that user while the block runs; the server as that user sees it."""
+        from clinscale import registry
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_USERNAME", name)
+            patch.setenv("MLFLOW_TRACKING_PASSWORD", password or self.passwords[name])
+            patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # a busy machine's first answer takes a while
+            yield registry.connect(self.uri)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL of our own on loopback: `(URI without password, file of the password)`."""
+    programs = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+    if programs is None:
+        pytest.skip("no PostgreSQL is installed; apt-get install postgresql runs this test")
+    import psycopg
+
+    folder = Path(tempfile.mkdtemp(prefix="clinscale-postgres-"))  # pytest's folders are closed to other users
+    account = {}
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres", "postgres")
+        account = {"user": "postgres", "group": "postgres", "extra_groups": []}
+
+    def run(program, *arguments):
+        log = folder / "programs.log"
+        with log.open("ab") as stream:
+            ended = subprocess.run(
+                [programs / program, *arguments], cwd=folder, stdout=stream, stderr=stream, check=False, **account
+            )
+        assert ended.returncode == 0, log.read_text()
+
+    port, secret = free_port(), folder / "password"
+    secret.write_text("it's 100%:@/?#[] safe")
+    secret.chmod(0o644)
+    run("initdb", "-D", folder / "data", "-U", "clinscale", "--auth=scram-sha-256", f"--pwfile={secret}")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    run("pg_ctl", "-D", folder / "data", "-l", folder / "postgres.log", "-w", "-o", options, "start")
+    try:
+        login = {"user": "clinscale", "password": secret.read_text(), "host": "127.0.0.1", "port": port}
+        with psycopg.connect(dbname="postgres", autocommit=True, **login) as connection:
+            connection.execute("CREATE DATABASE mlflow")
+        yield f"postgresql://clinscale@127.0.0.1:{port}/mlflow", secret
+    finally:
+        run("pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def team_server(postgres, tmp_path_factory):
+    """A `TeamServer` that runs; tests that stop it start it again."""
+    server = TeamServer(tmp_path_factory.mktemp("team"), *postgres)
+    server.start()
+    try:
+        yield server
+        server.stop()
+    finally:
+        server.kill()

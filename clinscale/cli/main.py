@@ -14,6 +14,7 @@ import typer
 from clinscale import __version__
 from clinscale.cli import (
     bench,
+    cluster,
     corpus,
     demo,
     doctor,
@@ -51,6 +52,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
+app.add_typer(cluster.app, name="cluster")
 
 
 @app.callback(invoke_without_command=True)

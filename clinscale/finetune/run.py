@@ -12,7 +12,7 @@ from clinscale.finetune.config import FinetuneConfig
 from clinscale.finetune.evaluate import OUTCOMES_FILE, judge, task_inputs, task_tags
 from clinscale.finetune.group import Event, finetune_on_workers
 from clinscale.finetune.loop import finetune
-from clinscale.registry import Tag
+from clinscale.registry import Experiment, Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.storage import read_json, write_json
 from clinscale.tasks import TaskData, load_task, read_task
@@ -75,7 +75,7 @@ def run_finetune(
     if not all((folder / _seed(seed) / RESULT_FILE).exists() for seed in seeds):
         run = registry.resume_or_start_run(
             tracking,
-            experiment="clinscale-finetune",
+            experiment=Experiment.FINETUNE,
             name=config.name,
             kind="finetune",
             recipe=fingerprint(recipe),

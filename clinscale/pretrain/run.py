@@ -12,7 +12,7 @@ from clinscale.pretrain.card import write_base_card
 from clinscale.pretrain.config import PretrainConfig, PretrainRecipe
 from clinscale.pretrain.memorisation import MEMORISATION_FILE, exposure_metrics, measure_exposures, p_value
 from clinscale.pretrain.worker import WorkerTask, build_model, train_worker
-from clinscale.registry import Tag
+from clinscale.registry import Experiment, Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.storage import read_json, write_json
 
@@ -70,7 +70,7 @@ def pretrain(
     task = worker_task(config, shards, folder)
     run = registry.resume_or_start_run(
         tracking,
-        experiment="clinscale-pretrain",
+        experiment=Experiment.PRETRAIN,
         name=config.name,
         kind="pretrain",
         recipe=fingerprint(recipe),

@@ -13,6 +13,7 @@ from clinscale.registry.lineage import Link, find_base, lineage
 from clinscale.registry.lock import LOCK_FILE, read_lock
 from clinscale.registry.mlflow_model import Pyfunc
 from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull, pull_offline
+from clinscale.registry.rights import UserRole, set_user
 from clinscale.registry.runs import (
     Run,
     RunRecord,
@@ -29,8 +30,9 @@ from clinscale.registry.runs import (
     resume_or_start_run,
     start_run,
 )
+from clinscale.registry.server import Account, Server, ServerConfig, ServerFolder
 from clinscale.registry.signing import sign
-from clinscale.registry.tags import Tag
+from clinscale.registry.tags import Experiment, Tag
 from clinscale.registry.tracking import Tracking, connect
 from clinscale.registry.versions import (
     CHAMPION,
@@ -51,7 +53,9 @@ __all__ = [
     "CHAMPION",
     "LOCK_FILE",
     "RELEASES",
+    "Account",
     "CutUpload",
+    "Experiment",
     "FetchedModel",
     "Files",
     "Link",
@@ -61,11 +65,15 @@ __all__ = [
     "Run",
     "RunRecord",
     "Section",
+    "Server",
+    "ServerConfig",
+    "ServerFolder",
     "Status",
     "Tag",
     "Text",
     "Tracking",
     "UsedData",
+    "UserRole",
     "artifacts",
     "close_orphans",
     "connect",
@@ -95,6 +103,7 @@ __all__ = [
     "resolve",
     "resume_or_start_run",
     "set_alias",
+    "set_user",
     "set_version_tags",
     "sign",
     "start_run",

@@ -1,5 +1,6 @@
 """Runs: one writer each, ended whatever happens, read back as plain records."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any, Literal, Self
 
 from clinscale import __version__
 from clinscale.config import flatten
-from clinscale.errors import RegistryError
+from clinscale.errors import AccessError, RegistryError
 from clinscale.registry.spool import HEARTBEAT_S, Spool
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
@@ -300,8 +301,9 @@ def close_orphans(tracking: Tracking) -> list[str]:
         with tracking.faults(f"read run {record.id}"):
             now = _record(tracking.client.get_run(record.id))
         if now.status == "RUNNING" and _is_orphan(now.tags):  # nobody ended or resumed it meanwhile
-            Run(tracking, record.id, record.name).end("KILLED")
-            closed.append(record.id)
+            with contextlib.suppress(AccessError):  # another user's, who will close it himself
+                Run(tracking, record.id, record.name).end("KILLED")
+                closed.append(record.id)
     return closed
 
 

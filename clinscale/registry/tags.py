@@ -89,3 +89,14 @@ class Tag:
     """Seconds since 1970 at the last heartbeat of an open run."""
     OWNER = "clinscale.owner"
     """Process that writes the run: `HOST PID START`, to tell orphans."""
+
+
+class Experiment:
+    """Names of MLflow experiments."""
+
+    PRETRAIN = "clinscale-pretrain"
+    FINETUNE = "clinscale-finetune"
+    SWEEP = "clinscale-sweep"
+    TRAINING = (PRETRAIN, FINETUNE, SWEEP)
+    RELEASES = "clinscale-releases"
+    """Copies of the versions that were promoted: readers see this one only, and only promoters write it."""

@@ -11,11 +11,11 @@ from clinscale.errors import RegistryError
 from clinscale.registry.card import CARD
 from clinscale.registry.folders import digest_of, hash_folder
 from clinscale.registry.mlflow_model import HF_FOLDER, Pyfunc, saved_model
-from clinscale.registry.tags import Tag
+from clinscale.registry.tags import Experiment, Tag
 from clinscale.registry.tracking import Tracking
 
 CHAMPION = "champion"
-RELEASES = "clinscale-releases"
+RELEASES = Experiment.RELEASES
 """Experiment of released versions: readers of models need no right on any other, and only promoters write it."""
 
 _MAX_DESCRIPTION = 5000  # column width of MLflow's databases
@@ -175,21 +175,18 @@ def _parse(reference: str) -> dict[str, str | None]:
 
 
 def _versions_of(tracking: Tracking, name: str) -> list[ModelVersion]:
-    """By number; empty for an unknown name."""
-    from mlflow.exceptions import MlflowException
-
-    action = f"read model {name}"
-    with tracking.faults(action):
-        try:
-            aliases: dict[str, str] = tracking.client.get_registered_model(name).aliases
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return []
-            raise
+    """By number; empty for a name that is unknown, or that this account may not see."""
     quoted = name.replace("'", "''")
-    versions = tracking.every(
-        action, lambda token: tracking.client.search_model_versions(f"name = '{quoted}'", page_token=token)
+    action, named = f"read model {name}", f"name = '{quoted}'"
+    # a search, because a server with rights answers 403 to who asks for a model that is not there
+    models = tracking.every(
+        action, lambda token: tracking.client.search_registered_models(named, page_token=token)
     )
+    model = next(models, None)
+    if model is None:
+        return []
+    aliases: dict[str, str] = model.aliases
+    versions = tracking.every(action, lambda token: tracking.client.search_model_versions(named, page_token=token))
     found = [
         ModelVersion(
             name=item.name,

@@ -10,7 +10,7 @@ from typing import Any
 
 from clinscale import registry
 from clinscale.errors import RegistryError
-from clinscale.registry import Tag
+from clinscale.registry import Experiment, Tag
 from clinscale.sweep.ledger import FINAL, Ledger, Trial, best_of
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class StudyRuns:
             confirmed = {} if trial.of is None else {Tag.CONFIRMS: f"{trial.of:05d}"}
             run = registry.start_run(
                 self._tracking,
-                experiment="clinscale-sweep",
+                experiment=Experiment.SWEEP,
                 name=name,
                 tags={Tag.KIND: "trial", Tag.TRIAL_ORIGIN: trial.origin, **confirmed},
                 params={**self._describe(trial.params), "seed": trial.seed},

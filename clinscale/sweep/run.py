@@ -10,7 +10,7 @@ from clinscale import registry
 from clinscale.config import fingerprint
 from clinscale.errors import ClinscaleError, ClusterError, ConfigError, DataError
 from clinscale.finetune import task_tags
-from clinscale.registry import Tag
+from clinscale.registry import Experiment, Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.runtime import Cluster
 from clinscale.storage import write_json
@@ -27,8 +27,6 @@ from clinscale.sweep.winner import StudyResult, finish_study
 
 CONFIG_FILE = "config.json"
 """In a sweep's folder: all that `--resume` needs."""
-
-_EXPERIMENT = "clinscale-sweep"
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def sweep(
             open_runs.enter_context(
                 registry.resume_or_start_run(
                     tracking,
-                    experiment=_EXPERIMENT,
+                    experiment=Experiment.SWEEP,
                     name=study.config.name,
                     kind="sweep",
                     recipe=fingerprint(recipe),

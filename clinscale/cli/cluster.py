@@ -1,0 +1,153 @@
+"""`clinscale cluster`: what a team shares. Here its MLflow server and the server's users."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
+from clinscale.cli.output import console, emit
+from clinscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clinscale.registry import Server, ServerFolder
+
+app = typer.Typer(no_args_is_help=True, help="What a team shares: an MLflow server with logins, and its users.")
+
+
+@app.command()
+def mlflow(
+    home: Home = DEFAULT_HOME,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CLINSCALE_DATABASE",
+            help="`postgresql://USER@HOST/NAME`, or `sqlite:///FILE`; the default is SQLite in HOME/server.",
+        ),
+    ] = None,
+    database_password_file: Annotated[
+        Path | None, typer.Option(help="File that holds the database's password and nothing else.")
+    ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or `s3://`, `gs://` prefix that the server alone opens; default in HOME/server."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    allowed_hosts: Annotated[
+        str, typer.Option(help="Names by which users call the server, exact, split by commas.")
+    ] = "",
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificate and its chain.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 2,
+) -> None:
+    """Serve MLflow to a team: logins, rights, artifacts by proxy; secrets are made in HOME/server on the first start.
+
+    A password for the database comes from a file, or in the address from CLINSCALE_DATABASE.
+
+    Example: `clinscale cluster mlflow --database postgresql://mlflow@db/mlflow --database-password-file db-password
+    --host 0.0.0.0 --allowed-hosts mlflow.lab.example`
+    """
+    from clinscale import registry
+
+    if database and database != os.environ.get("CLINSCALE_DATABASE") and _has_password(database):
+        raise ConfigError(
+            "--database holds a password, and everybody on this machine may read command lines; "
+            "leave it out and name its file with --database-password-file, or set CLINSCALE_DATABASE"
+        )
+    config = registry.ServerConfig(
+        database=database,
+        database_password_file=database_password_file,
+        artifacts=artifacts,
+        host=host,
+        port=port,
+        allowed_hosts=[name.strip() for name in allowed_hosts.split(",") if name.strip()],
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        workers=workers,
+    )
+    server = registry.Server(_folder(home), config)
+    console.print(f"MLflow starts on {server.database} ...", soft_wrap=True, markup=False)
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        server.run(on_ready=_tell)
+    console.print("MLflow has ended", soft_wrap=True)
+
+
+@app.command()
+def user(
+    name: Annotated[str, typer.Argument(help="Of a new user, or of one to change.")],
+    role: Annotated[Literal["reader", "trainer", "promoter"], typer.Option(help="What the user may do.")],
+    home: Home = DEFAULT_HOME,
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
+) -> None:
+    """Create a user of the MLflow server, or change role and password.
+
+    A reader pulls released models and sees nothing of their training; a trainer also makes runs, models and versions;
+    a promoter also writes releases and moves aliases. The password is asked for, or read from stdin or
+    CLINSCALE_USER_PASSWORD; empty leaves a known user's as it is. On the server's machine its HOME tells the
+    administrator's login, elsewhere MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD do.
+
+    Example: `clinscale cluster user alice --role reader`
+    """
+    from clinscale import registry
+
+    account = _folder(home).account()
+    if account:
+        tracking_uri = account.url
+        os.environ |= {"MLFLOW_TRACKING_USERNAME": account.user, "MLFLOW_TRACKING_PASSWORD": account.password}
+    if not (tracking_uri or "").startswith("http"):
+        raise ConfigError(
+            f"no server was started from --home {home}, and --tracking-uri or MLFLOW_TRACKING_URI names none; "
+            "start one with `clinscale cluster mlflow`"
+        )
+    tracking = registry.connect(tracking_uri, home=home)
+    is_new = registry.set_user(tracking, name, role, _password(name) or None)
+    emit(
+        {"user": name, "role": role, "new": is_new, "url": tracking.place},
+        as_json=json,
+        people=f"{'new user' if is_new else 'user'} {name} is {role} on {tracking.place}",
+    )
+
+
+def _folder(home: Path) -> "ServerFolder":
+    from clinscale import registry
+
+    return registry.ServerFolder(home / "server")
+
+
+def _has_password(uri: str) -> bool:
+    from urllib.parse import urlsplit
+
+    return urlsplit(uri).password is not None
+
+
+def _password(name: str) -> str:
+    """From the environment, else the terminal, else the first line of stdin."""
+    if "CLINSCALE_USER_PASSWORD" in os.environ:
+        return os.environ["CLINSCALE_USER_PASSWORD"]
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    asked: str = typer.prompt(
+        f"Password of {name}", default="", show_default=False, hide_input=True, confirmation_prompt=True, err=True
+    )
+    return asked
+
+
+def _tell(server: "Server") -> None:
+    lines = (
+        f"MLflow answers at {server.url}",
+        f"  its administrator is admin; the password lies in {server.folder.admin_password}",
+        "  add users:    clinscale cluster user NAME --role reader|trainer|promoter  (with the same --home)",
+        f"  users set:    MLFLOW_TRACKING_URI={server.url} MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...",
+        "  Ctrl-C ends it",
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
