@@ -1,5 +1,6 @@
 """`clinscale bench step`: whole steps of masked-language training against HF's."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -166,17 +167,21 @@ def _dtype(precision: Precision) -> torch.dtype:
 
 
 def _peak_bytes(family: str, attention: str, shape: dict[str, Any], rows: int, device: str) -> int:
-    """Most memory that a fresh process holds, model included, while it does one step in fp32."""
-    return in_fresh_process(_one_step, family, attention, shape, rows, device, torch.get_num_threads())
+    """Most memory that one step in fp32 takes, model included; on a CPU, that of a process that does nothing else."""
+    arguments = (family, attention, shape, rows, device, torch.get_num_threads())
+    return _one_step(*arguments) if device.startswith("cuda") else in_fresh_process(_one_step, *arguments)
 
 
 def _one_step(family: str, attention: str, shape: dict[str, Any], rows: int, device: str, threads: int) -> int:
     torch.set_num_threads(threads)
     model = model_of(family, attention, **shape)
+    if not device.startswith("cuda"):
+        _Step(model, precision="fp32", rows=rows, tokens=shape["tokens"], device=device).run()
+        return peak_resident_bytes()
+    gc.collect()
+    before = torch.cuda.memory_allocated()
     step = _Step(model, precision="fp32", rows=rows, tokens=shape["tokens"], device=device)
     step.run()
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()  # the first step also proved FlexAttention against a dense reference
-        step.run()
-        return int(torch.cuda.max_memory_allocated())
-    return peak_resident_bytes()
+    torch.cuda.reset_peak_memory_stats()  # the first step may also have proved FlexAttention against a dense reference
+    step.run()
+    return torch.cuda.max_memory_allocated() - before

@@ -172,6 +172,13 @@ def attention_backend() -> str:
     return backend_here()
 
 
+def leaves_padding_out(model: "PreTrainedModel") -> bool:
+    """Whether `model`, where it is and as it is now, computes no padding: its answers then depend on no neighbour."""
+    from clinscale.models.attention import leaves_padding_out
+
+    return leaves_padding_out(model)
+
+
 def check_hf_folder(folder: str | Path) -> dict[str, Any]:
     """The `config.json` of an HF model folder; DataError when `folder` is not one or asks for remote code."""
     path = Path(folder) / "config.json"

@@ -50,11 +50,16 @@ class Predictor:
         `on_progress` is called with the number of windows done in each batch. `windows` are those of each example,
         from a caller who asks about the same examples again and again; they are made where None.
         """
+        was_training = self.model.training
+        self.model.eval()
         predictions = []
-        for start in range(0, len(examples), CHUNK):
-            chunk = examples[start : start + CHUNK]
-            made = windows[start : start + CHUNK] if windows else [self.windows(example) for example in chunk]
-            predictions += self._predict_chunk(chunk, made, on_progress)
+        try:
+            for start in range(0, len(examples), CHUNK):
+                chunk = examples[start : start + CHUNK]
+                made = windows[start : start + CHUNK] if windows else [self.windows(example) for example in chunk]
+                predictions += self._predict_chunk(chunk, made, on_progress)
+        finally:
+            self.model.train(was_training)
         return predictions
 
     def _predict_chunk(
@@ -65,7 +70,9 @@ class Predictor:
     ) -> list[Prediction]:
         flat = [window for windows in per_example for window in windows]
         outputs: list[dict[str, np.ndarray[Any, Any]]] = [{} for _ in flat]
-        for indices in length_sorted_batches(flat, self.batch_size, block_size=self._block_size):
+        # without padding BigBird's windows of all lengths may share a batch
+        block_size = self._block_size and (None if models.leaves_padding_out(self.model) else self._block_size)
+        for indices in length_sorted_batches(flat, self.batch_size, block_size=block_size):
             batch = collate(
                 [flat[index] for index in indices],
                 pad_token_id=self.tokenizer.pad_token_id,
@@ -111,11 +118,8 @@ class Predictor:
     def _forward(self, batch: dict[str, Any]) -> "list[dict[str, np.ndarray[Any, Any]]]":
         import torch
 
-        was_training = self.model.training
-        self.model.eval()
         with torch.inference_mode():
             result = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()})
-        self.model.train(was_training)
         arrays = {name: result[name].float().cpu().numpy() for name in _OUTPUTS if name in result}
         return [{name: array[row] for name, array in arrays.items()} for row in range(len(batch["input_ids"]))]
 

@@ -13,7 +13,7 @@ from clinscale.config import fingerprint
 from clinscale.errors import AccessError, RegistryError
 from clinscale.promotion.evidence import candidate_evidence, measure_latency, version_evidence
 from clinscale.promotion.gate import Decision, Evidence, GateRules, Latency, decide
-from clinscale.registry import CHAMPION, RELEASES, ModelVersion, Tag, Tracking
+from clinscale.registry import CHAMPION, Experiment, ModelVersion, Tag, Tracking
 from clinscale.tasks import Outcomes, TaskData, read_task
 
 CHALLENGER = "challenger"
@@ -68,7 +68,7 @@ def register_judged(
     if decision.promoted:
         try:
             version = registry.register(
-                tracking, run_id, folder, name=name, tags=tags, pyfunc=pyfunc, experiment=RELEASES
+                tracking, run_id, folder, name=name, tags=tags, pyfunc=pyfunc, experiment=Experiment.RELEASES
             )
             return _move(tracking, version, champion, replace(decision, candidate=version.label), "promote", "")
         except AccessError:
@@ -192,7 +192,7 @@ def _decide(
 
 def _released(tracking: Tracking, version: ModelVersion, folder: Path) -> ModelVersion:
     """The version in the release experiment: itself, or a copy made from its verified files."""
-    if registry.experiment_of(tracking, version) == tracking.experiment_id(RELEASES):
+    if registry.experiment_of(tracking, version) == tracking.experiment_id(Experiment.RELEASES):
         return version
     return registry.register(
         tracking,
@@ -201,7 +201,7 @@ def _released(tracking: Tracking, version: ModelVersion, folder: Path) -> ModelV
         name=version.name,
         tags={**version.tags, Tag.RELEASED_FROM: version.label},
         pyfunc=predict.as_pyfunc(folder) if version.tags.get(Tag.KIND) == "task" else None,
-        experiment=RELEASES,
+        experiment=Experiment.RELEASES,
     )
 
 
@@ -251,7 +251,7 @@ def _recorded(
     """A run in the release experiment that says who decided what, and why; FAILED when it was not carried out."""
     run = registry.start_run(
         tracking,
-        experiment=RELEASES,
+        experiment=Experiment.RELEASES,
         name=f"{action} {decision.candidate}",
         tags={
             Tag.KIND: "promotion",

@@ -36,7 +36,6 @@ from clinscale.registry.tags import Experiment, Tag
 from clinscale.registry.tracking import Tracking, connect
 from clinscale.registry.versions import (
     CHAMPION,
-    RELEASES,
     ModelVersion,
     experiment_of,
     find_version,
@@ -52,7 +51,6 @@ __all__ = [
     "CARD",
     "CHAMPION",
     "LOCK_FILE",
-    "RELEASES",
     "Account",
     "CutUpload",
     "Experiment",

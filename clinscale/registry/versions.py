@@ -11,12 +11,10 @@ from clinscale.errors import RegistryError
 from clinscale.registry.card import CARD
 from clinscale.registry.folders import digest_of, hash_folder
 from clinscale.registry.mlflow_model import HF_FOLDER, Pyfunc, saved_model
-from clinscale.registry.tags import Experiment, Tag
+from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 
 CHAMPION = "champion"
-RELEASES = Experiment.RELEASES
-"""Experiment of released versions: readers of models need no right on any other, and only promoters write it."""
 
 _MAX_DESCRIPTION = 5000  # column width of MLflow's databases
 
@@ -68,8 +66,8 @@ def register(
         tags: of the version.
         pyfunc: how MLflow loads and serves it; None for a base model, which answers nothing yet.
         alias: set on the version.
-        experiment: whose artifacts the files are, e.g. RELEASES; None is the run's. Where it is given, only a version
-            in it counts as there already.
+        experiment: whose artifacts the files are, e.g. `Experiment.RELEASES`; None is the run's. Where it is given,
+            only a version in it counts as there already.
 
     Raises:
         AccessError: the account may not write there.

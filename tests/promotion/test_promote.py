@@ -10,7 +10,7 @@ from clinscale.errors import RegistryError
 from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE
 from clinscale.predict import TaskCard, load_predictor
 from clinscale.promotion import GateRules, history, promote, register_judged, rollback
-from clinscale.registry import RELEASES, Tag
+from clinscale.registry import Experiment, Tag
 from clinscale.tasks import kind_of, load_task, read_task
 
 TASK = "demo_documents"
@@ -107,7 +107,7 @@ def aliases(tracking):
 def test_the_champion_moves_when_the_gate_lets_it_and_goes_back(tracking, submit, judged, tmp_path):
     first, decision = submit(0, *[judged(0.3)] * 3)
     assert decision.promoted
-    assert registry.experiment_of(tracking, first) == tracking.experiment_id(RELEASES)
+    assert registry.experiment_of(tracking, first) == tracking.experiment_id(Experiment.RELEASES)
 
     again, decision = submit(0, *[judged(0.3)] * 3)
     assert (again, decision.promoted) == (first, False)
@@ -118,7 +118,7 @@ def test_the_champion_moves_when_the_gate_lets_it_and_goes_back(tracking, submit
     assert "accuracy beyond the noise of documents" in decision.because
     assert aliases(tracking) == {"champion": first.label, "challenger": weak.label}
     assert weak.tags[Tag.DECISION].startswith("refused: accuracy beyond")
-    assert registry.experiment_of(tracking, weak) != tracking.experiment_id(RELEASES)
+    assert registry.experiment_of(tracking, weak) != tracking.experiment_id(Experiment.RELEASES)
 
     better, decision = submit(2, *[judged(1.0)] * 3)
     assert decision.promoted
@@ -157,7 +157,7 @@ def test_what_was_registered_elsewhere_is_released_as_a_copy(tracking, submit, j
     assert forced.aliases == ("champion",)
     assert forced.digest == weak.digest
     assert forced.tags[Tag.RELEASED_FROM] == weak.label
-    assert registry.experiment_of(tracking, forced) == tracking.experiment_id(RELEASES)
+    assert registry.experiment_of(tracking, forced) == tracking.experiment_id(Experiment.RELEASES)
     assert (history(tracking, "ward")[-1].action, history(tracking, "ward")[-1].why) == (
         "force",
         "asked by the ward",

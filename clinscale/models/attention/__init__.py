@@ -7,8 +7,9 @@ and one for GPUs (`flex`); `exact` swaps them into a model.
 from clinscale.models.attention.exact import (
     backend_here,
     documents_apart,
+    leaves_padding_out,
     use_exact_attention,
     use_hf_attention,
 )
 
-__all__ = ["backend_here", "documents_apart", "use_exact_attention", "use_hf_attention"]
+__all__ = ["backend_here", "documents_apart", "leaves_padding_out", "use_exact_attention", "use_hf_attention"]

@@ -177,6 +177,18 @@ def _reset_attention_type(model: Any, _: Any) -> None:
     model.set_attention_type(model.config.attention_type)
 
 
+def leaves_padding_out(model: "PreTrainedModel") -> bool:
+    """Whether `model`, where it is and as it is now, computes no padding: its answers then depend on no neighbour."""
+    encoder = _encoder_of(model)
+    if encoder is None or "forward" not in vars(encoder) or not encoder.exact.unpad:
+        return False
+    hidden_BLE = torch.zeros(1, 1, model.config.hidden_size, dtype=model.dtype, device=model.device)
+    code_BL = torch.ones(1, 1, dtype=torch.int32, device=model.device)
+    if model.config.model_type == "longformer":
+        return _longformer_batch(encoder, hidden_BLE, code_BL) is not None
+    return _bigbird_batch(encoder, hidden_BLE, code_BL, unpad=True) is not None
+
+
 def backend_here() -> str:
     """What attention runs with on this machine, in a few words; a GPU is tested for it."""
     if not torch.cuda.is_available():

@@ -126,6 +126,9 @@ def test_tiles_are_exactly_those_that_are_seen(pattern):
     mask, num_tiles = plan.block_mask, plan.tokens // TILE
     assert plan.tokens % TILE == 0
     sees_HTT = times_of(pattern, plan.tokens) > 0
+    if not getattr(pattern, "random", True):
+        assert (sees_HTT == sees_HTT[:1]).all()
+        sees_HTT = sees_HTT[:1]  # one mask serves all heads
     pairs_HQK = sees_HTT.reshape(-1, num_tiles, TILE, num_tiles, TILE).sum((2, 4))
     partial_HQK, full_HQK = (pairs_HQK > 0) & (pairs_HQK < TILE**2), pairs_HQK == TILE**2
     np.testing.assert_array_equal(listed(mask.kv_num_blocks, mask.kv_indices), partial_HQK)
@@ -243,10 +246,8 @@ def test_kinds_that_are_tested_once(monkeypatch):
     for pattern in (SPARSE, replace(SPARSE, layer=5, random=False), bigbird((300, 300, ()))):
         flex.why_not(CUDA, torch.bfloat16, 64, pattern, 0.0)
     assert len(set(kinds)) == 1
-    assert kinds[0][-1] == 512
     flex.why_not(CUDA, torch.bfloat16, 64, WIDE, 0.0)
-    flex.why_not(CUDA, torch.bfloat16, 64, bigbird((600, 600, ())), 0.0)
-    assert len(set(kinds)) == 3
+    assert len(set(kinds)) == 2
 
 
 @pytest.fixture
@@ -255,8 +256,9 @@ def self_test(monkeypatch):
 
     def run(attend, pattern=WIDE):
         monkeypatch.setattr(flex, "attend", attend)
+        monkeypatch.setattr(flex, "TEST_TOKENS", 256)
         flex._self_test.cache_clear()
-        reason = flex._self_test(CPU, torch.float32, 16, replace(pattern, documents=(), tokens=0), 256)
+        reason = flex._self_test(CPU, torch.float32, 16, replace(pattern, documents=(), tokens=0))
         flex._self_test.cache_clear()
         return reason
 
@@ -265,7 +267,7 @@ def self_test(monkeypatch):
 
 @pytest.mark.parametrize("pattern", [WIDE, SPARSE], ids=["longformer", "bigbird"])
 def test_the_self_test_finds_what_is_wrong(pattern, self_test):
-    start = "its self-test on cpu, float32, up to 256 tokens "
+    start = "its self-test on cpu, float32 "
 
     def wrong(query_THD, key_THD, value_THD, of):
         value_THD = torch.cat([value_THD[:-1], value_THD[-1:].detach()])  # one token without a gradient
