@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from clinscale import registry
 
 _ROOMS = ("config", "corpus", "errors", "models", "predict", "records", "runtime", "storage", "tasks", "telemetry")
-"""The rooms and files of clinscale that prediction imports; corpus for its tokenizers."""
+"""The rooms and files of clinscale that prediction imports: corpus for its tokenizers, runtime for corpus."""
 
 _EXAMPLE = "The patient was admitted with chest pain. Metoprolol 25 mg was given twice daily."
 _SECOND_TEXTS = {"pair": "The patient has no pain.", "spans": "What dose of metoprolol was given?"}

@@ -40,7 +40,7 @@ def test_the_code_of_a_version_is_complete(folders):
     for place, file in code.items():
         named = set(re.findall(r"^\s*from clinscale\.(\w+)", file.read_text(), re.MULTILINE))
         assert named <= carried, f"{place} needs {named - carried}"
-    assert not {"registry", "runtime", "engine", "finetune", "sweep", "cli"} & carried
+    assert not {"registry", "engine", "finetune", "sweep", "cli"} & carried
 
 
 def test_a_base_model_has_no_pyfunc(base_models):
