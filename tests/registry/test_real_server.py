@@ -217,7 +217,7 @@ def test_eight_writers_at_once_lose_nothing_and_make_nothing_twice(users, saved_
         runs = {record.id for record in registry.read_runs(tracking, kind="crowd")}
         assert runs == {one["run"] for one in said}
         for one in said:
-            assert registry.metric_history(tracking, one["run"], "loss") == [(n, float(n)) for n in range(20)]
+            assert registry.metric_history(tracking, one["run"], "loss") == [(n, float(n)) for n in range(10)]
 
 
 @pytest.mark.chaos

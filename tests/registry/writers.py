@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clinscale import registry
 
-WRITERS, METRICS, VERSIONS = 8, 20, 2
+WRITERS, METRICS, VERSIONS = 8, 10, 2
 
 
 def write(number, uri, hf_folder, scratch, start):
