@@ -1,7 +1,8 @@
 """Asks registered versions where only their requirements are installed; a script, not a test.
 
-Reads on stdin `versions` (each a downloaded `model`, its HF `folder` and the `rows` to ask about) and the folder that
-holds the `clinscale` package; writes what was answered to the file given.
+Reads on stdin `versions` (each what MLflow loads as `model`, its HF `folder`, and the `rows` to ask about; with a
+`reference`, the folder is pulled first) and the folder that holds the `clinscale` package; writes what was answered to
+the file given.
 """
 
 import json
@@ -44,11 +45,6 @@ from clinscale.cli import main  # noqa: E402
 from clinscale.predict import load_predictor  # noqa: E402
 from clinscale.tasks import Example  # noqa: E402
 
-answers["package"] = []
-for version in versions:
-    examples = [Example(str(number), **row) for number, row in enumerate(version["rows"])]
-    answers["package"].append(load_predictor(version["folder"]).predict(examples))
-
 
 def verb(*arguments):
     sys.argv = ["clinscale", *arguments]
@@ -57,6 +53,13 @@ def verb(*arguments):
     except SystemExit as ended:
         return ended.code
 
+
+answers["package"] = []
+for version in versions:
+    if "reference" in version:
+        assert verb("pull", version["reference"], "--out", version["folder"]) == 0
+    examples = [Example(str(number), **row) for number, row in enumerate(version["rows"])]
+    answers["package"].append(load_predictor(version["folder"]).predict(examples))
 
 table, out = Path(asked["out"]).with_suffix(".csv"), Path(asked["out"]).with_suffix(".jsonl")
 pandas.DataFrame(versions[0]["rows"]).to_csv(table, index=False)

@@ -19,8 +19,8 @@ import torch
 import transformers
 
 import clinscale
-from clinscale import registry
-from clinscale.errors import ClinscaleError, ConfigError, DataError
+from clinscale import promotion, registry
+from clinscale.errors import AccessError, ClinscaleError, ConfigError, DataError
 from clinscale.predict import as_pyfunc, load_predictor, pyfunc
 from clinscale.predict.requirements import locked_requirements
 
@@ -145,23 +145,28 @@ def environment(**more):
     }
 
 
-def test_a_version_answers_where_only_its_requirements_are_installed(versions, minimal_python, tmp_path):
+def ask_elsewhere(versions, python, folder, **more):
+    """What the versions answer to a process of that Python: the answers, and what it told people."""
     asked = {
-        "versions": list(versions.values()),
+        "versions": versions,
         "checkout": str(Path(clinscale.__file__).parents[1]),
-        "out": str(tmp_path / "answers.json"),
+        "out": str(folder / "answers.json"),
     }
     done = subprocess.run(
-        [minimal_python, Path(__file__).with_name("elsewhere.py")],
+        [python, Path(__file__).with_name("elsewhere.py")],
         input=json.dumps(asked, default=str),
-        env=environment(),
-        cwd=tmp_path,
+        env=environment(**more),
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    answered = json.loads((tmp_path / "answers.json").read_text())
+    return json.loads((folder / "answers.json").read_text()), done.stderr
+
+
+def test_a_version_answers_where_only_its_requirements_are_installed(versions, minimal_python, tmp_path):
+    answered, told = ask_elsewhere(list(versions.values()), minimal_python, tmp_path)
     expected = [version["answers"] for version in versions.values()]
     assert answered["importable"] == []
     assert answered["pyfunc"] == expected
@@ -170,7 +175,48 @@ def test_a_version_answers_where_only_its_requirements_are_installed(versions, m
     assert Path(answered["wins"]).is_relative_to(first["model"]), "an installed clinscale came first"
     assert (answered["predict"], answered["pull"]) == (0, 2)
     assert [{**row, "id": None} for row in answered["predicted"]] == [{**row, "id": None} for row in expected[0]]
-    assert "only mlflow-skinny is installed" in done.stderr
+    assert "only mlflow-skinny is installed" in told
+
+
+@pytest.mark.slow
+def test_a_reader_gets_the_same_answers_from_a_server_with_postgresql(
+    versions, folders, team_server, minimal_python, tmp_path
+):
+    """Registered by a trainer, released by a promoter; the reader sees neither training nor the checkout's packages."""
+    for name, role in (("trainer", "trainer"), ("promoter", "promoter"), ("reader", "reader")):
+        team_server.user(name, role)
+    names = {case: "-".join(case) for case in CASES}
+    with (
+        team_server.login("trainer") as tracking,
+        registry.start_run(tracking, experiment=registry.Experiment.SWEEP, name="x", tags={}, params={}) as run,
+    ):
+        for case, name in names.items():
+            tags = {registry.Tag.KIND: "task"}  # its code comes with the release
+            registry.register(tracking, run.id, folders(*case, MAX_TOKENS), name=name, tags=tags)
+    with team_server.login("promoter") as tracking:
+        for name in names.values():
+            version, _ = promotion.promote(tracking, f"{name}/1", home=tmp_path / "promoter", force="for the test")
+            assert version.aliases == ("champion",)
+    wanted = [
+        {
+            # a hundred small files each: one of each family is asked through MLflow
+            "model": f"models:/{name}@champion" if case in CASES[:2] else versions[case]["model"],
+            "reference": f"{name}@champion",
+            "folder": str(tmp_path / "pulled" / name),
+            "rows": versions[case]["rows"],
+        }
+        for case, name in names.items()
+    ]
+    login = {"USERNAME": "reader", "PASSWORD": team_server.passwords["reader"], "URI": team_server.uri}
+    answered, _ = ask_elsewhere(
+        wanted, minimal_python, tmp_path, **{f"MLFLOW_TRACKING_{key}": value for key, value in login.items()}
+    )
+    expected = [versions[case]["answers"] for case in CASES]
+    assert answered["importable"] == []
+    assert answered["pyfunc"] == expected
+    assert answered["package"] == expected
+    with team_server.login("reader") as tracking, pytest.raises(AccessError, match="this account may not"):
+        registry.pull(tracking, f"{name}/1", tmp_path / "candidate")
 
 
 def test_mlflow_serves_a_version_over_http(versions, minimal_python, tmp_path):
