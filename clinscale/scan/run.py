@@ -281,7 +281,7 @@ class _Scan:
 def _counts(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which phrases are numbers in a row, nobody's text: lists in notes count, and so do the ids of a vocabulary."""
     known = _counting()
-    return known[np.searchsorted(known[:-1], hashes)] == hashes
+    return np.equal(known[np.searchsorted(known[:-1], hashes)], hashes)
 
 
 @functools.cache
