@@ -3,6 +3,7 @@
 import functools
 import logging
 import pickle
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def stream(
     from ray.data.datasource import Datasource, ReadTask
     from ray.data.exceptions import RayDataUserCodeException
     from ray.exceptions import RayError
+    from ray.util.annotations import RayDeprecationWarning
 
     class Items(Datasource):  # type: ignore[misc]
         def get_name(self) -> str:
@@ -71,6 +73,9 @@ def stream(
         # Ray Data would start one that dies of what it is given for ever; Ray 2.64 takes `max_restarts` elsewhere
         actors = {"concurrency": num_actors, "fn_constructor_args": (work,), "max_restarts": _RESTARTS}
     with DataContext.current(context):
+        warnings.simplefilter(
+            "ignore", RayDeprecationWarning
+        )  # of `max_restarts`; Ray shows them whatever we filter
         made = ray.data.read_datasource(Items(), override_num_blocks=len(sources), **read).map_batches(
             _Worker if num_actors else _Worker(work).__call__,
             batch_size=1,

@@ -228,6 +228,8 @@ class _Scan:
     def _add(self, place: int, text: str, offset: int, num_bytes: int) -> None:
         text = plain(text)
         hashes, starts = corpus.phrases(text, PHRASE_WORDS)
+        is_text = ~_counts(hashes)
+        hashes, starts = hashes[is_text], starts[is_text]
         if not len(hashes):
             return
         self._hashes.append(hashes)
@@ -274,6 +276,17 @@ class _Scan:
         found.num_notes += 1
         if len(found.notes) < _NOTES_NAMED:
             found.notes.append(note)
+
+
+def _counts(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which phrases are numbers in a row, nobody's text: lists in notes count, and so do the ids of a vocabulary."""
+    known = _counting()
+    return np.equal(known[np.searchsorted(known[:-1], hashes)], hashes)
+
+
+@functools.cache
+def _counting() -> NDArray[np.uint64]:
+    return np.sort(corpus.phrases(" ".join(map(str, range(10_000))), PHRASE_WORDS)[0])
 
 
 def _files_below(root: Path) -> Iterator[Path]:

@@ -27,7 +27,8 @@ def sources(tmp_path):
     """Ten notes, and one that is too short."""
     folder = tmp_path / "notes"
     folder.mkdir()
-    rows = [{"id": f"n{number}", "text": note(number)} for number in range(10)] + [
+    texts = [note(0) + " 6. 7. 8. 9. 10. 11. 12. 13. 14.", *(note(number) for number in range(1, 10))]
+    rows = [{"id": f"n{number}", "text": text} for number, text in enumerate(texts)] + [
         {"id": "s", "text": "No fever."}
     ]
     (folder / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -40,6 +41,9 @@ def home(tracking, tmp_path):
     with registry.start_run(tracking, experiment="e", name="r", tags={"a": "b"}, params={"c": note(77)}) as run:
         run.log({"loss": 1.0}, step=1)
         run.log_json("card.json", {"text": note(78)})
+    (tmp_path / "vocabulary.json").write_text(
+        json.dumps({letter: number for number, letter in enumerate("!#$%'()*+,-./:;")})
+    )
     return tmp_path
 
 
