@@ -28,7 +28,7 @@ MaskMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tor
 ScoreMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 TILE = 128
-"""Side of a tile in tokens; the sizes of FlexAttention's kernels divide it on every GPU."""
+"""Side of a tile in tokens, but for BigBird with blocks of 64: there a tile is a block, and so needs no mask."""
 
 TOLERANCES = {torch.float32: 5e-3, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 """Share of its norm by which a result may differ from the reference; fp32 products may be TF32 if the user says so."""
@@ -104,9 +104,29 @@ def attend(
     # the inputs' dtype is the one that was tested; with autocast on and off everything would be compiled twice
     with torch.autocast(device.type, enabled=False), limit:
         output_1HTD: torch.Tensor = _flex_attention(device.type)(
-            query_1HTD, key_1HTD, value_1HTD, score_mod=plan.score_mod, block_mask=plan.block_mask
+            query_1HTD,
+            key_1HTD,
+            value_1HTD,
+            score_mod=plan.score_mod,
+            block_mask=plan.block_mask,
+            kernel_options=_kernel_options(device, query_THD.dtype, plan.block_mask.BLOCK_SIZE[0]),
         )
     return output_1HTD.squeeze(0).transpose(0, 1)[:tokens]  # views, also of the gradients
+
+
+def _kernel_options(device: torch.device, dtype: torch.dtype, tile: int) -> dict[str, Any] | None:
+    """What torch's own choice for a GPU is changed in; each was measured on an H200."""
+    if device.type == "cpu":
+        return None
+    # in torch's blocks of 128 x 128 a mask takes more registers than there are, and the pass eight times as long
+    options: dict[str, Any] = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64, "fwd_num_warps": 4}
+    if dtype != torch.float32:
+        if tile < TILE:
+            options |= {f"bwd_BLOCK_{side}": tile for side in ("M1", "N1", "M2", "N2")} | {"bwd_num_warps": 4}
+    elif torch.get_float32_matmul_precision() == "highest" and torch.cuda.get_device_capability(device) >= (8, 0):
+        # three products in TF32 for one have the precision of fp32, and the tensor cores' speed
+        options["FLOAT32_PRECISION"] = "'tf32x3'"
+    return options
 
 
 @dataclass(frozen=True)
@@ -135,11 +155,12 @@ def plan_of(pattern: Pattern, device: torch.device) -> Plan:
             pairs_HQK, mask_mod, score_mod = _longformer(pattern, tokens, device)
         else:
             pairs_HQK, mask_mod, score_mod = _bigbird(pattern, tokens, device)
-        is_full_HQK = pairs_HQK == TILE * TILE
+        tile = tokens // pairs_HQK.shape[1]
+        is_full_HQK = pairs_HQK == tile * tile
         block_mask = BlockMask.from_kv_blocks(
             *_tile_lists((pairs_HQK > 0) & ~is_full_HQK, device),
             *_tile_lists(is_full_HQK, device),
-            BLOCK_SIZE=TILE,
+            BLOCK_SIZE=tile,
             mask_mod=mask_mod,
             seq_lengths=(tokens, tokens),
         )
@@ -173,8 +194,8 @@ def _longformer(
         document_T[rows] = np.where(kept_R, number, -1)
         is_global_T[rows][list(document.global_tokens)] = True
         first_T[rows], end_T[rows] = rows.start, rows.stop
-        tiles, queries_1Q = _count(document, kept_R, num_blocks=1)
-        _, globals_1K = _count(document, is_global_T[rows], num_blocks=1)
+        tiles, queries_1Q = _count(document, kept_R, num_blocks=1, tile=TILE)
+        _, globals_1K = _count(document, is_global_T[rows], num_blocks=1, tile=TILE)
         pairs_QK[tiles, tiles] += queries_1Q.T @ globals_1K
 
     # keys of the window, tile by tile: those before its end less those before its start
@@ -201,7 +222,9 @@ def _longformer(
 
 def _bigbird(pattern: BigBirdPattern, tokens: int, device: torch.device) -> tuple[Array, MaskMod, ScoreMod | None]:
     """The pairs seen in each tile (H, Q, K), the mask, and what to add to the scores."""
-    size, num_tiles = pattern.block_size, tokens // TILE
+    size = pattern.block_size
+    tile = size if size == 64 else TILE
+    num_tiles = tokens // tile
     family = replace(pattern, documents=(), tokens=0)
     if not pattern.random:
         family = replace(family, heads=1)  # all see the same; a mask of one head is for all
@@ -230,8 +253,8 @@ def _bigbird(pattern: BigBirdPattern, tokens: int, device: torch.device) -> tupl
             next_block += num_blocks
         query_document_T[rows] = np.where(answered_R, number, -1)
         key_document_T[rows] = np.where(kept_R, number, -2)
-        tiles, queries_BQ = _count(document, answered_R, num_blocks)
-        _, keys_BK = _count(document, kept_R, num_blocks)
+        tiles, queries_BQ = _count(document, answered_R, num_blocks, tile)
+        _, keys_BK = _count(document, kept_R, num_blocks, tile)
         pairs_HQK[:, tiles, tiles] += queries_BQ.T @ (times_HBB > 0) @ keys_BK
 
     query_document, key_document, query_block, key_block, times = (
@@ -245,12 +268,23 @@ def _bigbird(pattern: BigBirdPattern, tokens: int, device: torch.device) -> tupl
 
     if times_HGB.max() <= 1:
         return pairs_HQK, mask_mod, None
-    log_times = times.clamp(min=1).float().log()
+    if pattern.random:
+        log_times = times.clamp(min=1).float().log()
 
-    def score_mod(
-        score: torch.Tensor, b: torch.Tensor, h: torch.Tensor, query: torch.Tensor, key: torch.Tensor
-    ) -> torch.Tensor:
-        return score + log_times[h, query_block[query], key_block[key]]
+        def score_mod(
+            score: torch.Tensor, b: torch.Tensor, h: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+        ) -> torch.Tensor:
+            return score + log_times[h, query_block[query], key_block[key]]
+    else:
+        # all that is seen more than once is the first block, by all but the first and last: no table is looked up
+        most_G = torch.from_numpy(times_HGB[0].max(axis=1).clip(1)).float().log()
+        query_log = most_G.to(device)[query_block]
+        is_first = (key_block == 0).float()
+
+        def score_mod(
+            score: torch.Tensor, b: torch.Tensor, h: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+        ) -> torch.Tensor:
+            return score + query_log[query] * is_first[key]
 
     return pairs_HQK, mask_mod, score_mod
 
@@ -267,13 +301,13 @@ def _block_times(pattern: BigBirdPattern, num_blocks: int) -> np.ndarray[tuple[i
 
 
 def _count(
-    document: Document, values_R: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], num_blocks: int
+    document: Document, values_R: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], num_blocks: int, tile: int
 ) -> tuple[slice, Array]:
     """The tiles that a document touches, and in each how many tokens of its blocks have a value (B, tiles)."""
-    first, end = document.start // TILE, -(-(document.start + document.rows) // TILE)
+    first, end = document.start // tile, -(-(document.start + document.rows) // tile)
     counts_BQ = np.zeros((num_blocks, end - first))
     at_R = np.arange(document.rows)
-    np.add.at(counts_BQ, (at_R * num_blocks // document.rows, (document.start + at_R) // TILE - first), values_R)
+    np.add.at(counts_BQ, (at_R * num_blocks // document.rows, (document.start + at_R) // tile - first), values_R)
     return slice(first, end), counts_BQ
 
 
