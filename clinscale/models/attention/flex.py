@@ -28,7 +28,9 @@ MaskMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tor
 ScoreMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 TILE = 128
-"""Side of a tile in tokens, but for BigBird with blocks of 64: there a tile is a block, and so needs no mask."""
+"""Side of a tile in tokens; the sizes of FlexAttention's kernels divide it on every GPU.
+
+BigBird's blocks of 64 would be tiles that need no mask, but torch's backward pass refuses tiles of less than 128."""
 
 TOLERANCES = {torch.float32: 5e-3, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 """Share of its norm by which a result may differ from the reference; fp32 products may be TF32 if the user says so."""
@@ -109,23 +111,23 @@ def attend(
             value_1HTD,
             score_mod=plan.score_mod,
             block_mask=plan.block_mask,
-            kernel_options=_kernel_options(device, query_THD.dtype, plan.block_mask.BLOCK_SIZE[0]),
+            kernel_options=_kernel_options(device, query_THD.dtype),
         )
     return output_1HTD.squeeze(0).transpose(0, 1)[:tokens]  # views, also of the gradients
 
 
-def _kernel_options(device: torch.device, dtype: torch.dtype, tile: int) -> dict[str, Any] | None:
-    """What torch's own choice for a GPU is changed in; each was measured on an H200."""
+def _kernel_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any] | None:
+    """What torch's own choice for a GPU is changed in; each change was measured on an H200."""
     if device.type == "cpu":
         return None
-    # in torch's blocks of 128 x 128 a mask takes more registers than there are, and the pass eight times as long
-    options: dict[str, Any] = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64, "fwd_num_warps": 4}
-    if dtype != torch.float32:
-        if tile < TILE:
-            options |= {f"bwd_BLOCK_{side}": tile for side in ("M1", "N1", "M2", "N2")} | {"bwd_num_warps": 4}
-    elif torch.get_float32_matmul_precision() == "highest" and torch.cuda.get_device_capability(device) >= (8, 0):
-        # three products in TF32 for one have the precision of fp32, and the tensor cores' speed
-        options["FLOAT32_PRECISION"] = "'tf32x3'"
+    # with torch's blocks of 128 x 128 a mask takes more registers than there are: fifteen times as slow
+    options: dict[str, Any] = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64, "fwd_num_warps": 4, "fwd_num_stages": 2}
+    if dtype == torch.float32:
+        options |= {"fwd_BLOCK_N": 32, "bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64, "bwd_BLOCK_N2": 32}
+        is_exact = torch.get_float32_matmul_precision() == "highest"
+        if is_exact and torch.cuda.get_device_capability(device) >= (8, 0):
+            # three products in TF32 for one: the precision of fp32 at the speed of tensor cores
+            options["FLOAT32_PRECISION"] = "'tf32x3'"
     return options
 
 
@@ -155,12 +157,11 @@ def plan_of(pattern: Pattern, device: torch.device) -> Plan:
             pairs_HQK, mask_mod, score_mod = _longformer(pattern, tokens, device)
         else:
             pairs_HQK, mask_mod, score_mod = _bigbird(pattern, tokens, device)
-        tile = tokens // pairs_HQK.shape[1]
-        is_full_HQK = pairs_HQK == tile * tile
+        is_full_HQK = pairs_HQK == TILE * TILE
         block_mask = BlockMask.from_kv_blocks(
             *_tile_lists((pairs_HQK > 0) & ~is_full_HQK, device),
             *_tile_lists(is_full_HQK, device),
-            BLOCK_SIZE=tile,
+            BLOCK_SIZE=TILE,
             mask_mod=mask_mod,
             seq_lengths=(tokens, tokens),
         )
@@ -194,8 +195,8 @@ def _longformer(
         document_T[rows] = np.where(kept_R, number, -1)
         is_global_T[rows][list(document.global_tokens)] = True
         first_T[rows], end_T[rows] = rows.start, rows.stop
-        tiles, queries_1Q = _count(document, kept_R, num_blocks=1, tile=TILE)
-        _, globals_1K = _count(document, is_global_T[rows], num_blocks=1, tile=TILE)
+        tiles, queries_1Q = _count(document, kept_R, num_blocks=1)
+        _, globals_1K = _count(document, is_global_T[rows], num_blocks=1)
         pairs_QK[tiles, tiles] += queries_1Q.T @ globals_1K
 
     # keys of the window, tile by tile: those before its end less those before its start
@@ -222,9 +223,7 @@ def _longformer(
 
 def _bigbird(pattern: BigBirdPattern, tokens: int, device: torch.device) -> tuple[Array, MaskMod, ScoreMod | None]:
     """The pairs seen in each tile (H, Q, K), the mask, and what to add to the scores."""
-    size = pattern.block_size
-    tile = size if size == 64 else TILE
-    num_tiles = tokens // tile
+    size, num_tiles = pattern.block_size, tokens // TILE
     family = replace(pattern, documents=(), tokens=0)
     if not pattern.random:
         family = replace(family, heads=1)  # all see the same; a mask of one head is for all
@@ -253,8 +252,8 @@ def _bigbird(pattern: BigBirdPattern, tokens: int, device: torch.device) -> tupl
             next_block += num_blocks
         query_document_T[rows] = np.where(answered_R, number, -1)
         key_document_T[rows] = np.where(kept_R, number, -2)
-        tiles, queries_BQ = _count(document, answered_R, num_blocks, tile)
-        _, keys_BK = _count(document, kept_R, num_blocks, tile)
+        tiles, queries_BQ = _count(document, answered_R, num_blocks)
+        _, keys_BK = _count(document, kept_R, num_blocks)
         pairs_HQK[:, tiles, tiles] += queries_BQ.T @ (times_HBB > 0) @ keys_BK
 
     query_document, key_document, query_block, key_block, times = (
@@ -301,13 +300,13 @@ def _block_times(pattern: BigBirdPattern, num_blocks: int) -> np.ndarray[tuple[i
 
 
 def _count(
-    document: Document, values_R: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], num_blocks: int, tile: int
+    document: Document, values_R: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], num_blocks: int
 ) -> tuple[slice, Array]:
     """The tiles that a document touches, and in each how many tokens of its blocks have a value (B, tiles)."""
-    first, end = document.start // tile, -(-(document.start + document.rows) // tile)
+    first, end = document.start // TILE, -(-(document.start + document.rows) // TILE)
     counts_BQ = np.zeros((num_blocks, end - first))
     at_R = np.arange(document.rows)
-    np.add.at(counts_BQ, (at_R * num_blocks // document.rows, (document.start + at_R) // tile - first), values_R)
+    np.add.at(counts_BQ, (at_R * num_blocks // document.rows, (document.start + at_R) // TILE - first), values_R)
     return slice(first, end), counts_BQ
 
 

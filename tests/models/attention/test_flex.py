@@ -123,15 +123,14 @@ def listed(counts_1HQ, which_1HQK):
 @each_pattern
 def test_tiles_are_exactly_those_that_are_seen(pattern):
     plan = flex.plan_of(pattern, CPU)
-    mask, tile = plan.block_mask, 64 if getattr(pattern, "block_size", 1) == 64 else TILE
-    num_tiles = plan.tokens // tile
+    mask, num_tiles = plan.block_mask, plan.tokens // TILE
     assert plan.tokens % TILE == 0
     sees_HTT = times_of(pattern, plan.tokens) > 0
     if not getattr(pattern, "random", True):
         assert (sees_HTT == sees_HTT[:1]).all()
         sees_HTT = sees_HTT[:1]  # one mask serves all heads
-    pairs_HQK = sees_HTT.reshape(-1, num_tiles, tile, num_tiles, tile).sum((2, 4))
-    partial_HQK, full_HQK = (pairs_HQK > 0) & (pairs_HQK < tile**2), pairs_HQK == tile**2
+    pairs_HQK = sees_HTT.reshape(-1, num_tiles, TILE, num_tiles, TILE).sum((2, 4))
+    partial_HQK, full_HQK = (pairs_HQK > 0) & (pairs_HQK < TILE**2), pairs_HQK == TILE**2
     np.testing.assert_array_equal(listed(mask.kv_num_blocks, mask.kv_indices), partial_HQK)
     np.testing.assert_array_equal(listed(mask.full_kv_num_blocks, mask.full_kv_indices), full_HQK)
     np.testing.assert_array_equal(mask.to_dense()[0].bool(), pairs_HQK > 0)
