@@ -123,7 +123,13 @@ def _kernel_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any] 
     # with torch's blocks of 128 x 128 a mask takes more registers than there are: fifteen times as slow
     options: dict[str, Any] = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64, "fwd_num_warps": 4, "fwd_num_stages": 2}
     if dtype == torch.float32:
-        options |= {"fwd_BLOCK_N": 32, "bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64, "bwd_BLOCK_N2": 32}
+        options |= {
+            "fwd_BLOCK_N": 32,
+            "bwd_BLOCK_M1": 32,
+            "bwd_BLOCK_N1": 64,
+            "bwd_BLOCK_M2": 64,
+            "bwd_BLOCK_N2": 32,
+        }
         is_exact = torch.get_float32_matmul_precision() == "highest"
         if is_exact and torch.cuda.get_device_capability(device) >= (8, 0):
             # three products in TF32 for one: the precision of fp32 at the speed of tensor cores
@@ -240,7 +246,7 @@ def _bigbird(pattern: BigBirdPattern, tokens: int, device: torch.device) -> tupl
         rows = slice(document.start, document.start + document.rows)
         kept_R = document.kept()
         if pattern.is_full(document):
-            num_blocks, times_HBB = 1, np.ones((1, 1, 1), np.uint8)
+            num_blocks, times_HBB = 1, times_HGB[: family.heads, :1, :1]
             answered_R = np.ones_like(kept_R)  # HF answers padding too
         else:
             num_blocks = document.rows // size
