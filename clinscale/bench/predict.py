@@ -3,8 +3,9 @@
 import random
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -27,9 +28,6 @@ _TOLERANCE = 1e-4
 _VOCABULARY = 8192
 _STRIDE_TOKENS = 128
 
-Answer = Callable[[Sequence[Example], int], list[Prediction]]
-"""Of documents, in batches of so many windows."""
-
 
 def bench_predict(
     *,
@@ -42,7 +40,7 @@ def bench_predict(
     repeats: int,
     families: tuple[str, ...] = FAMILIES,
     kinds: tuple[str, ...] = KINDS,
-    dtype: Literal["fp32", "bf16"] = "fp32",
+    precision: models.InferencePrecision = "fp32",
     device: str = "cpu",
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda name: None,
@@ -63,7 +61,7 @@ def bench_predict(
         repeats: timed runs of each side, in turns.
         families: which are measured.
         kinds: of task.
-        dtype: that both sides are timed in.
+        precision: that both sides are timed in.
         device: `cpu` or `cuda`.
         seed: of notes and weights.
         on_progress: receives the name of what is measured next.
@@ -75,7 +73,7 @@ def bench_predict(
     if not 0 < tokens[0] <= tokens[1]:
         raise ConfigError(f"tokens must be the lengths of the shortest and the longest note, got {tokens}")
     document = surroundings("predict", device)
-    document |= {"ratios": {}, "equal": True, "per_s": {}, "details": {"dtype": dtype, "layers": layers}}
+    document |= {"ratios": {}, "equal": True, "per_s": {}, "details": {"precision": precision, "layers": layers}}
     texts = [text for text, _ in invent_texts(seed).notes]
     tokenizer = corpus.train_tokenizer(texts, _VOCABULARY)
     examples = _notes(texts, tokenizer, documents, tokens, seed)
@@ -97,38 +95,30 @@ def bench_predict(
                 peers: dict[str, _Loop | _Pipeline] = {name: _Loop(folder, predictor, device)}
                 if kind == "classification":
                     peers[f"{name}_pipeline"] = _Pipeline(folder, predictor, device)
+            answers = predictor.predict(examples)
+            for peer_name, peer in peers.items():
+                # padding to a longer neighbour changes HF's BigBird, so its answers are taken one by one
+                theirs = peer.predict(examples, 1 if family == "bigbird" else batch_size)
+                _assert_equal(peer_name, theirs, answers)
+            if precision == "bf16":
+                for model in (predictor.model, *(peer.model for peer in peers.values())):
+                    model.bfloat16()
             windows = [window for example in examples for window in predictor.windows(example)]
             amounts = {
                 "documents": len(examples),
                 "windows": len(windows),
                 "tokens": sum(len(window.input_ids) for window in windows),
             }
-            # padding to a longer neighbour changes HF's BigBird, so its answers are taken one by one
-            at_once = 1 if family == "bigbird" else batch_size
-            answers = predictor.predict(examples)
             for peer_name, peer in peers.items():
-                _assert_equal(peer_name, peer.predict(examples, at_once), answers)
-            if dtype == "bf16":
-                for model in (predictor.model, *(peer.model for peer in peers.values())):
-                    model.bfloat16()
-            for peer_name, peer in peers.items():
-                times = side_by_side(
-                    lambda peer=peer: peer.predict(examples, batch_size),
-                    lambda: predictor.predict(examples),
-                    repeats=repeats,
-                    device=device,
-                )
+                a, b = partial(peer.predict, examples, batch_size), partial(predictor.predict, examples)
+                times = side_by_side(a, b, repeats=repeats, device=device)
                 document["ratios"][peer_name] = times.ratio(_ASKED)
-                document["details"][peer_name] = times.seconds() | amounts
                 document["per_s"][peer_name] = _per_s(times, amounts)
+                document["details"][peer_name] = times.seconds() | amounts
                 if device.startswith("cuda"):
-                    peaks = [
-                        _peak_bytes(lambda peer=peer: peer.predict(examples, batch_size)),
-                        _peak_bytes(lambda: predictor.predict(examples)),
-                    ]
+                    peaks = [_peak_bytes(work) for work in (a, b)]
                     document["ratios"][f"{peer_name}_peak_memory"] = ratio([peaks[0] / peaks[1]], None)
-                    document["details"][peer_name] |= {"a_bytes": peaks[0], "b_bytes": peaks[1]}
-            del predictor, peers, peer
+                    document["details"][peer_name] |= dict(zip(("a_bytes", "b_bytes"), peaks, strict=True))
     return document
 
 
@@ -205,7 +195,8 @@ def _notes(texts: Sequence[str], tokenizer: Any, count: int, tokens: tuple[int, 
     draw.shuffle(lengths)
     made = []
     for number, length in enumerate(lengths):
-        text, ends = "", []
+        text = ""
+        ends: list[int] = []
         while len(ends) < length:
             text += "\n".join(draw.sample(texts, 10))
             encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -232,11 +223,11 @@ def _fine_tuned(temporary: Path, kind_name: str, encoder: Any, tokenizer: Any) -
 def _assert_equal(name: str, theirs: list[Prediction], mine: list[Prediction]) -> None:
     for number, (a, b) in enumerate(zip(theirs, mine, strict=True)):
         (a_numbers, a_rest), (b_numbers, b_rest) = _parted(a), _parted(b)
-        difference = max((abs(x - y) for x, y in zip(a_numbers, b_numbers, strict=False)), default=0.0)
-        if a_rest != b_rest or not difference <= _TOLERANCE:
+        differences = [abs(x - y) for x, y in zip(a_numbers, b_numbers, strict=False)]
+        if a_rest != b_rest or not all(difference <= _TOLERANCE for difference in differences):
             raise ClinscaleError(
-                f"bench {name}: clinscale and Hugging Face answer note {number} differently, by {difference:g} in "
-                "its probabilities; report this machine"
+                f"bench {name}: clinscale and Hugging Face answer note {number} differently, by "
+                f"{max(differences, default=0.0):g} in its probabilities; report this machine"
             )
 
 

@@ -114,7 +114,7 @@ def predict(
     kind: Annotated[
         list[Answers] | None, typer.Option("--kind", help="Repeat for several; both by default.")
     ] = None,
-    dtype: Annotated[Precision, typer.Option(help="Of both sides' weights.")] = Precision.fp32,
+    precision: Annotated[Precision, typer.Option(help="Of both sides' weights.")] = Precision.fp32,
     family: Families = None,
     threads: Threads = 1,
     repeats: Repeats = 5,
@@ -139,7 +139,7 @@ def predict(
         hidden_size=hidden_size,
         families=_names(family, Family),
         kinds=_names(kind, Answers),
-        dtype=dtype.value,
+        precision=precision.value,
         repeats=repeats,
         device=device,
     )
@@ -340,6 +340,7 @@ def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
 
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     done = 0
     with Steps("Measuring", every_s=0) as steps:
 
@@ -356,6 +357,11 @@ def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
             **{key: "∞" if found[key] is None else found[key] for key in ("median", "min", "max")},
             "asked": _asked(found["asked"], name in document.get("at_most", ())),
             **{f"{side} MB/s": speed for side, speed in document.get("mb_per_s", {}).get(name, {}).items()},
+            **{
+                f"{side} {unit}/s": speed
+                for side, speeds in document.get("per_s", {}).get(name, {}).items()
+                for unit, speed in speeds.items()
+            },
         }
         for name, found in document["ratios"].items()
     ]

@@ -4,7 +4,7 @@ Models stay the classes of `transformers`, so that every checkpoint written here
 and every public checkpoint loads here.
 """
 
-from clinscale.models.catalog import Attention, EvaluationPattern, ModelConfig, family_of
+from clinscale.models.catalog import Attention, EvaluationPattern, InferencePrecision, ModelConfig, family_of
 from clinscale.models.convert import convert_to_longformer
 from clinscale.models.flops import train_flops_per_token
 from clinscale.models.hf_weights import (
@@ -22,6 +22,7 @@ from clinscale.models.mlm import prepare_for_mlm
 __all__ = [
     "Attention",
     "EvaluationPattern",
+    "InferencePrecision",
     "ModelConfig",
     "attention_backend",
     "build",

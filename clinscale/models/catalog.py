@@ -18,6 +18,9 @@ _TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 Attention = Literal["exact", "hf"]
 """`exact`: the same numbers as HF, several times faster. `hf`: HF's own code."""
 
+InferencePrecision = Literal["fp32", "bf16"]
+"""Of the weights of a model that only answers: as they were stored, or rounded, at half the memory and faster."""
+
 EvaluationPattern = Literal["training", "hf"]
 """Which blocks BigBird sees in evaluation: those it was trained on, or HF's (block 0 in place of every random one)."""
 

@@ -124,10 +124,17 @@ class Predictor:
         return [{name: array[row] for name, array in arrays.items()} for row in range(len(batch["input_ids"]))]
 
 
-def load_predictor(folder: str | Path, *, batch_size: int = 8, attention: models.Attention = "exact") -> Predictor:
+def load_predictor(
+    folder: str | Path,
+    *,
+    batch_size: int = 8,
+    attention: models.Attention = "exact",
+    precision: models.InferencePrecision = "fp32",
+) -> Predictor:
     """The predictor of a fine-tuned HF folder, on a GPU where there is one.
 
-    With `attention="exact"` no padding is computed, so that an answer does not depend on the batch it is in.
+    With `attention="exact"` no padding is computed, so that an answer does not depend on the batch it is in. With
+    `precision="bf16"` probabilities change in their second or third decimal.
 
     Raises:
         DataError: `folder` is not a fine-tuned clinscale model.
@@ -138,7 +145,8 @@ def load_predictor(folder: str | Path, *, batch_size: int = 8, attention: models
     card = TaskCard.read(folder)
     model = models.load_hf(str(folder), head=kind_of(card.task).head, attention=attention, unpad=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Predictor(model.to(device), corpus.load_tokenizer(str(folder)), card, batch_size=batch_size)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    return Predictor(model.to(device, dtype), corpus.load_tokenizer(str(folder)), card, batch_size=batch_size)
 
 
 def _without_padding(output: "dict[str, np.ndarray[Any, Any]]", tokens: int) -> "dict[str, np.ndarray[Any, Any]]":

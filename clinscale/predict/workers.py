@@ -28,6 +28,7 @@ def predict_files(
     cluster: Cluster,
     batch_size: int = 8,
     attention: models.Attention = "exact",
+    precision: models.InferencePrecision = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """What `read_documents`, `Predictor.predict` and `write_predictions` do, on the workers of a `ray_session`.
@@ -43,6 +44,7 @@ def predict_files(
         cluster: of the session.
         batch_size: windows of one forward pass.
         attention: as in `load_predictor`.
+        precision: as in `load_predictor`.
         on_progress: called with the documents done, and all.
 
     Returns:
@@ -65,7 +67,7 @@ def predict_files(
     gpus = 1 / -(-num_workers // cluster.num_gpus) if cluster.num_gpus else 0
     answers = stream(
         [functools.partial(_chunks, wherever, card, max(1, min(CHUNK, total // (_SHARES * num_workers))))],
-        functools.partial(_Worker, str(Path(folder).absolute()), batch_size, attention, cpus),
+        functools.partial(_Worker, str(Path(folder).absolute()), batch_size, attention, precision, cpus),
         read={"num_cpus": 0, "concurrency": 1},
         do={"num_cpus": cpus, "num_gpus": gpus},
         num_actors=num_workers,
@@ -94,11 +96,18 @@ def _chunks(uris: Sequence[str], card: TaskCard, size: int) -> Iterator[list[Exa
 class _Worker:
     """A predictor in a process of its own: examples in, lines out."""
 
-    def __init__(self, folder: str, batch_size: int, attention: models.Attention, num_threads: int) -> None:
+    def __init__(
+        self,
+        folder: str,
+        batch_size: int,
+        attention: models.Attention,
+        precision: models.InferencePrecision,
+        num_threads: int,
+    ) -> None:
         import torch
 
         torch.set_num_threads(num_threads)
-        self._predictor = load_predictor(folder, batch_size=batch_size, attention=attention)
+        self._predictor = load_predictor(folder, batch_size=batch_size, attention=attention, precision=precision)
 
     def __call__(self, examples: list[Example]) -> list[str]:
         try:

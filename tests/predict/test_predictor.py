@@ -37,6 +37,27 @@ def test_an_answer_does_not_depend_on_its_neighbours(task, family, folders, docu
             assert numbers(other)[1] == rest
 
 
+def test_bigbird_shares_batches_between_lengths_only_where_padding_is_not_computed(folders, documents):
+    folder, batches, answers = folders("demo_documents", "bigbird"), {}, {}
+    for attention in ("exact", "hf"):
+        batches[attention] = []
+        predictor = load_predictor(folder, batch_size=8, attention=attention)
+        answers[attention] = predictor.predict(documents("demo_documents"), batches[attention].append)
+    assert batches["exact"] == [8]
+    assert len(batches["hf"]) > 4
+    for exact, hf in zip(answers["exact"], answers["hf"], strict=True):
+        assert exact["scores"] == pytest.approx(hf["scores"], abs=1e-4)
+
+
+def test_bf16_answers_are_a_little_off(folders, documents):
+    folder, examples = folders("demo_documents", "longformer"), documents("demo_documents")
+    half = load_predictor(folder, precision="bf16").predict(examples)
+    assert load_predictor(folder, precision="bf16").model.dtype == torch.bfloat16
+    for answer, full in zip(half, load_predictor(folder).predict(examples), strict=True):
+        assert answer["scores"] != full["scores"]
+        assert answer["scores"] == pytest.approx(full["scores"], abs=0.05)
+
+
 class EveryMark(torch.nn.Module):
     """A token model that tags the tokens of one id as a one-token entity, wherever in its window they are."""
 
