@@ -181,7 +181,9 @@ def _failures() -> tuple[type[Exception], ...]:
 def _client(uri: str) -> Any:
     import mlflow
 
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print the URI's password, too
+    os.environ.setdefault(
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+    )  # it would print the URI's password, too
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 

@@ -6,7 +6,14 @@ from clinscale.bench import bench_predict
 from clinscale.bench.predict import _assert_equal
 from clinscale.errors import ClinscaleError
 
-SMALL = {"documents": 3, "tokens": (300, 1500), "max_tokens": 1024, "batch_size": 2, "layers": 1, "hidden_size": 64}
+SMALL = {
+    "documents": 3,
+    "tokens": (300, 1500),
+    "max_tokens": 1024,
+    "batch_size": 2,
+    "layers": 1,
+    "hidden_size": 64,
+}
 
 
 @pytest.mark.parametrize(("family", "kind"), [("longformer", "entities"), ("bigbird", "classification")])
