@@ -85,23 +85,24 @@ class TokensKind(Kind):
         names = self.output_names(labels)
         words = words_of(example.text)
         judges = _judges(windows)
+        all_probabilities = [softmax(np.asarray(output["logits"], dtype=np.float64)) for output in outputs]
+        chosen = [probabilities.argmax(axis=-1).tolist() for probabilities in all_probabilities]
+        highest = [probabilities.max(axis=-1).tolist() for probabilities in all_probabilities]
         entities: list[dict[str, Any]] = []
         certain: list[list[float]] = []
         previous = OUTSIDE
         for token, word, last_word in _heads(windows, words):
             window, position = judges[token]
-            probabilities = softmax(np.asarray(outputs[window]["logits"][position], dtype=np.float64))
-            best = int(probabilities.argmax())
-            prefix, _, label = names[best].partition("-")
+            prefix, _, label = names[chosen[window][position]].partition("-")
             end = visible_end(example.text, words[last_word])
             if prefix == "I" and label == previous:
                 entities[-1]["end"] = end
-                certain[-1].append(float(probabilities[best]))
+                certain[-1].append(highest[window][position])
             elif label:
                 entities.append({"start": words[word][0], "end": end, "label": label})
-                certain.append([float(probabilities[best])])
+                certain.append([highest[window][position]])
             previous = label
-        return {"entities": [{**e, "score": float(np.mean(c))} for e, c in zip(entities, certain, strict=True)]}
+        return {"entities": [{**e, "score": sum(c) / len(c)} for e, c in zip(entities, certain, strict=True)]}
 
     def outcomes(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
