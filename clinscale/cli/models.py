@@ -135,7 +135,9 @@ def promote(
         for check in decision.checks
     ]
     champion = registry.find_version(tracking, f"{version.name}@{registry.CHAMPION}")
-    verdict = f"champion: {champion.label if champion else 'none'} ({decision.because})"
+    failed = [check.rule for check in decision.checks if not check.passed]
+    reason = f"not promoted: {', '.join(failed)}" if failed and not force else decision.because
+    verdict = f"champion: {champion.label if champion else 'none'} ({reason})"
     emit(
         {**decision.plain(), "forced": force, "champion_now": champion.label if champion else None},
         as_json=json,

@@ -11,6 +11,8 @@ from clinscale.storage import atomic_path, sha256
 CARD = "README.md"
 """As the hub calls it."""
 
+_GAP = "\u00a0\u00a0"
+
 Section = str | Sequence[Mapping[str, Any]]
 """A paragraph, or rows of equal keys."""
 
@@ -41,10 +43,10 @@ def write_card(
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown as MLflow's pages render it."""
+    """Markdown; cells end in no-break spaces, for MLflow's pages set columns side by side without a gap."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([_shown(row[column]) for column in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {f'{_GAP} | '.join(cells)} |" for cells in lines)
 
 
 def _shown(value: Any) -> str:
