@@ -72,12 +72,12 @@ def measure_latency(candidate: Path, champion: Path | None) -> Latency:
 
 
 def _window_of_text(predictor: predict.Predictor) -> tuple[Example, int]:
-    """A document that fills the model's window, and its tokens."""
+    """A document that fills the model's window, and the tokens that are read of it."""
     text, _ = new_document(seed=0)
-    window_tokens = predictor.card.max_tokens
-    while (tokens := predictor.count_tokens(text)) < window_tokens:
+    while predictor.count_tokens(text) < predictor.card.max_tokens:
         text = f"{text}\n{text}"
-    return Example("latency", text, text_pair="Was a drug given?"), tokens
+    example = Example("latency", text, text_pair="Was a drug given?")
+    return example, sum(len(window.input_ids) for window in predictor.windows(example))
 
 
 def _recorded(tracking: registry.Tracking, version: registry.ModelVersion) -> tuple[Outcomes, ...]:

@@ -58,24 +58,24 @@ def register_judged(
     Raises:
         RegistryError: the server fails, or the folder is not safe to hand on.
     """
-    digest = registry.folder_digest(folder)
     champion = registry.find_version(tracking, f"{name}@{CHAMPION}")
-    pyfunc = predict.as_pyfunc(folder)
-    if champion and champion.digest == digest:
+    if champion and champion.digest == registry.folder_digest(folder):
         return champion, Decision(champion.label, champion.label, False, "this version is the champion already")
+    pyfunc = predict.as_pyfunc(folder)
     evidence = candidate_evidence(tracking, name, folder, outcomes, tags)
-    decision = _decide(tracking, evidence, folder, champion, rules or GateRules(), home=home, data=data)
-    if decision.promoted:
-        try:
+    label = champion.label if champion else None
+    try:
+        decision = _decide(tracking, evidence, folder, champion, rules or GateRules(), home=home, data=data)
+        if decision.promoted:
             version = registry.register(
                 tracking, run_id, folder, name=name, tags=tags, pyfunc=pyfunc, experiment=Experiment.RELEASES
             )
-            return _move(tracking, version, champion, replace(decision, candidate=version.label), "promote", "")
-        except AccessError:
-            because = (
-                "it passes the gate, but this account may not promote; ask one that may (clinscale models promote)"
-            )
-            decision = replace(decision, promoted=False, because=because)
+            return _move(tracking, version, champion, decision, "promote", "")
+    except AccessError:
+        because = (
+            "this account may not read the champion or not promote; ask one that may (clinscale models promote)"
+        )
+        decision = Decision(name, label, False, because)
     version = registry.register(tracking, run_id, folder, name=name, tags=tags, pyfunc=pyfunc)
     decision = replace(decision, candidate=version.label)
     with contextlib.suppress(AccessError):  # an account that may only train leaves no record of decisions
