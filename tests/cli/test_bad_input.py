@@ -2,27 +2,11 @@
 
 import gzip
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 CANARY = "canary-of-a-note"
-
-
-def clinscale(*arguments, cwd, **environment):
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "clinscale", *map(str, arguments)],
-        cwd=cwd,
-        env={**inherited, "HF_HUB_OFFLINE": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def files_in(folder):
@@ -119,7 +103,7 @@ def tune(*arguments, task="demo_pairs", model="not-a-model"):
         (["tuen"], "tune"),
     ],
 )
-def test_the_mistake_is_named_and_nothing_is_written(command, message, place):
+def test_the_mistake_is_named_and_nothing_is_written(command, message, place, clinscale):
     before = files_in(place)
     ended = clinscale(*command, cwd=place)
     assert ended.returncode == 2, ended.stderr
@@ -133,7 +117,7 @@ def test_the_mistake_is_named_and_nothing_is_written(command, message, place):
     assert not (place / "shards" / "manifest.json").exists()
 
 
-def test_a_folder_that_is_no_hf_model_is_named(place):
+def test_a_folder_that_is_no_hf_model_is_named(place, clinscale):
     rows = "".join(f"{number},{CANARY} {number},{'ab'[number % 2]}\n" for number in range(40))
     (place / "notes.csv").write_text("id,text,label\n" + rows)
     given = ["--task", "notes.yaml", "--data", ".", "--model", "not-a-model", "--home", "."]
@@ -143,7 +127,7 @@ def test_a_folder_that_is_no_hf_model_is_named(place):
     assert CANARY not in ended.stderr
 
 
-def test_two_corpora_under_one_name_are_refused(place):
+def test_two_corpora_under_one_name_are_refused(place, clinscale):
     (place / "notes.csv").write_text("id,text\n" + "".join(f"{n},{CANARY} number {n}\n" for n in range(50)))
     arguments = build("notes.csv", "vocab_size=300", "--json")
     first = clinscale(*arguments, cwd=place)

@@ -1,8 +1,6 @@
 """`clinscale tasks`: numbers and places, never a word of the notes."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -26,11 +24,6 @@ OPEN = {
 }
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "clinscale", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-
-
 def test_the_papers_ten_are_in_the_catalog_and_each_shape_has_an_open_counterpart():
     known = catalog()
     assert {name: known[name].kind for name in PAPER} == PAPER
@@ -46,8 +39,8 @@ def test_every_option_says_why_its_default_is_what_it_is(name):
         assert len(option["why"].split()) >= 6, option["option"]
 
 
-def test_what_is_found_is_one_document(demo_data):
-    shown = json.loads(run("tasks", "show", "demo_entities", "--data", demo_data, "--json").stdout)
+def test_what_is_found_is_one_document(demo_data, clinscale):
+    shown = json.loads(clinscale("tasks", "show", "demo_entities", "--data", demo_data, "--json").stdout)
     assert {"task", "kind", "documents", "examples", "labels", "lengths", "rejected", "repaired"} <= set(shown)
     assert shown["documents"] == sum(shown["examples"].values())
     assert shown["duplicates_across_splits"] == 0
@@ -55,10 +48,10 @@ def test_what_is_found_is_one_document(demo_data):
     assert shown["lengths"]["median"] <= shown["lengths"]["p95"] <= shown["lengths"]["max"]
 
 
-def test_lengths_in_tokens_are_those_of_the_models_tokenizer(demo_data, base_models):
+def test_lengths_in_tokens_are_those_of_the_models_tokenizer(demo_data, base_models, clinscale):
     arguments = ("tasks", "show", "demo_documents", "--data", demo_data, "--json")
-    words = json.loads(run(*arguments).stdout)["lengths"]
-    tokens = json.loads(run(*arguments, "--model", base_models["longformer"]).stdout)["lengths"]
+    words = json.loads(clinscale(*arguments).stdout)["lengths"]
+    tokens = json.loads(clinscale(*arguments, "--model", base_models["longformer"]).stdout)["lengths"]
     assert tokens["unit"] == "tokens"
     assert tokens["max"] > words["max"] > 512
     assert tokens["share_over_512"] > 0 == tokens["over_4096"]
@@ -80,8 +73,8 @@ def broken(tmp_path):
     return tmp_path / "mine.yaml"
 
 
-def test_a_check_finds_every_fault_and_names_its_row(broken):
-    checked = run("tasks", "check", broken, "--json")
+def test_a_check_finds_every_fault_and_names_its_row(broken, clinscale):
+    checked = clinscale("tasks", "check", broken, "--json")
     assert checked.returncode == 2
     found = json.loads(checked.stdout)
     assert found["in_order"] is False
@@ -96,23 +89,25 @@ def test_a_check_finds_every_fault_and_names_its_row(broken):
         "all example 3",
     }
     assert "secret" not in checked.stdout + checked.stderr
-    people = run("tasks", "check", broken)
+    people = clinscale("tasks", "check", broken)
     assert "row 31" in people.stdout
     assert "secret" not in people.stdout + people.stderr
 
 
-def test_faults_that_the_task_skips_are_in_order(broken):
-    checked = run("tasks", "check", broken, "on_error=skip", "--json")
+def test_faults_that_the_task_skips_are_in_order(broken, clinscale):
+    checked = clinscale("tasks", "check", broken, "on_error=skip", "--json")
     assert checked.returncode == 0
     assert json.loads(checked.stdout)["in_order"] is True
     assert sum(json.loads(checked.stdout)["examples"].values()) == 30
 
 
-def test_what_was_found_is_told_even_when_no_example_is_left(broken):
-    shown = run("tasks", "show", broken, "--data", broken.parent, "on_error=skip", "label_map.yes=null", "--json")
+def test_what_was_found_is_told_even_when_no_example_is_left(broken, clinscale):
+    shown = clinscale(
+        "tasks", "show", broken, "--data", broken.parent, "on_error=skip", "label_map.yes=null", "--json"
+    )
     assert shown.returncode == 2
     assert "at least two labels are needed" in shown.stderr
-    shown = run(
+    shown = clinscale(
         *("tasks", "show", broken, "--data", broken.parent, "--json", "on_error=skip"),
         *("label_map.yes=null", "label_map.no=null"),
     )
@@ -123,8 +118,8 @@ def test_what_was_found_is_told_even_when_no_example_is_left(broken):
     assert "has no example" in found["error"]
 
 
-def test_baselines_come_with_their_intervals(demo_data):
-    found = json.loads(run("tasks", "baseline", "demo_pairs", "--data", demo_data, "--json").stdout)
+def test_baselines_come_with_their_intervals(demo_data, clinscale):
+    found = json.loads(clinscale("tasks", "baseline", "demo_pairs", "--data", demo_data, "--json").stdout)
     trivial, classical = found["baselines"]
     assert trivial["accuracy"] < classical["accuracy"]
     assert classical["low"] <= classical["accuracy"] <= classical["high"]
@@ -140,8 +135,8 @@ def test_baselines_come_with_their_intervals(demo_data):
         (("tasks", "show", "mimic_aki", "options.criterion=urine"), "options"),
     ],
 )
-def test_mistakes_are_answered_in_a_sentence(arguments, message):
-    answered = run(*arguments)
+def test_mistakes_are_answered_in_a_sentence(arguments, message, clinscale):
+    answered = clinscale(*arguments)
     assert message in answered.stderr
     assert "Traceback" not in answered.stderr
     assert answered.returncode == 2

@@ -1,7 +1,6 @@
 """Doors: names, help with an example, one JSON document on stdout, a light start."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,21 +39,9 @@ VERBS = [
 ]
 
 
-def run(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "clinscale", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        env={key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))},
-    )
-
-
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_every_verb_explains_itself_with_an_example(verb):
-    helped = run(*verb, "--help")
+def test_every_verb_explains_itself_with_an_example(verb, clinscale):
+    helped = clinscale(*verb, "--help")
     assert helped.returncode == 0
     assert f"clinscale {' '.join(verb)}" in helped.stdout
     assert "Example" in helped.stdout
@@ -68,8 +55,8 @@ def test_the_command_line_starts_light():
     assert started.stdout.strip() == ""
 
 
-def test_version_goes_to_stdout():
-    assert run("--version").stdout.strip() == "0.1.0"
+def test_version_goes_to_stdout(clinscale):
+    assert clinscale("--version").stdout.strip() == "0.1.0"
 
 
 @pytest.mark.parametrize(
@@ -92,26 +79,26 @@ def test_version_goes_to_stdout():
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_json_is_all_that_stdout_holds(command, keys, demo_data, shards, tmp_path):
+def test_json_is_all_that_stdout_holds(command, keys, demo_data, shards, tmp_path, clinscale):
     places = {"DATA": str(demo_data), "SHARDS": shards.uri, "HOME": str(tmp_path)}
     words = [
         word.replace("HOME", places["HOME"]) if "HOME" in word else places.get(word, word) for word in command
     ]
-    ran = run(*words, "--json")
+    ran = clinscale(*words, "--json")
     assert ran.returncode == 0, ran.stderr
     assert keys <= set(json.loads(ran.stdout))
 
 
-def test_predict_reads_and_writes_what_users_have(demo_data, base_models, tmp_path):
+def test_predict_reads_and_writes_what_users_have(demo_data, base_models, tmp_path, clinscale):
     """`finetune` makes a folder, `predict` answers from it on a CSV and on a text file."""
-    trained = run(
+    trained = clinscale(
         *["finetune", "--task", "demo_pairs", "--data", demo_data, "--model", base_models["bigbird"]],
         *["--home", tmp_path, "--name", "one", "recipe.epochs=1", "recipe.max_tokens=64", "--json"],
     )
     assert trained.returncode == 0, trained.stderr
     folder = Path(json.loads(trained.stdout)["path"])
     (tmp_path / "new.csv").write_text("id,premise,hypothesis\nn1,the patient has a fever,there is fever\n")
-    told = run("predict", folder, tmp_path / "new.csv", "--out", tmp_path / "out.jsonl", "--json")
+    told = clinscale("predict", folder, tmp_path / "new.csv", "--out", tmp_path / "out.jsonl", "--json")
     assert told.returncode == 0, told.stderr
     [prediction] = json.loads(told.stdout)["predictions"]
     assert prediction["id"] == "n1"

