@@ -100,8 +100,9 @@ def submit(tracking, study, folder_of, data, tmp_path):
     return submit
 
 
-def aliases(tracking):
-    return {alias: version.label for version in registry.list_versions(tracking) for alias in version.aliases}
+def aliases(tracking, name="ward"):
+    versions = [version for version in registry.list_versions(tracking) if version.name == name]
+    return {alias: version.label for version in versions for alias in version.aliases}
 
 
 def test_the_champion_moves_when_the_gate_lets_it_and_goes_back(tracking, submit, judged, tmp_path):
@@ -204,3 +205,35 @@ def test_what_the_base_remembers_counts_against_the_task_model(
     tags = {Tag.BASE: "somewhere/else", Tag.BASE_DIGEST: base.digest}
     _, decision = submit(0, *[judged(0.3)] * 3, tags=tags)
     assert "memorisation" in {check.rule for check in decision.checks if not check.passed}
+
+
+@pytest.mark.slow
+def test_the_winner_of_an_account_that_may_only_train_waits_for_one_that_may_promote(
+    team_server, folder_of, judged, data, tmp_path
+):
+    team_server.user("ted", "trainer")
+    team_server.user("pia", "promoter")
+
+    def submit(tracking, seed, outcomes):
+        run = registry.start_run(tracking, experiment=Experiment.SWEEP, name="study", tags={}, params={})
+        run.log_json(OUTCOMES_FILE, outcomes.plain())
+        run.log_json(OUTCOMES_BY_SEED_FILE, [outcomes.plain()] * 2)
+        run.end()
+        given = {"tags": {Tag.KIND: "task", Tag.METRIC: "accuracy"}, "outcomes": (outcomes,) * 3}
+        return register_judged(tracking, run.id, folder_of(seed), name="wards", data=data, home=tmp_path, **given)
+
+    with team_server.login("ted") as tracking:
+        first, decision = submit(tracking, 0, judged(0.3))
+        assert (decision.promoted, aliases(tracking, "wards")) == (False, {})
+    with team_server.login("pia") as tracking:
+        champion, decision = promote(tracking, first.label, home=tmp_path, rules=NO_LATENCY)
+        assert decision.promoted
+    with team_server.login("ted") as tracking:
+        waiting, decision = submit(tracking, 2, judged(1.0))
+        assert not decision.promoted
+        assert "this account may not read the champion or not promote" in decision.because
+    with team_server.login("pia") as tracking:
+        assert aliases(tracking, "wards") == {"champion": champion.label}
+        better, decision = promote(tracking, waiting.label, home=tmp_path, rules=NO_LATENCY)
+        assert decision.promoted
+        assert aliases(tracking, "wards")["champion"] == better.label
