@@ -22,7 +22,12 @@ from transformers.models.longformer.modeling_longformer import LongformerBaseMod
 
 from clinscale.errors import ConfigError
 from clinscale.models.attention import tiles
-from clinscale.models.attention.global_queries import GlobalTokens, global_tokens_of, with_global_rows
+from clinscale.models.attention.global_queries import (
+    GlobalTokens,
+    attend_whole,
+    global_tokens_of,
+    with_global_rows,
+)
 from clinscale.models.attention.patterns import (
     BigBirdPattern,
     Document,
@@ -50,6 +55,8 @@ class ExactAttention:
     evaluation_pattern: EvaluationPattern
     sticky: bool
     """After one short batch BigBird stays at full attention for good, as HF's does."""
+    first_token_only: bool
+    """The head reads nothing else: without gradients the last layer is computed for no other token."""
 
 
 Pattern = LongformerPattern | BigBirdPattern
@@ -71,6 +78,8 @@ class Batch:
     the axes are the same."""
     globals: Sequence[GlobalTokens] = ()
     """Longformer's documents with global tokens."""
+    firsts: Sequence[GlobalTokens] = ()
+    """The documents by their first tokens, where the last layer is wanted for these alone."""
 
     def attend(self, module: Any, hidden: torch.Tensor, heads: int, head_dim: int) -> torch.Tensor:
         """Project with the module's layers and attend; (T, E) of all documents end to end."""
@@ -108,15 +117,17 @@ def use_exact_attention(
 
     Args:
         model: of `transformers`; changed in place.
-        unpad: do not compute padding. A document's answer then does not depend on the batch it is in; hidden states
-            of padding are zeros instead of HF's.
+        unpad: do not compute what no head reads: padding, and where a document is classified the last layer of all
+            tokens but the first. A document's answer then does not depend on the batch it is in; those hidden states
+            are zeros instead of HF's.
         evaluation_pattern: what BigBird sees in evaluation; `hf` is what published checkpoints are used with.
         sticky: keep HF's switch to full attention after one short BigBird batch.
     """
     encoder = _encoder_of(model)
     if encoder is not None:
         use_hf_attention(model, sticky=sticky)
-        encoder.exact = ExactAttention(unpad, evaluation_pattern, sticky)
+        first_token_only = unpad and type(model).__name__.endswith("ForSequenceClassification")
+        encoder.exact = ExactAttention(unpad, evaluation_pattern, sticky, first_token_only)
         _bind(encoder, model.config.model_type)
     return model
 
@@ -301,6 +312,35 @@ def _backend(pattern: Pattern, hidden_BLE: torch.Tensor, head_dim: int, dropout:
     return None
 
 
+def _firsts(encoder: Any, documents: Sequence[Document], hidden_BLE: torch.Tensor) -> Sequence[GlobalTokens]:
+    """Each document by its first token, where the last layer may be computed for that alone; else none."""
+    if torch.is_grad_enabled() or not encoder.exact.first_token_only or len(documents) != len(hidden_BLE):
+        return ()
+    if any(not document.length or 0 in document.holes for document in documents):
+        return ()
+    return global_tokens_of([replace(document, global_tokens=(0,)) for document in documents], hidden_BLE.device)
+
+
+def _last_layer(
+    layer: Any,
+    hidden: torch.Tensor,
+    firsts: Sequence[GlobalTokens],
+    projections: Any,
+    heads: int,
+    shape: torch.Size,
+) -> torch.Tensor:
+    """The last layer's output (B, L, E) for first tokens, which see the whole document in both families; else zeros."""
+    hidden_TE = hidden.flatten(0, 1)
+    attended_BE = torch.cat(
+        [attend_whole(hidden_TE[document.tokens], document, projections, heads) for document in firsts]
+    )
+    first_BE = hidden_TE[[document.tokens.start for document in firsts]]
+    attended_BE = layer.attention.output(attended_BE.to(first_BE.dtype), first_BE)
+    last_BLE = hidden.new_zeros(shape)
+    last_BLE[:, 0] = layer.output(layer.intermediate(attended_BE), attended_BE)
+    return last_BLE
+
+
 @functools.cache
 def _say_once(reason: str) -> None:
     logger.warning("exact attention leaves a batch to Hugging Face's code: %s", reason)
@@ -337,11 +377,17 @@ def _longformer_encoder(
     padded = hidden_states[:, :length]
     hidden = batch.pack(padded)
     states = [padded]
-    for layer in self.layer:
+    firsts = () if output_hidden_states else batch.firsts
+    for layer in self.layer[:-1] if firsts else self.layer:
         hidden = layer(hidden, attention_mask=batch)[0]
         if output_hidden_states:
             states.append(batch.unpack(hidden, padded.shape))
-    last = batch.unpack(hidden, padded.shape)
+    if firsts:
+        module = self.layer[-1].attention.self
+        projections = (module.query_global, module.key_global, module.value_global)
+        last = _last_layer(self.layer[-1], hidden, firsts, projections, module.num_heads, padded.shape)
+    else:
+        last = batch.unpack(hidden, padded.shape)
     all_states = tuple(states) if output_hidden_states else None
     if not return_dict:
         return tuple(value for value in (last, all_states) if value is not None)
@@ -360,7 +406,15 @@ def _longformer_batch(self: Any, hidden_BLE: torch.Tensor, code_BL: torch.Tensor
     backend = _backend(pattern_of(first), hidden_BLE, first.head_dim, dropout)
     if backend is None:
         return None
-    return Batch(pattern_of, backend, dropout, packed_T, global_tokens_of(documents, hidden_BLE.device))
+    are_global = all(0 in document.global_tokens for document in documents)
+    return Batch(
+        pattern_of,
+        backend,
+        dropout,
+        packed_T,
+        globals=global_tokens_of(documents, hidden_BLE.device),
+        firsts=_firsts(self, documents, hidden_BLE) if are_global else (),
+    )
 
 
 def _longformer_self(
@@ -400,9 +454,18 @@ def _bigbird_encoder(
             self, hidden_states, attention_mask=attention_mask, to_mask=to_mask, **kwargs
         )
     hidden = batch.pack(hidden_states)
-    for layer in self.layer:
+    firsts = () if kwargs.get("output_hidden_states", self.config.output_hidden_states) else batch.firsts
+    for layer in self.layer[:-1] if firsts else self.layer:
         hidden = layer(hidden, batch=batch)
-    return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=batch.unpack(hidden, hidden_states.shape))
+    if firsts:
+        module = self.layer[-1].attention.self
+        projections = (module.query, module.key, module.value)
+        last = _last_layer(
+            self.layer[-1], hidden, firsts, projections, module.num_attention_heads, hidden_states.shape
+        )
+    else:
+        last = batch.unpack(hidden, hidden_states.shape)
+    return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=last)
 
 
 def _bigbird_encoder_of_hf(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -455,7 +518,8 @@ def _bigbird_batch(self: Any, hidden_BLE: torch.Tensor, code_BL: torch.Tensor, u
     backend = _backend(pattern_of(first), hidden_BLE, first.attention_head_size, dropout)
     if backend is None:
         return None
-    return Batch(pattern_of, backend, dropout, packed_T)
+    firsts = _firsts(self, documents, hidden_BLE) if config.use_bias else ()
+    return Batch(pattern_of, backend, dropout, packed_T, firsts=firsts)
 
 
 def _bigbird_codes(

@@ -294,3 +294,23 @@ def test_a_training_step_leaves_numpys_generator_alone():
     before = np.random.get_state()[1].copy()
     model(**batch_of("bigbird", 200)).logits.sum().backward()
     assert (np.random.get_state()[1] == before).all()
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+@pytest.mark.parametrize("length", [40, 200])
+@pytest.mark.parametrize("masked", ["none", "holes", "right"])
+def test_where_a_document_is_classified_the_last_layer_is_that_of_its_first_token(family, length, masked):
+    head = "ForSequenceClassification"
+    hf, ours = build(family, head=head), models.set_attention(build(family, head=head), unpad=True)
+    batch = batch_of(family, length, masked=masked, globals_in="one" if family == "longformer" else "none")
+    if family == "bigbird" and masked == "right":  # HF's answer depends on the padding
+        batch = {name: tensor[1:2, : length - length // 3] for name, tensor in batch.items()}
+    computed = []
+    ours.base_model.encoder.layer[-1].intermediate.register_forward_hook(
+        lambda module, inputs, output: computed.append(output.shape[:-1].numel())
+    )
+    expected = hf(**batch).logits
+    torch.testing.assert_close(ours(**batch).logits, expected, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(**batch).logits, expected, rtol=0, atol=1e-5)
+    assert computed[1] == len(expected) < computed[0]
