@@ -1,6 +1,7 @@
-"""`clinscale cluster`: what a team shares. Here its MLflow server and the server's users."""
+"""`clinscale cluster`: what a team shares: its Ray cluster, its MLflow server and the server's users."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
-from clinscale.cli.output import console, emit
+from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri
+from clinscale.cli.output import console, emit, table
 from clinscale.errors import ConfigError
 
 if TYPE_CHECKING:
     from clinscale.registry import Server, ServerFolder
 
-app = typer.Typer(no_args_is_help=True, help="What a team shares: an MLflow server with logins, and its users.")
+app = typer.Typer(
+    no_args_is_help=True, help="What a team shares: a Ray cluster, an MLflow server with logins, and its users."
+)
 
 
 @app.command()
@@ -78,6 +81,48 @@ def mlflow(
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it
         server.run(on_ready=_tell)
     console.print("MLflow has ended", soft_wrap=True)
+
+
+@app.command()
+def preflight(
+    nodes: Annotated[int | None, typer.Option(min=1, help="How many there must be, the head included.")] = None,
+    shared: Annotated[Path | None, typer.Option(help="Folder that all nodes must see as one: HOME.")] = None,
+    tracking_uri: TrackingUri = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the nodes.")] = 60.0,
+    least_free_gib: Annotated[float, typer.Option(min=0, help="Space that each disk must have.")] = 5.0,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Look at every node of a running cluster before anything expensive starts; exit 1 names node and mend.
+
+    Versions, GPUs, disk, clock, shared storage, the network between nodes, the MLflow server, Ray's State API, and that
+    strangers are refused. A job of `clinscale submit` begins with this.
+
+    Example: `clinscale cluster preflight --address 10.0.0.1:6379 --nodes 3 --shared /shared/home`
+    """
+    from clinscale.launch import Limits
+    from clinscale.launch import preflight as look
+    from clinscale.runtime import ray_session
+
+    if not address:
+        raise ConfigError("there is no cluster to look at; name its head with --address or RAY_ADDRESS")
+    limits = Limits(free_bytes=int(least_free_gib * 2**30))
+    with ray_session(address) as cluster:
+        findings = look(
+            cluster,
+            nodes=nodes,
+            shared=shared,
+            tracking_uri=tracking_uri,
+            limits=limits,
+            wait_s=wait,
+            on_progress=lambda node: console.print(f"looking at {node} ...", soft_wrap=True),
+        )
+    fit = all(finding.ok for finding in findings)
+    rows = [dataclasses.asdict(finding) for finding in findings]
+    shown = [row | {"ok": "ok" if row["ok"] else "UNFIT"} for row in rows]
+    emit({"fit": fit, "findings": rows}, as_json=json, people=table("Preflight", shown))
+    if not fit:
+        raise typer.Exit(1)
 
 
 @app.command()

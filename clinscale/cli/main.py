@@ -24,6 +24,7 @@ from clinscale.cli import (
     pretrain,
     pull,
     report,
+    submit,
     tasks,
     tune,
 )
@@ -47,6 +48,7 @@ app.command()(pull.pull)
 app.command()(predict.predict)
 app.command()(report.report)
 app.command()(doctor.doctor)
+app.command()(submit.submit)
 app.add_typer(pretrain.app, name="pretrain")
 app.add_typer(bench.app, name="bench")
 app.add_typer(corpus.app, name="corpus")

@@ -1,6 +1,7 @@
 """Connect to a Ray cluster, or start one on this machine for the length of a `with` block."""
 
 import contextlib
+import json
 import logging
 import os
 import platform
@@ -158,7 +159,8 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         return
     switch_off()
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
-    address = address or os.environ.get("RAY_ADDRESS")
+    before = os.environ.get("RAY_ADDRESS")
+    address = address or before
     try:
         if address:
             _knock(address)
@@ -166,7 +168,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
             address=address or "local",
             logging_level=logging.ERROR,
             log_to_driver=False,
-            runtime_env={"env_vars": {name: os.environ[name] for name in (*QUIET, *TELEMETRY_OFF)}},
+            runtime_env={"env_vars": _environment(address)},
             **({} if address else _local_options(num_cpus)),
         )
     except (OSError, ValueError) as error:
@@ -174,7 +176,6 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
             f"Ray at {address or 'this machine'} cannot be joined ({type(error).__name__}); "
             "check the address and that the head runs, or unset RAY_ADDRESS to start Ray here"
         ) from None
-    before = os.environ.get("RAY_ADDRESS")
     if not address:
         _started_here.add(ray.get_runtime_context().gcs_address)
     cluster = current_cluster()
@@ -208,6 +209,16 @@ def ray_logs() -> str:
 def _scratch() -> Path:
     """Of a local Ray: readable by this user alone, and short, because Ray's sockets need a short path."""
     return Path(tempfile.gettempdir()) / f"clinscale-ray-{os.getuid()}"
+
+
+def _environment(address: str | None) -> dict[str, str]:
+    """Of every worker. Ray refuses a name that the job which this process belongs to has set for its workers."""
+    values = {name: os.environ[name] for name in (*QUIET, *TELEMETRY_OFF)}
+    if address and "://" not in address and address != "auto":
+        values["RAY_ADDRESS"] = address  # with two clusters on a host, a worker's helpers must find their own
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    of_job = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in values.items() if name not in of_job}
 
 
 def _knock(address: str) -> None:
