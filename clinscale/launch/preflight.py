@@ -1,5 +1,6 @@
 """What a cluster must have before anything expensive starts, looked at from each of its nodes."""
 
+import contextlib
 import importlib.metadata
 import os
 import secrets
@@ -60,7 +61,7 @@ def preflight(
     Args:
         cluster: that is joined.
         nodes: how many there must be, the head included; None takes those that are there.
-        shared: folder that all nodes must see as one; None leaves that out.
+        shared: folder that all nodes must see as one, made where it is missing; None leaves that out.
         tracking_uri: MLflow server that each node must reach; None, or a file, leaves that out.
         limits: from where on it is unfit.
         wait_s: how long to wait for `nodes`.
@@ -73,6 +74,9 @@ def preflight(
     alive = _wait_for(nodes, wait_s)
     findings = [*_count(alive, nodes), _state_api(cluster, len(alive)), _token(cluster)]
     probe = f"preflight-{secrets.token_hex(8)}"
+    if shared:
+        with contextlib.suppress(OSError):  # each node says what it finds
+            Path(shared).mkdir(parents=True, exist_ok=True)
     looks = {}
     try:
         for node in alive:

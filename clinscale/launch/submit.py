@@ -335,9 +335,11 @@ class Jobs:
     def _client(self) -> "JobSubmissionClient":
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of every package
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        return JobSubmissionClient(self.address, headers=headers)
+        client = JobSubmissionClient(self.address, headers=headers)
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("ray.")]:
+            logging.getLogger(name).setLevel(logging.WARNING)  # it tells of every package that it sends
+        return client
 
     @contextlib.contextmanager
     def _asked(self, action: str) -> Iterator[None]:

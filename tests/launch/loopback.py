@@ -1,0 +1,92 @@
+"""A Ray cluster of several nodes on this machine, each started by `ray start` with an environment of its own."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Loopback:
+    """A head with its dashboard on loopback, and nodes that come and go; asks for a token unless told otherwise."""
+
+    def __init__(self, folder, *, token=True):
+        self.folder = Path(folder)
+        self.address = f"127.0.0.1:{free_port()}"
+        self.dashboard = f"http://127.0.0.1:{free_port()}"
+        self.token_file = self.folder / "token" / "auth_token"
+        self.token_file.parent.mkdir(mode=0o700)
+        self.token_file.write_text(secrets.token_hex(32))
+        self.token_file.chmod(0o600)
+        self.auth = {"RAY_AUTH_MODE": "disabled"}
+        if token:
+            self.auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        self._scratch = Path(tempfile.mkdtemp(prefix="cs-ray-"))  # Ray's sockets need a short path
+        self._nodes = []
+        host, port = self.address.split(":")
+        options = [f"--port={port}", f"--node-ip-address={host}", f"--temp-dir={self._scratch}"]
+        dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard.rpartition(':')[2]}"]
+        self._start("head", ["--head", *options, *dashboard])
+
+    def add_node(self, name, prefix=(), **environment):
+        """One more node; `prefix` comes before `ray start`, as `unshare` does."""
+        return self._start(name, [f"--address={self.address}"], prefix, environment)
+
+    def kill(self, node):
+        """SIGKILL to all of a node at once, as a power cut does."""
+        for process in _tree(node.pid):
+            os.kill(process, signal.SIGKILL)
+        node.wait()
+
+    def stop(self):
+        for node in reversed(self._nodes):
+            if node.poll() is None:
+                node.terminate()
+        end = time.monotonic() + 20
+        for node in reversed(self._nodes):
+            try:
+                node.wait(timeout=max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self.kill(node)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _start(self, name, options, prefix=(), environment=None):
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+        clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"  # jobs are run by `python`
+        log = (self.folder / f"{name}.log").open("wb")
+        small = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+        node = subprocess.Popen(
+            [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", *options, *small],
+            env=clean | self.auth | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        self._nodes.append(node)
+        for _ in range(900):
+            if b"Ray runtime started" in (said := (self.folder / f"{name}.log").read_bytes()):
+                return node
+            assert node.poll() is None, said.decode()
+            time.sleep(0.1)
+        raise AssertionError(said.decode())
+
+
+def _tree(pid):
+    import psutil
+
+    try:
+        own = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return []
+    return [pid, *(child.pid for child in own.children(recursive=True))]

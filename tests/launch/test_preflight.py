@@ -1,0 +1,114 @@
+"""A fit cluster, and each way of being unfit, found from every node of a real one."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+
+def look(cluster, *options):
+    """What `clinscale cluster preflight` finds: exit code and findings."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    command = [sys.executable, "-m", "clinscale", "cluster", "preflight", "--address", cluster.address, "--json"]
+    ran = subprocess.run(
+        [*command, *map(str, options)],
+        env=environment | cluster.auth,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert ran.returncode in (0, 1), ran.stderr
+    return ran.returncode, json.loads(ran.stdout)["findings"]
+
+
+def test_a_fit_cluster_is_fit(loopback, tmp_path):
+    code, findings = look(loopback, "--nodes", 2, "--shared", tmp_path)
+    assert [finding for finding in findings if not finding["ok"]] == []
+    assert code == 0
+    checks = [finding["check"] for finding in findings]
+    assert {"nodes", "State API", "token"} <= set(checks)
+    for check in ("versions", "GPUs", "disk", "clock", "shared storage", "shared disk"):
+        assert checks.count(check) == 2, check
+    assert checks.count("bandwidth") == 1
+    assert list(tmp_path.iterdir()) == [], "the probes are gone"
+
+
+def test_what_is_missing_is_told_with_its_mend(loopback, tmp_path):
+    options = ["--nodes", 3, "--wait", 1, "--shared", "/dev/null/home", "--least-free-gib", 10**6]
+    code, findings = look(loopback, *options, "--tracking-uri", "http://127.0.0.1:1")
+    bad = {finding["check"] for finding in findings if not finding["ok"]}
+    assert (code, bad) == (1, {"nodes", "shared storage", "disk", "MLflow"})
+    assert all(finding["mend"] for finding in findings if not finding["ok"])
+    [missing] = [finding for finding in findings if finding["check"] == "nodes"]
+    assert missing["found"].startswith("2 of 3: ")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("unshare"), reason="mounting for one node alone needs root"
+)
+def test_four_sick_nodes_are_told_apart(loopback_class, tmp_path):
+    """An older package, a full disk, no shared storage and a clock that is an hour ahead, each on a node of its own."""
+    shared, scratch = tmp_path / "shared", tmp_path / "scratch"
+    shared.mkdir()
+    scratch.mkdir()
+    older = tmp_path / "older" / "transformers-5.0.0.dist-info"
+    older.mkdir(parents=True)
+    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 5.0.0\n")
+    alone = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"',
+        "sh",
+    ]
+    ahead = tmp_path / "ahead" / "sitecustomize.py"  # the clock of this machine cannot be two
+    ahead.parent.mkdir()
+    ahead.write_text("import time\nreal = time.time\ntime.time = lambda: real() + 3600\n")
+    cluster = loopback_class(tmp_path)
+    try:
+        sick = {
+            "versions": cluster.add_node("older", PYTHONPATH=str(older.parent)),
+            "disk": cluster.add_node("full", [*alone, "4m", str(scratch)], TMPDIR=str(scratch)),
+            "shared storage": cluster.add_node("apart", [*alone, "64m", str(shared)]),
+            "clock": cluster.add_node("ahead", PYTHONPATH=str(ahead.parent)),
+        }
+        code, findings = look(cluster, "--nodes", 1 + len(sick), "--shared", shared, "--least-free-gib", 0.01)
+    finally:
+        cluster.stop()
+    bad = [finding for finding in findings if not finding["ok"]]
+    assert code == 1
+    found = {check: [finding for finding in bad if finding["check"] == check] for check in sick}
+    assert [one["found"] for one in found["versions"]] == [
+        f"transformers 5.0.0 instead of {importlib.metadata.version('transformers')}"
+    ]
+    assert [str(scratch) in one["found"] for one in found["disk"]] == [True]
+    [clock] = found["clock"]
+    assert 3590 < float(clock["found"].split(" s")[0]) < 3610
+    # every node misses what the node with a folder of its own wrote, and that one misses all the others'
+    assert len(found["shared storage"]) == 5
+    most_missed = max(found["shared storage"], key=lambda one: one["found"].count("("))
+    alone = {one["node"] for check in ("versions", "disk", "clock") for one in found[check]}
+    assert len(alone) == 3, "each on its own node"
+    assert most_missed["node"] not in alone
+    assert all(one["mend"] for one in bad)
+
+
+def test_a_cluster_that_lets_everybody_in_is_unfit(loopback_class, tmp_path):
+    cluster = loopback_class(tmp_path, token=False)
+    try:
+        code, findings = look(cluster)
+    finally:
+        cluster.stop()
+    [token] = [finding for finding in findings if finding["check"] == "token"]
+    assert code == 1
+    assert token["found"] == "anybody is let in"
+    assert "RAY_AUTH_MODE=token" in token["mend"]
