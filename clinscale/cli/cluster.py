@@ -83,10 +83,43 @@ def mlflow(
     console.print("MLflow has ended", soft_wrap=True)
 
 
+Shared = Annotated[Path | None, typer.Option(help="Folder that all nodes must see as one: HOME, or one above.")]
+
+
+@app.command()
+def up(
+    file: Annotated[Path, typer.Argument(help="Ray launch file, as `clinscale cluster render` writes it.")],
+    shared: Shared = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for all nodes.")] = 900.0,
+    restart: Annotated[bool, typer.Option("--restart", help="Start it anew if it runs; ends its jobs.")] = False,
+) -> None:
+    """Start a cluster: check its file, make its token, `ray up`, count its nodes, look at each; exit 1 names what is wrong.
+
+    Example: `clinscale cluster up on-prem.yaml --shared /shared`
+    """
+    from clinscale import launch
+
+    launch.up(file, restart=restart, shared=str(shared) if shared else None, wait_s=wait, on_progress=_say)
+    _say(f"the cluster of {file} is up; its dashboard: ray dashboard {file}")
+    _say("then, in another terminal: clinscale submit http://127.0.0.1:8265 -- tune ...")
+
+
+@app.command()
+def down(file: Annotated[Path, typer.Argument(help="Ray launch file that it was started with.")]) -> None:
+    """End a cluster and its jobs, on every node.
+
+    Example: `clinscale cluster down on-prem.yaml`
+    """
+    from clinscale import launch
+
+    launch.down(file, on_progress=_say)
+    _say(f"the cluster of {file} has ended")
+
+
 @app.command()
 def preflight(
     nodes: Annotated[int | None, typer.Option(min=1, help="How many there must be, the head included.")] = None,
-    shared: Annotated[Path | None, typer.Option(help="Folder that all nodes must see as one: HOME.")] = None,
+    shared: Shared = None,
     tracking_uri: TrackingUri = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the nodes.")] = 60.0,
     least_free_gib: Annotated[float, typer.Option(min=0, help="Space that each disk must have.")] = 5.0,
@@ -115,7 +148,7 @@ def preflight(
             tracking_uri=tracking_uri,
             limits=limits,
             wait_s=wait,
-            on_progress=lambda node: console.print(f"looking at {node} ...", soft_wrap=True),
+            on_progress=lambda node: _say(f"looking at {node} ..."),
         )
     fit = all(finding.ok for finding in findings)
     rows = [dataclasses.asdict(finding) for finding in findings]
@@ -160,6 +193,10 @@ def user(
         as_json=json,
         people=f"{'new user' if is_new else 'user'} {name} is {role} on {tracking.place}",
     )
+
+
+def _say(what: str) -> None:
+    console.print(what, soft_wrap=True, markup=False)
 
 
 def _folder(home: Path) -> "ServerFolder":
