@@ -16,6 +16,8 @@ VERBS = [
     ["bench", "search"],
     ["bench", "step"],
     ["bench", "zero"],
+    ["cluster", "render"],
+    ["cluster", "check"],
     ["demo"],
     ["corpus", "build"],
     ["corpus", "show"],
