@@ -292,7 +292,7 @@ class OnPremAnswers(Cluster):
         hosts = self.workers
         if self.num_gpu_workers is not None and len(hosts) < self.num_gpu_workers:
             raise ConfigError(
-                f"num_gpu_workers={self.num_gpu_workers}, but workers are {len(hosts)} ; name more, or ask for less"
+                f"num_gpu_workers={self.num_gpu_workers}, but workers are {len(hosts)}; name more, or ask for less"
             )
         twice = sorted({host for host in hosts if hosts.count(host) > 1})
         if twice:

@@ -20,7 +20,7 @@ def check_dockerfile(file: str, text: str) -> Iterator[Problem]:
         if word
     ]
     stages: set[str] = set()
-    user = "root"
+    user, environment = "root", ""
     for word, rest in instructions:
         if word == "FROM":
             words = [part for part in rest.split() if not part.startswith("--")]
@@ -31,13 +31,16 @@ def check_dockerfile(file: str, text: str) -> Iterator[Problem]:
             user = "root"
         elif word == "USER":
             user = rest.split(":")[0]
+        elif word == "ENV":
+            environment += f"{rest} "
         elif word == "EXPOSE":
             for port in re.findall(r"\d+", rest):
                 if int(port) in rules.RAY_PORTS:
                     what = rules.RAY_PORTS[int(port)]
                     yield Problem(file, "published port", f"EXPOSE {port}, Ray's {what}", "leave it out")
         elif word in ("CMD", "ENTRYPOINT", "RUN"):
-            yield from rules.ray_commands(file, [re.sub(r'[\[\]",]', " ", rest)], word)
+            command = " ".join(re.sub(r'[\[\]",]', " ", rest).split())
+            yield from rules.ray_commands(file, [environment + command], word)
     if user in ("root", "0"):
         yield Problem(
             file, "privileged container", "it runs as root", "end with USER and an account that has no rights"
@@ -76,6 +79,7 @@ def check_compose(file: str, text: str, compose: Mapping[str, Any]) -> Iterator[
                 "leave privileged and network_mode: host out",
             )
         command = service.get("command") or ""
-        yield from rules.ray_commands(
-            file, [" ".join(map(str, command)) if isinstance(command, list) else str(command)], f"service {name}"
-        )
+        words = command if isinstance(command, list) else [command]
+        given = service.get("environment") or {}
+        pairs = [f"{key}={value}" for key, value in given.items()] if isinstance(given, Mapping) else list(given)
+        yield from rules.ray_commands(file, [" ".join(map(str, pairs + words))], f"service {name}")
