@@ -69,7 +69,8 @@ def check_compose(file: str, text: str, compose: Mapping[str, Any]) -> Iterator[
         inline = str(build.get("dockerfile_inline", "")) if isinstance(build, Mapping) else ""
         for base in re.findall(r"^FROM (\S+)", inline, re.MULTILINE):
             yield from rules.image(file, f"service {name} FROM", base)
-        for port in service.get("ports") or []:
+        ports = service.get("ports")
+        for port in ports if isinstance(ports, list) else []:
             yield from rules.published(file, f"service {name}", port)
         if service.get("privileged") or service.get("network_mode") == "host":
             yield Problem(
@@ -80,6 +81,8 @@ def check_compose(file: str, text: str, compose: Mapping[str, Any]) -> Iterator[
             )
         command = service.get("command") or ""
         words = command if isinstance(command, list) else [command]
-        given = service.get("environment") or {}
-        pairs = [f"{key}={value}" for key, value in given.items()] if isinstance(given, Mapping) else list(given)
-        yield from rules.ray_commands(file, [" ".join(map(str, pairs + words))], f"service {name}")
+        given = service.get("environment")
+        pairs = [f"{key}={value}" for key, value in given.items()] if isinstance(given, Mapping) else given
+        yield from rules.ray_commands(
+            file, [" ".join(map(str, [*(pairs if isinstance(pairs, list) else []), *words]))], f"service {name}"
+        )

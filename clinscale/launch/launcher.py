@@ -4,6 +4,7 @@ import contextlib
 import io
 import ipaddress
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,10 +30,10 @@ def check_launcher(file: str, text: str, config: Mapping[str, Any]) -> Iterator[
     yield from rules.secrets(file, text)
     yield from rules.versions(file, text)
     provider = config.get("provider")
-    kind = provider.get("type") if isinstance(provider, Mapping) else None
+    kind = str(provider.get("type") or "") if isinstance(provider, Mapping) else ""
     if not isinstance(provider, Mapping) or kind not in _PROVIDERS:
         known = nearest(str(kind), list(_PROVIDERS)) if kind else f"one of {', '.join(_PROVIDERS)}"
-        yield Problem(file, "schema", f"provider.type is {kind!r}", f"name a provider: {known}")
+        yield Problem(file, "schema", f"provider.type is {kind or None!r}", f"name a provider: {known}")
         return
     yield from _schema(file, config)
     yield from _provider(file, kind, provider)
@@ -62,6 +63,8 @@ def _schema(file: str, config: Mapping[str, Any]) -> Iterator[Problem]:
 
     prepared: dict[str, Any] = {}
     said = io.StringIO()
+    silent = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # Ray tells which defaults it fills in
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             prepared = prepare_config(json.loads(json.dumps(config)))
@@ -87,6 +90,8 @@ def _schema(file: str, config: Mapping[str, Any]) -> Iterator[Problem]:
             f"{type(error).__name__}: {reason[:200]}",
             "`ray up` refuses this file; mend that place",
         )
+    finally:
+        logging.disable(silent)
 
 
 def _told(error: Any, schema: Mapping[str, Any]) -> str:
@@ -235,13 +240,13 @@ def _is_spot(kind: str, node: Mapping[str, Any]) -> bool:
         return "spot" in str(node.get("InstanceMarketOptions", "")).lower()
     if kind == "gcp":
         return bool(re.search(r"'preemptible': True|'SPOT'", str(node.get("scheduling", ""))))
-    return "spot" in str((node.get("azure_arm_parameters") or {}).get("priority", "")).lower()
+    return "spot" in str(_mapping(node, "azure_arm_parameters").get("priority", "")).lower()
 
 
 def _aws(
     file: str, provider: Mapping[str, Any], types: Mapping[str, Any], head: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    for rule in (provider.get("security_group") or {}).get("IpPermissions") or []:
+    for rule in _rules(_mapping(provider, "security_group")):
         for cidr in re.findall(r"'Cidr(?:Ip|Ipv6)': '([^']+)'", str(rule)):
             if _is_world(cidr):
                 yield Problem(
@@ -300,13 +305,23 @@ def _azure(
             "write false, and reach the head by peering or VPN",
         )
     for name, node in types.items():
-        if str((node.get("azure_arm_parameters") or {}).get("imageVersion", "")).lower() == "latest":
+        if str(_mapping(node, "azure_arm_parameters").get("imageVersion", "")).lower() == "latest":
             yield Problem(
                 file,
                 "unpinned image",
                 f"{name} has imageVersion: latest",
                 "name one version: nodes that come later differ",
             )
+
+
+def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _rules(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rules_in = group.get("IpPermissions")
+    return [rule for rule in rules_in if isinstance(rule, Mapping)] if isinstance(rules_in, list) else []
 
 
 def _is_world(cidr: str) -> bool:

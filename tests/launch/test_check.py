@@ -1,5 +1,6 @@
 """`clinscale cluster check`: the committed files are clean, and each seeded mistake is found with its mend."""
 
+import copy
 import re
 import shutil
 from pathlib import Path
@@ -591,3 +592,28 @@ def test_a_slurm_that_answers_is_asked(tmp_path, monkeypatch):
     assert (problem.rule, problem.found) == ("slurm", "error: invalid partition")
     (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     assert check(tmp_path / "s.sbatch") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["aws.yaml", "gcp.yaml", "on-prem.yaml", "kuberay/tune.yaml", "mlflow/compose.yaml"]
+)
+@pytest.mark.parametrize("odd", [7, [None], {"a": 1}], ids=str)
+def test_a_value_of_another_shape_is_no_traceback(name, odd, tmp_path):
+    def places(node, at=()):
+        inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for key, value in inner:
+            yield (*at, key)
+            if len(at) < 5:
+                yield from places(value, (*at, key))
+
+    config = yaml.safe_load((CLUSTER / name).read_text())
+    found = 0
+    for *parents, last in places(config):
+        changed = copy.deepcopy(config)
+        inner = changed
+        for key in parents:
+            inner = inner[key]
+        inner[last] = odd
+        (tmp_path / "odd.yaml").write_text(yaml.safe_dump(changed))
+        found += bool(check(tmp_path / "odd.yaml"))
+    assert found > 10
