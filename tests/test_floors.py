@@ -27,7 +27,10 @@ OWNERS: dict[str, set[str]] = {
     "ray.tune": {"sweep", "bench"},  # bench measures the peer
     "ray.train": {"runtime"},
     "ray.data": {"runtime"},
+    "ray.autoscaler": {"launch"},
+    "ray.job_submission": {"launch"},
     "ray": {"runtime", "sweep", "launch"},
+    "jsonschema": {"launch"},
     "datasets": {"corpus", "bench"},
     "duckdb": {"tasks", "corpus"},
     "rensa": {"corpus"},
@@ -35,7 +38,7 @@ OWNERS: dict[str, set[str]] = {
     "mlflow": {"registry", "predict/pyfunc"},  # the one file that MLflow itself loads: a model from code
     "optuna": {"sweep", "bench"},
     "matplotlib": {"report", "bench", "sweep"},  # sweep draws with Optuna's own plots
-    "jinja2": {"report"},
+    "jinja2": {"report", "launch"},
     "typer": {"cli"},
     "spacy": {"predict/spacy"},  # the optional extra
     "cryptography": {"registry"},

@@ -1,4 +1,4 @@
-"""`clinscale cluster`: what a team shares: its Ray cluster, its MLflow server and the server's users."""
+"""`clinscale cluster`: what a team shares: Ray clusters and their launch files, an MLflow server and its users."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clinscale.registry import Server, ServerFolder
 
 app = typer.Typer(
-    no_args_is_help=True, help="What a team shares: a Ray cluster, an MLflow server with logins, and its users."
+    no_args_is_help=True, help="What a team shares: Ray clusters, an MLflow server with logins, its users."
 )
 
 
@@ -93,7 +93,7 @@ def up(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for all nodes.")] = 900.0,
     restart: Annotated[bool, typer.Option("--restart", help="Start it anew if it runs; ends its jobs.")] = False,
 ) -> None:
-    """Start a cluster: check its file, make its token, `ray up`, count its nodes, look at each; exit 1 names what is wrong.
+    """Start a cluster: check its file, make its token, `ray up`, count its nodes and look at each.
 
     Example: `clinscale cluster up on-prem.yaml --shared /shared`
     """
@@ -193,6 +193,63 @@ def user(
         as_json=json,
         people=f"{'new user' if is_new else 'user'} {name} is {role} on {tracking.place}",
     )
+
+
+@app.command()
+def render(
+    kind: Annotated[
+        str, typer.Argument(help="`aws`, `gcp`, `azure`, `on-prem`, `kuberay`, `slurm`, `docker` or `mlflow`.")
+    ],
+    given: Annotated[
+        list[str] | None, typer.Argument(help="`key=value` answers.", metavar="[KEY=VALUE]...")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the launch files of a cluster, or of what runs beside it, from a few answers.
+
+    Each file begins with the commands that it is used with and with the one that made it. Without answers, the error
+    names those that are needed.
+
+    Example: `clinscale cluster render on-prem head=10.0.0.1 workers=10.0.0.2,10.0.0.3`
+    """
+    from clinscale import launch
+
+    files = launch.render(kind, launch.answers(kind, given or []))
+    paths = [str(path) for path in launch.write(files, out, force=force)]
+    emit({"files": paths}, as_json=json, people="\n".join(paths))
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path, typer.Argument(help="Launcher YAML, Kubernetes manifests, batch script, Dockerfile, compose.")
+    ],
+    crds: Annotated[
+        Path | None,
+        typer.Option(help="Folder with KubeRay's definitions: `kubectl get crd rayclusters.ray.io -o yaml`."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find what would fail, leak or cost in a launch file, without a cluster, an account or the network.
+
+    Exit code 1 and a table when there is something to mend.
+
+    Example: `clinscale cluster check aws.yaml`
+    """
+    from clinscale import launch
+
+    problems = launch.check(file, crds)
+    rows = [dataclasses.asdict(problem) for problem in problems]
+    clean = f"{file}: nothing to mend"
+    emit(
+        {"file": str(file), "problems": rows},
+        as_json=json,
+        people=table(f"{len(rows)} to mend", rows) if rows else clean,
+    )
+    if problems:
+        raise typer.Exit(1)
 
 
 def _say(what: str) -> None:

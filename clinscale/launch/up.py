@@ -104,15 +104,15 @@ def up(
     if token:
         made, is_new = make_token(token)
         on_progress(f"{'a new token lies' if is_new else 'the token lies'} in {made}")
-    if faults := check(path):
+    if faults := check(Path(path)):
         told = "; ".join(f"{fault.rule}: {fault.found}; {fault.mend}" for fault in faults)
         raise ConfigError(f"{path} has {len(faults)} faults: {told}")
     reach(file, on_progress)
     on_progress("looking whether it runs already")
     if _ray("exec", path, file.command("ray", "status"), quiet=True) == 0 and not restart:
         raise ConfigError(
-            f"the cluster of {path} runs already, and starting it anew ends its jobs; add --restart if that is meant, or "
-            "use it: clinscale submit"
+            f"the cluster of {path} runs already, and starting it anew ends its jobs; add --restart if that is meant, "
+            "or use it: clinscale submit"
         )
     on_progress("ray up")
     if _ray("up", path, "--yes", "--no-config-cache"):
@@ -159,8 +159,8 @@ def reach(file: LaunchFile, on_progress: Callable[[str], None] = lambda what: No
     silent = [f"{host} ({why})" for host, why in found.items() if why and why != "key"]
     if silent:
         raise ClusterError(
-            f"no SSH connection within {_REACH_S} s to {', '.join(silent)}; is the host on, the address right and port 22 "
-            "open from here?"
+            f"no SSH connection within {_REACH_S} s to {', '.join(silent)}; see that the host is on, its address right "
+            "and port 22 open from here"
         )
     if refused := [host for host, why in found.items() if why == "key"]:
         auth = file.values["auth"]

@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import json
 import re
 import signal
 import socket
@@ -35,6 +36,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "open" / "server").mkdir(parents=True)
     (tmp_path / "open" / "server").chmod(0o755)
     (tmp_path / "junk.pem").write_text("junk")
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -176,3 +178,25 @@ def test_the_compose_file_runs_the_same_command_and_publishes_one_port_on_loopba
     assert (user, host) == (postgres["environment"]["POSTGRES_USER"], "postgres")
     assert compose["networks"]["database"]["internal"]
     assert postgres["networks"] == ["database"]
+
+
+def test_faults_of_a_launch_file_are_a_table_and_exit_code_1(place, clinscale):
+    made = clinscale("cluster", "render", "docker", "--json", cwd=place)
+    assert (made.returncode, json.loads(made.stdout)) == (0, {"files": ["Dockerfile"]})
+    clean = clinscale("cluster", "check", "Dockerfile", cwd=place)
+    assert (clean.returncode, clean.stdout) == (0, "Dockerfile: nothing to mend\n")
+    text = (place / "Dockerfile").read_text()
+    (place / "Dockerfile").write_text(text.replace("USER clinscale", "EXPOSE 8265"))
+    shown = clinscale("cluster", "check", "Dockerfile", cwd=place)
+    assert shown.returncode == 1
+    assert "2 to mend" in shown.stdout
+    told = clinscale("cluster", "check", "Dockerfile", "--json", cwd=place)
+    assert told.returncode == 1
+    problems = json.loads(told.stdout)["problems"]
+    assert [problem["rule"] for problem in problems] == ["privileged container", "published port"]
+    assert all(problem.keys() == {"file", "rule", "found", "mend"} for problem in problems)
+    again = clinscale("cluster", "render", "docker", cwd=place)
+    assert again.returncode == 2
+    assert "Dockerfile is there and differs; --force" in again.stderr
+    assert clinscale("cluster", "render", "docker", "--force", cwd=place).returncode == 0
+    assert (place / "Dockerfile").read_text() == text

@@ -1,0 +1,15 @@
+"""What is wrong with a launch file."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Problem:
+    """One finding of `check`: which rule of which file is broken, by what, and how to mend it."""
+
+    file: str
+    rule: str
+    """A short name of the rule, the same for all kinds of files."""
+    found: str
+    """What stands in the file; never a secret."""
+    mend: str
