@@ -27,6 +27,7 @@ _PATH = f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 _COVERED = (Path("/tmp"), HOME, Path("/dev/shm"), Path("/run"))
 """Where every host has a fresh tmpfs."""
 _NETWORK = "10.77.0"
+_NAMESPACES = ("--mount", "--pid", "--mount-proc", "--uts", "--ipc", "--net")
 
 # process 1 of a host; bash, because somebody has to reap what daemons leave
 _INIT = r"""
@@ -75,7 +76,9 @@ sleep infinity & wait
 class Host:
     """One of them; `address` is what the others call it by, beside its name."""
 
-    def __init__(self, name: str, address: str, kept: Sequence[Path], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, address: str, kept: Sequence[Path], environment: Mapping[str, str], log: Path
+    ) -> None:
         self.name, self.address = name, address
         self._environment = {
             "PATH": _PATH,
@@ -86,37 +89,28 @@ class Host:
             "OMP_NUM_THREADS": "1",
         }
         command = ["setpriv", "--pdeathsig", "KILL"]  # not even a test run that is killed leaves a host behind
-        command += [
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "--uts",
-            "--ipc",
-            "--net",
-        ]
-        self._log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [*command, "bash", "-c", _INIT, name, *map(str, kept)],
-            env={**self._environment, **environment, "NAME": name},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-        )
+        command += ["unshare", "--fork", "--kill-child", *_NAMESPACES, "bash", "-c", _INIT, name, *map(str, kept)]
+        self._log = log
+        with log.open("wb") as stream:
+            self._process = subprocess.Popen(
+                command,
+                env={**self._environment, **environment, "NAME": name},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+            )
         self._init = 0
 
     def wait_until_ready(self) -> None:
         """Return when its files are in place; AssertionError with what it said when it ended."""
         for _ in range(600):
-            assert self._process.poll() is None, self._said()
+            assert self._process.poll() is None, self._log.read_text()
             children = psutil.Process(self._process.pid).children()
             if children and Path(f"/proc/{children[0].pid}/root/run/ready").exists():
                 self._init = children[0].pid
                 return
             time.sleep(0.05)
-        raise AssertionError(self._said())
+        raise AssertionError(self._log.read_text())
 
     @property
     def pid(self) -> int:
@@ -186,16 +180,11 @@ class Host:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self._log.close()
 
     def _enter(self, command: Sequence[str | Path] | str, cwd: str | Path) -> list[str]:
         words = ["bash", "-c", command] if isinstance(command, str) else [str(word) for word in command]
         target = ["nsenter", "--target", str(self._init), "--mount", "--pid", "--uts", "--ipc", "--net"]
         return [*target, "env", "-C", str(cwd), *words]
-
-    def _said(self) -> str:
-        self._log.seek(0)
-        return self._log.read().decode()
 
 
 class Hosts:
@@ -274,7 +263,7 @@ class Hosts:
         }
         for name, address in addresses.items():
             kept = _kept(self._folder if name == "launcher" else self.shared)
-            self._all.append(Host(name, address, kept, files))
+            self._all.append(Host(name, address, kept, files, self._folder / f"{name}.log"))
         for host in self._all:
             host.wait_until_ready()
         self._connect()
@@ -333,7 +322,7 @@ def why_not() -> str | None:
         return f"not installed: {', '.join(missing)}; apt-get install openssh-server iproute2 runs this test"
     name = f"c{secrets.token_hex(4)}"
     network = f"ip link add {name} type bridge && ip link add {name}v type veth"
-    tried = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--uts", "--ipc", "--net", "sh", "-c"]
+    tried = ["unshare", "--fork", *_NAMESPACES, "sh", "-c"]
     ran = subprocess.run([*tried, f"mount -t tmpfs tmpfs /run && {network}"], capture_output=True, text=True)
     if ran.returncode != 0:
         return f"this machine refuses namespaces, mounts or a bridge in them: {ran.stderr.strip()}"
