@@ -4,20 +4,19 @@ import re
 import secrets
 import shutil
 import stat
-import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-import clinscale
 from clinscale import registry
 from clinscale.sweep.ledger import Ledger
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-SCRIPT = Path(clinscale.__file__).parents[1] / "cluster" / "slurm" / "sweep.sbatch"
+SCRIPT = Path(__file__).parents[2] / "cluster" / "slurm" / "sweep.sbatch"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 
 CONFIG = """
@@ -60,7 +59,7 @@ class Slurm:
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(1024))
         nodes = "\n".join(
-            f"NodeName={host.name} NodeAddr={host.address} CPUs=1 Sockets=1 CoresPerSocket=1 ThreadsPerCore=1 State=UNKNOWN"
+            f"NodeName={host.name} NodeAddr={host.address} CPUs=1 Sockets=1 CoresPerSocket=1 ThreadsPerCore=1"
             for host in hosts.all
         )
         self._environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
@@ -155,33 +154,89 @@ def sweep(slurm, demo_data, base_models):
 
 
 def trial_is_on(host):
-    return any("run_stint" in line for line in host.processes())
+    return any("ray::ImplicitFunc" in line for line in host.processes())  # what Tune calls a trial's process
 
 
-def nothing_is_left(slurm):
-    """No process of Ray on a node, no token on the shared folder, no scratch."""
-    left = [line for host in slurm.hosts.all for line in host.processes() if "ray" in line]
-    left += slurm.home.glob(".clinscale-*")
-    left += [path for host in slurm.hosts.all for path in (host.root / "tmp").glob("clinscale-*")]
-    return left == []
+def trials_in(ledger, copy):
+    """The sweep's trials so far; from a copy, because whoever opens a ledger holds it."""
+    shutil.copy(ledger, copy)
+    return Ledger(copy).trials
 
 
-def test_a_sweep_runs_on_both_nodes_to_its_winner(slurm, sweep):
+def left_over(slurm):
+    """Processes of Ray and scratch on the nodes, tokens on the shared folder."""
+    processes = [line for host in slurm.hosts.all for line in host.processes() if "ray" in line or "sleep" in line]
+    scratch = [path for host in slurm.hosts.all for path in (host.root / "tmp").glob("clinscale-[0-9]*")]
+    return [*processes, *scratch, *slurm.home.glob(".clinscale-*")]
+
+
+def readable_by_others(folder):
+    return [path for path in folder.rglob("*") if path.stat().st_mode & 0o077]
+
+
+def test_a_sweep_whose_nodes_are_taken_back_is_queued_again_and_ends_with_its_winner(slurm, sweep, tmp_path):
     number = slurm.submit([], *sweep, "--home", slurm.home / "runs", "--name", "s", "recipe.budget.trials=4")
-    seen, tokens = set(), set()
+    ledger = slurm.home / "runs" / "sweep" / "s" / "ledger.jsonl"
+    seen, tokens, finished = set(), set(), []
 
     def look():
         seen.update(host.name for host in slurm.hosts.all if trial_is_on(host))
-        for path in slurm.home.glob(".clinscale-*"):
-            tokens.add(stat.filemode(path.stat().st_mode))
-        print(slurm.job(number)["JobState"], [host.processes() for host in slurm.hosts.all])
+        tokens.update(stat.filemode(path.stat().st_mode) for path in slurm.home.glob(".clinscale-*"))
+        if not finished and ledger.exists():
+            so_far = trials_in(ledger, tmp_path / "ledger.jsonl")
+            finished.extend(trial for trial in so_far if trial.state == "complete")
+            if finished:  # what --signal does when the time is nearly over
+                assert slurm(f"scancel --signal=USR1 --batch {number}").returncode == 0
 
     job = slurm.wait(number, meanwhile=look)
-    assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), slurm.log(number)
-    assert "2 nodes, 2 CPUs" in slurm.log(number)
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("COMPLETED", "0:0", "1"), slurm.log(number)
+    assert slurm.log(number).count("2 nodes, 2 CPUs") == 2
     assert seen == {"head", "worker"}
-    assert tokens == {"-rw-------"}
-    trials = Ledger(slurm.home / "runs" / "sweep" / "s" / "ledger.jsonl").trials
+    trials = Ledger(ledger).trials
     assert [trial.state for trial in trials] == ["complete"] * 4
-    [version] = registry.list_versions(registry.connect(home=slurm.home / "runs"))
-    assert nothing_is_left(slurm)
+    assert {trial.id: trial.epochs for trial in trials}.items() >= {
+        trial.id: trial.epochs for trial in finished
+    }.items()
+    tracking = registry.connect(home=slurm.home / "runs")
+    [version] = registry.list_versions(tracking)
+    assert "champion" in version.aliases
+    assert {run.status for run in registry.read_runs(tracking, kind="trial")} == {"FINISHED"}
+    assert tokens == {"-rw-------"}
+    assert readable_by_others(slurm.home) == []
+    assert left_over(slurm) == []
+
+
+def test_the_commands_exit_code_is_the_jobs(slurm, sweep):
+    number = slurm.submit([], *sweep, "recipe.bugdet.trials=4")
+    job = slurm.wait(number)
+    assert (job["JobState"], job["ExitCode"]) == ("FAILED", "2:0")
+    assert "budget" in slurm.log(number)
+    assert left_over(slurm) == []
+
+
+def test_a_node_that_cannot_join_is_named(slurm):
+    program = f"{sys.prefix}/bin/ray"
+    slurm.hosts.worker.mount("--bind", "/bin/false", program)
+    try:
+        number = slurm.submit([], "touch", "started", CLINSCALE_JOIN_S="10")
+        job = slurm.wait(number)
+    finally:
+        slurm.hosts.run("worker", ["umount", program], check=True)
+    assert (job["JobState"], job["ExitCode"]) == ("FAILED", "1:0")
+    assert re.search(
+        "error: 1 of 2 nodes have not joined after .* of 10 s: worker$", slurm.log(number), re.MULTILINE
+    )
+    assert not (slurm.home / "started").exists()
+    assert left_over(slurm) == []
+
+
+def test_a_job_that_is_cancelled_leaves_nothing(slurm):
+    number = slurm.submit([], "sleep", "1000")
+    cancelled = []
+
+    def look():
+        if not cancelled and any(line == "sleep 1000" for line in slurm.hosts.head.processes()):
+            cancelled.append(slurm(f"scancel {number}"))
+
+    assert slurm.wait(number, meanwhile=look)["JobState"] == "CANCELLED"
+    assert left_over(slurm) == []
