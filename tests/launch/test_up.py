@@ -1,0 +1,251 @@
+"""The on-prem launch file on hosts of their own: up by SSH, jobs over both nodes, a node lost in the middle, down.
+
+The hosts' network has no way out: all that runs here runs without the internet.
+"""
+
+import json
+import re
+import shutil
+import sys
+import time
+
+import pytest
+import yaml
+
+from clinscale import registry
+from clinscale.sweep.ledger import Ledger
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+ADDRESS = "http://127.0.0.1:8265"
+STEPS = 8
+
+
+class Launched:
+    """The cluster of a rendered file, as a user at the launcher has it."""
+
+    def __init__(self, hosts):
+        self.hosts = hosts
+        self.folder = hosts.shared / "user"
+        self.folder.mkdir()
+        self.file = self.folder / "on-prem.yaml"
+        self.tunnel = None
+
+    def __call__(self, *words, timeout=600):
+        """A command at the launcher."""
+        return self.hosts.launcher.run([str(word) for word in words], cwd=self.folder, timeout=timeout)
+
+    def render(self, **answers):
+        hosts = self.hosts
+        answers = {
+            "head": hosts.head.address,
+            "workers": hosts.worker.address,
+            "ssh_user": "root",
+            "ssh_private_key": hosts.key,
+            "environment": sys.prefix,
+            "shared_folder": hosts.shared,
+            "tls": "~/.clinscale/tls",
+            "num_cpus": 1,
+            "object_store_mb": 100,
+            **answers,
+        }
+        words = [f"{key}={value}" for key, value in answers.items()]
+        return self("clinscale", "cluster", "render", "on-prem", "--force", *words)
+
+    def up(self):
+        return self("clinscale", "cluster", "up", self.file, "--shared", self.hosts.shared)
+
+    def submit(self, *words):
+        token = ["--token-file", "/root/.clinscale/token/auth_token"]
+        return self("clinscale", "submit", ADDRESS, *token, *words)
+
+    def open_tunnel(self):
+        """What `ray dashboard` does, until the test ends."""
+        log = self.folder / "tunnel.log"
+        self.tunnel = self.hosts.launcher.start(["ray", "dashboard", str(self.file)], log)
+        probe = f"curl --silent --output /dev/null {ADDRESS}"
+        self.hosts.launcher.run(f"until {probe}; do sleep 0.2; done", timeout=60, check=True)
+
+    def nodes(self):
+        """Addresses of the nodes that are alive, as the head says."""
+        file = yaml.safe_load(self.file.read_text())
+        variables = re.findall(
+            r"\b([A-Z][A-Z_]*=\S+)", next(line for line in file["head_start_ray_commands"] if "ray start" in line)
+        )
+        told = self.hosts.head.run(["env", *variables, "ray", "list", "nodes", "--format", "json"], timeout=60)
+        if told.returncode:
+            return set()
+        listed = json.loads(told.stdout[told.stdout.index("[") :])
+        return {node["node_ip"] for node in listed if node["state"] == "ALIVE"}
+
+    def lose_the_worker(self):
+        """SIGKILL to all of Ray on the worker host; the head starts it anew by SSH when it has noticed."""
+        self.hosts.worker.run("pkill -9 -f 'raylet|ray::|ray/dashboard|ray/_private'")
+
+
+@pytest.fixture(scope="module")
+def launched(hosts):
+    cluster = Launched(hosts)
+    yield cluster
+    if cluster.tunnel:
+        cluster.tunnel.kill()
+
+
+@pytest.fixture(scope="module")
+def running(launched):
+    """It runs: head and worker, token and TLS, tunnel open."""
+    assert launched.render().returncode == 0
+    authority = (
+        "umask 077 && mkdir -p ~/.clinscale/tls && cd ~/.clinscale/tls && openssl req -x509 -newkey rsa:3072"
+    )
+    authority += " -nodes -days 2 -subj /CN=ray -keyout ca.key -out ca.crt"
+    launched.hosts.launcher.run(authority, check=True)
+    started = launched.up()
+    assert started.returncode == 0, started.stdout + started.stderr
+    launched.said = started.stderr
+    launched.open_tunnel()
+    return launched
+
+
+@pytest.fixture(scope="module")
+def inputs(hosts, demo_data, shards, base_models):
+    folder = hosts.shared / "inputs"
+    shutil.copytree(demo_data, folder / "data")
+    shutil.copytree(shards.uri, folder / "shards")
+    shutil.copytree(base_models["longformer"], folder / "longformer")
+    return folder
+
+
+def test_a_host_that_does_not_answer_and_a_wrong_key_are_named(launched, tmp_path):
+    launched.hosts.launcher.run(
+        "mkdir -p ~/.clinscale/tls && touch ~/.clinscale/tls/ca.crt ~/.clinscale/tls/ca.key"
+    )
+    assert launched.render(workers=f"{launched.hosts.worker.address},10.77.0.9").returncode == 0
+    silent = launched.up()
+    assert silent.returncode == 1
+    assert re.search(r"no SSH connection within 10 s to 10\.77\.0\.9 \(\w+\)", silent.stderr)
+    other = launched.folder / "other"
+    launched.hosts.launcher.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    assert launched.render(ssh_private_key=other).returncode == 0
+    refused = launched.up()
+    assert refused.returncode == 2
+    assert f"10.77.0.1, 10.77.0.2 refuse the key {other} for user root" in refused.stderr
+    few = launched.render(num_gpu_workers=3)
+    assert few.returncode == 2
+    assert "num_gpu_workers=3, but workers are 1" in few.stderr
+
+
+def test_head_and_worker_join_and_strangers_do_not(running):
+    hosts = running.hosts
+    assert running.nodes() == {hosts.head.address, hosts.worker.address}
+    status = running("ray", "exec", running.file, "RAY_AUTH_MODE=token ray status")
+    assert "Healthy" in status.stdout, status.stderr
+    assert "a new token lies in" in running.said
+    secret = hosts.launcher.run("cat ~/.clinscale/token/auth_token", check=True).stdout.strip()
+    assert len(secret) == 64
+    for host in hosts.all:
+        mode = host.run("stat -c %a ~/.ray ~/.ray/auth_token", check=True).stdout.split()
+        assert mode == ["700", "600"], host.name
+        assert all(secret not in line for line in host.processes())
+        assert host.run(["grep", "-rl", secret, "/root/clinscale", "/tmp"]).stdout == ""
+    assert secret not in running.said + running.file.read_text()
+    # from another machine: the dashboard, the agent's own job door, the client's port, the head's
+    stranger = hosts.launcher
+    assert stranger.run(f"curl --silent --max-time 5 http://{hosts.head.address}:8265/api/jobs/").returncode != 0
+    for host in hosts.all:
+        door = f"http://{host.address}:52365/api/job_agent/jobs/"
+        asked = ["curl", "--silent", "--max-time", "5", "--write-out", "%{http_code}", "--output", "/dev/null"]
+        asked += [
+            "--header",
+            "content-type: application/json",
+            "--data",
+            '{"entrypoint": "touch /tmp/owned"}',
+            door,
+        ]
+        assert stranger.run(asked).stdout in ("401", "403", "000")
+        assert host.run("test -e /tmp/owned").returncode == 1
+    driver = "import ray; ray.init('ray://10.77.0.1:10001'); print('inside')"
+    tried = stranger.run(["timeout", "60", sys.executable, "-c", driver], env={"RAY_AUTH_MODE": "disabled"})
+    assert tried.returncode
+    assert "inside" not in tried.stdout
+    again = running.up()
+    assert again.returncode == 2
+    assert "runs already, and starting it anew ends its jobs" in again.stderr
+
+
+def test_pretraining_over_two_nodes_ends_the_same_when_one_is_lost(running, inputs):
+    """ZeRO 2 undisturbed, ZeRO 3 with the worker's node killed: the same losses."""
+    home = running.hosts.shared / "home"
+    command = ["recipe.model.size=tiny", "recipe.row_tokens=128", "recipe.rows_per_step=8", "recipe.seed=1"]
+    command += [f"recipe.shards={inputs / 'shards'}", f"recipe.duration={STEPS}steps", "runtime.num_workers=2"]
+    command += ["runtime.log_every_steps=1", "runtime.checkpoint_every_steps=2", "runtime.evaluation_rows=16"]
+    command += ["recipe.model.hf_overrides={hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"]
+    work = ["--nodes", "2", "--", "pretrain", "--home", home]
+    first = running.submit(*work, "name=whole", "runtime.zero.stage=2", *command)
+    assert first.returncode == 0, first.stderr[-4000:]
+    handed_in = running.submit("--detach", *work, "name=lost", "runtime.zero.stage=3", *command)
+    assert handed_in.returncode == 0, handed_in.stderr
+    job = re.search(r"job (pretrain-\w+) is handed in", handed_in.stderr)[1]
+    tracking = registry.connect(home=home)
+    wait_for(lambda: losses(tracking, "lost"))
+    running.lose_the_worker()
+    ended = running.submit("--logs", job)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert "SUCCEEDED" in ended.stdout
+    assert losses(tracking, "lost") == pytest.approx(losses(tracking, "whole"), abs=1e-4)
+    assert len(losses(tracking, "whole")) == STEPS
+    wait_for(lambda: len(running.nodes()) == 2)
+
+
+def test_a_sweep_over_two_nodes_ends_the_same_when_one_is_lost(running, inputs):
+    home = running.hosts.shared / "home"
+    space = {
+        "fixed": {"epochs": 3, "dropout": 0.0, "batch_size": 8, "max_tokens": 128},
+        "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
+    }
+    (running.folder / "space.yaml").write_text(yaml.safe_dump(space))
+    command = ["tune", "--home", home, "--task", "demo_pairs", "--data", inputs / "data", "--space", "space.yaml"]
+    command += ["--model", inputs / "longformer", "recipe.scheduler=none", "recipe.sampler=random"]
+    command += ["recipe.budget.trials=3", "recipe.confirm_seeds=1"]
+    first = running.submit("--nodes", "2", "--", *command, "--name", "whole")
+    assert first.returncode == 0, first.stderr[-4000:]
+    assert "sends 1 configs and clinscale's code" in first.stderr
+    handed_in = running.submit("--detach", "--no-preflight", "--", *command, "--name", "lost")
+    job = re.search(r"job (tune-\w+) is handed in", handed_in.stderr)[1]
+    worker = running.hosts.worker
+    wait_for(lambda: any("ray::ImplicitFunc" in line for line in worker.processes()))
+    running.lose_the_worker()
+    ended = running.submit("--logs", job)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert scores(home, "lost") == pytest.approx(scores(home, "whole"), abs=1e-6)
+    assert len(scores(home, "whole")) >= 3
+
+
+def test_down_ends_it_on_every_node(running):
+    ended = running("clinscale", "cluster", "down", running.file)
+    assert ended.returncode == 0, ended.stderr
+    for host in running.hosts.all:
+        wait_for(
+            lambda host=host: not [line for line in host.processes() if "raylet" in line or "gcs_server" in line]
+        )
+
+
+def losses(tracking, name):
+    """Step by step, the last value of each."""
+    [run] = [run for run in registry.read_runs(tracking, kind="pretrain") if run.name == name] or [None]
+    return dict(registry.metric_history(tracking, run.id, "train/loss")) if run else {}
+
+
+def scores(home, name):
+    """Of each trial, by its setting."""
+    trials = Ledger(home / "sweep" / name / "ledger.jsonl").trials
+    assert {trial.state for trial in trials} == {"complete"}
+    return {json.dumps(trial.params, sort_keys=True): trial.objective for trial in trials}
+
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.3)
+    raise AssertionError("it did not come to be within 180 s")
