@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -66,13 +67,15 @@ class Launched:
         probe = f"curl --silent --output /dev/null {ADDRESS}"
         self.hosts.launcher.run(f"until {probe}; do sleep 0.2; done", timeout=60, check=True)
 
+    def variables(self):
+        """What every Ray command on the head needs: token and certificates."""
+        commands = yaml.safe_load(self.file.read_text())["head_start_ray_commands"]
+        return re.findall(r"\b([A-Z][A-Z_]*=\S+)", next(line for line in commands if "ray start" in line))
+
     def nodes(self):
         """Addresses of the nodes that are alive, as the head says."""
-        file = yaml.safe_load(self.file.read_text())
-        variables = re.findall(
-            r"\b([A-Z][A-Z_]*=\S+)", next(line for line in file["head_start_ray_commands"] if "ray start" in line)
-        )
-        told = self.hosts.head.run(["env", *variables, "ray", "list", "nodes", "--format", "json"], timeout=60)
+        asked = ["env", *self.variables(), "ray", "list", "nodes", "--format", "json"]
+        told = self.hosts.head.run(asked, timeout=60)
         if told.returncode:
             return set()
         listed = json.loads(told.stdout[told.stdout.index("[") :])
@@ -138,8 +141,8 @@ def test_a_host_that_does_not_answer_and_a_wrong_key_are_named(launched, tmp_pat
 def test_head_and_worker_join_and_strangers_do_not(running):
     hosts = running.hosts
     assert running.nodes() == {hosts.head.address, hosts.worker.address}
-    status = running("ray", "exec", running.file, "RAY_AUTH_MODE=token ray status")
-    assert "Healthy" in status.stdout, status.stderr
+    status = running("ray", "exec", running.file, f"{' '.join(running.variables())} ray status")
+    assert "Autoscaler status" in status.stdout, status.stderr
     assert "a new token lies in" in running.said
     secret = hosts.launcher.run("cat ~/.clinscale/token/auth_token", check=True).stdout.strip()
     assert len(secret) == 64
@@ -228,6 +231,27 @@ def test_down_ends_it_on_every_node(running):
         wait_for(
             lambda host=host: not [line for line in host.processes() if "raylet" in line or "gcs_server" in line]
         )
+
+
+def test_nodes_come_for_a_sweep_and_leave_after_it(hosts, inputs):
+    """Ray's autoscaler, from no worker to two and back."""
+    seen, home = hosts.shared / "seen.json", hosts.shared / "scaled"
+    sweep = ["clinscale", "tune", "--home", home, "--task", "demo_pairs", "--data", inputs / "data"]
+    sweep += ["--model", inputs / "longformer", "recipe.budget.trials=4", "recipe.confirm_seeds=1"]
+    sweep += ["runtime.max_concurrent_trials=2", "recipe.scheduler=none", "recipe.sampler=random"]
+    script = Path(__file__).with_name("autoscaling.py")
+    ran = hosts.head.run(
+        [sys.executable, script, seen, *sweep], timeout=600, env={"RAY_AUTH_MODE": "disabled"}, cwd=hosts.shared
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert json.loads(seen.read_text()) == {"before": 0, "most": 2, "code": 0, "after": 0}, ran.stderr[-4000:]
+    assert {trial.state for trial in Ledger(home / "sweep" / "demo_pairs" / "ledger.jsonl").trials} == {"complete"}
+
+
+def test_there_was_no_way_out(hosts):
+    for host in (hosts.launcher, *hosts.all):
+        assert host.run("ip route show default", check=True).stdout == ""
+        assert host.run("timeout 5 bash -c '< /dev/tcp/1.1.1.1/443'").returncode
 
 
 def losses(tracking, name):
