@@ -363,18 +363,19 @@ class KuberayAnswers(Answers):
 
 
 class SlurmAnswers(Answers):
-    """`slurm`: a batch script that starts Ray on the nodes of a job."""
+    """`slurm`: a batch script that starts Ray on the nodes of a job; each gives all it has."""
 
     nodes: Annotated[int, Field(ge=1)] = 2
-    gpus_per_node: Annotated[int, Field(ge=0)] = 1
-    cpus_per_node: Annotated[int, Field(ge=1)] = 8
-    memory_gb: Annotated[int, Field(ge=1)] = 64
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    """GPUs of each node; 0 asks for none."""
     hours: Annotated[int, Field(ge=1)] = 24
+    """After which the job is queued again and its command continues."""
     partition: str | None = None
     account: str | None = None
-    environment: str = "~/clinscale/venv"
-    """Virtual environment with clinscale on the shared file system."""
-    shared_folder: str = "/shared"
+    environment: str | None = None
+    """Virtual environment with clinscale on the shared file system; the default is what PATH names."""
+    shared_folder: str | None = None
+    """Folder that all nodes see; the default is where the job is submitted."""
 
 
 class DockerAnswers(Answers):

@@ -6,8 +6,10 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -161,6 +163,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
     before = os.environ.get("RAY_ADDRESS")
     address = address or before
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             _knock(address)
@@ -176,6 +179,8 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
             f"Ray at {address or 'this machine'} cannot be joined ({type(error).__name__}); "
             "check the address and that the head runs, or unset RAY_ADDRESS to start Ray here"
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the process before it has tidied up
     if not address:
         _started_here.add(ray.get_runtime_context().gcs_address)
     cluster = current_cluster()
