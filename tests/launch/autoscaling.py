@@ -2,18 +2,34 @@
 
     autoscaling.py SEEN.json clinscale tune ...
 
-Ray's own autoscaler, with its provider of nodes that are processes. It stops all of Ray on its host first, so that it
-must have a host of its own. It leaves how many workers there were: before, at most, and at last.
+Ray's own autoscaler, with its provider of nodes that are processes. It ends with a `ray stop`, so that it must have a
+host of its own. It leaves how many workers there were: before, at most, and at last.
 """
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import ray
-import ray.cluster_utils
+
+CONFIG = {
+    "cluster_name": "scaled",
+    "max_workers": 2,
+    "idle_timeout_minutes": 0.2,
+    "provider": {"type": "fake_multinode"},
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+    },
+    "head_node_type": "ray.head.default",
+    "auth": {},
+    "file_mounts": {},
+    "cluster_synced_files": [],
+}
 
 
 def workers():
@@ -23,31 +39,29 @@ def workers():
 
 def main(seen, command):
     """Run the command, watch the nodes, and wait for them to leave."""
-    kind = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
-    cluster = ray.cluster_utils.AutoscalingCluster(
-        head_resources={"CPU": 0, "object_store_memory": 100_000_000},
-        worker_node_types={"worker": kind},
-        idle_timeout_minutes=0.2,
-    )
-    cluster.start()
-    try:
-        ray.init("auto", log_to_driver=False)
-        found = {"before": workers(), "most": 0}
-        running = subprocess.Popen([*command, "--address", ray.get_runtime_context().gcs_address])
-        while running.poll() is None:
-            found["most"] = max(found["most"], workers())
-            time.sleep(0.5)
-        found["code"] = running.returncode
-        for _ in range(240):
-            if not workers():
-                break
-            time.sleep(0.5)
-        found["after"] = workers()
-        with Path(seen).open("w") as file:
-            json.dump(found, file)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(CONFIG, file)
+        file.flush()
+        options = ["--num-cpus=0", "--object-store-memory=100000000", f"--autoscaling-config={file.name}"]
+        fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        subprocess.run(["ray", "start", "--head", *options], env=os.environ | fake, check=True)
+        try:
+            ray.init("auto", log_to_driver=False)
+            found = {"before": workers(), "most": 0}
+            running = subprocess.Popen([*command, "--address", ray.get_runtime_context().gcs_address])
+            while running.poll() is None:
+                found["most"] = max(found["most"], workers())
+                time.sleep(0.5)
+            found["code"] = running.returncode
+            for _ in range(240):
+                if not workers():
+                    break
+                time.sleep(0.5)
+            found["after"] = workers()
+            Path(seen).write_text(json.dumps(found))
+        finally:
+            ray.shutdown()
+            subprocess.run(["ray", "stop", "--force"], check=False)
 
 
 if __name__ == "__main__":
