@@ -20,7 +20,12 @@ CONFIG = {
     "cluster_name": "scaled",
     "max_workers": 2,
     "idle_timeout_minutes": 0.2,
-    "provider": {"type": "fake_multinode"},
+    "provider": {
+        "type": "fake_multinode",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    },
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
@@ -29,6 +34,10 @@ CONFIG = {
     "auth": {},
     "file_mounts": {},
     "cluster_synced_files": [],
+    "upscaling_speed": 1.0,
+} | {
+    f"{what}_commands": []
+    for what in ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
 }
 
 

@@ -236,7 +236,18 @@ def test_down_ends_it_on_every_node(running):
 def test_nodes_come_for_a_sweep_and_leave_after_it(hosts, inputs):
     """Ray's autoscaler, from no worker to two and back."""
     seen, home = hosts.shared / "seen.json", hosts.shared / "scaled"
-    sweep = ["clinscale", "tune", "--home", home, "--task", "demo_pairs", "--data", inputs / "data"]
+    sweep = [
+        "clinscale",
+        "tune",
+        "--home",
+        home,
+        "--name",
+        "scaled",
+        "--task",
+        "demo_pairs",
+        "--data",
+        inputs / "data",
+    ]
     sweep += ["--model", inputs / "longformer", "recipe.budget.trials=4", "recipe.confirm_seeds=1"]
     sweep += ["runtime.max_concurrent_trials=2", "recipe.scheduler=none", "recipe.sampler=random"]
     script = Path(__file__).with_name("autoscaling.py")
@@ -245,7 +256,7 @@ def test_nodes_come_for_a_sweep_and_leave_after_it(hosts, inputs):
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert json.loads(seen.read_text()) == {"before": 0, "most": 2, "code": 0, "after": 0}, ran.stderr[-4000:]
-    assert {trial.state for trial in Ledger(home / "sweep" / "demo_pairs" / "ledger.jsonl").trials} == {"complete"}
+    assert {trial.state for trial in Ledger(home / "sweep" / "scaled" / "ledger.jsonl").trials} == {"complete"}
 
 
 def test_there_was_no_way_out(hosts):
