@@ -24,6 +24,8 @@ from clinscale.launch.token import make_token
 _TOKEN_MOUNT = "~/.ray"
 _REACH_S = 10
 """In which a host must take a connection, and then the key."""
+_REFUSED = "Permission denied"
+"""What ssh says when a host does not know the key."""
 
 
 @dataclass(frozen=True)
@@ -149,34 +151,44 @@ def reach(file: LaunchFile, on_progress: Callable[[str], None] = lambda what: No
 
     Raises:
         ClusterError: hosts that cannot be reached within 10 seconds. AccessError: hosts that refuse the key.
+        ConfigError: there is no key.
     """
     hosts = [host for host in (file.head, *file.workers) if host]
     if not hosts:
         return
+    auth = file.values["auth"]
+    key = auth.get("ssh_private_key")
+    if key and not Path(key).expanduser().is_file():
+        raise ConfigError(
+            f"ssh_private_key {key} does not exist here; make it with ssh-keygen, or name the right one"
+        )
     on_progress(f"reaching {', '.join(hosts)}")
     with ThreadPoolExecutor(len(hosts)) as pool:
         found = dict(zip(hosts, pool.map(lambda host: _knock(file, host), hosts), strict=True))
-    silent = [f"{host} ({why})" for host, why in found.items() if why and why != "key"]
-    if silent:
+    if silent := [f"{host} ({why})" for host, why in found.items() if why not in ("", _REFUSED)]:
         raise ClusterError(
             f"no SSH connection within {_REACH_S} s to {', '.join(silent)}; see that the host is on, its address right "
             "and port 22 open from here"
         )
-    if refused := [host for host, why in found.items() if why == "key"]:
-        auth = file.values["auth"]
+    if refused := [host for host, why in found.items() if why == _REFUSED]:
         raise AccessError(
-            f"{', '.join(refused)} refuse the key {auth.get('ssh_private_key', 'of the agent')} for user "
-            f"{auth['ssh_user']}; put its public half into that user's authorized_keys there"
+            f"{', '.join(refused)} refuse the key {key or 'of the agent'} for user {auth['ssh_user']}; put its public "
+            "half into that user's authorized_keys there"
         )
 
 
 def _knock(file: LaunchFile, host: str) -> str:
-    """Why there is no way in, `key` where the key is it; empty where there is one."""
+    """Why there is no way in, `_REFUSED` where the key is it; empty where there is one."""
     try:
         socket.create_connection((host, 22), timeout=_REACH_S).close()
-    except OSError as error:
+        ssh = subprocess.run(
+            file.ssh(host, "true"), capture_output=True, text=True, check=False, timeout=3 * _REACH_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
         return type(error).__name__
-    return "key" if subprocess.run(file.ssh(host, "true"), capture_output=True, check=False).returncode else ""
+    if ssh.returncode == 0:
+        return ""
+    return _REFUSED if _REFUSED in ssh.stderr else "no SSH server that lets commands run"
 
 
 def _ray(verb: str, path: str | Path, *arguments: str, quiet: bool = False) -> int:
