@@ -31,6 +31,8 @@ _MOST_FILE_BYTES = 2**20
 _LEFT_OUT = {".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _ANSWER_S = 10.0
+_READY_S = 60.0
+"""In which a head that has just started must take jobs."""
 
 
 @dataclass(frozen=True)
@@ -223,17 +225,26 @@ class Jobs:
         run = "python -m clinscale"
         parts = [] if preflight is None else [f"{run} cluster preflight {shlex.join(preflight)}".rstrip()]
         parts.append(f"exec {run} {shlex.join(shipment.arguments)}")
+        job = {
+            "entrypoint": " && ".join(parts),
+            "submission_id": job_id,
+            "runtime_env": {
+                "working_dir": str(working),
+                "py_modules": [str(package)],
+                "env_vars": dict(environment or {}),
+            },
+            "metadata": {"clinscale": clinscale.__version__, "user": os.environ.get("USER", "")},
+        }
+        end = time.monotonic() + _READY_S
         with self._asked("submit"):
-            self._client.submit_job(
-                entrypoint=" && ".join(parts),
-                submission_id=job_id,
-                runtime_env={
-                    "working_dir": str(working),
-                    "py_modules": [str(package)],
-                    "env_vars": dict(environment or {}),
-                },
-                metadata={"clinscale": clinscale.__version__, "user": os.environ.get("USER", "")},
-            )
+            while True:
+                try:
+                    self._client.submit_job(**job)
+                    break
+                except RuntimeError as error:  # a head that has just started says so in words only
+                    if "No available agent" not in str(error) or time.monotonic() > end:
+                        raise
+                    time.sleep(1)
         return self.job(job_id), True
 
     def _free_id(self, job_id: str) -> tuple[str, Job | None]:
