@@ -242,8 +242,13 @@ class Jobs:
                     self._client.submit_job(**job)
                     break
                 except RuntimeError as error:  # a head that has just started says so in words only
-                    if "No available agent" not in str(error) or time.monotonic() > end:
+                    if "No available agent" not in str(error):
                         raise
+                    if time.monotonic() > end:
+                        raise ClusterError(
+                            f"the cluster at {self.address} has no agent on its head that takes jobs; see whether its "
+                            "port, 52365 by default, is taken there by another Ray, and restart the head"
+                        ) from None
                     time.sleep(1)
         return self.job(job_id), True
 

@@ -35,7 +35,7 @@ class Loopback:
         self._scratch = Path(tempfile.mkdtemp(prefix="cs-ray-"))  # Ray's sockets need a short path
         self._nodes = []
         host, port = self.address.split(":")
-        options = [f"--port={port}", f"--node-ip-address={host}", f"--temp-dir={self._scratch}"]
+        options = [f"--port={port}", f"--node-ip-address={host}"]
         dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard.rpartition(':')[2]}"]
         self._start("head", ["--head", *options, *dashboard])
 
@@ -65,9 +65,12 @@ class Loopback:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
         clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"  # jobs are run by `python`
         log = (self.folder / f"{name}.log").open("wb")
+        # as on hosts of their own: no two nodes share a folder, and no two clusters a port
+        scratch = ["--temp-dir", str(self._scratch / str(len(self._nodes)))]
+        agent = [f"--dashboard-agent-listen-port={free_port()}"]
         small = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
         node = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", *options, *small],
+            [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", *options, *scratch, *agent, *small],
             env=clean | self.auth | {"OMP_NUM_THREADS": "1"} | (environment or {}),
             stdout=log,
             stderr=log,
