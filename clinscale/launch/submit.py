@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clinscale
-from clinscale.config import fingerprint
+from clinscale.config import fingerprint, nearest
 from clinscale.errors import AccessError, ClusterError, ConfigError
 from clinscale.launch.token import read_token
 from clinscale.storage import sha256
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 VERBS = ("corpus", "pretrain", "finetune", "tune", "tasks", "predict", "report", "models", "bench", "doctor")
 """What a cluster is asked to do; the others are for the machine one sits at."""
-_CONFIGS = (".yaml", ".yml", ".toml", ".sh", ".md", ".json", ".py", ".lock", "")
+_CONFIGS = (".yaml", ".yml", ".toml", ".sh", ".md", ".py")  # notes come as JSON, and without any ending
 _MOST_BYTES = 20 * 2**20
 _MOST_FILE_BYTES = 2**20
 _LEFT_OUT = {".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
@@ -271,8 +271,6 @@ class Jobs:
 
     def job(self, job_id: str) -> Job:
         """As it is now; ConfigError that names the nearest for an id that is not there."""
-        from clinscale.config import nearest
-
         known = self.list()
         for job in known:
             if job.id == job_id:

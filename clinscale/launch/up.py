@@ -10,7 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class LaunchFile:
     def least_nodes(self) -> int:
         """That it starts with, the head included."""
         types = self.values.get("available_node_types") or {}
-        kinds = [kind.get("min_workers", 0) for name, kind in types.items()]
+        kinds = [kind.get("min_workers", 0) for kind in types.values()]
         return 1 + (sum(kinds) if types else int(self.values.get("min_workers", len(self.workers))))
 
     def command(self, *words: str) -> str:
@@ -196,7 +196,7 @@ def _ray(verb: str, path: str | Path, *arguments: str, quiet: bool = False) -> i
     # on its default this Ray starts no worker of one's own hosts
     environment = os.environ | {"RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.setdefault("AUTOSCALER_NODE_START_WAIT_S", "300")
-    command: Sequence[str] = [sys.executable, "-m", "ray.scripts.scripts", verb, str(path), *arguments]
+    command = [sys.executable, "-m", "ray.scripts.scripts", verb, str(path), *arguments]
     to = subprocess.DEVNULL if quiet else sys.stderr.fileno()
     return subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=to, stderr=to, check=False

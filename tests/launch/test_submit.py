@@ -42,10 +42,10 @@ def test_the_configs_that_are_named_travel_with_the_code_and_nothing_else(tmp_pa
 def test_a_working_directory_with_data_is_refused_by_name(tmp_path):
     (tmp_path / "sweep.yaml").write_text("name: s")
     assert set(pack(["tasks"], tmp_path).files) == {"sweep.yaml"}
-    for name in ("notes.csv", "shards/one.parquet", "dump.txt.gz", "big.json"):
+    for name in ("notes.csv", "shards/one.parquet", "dump.txt.gz", "gold.json", "0001", "big.py"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(CANARY * (2**17 if name == "big.json" else 1))
+        path.write_text(CANARY * (2**17 if name == "big.py" else 1))
         with pytest.raises(ConfigError, match=rf"holds {name}: only code and configs travel") as caught:
             pack(["tasks"], tmp_path)
         assert CANARY not in str(caught.value)
