@@ -45,8 +45,9 @@ def write_card(
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown; cells end in no-break spaces, for MLflow's pages set columns side by side without a gap."""
     columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([_shown(row[column]) for column in columns] for row in rows)]
-    return "\n".join(f"| {f'{_GAP} | '.join(cells)} |" for cells in lines)
+    cells = [columns, *([_shown(row[column]) for column in columns] for row in rows)]
+    head, *body = [f"| {f'{_GAP} | '.join(row)} |" for row in cells]
+    return "\n".join([head, f"| {' | '.join(['---'] * len(columns))} |", *body])
 
 
 def _shown(value: Any) -> str:
