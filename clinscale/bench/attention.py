@@ -38,13 +38,15 @@ def bench_attention(
     families: tuple[str, ...] = FAMILIES,
     precisions: tuple[str, ...] = ("fp32", "bf16"),
     hidden_size: int = 768,
+    vocab_size: int | None = None,
     device: str = "cpu",
     on_progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """Forward and backward of one self-attention module with its projections, and of the MLM head with its loss.
 
     A is HF's eager code, B clinscale's; both get the same weights and inputs, and their outputs and gradients are
-    compared before anything is timed. Attention dropout is 0.
+    compared before anything is timed. Attention dropout is 0. Without a `vocab_size` the head has that of the published
+    model.
 
     Raises:
         ConfigError: a shape that cannot be measured.
@@ -54,15 +56,11 @@ def bench_attention(
     document = surroundings("attention", device)
     ratios: dict[str, Any] = {}
     details: dict[str, Any] = {}
+    shape = {"layers": 1, "tokens": tokens, "dropout": 0.0, "hidden_size": hidden_size, "vocab_size": vocab_size}
     for precision in precisions:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         for family in families:
-            hf, ours = (
-                model.to(dtype)
-                for model in pair(
-                    family, layers=1, tokens=tokens, dropout=0.0, device=device, hidden_size=hidden_size
-                )
-            )
+            hf, ours = (model.to(dtype) for model in pair(family, **shape, device=device))
             ours.load_state_dict(hf.state_dict())
             for name, globals_in in _modules_of(family):
                 on_progress(f"{name}_{precision}")

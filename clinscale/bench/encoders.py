@@ -31,22 +31,24 @@ def check_shape(tokens: int, hidden_size: int) -> None:
         raise ConfigError(f"hidden_size must be a multiple of the head size of 64, got {hidden_size}")
 
 
-def pair(
-    family: str, *, layers: int, tokens: int, dropout: float, device: str, hidden_size: int
-) -> tuple[Any, Any]:
-    """The same masked language model twice: (A) as HF made it, (B) as clinscale trains it."""
-    return tuple(
-        model_of(family, name, layers=layers, tokens=tokens, dropout=dropout, hidden_size=hidden_size).to(device)
-        for name in ("hf", "exact")
-    )  # type: ignore[return-value]
+def pair(family: str, *, device: str, **shape: Any) -> tuple[Any, Any]:
+    """The same masked language model twice: (A) as HF made it, (B) as clinscale trains it; `shape` of `model_of`."""
+    return tuple(model_of(family, name, **shape).to(device) for name in ("hf", "exact"))  # type: ignore[return-value]
 
 
 def model_of(
-    family: str, attention: str, *, layers: int, tokens: int, dropout: float, hidden_size: int
+    family: str,
+    attention: str,
+    *,
+    layers: int,
+    tokens: int,
+    dropout: float,
+    hidden_size: int,
+    vocab_size: int | None = None,
 ) -> "transformers.PreTrainedModel":
-    """One of `pair`, on the CPU."""
+    """One of `pair`, on the CPU; without a `vocab_size` with that of the published model."""
     shape: dict[str, Any] = {
-        "vocab_size": _VOCABULARY[family],
+        "vocab_size": vocab_size or _VOCABULARY[family],
         "hidden_size": hidden_size,
         "num_hidden_layers": layers,
         "num_attention_heads": hidden_size // 64,

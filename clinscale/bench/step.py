@@ -45,6 +45,7 @@ def bench_step(
     precisions: tuple[Precision, ...] = ("fp32", "bf16"),
     dropout: float = 0.0,
     hidden_size: int = 768,
+    vocab_size: int | None = None,
     device: str = "cpu",
     on_progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def bench_step(
 
     A is HF eager, B clinscale, both through the same engine with the same weights and rows; loss and gradients are
     compared before anything is timed. The roof is the best matrix product measured here; only useful arithmetic
-    counts (`models.train_flops_per_token`). Memory is the peak of a process that does one step of A or of B.
+    counts (`models.train_flops_per_token`). Memory is the peak of a process that does one step of A or of B. Without a
+    `vocab_size` the models have that of the published ones.
 
     Raises:
         ConfigError: a shape that cannot be measured.
@@ -63,6 +65,7 @@ def bench_step(
     ratios: dict[str, Any] = {}
     details: dict[str, Any] = {}
     is_cuda = device.startswith("cuda")
+    shape = {"tokens": tokens, "dropout": dropout, "hidden_size": hidden_size, "vocab_size": vocab_size}
     for family in families:
         prefix = "" if family == "longformer" else "bigbird_"
         deepest = max(layers)
@@ -71,8 +74,7 @@ def bench_step(
             for precision in precisions:
                 name = f"{family}_step_{depth}_layers_{precision}"
                 on_progress(name)
-                shape = {"layers": depth, "tokens": tokens, "dropout": dropout, "hidden_size": hidden_size}
-                hf, ours = pair(family, **shape, device=device)  # type: ignore[arg-type]
+                hf, ours = pair(family, layers=depth, **shape, device=device)
                 if family == "bigbird" and precision == "bf16":
                     # under autocast HF's BigBird fails where it writes half probabilities into that tensor
                     for layer in hf.bert.encoder.layer:
@@ -110,8 +112,8 @@ def bench_step(
                 [slow / fast for slow, fast in pairs], None if is_cuda else _ASKED["bf16_over_fp32"]
             )
         on_progress(f"{prefix}step_peak_memory")
-        shape = {"layers": min(layers), "tokens": tokens, "dropout": dropout, "hidden_size": hidden_size}
-        peaks = [_peak_bytes(family, attention, shape, rows, device) for attention in ("hf", "exact")]
+        shallowest = {"layers": min(layers), **shape}
+        peaks = [_peak_bytes(family, attention, shallowest, rows, device) for attention in ("hf", "exact")]
         ratios[f"{prefix}step_peak_memory"] = ratio([peaks[0] / peaks[1]], _ASKED["memory"])
         details[f"{prefix}step_peak_memory"] = {"a_bytes": peaks[0], "b_bytes": peaks[1]}
     return document | {"ratios": ratios, "equal": True, "details": details}

@@ -1,8 +1,11 @@
 """What one key of ours means in DeepSpeed's configuration."""
 
+import contextlib
 import logging
 import os
 import platform
+import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Literal
 
@@ -82,8 +85,13 @@ def check_offload(zero: ZeroConfig) -> None:
     import_deepspeed()
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
+    builder = AsyncIOBuilder()
     try:
-        AsyncIOBuilder().load(verbose=False)
+        if not builder.is_compatible(
+            verbose=False
+        ):  # `load` asks, too, but compiles something else for minutes first
+            raise RuntimeError("libaio is not installed")
+        builder.load(verbose=False)
     except Exception as error:  # compilers fail in many ways
         raise ConfigError(
             f"zero.offload_* to nvme does not work on {platform.node()}: DeepSpeed cannot build its disk access "
@@ -98,7 +106,10 @@ def import_deepspeed() -> ModuleType:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import deepspeed
+    with _not_installed(
+        "mlflow"
+    ):  # its autotuner, never used here, loads all of it: seconds of each worker's start
+        import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its import sets the level, too
     if not torch.cuda.is_available():
@@ -107,6 +118,19 @@ def import_deepspeed() -> ModuleType:
         deepspeed.ops.__compatible_ops__ = {}
     module: ModuleType = deepspeed
     return module
+
+
+@contextlib.contextmanager
+def _not_installed(name: str) -> Iterator[None]:
+    """Inside, a package that nobody has imported yet cannot be imported."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def accelerator() -> str:

@@ -13,7 +13,7 @@ from clinscale.bench import attention, measure, step
 from clinscale.bench.encoders import batch_of, model_of, pair, without_dense_probabilities
 from clinscale.errors import ClinscaleError, ConfigError
 
-SMALL = {"tokens": 1024, "hidden_size": 64, "repeats": 1}
+SMALL = {"tokens": 1024, "hidden_size": 64, "vocab_size": 512, "repeats": 1}
 
 
 @pytest.fixture(autouse=True)

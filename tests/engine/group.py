@@ -1,38 +1,41 @@
-"""Ranks of a real gloo group in processes of their own: each trains, saves and restores as its plan says.
+"""Ranks of real gloo groups in processes of their own: each trains, saves and restores as its plan says.
 
-`python group.py PLAN.json RANK`: the plan holds `world_size`, `port`, `model`, `out` and `phases`; a phase `stage`,
-`precision`, `restore` and `save` (folders), `steps`, `saves` (after which steps), and `skip` (steps without update).
+`python group.py PLANS.json` runs one group after another, each rank a fork that has its libraries imported already. A
+plan holds `world_size`, `port`, `model`, `out` and `phases`; a phase `stage`, `precision`, `restore` and `save`
+(folders), `steps`, `saves` (after which steps), and `skip` (steps without update).
 """
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 STEPS_IN_ALL = 20
 ROWS = 4
 
 
-def run_group(plan, folder, world_size):
-    """What each phase found: losses by step, weights and moments by name, what the store gave back."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "plan.json"
-    path.write_text(json.dumps({"world_size": world_size, "port": port, "out": str(folder / "found.pt"), **plan}))
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(path), str(rank)], stderr=subprocess.PIPE, text=True)
-        for rank in range(world_size)
-    ]
-    errors = [rank.communicate(timeout=300)[1] for rank in ranks]
-    assert not any(rank.returncode for rank in ranks), "\n".join(error[-2000:] for error in errors)
+def run_groups(plans, folder):
+    """What each phase of each plan found: losses by step, weights and moments by name, what the store gave back."""
+    path = folder / "plans.json"
+    ports = [free_port() for _ in plans]
+    outs = [folder / f"found-{number}.pt" for number in range(len(plans))]
+    whole = [{"port": port, "out": str(out)} | plan for port, out, plan in zip(ports, outs, plans, strict=True)]
+    path.write_text(json.dumps(whole))
+    ran = subprocess.run([sys.executable, __file__, str(path)], stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 0, ran.stderr[-4000:]
     import torch
 
-    return torch.load(folder / "found.pt", weights_only=False)
+    return [torch.load(out, weights_only=False) for out in outs]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def batch_of(step, rank, world_size):
@@ -102,5 +105,30 @@ def main(plan, rank):
     os._exit(0)  # gloo's threads may abort a process that takes itself apart
 
 
+def fork(plan, rank):
+    """The number of a process that is that rank."""
+    if child := os.fork():
+        return child
+    try:
+        main(plan, rank)
+    except BaseException:  # noqa: BLE001 - as Python itself would print it
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2]))
+    import transformers  # noqa: F401
+
+    from clinscale.engine.zero import import_deepspeed
+
+    import_deepspeed()
+    for asked in json.loads(Path(sys.argv[1]).read_text()):
+        ranks = {fork(asked, rank) for rank in range(asked["world_size"])}
+        while ranks:
+            ended, status = os.wait()
+            ranks.remove(ended)
+            if status:  # the others would wait for it
+                for rank in ranks:
+                    os.kill(rank, signal.SIGKILL)
+                sys.exit(1)

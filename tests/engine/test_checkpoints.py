@@ -1,6 +1,7 @@
 """Checkpoints of real gloo groups: the same run goes on, on any number of ranks, at any ZeRO stage, whatever broke."""
 
 import importlib.util
+import itertools
 import json
 import os
 import resource
@@ -28,18 +29,19 @@ def runs(base_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("groups")
     model = base_models["longformer"]
 
-    def phase(stage, steps, **more):
-        return {"stage": stage, "steps": steps, **more}
-
     def at(name):
         return str(folder / name)
 
-    phases, names = [], []
+    plans, names = [], []
 
-    def add(name, *arguments, **more):
+    def group_of(world_size):
+        plans.append({"model": model, "world_size": world_size, "phases": []})
+
+    def add(name, stage, steps, **more):
         names.append(name)
-        phases.append(phase(*arguments, **more))
+        plans[-1]["phases"].append({"stage": stage, "steps": steps, **more})
 
+    group_of(2)
     for stage in STAGES:
         add(f"undisturbed-{stage}", stage, 6, saves=[2, 3], save=at(f"two-{stage}"))
         add(f"resumed-{stage}", stage, 3, restore=at(f"two-{stage}"))
@@ -54,27 +56,24 @@ def runs(base_models, tmp_path_factory):
     add("skipped", 2, 6, skip=[3])
     add("skipped-0", 0, 6, skip=[3])
     add("skipped-3", 3, 6, skip=[3])
-    found = dict(zip(names, group.run_group({"model": model, "phases": phases}, folder / "a", 2), strict=True))
 
-    phases, names = [], []
+    group_of(1)
     for stage in STAGES:
         add(f"one-{stage}", stage, 2, restore=at(f"two-{stage}"), saves=[5], save=at(f"one-{stage}"))
     add("three", 3, 1, restore=at("two-2"), saves=[4], save=at("three"))
     add("bf16-to-3", 3, 3, precision="bf16", restore=at("two-bf16-0"))
     add("bf16-to-fp32", 1, 3, restore=at("two-bf16-2"))
-    found |= dict(zip(names, group.run_group({"model": model, "phases": phases}, folder / "b", 1), strict=True))
 
-    phases, names = [], []
+    group_of(2)
     for stage in STAGES:
         add(f"two-again-{stage}", stage, 1, restore=at(f"one-{stage}"))
     add("one-of-231", 1, 2, restore=at("three"), saves=[6], save=at("231"))
-    found |= dict(zip(names, group.run_group({"model": model, "phases": phases}, folder / "c", 2), strict=True))
 
-    phases, names = [], []
+    group_of(4)
     add("four-of-2", 3, 3, restore=at("two-2"))
     add("four-of-offload", 2, 3, restore=at("two-offload"))
-    found |= dict(zip(names, group.run_group({"model": model, "phases": phases}, folder / "d", 4), strict=True))
-    return folder, found
+    found = itertools.chain.from_iterable(group.run_groups(plans, folder))
+    return folder, dict(zip(names, found, strict=True))
 
 
 def losses(found, name, steps):

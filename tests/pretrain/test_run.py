@@ -1,5 +1,6 @@
 """Pretraining on real Ray Train workers with real DeepSpeed; a group costs seconds, so each test asks a lot."""
 
+import contextlib
 import json
 import os
 import resource
@@ -479,9 +480,12 @@ def test_an_error_of_our_own_arrives_as_it_is_and_is_not_tried_again(shards, tmp
 
 
 def training_workers():
-    """Processes of Ray that hold a worker of ours."""
-    names = (process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"]))
-    return [name[0] for name in names if "RayTrainWorker" in name[0]]
+    """Processes of this session's Ray that hold a worker of ours."""
+    names = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            names.extend(process.cmdline()[:1])
+    return [name for name in names if "RayTrainWorker" in name]
 
 
 @pytest.mark.ray

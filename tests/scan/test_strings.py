@@ -71,7 +71,11 @@ def test_a_text_across_blocks_is_whole_in_one_of_them(tmp_path):
     assert [offset + len(text[: text.index(TEXT)].encode()) for offset, text in found] == [len(filler)]
 
 
-@pytest.mark.parametrize("raw", [b"PAR1" + b"x" * 99, b"%PDF-1.7 text", gzip.compress(b"a" * 9999)[:-20]])
+@pytest.mark.parametrize(
+    "raw",
+    [b"PAR1" + b"x" * 99, b"%PDF-1.7 text", gzip.compress(b"a" * 9999)[:-20]],
+    ids=["parquet", "pdf", "gzip, cut short"],
+)
 def test_what_cannot_be_read_is_not_taken_for_clean(tmp_path, raw):
     (tmp_path / "sealed").write_bytes(raw)
     with pytest.raises((NotImplementedError, EOFError)):
