@@ -35,6 +35,20 @@ _READY_S = 60.0
 """In which a head that has just started must take jobs."""
 
 
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """These variables while the block runs."""
+    before = {name: os.environ.pop(name, None) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
 @dataclass(frozen=True)
 class Shipment:
     """What a job takes along from this machine."""
@@ -350,7 +364,9 @@ class Jobs:
         from ray.job_submission import JobSubmissionClient
 
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        client = JobSubmissionClient(self.address, headers=headers)
+        # from the environment Ray takes another address than the one that it is given, RAY_ADDRESS if need be
+        with _environment(RAY_API_SERVER_ADDRESS=self.address):
+            client = JobSubmissionClient(self.address, headers=headers)
         for name in [name for name in logging.root.manager.loggerDict if name.startswith("ray.")]:
             logging.getLogger(name).setLevel(logging.WARNING)  # it tells of every package that it sends
         return client

@@ -66,7 +66,7 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
         time.sleep(0.1)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "clinscale tune --resume two" in told
     assert "Traceback" not in told

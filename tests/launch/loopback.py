@@ -77,7 +77,7 @@ class Loopback:
             start_new_session=True,
         )
         self._nodes.append(node)
-        for _ in range(900):
+        for _ in range(3000):
             if b"Ray runtime started" in (said := (self.folder / f"{name}.log").read_bytes()):
                 return node
             assert node.poll() is None, said.decode()

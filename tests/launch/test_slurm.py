@@ -92,12 +92,12 @@ class Slurm:
     def wait(self, number, *states, meanwhile=lambda: None):
         """The job when it is in one of the states, or has ended; `meanwhile` is called again and again."""
         ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
-        for _ in range(3000):
+        for _ in range(1500):
             job = self.job(number)
             if job["JobState"] in {*states, *ended}:
                 return job
             meanwhile()
-            time.sleep(0.5)
+            time.sleep(1)
         raise AssertionError(self.log(number))
 
     def logs(self):
@@ -218,13 +218,13 @@ def test_a_node_that_cannot_join_is_named(slurm):
     program = f"{sys.prefix}/bin/ray"
     slurm.hosts.worker.mount("--bind", "/bin/false", program)
     try:
-        number = slurm.submit([], "touch", "started", CLINSCALE_JOIN_S="10")
+        number = slurm.submit([], "touch", "started", CLINSCALE_JOIN_S="20")
         job = slurm.wait(number)
     finally:
         slurm.hosts.run("worker", ["umount", program], check=True)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "1:0")
     assert re.search(
-        "error: 1 of 2 nodes have not joined after .* of 10 s: worker$", slurm.log(number), re.MULTILINE
+        "error: 1 of 2 nodes have not joined after .* of 20 s: worker$", slurm.log(number), re.MULTILINE
     )
     assert not (slurm.home / "started").exists()
     assert left_over(slurm) == []

@@ -107,7 +107,7 @@ def test_a_cluster_with_another_ray_is_refused():
 
 
 @pytest.mark.cluster
-def test_only_the_right_token_lets_anybody_in(loopback, tmp_path):
+def test_only_the_right_token_lets_anybody_in(loopback, tmp_path, monkeypatch):
     wrong = tmp_path / "wrong"
     wrong.write_text("0" * 64)
     wrong.chmod(0o600)
@@ -136,7 +136,9 @@ def test_only_the_right_token_lets_anybody_in(loopback, tmp_path):
         )
         assert driver.returncode, driver.stdout
         assert "inside" not in driver.stdout
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")  # of another cluster, which Ray itself would ask instead
     assert Jobs(loopback.dashboard, token_file=loopback.token_file).list() is not None
+    assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:1"
 
 
 @pytest.mark.cluster
