@@ -136,7 +136,7 @@ def test_only_the_right_token_lets_anybody_in(loopback, tmp_path, monkeypatch):
         )
         assert driver.returncode, driver.stdout
         assert "inside" not in driver.stdout
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")  # of another cluster, whom Ray itself would ask instead
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")  # another one, which Ray would ask
     assert Jobs(loopback.dashboard, token_file=loopback.token_file).list() is not None
     assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:1"
 
