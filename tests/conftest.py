@@ -20,13 +20,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads them
 def pytest_collection_modifyitems(items):
     """Groups for `pytest -n 2`: one process begins with the tests of several nodes, of which two at once are too many
     for a small machine; of the others, those of one file share its fixtures.
     """
     for item in items:
-        group = "cluster" if item.get_closest_marker("cluster") else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+        group = "cluster" if item.get_closest_marker("cluster") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
 
 
