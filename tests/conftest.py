@@ -20,15 +20,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads them
+CLUSTERS = "tests/launch/"
+"""Tests that start clusters, of which two at once are too many for a small machine."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """For `pytest -n 2`: tests of one file share its fixtures, and one process has all of `CLUSTERS`."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return CLUSTERS if nodeid.startswith(CLUSTERS) else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Groups for `pytest -n 2`: one process begins with the tests of several nodes, of which two at once are too many
-    for a small machine; of the others, those of one file share its fixtures.
-    """
-    for item in items:
-        group = "cluster" if item.get_closest_marker("cluster") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
+    """The longest group begins."""
+    items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))
 
 
 @pytest.fixture(scope="session")
