@@ -68,7 +68,13 @@ class Loopback:
         # as on hosts of their own: no two nodes share a folder, and no two clusters a port
         scratch = ["--temp-dir", str(self._scratch / str(len(self._nodes)))]
         agent = [f"--dashboard-agent-listen-port={free_port()}"]
-        small = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+        small = [
+            "--num-cpus=1",
+            "--object-store-memory=100000000",
+            "--disable-usage-stats",
+            "--include-log-monitor=false",
+            "--block",
+        ]
         node = subprocess.Popen(
             [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", *options, *scratch, *agent, *small],
             env=clean | self.auth | {"OMP_NUM_THREADS": "1"} | (environment or {}),
