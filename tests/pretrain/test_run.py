@@ -429,6 +429,7 @@ def test_more_workers_than_there_are_is_told_before_any_starts(shards, tracking,
     assert record.status == "FAILED"
 
 
+@pytest.mark.ray
 @pytest.mark.cluster
 @pytest.mark.chaos
 def test_a_node_that_is_reclaimed_costs_no_step_of_an_elastic_run(variants, shards, tmp_path):

@@ -103,6 +103,7 @@ def test_what_ended_a_group_is_named_without_the_text_of_its_errors():
     assert "Smith" not in str(other)
 
 
+@pytest.mark.ray
 @pytest.mark.cluster
 @pytest.mark.chaos
 def test_an_elastic_group_shrinks_grows_and_hears_of_a_node_that_is_taken_away(tmp_path):

@@ -27,6 +27,7 @@ def settings(demo_data, model, folder, **changes):
     return {"name": "s", "recipe": recipe, **changes}
 
 
+@pytest.mark.ray
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_a_node_that_is_lost_costs_no_trial(demo_data, base_models, tmp_path):
