@@ -87,9 +87,8 @@ def check_offload(zero: ZeroConfig) -> None:
 
     builder = AsyncIOBuilder()
     try:
-        if not builder.is_compatible(
-            verbose=False
-        ):  # `load` asks, too, but compiles something else for minutes first
+        # `load` asks this, too, but for minutes compiles something else before
+        if not builder.is_compatible(verbose=False):
             raise RuntimeError("libaio is not installed")
         builder.load(verbose=False)
     except Exception as error:  # compilers fail in many ways
@@ -106,9 +105,8 @@ def import_deepspeed() -> ModuleType:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    with _not_installed(
-        "mlflow"
-    ):  # its autotuner, never used here, loads all of it: seconds of each worker's start
+    # its autotuner, unused here, would load all of MLflow: seconds of each worker's start
+    with _not_installed("mlflow"):
         import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its import sets the level, too
