@@ -185,7 +185,7 @@ def start_run(
         **({_PARENT: parent} if parent else {}),
     }
     listed = [Param(key, str(value)) for key, value in flatten(params)]
-    with tracking.faults(f"start run {name}"):
+    with _ended_if_interrupted(tracking, experiment_id, name), tracking.faults(f"start run {name}"):
         created = tracking.client.create_run(
             experiment_id, tags={key: str(value) for key, value in owned.items()}, run_name=name
         )
@@ -193,6 +193,19 @@ def start_run(
         for start in range(0, len(listed), _PARAMS_PER_CALL):
             tracking.client.log_batch(run.id, params=listed[start : start + _PARAMS_PER_CALL])
     return run
+
+
+@contextlib.contextmanager
+def _ended_if_interrupted(tracking: Tracking, experiment_id: str, name: str) -> Iterator[None]:
+    """What is interrupted inside leaves no running run of that name: nobody holds it yet who would end it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        with contextlib.suppress(RegistryError):  # the next command tries again: `close_orphans`
+            for record in list(_search(tracking, [experiment_id], "attributes.status = 'RUNNING'", "DESC")):
+                if record.name == name and record.tags.get(Tag.OWNER) == _owner():
+                    Run(tracking, record.id, name).end("KILLED")
+        raise
 
 
 def open_run(tracking: Tracking, run_id: str) -> Run:
@@ -228,18 +241,19 @@ def resume_or_start_run(
     With `spool`, a file of the run's folder, metrics wait there while the server is away.
     """
     known = find_run(tracking, experiment=experiment, name=name, kind=kind)
-    if known and known.tags.get(Tag.RECIPE) == recipe:
-        run = reopen_run(tracking, known.id)
-        run.set_tags(tags)
-    else:
-        identity = {Tag.KIND: kind, Tag.NAME: name, Tag.RECIPE: recipe}
-        run = start_run(tracking, experiment=experiment, name=name, tags={**tags, **identity}, params=params)
-    if spool is None:
-        return run
-    stored: list[tuple[str, int]] = []
-    if known:  # by another machine, or by a file that a full disk or a power cut made shorter
-        stored = [(key, step) for key in known.metrics for step, _ in metric_history(tracking, run.id, key)]
-    return Run(tracking, run.id, run.name, Spool(tracking, run.id, spool, known=stored))
+    with _ended_if_interrupted(tracking, tracking.experiment_id(experiment), name):
+        if known and known.tags.get(Tag.RECIPE) == recipe:
+            run = reopen_run(tracking, known.id)
+            run.set_tags(tags)
+        else:
+            identity = {Tag.KIND: kind, Tag.NAME: name, Tag.RECIPE: recipe}
+            run = start_run(tracking, experiment=experiment, name=name, tags={**tags, **identity}, params=params)
+        if spool is None:
+            return run
+        stored: list[tuple[str, int]] = []
+        if known:  # by another machine, or by a file that a full disk or a power cut made shorter
+            stored = [(key, step) for key in known.metrics for step, _ in metric_history(tracking, run.id, key)]
+        return Run(tracking, run.id, run.name, Spool(tracking, run.id, spool, known=stored))
 
 
 def find_run(tracking: Tracking, *, experiment: str, name: str, kind: str) -> RunRecord | None:

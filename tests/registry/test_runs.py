@@ -45,6 +45,25 @@ def test_a_run_ends_as_its_block_ends(tracking, error, status):
     assert status_of(tracking, run) == status
 
 
+@pytest.mark.parametrize("call", ["create_run", "log_batch"])
+def test_ctrl_c_while_a_run_is_made_leaves_none_running(tracking, monkeypatch, call):
+    """The server has done what it was asked, and its answer never arrives."""
+    held, make = start(tracking), getattr(tracking.client, call)
+
+    def interrupted(*arguments, **options):
+        make(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking.client, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start(tracking, name="second", params={"seed": 1})
+    assert {run.name: run.status for run in registry.read_runs(tracking)} == {
+        "first": "RUNNING",
+        "second": "KILLED",
+    }
+    assert status_of(tracking, held) == "RUNNING"
+
+
 def test_a_run_is_read_back_as_it_was_written(tracking):
     parent = start(tracking)
     with start(tracking, "trial-1", "trial", parent.id, params={"optim": {"lr": 1e-4}, "layers": [1, 2]}) as run:
