@@ -38,6 +38,9 @@ QUIET = {
 
 _LOCAL_OBJECT_STORE_BYTES = 160 * 2**20  # our objects are configs and metrics; data goes through files
 
+_STARTS = 3
+"""How often a local Ray is started before it is given up."""
+
 _started_here: set[str] = set()
 """GCS addresses of the clusters that this process started."""
 
@@ -152,7 +155,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         num_cpus: CPUs of a local Ray; None is all of this machine.
 
     Raises:
-        ClusterError: the address does not answer.
+        ClusterError: the address does not answer, or Ray does not start here.
     """
     import ray
 
@@ -167,13 +170,9 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     try:
         if address:
             _knock(address)
-        context = ray.init(
-            address=address or "local",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            runtime_env={"env_vars": _environment(address)},
-            **({} if address else _local_options(num_cpus)),
-        )
+            context = _init(address, {})
+        else:
+            context = _start_here(_local_options(num_cpus))
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"Ray at {address or 'this machine'} cannot be joined ({type(error).__name__}); "
@@ -231,6 +230,48 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():  # `auto` and the like are for Ray to find
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _init(address: str | None, options: dict[str, object]) -> Any:
+    import ray
+
+    return ray.init(
+        address=address or "local",
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        runtime_env={"env_vars": _environment(address)},
+        **options,
+    )
+
+
+def _start_here(options: dict[str, object]) -> Any:
+    """A local Ray, tried again where a busy machine brings up no node in the 30 s that Ray allows itself."""
+    import psutil  # type: ignore[import-untyped]
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            return _init(None, options)
+        except Exception as error:
+            if type(error) not in (
+                Exception,
+                RuntimeError,
+            ):  # with these Ray says it, and keeps what it had started
+                raise
+            ray.shutdown()
+            started = set(psutil.Process().children(recursive=True)) - before
+            for process in started:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(started, timeout=10)
+            if not left:
+                raise ClusterError(
+                    f"Ray did not start on this machine, {_STARTS} times ({str(error).partition('.')[0]}; load "
+                    f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs); end other work, or join a running cluster "
+                    "with --address"
+                ) from None
+    raise AssertionError
 
 
 def _local_options(num_cpus: int | None) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -34,6 +36,35 @@ def test_an_address_where_nobody_listens_is_named_at_once(prefix, by_environment
         with pytest.raises(ClusterError, match=rf"Ray at {address} cannot be joined \(ConnectionRefusedError\)"):
             with ray_session(None if by_environment else address):
                 pytest.fail("joined nothing")
+
+
+BUSY = """
+from ray._private import services
+from clinscale.runtime import ray_session
+
+first, found = [], services.get_node
+
+def get_node(address, node_id):
+    first.append(node_id)
+    if node_id == first[0]:
+        raise RuntimeError("not yet")
+    return found(address, node_id)
+
+services.get_node = get_node
+with ray_session(num_cpus=1) as cluster:
+    import psutil
+    heads = [one for one in psutil.Process().children(recursive=True) if one.name() == "gcs_server"]
+    print(cluster.num_nodes, len(heads))
+"""
+
+
+@pytest.mark.ray
+def test_a_local_ray_that_a_busy_machine_does_not_start_is_started_again():
+    """Ray gives up a node that has not come up in 30 s."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    ran = subprocess.run([sys.executable, "-c", BUSY], env=clean, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["1", "1"], "what had come up the first time is gone"
 
 
 @pytest.mark.ray
