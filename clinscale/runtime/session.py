@@ -249,29 +249,26 @@ def _start_here(options: dict[str, object]) -> Any:
     import psutil  # type: ignore[import-untyped]
     import ray
 
-    for left in reversed(range(_STARTS)):
+    reason = ""
+    for _ in range(_STARTS):
         before = set(psutil.Process().children(recursive=True))
         try:
             return _init(None, options)
         except Exception as error:
-            if type(error) not in (
-                Exception,
-                RuntimeError,
-            ):  # with these Ray says it, and keeps what it had started
+            # Ray says it with these two, and keeps what it had started
+            if type(error) not in (Exception, RuntimeError):
                 raise
-            ray.shutdown()
-            started = set(psutil.Process().children(recursive=True)) - before
-            for process in started:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(started, timeout=10)
-            if not left:
-                raise ClusterError(
-                    f"Ray did not start on this machine, {_STARTS} times ({str(error).partition('.')[0]}; load "
-                    f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs); end other work, or join a running cluster "
-                    "with --address"
-                ) from None
-    raise AssertionError
+            reason = str(error).partition(".")[0]
+        ray.shutdown()
+        started = set(psutil.Process().children(recursive=True)) - before
+        for process in started:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(started, timeout=10)
+    raise ClusterError(
+        f"Ray did not start on this machine in {_STARTS} tries ({reason}; load {os.getloadavg()[0]:.0f} on "
+        f"{os.cpu_count()} CPUs); end other work here, or set RAY_ADDRESS to a running cluster"
+    )
 
 
 def _local_options(num_cpus: int | None) -> dict[str, object]:
