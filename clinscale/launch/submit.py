@@ -17,6 +17,7 @@ import clinscale
 from clinscale.config import fingerprint, nearest
 from clinscale.errors import AccessError, ClusterError, ConfigError
 from clinscale.launch.token import read_token
+from clinscale.runtime import variables
 from clinscale.storage import sha256
 from clinscale.units import format_bytes
 
@@ -33,20 +34,6 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _ANSWER_S = 10.0
 _READY_S = 60.0
 """In which a head that has just started must take jobs."""
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """These variables while the block runs."""
-    before = {name: os.environ.pop(name, None) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 @dataclass(frozen=True)
@@ -365,7 +352,7 @@ class Jobs:
 
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         # from the environment Ray takes another address than the one that it is given, RAY_ADDRESS if need be
-        with _environment(RAY_API_SERVER_ADDRESS=self.address):
+        with variables(RAY_API_SERVER_ADDRESS=self.address):
             client = JobSubmissionClient(self.address, headers=headers)
         for name in [name for name in logging.root.manager.loggerDict if name.startswith("ray.")]:
             logging.getLogger(name).setLevel(logging.WARNING)  # it tells of every package that it sends

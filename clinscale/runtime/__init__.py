@@ -1,6 +1,6 @@
 """Where code runs: connect to or start Ray, and run one function on N workers."""
 
-from clinscale.runtime.session import QUIET, Cluster, hardware, ray_logs, ray_session
+from clinscale.runtime.session import QUIET, Cluster, hardware, ray_logs, ray_session, variables
 from clinscale.runtime.streams import stream
 from clinscale.runtime.workers import WorkerContext, exhausted_memory, run_workers
 
@@ -14,4 +14,5 @@ __all__ = [
     "ray_session",
     "run_workers",
     "stream",
+    "variables",
 ]

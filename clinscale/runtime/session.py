@@ -164,8 +164,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         return
     switch_off()
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
-    before = os.environ.get("RAY_ADDRESS")
-    address = address or before
+    address = address or os.environ.get("RAY_ADDRESS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
@@ -184,20 +183,31 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         _started_here.add(ray.get_runtime_context().gcs_address)
     cluster = current_cluster()
     # Ray's own helper processes look the cluster up by address: two clusters on one host would confuse them
-    os.environ["RAY_ADDRESS"] = cluster.address
-    failed = True
+    with variables(RAY_ADDRESS=cluster.address):
+        failed = True
+        try:
+            yield cluster
+            failed = False
+        finally:
+            ray.shutdown()
+            _started_here.discard(cluster.address)
+            if not address and not failed:  # after an error, its logs are worth keeping
+                shutil.rmtree(context.address_info["session_dir"], ignore_errors=True)
+
+
+@contextlib.contextmanager
+def variables(**values: str) -> Iterator[None]:
+    """The environment has these while the block runs: settings that Ray takes from nowhere else."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
-        yield cluster
-        failed = False
+        yield
     finally:
-        ray.shutdown()
-        _started_here.discard(cluster.address)
-        if not address and not failed:  # after an error, its logs are worth keeping
-            shutil.rmtree(context.address_info["session_dir"], ignore_errors=True)
-        if before is None:
-            os.environ.pop("RAY_ADDRESS", None)
-        else:
-            os.environ["RAY_ADDRESS"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def hardware() -> str:
@@ -249,7 +259,7 @@ def _start_here(options: dict[str, object]) -> Any:
     import psutil  # type: ignore[import-untyped]
     import ray
 
-    reason = ""
+    failure: Exception | None = None
     for _ in range(_STARTS):
         before = set(psutil.Process().children(recursive=True))
         try:
@@ -258,7 +268,7 @@ def _start_here(options: dict[str, object]) -> Any:
             # Ray says it with these two, and keeps what it had started
             if type(error) not in (Exception, RuntimeError):
                 raise
-            reason = str(error).partition(".")[0]
+            failure = error
         ray.shutdown()
         started = set(psutil.Process().children(recursive=True)) - before
         for process in started:
@@ -266,9 +276,10 @@ def _start_here(options: dict[str, object]) -> Any:
                 process.kill()
         psutil.wait_procs(started, timeout=10)
     raise ClusterError(
-        f"Ray did not start on this machine in {_STARTS} tries ({reason}; load {os.getloadavg()[0]:.0f} on "
-        f"{os.cpu_count()} CPUs); end other work here, or set RAY_ADDRESS to a running cluster"
-    )
+        f"Ray did not start on this machine in {_STARTS} tries ({str(failure).partition('.')[0]}; load "
+        f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs); end other work here, or set RAY_ADDRESS to a running "
+        "cluster"
+    ) from failure
 
 
 def _local_options(num_cpus: int | None) -> dict[str, object]:

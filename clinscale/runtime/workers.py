@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import ClinscaleError, OutOfMemoryError
-from clinscale.runtime.session import current_cluster
+from clinscale.runtime.session import current_cluster, variables
 
 Metrics = dict[str, float]
 log = logging.getLogger(__name__)
@@ -197,16 +197,8 @@ def _ray_train_environment(start_timeout_s: float, collective_timeout_s: float) 
         constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR: start_timeout_s,
         constants.WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR: collective_timeout_s,
     }
-    before = {key: os.environ.get(key) for key in settings}
-    os.environ.update({key: str(value) for key, value in settings.items()})
-    try:
+    with variables(**{key: str(value) for key, value in settings.items()}):
         yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key)
-            else:
-                os.environ[key] = value
 
 
 class _Entry:
