@@ -12,13 +12,18 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from clinscale.cells import CellError, as_text
 from clinscale.config import nearest
 from clinscale.errors import DataError
 from clinscale.storage import decode, filesystem, is_remote, open_binary, read_json
 
 csv.field_size_limit(2**31 - 1)  # notes are longer than the csv module's default of 128 KiB
+
+T = TypeVar("T")
+Cell = Callable[[Any, str], T]
+"""Reads a value, given the name of its column for errors: `cells.as_text` and its like."""
 
 
 class Record(NamedTuple):
@@ -46,12 +51,27 @@ class Record(NamedTuple):
                 here = here.get(part) if isinstance(here, dict) else None
         return here
 
+    def read(self, cell: Cell[T], column: str) -> T:
+        """What is in `column` by one of the readings of `cells`: `record.read(as_id, "SUBJECT_ID")`.
+
+        Raises:
+            CellError: it is not what the reading needs; with the row's place.
+        """
+        try:
+            return cell(self.value(column), column)
+        except CellError as error:
+            raise CellError(error.reason, error.mend, self.place) from None
+
+    def need(self, cell: Cell[T | None], column: str, what: str = "value") -> T:
+        """The same where nothing is an error too, which says that there is no `what`."""
+        found = self.read(cell, column)
+        if found is None:
+            raise CellError(f"column {column!r} has no {what}", "fill it or drop the row", self.place)
+        return found
+
     def text(self, column: str) -> str:
-        """The non-empty text in `column`; DataError otherwise."""
-        value = self.value(column)
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{self.place}: column {column!r} has no text; fill it or drop the row")
-        return value
+        """The non-empty text in `column`; CellError otherwise."""
+        return self.need(as_text, column, "text")
 
 
 OnBadRow = Callable[[str, str], None]

@@ -154,9 +154,17 @@ def test_parquet_column_is_checked_before_reading(tmp_path):
         next(read_records(uri, ["text"]))
 
 
-@pytest.mark.parametrize("value", [None, "", " \n", 5, ["a"]])
+@pytest.mark.parametrize("value", [None, "", " \n", float("nan")])
 def test_a_row_without_text_is_named(value):
     with pytest.raises(DataError, match=r"notes\.csv row 7: column 'text' has no text"):
+        Record("notes.csv", 7, {"text": value}).text("text")
+
+
+@pytest.mark.parametrize("value", [5, ["a"], {"a": "b"}])
+def test_a_row_whose_text_is_none_is_named_with_its_type(value):
+    with pytest.raises(
+        DataError, match=rf"notes\.csv row 7: column 'text' must hold text, .* {type(value).__name__}"
+    ):
         Record("notes.csv", 7, {"text": value}).text("text")
 
 

@@ -97,7 +97,7 @@ def test_bad_rows_and_columns_are_data_errors(tmp_path, cleaning, source, says):
 
 def test_a_number_where_text_belongs_is_no_empty_row(tmp_path):
     (tmp_path / "n.jsonl").write_text('{"text": 5}')
-    with pytest.raises(DataError, match="row 1: column 'text' has no text"):
+    with pytest.raises(DataError, match="row 1: column 'text' must hold text, got a value of type int"):
         texts(str(tmp_path / "n.jsonl"))
 
 

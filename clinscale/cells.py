@@ -1,0 +1,197 @@
+"""What one value of a table or of JSON means: as a text, an id, a label, a truth, a whole number.
+
+CSV holds only text, JSON and Parquet hold types, and pandas turns whole numbers into `7.0` and what is missing into
+NaN on the way. Corpus, tasks, scan and predict all read values here, so that the same patient has the same id in each.
+A value that is not what its column must hold is an error that names column and type, never the value.
+"""
+
+import json
+import math
+import re
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import Any
+from uuid import UUID
+
+from clinscale.errors import DataError
+
+
+class CellError(DataError):
+    """A value is not what its column must hold; names place, column and type, never the value."""
+
+    def __init__(self, reason: str, mend: str, place: str = "") -> None:
+        super().__init__(reason, mend, place)
+        self.reason, self.mend, self.place = reason, mend, place
+
+    def __str__(self) -> str:
+        return f"{self.place}{': ' if self.place else ''}{self.reason}; {self.mend}"
+
+
+SPELLED_MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "NULL", "null", r"\N", "#N/A"})
+"""How pandas, databases and Excel write a missing value into a CSV. `None` and `NA` may be meant as they stand."""
+
+_FLOAT_OF_A_WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_WRITTEN_LIST = re.compile(r"""\[\s*(?:['"\[{\d-].*)?\]|\{\s*(?:['"].*)?\}""", re.DOTALL)
+_BASE64 = re.compile(r"(?:data:[\w/.+-]*;base64,)?(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w+/-]{60,}={0,2}", re.ASCII)
+_LINE_ENDS = str.maketrans("", "", "\r\n")
+_EXACT = 2**53
+"""From here on, floats skip whole numbers, so that two ids may have become one."""
+_LARGEST = 10**40
+_TRUTH = {"1": True, "true": True, "0": False, "false": False}
+_SHORT_NAME = re.compile(r"(?=.*[0-9])[\w.:/#+-]{1,40}", re.ASCII)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for nothing: null, NaN, NaT, a blank or the way that a CSV spells these."""
+    if isinstance(value, str):
+        return not value.strip() or value.strip() in SPELLED_MISSING
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    return (
+        value is None
+        or (isinstance(value, Real) and math.isnan(value))
+        or type(value).__name__ in ("NAType", "NaTType")  # of pandas, which need not be there
+    )
+
+
+def as_text(value: Any, column: str) -> str | None:
+    """A text as it stands; None where it is missing.
+
+    Raises:
+        CellError: it is no text, half a character, or base64 of an attachment.
+    """
+    if is_missing(value):
+        return None
+    if not isinstance(value, str):
+        raise _not("text", value, column)
+    _refuse_half_a_character(value, column)
+    if _BASE64.match(value, 0, 200) and _BASE64.fullmatch(value.translate(_LINE_ENDS)):
+        raise CellError(f"column {column!r} holds base64 where text is needed", "decode it into a column of text")
+    return value
+
+
+def as_id(value: Any, column: str) -> str | None:
+    """An id, of a note or a patient, without blanks around it; None where it is missing.
+
+    7, 7.0, `7` and `7.0` in a CSV are one id, which is `7`; `007` is another.
+
+    Raises:
+        CellError: it is neither text nor a whole number, or a float too large to be exact.
+    """
+    return None if is_missing(value) else _plain(value, column, "an id as text or whole number")
+
+
+def as_label(value: Any, column: str) -> str | None:
+    """A label, without blanks around it; None where it is missing.
+
+    Whole numbers are as in `as_id`, truths are `True` and `False`. What a CSV spells `nan` stays a label here, because
+    only the task knows whether it is meant as one.
+
+    Raises:
+        CellError: it is neither text, whole number nor truth, or a list that was written as text.
+    """
+    if isinstance(value, str) and value.strip():
+        if _WRITTEN_LIST.fullmatch(value.strip()):
+            raise CellError(f"column {column!r} holds a list where one label is needed", "give each row one label")
+    elif is_missing(value):
+        return None
+    return str(value) if _is_truth(value) else _plain(value, column, "a label")
+
+
+def as_labels(value: Any, column: str, separator: str) -> tuple[str, ...]:
+    """Several labels, each once: a list, a list as JSON, or labels joined by `separator`; none where it is missing.
+
+    Raises:
+        CellError: it is neither of these, or one of the labels is none or missing.
+    """
+    if is_missing(value):
+        return ()
+    parts = value
+    if isinstance(value, str) and _WRITTEN_LIST.fullmatch(value.strip()):
+        try:
+            parts = json.loads(value)
+        except (ValueError, RecursionError):
+            parts = None
+        if not isinstance(parts, list):
+            raise CellError(f"column {column!r} holds a list that is not JSON", "write it as JSON")
+    elif isinstance(value, str):
+        parts = [part for part in value.split(separator) if part.strip()]
+    elif not isinstance(value, list | tuple):
+        parts = [value]
+    found = [as_label(part, column) for part in parts]
+    if None in found:
+        raise CellError(f"column {column!r} has a missing value among its labels", "fill it or leave it out")
+    return tuple(dict.fromkeys(label for label in found if label is not None))
+
+
+def as_truth(value: Any, column: str) -> bool:
+    """Whether a column of 0 and 1 says yes; what is missing is a no.
+
+    Raises:
+        CellError: it holds anything else, such as -1 for uncertain.
+    """
+    if is_missing(value):
+        return False
+    plain = str(value) if _is_truth(value) else _plain(value, column, "0, 1 or nothing")
+    if plain.lower() not in _TRUTH:
+        raise CellError(f"column {column!r} must hold 0, 1 or nothing", "map other values to these")
+    return _TRUTH[plain.lower()]
+
+
+def as_whole_number(value: Any, column: str) -> int | None:
+    """A whole number such as an offset, from text too; None where it is missing.
+
+    Raises:
+        CellError: it is no whole number, or one of more than 18 digits.
+    """
+    if is_missing(value):
+        return None
+    plain = _plain(value, column, "a whole number")
+    if not _WHOLE_NUMBER.fullmatch(plain):
+        raise _not("a whole number", value, column)
+    return int(plain)
+
+
+def is_short_name(text: str) -> bool:
+    """Whether an id can be shown in a message: short, with a digit and without blanks, as no piece of a note is."""
+    return _SHORT_NAME.fullmatch(text) is not None
+
+
+def _plain(value: Any, column: str, wanted: str) -> str:
+    """Text without blanks around it, or digits; whole numbers that pandas made floats are themselves again."""
+    if isinstance(value, str):
+        _refuse_half_a_character(value, column)
+        whole = _FLOAT_OF_A_WHOLE_NUMBER.fullmatch(value.strip())
+        return whole[1] if whole else value.strip()
+    if isinstance(value, UUID):
+        return str(value)
+    if _is_truth(value) or not isinstance(value, Real | Decimal) or not math.isfinite(value):
+        raise _not(wanted, value, column)
+    exact = isinstance(value, Integral | Decimal)
+    number: Any = value
+    if number % 1:
+        raise _not(wanted, value, column)
+    if abs(number) >= (_LARGEST if exact else _EXACT):
+        raise CellError(f"column {column!r} holds a number too large to be exact", "write it as text")
+    return str(int(number))
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")  # NumPy's is no number
+
+
+def _refuse_half_a_character(text: str, column: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CellError(
+            f"column {column!r} holds half a character at character {error.start}", "write the file again as UTF-8"
+        ) from None
+
+
+def _not(wanted: str, value: Any, column: str) -> CellError:
+    kind = type(value).__name__
+    return CellError(
+        f"column {column!r} must hold {wanted}, got a value of type {kind}", "correct the row or the column"
+    )

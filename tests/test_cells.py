@@ -1,0 +1,191 @@
+"""One meaning of a value for all that read rows: typed values in, a text, an id, a label, a truth or a number out."""
+
+import datetime
+import math
+import pickle
+from decimal import Decimal
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clinscale.cells import (
+    CellError,
+    as_id,
+    as_label,
+    as_labels,
+    as_text,
+    as_truth,
+    as_whole_number,
+    is_missing,
+    is_short_name,
+)
+
+NOTHING = [None, math.nan, np.float32("nan"), Decimal("nan"), Decimal("snan"), pd.NA, pd.NaT, "", " \n"]
+SPELLED = ["nan", "NaN", " NULL ", "<NA>", r"\N"]
+NO_SCALARS = [["a"], {"a": 1}, b"a", ("a",), {"a"}, datetime.date(2020, 1, 1), pd.Timestamp("2020-01-01")]
+SECRET = "Jane Roe"
+
+
+@pytest.mark.parametrize("value", [*NOTHING, *SPELLED])
+def test_what_is_missing_is_no_text_no_id_no_number_and_a_no(value):
+    assert is_missing(value)
+    assert as_text(value, "c") is as_id(value, "c") is as_whole_number(value, "c") is None
+    assert as_labels(value, "c", ";") == ()
+    assert as_truth(value, "c") is False
+
+
+@pytest.mark.parametrize("value", [*NOTHING])
+def test_what_is_missing_is_no_label(value):
+    assert as_label(value, "c") is None
+
+
+@pytest.mark.parametrize("value", [0, False, "0", "None", "NA", 0.0, np.int64(0), "nil"])
+def test_zero_and_words_are_there(value):
+    assert not is_missing(value)
+
+
+def test_a_text_stays_as_it_stands():
+    assert as_text(" Größe 1,80\r\n", "c") == " Größe 1,80\r\n"
+    assert as_text("7.0", "c") == "7.0"
+    assert as_text("pain 😀", "c") == "pain 😀"
+
+
+@pytest.mark.parametrize("value", [*NO_SCALARS, 5, 1.5, True, np.int64(3), Decimal("1"), UUID(int=1), math.inf])
+def test_what_is_no_text_is_refused_by_its_type(value):
+    with pytest.raises(
+        CellError, match=rf"column 'c' must hold text, got a value of type {type(value).__name__};"
+    ):
+        as_text(value, "c")
+
+
+def test_half_a_character_is_refused_by_its_place():
+    for read in (as_text, as_id, as_label):
+        with pytest.raises(CellError, match="column 'c' holds half a character at character 5"):
+            read("pain \ud83d and", "c")
+
+
+def test_base64_of_an_attachment_is_no_text():
+    """FHIR holds notes as `content.0.attachment.data`."""
+    import base64
+
+    note = "Patient denies chest pain. No fever since admission, 3 days ago. Größe 1,80 m."
+    for data in (base64.b64encode(note.encode()), base64.encodebytes(note.encode() * 9)):
+        with pytest.raises(CellError, match="holds base64 where text is needed"):
+            as_text(data.decode(), "c")
+        with pytest.raises(CellError, match="holds base64"):
+            as_text("data:text/plain;base64," + data.decode(), "c")
+    for text in (note, "ACGT" * 40, "Krankenhaus" * 20, "2f7a" * 16, note.replace(" ", "\n"), "患者は胸痛を" * 30):
+        assert as_text(text, "c") == text
+
+
+@pytest.mark.parametrize(
+    "value", [7, 7.0, "7", " 7 ", "7.0", np.int32(7), np.float64(7), Decimal("7.0"), Decimal(7)]
+)
+def test_one_patient_has_one_id_whatever_type_his_number_is(value):
+    assert as_id(value, "c") == "7"
+
+
+@pytest.mark.parametrize(
+    "text", ["007", "7.00", "007.0", "7.1", "1.2.0", "P7.0", "7e0", "+7", "٧.0", "2125-03-01", "a b"]
+)
+def test_ids_that_only_look_like_numbers_stay(text):
+    assert as_id(text, "c") == text
+
+
+def test_ids_are_exact():
+    assert as_id(2**60 + 1, "c") == str(2**60 + 1)
+    assert as_id("-1.0", "c") == as_id(-1, "c") == "-1"
+    assert as_id(0, "c") == as_id(-0.0, "c") == "0"
+    assert as_id(UUID(int=5), "c") == str(UUID(int=5))
+    for value in (float(2**53), np.float32(2**60), 10**60):
+        with pytest.raises(CellError, match="too large to be exact"):
+            as_id(value, "c")
+
+
+@pytest.mark.parametrize(
+    "value", [*NO_SCALARS, True, np.bool_(1), 7.5, math.inf, Decimal("Infinity"), Decimal("7.5")]
+)
+def test_what_is_no_id_is_refused_by_its_type(value):
+    with pytest.raises(
+        CellError, match=f"must hold an id as text or whole number, got .* {type(value).__name__};"
+    ):
+        as_id(value, "c")
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (0, "0"), (0.0, "0"), ("0.0", "0"), (np.int64(1), "1"), (True, "True"), (np.bool_(0), "False"),
+        (" a ", "a"), ("[1] benign", "[1] benign"), ("nan", "nan"), ("None", "None"), ("[OTHER]", "[OTHER]"),
+        ("0.5", "0.5"), ("{x}", "{x}"),
+    ],
+)  # fmt: skip
+def test_labels_of_any_type(value, label):
+    assert as_label(value, "c") == label
+
+
+@pytest.mark.parametrize("value", [*NO_SCALARS, 0.5, math.inf])
+def test_what_is_no_label_is_refused_by_its_type(value):
+    with pytest.raises(CellError, match=f"must hold a label, got a value of type {type(value).__name__};"):
+        as_label(value, "c")
+
+
+@pytest.mark.parametrize("value", ["['a']", '["a", "b"]', "[]", "[1 2]", "{'a': 1}", "{}", "['a'\n 'b']"])
+def test_a_list_that_was_written_as_text_is_no_label(value):
+    with pytest.raises(CellError, match="holds a list where one label is needed"):
+        as_label(value, "c")
+
+
+@pytest.mark.parametrize(
+    ("value", "labels"),
+    [
+        (0, ("0",)), (1.0, ("1",)), ("a; b;a;", ("a", "b")), (["a", 0, 0.0], ("a", "0")), ([], ()), ("[]", ()),
+        ('["a", "b"]', ("a", "b")), (("a",), ("a",)), (False, ("False",)), ("0", ("0",)),
+    ],
+)  # fmt: skip
+def test_several_labels(value, labels):
+    assert as_labels(value, "c", ";") == labels
+
+
+@pytest.mark.parametrize(
+    "value", [["a", None], ["a", math.nan], [["a"]], [{}], {"a": 1}, b"a", "['a']", "[" * 9999 + "]"]
+)
+def test_what_is_no_list_of_labels_is_refused(value):
+    with pytest.raises(CellError, match="column 'c'"):
+        as_labels(value, "c", ";")
+
+
+def test_truths():
+    assert all(as_truth(value, "c") for value in (1, 1.0, "1", "1.0", True, "TRUE", " true ", np.bool_(1)))
+    assert not any(as_truth(value, "c") for value in (0, -0.0, "0", "0.0", False, "False", np.bool_(0)))
+    for value in (-1, 0.5, 2, "yes", [1], {}):
+        with pytest.raises(CellError, match="column 'c' must hold 0, 1 or nothing"):
+            as_truth(value, "c")
+
+
+def test_whole_numbers():
+    assert [as_whole_number(value, "c") for value in (5, 5.0, "5", "5.0", " 05", np.int64(5))] == [5] * 6
+    for value in (5.5, True, "5.5", "five", "9" * 5000, [5], math.inf, 10**50):
+        with pytest.raises(CellError, match="column 'c'"):
+            as_whole_number(value, "c")
+
+
+def test_errors_travel_between_processes_and_never_hold_the_value():
+    for read in (as_text, as_id, as_label, as_truth, as_whole_number):
+        with pytest.raises(CellError) as caught:
+            read([SECRET], "c")
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (str(again), again.reason) == (str(caught.value), caught.value.reason)
+        assert SECRET not in str(again)
+
+
+@pytest.mark.parametrize("text", ["7", "000-00", "train:1", "PMC12.txt", "12/7", "a#3"])
+def test_ids_that_messages_may_show(text):
+    assert is_short_name(text)
+
+
+@pytest.mark.parametrize("text", ["", "Jane Roe 7", "cough", "x" * 40 + "1", "7\x1b[2J", "7\n", "größe7", "a,7"])
+def test_ids_that_may_be_text_are_not_shown(text):
+    assert not is_short_name(text)
