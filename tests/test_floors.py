@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "clinscale"
 
 FLOORS: list[set[str]] = [
-    {"telemetry", "errors", "config", "units", "storage", "cells", "records", "runfolder", "synthetic"},
+    {"telemetry", "errors", "config", "units", "storage", "cells", "records", "filters", "runfolder", "synthetic"},
     {"runtime"},
     {"corpus", "models", "tasks", "engine", "registry"},
     {"plan", "predict", "scan"},
@@ -19,7 +19,18 @@ FLOORS: list[set[str]] = [
 ]
 """From the ground up. Rooms on one floor never import each other; the ground's own order is GROUND."""
 
-GROUND = ["telemetry", "errors", "config", "units", "storage", "cells", "records", "runfolder", "synthetic"]
+GROUND = [
+    "telemetry",
+    "errors",
+    "config",
+    "units",
+    "storage",
+    "cells",
+    "records",
+    "filters",
+    "runfolder",
+    "synthetic",
+]
 """On the ground floor a module may import the ones before it."""
 
 OWNERS: dict[str, set[str]] = {

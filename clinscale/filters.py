@@ -1,0 +1,56 @@
+"""Rows chosen by what their columns hold, and which of the values asked for no row had."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from clinscale.cells import as_label
+from clinscale.records import Record
+
+Choice = tuple[str, str, str]
+"""Option, column and value, as the config spells them."""
+
+
+class RowFilter:
+    """Keeps a row when every column of `keep` holds one of its values, and no column of `drop` does.
+
+    Values are compared as labels are read: `1` is what 1, 1.0 and `1.0` hold; an empty value is a blank, null or NaN.
+    It remembers which values it met, as one that no row holds is most likely spelled otherwise.
+    """
+
+    def __init__(self, keep: Mapping[str, Sequence[str]], drop: Mapping[str, Sequence[str]]) -> None:
+        self._keep, self._drop = (
+            {
+                column: {as_label(value, column): (option, column, value) for value in values}
+                for column, values in of.items()
+            }
+            for option, of in (("keep_rows", keep), ("drop_rows", drop))
+        )
+        self.met: set[Choice] = set()
+
+    @property
+    def columns(self) -> list[str]:
+        """What a file must have."""
+        return [*self._keep, *self._drop]
+
+    def keeps(self, record: Record) -> bool:
+        """Whether the row is wanted.
+
+        Raises:
+            CellError: a column holds a list, an object or something else that no value can equal.
+        """
+        # all of them are asked, so that no value is missed because another one had decided
+        kept = [self._holds(record, column, values) for column, values in self._keep.items()]
+        dropped = [self._holds(record, column, values) for column, values in self._drop.items()]
+        return all(kept) and not any(dropped)
+
+    def unmet(self, met: Iterable[Choice] = ()) -> list[Choice]:
+        """The values that neither this filter met nor, over other files, those that `met` is from."""
+        asked = (choice for of in (self._keep, self._drop) for values in of.values() for choice in values.values())
+        known = self.met | set(met)
+        return [choice for choice in asked if choice not in known]
+
+    def _holds(self, record: Record, column: str, values: Mapping[str | None, Choice]) -> bool:
+        choice = values.get(record.read(as_label, column))
+        if choice is None:
+            return False
+        self.met.add(choice)
+        return True
