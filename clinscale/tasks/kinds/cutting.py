@@ -1,6 +1,6 @@
 """Tokens cut where words end: what a tokenizer joins, as `%)` or `▁25mg.`, could not say where an entity ends.
 
-Tokens that lie within words stay as they are. The others are spelled anew, piece by piece, by the tokenizer's own model.
+Tokens that lie within words stay as they are. The others are spelled anew, piece by piece, by the tokenizer's model.
 """
 
 import itertools
@@ -27,8 +27,8 @@ def cut_at_words(
 ) -> tuple[list[int], list[Span]]:
     """Ids and offsets of `text` in which no token reaches over the end of a word.
 
-    Tokens that were added to the vocabulary, such as `[DATE]`, are cut at `cuts` alone, and neighbours in a script without
-    blanks may share a token unless one of `cuts` lies between them.
+    Tokens that were added to the vocabulary, such as `[DATE]`, are cut at `cuts` alone, and neighbours in a script
+    without blanks may share a token unless one of `cuts` lies between them.
 
     Args:
         tokenizer: a fast one.
@@ -88,8 +88,8 @@ class _Speller:
         """What the first token of a word begins with: `Ġ`, `▁`, or nothing."""
 
     def is_added(self, token_id: int) -> bool:
-        """Whether the token is one that was added to the vocabulary."""
-        return token_id in self._added
+        """Whether the token is one that was added to the vocabulary, and not what stands for the unknown."""
+        return token_id in self._added and token_id != self._tokenizer.unk_token_id
 
     def ids(self, piece: Span, *, of: int | None) -> list[int]:
         """The ids of one piece, at least one; the first piece of token `of` begins a word where that token does."""

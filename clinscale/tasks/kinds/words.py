@@ -14,7 +14,8 @@ import regex
 from clinscale.tasks.example import Entity
 
 _UNSPACED = (
-    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\u30fc\uff70"
+    r"\p{Han}\p{Hiragana}\p{Katakana}\u30fc\uff70\p{Bopomofo}\p{Hangul}"
+    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
 )
 _ATTACHED = r"[\p{M}\u00ad\u200c\u200d]*"
 """Accents, soft hyphens and joiners, which are part of the character that they follow."""
@@ -50,7 +51,7 @@ def _words(text: str) -> tuple[tuple[int, int], ...]:
 def may_share_a_token(text: str, word: tuple[int, int], following: tuple[int, int]) -> bool:
     """Whether a token may hold both words: neighbours in a script without blanks, where tokens hold several.
 
-    To cut such tokens would leave nothing of what a model has learned of the script; to cut others, as `%)`, costs little.
+    To cut those would leave nothing of what a model has learned of the script; to cut others, as `%)`, costs little.
     """
     return word[1] == following[0] and all(
         _UNSPACED_CHARACTER.fullmatch(text, *one) is not None for one in (word, following)
