@@ -1,10 +1,13 @@
 """Local and object-store paths through fsspec: existence, atomic writes, checksums, local copies."""
 
+import codecs
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 import zlib
@@ -16,6 +19,15 @@ import fsspec
 from fsspec.core import OpenFile, get_compression
 
 from clinscale.errors import ConfigError, DataError
+
+MAX_WHOLE_BYTES = 2**30
+"""The largest file, decompressed, that is read as a whole: text, XML and JSON documents."""
+
+_MAX_UNPACKING = 250
+"""How many times its own size a compressed file may have when it is unpacked; notes have 3 to 20 times."""
+
+_UNPACKED_FREELY_BYTES = 2**26
+"""Below this, no one asks how well a file was compressed."""
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -45,7 +57,12 @@ def join(uri: str | Path, *names: str) -> str:
 
 @contextlib.contextmanager
 def open_binary(uri: str | Path) -> Iterator[IO[bytes]]:
-    """Open `uri` for reading, decompressing `.gz`; DataError for a missing or unreadable file."""
+    """Open `uri` for reading, decompressing `.gz`.
+
+    Raises:
+        DataError: it is missing or unreadable, is no regular file (a pipe or device never ends), or unpacks to so
+            many times its size that it is no text.
+    """
     try:
         with _opened(str(uri)) as stream:
             yield stream
@@ -59,14 +76,69 @@ def open_binary(uri: str | Path) -> Iterator[IO[bytes]]:
         raise DataError(f"{uri} cannot be read ({type(error).__name__}); is it truncated or damaged?") from None
 
 
+def read_bytes(uri: str | Path) -> bytes:
+    """The whole of one file, decompressed; DataError where that is more than `MAX_WHOLE_BYTES`."""
+    with open_binary(uri) as stream:
+        blocks = [stream.read(2**16)]
+        size_bytes = len(blocks[0])
+        while len(blocks[-1]) >= 2**16:
+            blocks.append(stream.read(2**20))
+            size_bytes += len(blocks[-1])
+            if size_bytes > MAX_WHOLE_BYTES:
+                raise DataError(
+                    f"{uri} must have at most {MAX_WHOLE_BYTES / 2**30:g} GiB decompressed, as it is read as a whole; "
+                    "split it, or give rows as JSON lines (.jsonl) or Parquet"
+                )
+    return b"".join(blocks)
+
+
 def _opened(uri: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     compression = get_compression(uri, "infer")
-    if compression or is_remote(uri):
-        fs, path = filesystem(uri)
-        opened: contextlib.AbstractContextManager[IO[bytes]] = OpenFile(fs, path, compression=compression)
-        return opened
-    # fsspec takes three times as long, which thousands of small files make felt
-    return open(os.path.expanduser(uri.removeprefix("file://")), "rb")  # noqa: PTH111, PTH123
+    local = None if is_remote(uri) else os.path.expanduser(uri.removeprefix("file://"))  # noqa: PTH111
+    if local is not None:
+        mode = os.stat(local).st_mode  # noqa: PTH116  # before it is opened, which waits for a pipe's other end
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise DataError(f"{uri} must be a regular file, got a pipe or device; copy what it gives into a file")
+        if not compression:  # fsspec takes three times as long, which thousands of small files make felt
+            return open(local, "rb")  # noqa: PTH123
+    fs, path = filesystem(uri)
+    opened: contextlib.AbstractContextManager[IO[bytes]] = OpenFile(fs, path, compression=compression)
+    return _unpacked(opened, fs.size(path), uri) if compression else opened
+
+
+@contextlib.contextmanager
+def _unpacked(
+    opened: contextlib.AbstractContextManager[IO[bytes]], packed_bytes: int | None, uri: str
+) -> Iterator[IO[bytes]]:
+    with opened as stream:
+        yield io.BufferedReader(_Unpacking(stream, packed_bytes, uri), 2**16)
+
+
+class _Unpacking(io.RawIOBase):
+    """What a compressed file holds, until that is so much that the file was made to fill memory or disk."""
+
+    def __init__(self, stream: IO[bytes], packed_bytes: int | None, uri: str) -> None:
+        self._stream, self._uri = stream, uri
+        self._most_bytes = max(_UNPACKED_FREELY_BYTES, _MAX_UNPACKING * (packed_bytes or 2**30))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._stream.read(len(buffer))
+        if self._stream.tell() > self._most_bytes:
+            raise DataError(
+                f"{self._uri} must unpack to at most {_MAX_UNPACKING} times its size, and goes on beyond; "
+                "it is damaged or no text: unpack it yourself and look at it"
+            )
+        buffer[: len(block)] = block
+        return len(block)
 
 
 @contextlib.contextmanager
@@ -93,19 +165,57 @@ def upload(folder: str | Path, uri: str | Path) -> None:
             shutil.copyfileobj(source, target)
 
 
-def decode(raw: bytes, uri: str | Path, *, offset: int = 0, encoding: str = "utf-8") -> str:
-    """`raw` as text without its byte-order mark; `offset` is where it lies in its file.
+def decode(raw: bytes, uri: str | Path, *, encoding: str = "utf-8") -> str:
+    """The whole of a file as text without its byte-order mark.
 
     Raises:
         DataError: names the byte of the file that is not valid in `encoding`.
     """
+    codec, mark_bytes = codec_of(raw[:4096], uri, encoding)
     try:
-        return raw.decode(encoding).removeprefix("\ufeff")
+        return raw[mark_bytes:].decode(codec) if mark_bytes else raw.decode(codec)
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{uri} is not valid {encoding.upper()} at byte {offset + error.start}; "
-            "convert it: iconv -f LATIN1 -t UTF-8"
-        ) from None
+        raise DataError(not_valid(uri, codec, mark_bytes + error.start)) from None
+
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # begins with the mark of UTF-16, so it is looked for first
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
+    """How a file is encoded that begins with `head`, and the length of its byte-order mark in bytes.
+
+    A mark says more than `encoding`, as in the WHATWG's encoding standard: what Excel calls "Unicode text" is UTF-16.
+
+    Raises:
+        DataError: it is UTF-16 without a mark, which reads as UTF-8 or Latin-1 with a NUL between the letters.
+    """
+    for mark, codec in _MARKS.items():
+        if head.startswith(mark):
+            return codec, len(mark)
+    codec = codecs.lookup(encoding).name
+    if b"\0" in head and "a".encode(codec) == b"a":
+        for first, order in ((1, "le"), (0, "be")):
+            half = head[first::2]
+            if len(half) > 3 and half.count(0) > len(half) / 2:
+                raise DataError(
+                    f"{uri} is not valid {encoding.upper()}: it looks like UTF-16 without a byte-order mark; "
+                    f"set encoding: utf-16-{order}"
+                )
+    return codec, 0
+
+
+def not_valid(uri: str | Path, codec: str, byte: int) -> str:
+    """What is said of a file with a byte that its encoding does not have."""
+    return (
+        f"{uri} is not valid {codec.upper()} at byte {byte}; set encoding: to what it was written in (latin-1 and "
+        "cp1252 are common), or convert it: iconv -f LATIN1 -t UTF-8"
+    )
 
 
 @contextlib.contextmanager
@@ -137,12 +247,44 @@ def write_json(uri: str | Path, values: Any) -> None:
 
 def read_json(uri: str | Path, encoding: str = "utf-8") -> Any:
     """The value in a JSON file; DataError names the file and the position of a fault."""
-    with open_binary(uri) as stream:
-        text = decode(stream.read(), uri, encoding=encoding)
+    text = decode(read_bytes(uri), uri, encoding=encoding)
     try:
-        return json.loads(text)
+        return parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{uri} {error}") from None
+
+
+def parse_json(text: str) -> Any:
+    """The value that `text` is the JSON of.
+
+    Raises:
+        ValueError: what is wrong, in words that follow the name of the file or row and quote nothing of it.
+    """
+    try:
+        return _JSON.decode(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{uri} is not valid JSON at line {error.lineno}, column {error.colno}") from None
+        more = "; one value per line is named .jsonl" if error.msg == "Extra data" else ""
+        raise ValueError(f"is not valid JSON at line {error.lineno}, column {error.colno}{more}") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply; flatten it") from None
+    except _RepeatedKeyError:
+        raise ValueError("has an object with the same key twice, and one would be lost; rename one") from None
+    except ValueError:  # Python's limit
+        raise ValueError("holds a number of thousands of digits; write it as text") from None
+
+
+class _RepeatedKeyError(ValueError):
+    """An object names one of its keys twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise _RepeatedKeyError
+    return fields
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def sha256(path: str | Path) -> str:

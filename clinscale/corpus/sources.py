@@ -9,16 +9,23 @@ from typing import Any
 
 from pydantic import Field
 
-from clinscale.config import Config
 from clinscale.corpus.cleaning import CleaningConfig, clean
 from clinscale.errors import DataError
-from clinscale.records import RECORD_SUFFIXES, Record, data_suffix, list_files, read_records, read_text
+from clinscale.records import (
+    RECORD_SUFFIXES,
+    Record,
+    TableFormat,
+    data_suffix,
+    list_files,
+    read_records,
+    read_text,
+)
 from clinscale.storage import open_binary
 
 TEXT_SUFFIX = ".txt"
 
 
-class SourceConfig(Config):
+class SourceConfig(TableFormat):
     """One file, or a folder of files, that holds notes."""
 
     uri: str
@@ -151,11 +158,12 @@ def _records(uri: str, source: SourceConfig) -> Iterator[Record]:
     conditions = [*source.keep_rows, *source.drop_rows, *([source.group_column] if source.group_column else [])]
     columns = [source.text_column, *([source.id_column] if source.id_column else []), *conditions]
     if data_suffix(uri) != TEXT_SUFFIX:
-        yield from read_records(uri, columns)
+        yield from read_records(uri, columns, table=source)
     elif conditions:
         raise DataError(f"{uri} is a text file without column {conditions[0]!r}; choose rows of tables only")
     else:
-        yield Record(uri, 1, {source.text_column: read_text(uri), source.id_column or "": PurePath(uri).name})
+        text = read_text(uri, source.encoding)
+        yield Record(uri, 1, {source.text_column: text, source.id_column or "": PurePath(uri).name})
 
 
 def _is_empty(value: Any) -> bool:

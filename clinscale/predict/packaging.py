@@ -11,7 +11,10 @@ from clinscale.predict.requirements import read_requirements
 if TYPE_CHECKING:
     from clinscale import registry
 
-_ROOMS = ("config", "corpus", "errors", "models", "predict", "records", "runtime", "storage", "tasks", "telemetry")
+_ROOMS = (
+    *("cells", "config", "corpus", "errors", "filters", "models", "predict", "records", "runtime"),
+    *("storage", "tasks", "telemetry"),
+)
 """The rooms and files of clinscale that prediction imports: corpus for its tokenizers, runtime for corpus."""
 
 _EXAMPLE = "The patient was admitted with chest pain. Metoprolol 25 mg was given twice daily."

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from clinscale.config import Config
 from clinscale.errors import ConfigError
+from clinscale.records import TableFormat
 from clinscale.tasks.findings import OnError
 
 KindName = Literal["sequence", "pair", "tokens", "spans"]
@@ -64,7 +65,7 @@ class ColumnsConfig(Config):
         return (self.text,) if isinstance(self.text, str) else self.text
 
 
-class TaskConfig(Config):
+class TaskConfig(TableFormat):
     """A task as data; write one as YAML and give its path wherever a task's name is asked for."""
 
     name: str
@@ -105,9 +106,6 @@ class TaskConfig(Config):
     options: dict[str, Any] = Field(default_factory=dict)
     """What a distribution leaves open; `clinscale tasks show` explains each."""
 
-    encoding: str = "utf-8"
-    """Of text files; what is not valid in it is named by file and byte. `latin-1` and `cp1252` are common."""
-
     label_from: Literal["column", "file"] = "column"
     """`file`: the label is the name of the file that holds the row, without its suffixes."""
 
@@ -142,6 +140,7 @@ class TaskConfig(Config):
     def check(self) -> None:
         """Refuse combinations that no reader or kind understands."""
         here = f"task {self.name}"
+        super().check()
         if self.format in OPEN_FORMATS:
             self._check_files(here)
         if self.options and self.format in OPEN_FORMATS:
@@ -166,12 +165,8 @@ class TaskConfig(Config):
             raise ConfigError(f"{here}: labels must be distinct and at least one; or remove the key")
         if self.max_answer_tokens < 1:
             raise ConfigError(f"{here}: max_answer_tokens must be at least 1, got {self.max_answer_tokens}")
-        if self.encoding != "utf-8" and self.format not in OPEN_FORMATS:
+        if not self.is_utf8 and self.format not in OPEN_FORMATS:
             raise ConfigError(f"{here}: format {self.format} has an encoding of its own; remove encoding")
-        try:
-            "".encode(self.encoding)
-        except LookupError:
-            raise ConfigError(f"{here}: encoding {self.encoding!r} is unknown to Python; try latin-1") from None
 
     def _check_files(self, here: str) -> None:
         if self.format not in FORMATS[self.kind]:

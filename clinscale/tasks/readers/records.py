@@ -45,7 +45,7 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     for file in list_files(path, RECORD_SUFFIXES):
         if PurePath(file).name in _ASIDE:
             continue
-        for record in read_records(file, wanted, encoding=task.encoding, on_bad_row=skip):
+        for record in read_records(file, wanted, table=task, on_bad_row=skip):
             findings.find("rows")
             findings.find("documents", task.kind in ("sequence", "tokens"))
             try:

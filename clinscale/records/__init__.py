@@ -1,0 +1,22 @@
+"""Rows from the files that clinicians' tools export: CSV, TSV, JSON, JSON lines, Parquet, Arrow, Excel, plain text.
+
+One reader for the corpus, the tasks and `predict`, so that a bad file is named the same way everywhere: by
+path, row number and rule, never by its text.
+"""
+
+from clinscale.records.files import data_suffix, list_files, read_text
+from clinscale.records.read import RECORD_SUFFIXES, read_records
+from clinscale.records.record import OnBadRow, Record, refuse
+from clinscale.records.table import TableFormat
+
+__all__ = [
+    "RECORD_SUFFIXES",
+    "OnBadRow",
+    "Record",
+    "TableFormat",
+    "data_suffix",
+    "list_files",
+    "read_records",
+    "read_text",
+    "refuse",
+]

@@ -1,0 +1,106 @@
+"""Parquet and Arrow files, checked before a value is read from them, with HF's class labels by their names."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from clinscale.errors import DataError
+from clinscale.records.record import OnBadRow, Record, absent, no_column, refuse_repeated
+from clinscale.records.table import TableFormat
+from clinscale.storage import open_binary
+
+_ROWS_AT_ONCE = 256
+_PARQUET = "a readable Parquet file; is it truncated or damaged?"
+_ARROW = "a whole Arrow stream as save_to_disk writes it; is it truncated or damaged? save it again"
+
+
+def read_parquet(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:
+    """The rows of a Parquet file; see `read_records`."""
+    import pyarrow.parquet
+
+    with open_binary(uri) as stream:
+        with _faults(uri, _PARQUET):
+            file = pyarrow.parquet.ParquetFile(stream)
+            schema, batches = file.schema_arrow, file.iter_batches(batch_size=_ROWS_AT_ONCE)
+        yield from _rows(uri, columns, schema, batches, _PARQUET)
+
+
+def read_arrow(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:
+    """The rows of an Arrow stream, as HF's `save_to_disk` writes it; see `read_records`."""
+    import pyarrow
+
+    with open_binary(uri) as stream:
+        with _faults(uri, _ARROW):
+            batches = pyarrow.ipc.open_stream(stream)
+        yield from _rows(uri, columns, batches.schema, batches, _ARROW)
+
+
+def _rows(uri: str, columns: Sequence[str], schema: Any, batches: Iterable[Any], what: str) -> Iterator[Record]:
+    if missing := absent(columns, schema.names, nested=True):
+        raise DataError(f"{uri} {no_column(missing, columns, schema.names)}")
+    refuse_repeated(uri, columns, schema.names)
+    features = _label_features(schema.metadata or {})
+    number = 0
+    for rows in _checked(uri, batches, what):
+        for row in rows:
+            number += 1
+            for column, feature in features.items():
+                row[column] = _named(row[column], feature)
+            yield Record(uri, number, row)
+
+
+def _checked(uri: str, batches: Iterable[Any], what: str) -> Iterator[list[dict[str, Any]]]:
+    """The batches as rows. Offsets in a damaged batch point outside of it, and Arrow follows them unasked."""
+    waiting = iter(batches)
+    while True:
+        with _faults(uri, what):
+            batch = next(waiting, None)
+            if batch is None:
+                return
+            batch.validate(full=True)
+            rows = [row for part in _parts(batch) for row in part.to_pylist()]
+        yield rows
+
+
+def _parts(batch: Any) -> Iterator[Any]:
+    return (batch.slice(start, _ROWS_AT_ONCE) for start in range(0, batch.num_rows, _ROWS_AT_ONCE))
+
+
+@contextlib.contextmanager
+def _faults(uri: str, what: str) -> Iterator[None]:
+    """Every way in which Arrow, or Python given Arrow's values, says that a file is no good."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        raise DataError(f"{uri} is not {what}") from None
+
+
+def _label_features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Column -> feature, of columns with class labels in them, from what `datasets` writes into the schema."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return {column: feature for column, feature in features.items() if "ClassLabel" in json.dumps(feature)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """A value with the class labels in it, which are stored as numbers, by their names; -1, not labelled, is None."""
+    if isinstance(feature, list) and feature:  # how older versions write a list
+        feature = {"feature": feature[0]}
+    if value is None or not isinstance(feature, dict):
+        return value
+    if feature.get("_type") == "ClassLabel" and not isinstance(value, list):
+        names = feature.get("names") or ()
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+    inner = feature.get("feature", feature)
+    if isinstance(value, list):
+        return [_named(item, inner) for item in value]
+    if isinstance(value, dict):  # a struct, or a list of structs that is stored as a struct of lists
+        return {
+            key: _named(item, inner.get(key) if isinstance(inner, dict) else None) for key, item in value.items()
+        }
+    return value

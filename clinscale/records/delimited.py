@@ -1,0 +1,123 @@
+"""CSV and TSV: which character separates, whether quotation marks quote, and rows that fit their header."""
+
+import csv
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from clinscale.errors import DataError
+from clinscale.records.files import MAX_LINE_BYTES, data_suffix, open_text
+from clinscale.records.record import OnBadRow, Record, absent, no_column, refuse_repeated
+from clinscale.records.table import TableFormat
+
+csv.field_size_limit(MAX_LINE_BYTES)  # notes are longer than the csv module's default of 128 KiB
+
+_BY_SUFFIX = {".csv": ",", ".tsv": "\t"}
+_SEPARATORS = ",;\t|"
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
+"""The line by which Excel is told the separator."""
+
+
+def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:
+    """The rows of a CSV or TSV file; see `read_records`."""
+    number = 0
+    with open_text(uri, table.encoding) as text:
+        try:
+            separator, names = _read_header(text, uri, columns, table)
+            repeated = [name for name, times in Counter(names).items() if times > 1]
+            rows = csv.reader(text, delimiter=separator, strict=True, quoting=_quoting(table))
+            is_literal = functools.cache(lambda: _fits_without_quoting(uri, table, separator, width))
+            width, line = len(names), 0
+            for row in rows:
+                begins, line = line, rows.line_num
+                if not row:
+                    continue  # a blank line
+                number += 1
+                if len(row) != width:
+                    on_bad_row(_misfit(len(row), width), f"{uri} row {number}")
+                    continue
+                if line - begins > 1 and table.quoting is None and _is_rows(row, separator) and is_literal():
+                    raise DataError(
+                        f"{uri} row {number} takes in {line - begins} lines by a quotation mark that begins a field; "
+                        "set quoting: none where such marks are part of the text, quoting: standard where they quote"
+                    )
+                fields = dict(zip(names, row, strict=True))
+                for name in repeated:  # none that was asked for
+                    del fields[name]
+                yield Record(uri, number, fields)
+        except csv.Error as error:
+            hint = (
+                ""
+                if table.quoting == "none"
+                else "; where quotation marks are part of the text, set quoting: none"
+            )
+            raise DataError(f"{uri} row {number + 1} is malformed: {error}{hint}") from None
+
+
+def _misfit(num_fields: int, width: int) -> str:
+    if num_fields > width:
+        return f"has more fields than the header ({num_fields} of {width}); quote a field that holds the separator"
+    return f"has fewer fields than the header ({num_fields} of {width}); quote a field that holds a line break"
+
+
+def _read_header(
+    text: Iterable[str], uri: str, columns: Sequence[str], table: TableFormat
+) -> tuple[str, list[str]]:
+    """The separator and the names of the columns; the stream is left at the first row."""
+    separators = [table.separator or _BY_SUFFIX.get(data_suffix(uri), ",")]
+    if table.separator is None:
+        separators += [one for one in _SEPARATORS if one not in separators]
+    taken: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for line in text:
+            if not taken and (told := _SEPARATOR_LINE.fullmatch(line)):
+                separators.insert(0, table.separator or told[1])
+            elif taken or line.strip():
+                taken.append(line)
+                yield line
+
+    def split(rows: Iterable[str], separator: str) -> list[str]:
+        found = next(csv.reader(rows, delimiter=separator, quoting=_quoting(table)), [])
+        return [name if name in columns else name.strip() for name in found]
+
+    if not split(lines(), separators[0]):
+        raise DataError(f"{uri} is empty; give a file with a header and rows")
+    named = {separator: split(taken, separator) for separator in separators}
+    separator = _separator_of(named, columns)
+    names = named[separator]
+    if missing := absent(columns, names, nested=False):
+        raise DataError(f"{uri} {no_column(missing, columns, names)}")
+    refuse_repeated(uri, columns, names)
+    return separator, names
+
+
+def _separator_of(named: Mapping[str, Sequence[str]], columns: Sequence[str]) -> str:
+    """The first separator that gives the columns asked for, else the first that parts the header at all."""
+    fits = (one for one, names in named.items() if columns and absent(columns, names, nested=False) is None)
+    parts = (one for one, names in named.items() if len(names) > 1)
+    return next(fits, None) or next(parts, None) or next(iter(named))
+
+
+def _is_rows(row: Sequence[str], separator: str) -> bool:
+    """Whether a field holds just what lies between its place in one line and its place in a later one."""
+    for index, field in enumerate(row):
+        first, *inner = [line.count(separator) for line in _LINE_BREAK.split(field)]
+        if inner and (first, inner.pop()) == (len(row) - 1 - index, index):
+            return len(row) > 1 and all(number == len(row) - 1 for number in inner)
+    return False
+
+
+def _fits_without_quoting(uri: str, table: TableFormat, separator: str, width: int) -> bool:
+    """Whether most lines of the file are whole rows when quotation marks are taken as they stand."""
+    with open_text(uri, table.encoding) as text:
+        rows = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_NONE)
+        fit = Counter(len(row) == width for row in rows if row)
+    return fit[True] > fit[False]
+
+
+def _quoting(table: TableFormat) -> Literal[0, 3]:
+    return csv.QUOTE_NONE if table.quoting == "none" else csv.QUOTE_MINIMAL

@@ -1,0 +1,159 @@
+"""Files by name and folder, and their text as it was encoded."""
+
+import codecs
+import contextlib
+import io
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from clinscale.errors import DataError
+from clinscale.storage import (
+    codec_of,
+    decode,
+    filesystem,
+    is_remote,
+    not_valid,
+    open_binary,
+    read_bytes,
+    read_json,
+)
+
+MAX_LINE_BYTES = 2**26
+"""The longest line of a table: what is longer is no row, and would take all memory before that shows."""
+
+_DATASET_CARDS = frozenset({"dataset_dict.json", "dataset_info.json", "state.json"})
+"""What `datasets.save_to_disk` writes beside the rows."""
+
+_ASIDE = re.compile(r"(^|/)(\.|~\$|__MACOSX/)")
+"""Files and folders that programs leave beside the data: hidden ones, `.ipynb_checkpoints`, Excel's locks."""
+
+
+def read_text(uri: str, encoding: str = "utf-8") -> str:
+    """The whole of one text file, `.gz` decompressed, byte-order mark removed, line ends kept."""
+    return decode(read_bytes(uri), uri, encoding=encoding)
+
+
+def data_suffix(uri: str) -> str:
+    """The suffix that tells the format: `.csv` for `notes.csv.gz`."""
+    return posixpath.splitext(str(uri).lower().removesuffix(".gz"))[1]
+
+
+def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
+    """`uri` itself when it is a file, else all files below it with one of `suffixes`, sorted by path.
+
+    Left out is what programs put beside the data: hidden files and folders, and of a folder that HF's `save_to_disk`
+    wrote, all but the tables that its `state.json` names (`map` leaves its results there as `cache-*.arrow`).
+
+    Raises:
+        DataError: nothing is at `uri`, or no such file below it.
+    """
+    fs, path = filesystem(uri)
+    if not fs.exists(path):
+        raise DataError(f"{uri} does not exist; check the path")
+    if not fs.isdir(path):
+        return [str(uri)]
+    if is_remote(uri):
+        names = [fs.unstrip_protocol(name) for name in fs.find(path)]
+        root = fs.unstrip_protocol(path)
+    else:  # fsspec would look at every file, four times as long
+        names = [f"{folder}/{name}" for folder, _, files in os.walk(path) for name in files]
+        root = path
+    names = [name for name in names if not _ASIDE.search(name[len(root) :].lstrip("/"))]
+    tables = _tables_of_datasets(names)
+    found = sorted(name for name in names if data_suffix(name) in suffixes and _is_data(name, tables))
+    if not found:
+        raise DataError(f"{uri} is a folder without {' or '.join(suffixes)} files; name the right folder")
+    return found
+
+
+def _tables_of_datasets(names: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Folder that `save_to_disk` wrote -> the names of its tables."""
+    folders = {posixpath.dirname(name) for name in names if name.endswith(".arrow")}
+    cards = [name for name in names if posixpath.basename(name) == "state.json"]
+    return {
+        folder: frozenset(_named_tables(read_json(card)))
+        for card in cards
+        if (folder := posixpath.dirname(card)) in folders
+    }
+
+
+def _named_tables(card: Any) -> Iterator[str]:
+    given = card.get("_data_files") if isinstance(card, dict) else None
+    for file in given if isinstance(given, list) else []:
+        if isinstance(file, dict) and isinstance(file.get("filename"), str):
+            yield file["filename"]
+
+
+def _is_data(name: str, tables: dict[str, frozenset[str]]) -> bool:
+    folder, base = posixpath.split(name)
+    if known := tables.get(folder):
+        return base in known
+    return base not in _DATASET_CARDS and not (base.startswith("cache-") and base.endswith(".arrow"))
+
+
+@contextlib.contextmanager
+def open_text(uri: str, encoding: str) -> Iterator[io.TextIOWrapper]:
+    """The lines of a text file, `.gz` decompressed, without its byte-order mark and with their ends.
+
+    Raises:
+        DataError: it is not in `encoding`, which names the byte; a line is longer than `MAX_LINE_BYTES`.
+    """
+    with open_binary(uri) as stream:
+        lines = _Lines(stream, uri)
+        codec, mark_bytes = codec_of(lines.head, uri, encoding)
+        lines.head = lines.head[mark_bytes:]
+        try:
+            yield io.TextIOWrapper(lines, encoding=codec, newline="")
+        except UnicodeDecodeError:  # counts from the last block, not from the file's start
+            raise DataError(not_valid(uri, codec, _bad_byte(uri, codec, mark_bytes))) from None
+
+
+def _bad_byte(uri: str, codec: str, start: int) -> int:
+    """Where the first byte of the file lies that is not in its encoding; constant memory."""
+    decoder = codecs.getincrementaldecoder(codec)()
+    with open_binary(uri) as stream:
+        offset = len(stream.read(start))
+        while True:
+            block = stream.read(2**16)
+            waiting = len(decoder.getstate()[0])
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                return offset - waiting + error.start
+            if not block:
+                return offset
+            offset += len(block)
+
+
+class _Lines(io.BufferedIOBase):
+    """A stream of bytes that is refused where line breaks stay out for longer than a line may be."""
+
+    def __init__(self, stream: IO[bytes], uri: str) -> None:
+        self._stream, self.name = stream, uri
+        self._since_break_bytes = 0
+        self.head = stream.read(4096)
+        """What is read first, to see how it is encoded."""
+
+    def readable(self) -> bool:
+        return True
+
+    def read1(self, size: int = -1, /) -> bytes:
+        if self.head:
+            block, self.head = self.head, b""
+        else:
+            block = self._stream.read(size)
+        if b"\n" in block or b"\r" in block:
+            self._since_break_bytes = 0
+        else:
+            self._since_break_bytes += len(block)
+            if self._since_break_bytes > MAX_LINE_BYTES:
+                raise DataError(
+                    f"{self.name} must have lines of at most {MAX_LINE_BYTES // 2**20} MiB; is it a table of this kind?"
+                )
+        return block
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self.read1(-1 if size is None else size)

@@ -1,0 +1,73 @@
+"""One door to the rows of every format."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from clinscale.errors import DataError
+from clinscale.records.columnar import read_arrow, read_parquet
+from clinscale.records.delimited import read_delimited
+from clinscale.records.files import data_suffix
+from clinscale.records.objects import read_json_document, read_json_lines
+from clinscale.records.record import OnBadRow, Record, refuse
+from clinscale.records.table import TableFormat
+from clinscale.records.workbook import read_workbook
+
+_READERS: dict[str, Callable[[str, Sequence[str], TableFormat, OnBadRow], Iterator[Record]]] = {
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json_document,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".xlsx": read_workbook,
+}
+
+RECORD_SUFFIXES = tuple(sorted(_READERS))
+"""The formats that `read_records` knows."""
+
+
+def read_records(
+    uri: str,
+    columns: Sequence[str] = (),
+    *,
+    table: TableFormat = TableFormat(),
+    on_bad_row: OnBadRow = refuse,
+) -> Iterator[Record]:
+    """Stream the rows of one file; the format is told by its name, `.gz` is decompressed.
+
+    Args:
+        uri: a `.csv`, `.tsv`, `.jsonl`/`.ndjson`, `.json` (an object, a list, JSON lines, or objects by id: the id
+            becomes field `id`), `.parquet`, `.xlsx` or `.arrow` file (as HF's `save_to_disk` writes it), local or
+            remote.
+        columns: names that must be present, in a table at its header, in JSON at every row. `a.b` is `b` in `a`, and
+            must be there in some row.
+        table: what the file does not tell itself: encoding, delimiter, quoting, sheet.
+        on_bad_row: what to do about one malformed row.
+
+    Raises:
+        DataError: missing, empty, unreadable or malformed file, absent column, text that is not in the encoding.
+    """
+    suffix = data_suffix(uri)
+    if suffix not in _READERS:
+        raise DataError(f"{uri} has no known format; use one of {', '.join(RECORD_SUFFIXES)} (.gz too)")
+    num_bad = 0
+
+    def count_bad(fault: str, place: str) -> None:
+        nonlocal num_bad
+        num_bad += 1
+        on_bad_row(fault, place)
+
+    records = _READERS[suffix](uri, columns, table, count_bad)
+    first = next(records, None)
+    if first is None:
+        if num_bad:
+            raise DataError(f"{uri} holds no row that can be used, {num_bad} are malformed; mend them")
+        raise DataError(f"{uri} holds no rows; give a file with data")
+    unseen = [column for column in columns if not first.holds(column)]
+    yield first
+    for record in records:
+        if unseen:
+            unseen = [column for column in unseen if not record.holds(column)]
+        yield record
+    if unseen:
+        raise DataError(f"{uri} has nothing at column {unseen[0]!r} in any of its rows; check the path")

@@ -1,0 +1,100 @@
+"""Excel workbooks: the rows of one sheet, with values of Excel's types."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from clinscale.errors import DataError
+from clinscale.records.record import OnBadRow, Record, absent, no_column, refuse_repeated
+from clinscale.records.table import TableFormat
+from clinscale.storage import MAX_WHOLE_BYTES, open_binary
+
+_LONGEST_CELL = 32_767
+"""Characters that Excel keeps of a cell; what is longer it cuts without a word."""
+
+_FAULTS = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError),  # of the archive
+    *(SyntaxError, KeyError, IndexError, ValueError, TypeError, AttributeError, OverflowError),  # of the XML in it
+)
+
+
+def read_workbook(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:
+    """The rows of an XLSX file; see `read_records`."""
+    rows = _cells(uri, table.sheet)
+    header = next(rows, None)
+    if header is None:
+        return
+    given = ["" if cell.value is None else str(cell.value) for cell, _ in header]
+    names = [name if name in columns else name.strip() for name in given]
+    if missing := absent(columns, names, nested=False):
+        raise DataError(f"{uri} {no_column(missing, columns, names)}")
+    refuse_repeated(uri, columns, names)
+    kept = [number for number, name in enumerate(names) if name and names.count(name) == 1]
+    for number, row in enumerate(rows, 1):
+        faults = {fault for index in kept[: len(row)] if (fault := _fault(*row[index]))}
+        if faults:
+            on_bad_row(min(faults), f"{uri} row {number}")
+            continue
+        values = [row[index][0].value if index < len(row) else None for index in kept]
+        yield Record(uri, number, {names[i]: _plain(v) for i, v in zip(kept, values, strict=True)})
+
+
+def _cells(uri: str, sheet: str | None) -> Iterator[list[tuple[Any, Any]]]:
+    """The rows of the sheet that have something in them: of each cell the value that Excel stored, and the formula."""
+    import openpyxl
+
+    with open_binary(uri) as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                if sum(part.file_size for part in archive.infolist()) > MAX_WHOLE_BYTES:
+                    raise DataError(
+                        f"{uri} must unpack to at most {MAX_WHOLE_BYTES / 2**30:g} GiB; save it as CSV"
+                    )
+            values, formulas = (
+                openpyxl.load_workbook(stream, read_only=True, data_only=stored) for stored in (True, False)
+            )
+            name = _sheet_of(uri, values, sheet)
+            for row in zip(values[name].iter_rows(), formulas[name].iter_rows(), strict=True):
+                cells = list(zip(*row, strict=True))
+                if any(formula.value is not None for _, formula in cells):
+                    yield cells
+        except _FAULTS:
+            raise DataError(
+                f"{uri} is not a readable XLSX workbook; is it damaged, or protected by a password?"
+            ) from None
+
+
+def _sheet_of(uri: str, workbook: Any, sheet: str | None) -> str:
+    if sheet is not None:
+        if sheet not in workbook.sheetnames:
+            raise DataError(f"{uri} has no sheet {sheet!r} among its {len(workbook.sheetnames)}; check its name")
+        return sheet
+    filled = [
+        page.title
+        for page in workbook.worksheets
+        if any(value is not None for row in page.iter_rows(values_only=True) for value in row)
+    ]
+    if len(filled) > 1:
+        raise DataError(f"{uri} holds rows in {len(filled)} sheets; set sheet: to the name of the one to read")
+    if not filled:
+        raise DataError(f"{uri} is empty; give a file with a header and rows")
+    return str(filled[0])
+
+
+def _fault(cell: Any, formula: Any) -> str | None:
+    """What is wrong with a cell."""
+    if cell.data_type == "e":
+        return "holds an error of Excel, such as #REF!; mend the formula"
+    if cell.value is None and formula.data_type == "f":
+        return "holds a formula without its value; open the workbook in Excel and save it"
+    if isinstance(cell.value, str) and len(cell.value) >= _LONGEST_CELL:
+        return f"holds {_LONGEST_CELL:,} characters, where Excel cuts what is longer; export the notes as CSV"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """Text with the control characters that Excel writes as `_x000D_`."""
+    from openpyxl.utils.escape import unescape
+
+    return unescape(value) if isinstance(value, str) and "_x" in value else value
