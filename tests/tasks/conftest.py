@@ -59,6 +59,48 @@ def tokenizer_for(tokenizer):
     return train
 
 
+@pytest.fixture(scope="session", params=["bpe", "wordpiece", "uncased", "unigram", "over blanks"])
+def family(request, tokenizer):
+    """A tokenizer of each family whose tokens join what they can: numbers with units, words with marks, two words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    texts = [
+        "Gave 25mg of the (50%). Pt's β-blocker",
+        "déjà-vu, 1.5.. §19th",
+        "T2N0 cm² x",
+        "患者给予阿司匹林aspirin治疗",
+    ] * 9
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    name = request.param
+    if name == "bpe":
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(" ", "merged_with_next"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        )
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        )
+    elif name in ("wordpiece", "uncased"):
+        backend = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        backend.normalizer = normalizers.BertNormalizer(lowercase=name == "uncased", handle_chinese_chars=False)
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special)
+    else:
+        backend = Tokenizer(models.Unigram())
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(split=name == "unigram")
+        trainer = trainers.UnigramTrainer(
+            vocab_size=120, special_tokens=special, unk_token="<unk>", max_piece_length=12
+        )
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    changed = copy.deepcopy(tokenizer)
+    changed._tokenizer = backend
+    assert any(len(token) > 4 for token in backend.get_vocab())
+    return changed
+
+
 @pytest.fixture
 def perfect():
     """The outputs of a model that has learned the training targets of these windows by heart."""

@@ -38,6 +38,30 @@ def test_gold_comes_back_at_any_window(task_of, any_tokenizer, perfect, answer, 
     assert kind.score([example], [prediction], ()) == {"f1": 1.0, "exact_match": 1.0}
 
 
+@pytest.mark.parametrize("max_tokens", [40, 200])
+def test_answers_inside_words_and_tokens_come_back_at_their_characters(task_of, family, perfect, max_tokens):
+    text = "Gave 25mg of the (50%). Pt's  患者给予阿司匹林治疗, in 2015"
+    kind = kind_of(task_of("spans"))
+    for answer in (
+        "25",
+        "mg",
+        "the",
+        "the (50%)",
+        "50%",
+        "50%).",
+        "Pt",
+        "阿司匹林",
+        "匹林治",
+        "2015",
+        "5mg",
+        "15",
+    ):
+        example = Example("1", text, "x?", answers=(Answer(text.index(answer), answer),))
+        windows = windows_of(kind, example, family, max_tokens=max_tokens)
+        prediction = kind.decode(example, windows, perfect(kind, windows, ()), ())
+        assert (prediction["answer"], prediction["start"]) == (answer, text.index(answer))
+
+
 def test_windows_hold_the_whole_question_and_cover_the_whole_text(task_of, tokenizer):
     kind = kind_of(task_of("spans"))
     windows = windows_of(kind, example_of("25 mg"), tokenizer)

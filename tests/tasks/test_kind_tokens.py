@@ -14,6 +14,12 @@ from clinscale.tasks import Entity, Example, kind_of
 from clinscale.tasks.kinds.words import tag_words, words_of
 
 LABELS = ("drug", "problem")
+FAMILY_TEXTS = (
+    "Gave 25mg of the (50%). Pt's  β-blocker",
+    "déjà-vu, 1.5..\n§19th",
+    "T2N0 cm² x",
+    "患者给予阿司匹林aspirin治疗",
+)
 TEXT = "Gave metoprolol 25mg for chest pain;\n\n  no déjà-vu (50%). Pt's pain–free."
 
 
@@ -74,24 +80,42 @@ def test_gold_of_any_words_comes_back(task_of, tokenizer, perfect, text, data):
         assert kind.score([example], [prediction], LABELS)["f1"] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("gold", "found"),
-    [
-        ("prolol", "metoprolol"),  # begins inside a word: widened to it
-        ("25", "25"),  # digits and letters are words of their own, as byte-level tokenizers part them
-        ("50%", "50%)"),  # ends inside a run of marks: the sentence's full stop stays outside
-        ("Pt", "Pt"),
-        ("Pt's", "Pt's"),  # one token joins the mark and the letter
-    ],
-)
-def test_entities_inside_words_are_widened_and_still_score_as_found(task_of, tokenizer_for, perfect, gold, found):
-    tokenizer = tokenizer_for([TEXT] * 9)
-    assert "'s" in tokenizer.get_vocab()
+@pytest.mark.parametrize("gold", ["prolol", "25", "5", "50%", "%", "Pt", "Pt's", "vu (50%)", "pain;", "chest"])
+def test_gold_that_begins_or_ends_inside_a_word_or_a_token_is_learned_as_it_stands(
+    task_of, tokenizer_for, perfect, gold
+):
     kind = kind_of(task_of("tokens"))
     example = Example("1", TEXT, entities=entities_in(TEXT, (gold, "problem")))
-    prediction = through(kind, example, tokenizer, perfect, 32, 8)
-    assert [TEXT[start:end] for start, end, _ in spans(prediction)] == [found]
+    prediction = through(kind, example, tokenizer_for([TEXT] * 9), perfect, 32, 8)
+    assert [TEXT[start:end] for start, end, _ in spans(prediction)] == [gold]
     assert kind.score([example], [prediction], LABELS)["f1"] == 1.0
+
+
+@pytest.mark.parametrize("max_tokens", [9, 64])
+def test_gold_comes_back_at_its_characters_from_any_family_of_tokenizers(task_of, family, perfect, max_tokens):
+    kind = kind_of(task_of("tokens"))
+    for text in FAMILY_TEXTS:
+        words = words_of(text)
+        for first, last in itertools.combinations(range(len(words)), 2):
+            gold = (Entity(words[first][0], words[last][0], "drug"), Entity(*words[last], "drug"))
+            gold = tuple(Entity(e.start, len(text[: e.end].rstrip()), e.label) for e in gold)
+            prediction = through(kind, Example("1", text, entities=gold), family, perfect, max_tokens, 3)
+            assert spans(prediction) == [(e.start, e.end, e.label) for e in gold]
+
+
+def test_prediction_answers_what_the_text_alone_parts(task_of, family):
+    """Without gold no token speaks for more than a word, but where a script has no blanks."""
+    kind = kind_of(task_of("tokens"))
+    for text in FAMILY_TEXTS[:-1]:
+        windows = kind.windows(
+            Example("1", text, entities=(Entity(1, 3, "drug"),)),
+            family,
+            LABELS,
+            max_tokens=64,
+            stride_tokens=0,
+            train=False,
+        )
+        assert [words for window in windows for words in window.speaks_for if words] == words_of(text)
 
 
 def test_only_the_first_token_of_a_word_is_trained(task_of, tokenizer):

@@ -39,6 +39,8 @@ class Window:
     """1 where Longformer attends globally, by the defaults of transformers."""
     first_token: int = 0
     """Position of this window's first text token among all tokens of the text."""
+    speaks_for: list[tuple[int, int] | None] = field(default_factory=list)
+    """Kind tokens: characters [start, end) of the word or words whose first token each token is; None for others."""
     targets: dict[str, Any] = field(default_factory=dict)
     """The model's label arguments, when training."""
 

@@ -51,18 +51,21 @@ class SpansKind(Kind):
     ) -> list[Window]:
         """Overlapping windows; targets are the first answer's first and last token.
 
-        In a window that shows only one end of the answer, the other target is `no answer`.
+        In a window that shows only one end of the answer, the other target is `no answer`. In training a token that
+        reaches over an end of that answer is cut there, so that the answer is learned as it stands.
         """
+        answer = example.answers[0] if train and example.answers else None
         windows = overlapping(
             tokenizer,
             example.text,
             question=self.second_text(example),
             max_tokens=max_tokens,
             stride_tokens=stride_tokens,
+            cuts=(answer.start, answer.end) if answer else (),
         )
         if train:
             for window in windows:
-                start, end = _ends(window, example.answers[0]) if example.answers else (NO_ANSWER, NO_ANSWER)
+                start, end = _ends(window, answer) if answer else (NO_ANSWER, NO_ANSWER)
                 window.targets.update(start_positions=start, end_positions=end)
         return windows
 

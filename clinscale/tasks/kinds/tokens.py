@@ -10,7 +10,7 @@ from clinscale.tasks.kinds.classification import f1_of
 from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
-from clinscale.tasks.kinds.words import OUTSIDE, tag_words, visible_end, word_at, words_of
+from clinscale.tasks.kinds.words import OUTSIDE, tag_words, word_at, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,21 +53,37 @@ class TokensKind(Kind):
         train: bool,
         long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
-        """Overlapping windows; the target is the word's tag at its first token and -100 elsewhere."""
+        """Overlapping windows; the target is the word's tag at its first token and -100 elsewhere.
+
+        Words end where the text says so. Gold that begins or ends inside one cuts it in training, so that gold is
+        learned as it stands; prediction, which knows no gold, answers in whole words.
+        """
+        cuts = {end for entity in example.entities for end in (entity.start, entity.end)} if train else ()
         windows = overlapping(
-            tokenizer, example.text, question=None, max_tokens=max_tokens, stride_tokens=stride_tokens
+            tokenizer,
+            example.text,
+            question=None,
+            max_tokens=max_tokens,
+            stride_tokens=stride_tokens,
+            cuts=cuts,
         )
-        if not train:
-            return windows
-        words = words_of(example.text)
-        outputs = {name: number for number, name in enumerate(self.output_names(labels))}
-        tags = [outputs[tag] for tag in tag_words(words, example.entities)]
-        heads = {token: tags[word] for token, word, _ in _heads(windows, words)}
+        words = words_of(example.text, cuts)
+        heads = _heads(windows, words)
         for window in windows:
-            targets = [IGNORED] * len(window.input_ids)
+            window.speaks_for[:] = [None] * len(window.input_ids)
             for token, position in enumerate(window.text_positions, window.first_token):
-                targets[position] = heads.get(token, IGNORED)
-            window.targets["labels"] = targets
+                if token in heads:
+                    first, last = heads[token]
+                    window.speaks_for[position] = (words[first][0], words[last][1])
+        if train:
+            outputs = {name: number for number, name in enumerate(self.output_names(labels))}
+            tags = [outputs[tag] for tag in tag_words(words, example.entities)]
+            for window in windows:
+                targets = [IGNORED] * len(window.input_ids)
+                for token, position in enumerate(window.text_positions, window.first_token):
+                    if token in heads:
+                        targets[position] = tags[heads[token][0]]
+                window.targets["labels"] = targets
         return windows
 
     def decode(
@@ -83,23 +99,22 @@ class TokensKind(Kind):
         most text on its poorer side. An I tag that continues nothing begins an entity, as in seqeval.
         """
         names = self.output_names(labels)
-        words = words_of(example.text)
-        judges = _judges(windows)
         all_probabilities = [softmax(np.asarray(output["logits"], dtype=np.float64)) for output in outputs]
         chosen = [probabilities.argmax(axis=-1).tolist() for probabilities in all_probabilities]
         highest = [probabilities.max(axis=-1).tolist() for probabilities in all_probabilities]
         entities: list[dict[str, Any]] = []
         certain: list[list[float]] = []
         previous = OUTSIDE
-        for token, word, last_word in _heads(windows, words):
-            window, position = judges[token]
+        for window, position in _judges(windows):
+            words = windows[window].speaks_for[position]
+            if words is None:
+                continue
             prefix, _, label = names[chosen[window][position]].partition("-")
-            end = visible_end(example.text, words[last_word])
             if prefix == "I" and label == previous:
-                entities[-1]["end"] = end
+                entities[-1]["end"] = words[1]
                 certain[-1].append(highest[window][position])
             elif label:
-                entities.append({"start": words[word][0], "end": end, "label": label})
+                entities.append({"start": words[0], "end": words[1], "label": label})
                 certain.append([highest[window][position]])
             previous = label
         return {"entities": [{**e, "score": sum(c) / len(c)} for e, c in zip(entities, certain, strict=True)]}
@@ -161,11 +176,12 @@ def _harmonic(precision: float, recall: float) -> float:
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
-def _heads(windows: Sequence[Window], words: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """(token, the word it begins in, the last word it reaches) of each token that is the first in its word.
+def _heads(windows: Sequence[Window], words: Sequence[tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """Token -> the first and the last word it speaks for: those that it reaches and no earlier token does.
 
-    Tokens count over the whole text. The two words differ only where the tokenizer joins what `words` parts.
+    Tokens count over the whole text. The two words differ only where a script without blanks lets words share a token.
     """
+    heads: dict[int, tuple[int, int]] = {}
     spoken_for = -1  # also skips what an earlier window has shown already
     for window in windows:
         for token, position in enumerate(window.text_positions, window.first_token):
@@ -173,13 +189,14 @@ def _heads(windows: Sequence[Window], words: Sequence[tuple[int, int]]) -> Itera
             if start == end:
                 continue  # white space
             word, last_word = word_at(words, start), word_at(words, end - 1)
-            if word is not None and last_word is not None and word > spoken_for:
+            if word is not None and last_word is not None and last_word > spoken_for:
+                heads[token] = (max(word, spoken_for + 1), last_word)
                 spoken_for = last_word
-                yield token, word, last_word
+    return heads
 
 
-def _judges(windows: Sequence[Window]) -> dict[int, tuple[int, int]]:
-    """Token of the text -> (window, position) that shows most text on the token's poorer side.
+def _judges(windows: Sequence[Window]) -> Iterator[tuple[int, int]]:
+    """(window, position) that shows most text on the poorer side of each token of the text, in order.
 
     A window's side at which the text itself begins or ends is not poor: there is no more to show.
     """
@@ -193,4 +210,4 @@ def _judges(windows: Sequence[Window]) -> dict[int, tuple[int, int]]:
             token = window.first_token + place
             if min(left, right) > context.get(token, -1):
                 judges[token], context[token] = (number, position), min(left, right)
-    return judges
+    yield from judges.values()

@@ -1,10 +1,12 @@
-"""Texts to windows of tokens with clean character offsets, through the tokenizer's own overflow mechanism."""
+"""Texts to windows of tokens with clean character offsets."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from clinscale.errors import ConfigError
+from clinscale.tasks.kinds.cutting import cut_at_words
 from clinscale.tasks.kinds.kind import LongDocuments, Window
+from clinscale.tasks.kinds.words import words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,44 +60,51 @@ def _fitting(
 
 
 def overlapping(
-    tokenizer: "PreTrainedTokenizerBase", text: str, *, question: str | None, max_tokens: int, stride_tokens: int
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    *,
+    question: str | None,
+    max_tokens: int,
+    stride_tokens: int,
+    cuts: Collection[int] = (),
 ) -> list[Window]:
     """Windows that cover the whole of `text`, each after the whole question if there is one.
 
-    The global mask marks the classification token and the question (transformers' Longformer for question
-    answering), and nothing without a question (its token classification).
+    No token reaches over the end of a word (`cut_at_words`), words being those of the text, cut at `cuts` too. The
+    global mask marks the classification token and the question (transformers' Longformer for question answering), and
+    nothing without a question (its token classification).
     """
     room = _room(tokenizer, max_tokens, pair=question is not None)
+    texts = [text] if question is None else [question, text]
+    encoding = tokenizer(*texts, return_offsets_mapping=True, verbose=False)
+    ids, sides = list(encoding["input_ids"]), encoding.sequence_ids(0)
+    asked = 0 if question is None else sides.count(0)
+    room -= asked
+    if room < 2:
+        raise ConfigError(
+            f"a question of {max_tokens - room} tokens leaves no room for text in windows of {max_tokens}; "
+            "ask a shorter question or raise max_tokens"
+        )
+    side = len(texts) - 1
+    first = sides.index(side) if side in sides else len(sides)
+    behind = first + sides.count(side)
+    head, tail = ids[:first], ids[behind:]
+    raw = _clean(encoding["offset_mapping"], sides, text, side=side)[first:behind]
+    here = [offset for offset in raw if offset is not None]
+    inner, offsets = cut_at_words(tokenizer, text, ids[first:behind], here, words_of(text, cuts), cuts)
+    mask = [0] * len(head)
     if question is not None:
-        room -= len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
-        if room < 2:
-            raise ConfigError(
-                f"a question of {max_tokens - room} tokens leaves no room for text in windows of {max_tokens}; "
-                "ask a shorter question or raise max_tokens"
-            )
-    stride = min(stride_tokens, room // 2)
-    encoding = tokenizer(
-        *([question, text] if question is not None else [text]),
-        truncation=True if question is None else "only_second",
-        max_length=max_tokens,
-        stride=stride,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
-    side = 0 if question is None else 1
-    windows: list[Window] = []
-    first = 0
-    for number, input_ids in enumerate(encoding["input_ids"]):
-        sides = encoding.sequence_ids(number)
-        offsets = _clean(encoding["offset_mapping"][number], sides, text, side=side)
-        mask = [0] * len(input_ids)
-        if question is not None:
-            mask = [
-                int(s == 0) | c for s, c in zip(sides, _classification_token(tokenizer, input_ids), strict=True)
-            ]
-        windows.append(Window(list(input_ids), offsets, mask, first_token=first))
-        first += len(windows[-1].text_positions) - stride
-    return windows
+        mask = [int(s == 0) | c for s, c in zip(sides, _classification_token(tokenizer, head), strict=False)]
+    step = room - min(stride_tokens, room // 2)
+    return [
+        Window(
+            [*head, *inner[start : start + room], *tail],
+            [*[None] * len(head), *offsets[start : start + room], *[None] * len(tail)],
+            [*mask, *[0] * (len(inner[start : start + room]) + len(tail))],
+            first_token=start,
+        )
+        for start in range(0, max(1, len(inner) - room + step), step)
+    ]
 
 
 def _room(tokenizer: "PreTrainedTokenizerBase", max_tokens: int, *, pair: bool) -> int:

@@ -1,24 +1,61 @@
-"""The words of a text and their BIO tags: the unit in which entities are learned, stitched and scored.
+"""The words of a text and their BIO tags: the unit in which entities are learned and answered.
 
-A word is a run of letters, of digits, or of other visible characters. No token of a byte-level BPE spans two words
-(but for English clitics such as 's), so entities that begin or end inside a word are widened to it, in gold and in
-predictions alike.
+A word is a run of letters, of digits or of one mark. In scripts that put no blanks between words, or join particles to
+them, each character is one. Where a word begins or ends is told by the text alone, so that training and prediction cut
+alike; to learn from gold that begins or ends inside a word, training cuts it there too (`cuts`).
 """
 
-import re
+import functools
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
+import regex
+
 from clinscale.tasks.example import Entity
 
-_WORD = re.compile(r"[^\W\d_]+|\d+|(?:[^\w\s]|_)+")
+_UNSPACED = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\u30fc\uff70\p{Bopomofo}\p{Hangul}"
+    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+)
+_ATTACHED = r"[\p{M}\u00ad\u200c\u200d]*"
+"""Accents, soft hyphens and joiners, which are part of the character that they follow."""
+_WORD = regex.compile(
+    rf"(?:[\p{{L}}--[{_UNSPACED}]]{_ATTACHED})+"
+    rf"|(?:[\p{{N}}--[{_UNSPACED}]]{_ATTACHED})+"
+    r"|(?<=\p{L})['’](?:s|t|re|ve|m|ll|d)(?!\p{L})"  # English clitics, one token to byte-level tokenizers
+    rf"|[{_UNSPACED}]{_ATTACHED}"
+    rf"|([^\p{{L}}\p{{N}}\s])\1*{_ATTACHED}",
+    regex.V1,
+)
+_UNSPACED_CHARACTER = regex.compile(rf"[{_UNSPACED}]{_ATTACHED}", regex.V1)
 
 OUTSIDE = "O"
 
 
-def words_of(text: str) -> list[tuple[int, int]]:
-    """Characters [start, end) of each word, in order."""
-    return [match.span() for match in _WORD.finditer(text)]
+def words_of(text: str, cuts: Iterable[int] = ()) -> list[tuple[int, int]]:
+    """Characters [start, end) of each word, in order; a word that holds one of `cuts` ends there and begins anew."""
+    words = list(_words(text))
+    for cut in cuts:
+        number = word_at(words, cut)
+        if number is not None and words[number][0] < cut:
+            start, end = words[number]
+            words[number : number + 1] = [(start, cut), (cut, end)]
+    return words
+
+
+@functools.lru_cache(maxsize=16)  # many questions are asked about one text
+def _words(text: str) -> tuple[tuple[int, int], ...]:
+    return tuple(match.span() for match in _WORD.finditer(text))
+
+
+def may_share_a_token(text: str, word: tuple[int, int], following: tuple[int, int]) -> bool:
+    """Whether a token may hold both words: neighbours in a script without blanks, where tokens hold several.
+
+    To cut those would leave nothing of what a model has learned of the script; to cut others, as `%)`, costs little.
+    """
+    return word[1] == following[0] and all(
+        _UNSPACED_CHARACTER.fullmatch(text, *one) is not None for one in (word, following)
+    )
 
 
 def tag_words(words: Sequence[tuple[int, int]], entities: Iterable[Entity]) -> list[str]:
@@ -34,12 +71,6 @@ def tag_words(words: Sequence[tuple[int, int]], entities: Iterable[Entity]) -> l
                 tags[number] = f"{prefix}-{entity.label}"
                 prefix = "I"
     return tags
-
-
-def visible_end(text: str, word: tuple[int, int]) -> int:
-    """Where an entity that closes with `word` ends: `5%).` ends before the full stop, which is the sentence's."""
-    start, end = word
-    return start + 1 + len(text[start + 1 : end].rstrip(".,;:"))
 
 
 def word_at(words: Sequence[tuple[int, int]], character: int) -> int | None:

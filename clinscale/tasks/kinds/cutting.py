@@ -1,0 +1,119 @@
+"""Tokens cut where words end: what a tokenizer joins, as `%)` or `▁25mg.`, could not say where an entity ends.
+
+Tokens that lie within words stay as they are. The others are spelled anew, piece by piece, by the tokenizer's model.
+"""
+
+import itertools
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clinscale.tasks.kinds.words import may_share_a_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Span = tuple[int, int]
+
+
+def cut_at_words(
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    ids: Sequence[int],
+    offsets: Sequence[Span],
+    words: Sequence[Span],
+    cuts: Collection[int] = (),
+) -> tuple[list[int], list[Span]]:
+    """Ids and offsets of `text` in which no token reaches over the end of a word.
+
+    Tokens that were added to the vocabulary, such as `[DATE]`, are cut at `cuts` alone, and neighbours in a script
+    without blanks may share a token unless one of `cuts` lies between them.
+
+    Args:
+        tokenizer: a fast one.
+        text: what was tokenized.
+        ids: of its tokens, without special ones.
+        offsets: characters [start, end) of each token, without white space at its ends.
+        words: of the text, in order.
+        cuts: where words end by gold and not by the text.
+    """
+    starts = np.array([start for start, _ in words], dtype=int)
+    ends = np.array([end for _, end in words], dtype=int)
+    token_starts, token_ends = np.array(offsets, dtype=int).reshape(-1, 2).T
+    first = np.searchsorted(ends, token_starts, side="right")
+    behind = np.searchsorted(starts, token_ends, side="left")
+    spelled = _Speller(tokenizer, text)
+    new_ids: list[int] = []
+    new_offsets: list[Span] = []
+    copied = 0
+    for token in np.flatnonzero(behind - first > 1).tolist():
+        reached = words[first[token] : behind[token]]
+        pieces = _pieces(text, reached, offsets[token], cuts, only_cuts=spelled.is_added(ids[token]))
+        if len(pieces) == 1:
+            continue
+        new_ids += ids[copied:token]
+        new_offsets += offsets[copied:token]
+        copied = token + 1
+        for number, piece in enumerate(pieces):
+            found = spelled.ids(piece, of=ids[token] if number == 0 else None)
+            new_ids += found
+            new_offsets += [piece] * len(found)
+    return [*new_ids, *ids[copied:]], [*new_offsets, *offsets[copied:]]
+
+
+def _pieces(
+    text: str, words: Sequence[Span], token: Span, cuts: Collection[int], *, only_cuts: bool
+) -> list[Span]:
+    """What each word has of a token, neighbours that may share one joined."""
+    pieces = [(max(words[0][0], token[0]), min(words[0][1], token[1]))]
+    for word, following in itertools.pairwise(words):
+        end = min(following[1], token[1])
+        if following[0] not in cuts and (only_cuts or may_share_a_token(text, word, following)):
+            pieces[-1] = (pieces[-1][0], end)
+        else:
+            pieces.append((following[0], end))
+    return pieces
+
+
+class _Speller:
+    """The ids of pieces of a text, as the tokenizer would give them if the text were parted there."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", text: str) -> None:
+        self._tokenizer, self._text = tokenizer, text
+        self._backend = tokenizer.backend_tokenizer
+        self._added: Collection[int] = tokenizer.added_tokens_decoder
+        self._known: dict[tuple[str, bool], list[int]] = {}
+        self._mark = self._parts(" a")[0].removesuffix("a")
+        """What the first token of a word begins with: `Ġ`, `▁`, or nothing."""
+
+    def is_added(self, token_id: int) -> bool:
+        """Whether the token is one that was added to the vocabulary, and not what stands for the unknown."""
+        return token_id in self._added and token_id != self._tokenizer.unk_token_id
+
+    def ids(self, piece: Span, *, of: int | None) -> list[int]:
+        """The ids of one piece, at least one; the first piece of token `of` begins a word where that token does."""
+        start, end = piece
+        if of is None:
+            begins = self._text[start - 1].isspace()
+        else:
+            begins = self._tokenizer.convert_ids_to_tokens(of).startswith(self._mark)
+        key = (self._text[start:end], begins)
+        if key not in self._known:
+            self._known[key] = self._spell(*key)
+        return self._known[key]
+
+    def _spell(self, piece: str, begins: bool) -> list[int]:
+        first, *others = self._parts(piece) or [""]
+        first = (self._mark if begins else "") + first.removeprefix(self._mark)
+        found = [token.id for part in (first, *others) if part for token in self._backend.model.tokenize(part)]
+        unknown = self._tokenizer.unk_token_id
+        return found or ([] if unknown is None else [unknown])
+
+    def _parts(self, text: str) -> list[str]:
+        """What the tokenizer's model would be given of `text`."""
+        backend = self._backend
+        normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
+        if backend.pre_tokenizer is None:
+            return [normal]
+        return [part for part, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
