@@ -46,7 +46,8 @@ class Findings:
 
     def leave_out(self, reason: str, number: int = 1) -> None:
         """Leave out what a rule of the task excludes; never an error."""
-        self.rejected[reason] += number
+        if number:
+            self.rejected[reason] += number
 
     def repair(self, reason: str, place: str) -> None:
         """Count something mended at `place`."""

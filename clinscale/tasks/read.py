@@ -9,6 +9,7 @@ from clinscale.storage import exists, join
 from clinscale.tasks.distributions import DISTRIBUTIONS
 from clinscale.tasks.example import Entity, Example, TaskData, count_repeats, data_fingerprint
 from clinscale.tasks.findings import Findings, NoExamplesError
+from clinscale.tasks.readers.align import NESTED, REPEATED, without_overlaps
 from clinscale.tasks.readers.bio import read_bio
 from clinscale.tasks.readers.brat import read_brat
 from clinscale.tasks.readers.i2b2_xml import read_i2b2_xml
@@ -56,6 +57,11 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
     for split, examples in splits.items():
         if not examples:
             raise NoExamplesError(f"task {task.name}: split {split} below {data} has no example; give it data")
+        if task.kind == "spans" and not any(example.answers for example in examples):
+            raise DataError(
+                f"task {task.name}: no question of split {split} below {data} has an answer; is it a test set whose "
+                "answers are held back? Give the one with answers"
+            )
     labels = _settle_labels(task, splits)
     duplicates, across = count_repeats(splits)
     return TaskData(task, splits, labels, data_fingerprint(splits, labels), findings, duplicates, across)
@@ -88,6 +94,7 @@ def _settle(task: TaskConfig, examples: Sequence[Example], findings: Findings, s
     if known := task.labels or task.columns.labels:
         place = f"{split} example"
         kept = [one for example in kept if (one := _with_known_labels(example, known, place, findings))]
+    kept = [_apart(example, findings) for example in kept]
     if task.group_pattern:
         kept = [_grouped(task, example) for example in kept]
     return tuple(kept)
@@ -117,6 +124,15 @@ def _with_known_labels(example: Example, known: Sequence[str], place: str, findi
     if any(label not in known for label in example.labels):
         return None
     return dataclasses.replace(example, entities=tuple(e for e in example.entities if e.label in known))
+
+
+def _apart(example: Example, findings: Findings) -> Example:
+    """Of entities that overlap the longest: among those that the task asks for, so after its labels are settled."""
+    distinct = dict.fromkeys(example.entities)
+    apart = without_overlaps(distinct)
+    findings.leave_out(REPEATED, len(example.entities) - len(distinct))
+    findings.leave_out(NESTED, len(distinct) - len(apart))
+    return example if apart == example.entities else dataclasses.replace(example, entities=apart)
 
 
 def _grouped(task: TaskConfig, example: Example) -> Example:

@@ -26,7 +26,8 @@ from clinscale.storage import open_binary
 from clinscale.tasks.distributions.distribution import Distribution, Splits
 from clinscale.tasks.example import Answer, Example
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.readers.align import INSIDE_WORD, whole_words
+from clinscale.tasks.kinds.words import whole_words
+from clinscale.tasks.readers.align import INSIDE_WORD
 from clinscale.tasks.readers.squad import NO_ANSWER, answers_of
 from clinscale.tasks.task import SPLITS
 

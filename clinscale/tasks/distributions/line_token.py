@@ -17,7 +17,8 @@ from clinscale.errors import DataError
 from clinscale.records import read_text
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.readers.align import NOT_THERE, Mark, entities_of, whole_words
+from clinscale.tasks.kinds.words import whole_words
+from clinscale.tasks.readers.align import NOT_THERE, Mark, entities_of
 from clinscale.tasks.readers.i2b2_xml import NO_TYPE, with_entities
 
 MISCOUNTED = "line or token number off"

@@ -27,6 +27,7 @@ _WORD = regex.compile(
     rf"|([^\p{{L}}\p{{N}}\s])\1*{_ATTACHED}",
     regex.V1,
 )
+_ATTACHED_CHARACTER = regex.compile(_ATTACHED)
 _UNSPACED_CHARACTER = regex.compile(rf"[{_UNSPACED}]{_ATTACHED}", regex.V1)
 
 OUTSIDE = "O"
@@ -56,6 +57,22 @@ def may_share_a_token(text: str, word: tuple[int, int], following: tuple[int, in
     return word[1] == following[0] and all(
         _UNSPACED_CHARACTER.fullmatch(text, *one) is not None for one in (word, following)
     )
+
+
+def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """Characters [start, end) widened to whole words of letters or digits."""
+    while start > 0 and _is_inside_word(text, start):
+        start -= 1
+    while end < len(text) and _is_inside_word(text, end):
+        end += 1
+    return start, end
+
+
+def _is_inside_word(text: str, at: int) -> bool:
+    before = at - 1
+    while before > 0 and _ATTACHED_CHARACTER.fullmatch(text[before]):
+        before -= 1
+    return text[before].isalnum() and _WORD.fullmatch(text, before, at + 1) is not None
 
 
 def tag_words(words: Sequence[tuple[int, int]], entities: Iterable[Entity]) -> list[str]:

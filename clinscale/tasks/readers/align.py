@@ -1,15 +1,28 @@
-"""Gold offsets that disagree with the text: repair what is near, and keep of overlapping spans the longest."""
+"""Gold offsets that disagree with the text: found by the drift that they share in their document, or left out."""
 
-import re
-from bisect import bisect
-from collections.abc import Iterable, Iterator
+import functools
+import itertools
+from bisect import bisect, bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+import regex
 
 from clinscale.tasks.example import Entity
 from clinscale.tasks.findings import Findings
+from clinscale.tasks.kinds.words import whole_words
 
 REACH = 20
-"""How many characters an annotated surface may lie from where its offset says; farther may be another mention."""
+"""How many characters an annotated surface may lie from where its neighbours say; farther may be another mention."""
+_SKIP = 2 * REACH + 1
+"""What it costs to leave a mark out: more than to mend one alone, there and back again."""
+_JUMP = 3 * _SKIP
+"""What it costs to go farther than REACH: only several marks that agree on one drift are worth it."""
+_FEW = 3
+"""So many marks, or fewer, are not believed to agree on a drift beyond REACH."""
+_STATES = 32
+"""How many drifts are followed at a time."""
 
 OFF = "offset off by a few characters"
 INSIDE_WORD = "widened to whole words"
@@ -28,66 +41,62 @@ class Mark(NamedTuple):
     """The annotated text as the file repeats it; None where it repeats none that could be compared."""
     place: str
     """File and position, for the findings."""
+    parts: tuple[tuple[int, int], ...] = ()
+    """Characters [start, end) of each fragment of a discontinuous annotation, whose surface joins them by blanks."""
+
+
+class Span(NamedTuple):
+    """Where a mark stands in the text, without white space at its ends."""
+
+    start: int
+    end: int
+    is_moved: bool
+    """Whether this is not where its file says."""
 
 
 def entities_of(text: str, marks: Iterable[Mark], findings: Findings) -> tuple[Entity, ...]:
-    """The entities that `marks` mean: sorted, each within the text, none overlapping another.
+    """The entities that `marks` mean: by start and end, each within the text, of equal ones one. They may overlap.
 
-    A surface that stands near its offset is repaired; what is not there is rejected. Of equal annotations one is kept,
-    of overlapping ones the longest (the first of equals): BIO tags, which all four i2b2 sets are scored by, hold one
-    entity per word.
+    What stands elsewhere than its offset says is found by `locate` and counted; what is not there is rejected.
     """
+    marks = list(marks)
     found: dict[Entity, None] = {}
-    for mark in marks:
-        if entity := _entity(text, mark, findings):
-            already = len(found)
-            found[entity] = None
-            if len(found) == already:
-                findings.leave_out(REPEATED)
-    kept = without_overlaps(found)
-    if len(kept) < len(found):
-        findings.leave_out(NESTED, len(found) - len(kept))
-    return kept
+    for mark, span in zip(marks, locate(text, marks), strict=True):
+        if span is None:
+            findings.reject(NOT_THERE, mark.place, "correct the annotation")
+            continue
+        if span.is_moved:
+            findings.repair(OFF, mark.place)
+        entity = Entity(span.start, span.end, mark.label)
+        findings.leave_out(REPEATED, entity in found)
+        found[entity] = None
+    return tuple(sorted(found, key=lambda entity: (entity.start, entity.end)))
 
 
-def _entity(text: str, mark: Mark, findings: Findings) -> Entity | None:
-    if mark.surface is None:
-        at, length = mark.start, mark.end - mark.start
-        inside = 0 <= at < at + length <= len(text) and not text[at : at + length].isspace()
-    else:
-        found = locate(text, surface, mark.start) if (surface := mark.surface.strip()) else None
-        at, length, inside = found or 0, len(surface), found is not None
-    if not inside:
-        findings.reject(NOT_THERE, mark.place, "correct the annotation")
-        return None
-    if mark.surface is not None and (at < mark.start or at + length > mark.end):
-        findings.repair(OFF, mark.place)
-    return Entity(at, at + length, mark.label)
+def locate(text: str, marks: Sequence[Mark]) -> list[Span | None]:
+    """Where each of one document's marks stands, None for what is not there; white space is compared as blanks.
 
-
-def locate(text: str, surface: str, start: int) -> int | None:
-    """Where `surface` stands nearest to `start` within REACH characters; white space is compared as blanks."""
-    if start >= 0 and text.startswith(surface, start):
-        return start
-    if start >= 0 and _blank(text[start : start + len(surface)]) == _blank(surface):
-        return start
-    first = max(0, start - REACH)
-    around, surface = _blank(text[first : start + REACH + len(surface)]), _blank(surface)
-    places = (first + place for place in _occurrences(around, surface))
-    return min(places, key=lambda place: abs(place - start), default=None)
-
-
-def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Characters [start, end) widened to whole runs of letters and of digits, which no tokenizer gives in part."""
-    while start > 0 and _joined(text[start - 1 : start + 1]):
-        start -= 1
-    while end < len(text) and _joined(text[end - 1 : end + 1]):
-        end += 1
-    return start, end
+    Offsets of one document are wrong together: another count of line ends or characters, something added or taken away
+    before them. So marks are not looked for one by one, where the nearest equal words may be another mention. First the
+    count that fits most of them is taken; then the places are chosen whose drift changes least from mark to mark. A
+    mark goes back to a place inside a longer word only if its own offset, or the drift of those before it, says so.
+    """
+    spans = [_Sought(text, mark).at(0) for mark in marks]
+    if None not in spans:
+        return spans
+    order = sorted(range(len(marks)), key=lambda number: marks[number].start)
+    count = _count_of(text, marks)
+    sought = [_Sought(text, marks[number], count) for number in order]
+    for number, span in zip(order, _least_drift(sought), strict=True):
+        spans[number] = span
+    return spans
 
 
 def without_overlaps(entities: Iterable[Entity]) -> tuple[Entity, ...]:
-    """The longest of entities that overlap (the first of equals), sorted by start."""
+    """The longest of entities that overlap (the first of equals), sorted by start.
+
+    BIO tags, which all four i2b2 sets are scored by, hold one entity per word.
+    """
     kept: list[Entity] = []
     starts: list[int] = []
     for entity in sorted(entities, key=lambda e: (e.start - e.end, e.start)):
@@ -99,16 +108,165 @@ def without_overlaps(entities: Iterable[Entity]) -> tuple[Entity, ...]:
     return tuple(kept)
 
 
-def _joined(pair: str) -> bool:
-    return pair.isalpha() or pair.isdigit()
+_Count = Callable[[int], int]
+"""Offset as a file counts -> character of the text."""
 
 
-def _occurrences(text: str, part: str) -> Iterator[int]:
-    place = text.find(part)
-    while place >= 0:
-        yield place
-        place = text.find(part, place + 1)
+class _Sought:
+    """One mark, to be looked for in the text."""
+
+    def __init__(self, text: str, mark: Mark, count: _Count = int) -> None:
+        self._text, self._mark, self._count = text, mark, count
+        self.has_surface = mark.surface is not None
+        self._pieces = [(self._begin(start, piece), piece.strip()) for start, piece in _pieces(mark)]
+        self._patterns: list[regex.Pattern[str]] = []
+
+    def _begin(self, start: int, surface: str) -> int:
+        """Where a surface begins that may have white space in front, which its offset counts or not."""
+        blanks = len(surface) - len(surface.lstrip())
+        here = self._count(start)
+        return here if self._text[here : here + 1].strip() else self._count(start + blanks)
+
+    def at(self, drift: int) -> Span | None:
+        """The span if the mark stands where its offset says, moved by `drift`."""
+        if not self.has_surface:
+            return self._span(self._count(self._mark.start) + drift, self._count(self._mark.end) + drift)
+        ends = [self._end(number, start + drift) for number, (start, _) in enumerate(self._pieces)]
+        if not ends or None in ends:
+            return None
+        return self._span(self._pieces[0][0] + drift, ends[-1] or 0)
+
+    @functools.cached_property
+    def drifts(self) -> list[int]:
+        """By how much the places where the mark stands in whole words differ from its offset; in order."""
+        if not self._pieces:
+            return []
+        start, _ = self._pieces[0]
+        found = [match.start() - start for match in self._pattern(0).finditer(self._text, overlapped=True)]
+        return [drift for drift in found if self.is_at(drift, whole=True)]
+
+    def is_at(self, drift: int, *, whole: bool) -> bool:
+        """Whether `at` finds it there; with `whole`, in whole words."""
+        span = self.at(drift)
+        return span is not None and (not whole or whole_words(self._text, span.start, span.end) == span[:2])
+
+    def _end(self, number: int, start: int) -> int | None:
+        surface = self._pieces[number][1]
+        if not surface or start < 0:
+            return None
+        if self._text.startswith(surface, start):
+            return start + len(surface)
+        if not self._text[start : start + 1].strip():
+            return None
+        match = self._pattern(number).match(self._text, start)
+        return match.end() if match else None
+
+    def _pattern(self, number: int) -> "regex.Pattern[str]":
+        if not self._patterns:
+            self._patterns = [
+                regex.compile(r"\s+".join(map(regex.escape, surface.split()))) for _, surface in self._pieces
+            ]
+        return self._patterns[number]
+
+    def _span(self, start: int, end: int) -> Span | None:
+        start, end = _trimmed(self._text, start, end)
+        if not 0 <= start < end <= len(self._text):
+            return None
+        stated_start, stated_end = _trimmed(self._text, self._mark.start, self._mark.end)
+        return Span(start, end, start != stated_start or end > stated_end)
 
 
-def _blank(text: str) -> str:
-    return re.sub(r"\s", " ", text)
+def _pieces(mark: Mark) -> list[tuple[int, str]]:
+    """Start and surface of each fragment; none where the surface is not that of the fragments."""
+    if mark.surface is None:
+        return []
+    if not mark.parts:
+        return [(mark.start, mark.surface)]
+    lengths = [end - start for start, end in mark.parts]
+    if len(mark.surface) != sum(lengths) + len(lengths) - 1:
+        return []
+    firsts = itertools.accumulate((length + 1 for length in lengths), initial=0)
+    return [
+        (start, mark.surface[first : first + length])
+        for (start, _), first, length in zip(mark.parts, firsts, lengths, strict=False)
+    ]
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Without the white space at both ends."""
+    part = text[max(0, start) : max(0, end)]
+    return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
+
+
+def _count_of(text: str, marks: Sequence[Mark]) -> _Count:
+    """How the file counts characters: the way by which most marks stand where they should, by one small drift."""
+    stated = [mark for mark in marks if mark.surface is not None]
+    best: _Count = int
+    most = -1
+    for number, count in enumerate(_counts(text)):
+        sought = [_Sought(text, mark, count) for mark in stated]
+        fitting = [sum(one.is_at(drift, whole=number > 0) for one in sought) for drift in (0, -1, 1, -2, 2)]
+        if number and max(fitting) <= _FEW:  # another count and a drift at once need more to show for it
+            fitting = fitting[:1]
+        if max(fitting) > most:
+            best, most = count, max(fitting)
+    return best
+
+
+def _counts(text: str) -> Iterator[_Count]:
+    """Characters as they are; line ends as one or as two; UTF-16 units or UTF-8 bytes: where that differs."""
+    yield int
+    seen = [list(range(len(text) + 1))]
+    for unit, width in (("", 1), ("utf-16-le", 2), ("utf-8", 1)):
+        sizes = [len(one.encode(unit, "surrogatepass")) // width if unit else 1 for one in text]
+        as_one = [0 if text.startswith("\r\n", at) else size for at, size in enumerate(sizes)]
+        as_two = [2 if one == "\n" and text[at - 1 : at] != "\r" else sizes[at] for at, one in enumerate(text)]
+        for counted in (sizes, as_one, as_two):
+            ends = [0, *itertools.accumulate(counted)]
+            if ends not in seen:
+                seen.append(ends)
+                yield functools.partial(bisect_left, ends)
+
+
+class _Path(NamedTuple):
+    cost: float
+    before: "_Path | None"
+    span: Span | None
+
+
+def _least_drift(sought: Sequence[_Sought]) -> list[Span | None]:
+    """The place of each mark, in their order, for which the drift changes least; None for those left out."""
+    votes = Counter(drift for one in sought for drift in one.drifts)
+    agreed = [drift for drift, number in votes.most_common(_STATES) if number > _FEW and 4 * number >= len(sought)]
+    paths = {0: _Path(0, None, None)}  # drift -> the cheapest way to it
+    for one in sought:
+        paths = _followed(paths, one, agreed)
+    spans: list[Span | None] = []
+    path = min(paths.values(), key=lambda path: path.cost)
+    while path.before is not None:
+        spans.append(path.span)
+        path = path.before
+    return spans[::-1]
+
+
+def _followed(paths: dict[int, _Path], one: _Sought, agreed: Sequence[int]) -> dict[int, _Path]:
+    """The paths that go on with a mark: at the drift so far, near it, at one of the `agreed`, and without the mark."""
+    ways: dict[int, _Path] = {}
+
+    def offer(drift: int, cost: float, path: _Path, span: Span | None) -> None:
+        if drift not in ways or cost < ways[drift].cost:
+            ways[drift] = _Path(cost, path, span)
+
+    for drift, path in paths.items():
+        here = one.at(drift)
+        offer(drift, path.cost + (_SKIP if here is None and one.has_surface else 0), path, here)
+        near = slice(bisect_left(one.drifts, drift - REACH), bisect(one.drifts, drift + REACH))
+        for found in one.drifts[near]:
+            offer(found, path.cost + abs(found - drift), path, one.at(found))
+    cheapest = min(paths, key=lambda drift: paths[drift].cost)
+    for found in agreed:
+        if one.is_at(found, whole=True):
+            least = 1 - 1 / (1 + abs(found - cheapest))  # of two ways that explain as much, the shorter
+            offer(found, paths[cheapest].cost + _JUMP + least, paths[cheapest], one.at(found))
+    kept = sorted(ways, key=lambda drift: ways[drift].cost)[:_STATES]
+    return {drift: ways[drift] for drift in kept}

@@ -1,6 +1,7 @@
 """One token and its tag per line, a blank line between sentences: BIO (IOB2), IOB1 and BIOES alike."""
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
@@ -12,19 +13,22 @@ from clinscale.tasks.task import TaskConfig
 _SUFFIXES = (".tsv", ".bio", ".conll", ".iob", ".txt")
 _PREFIXES = {"B": "B", "S": "B", "I": "I", "E": "I"}
 _OUTSIDE = ("O", "")
+_DOCUMENT = "-DOCSTART-"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_BLANKS = re.compile(r"[ \t]+")
 BAD_TAG = "tag is neither O nor one of B I E S, a dash and a type"
 
 
 def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     """One example per sentence, its tokens joined by blanks. Finds `sentences`, `entities`.
 
-    The first column is the token and the last the tag. A sentence with a line that has no tag, or one that is neither
-    O nor PREFIX-TYPE, is rejected.
+    The first column is the token and the last the tag. A sentence is rejected that has a line without a tag, of more or
+    fewer columns than the others, or with a tag that is neither O nor PREFIX-TYPE.
     """
     examples = []
     for file in list_files(path, _SUFFIXES):
         stem = PurePath(file.removesuffix(".gz")).stem
-        for number, (line, tokens, given) in enumerate(_sentences(read_text(file, task.encoding)), 1):
+        for number, (line, tokens, given) in enumerate(sentences(read_text(file, task.encoding)), 1):
             findings.find("sentences")
             if tags := _read_tags(file, line, tokens, given, findings):
                 entities = entities_of_tags(tokens, tags)
@@ -61,31 +65,53 @@ def entities_of_tags(tokens: Sequence[str], tags: Sequence[tuple[str, str]]) -> 
     return tuple(entities)
 
 
-def _sentences(text: str) -> Iterator[tuple[int, list[str], list[str]]]:
-    """Number of the first line, tokens and tags by sentence; a line without two columns has an empty token."""
+def sentences(text: str, *, tagged: bool = True) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Number of the first line, tokens and tags by sentence; a line that is not laid out as the others has no token.
+
+    Columns are parted by tabs, so that a token may hold a blank, or where the first line has none by blanks. Lines of a
+    sentence of another number of columns than the file's first have an empty token, for a token with a blank in it may
+    have been taken for two. Any line end will do. Without `tagged` a line may hold a token alone.
+    """
     tokens: list[str] = []
     tags: list[str] = []
-    for number, line in enumerate([*text.split("\n"), ""], 1):
-        fields = line.split("\t") if "\t" in line else line.split()
-        if fields and fields[0] != "-DOCSTART-":
-            tokens.append(fields[0].strip() if len(fields) > 1 else "")
+    lines = _LINE_END.split(text)
+    first = next((line for line in lines if line.strip() and not line.startswith(_DOCUMENT)), "")
+    tabbed = "\t" in first.strip()
+    num_columns = len(_fields(first, tabbed))
+    for number, line in enumerate([*lines, ""], 1):
+        if line.strip() and not line.startswith(_DOCUMENT):
+            fields = _fields(line, tabbed)
+            is_whole = len(fields) == num_columns and (num_columns > 1 or not tagged)
+            tokens.append(fields[0].strip() if is_whole else "")
             tags.append(fields[-1])
         elif tokens:
             yield number - len(tokens), tokens, tags
             tokens, tags = [], []
 
 
+def _fields(line: str, tabbed: bool) -> list[str]:
+    if tabbed:
+        return line.strip(" ").split("\t")
+    return line.split() if line.isascii() else _BLANKS.split(line.strip(" \t"))  # a no-break blank parts nothing
+
+
+def line_without_token(tokens: Sequence[str]) -> int | None:
+    """Number, from 0, of the first line of a sentence that is not laid out as the others."""
+    return next((at for at, token in enumerate(tokens) if not token), None)
+
+
 def _read_tags(
     file: str, first_line: int, tokens: list[str], tags: list[str], findings: Findings
 ) -> list[tuple[str, str]]:
     """The tags of a sentence; none when it is rejected."""
+    bad = line_without_token(tokens)
+    if bad is not None:
+        mend = "part token and tag by a tab where tokens hold blanks"
+        findings.reject("line without token and tag, or of other columns", f"{file} line {first_line + bad}", mend)
+        return []
     read = [_OUTSIDE] * len(tags) if tags.count("O") == len(tags) else [read_tag(tag.strip()) for tag in tags]
-    if all(tokens) and None not in read:
+    if None not in read:
         return read  # type: ignore[return-value]
-    at = next(at for at, token in enumerate(tokens) if not token or read[at] is None)
-    place = f"{file} line {first_line + at}"
-    if tokens[at]:
-        findings.reject(BAD_TAG, place, "correct the tag")
-    else:
-        findings.reject("line without token and tag", place, "separate them by a tab")
+    bad = next(at for at, tag in enumerate(read) if tag is None)
+    findings.reject(BAD_TAG, f"{file} line {first_line + bad}", "correct the tag")
     return []

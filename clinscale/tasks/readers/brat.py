@@ -10,8 +10,8 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.task import TaskConfig
 
-_TEXT_BOUND = re.compile(r"T\S*\t(\S+) (\d+)( \d+;\d+)* (\d+)\t(.*)", re.DOTALL)
-"""Type, start of the first fragment, what parts it from the last, end of the last, surface."""
+_TEXT_BOUND = re.compile(r"T\S*\t(\S+) (\d{1,12} \d{1,12}(?:;\d{1,12} \d{1,12})*)\t(.*)", re.DOTALL)
+"""Type, start and end of each fragment, surface."""
 _OTHER_LINES = ("E", "R", "A", "M", "N", "*", "#")
 """Events, relations, attributes, modifications, normalisations, equivalences and notes: not entities."""
 
@@ -24,8 +24,8 @@ def read_brat(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
 def brat_documents(path: str, findings: Findings, *, encoding: str = "utf-8") -> list[Example]:
     """One example per document. Finds `documents`, `annotations` (text-bound lines), of these `discontinuous`.
 
-    A discontinuous annotation becomes the one span from its first to its last fragment. For what overlaps or is off
-    see `entities_of`. A malformed line, a text without annotations, and annotations without text are rejected.
+    A discontinuous annotation becomes the one span from its first to its last fragment. For what is off see
+    `entities_of`. A malformed line, a text without annotations, and annotations without text are rejected.
     """
     texts = {file.removesuffix(".txt"): file for file in list_files(path, (".txt",))}
     annotations = {file.removesuffix(".ann"): file for file in list_files(path, (".ann",))}
@@ -44,7 +44,7 @@ def brat_documents(path: str, findings: Findings, *, encoding: str = "utf-8") ->
 def _read_document(stem: str, findings: Findings, encoding: str) -> Example | None:
     try:
         text = read_text(f"{stem}.txt", encoding)
-        lines = read_text(f"{stem}.ann", encoding).split("\n")
+        lines = read_text(f"{stem}.ann", encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except DataError:
         if findings.on_error == "raise":
             raise
@@ -62,13 +62,13 @@ def _marks(lines: list[str], file: str, findings: Findings) -> Iterator[Mark]:
         if line.startswith(_OTHER_LINES) or not line.strip():
             continue
         place = f"{file} line {number}"
-        match = _TEXT_BOUND.fullmatch(line.rstrip("\r"))
+        match = _TEXT_BOUND.fullmatch(line)
         if match is None:
             findings.reject("not `ID, tab, TYPE START END, tab, text`", place, "correct or remove the line")
             continue
-        label, start, between, end, surface = match.groups()
+        label, offsets, surface = match.groups()
+        starts, ends = zip(*(map(int, part.split()) for part in offsets.split(";")), strict=True)
+        parts = tuple(zip(starts, ends, strict=True)) if len(starts) > 1 else ()
         findings.find("annotations")
-        if between:
-            findings.find("discontinuous")
-        # the surface of several fragments leaves out what lies between them, so it cannot be compared
-        yield Mark(label, int(start), int(end), None if between else surface, place)
+        findings.find("discontinuous", bool(parts))
+        yield Mark(label, starts[0], ends[-1], surface, place, parts)

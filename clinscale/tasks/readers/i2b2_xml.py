@@ -31,7 +31,7 @@ def read_files(
     """One example per file. Finds `documents`, `annotations`.
 
     Offsets count from 0 right after the CDATA opener, end exclusive, a Windows line end as one character (XML's own
-    rule). For what overlaps or is off see `entities_of`. A file that is no such XML is rejected, with the line of its
+    rule). For what is off see `entities_of`. A file that is no such XML is rejected, with the line of its
     fault.
 
     Args:
@@ -55,9 +55,9 @@ def read_files(
 
 
 def read_document(
-    file: str, findings: Findings, *, encoding: str = "utf-8"
+    file: str, findings: Findings, *, encoding: str = "utf-8", annotated: bool = True
 ) -> tuple[str, list[ElementTree.Element]] | None:
-    """TEXT and the elements of TAGS of one file; None when it was rejected."""
+    """TEXT and the elements of TAGS of one file, which may lack TAGS unless `annotated`; None when it was rejected."""
     try:
         root = ElementTree.fromstring(read_text(file, encoding))
     except DataError:
@@ -74,10 +74,10 @@ def read_document(
         findings.reject("empty text", file, "remove the document")
         return None
     tags = root.find("TAGS")
-    if tags is None:
+    if tags is None and annotated:
         findings.reject("no element TAGS", file, "take the annotated file")
         return None
-    return text, list(tags)
+    return text, list(tags if tags is not None else ())
 
 
 def with_entities(surface: str) -> str:

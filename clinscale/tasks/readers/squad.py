@@ -1,24 +1,27 @@
 """SQuAD JSON, version 1.1 and 2: questions on contexts, answers by character offset."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from clinscale.cells import CellError, as_truth, as_whole_number, is_short_name
 from clinscale.errors import DataError
 from clinscale.records import list_files
 from clinscale.storage import read_json
 from clinscale.tasks.example import Answer, Example
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.readers.align import INSIDE_WORD, NOT_THERE, OFF, locate, whole_words
+from clinscale.tasks.readers.align import NOT_THERE, OFF, Mark, Span, locate
 from clinscale.tasks.task import TaskConfig
 
 NO_ANSWER = "question without an answer"
+NOT_ANSWERED = "question without answers that is not marked impossible"
 
 
 def read_squad(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     """One example per question. Finds `questions`, `contexts`, `unanswerable`.
 
-    For answers whose offset is off see `answers_of`; a question all of whose answers were rejected is left out, and
-    so is one without text.
+    For answers whose offset is off see `answers_of`. Left out are a question all of whose answers were rejected, one
+    without text, and one that neither has answers nor is marked impossible: its answer may be held back.
 
     Raises:
         DataError: the file does not have SQuAD's layout.
@@ -26,48 +29,91 @@ def read_squad(task: TaskConfig, path: str, findings: Findings) -> list[Example]
     examples = []
     for file in list_files(path, (".json",)):
         contexts = set()
-        for name, context, question, fields in _questions(file):
+        for context, asked in itertools.groupby(questions(file), key=lambda question: question[1]):
             contexts.add(context)
-            findings.find("questions")
-            place = f"{file} question {name}"
-            if not context or context.isspace() or not question.strip():  # a strip would copy each context
-                findings.reject("empty context or question", place, "fill it")
-                continue
-            given = () if fields.get("is_impossible") else fields.get("answers") or ()
-            answers = answers_of(context, given, place, findings)
-            if answers or is_asked(task, given, answers, findings):
-                examples.append(Example(name, context, question, answers=answers))
+            kept = [one for one in asked if _is_complete(*one, file, findings)]
+            given = [(_given_answers(fields), _place(file, name)) for name, _, _, fields in kept]
+            for (name, _, question, _), (stated, _), answers in zip(
+                kept, given, answers_of_questions(context, given, findings), strict=True
+            ):
+                if answers or is_asked(task, stated, answers, findings):
+                    examples.append(Example(name, context, question, answers=answers))
         findings.find("contexts", len(contexts))
     return examples
+
+
+def _is_complete(
+    name: str, context: str, question: str, fields: Mapping[str, Any], file: str, findings: Findings
+) -> bool:
+    """Whether a question has all that it needs; if not it is rejected."""
+    findings.find("questions")
+    place = _place(file, name)
+    if not context or context.isspace() or not question.strip():  # a strip would copy each context
+        findings.reject("empty context or question", place, "fill it")
+        return False
+    try:
+        impossible = as_truth(fields.get("is_impossible"), "is_impossible")
+    except CellError as error:
+        findings.reject(error.reason, place, error.mend)
+        return False
+    if not impossible and not fields.get("answers"):
+        findings.reject(NOT_ANSWERED, place, "give its answers, or is_impossible: true where there is none")
+        return False
+    return True
+
+
+def _place(file: str, name: str) -> str:
+    return f"{file} question {name if is_short_name(name) else 'whose id is no short name'}"
+
+
+def _given_answers(fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    given = fields.get("answers") if not as_truth(fields.get("is_impossible"), "is_impossible") else ()
+    return given if isinstance(given, list | tuple) else [{}]
 
 
 def answers_of(
     context: str, given: Iterable[Mapping[str, Any]], place: str, findings: Findings
 ) -> tuple[Answer, ...]:
-    """The answers where they stand in the text: stripped, in whole words, each once.
+    """The answers to one question where they stand in the text: stripped, each once.
 
-    An answer near its offset is repaired, one that is not there is rejected.
+    What stands elsewhere than its offset says is found by `locate` and counted; what is not there is rejected.
     """
-    found: list[Answer] = []
-    for answer in given:
-        try:
-            stated, start = str(answer["text"]), int(answer["answer_start"])
-        except (KeyError, TypeError, ValueError):
-            findings.reject("answer without text and a whole number answer_start", place, "correct the answer")
+    return answers_of_questions(context, [(given, place)], findings)[0]
+
+
+def answers_of_questions(
+    context: str, asked: Iterable[tuple[Iterable[Mapping[str, Any]], str]], findings: Findings
+) -> list[tuple[Answer, ...]]:
+    """The same for all questions on one text, each with its place: their offsets are wrong together."""
+    marks = [[mark for answer in given if (mark := _mark(answer, place, findings))] for given, place in asked]
+    spans = iter(locate(context, [mark for of_one in marks for mark in of_one]))
+    return [_answers(context, of_one, spans, findings) for of_one in marks]
+
+
+def _mark(answer: Mapping[str, Any], place: str, findings: Findings) -> Mark | None:
+    """What an answer states; None when it was rejected."""
+    try:
+        stated, start = answer["text"], as_whole_number(answer["answer_start"], "answer_start")
+    except (KeyError, TypeError, CellError):
+        stated, start = None, None
+    if start is None or not isinstance(stated, str | int | float):
+        findings.reject("answer without text and a whole number answer_start", place, "correct the answer")
+        return None
+    return Mark("", start, start + len(str(stated)), str(stated), place)
+
+
+def _answers(
+    context: str, marks: Iterable[Mark], spans: Iterator[Span | None], findings: Findings
+) -> tuple[Answer, ...]:
+    found: dict[Answer, None] = {}
+    for mark in marks:
+        span = next(spans)
+        if span is None:
+            findings.reject(NOT_THERE, mark.place, "correct the answer")
             continue
-        surface = stated.strip()
-        at = locate(context, surface, start) if surface else None
-        if at is None:
-            findings.reject(NOT_THERE, place, "correct the answer")
-            continue
-        if start < 0 or not context.startswith(stated, start):
-            findings.repair(OFF, place)
-        start, end = whole_words(context, at, at + len(surface))
-        if end - start > len(surface):
-            findings.repair(INSIDE_WORD, place)
-        whole = Answer(start, context[start:end])
-        if whole not in found:
-            found.append(whole)
+        if span.is_moved or not context.startswith(mark.surface or "", mark.start):
+            findings.repair(OFF, mark.place)
+        found[Answer(span.start, context[span.start : span.end])] = None
     return tuple(found)
 
 
@@ -83,7 +129,7 @@ def is_asked(task: TaskConfig, given: Iterable[Any], answers: tuple[Answer, ...]
     return task.unanswerable
 
 
-def _questions(file: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+def questions(file: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Id, context, question, and the fields that hold the rest."""
     try:
         for article in read_json(file)["data"]:
