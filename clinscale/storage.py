@@ -11,8 +11,8 @@ import stat
 import tempfile
 import uuid
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 import fsspec
@@ -36,7 +36,14 @@ def is_remote(uri: str | Path) -> bool:
 
 
 def filesystem(uri: str | Path) -> tuple[Any, str]:
-    """The fsspec file system of `uri` and the path in it; ConfigError when its protocol cannot be spoken here."""
+    """The fsspec file system of `uri` and the path in it; ConfigError when its protocol cannot be spoken here.
+
+    The path is literal. Of the file systems' methods only those that take it so may be given it: `glob`, `rm`,
+    `expand_path` and `get` of a single path take `[`, `*` and `?` for a pattern, which names a neighbour's files.
+    """
+    if not is_remote(uri):
+        place = Path(str(uri).removeprefix("file://")).expanduser()
+        return fsspec.filesystem("file"), os.path.abspath(place)  # noqa: PTH100  `url_to_fs` cuts paths at `::`
     try:
         fs, path = fsspec.core.url_to_fs(str(uri))
     except (ImportError, ValueError) as error:  # fsspec's answers to a missing driver and an unknown protocol
@@ -151,11 +158,22 @@ def create_binary(uri: str | Path) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def remove_files(uri: str | Path, suffix: str) -> None:
-    """Delete the files directly in folder `uri` whose names end in `suffix`; a missing folder is fine."""
+def files_in(uri: str | Path) -> list[str]:
+    """Names of the files directly in folder `uri`, sorted; none of a folder that is missing."""
     fs, path = filesystem(uri)
-    for name in fs.glob(f"{path.rstrip('/')}/*{suffix}"):
-        fs.rm_file(name)
+    fs.invalidate_cache(path)  # other processes write there, too
+    try:
+        found = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(PurePath(entry["name"]).name for entry in found if entry["type"] == "file")
+
+
+def remove_files(uri: str | Path, names: Iterable[str]) -> None:
+    """Delete the files called `names` in folder `uri`, each by its whole name."""
+    fs, path = filesystem(uri)
+    for name in names:
+        fs.rm_file(join(path, name))
 
 
 def upload(folder: str | Path, uri: str | Path) -> None:
@@ -238,8 +256,8 @@ def write_json(uri: str | Path, values: Any) -> None:
     """Write `values` so that a reader sees the old file or the whole new one, never a part."""
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if is_remote(uri):  # object stores publish an object only once it is complete
-        with fsspec.open(str(uri), "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with create_binary(uri) as stream:
+            stream.write(text.encode())
         return
     with atomic_path(str(uri)) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -306,7 +324,12 @@ def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
         whole = Path(temporary) / "copy"
-        fs.get(path, str(whole), recursive=True)
+        places = {name: str(whole / PurePath(name).relative_to(path)) for name in fs.find(path)}
+        if any(".." in PurePath(place).parts for place in places.values()):
+            raise DataError(f"{uri} holds a name with '..', which would be written elsewhere; rename it")
+        fs.get(
+            list(places), list(places.values())
+        )  # lists of both ends, since one path alone is taken for a pattern
         whole.chmod(0o700)  # what is copied may be patient text, and caches lie in shared places
         with contextlib.suppress(OSError):  # another worker of this machine was faster
             whole.rename(target)

@@ -172,12 +172,41 @@ def test_local_copy_of_nothing(tmp_path, bucket):
         storage.local_copy(f"{bucket}/none", tmp_path)
 
 
-def test_upload_and_remove_files(tmp_path, bucket):
+def test_files_in_and_remove_files(tmp_path, bucket):
     (tmp_path / "from").mkdir()
-    for name in ("a.tokens", "b.tokens", "c.json"):
+    for name in ("a[1].tokens", "a1.tokens", "c.json"):
         (tmp_path / "from" / name).write_text(name)
     for target in (str(tmp_path / "to"), f"{bucket}/to"):
-        storage.remove_files(target, ".tokens")  # nothing there yet
+        assert storage.files_in(target) == []
         storage.upload(tmp_path / "from", target)
-        storage.remove_files(target, ".tokens")
-        assert [storage.exists(storage.join(target, name)) for name in ("a.tokens", "c.json")] == [False, True]
+        storage.write_json(storage.join(target, "deep", "d.json"), 1)
+        assert storage.files_in(target) == ["a1.tokens", "a[1].tokens", "c.json"]
+        storage.remove_files(target, ["a[1].tokens"])
+        assert storage.files_in(target) == ["a1.tokens", "c.json"]
+
+
+@pytest.mark.parametrize("name", ["run[1]", "run*", "a::b", "local:x", "a b#c?d%20", "~x"])
+def test_every_path_is_taken_as_it_is(tmp_path, bucket, name):
+    for folder in (str(tmp_path), bucket):
+        if "::" in name and folder == bucket:
+            continue  # fsspec's own spelling of one store inside another
+        place = storage.join(folder, name, "x.json")
+        storage.write_json(place, 1)
+        storage.write_json(storage.join(folder, "run1", "x.json"), 2)
+        assert storage.read_json(place) == 1
+        assert storage.exists(place)
+        assert storage.files_in(storage.join(folder, name)) == ["x.json"]
+        copy = storage.local_copy(storage.join(folder, name), tmp_path / "cache")
+        assert storage.read_json(copy / "x.json") == 1
+    assert (tmp_path / name / "x.json").is_file()
+
+
+def test_a_name_that_leads_out_of_a_download_is_refused(tmp_path, bucket):
+    import fsspec
+
+    storage.write_json(f"{bucket}/set/a.json", 1)
+    store = fsspec.filesystem("memory").store
+    store["/bucket/set/../../x.json"] = store["/bucket/set/a.json"]
+    with pytest.raises(DataError, match=r"'\.\.'"):
+        storage.local_copy(f"{bucket}/set", tmp_path / "cache")
+    assert not (tmp_path / "x.json").exists()

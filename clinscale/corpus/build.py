@@ -4,12 +4,15 @@ The parts are made in any order, by any number of workers, and are kept when a b
 and where a note lies is decided when all are there. So the shards depend on the notes and the recipe alone.
 """
 
+import contextlib
 import hashlib
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +24,8 @@ from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import LeakageConfig, TestTexts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig, near_duplicates
 from clinscale.corpus.packing import FRAME_TOKENS
-from clinscale.corpus.parts import PART_SUFFIX, PartMaker, cannot_write, make_parts, units_of, wherever
+from clinscale.corpus.parts import PartMaker, cannot_write, make_parts, part_names, units_of, wherever
 from clinscale.corpus.shards import (
-    LENGTHS_SUFFIX,
     MANIFEST,
     SHARD_SUFFIX,
     TOKENIZER,
@@ -54,9 +56,12 @@ from clinscale.errors import ConfigError, DataError
 from clinscale.storage import (
     create_binary,
     exists,
+    files_in,
     filesystem,
+    is_remote,
     join,
     local_copy,
+    open_binary,
     read_json,
     remove_files,
     upload,
@@ -68,6 +73,9 @@ if TYPE_CHECKING:
 
 _PARTS = "parts"
 _RECIPE = "recipe.json"
+_SHARD = re.compile(r"(train|validation)-(\d{5,}\.tokens|documents\.lengths)")
+_OF_BUILD = re.compile(r"\d{6,}-\d{6,}\.part|\.(\d{6,}-\d{6,}\.part|recipe\.json)\.[0-9a-f]{32}")
+"""Parts, and what `atomic_path` leaves when it is killed."""
 _DRAWN = -1
 """Salt of the hash that draws notes for the tokenizer, which no `seed` is."""
 
@@ -149,13 +157,14 @@ def _build(
     num_cpus: int,
     on_progress: Callable[[int], None],
 ) -> ShardSet:
+    _refuse_among_notes(out, config.sources)
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
     tests = TestTexts.build(test_texts, config.leakage) if test_texts else None
     digests = [source_digest(source) for source in config.sources]
     recipe = _recipe(config, given, tests, [sha256 for sha256, _ in digests])
-    if exists(join(out, MANIFEST)):
-        return _existing(out, recipe)
     parts = wherever(join(out, _PARTS))
+    if exists(join(out, MANIFEST)):
+        return _existing(out, parts, recipe)
     _claim(out, parts, recipe)
     share = config.tokenizer_bytes / max(1, sum(num_bytes for _, num_bytes in digests))
     tokenizer = _tokenizer_of(out, given, config, share)
@@ -230,12 +239,12 @@ def _choose(parts: str, config: CorpusConfig, tests: TestTexts | None, *, scratc
     import pyarrow.dataset
     import pyarrow.parquet
 
-    names = _part_names(parts)
-    fs, _ = filesystem(parts)
-    table = pyarrow.dataset.dataset(names, format="parquet", filesystem=fs)
+    fs, path = filesystem(parts)
+    names = part_names(parts)
+    table = pyarrow.dataset.dataset([join(path, name) for name in names], format="parquet", filesystem=fs)
     left_out: Counter[str] = Counter()
     for name in names:
-        with fs.open(name, "rb") as stream:
+        with open_binary(join(parts, name)) as stream:
             left_out.update(json.loads(pyarrow.parquet.read_schema(stream).metadata[b"counts"]))
     dropped = np.zeros(0, np.int64)
 
@@ -276,9 +285,8 @@ def _kept(parts: str, chosen: _Choice) -> Iterator[tuple[Split, NDArray[np.uint3
     """Split and token ids of each note that stays, in the order of the sources."""
     import pyarrow.parquet
 
-    fs, _ = filesystem(parts)
-    for name in _part_names(parts):
-        with fs.open(name, "rb") as stream:
+    for name in part_names(parts):
+        with open_binary(join(parts, name)) as stream:
             table = pyarrow.parquet.read_table(stream, columns=["document", "tokens", "is_validation"])
         is_dropped = np.isin(table["document"].to_numpy(), chosen.dropped, assume_unique=True)
         for row in np.flatnonzero(~is_dropped).tolist():
@@ -351,39 +359,57 @@ def _recipe(
     return recipe
 
 
-def _existing(out: str, recipe: dict[str, Any]) -> ShardSet:
+def _existing(out: str, parts: str, recipe: dict[str, Any]) -> ShardSet:
     shards = open_shards(out)
-    changed = differences(shards.manifest.recipe, recipe)
-    if changed:
-        raise ConfigError(
-            f"ShardSet {out} was built by another recipe; differing: {'; '.join(changed)}. "
-            "Choose another folder, or delete this one to build it anew"
-        )
+    _refuse_another(f"ShardSet {out}", shards.manifest.recipe, recipe)
+    if exists(join(parts, _RECIPE)):  # the build was killed between its last two steps
+        _remove_parts(parts)
     return shards
 
 
 def _claim(out: str, parts: str, recipe: dict[str, Any]) -> None:
-    """Keep the parts of an interrupted build of this recipe, remove those of any other."""
-    known = join(parts, _RECIPE)
-    if not exists(known) or read_json(known) != json.loads(json.dumps(recipe)):
-        _remove_parts(parts)
-        tokenizer = join(out, TOKENIZER)
-        if exists(tokenizer):
-            remove_files(tokenizer, "")
-        write_json(known, recipe)
-    for suffix in (SHARD_SUFFIX, LENGTHS_SUFFIX):
-        remove_files(out, suffix)
+    """Mark `out` as this build's; what an interrupted build of the recipe left there is gone on with.
+
+    What no build has marked is somebody else's: it is neither deleted nor written over.
+    """
+    mark = join(parts, _RECIPE)
+    if exists(mark):
+        _refuse_another(f"{out} holds the unfinished build of a ShardSet, which", read_json(mark), recipe)
+        return
+    taken = [name for name in files_in(out) if _SHARD.fullmatch(name)]
+    taken += [name for name in (_PARTS, TOKENIZER) if exists(join(out, name))]
+    if taken:
+        raise ConfigError(
+            f"--out {out} must hold nothing that the build would write over, and holds {taken[0]}, which no build of a "
+            "ShardSet has left there; choose another folder"
+        )
+    write_json(mark, recipe)
+
+
+def _refuse_another(what: str, known: dict[str, Any], recipe: dict[str, Any]) -> None:
+    changed = differences(known, json.loads(json.dumps(recipe)))
+    if changed:
+        raise ConfigError(
+            f"{what} was built by another recipe; differing: {'; '.join(changed)}. "
+            "Choose another folder, or delete this one to build it anew"
+        )
+
+
+def _refuse_among_notes(out: str, sources: Sequence[SourceConfig]) -> None:
+    """The shards' own files must not be taken for notes by the next start."""
+    place = PurePath(wherever(out))
+    for source in sources:
+        if PurePath(wherever(source.uri)) in (place, *place.parents):
+            raise ConfigError(f"--out {out} must not lie in the source {source.uri}; choose a folder beside it")
 
 
 def _remove_parts(parts: str) -> None:
-    fs, path = filesystem(parts)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
-
-
-def _part_names(parts: str) -> list[str]:
-    fs, path = filesystem(parts)
-    return sorted(fs.glob(f"{path}/*{PART_SUFFIX}"))
+    """Delete what builds have written to `parts`, the mark last, and the folder when nothing else is in it."""
+    remove_files(parts, [name for name in files_in(parts) if _OF_BUILD.fullmatch(name)])
+    remove_files(parts, [_RECIPE])
+    if not is_remote(parts):
+        with contextlib.suppress(OSError):  # somebody's files
+            Path(parts).rmdir()
 
 
 def _tokenizer_of(

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,13 +24,14 @@ from clinscale.corpus.sources import Document, Note, SourceConfig, cleaned, file
 from clinscale.corpus.tokenizing import SpecialIds, encode
 from clinscale.errors import CapacityError
 from clinscale.runtime import stream
-from clinscale.storage import atomic_path, create_binary, filesystem, is_remote, join
+from clinscale.storage import atomic_path, create_binary, files_in, filesystem, is_remote, join, open_binary
 
 if TYPE_CHECKING:
     import pyarrow
     from transformers import PreTrainedTokenizerBase
 
-PART_SUFFIX = ".part"
+_PART_SUFFIX = ".part"
+_PART = re.compile(r"\d{6,}-\d{6,}\.part")
 _BLOCK_CHARACTERS = 4_000_000
 """Text of a block: little enough that a few of them fit into a worker, enough to be worth a file."""
 _UNIT_FILES = 256
@@ -62,7 +64,7 @@ class Block:
     @property
     def name(self) -> str:
         """Of its part file, in the order of the notes."""
-        return f"{self.unit:06d}-{self.number:06d}{PART_SUFFIX}"
+        return f"{self.unit:06d}-{self.number:06d}{_PART_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -192,16 +194,22 @@ def _blocks(unit: Unit, cleaning: CleaningConfig) -> Iterator[Block]:
     yield Block(unit.number, number, notes, Counter(counts), is_last=True)
 
 
+def part_names(folder: str) -> list[str]:
+    """Names of the parts in `folder`, in the order of the notes."""
+    return [name for name in files_in(folder) if _PART.fullmatch(name)]
+
+
 def _done(folder: str, unit: Unit) -> dict[int, bool]:
     """Numbers of the unit's parts that are there, and whether each is its last."""
     import pyarrow.parquet
 
-    fs, path = filesystem(folder)
     found = {}
-    for name in fs.glob(f"{path}/{unit.number:06d}-*{PART_SUFFIX}"):
-        with fs.open(name, "rb") as stream:
-            about = pyarrow.parquet.read_schema(stream).metadata
-        found[int(name.rsplit("-", 1)[1].removesuffix(PART_SUFFIX))] = bool(json.loads(about[b"is_last"]))
+    for name in part_names(folder):
+        of_unit, number = map(int, name.removesuffix(_PART_SUFFIX).split("-"))
+        if of_unit == unit.number:
+            with open_binary(join(folder, name)) as stream:
+                about = pyarrow.parquet.read_schema(stream).metadata
+            found[number] = bool(json.loads(about[b"is_last"]))
     return found
 
 

@@ -154,21 +154,107 @@ def test_an_interrupted_build_is_no_shard_set_and_can_be_repeated(tmp_path, monk
     assert not (tmp_path / "set" / "parts").exists()
 
 
-def test_parts_of_another_recipe_are_not_used(tmp_path, monkeypatch):
-    config = config_of(NOTES, tmp_path / "n.jsonl")
-    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 500)
-
+def interrupted_build(config, out):
     def stop(done):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_shards(config, str(tmp_path / "set"), on_progress=stop)
-    larger = config.model_copy(update={"shard_tokens": 10_000, "seed": 7})
-    built = build_shards(larger, str(tmp_path / "set"))
-    names = {file.name for split in built.manifest.splits.values() for file in split.files}
-    assert {path.name for path in (tmp_path / "set").glob("*.tokens")} == names
-    clean = build_shards(larger, str(tmp_path / "clean"))
-    assert built.fingerprint == clean.fingerprint
+        build_shards(config, str(out), on_progress=stop)
+
+
+def test_an_unfinished_build_of_another_recipe_is_left_alone(tmp_path, monkeypatch):
+    """It may be running, and somebody else's."""
+    config = config_of(NOTES, tmp_path / "n.jsonl")
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 500)
+    interrupted_build(config, tmp_path / "set")
+    before = contents_of(tmp_path / "set")
+    with pytest.raises(ConfigError, match=r"unfinished .* by another recipe; differing: seed: 0 -> 7"):
+        build_shards(config.model_copy(update={"seed": 7}), str(tmp_path / "set"))
+    assert contents_of(tmp_path / "set") == before
+    undisturbed = build_shards(config, str(tmp_path / "undisturbed"))
+    assert build_shards(config, str(tmp_path / "set")).fingerprint == undisturbed.fingerprint
+
+
+def contents_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "neighbour"),
+    [("run[1]", "run1"), ("run*", "run1"), ("ru?1", "run1"), ("a::b", "a"), ("a b%20#c", "a b c"), ("{a,b}", "a")],
+)
+def test_a_neighbour_whose_name_the_path_matches_as_a_pattern_stays_whole(tmp_path, monkeypatch, name, neighbour):
+    config = config_of(NOTES, tmp_path / "n.jsonl")
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 500)
+    first = build_shards(config, str(tmp_path / neighbour))
+    interrupted_build(config.model_copy(update={"seed": 2}), tmp_path / neighbour / "inside")
+    before = contents_of(tmp_path / neighbour)
+    built = build_shards(config, str(tmp_path / name))
+    assert built.fingerprint == first.fingerprint
+    assert contents_of(tmp_path / neighbour) == before
+    assert not (tmp_path / name / "parts").exists()
+
+
+def test_a_neighbour_in_an_object_store_stays_whole(tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("CLINSCALE_CACHE", str(tmp_path / "cache"))
+    config = config_of(NOTES, tmp_path / "n.jsonl")
+    store = fsspec.filesystem("memory").store
+    first = build_shards(config, "memory://bucket/run1")
+    store["/bucket/run1/parts/x"] = store["/bucket/run1/manifest.json"]
+    before = set(store)
+    assert build_shards(config, "memory://bucket/run[1]").fingerprint == first.fingerprint
+    assert before < set(store)
+    store.clear()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["parts/notes.txt", "tokenizer/tokenizer.json", "train-00000.tokens", "validation-documents.lengths"],
+)
+def test_what_no_build_has_written_is_never_deleted_or_written_over(tmp_path, name):
+    place = tmp_path / "set" / name
+    place.parent.mkdir(parents=True)
+    place.write_text("a user's own")
+    config = config_of(NOTES, tmp_path / "n.jsonl")
+    with pytest.raises(ConfigError, match="no build of a ShardSet has left there"):
+        build_shards(config, str(tmp_path / "set"))
+    assert contents_of(tmp_path / "set") == {place: b"a user's own"}
+
+
+def test_files_that_are_put_beside_a_running_build_stay(tmp_path):
+    def put(done):
+        for name in ("parts/a.txt", "other.tokens"):
+            (tmp_path / "set" / name).write_text("mine")
+
+    build_shards(config_of(NOTES, tmp_path / "n.jsonl"), str(tmp_path / "set"), on_progress=put)
+    assert {path.name for path in (tmp_path / "set" / "parts").iterdir()} == {"a.txt"}
+    assert (tmp_path / "set" / "other.tokens").read_text() == "mine"
+
+
+def test_parts_go_when_a_build_was_killed_before_it_could_remove_them(tmp_path, monkeypatch):
+    config = config_of(NOTES, tmp_path / "n.jsonl")
+
+    def killed(parts):
+        (tmp_path / "set" / "parts" / f".000000-000001.part.{'0' * 32}").write_text("cut while it was written")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build_module, "_remove_parts", killed)
+        build_shards(config, str(tmp_path / "set"))
+    build_shards(config, str(tmp_path / "set"))
+    assert not (tmp_path / "set" / "parts").exists()
+
+
+@pytest.mark.parametrize("out", ["", "shards", "deep/er"])
+def test_shards_do_not_go_among_the_notes(tmp_path, out):
+    (tmp_path / "notes").mkdir()
+    config_of(NOTES, tmp_path / "notes" / "n.jsonl")
+    config = CorpusConfig(sources=(SourceConfig(uri=str(tmp_path / "notes")),))
+    with pytest.raises(ConfigError, match="must not lie in the source"):
+        build_shards(config, str(tmp_path / "notes" / out))
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["n.jsonl"]
 
 
 def test_file_length_changes_no_row(tmp_path):
