@@ -23,7 +23,7 @@ from clinscale.errors import ConfigError, DataError
 MAX_WHOLE_BYTES = 2**30
 """The largest file, decompressed, that is read as a whole: text, XML and JSON documents."""
 
-_MAX_UNPACKING = 250
+_MAX_UNPACKING = 100
 """How many times its own size a compressed file may have when it is unpacked; notes have 3 to 20 times."""
 
 _UNPACKED_FREELY_BYTES = 2**26
@@ -218,9 +218,8 @@ def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
             return codec, len(mark)
     codec = codecs.lookup(encoding).name
     if b"\0" in head and "a".encode(codec) == b"a":
-        for first, order in ((1, "le"), (0, "be")):
-            half = head[first::2]
-            if len(half) > 3 and half.count(0) > len(half) / 2:
+        for zeros, letters, order in ((head[1::2], head[::2], "le"), (head[::2], head[1::2], "be")):
+            if len(zeros) > 3 and zeros.count(0) > len(zeros) / 2 and letters.count(0) < len(letters) / 8:
                 raise DataError(
                     f"{uri} is not valid {encoding.upper()}: it looks like UTF-16 without a byte-order mark; "
                     f"set encoding: utf-16-{order}"

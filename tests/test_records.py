@@ -1,12 +1,22 @@
 import gzip
+import io
 import json
 
+import openpyxl
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from clinscale.errors import DataError
-from clinscale.records import Record, data_suffix, list_files, read_records, read_text
+from clinscale.errors import ConfigError, DataError
+from clinscale.records import (
+    RECORD_SUFFIXES,
+    Record,
+    TableFormat,
+    data_suffix,
+    list_files,
+    read_records,
+    read_text,
+)
 
 SECRET = "Jane Roe, aged 54, HIV positive"
 """Invented patient text that no message may hold."""
@@ -206,3 +216,343 @@ def test_one_json_object_is_one_row(tmp_path):
     path = tmp_path / "n.json"
     path.write_bytes(GOOD_JSON)
     assert [record.number for record in read_records(str(path), ["text"])] == [1]
+
+
+def read(tmp_path, name, content, columns=("text",), **table):
+    """The fields of all rows, and what is wrong with the others."""
+    faults = []
+    uri = write(tmp_path, name, content if isinstance(content, bytes) else content.encode())
+    records = read_records(
+        uri, columns, table=TableFormat(**table), on_bad_row=lambda fault, place: faults.append((fault, place))
+    )
+    return [record.fields for record in records], faults
+
+
+@pytest.mark.parametrize("separator", list(";|\t,"))
+@pytest.mark.parametrize("name", ["n.csv", "n.tsv"])
+def test_the_separator_is_the_one_that_gives_the_columns(tmp_path, name, separator):
+    text = f'text{separator}label\n"a, b; c | d\te"{separator}x\n'
+    assert read(tmp_path, name, text)[0] == [{"text": "a, b; c | d\te", "label": "x"}]
+    assert read(tmp_path, name, text, ())[0] == [{"text": "a, b; c | d\te", "label": "x"}]
+
+
+def test_the_separator_can_be_told(tmp_path):
+    for told, text in [
+        (":", "text:label\na,b:x\n"),
+        (";", "id,text;label\na,b;x\n"),
+        ("tab", "text\tlabel\na,b\tx\n"),
+    ]:
+        assert list(read(tmp_path, "n.csv", text, (), delimiter=told)[0][0].values()) == ["a,b", "x"]
+    assert read(tmp_path, "n.csv", "sep=;\r\ntext;label\r\na,b;x\r\n")[0] == [{"text": "a,b", "label": "x"}]
+
+
+@pytest.mark.parametrize("given", ["", ";;", '"', "\n", "\r", "\0"])
+def test_a_separator_that_cannot_be_one_is_refused(given):
+    with pytest.raises(ConfigError, match="delimiter must be one character"):
+        TableFormat(delimiter=given)
+
+
+def test_blanks_around_the_names_of_columns_do_not_hide_them(tmp_path):
+    assert read(tmp_path, "n.csv", " text ,label\na,x\n")[0] == [{"text": "a", "label": "x"}]
+    assert read(tmp_path, "n.csv", "text ,label\na,x\n", ["text "])[0] == [{"text ": "a", "label": "x"}]
+
+
+def test_a_column_that_is_there_twice_is_refused_when_it_is_asked_for(tmp_path):
+    for name, text in [("n.csv", "text,label,text\na,x,b\n"), ("n.tsv", "text\tl\ttext \na\tx\tb\n")]:
+        with pytest.raises(DataError, match="columns 1 and 3 repeat one name"):
+            read(tmp_path, name, text)
+        with pytest.raises(DataError, match="columns 1 and 3 repeat one name"):
+            read(tmp_path, name, text, ())
+    assert read(tmp_path, "n.csv", "text,unit,unit,,\na,x,b,,\n")[0] == [{"text": "a"}]
+    table = pyarrow.table([["a"], ["b"]], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "n.parquet")
+    with pytest.raises(DataError, match="columns 1 and 2 repeat one name"):
+        next(read_records(str(tmp_path / "n.parquet"), ["text"]))
+
+
+def test_a_json_object_with_a_key_twice_is_a_bad_row(tmp_path):
+    rows, faults = read(tmp_path, "n.jsonl", '{"text": "a", "text": "b"}\n{"text": "c"}\n')
+    assert rows == [{"text": "c"}]
+    assert "same key twice" in faults[0][0]
+
+
+def test_rows_that_do_not_fit_the_header_are_bad_rows(tmp_path):
+    rows, faults = read(tmp_path, "n.csv", "text,a,b\nx,1,0\ny\nz,1\nw,1,0,1\n\nv,0,0\n")
+    assert [row["text"] for row in rows] == ["x", "v"]
+    assert [fault.split(";")[0] for fault, _ in faults] == [
+        "has fewer fields than the header (1 of 3)",
+        "has fewer fields than the header (2 of 3)",
+        "has more fields than the header (4 of 3)",
+    ]
+    assert [place.rsplit(" ", 1)[1] for _, place in faults] == ["2", "3", "4"]
+
+
+LITERAL = 'text\tlabel\nnote 0\ta\n"soft abdomen\tb\nnote 2\ta\nno pain"\tb\nnote 4\ta\n'
+
+
+def test_a_quotation_mark_that_swallows_lines_is_refused_until_it_is_told_what_it_means(tmp_path):
+    for name, text in [("n.tsv", LITERAL), ("n.csv", LITERAL.replace("\t", ","))]:
+        with pytest.raises(DataError, match=r"row 2 takes in 3 lines by a quotation mark.*quoting: none"):
+            read(tmp_path, name, text)
+        rows, faults = read(tmp_path, name, text, quoting="none")
+        assert [row["text"] for row in rows] == ["note 0", '"soft abdomen', "note 2", 'no pain"', "note 4"]
+        assert not faults
+        assert len(read(tmp_path, name, text, quoting="standard")[0]) == 3
+    last = 'label\ttext\na\tnote 0\nb\t"soft abdomen\na\tno pain"\nb\tnote 4\n'
+    with pytest.raises(DataError, match="quotation mark"):
+        read(tmp_path, "n.tsv", last)
+    with pytest.raises(DataError, match="quoting: none"):
+        read(tmp_path, "n.tsv", 'text\tlabel\n"soft" abdomen\ta\n')
+
+
+def test_quoted_notes_over_lines_are_read(tmp_path):
+    """Letters have a line with one comma and a next line with none, as a row of two fields would."""
+    text = "text,label\n" + '"Dear colleague, thank you\nNo pain\n\nRegards",a\n"Dear all, hello\nNo pain",b\n' * 3
+    rows, faults = read(tmp_path, "n.csv", text)
+    assert [row["label"] for row in rows] == ["a", "b"] * 3
+    assert not faults
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["n.csv", "n.jsonl", "n.json", "n.csv.gz"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path, name, encoding):
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    text = {".csv": "text,l\nna\u0457ve \u0a0d,x\n", ".json": '[{"text": "na\u0457ve \u0a0d", "l": "x"}]'}
+    text[".jsonl"] = text[".json"].strip("[]") + "\n"
+    content = (mark + text[data_suffix(name)]).encode(encoding)
+    for told in ("utf-8", "UTF8", "U8", "latin-1"):
+        assert read(tmp_path, name, content, encoding=told)[0] == [{"text": "na\u0457ve \u0a0d", "l": "x"}]
+    assert read_text(write(tmp_path, "n.txt", content)) == text[data_suffix(name)]
+
+
+def test_utf_16_without_a_mark_is_named_and_then_read(tmp_path):
+    for order in ("le", "be"):
+        content = "text,l\nabc,x\n".encode(f"utf-16-{order}")
+        for told in ("utf-8", "latin-1"):
+            with pytest.raises(DataError, match=f"set encoding: utf-16-{order}"):
+                read(tmp_path, "n.csv", content, encoding=told)
+        assert read(tmp_path, "n.csv", content, encoding=f"utf-16-{order}")[0] == [{"text": "abc", "l": "x"}]
+        with pytest.raises(DataError, match=f"utf-16-{order}"):
+            read_text(write(tmp_path, "n.txt", content))
+
+
+@pytest.mark.parametrize(
+    "name", ["punycode", "IDNA", "unicode_escape", "raw_unicode_escape", "undefined", "rot13", "hex"]
+)
+def test_what_is_no_character_set_is_refused(name):
+    with pytest.raises(ConfigError, match="must be a character set"):
+        TableFormat(encoding=name)
+    with pytest.raises(ConfigError, match="unknown to Python"):
+        TableFormat(encoding="utf-9")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "shift_jis", "utf-16-le"])
+def test_the_first_bad_byte_is_named_in_any_encoding(tmp_path, encoding):
+    start = "text,l\n".encode(encoding) + "abc,x\n".encode(encoding) * 30_000
+    bad = {"cp1252": b"\x81", "shift_jis": b"\xff", "utf-16-le": b"\x00\xdc\x41\x00"}[encoding]
+    with pytest.raises(DataError, match=f"at byte {len(start)};"):
+        read(tmp_path, "n.csv", start + bad + ",x\n".encode(encoding), encoding=encoding)
+
+
+def test_json_lines_are_read_by_whatever_name(tmp_path):
+    lines = '{"text": "a"}\n\n{"text": "b"}\n'
+    assert [row["text"] for row in read(tmp_path, "n.json", lines)[0]] == ["a", "b"]
+    assert len(read(tmp_path, "n.json", '{"text": "a"}\n')[0]) == 1
+    rows, faults = read(tmp_path, "n.json", lines + '{"text": \n')
+    assert (len(rows), len(faults)) == (2, 1)
+    with pytest.raises(DataError, match=r"named \.json"):
+        list(read_records(write(tmp_path, "n.jsonl", b'[\n{"text": "a"}\n]\n'), ["text"]))
+
+
+def test_an_object_of_objects_is_one_row_where_it_has_the_columns(tmp_path):
+    nested = {"report": {"findings": "clear"}, "patient": {"id": "7"}}
+    assert read(tmp_path, "n.json", json.dumps(nested), ["report.findings", "patient.id"])[0] == [nested]
+    assert read(tmp_path, "n.json", json.dumps({"n1": {"text": "a"}}))[0] == [{"id": "n1", "text": "a"}]
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"text": ' + "1" * 5000 + "}", '[{"text": ' + "9" * 5000 + "}]"]
+)
+@pytest.mark.parametrize("name", ["n.json", "n.jsonl"])
+def test_json_that_python_refuses_is_a_data_error(tmp_path, name, content):
+    with pytest.raises(DataError, match=r"nested too deeply|thousands of digits|JSON object|not valid JSON"):
+        list(read_records(write(tmp_path, name, content.encode()), ["text"]))
+
+
+def test_a_path_that_leads_nowhere_is_an_error(tmp_path):
+    rows = [{"report": {"findings": "clear"}}, {"report": {"findings": None, "more": "x"}}]
+    lines = "\n".join(map(json.dumps, rows))
+    for name, content in [
+        ("n.jsonl", lines),
+        ("n.json", json.dumps(rows)),
+        ("n.parquet", parquet_bytes(tmp_path, rows)),
+    ]:
+        assert len(read(tmp_path, name, content, ["report.findings", "report.more"])[0]) == 2
+        for path in ("report.findigs", "report.findings.text", "report.0"):
+            with pytest.raises(DataError, match=f"nothing at column '{path}' in any of its rows"):
+                read(tmp_path, name, content, [path])
+        with pytest.raises(DataError, match=r"has no column 'rapport\.findings'"):
+            read(tmp_path, name, content, ["rapport.findings"])
+    with pytest.raises(DataError, match="has no column"):
+        read(tmp_path, "n.csv", "report\nclear\n", ["report.findings"])
+
+
+def test_one_row_without_a_key_is_a_bad_row(tmp_path):
+    rows, faults = read(tmp_path, "n.jsonl", '{"text": "a"}\n{"id": 1}\n')
+    assert rows == [{"text": "a"}]
+    assert "has no column 'text'" in faults[0][0]
+    with pytest.raises(DataError, match="no row that can be used, 1 are malformed"):
+        read(tmp_path, "n.csv", "text,label\na\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("n.csv", "Roe,positive,HIV\nDoe,negative,HIV\n"),
+        ("n.csv", "Jane Roe is HIV positive\nsecond\n"),
+        ("n.tsv", "Roe\tpositive\nDoe\tnegative\n"),
+        ("n.jsonl", '{"Roe": 1, "HIV positive": 2}\n'),
+        ("n.json", '{"Roe": {"positive": 1}, "HIV": {"negative": 1}}'),
+    ],
+)
+def test_what_may_be_data_is_never_shown_as_names_of_columns(tmp_path, name, content):
+    with pytest.raises(DataError, match="has no column 'text'") as error:
+        list(read_records(write(tmp_path, name, content.encode()), ["text", "label"]))
+    for word in ("Roe", "Doe", "positive", "negative", "HIV"):
+        assert word not in str(error.value)
+
+
+def test_columns_with_odd_names_go_by_number(tmp_path):
+    with pytest.raises(DataError, match=r"no column 'outcome'; known: id, text; column 2, 4$"):
+        read(tmp_path, "n.csv", "text,free remark,id,\x1b[31m\na,b,c,d\n", ["text", "outcome"])
+
+
+def test_what_programs_leave_beside_the_data_is_not_data(tmp_path):
+    for name in (
+        ".ipynb_checkpoints/a-checkpoint.csv",
+        "._a.csv",
+        "__MACOSX/a.csv",
+        "~$a.xlsx",
+        "cache-1.arrow",
+        "a.csv",
+    ):
+        (tmp_path / ".home" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".home" / name).write_text("")
+    assert list_files(str(tmp_path / ".home"), RECORD_SUFFIXES) == [str(tmp_path / ".home" / "a.csv")]
+
+
+def test_of_a_saved_dataset_its_tables_are_listed(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        for name in (
+            "data-00000-of-00001.arrow",
+            "data-00001-of-00002.arrow",
+            "cache-1.arrow",
+            "dataset_info.json",
+        ):
+            (tmp_path / part / name).write_text("{}")
+        named = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+        (tmp_path / part / "state.json").write_text(json.dumps(named))
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    found = [str(tmp_path / part / "data-00000-of-00001.arrow") for part in ("test", "train")]
+    assert list_files(str(tmp_path), RECORD_SUFFIXES) == found
+
+
+def test_class_labels_are_named_at_any_depth(tmp_path):
+    label = {"_type": "ClassLabel", "names": ["a", "b"]}
+    features = {
+        "label": label,
+        "tags": {"_type": "Sequence", "feature": label},
+        "entities": [{"kind": label, "start": {"_type": "Value"}}],
+        "turns": {"_type": "Sequence", "feature": {"kind": label}},
+        "note": {"kind": label},
+    }
+    row = {"label": -1, "tags": [1, 0], "entities": [{"kind": 1, "start": 1}], "turns": {"kind": [0, 1]}}
+    table = pyarrow.Table.from_pylist([{**row, "note": {"kind": 1}}])
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pyarrow.parquet.write_table(table, tmp_path / "n.parquet")
+    assert next(read_records(str(tmp_path / "n.parquet"))).fields == {
+        "label": None,
+        "tags": ["b", "a"],
+        "entities": [{"kind": "b", "start": 1}],
+        "turns": {"kind": ["a", "b"]},
+        "note": {"kind": "b"},
+    }
+
+
+def arrow_bytes(rows):
+    sink = io.BytesIO()
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def test_a_damaged_arrow_file_is_refused_before_a_value_is_read(tmp_path):
+    """Offsets that point outside of the file end the process, unless they are looked at first."""
+    whole = bytearray(arrow_bytes([{"text": "a" * 10}, {"text": "b" * 10}]))
+    at = whole.index((10).to_bytes(4, "little") + (20).to_bytes(4, "little"))
+    whole[at + 4 : at + 8] = (2**30).to_bytes(4, "little")
+    for content in (bytes(whole), bytes(whole[:-40]), arrow_bytes(ROWS)[:100], b"", b"ARROW1\0\0"):
+        with pytest.raises(DataError, match="truncated or damaged"):
+            list(read_records(write(tmp_path, "n.arrow", content), ["text"]))
+
+
+def workbook(tmp_path, sheets):
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for title, rows in sheets.items():
+        page = book.create_sheet(title)
+        for row in rows:
+            page.append(row)
+    book.save(tmp_path / "n.xlsx")
+    return (tmp_path / "n.xlsx").read_bytes()
+
+
+def test_a_workbook_is_read(tmp_path):
+    rows = [["id", "text ", None, "truth"], [7, "a_x000D_\nb", "odd", True], [None] * 4, [8, "c"]]
+    content = workbook(tmp_path, {"empty": [], "notes": rows})
+    found, faults = read(tmp_path, "n.xlsx", content)
+    assert found == [{"id": 7, "text": "a\r\nb", "truth": True}, {"id": 8, "text": "c", "truth": None}]
+    assert not faults
+
+
+def test_cells_that_are_not_what_they_seem_are_bad_rows(tmp_path):
+    rows = [["id", "text"], [1, "=A1"], [2, "#REF!"], [3, "x" * 32_767], [4, "a"]]
+    found, faults = read(tmp_path, "n.xlsx", workbook(tmp_path, {"notes": rows}))
+    assert found == [{"id": 4, "text": "a"}]
+    for (fault, place), (number, word) in zip(faults, [(1, "formula"), (2, "error"), (3, "cuts")], strict=True):
+        assert word in fault
+        assert place.endswith(f"row {number}")
+
+
+def test_of_several_sheets_one_must_be_named(tmp_path):
+    content = workbook(tmp_path, {"a": [["text"], ["x"]], "b": [["text"], ["y"]]})
+    with pytest.raises(DataError, match="rows in 2 sheets; set sheet:"):
+        read(tmp_path, "n.xlsx", content)
+    assert read(tmp_path, "n.xlsx", content, sheet="b")[0] == [{"text": "y"}]
+    with pytest.raises(DataError, match="no sheet 'c'"):
+        read(tmp_path, "n.xlsx", content, sheet="c")
+
+
+def test_a_damaged_or_empty_workbook_is_a_data_error(tmp_path):
+    whole = workbook(tmp_path, {"a": [["text"], ["x"]]})
+    for content in (
+        b"",
+        b"\xd0\xcf\x11\xe0" * 100,
+        whole[: len(whole) // 2],
+        whole[:200] + bytes(200) + whole[400:],
+    ):
+        with pytest.raises(DataError, match="not a readable XLSX workbook"):
+            read(tmp_path, "n.xlsx", content)
+    with pytest.raises(DataError, match="is empty"):
+        read(tmp_path, "n.xlsx", workbook(tmp_path, {"a": []}))
+
+
+def test_a_line_that_never_ends_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("clinscale.records.files.MAX_LINE_BYTES", 2**20)
+    for name in ("n.csv", "n.jsonl"):
+        with pytest.raises(DataError, match="lines of at most"):
+            list(
+                read_records(write(tmp_path, name, b"text\n" + bytes(2**21)), ["text"], on_bad_row=lambda *_: None)
+            )

@@ -210,3 +210,36 @@ def test_a_name_that_leads_out_of_a_download_is_refused(tmp_path, bucket):
     with pytest.raises(DataError, match=r"'\.\.'"):
         storage.local_copy(f"{bucket}/set", tmp_path / "cache")
     assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.csv", "notes.csv.gz"])
+def test_pipes_and_devices_are_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for path in (tmp_path / name, tmp_path / "zero", f"file://{tmp_path}/{name}"):
+        with pytest.raises(DataError, match="must be a regular file"), storage.open_binary(path):
+            pass
+
+
+def test_a_bomb_is_told_before_it_fills_the_memory(tmp_path):
+    path = tmp_path / "x.json.gz"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        for _ in range(80):
+            stream.write(bytes(2**20))
+    for reader in (storage.read_json, storage.read_bytes):
+        with pytest.raises(DataError, match="times its size"):
+            reader(path)
+
+
+def test_what_is_read_whole_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "MAX_WHOLE_BYTES", 2**20)
+    (tmp_path / "x.json").write_bytes(b" " * 2**21)
+    with pytest.raises(DataError, match="GiB decompressed"):
+        storage.read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("raw", ["[" * 100_000, "1" * 5000, '{"a": 1, "a": 2}'])
+def test_json_that_python_refuses_or_would_lose_is_a_data_error(tmp_path, raw):
+    (tmp_path / "x.json").write_text(raw)
+    with pytest.raises(DataError, match=r"nested too deeply|thousands of digits|same key twice"):
+        storage.read_json(tmp_path / "x.json")

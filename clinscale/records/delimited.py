@@ -1,7 +1,6 @@
 """CSV and TSV: which character separates, whether quotation marks quote, and rows that fit their header."""
 
 import csv
-import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,8 +28,8 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
             separator, names = _read_header(text, uri, columns, table)
             repeated = [name for name, times in Counter(names).items() if times > 1]
             rows = csv.reader(text, delimiter=separator, strict=True, quoting=_quoting(table))
-            is_literal = functools.cache(lambda: _fits_without_quoting(uri, table, separator, width))
             width, line = len(names), 0
+            in_doubt = table.quoting is None and width > 1
             for row in rows:
                 begins, line = line, rows.line_num
                 if not row:
@@ -39,22 +38,17 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
                 if len(row) != width:
                     on_bad_row(_misfit(len(row), width), f"{uri} row {number}")
                     continue
-                if line - begins > 1 and table.quoting is None and _is_rows(row, separator) and is_literal():
-                    raise DataError(
-                        f"{uri} row {number} takes in {line - begins} lines by a quotation mark that begins a field; "
-                        "set quoting: none where such marks are part of the text, quoting: standard where they quote"
-                    )
+                if in_doubt and line - begins > 1:
+                    if _is_rows(row, separator):
+                        _refuse_rows(uri, number, line - begins, table, separator, width)
+                    in_doubt = False  # one field over lines that are no rows: the file quotes
                 fields = dict(zip(names, row, strict=True))
                 for name in repeated:  # none that was asked for
                     del fields[name]
                 yield Record(uri, number, fields)
         except csv.Error as error:
-            hint = (
-                ""
-                if table.quoting == "none"
-                else "; where quotation marks are part of the text, set quoting: none"
-            )
-            raise DataError(f"{uri} row {number + 1} is malformed: {error}{hint}") from None
+            hint = "set quoting: none where quotation marks are part of the text"
+            raise DataError(f"{uri} row {number + 1} is malformed: {error}; mend it, or {hint}") from None
 
 
 def _misfit(num_fields: int, width: int) -> str:
@@ -104,19 +98,26 @@ def _separator_of(named: Mapping[str, Sequence[str]], columns: Sequence[str]) ->
 
 def _is_rows(row: Sequence[str], separator: str) -> bool:
     """Whether a field holds just what lies between its place in one line and its place in a later one."""
+    gaps = len(row) - 1
     for index, field in enumerate(row):
-        first, *inner = [line.count(separator) for line in _LINE_BREAK.split(field)]
-        if inner and (first, inner.pop()) == (len(row) - 1 - index, index):
-            return len(row) > 1 and all(number == len(row) - 1 for number in inner)
+        first, *others = _LINE_BREAK.split(field)
+        if not others or first.count(separator) != gaps - index or others.pop().count(separator) != index:
+            continue
+        if all(line.count(separator) == gaps for line in others if line):
+            return True
     return False
 
 
-def _fits_without_quoting(uri: str, table: TableFormat, separator: str, width: int) -> bool:
-    """Whether most lines of the file are whole rows when quotation marks are taken as they stand."""
+def _refuse_rows(uri: str, number: int, num_lines: int, table: TableFormat, separator: str, width: int) -> None:
+    """DataError where most lines of the file are whole rows when quotation marks are taken as they stand."""
     with open_text(uri, table.encoding) as text:
         rows = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_NONE)
         fit = Counter(len(row) == width for row in rows if row)
-    return fit[True] > fit[False]
+    if fit[True] > fit[False]:
+        raise DataError(
+            f"{uri} row {number} takes in {num_lines} lines by a quotation mark that begins a field; "
+            "set quoting: none where these marks are part of the text, quoting: standard where they quote"
+        )
 
 
 def _quoting(table: TableFormat) -> Literal[0, 3]:

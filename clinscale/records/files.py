@@ -21,6 +21,8 @@ from clinscale.storage import (
     read_json,
 )
 
+_BLOCK_BYTES = 2**16
+
 MAX_LINE_BYTES = 2**26
 """The longest line of a table: what is longer is no row, and would take all memory before that shows."""
 
@@ -144,7 +146,7 @@ class _Lines(io.BufferedIOBase):
         if self.head:
             block, self.head = self.head, b""
         else:
-            block = self._stream.read(size)
+            block = self._stream.read(max(size, _BLOCK_BYTES))
         if b"\n" in block or b"\r" in block:
             self._since_break_bytes = 0
         else:

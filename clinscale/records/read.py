@@ -65,9 +65,10 @@ def read_records(
         raise DataError(f"{uri} holds no rows; give a file with data")
     unseen = [column for column in columns if not first.holds(column)]
     yield first
-    for record in records:
-        if unseen:
-            unseen = [column for column in unseen if not record.holds(column)]
+    while unseen:
+        record = next(records, None)
+        if record is None:
+            raise DataError(f"{uri} has nothing at column {unseen[0]!r} in any of its rows; check the path")
+        unseen = [column for column in unseen if not record.holds(column)]
         yield record
-    if unseen:
-        raise DataError(f"{uri} has nothing at column {unseen[0]!r} in any of its rows; check the path")
+    yield from records
