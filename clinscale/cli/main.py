@@ -28,7 +28,7 @@ from clinscale.cli import (
     tasks,
     tune,
 )
-from clinscale.cli.output import keep_stdout_clean
+from clinscale.cli.output import VisibleFormatter, keep_stdout_clean, visible
 from clinscale.errors import ClinscaleError
 from clinscale.runtime import QUIET
 
@@ -69,7 +69,9 @@ def main() -> NoReturn:
     """Run the command line; exit 0 done, 1 failed, 2 wrong usage, config or data, 130 interrupted."""
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
     warnings.simplefilter("ignore")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _interrupt_again
     asks_for_help = len(sys.argv) == 1 or not {"--help", "--version"}.isdisjoint(sys.argv)
@@ -78,10 +80,10 @@ def main() -> NoReturn:
             code = app(standalone_mode=False)  # typer's own answer to Ctrl-C is to return 130
     except typer.TyperException as error:
         if message := error.format_message():
-            print(f"error: {message}; see --help", file=sys.stderr)
+            print(visible(f"error: {message}; see --help"), file=sys.stderr)
         code = 2
     except ClinscaleError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         code = error.exit_code
     except BrokenPipeError:  # whoever reads stdout has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

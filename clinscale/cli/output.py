@@ -1,8 +1,13 @@
-"""What verbs print: one JSON document or tables on stdout, progress and messages on stderr."""
+"""What verbs print: one JSON document or tables on stdout, progress and messages on stderr.
+
+Names, labels and answers come from files, so no character of theirs reaches a terminal that would steer it.
+"""
 
 import contextlib
 import json
+import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +23,39 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from clinscale.units import format_seconds
 
-console = Console(stderr=True, highlight=False)
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # escape sequences begin with one of these; a carriage return overwrites
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # the order of writing, and line breaks of another kind
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # half characters, which cannot be written; tags, which nobody sees
+)
+
+
+def visible(text: str) -> str:
+    r"""`text` with the characters that steer a terminal or the order of writing as escapes: `\x1b`, `\u202e`."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class VisibleFormatter(logging.Formatter):
+    """Log lines without characters that steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return visible(super().format(record))
+
+
+class _Console(Console):
+    """Prints text as it stands: brackets in it are no markup, and nothing in it steers the terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The one way by which Rich takes up strings, those in tables too."""
+        return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
+
+
+console = _Console(stderr=True, highlight=False)
 _stdout = sys.stdout
 
 
@@ -44,9 +78,11 @@ def keep_stdout_clean() -> Iterator[None]:
 def emit(values: Any, *, as_json: bool, people: Any = None) -> None:
     """The verb's result: `values` as JSON, or `people` (text or a table) for people."""
     if as_json:
-        print(json.dumps(values, ensure_ascii=False, indent=2, default=str), file=_stdout, flush=True)
+        text = json.dumps(values, ensure_ascii=False, indent=2, default=str)
+        escaped = _STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
+        print(escaped, file=_stdout, flush=True)
         return
-    printer = Console(file=_stdout, highlight=False, width=None if _stdout.isatty() else 160)
+    printer = _Console(file=_stdout, highlight=False, width=None if _stdout.isatty() else 160)
     for part in people if isinstance(people, list) else [people]:
         printer.print(part)
 
@@ -76,15 +112,15 @@ class Steps:
         self._ended = False
         self._began: tuple[float, float] | None = None
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
-        self._task = self._bar.add_task(title, total=None, note=note)
+        self._task = self._bar.add_task(visible(title), total=None, note=visible(note))
 
     def __enter__(self) -> "Steps":
         """Show the bar."""
@@ -102,7 +138,7 @@ class Steps:
     def update(self, done: float, total: float | None, note: str = "") -> None:
         """`done` of `total`, with a word on how it goes."""
         if console.is_terminal:
-            self._bar.update(self._task, completed=done, total=total, note=note)
+            self._bar.update(self._task, completed=done, total=total, note=visible(note))
             return
         now_s = time.monotonic()
         self._began = self._began or (now_s, done)  # work that is resumed does not begin at nothing

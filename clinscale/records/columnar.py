@@ -37,9 +37,11 @@ def read_arrow(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row:
 
 
 def _rows(uri: str, columns: Sequence[str], schema: Any, batches: Iterable[Any], what: str) -> Iterator[Record]:
-    if missing := absent(columns, schema.names, nested=True):
-        raise DataError(f"{uri} {no_column(missing, columns, schema.names)}")
-    refuse_repeated(uri, columns, schema.names)
+    with _faults(uri, what):
+        names = list(schema.names)
+    if missing := absent(columns, names, nested=True):
+        raise DataError(f"{uri} {no_column(missing, columns, names)}")
+    refuse_repeated(uri, columns, names)
     features = _label_features(schema.metadata or {})
     number = 0
     for rows in _checked(uri, batches, what):

@@ -1,10 +1,27 @@
-"""What people see: tables."""
+"""What people see: tables, and nothing that steers their terminals."""
 
 import io
+import json
+import logging
+import sys
 
+import pytest
 from rich.console import Console
 
-from clinscale.cli.output import table
+from clinscale.cli import output
+from clinscale.cli.output import VisibleFormatter, emit, table, visible
+
+STEERING = {
+    "colour": "\x1b[31m",
+    "window title": "\x1b]0;title\x07",
+    "eight-bit escape": "\x9b2J",
+    "overwriting": "a\rb",
+    "order of writing": "\u202egpj.exe",
+    "isolate": "\u2066x\u2069",
+    "line separator": "\u2028",
+    "half a character": "\ud83d",
+    "tag": "\U000e0041",
+}
 
 
 def test_small_numbers_are_not_rounded_away():
@@ -16,3 +33,64 @@ def test_small_numbers_are_not_rounded_away():
     assert "0.0000" in written.getvalue()
     assert "0.8617" in written.getvalue()
     assert "learning rate" in written.getvalue()
+
+
+@pytest.fixture
+def stdout(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(output, "_stdout", written)
+    return written
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_nothing_from_the_data_steers_the_terminal(stdout, name):
+    text = f"before {STEERING[name]} after"
+    emit({}, as_json=False, people=[text, table(text, [{text: text}])])
+    emit({text: [text]}, as_json=True)
+    assert not any(output._STEERING.search(line) for line in stdout.getvalue().split("\n"))
+    assert stdout.getvalue().count("before") >= 5
+    stdout.getvalue().encode()
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_json_keeps_what_is_escaped(stdout, name):
+    emit({"text": STEERING[name]}, as_json=True)
+    assert json.loads(stdout.getvalue()) == {"text": STEERING[name]}
+
+
+def test_messages_logs_and_progress_do_not_steer_either(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(output.console, "file", written)
+    text = "".join(STEERING.values())
+    output.console.print(text, style="red")
+    with output.Steps(text, text) as steps:
+        steps.update(1, 1, text)
+        steps.say(text)
+    record = logging.LogRecord("n", logging.WARNING, "p", 1, "%s", (text,), None)
+    written.write(VisibleFormatter("%(message)s").format(record))
+    assert not output._STEERING.search(written.getvalue())
+
+
+def test_brackets_are_no_markup(stdout):
+    emit(
+        {},
+        as_json=False,
+        people=["[red]x[/red] :smile:", table("[b]t[/b]", [{"[i]c": "[/bad] [link=x]y[/link]"}])],
+    )
+    for part in ("[red]x[/red] :smile:", "[b]t[/b]", "[i]c", "[/bad] [link=x]y[/link]"):
+        assert part in stdout.getvalue()
+
+
+def test_what_people_write_stays_as_it_is():
+    for text in ("Größe 1,80 m\tµg ≥ ² ½", "שלום", "می‌خواهم", "👩‍👩‍👧\n"):
+        assert visible(text) == text
+
+
+def test_an_error_does_not_steer_the_terminal(monkeypatch, capsys):
+    from clinscale.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["clinscale", "tasks", "check", "no\x1b]0;x\x07\u202e.yaml"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert not output._STEERING.search(capsys.readouterr().err)
