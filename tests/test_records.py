@@ -493,7 +493,8 @@ def test_a_damaged_arrow_file_is_refused_before_a_value_is_read(tmp_path):
     whole = bytearray(arrow_bytes([{"text": "a" * 10}, {"text": "b" * 10}]))
     at = whole.index((10).to_bytes(4, "little") + (20).to_bytes(4, "little"))
     whole[at + 4 : at + 8] = (2**30).to_bytes(4, "little")
-    for content in (bytes(whole), bytes(whole[:-40]), arrow_bytes(ROWS)[:100], b"", b"ARROW1\0\0"):
+    unnamed = arrow_bytes(ROWS).replace(b"text", b"\xfe" * 4)
+    for content in (bytes(whole), bytes(whole[:-40]), arrow_bytes(ROWS)[:100], b"", b"ARROW1\0\0", unnamed):
         with pytest.raises(DataError, match="truncated or damaged"):
             list(read_records(write(tmp_path, "n.arrow", content), ["text"]))
 
