@@ -280,9 +280,9 @@ def test_rows_that_do_not_fit_the_header_are_bad_rows(tmp_path):
     rows, faults = read(tmp_path, "n.csv", "text,a,b\nx,1,0\ny\nz,1\nw,1,0,1\n\nv,0,0\n")
     assert [row["text"] for row in rows] == ["x", "v"]
     assert [fault.split(";")[0] for fault, _ in faults] == [
-        "has fewer fields than the header (1 of 3)",
-        "has fewer fields than the header (2 of 3)",
-        "has more fields than the header (4 of 3)",
+        "has fewer fields than the header",
+        "has fewer fields than the header",
+        "has more fields than the header",
     ]
     assert [place.rsplit(" ", 1)[1] for _, place in faults] == ["2", "3", "4"]
 

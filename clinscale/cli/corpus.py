@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.options import Address, Json
+from clinscale.cli.options import Address, Delimiter, Encoding, Json, Quotes, Sheet
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
 
@@ -24,11 +24,15 @@ def build(
     out: Annotated[
         str, typer.Option("--out", help="Folder of the new ShardSet; on a cluster one that all nodes see.")
     ],
-    text_column: Annotated[str, typer.Option(help="Column of the note in CSV, JSONL and Parquet.")] = "text",
+    text_column: Annotated[str, typer.Option(help="Column of the note, or the path to it.")] = "text",
     id_column: Annotated[str | None, typer.Option(help="Column of the note's id.")] = None,
     group_column: Annotated[
         str | None, typer.Option(help="Column of the patient: whole patients are held out for validation.")
     ] = None,
+    encoding: Encoding = "utf-8",
+    delimiter: Delimiter = None,
+    quoting: Quotes = None,
+    sheet: Sheet = None,
     config: Annotated[
         str | None, typer.Option("--config", help="YAML file; for sources of several columns.")
     ] = None,
@@ -58,7 +62,8 @@ def build(
     given: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
     if uris:
         columns = {"text_column": text_column, "id_column": id_column, "group_column": group_column}
-        given["sources"] = [{"uri": uri, **columns} for uri in uris]
+        written = {"encoding": encoding, "delimiter": delimiter, "quoting": quoting, "sheet": sheet}
+        given["sources"] = [{"uri": uri, **columns, **written} for uri in uris]
     settings = CorpusConfig.load(config, [word for word in words if "=" in word], base=given)
     test_texts = {task: _test_texts(task, path) for task, path in map(_task_and_path, leakage or [])}
     is_large = address is not None or source_bytes(settings) >= _LARGE_BYTES

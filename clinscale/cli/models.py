@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Home, Json, Overrides, TrackingUri
+from clinscale.cli.options import (
+    DEFAULT_HOME,
+    Delimiter,
+    Encoding,
+    Home,
+    Json,
+    Overrides,
+    Quotes,
+    Sheet,
+    TrackingUri,
+)
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
 from clinscale.units import format_bytes
@@ -172,8 +182,12 @@ def rollback(
 @app.command()
 def scan(
     notes: Annotated[list[str], typer.Argument(help="Files or folders of your notes, as for `corpus build`.")],
-    text_column: Annotated[str, typer.Option(help="Column of the note in CSV, JSONL and Parquet.")] = "text",
+    text_column: Annotated[str, typer.Option(help="Column of the note, or the path to it.")] = "text",
     id_column: Annotated[str | None, typer.Option(help="Column of the note's id, which findings name.")] = None,
+    encoding: Encoding = "utf-8",
+    delimiter: Delimiter = None,
+    quoting: Quotes = None,
+    sheet: Sheet = None,
     also: Annotated[
         list[Path] | None, typer.Option("--also", help="More files or folders to look through: logs, scratch.")
     ] = None,
@@ -196,7 +210,9 @@ def scan(
     from clinscale.corpus import SourceConfig
     from clinscale.scan import scan as look
 
-    sources = [SourceConfig(uri=uri, text_column=text_column, id_column=id_column) for uri in notes]
+    written = {"encoding": encoding, "delimiter": delimiter, "quoting": quoting, "sheet": sheet}
+    columns = {"text_column": text_column, "id_column": id_column}
+    sources = [SourceConfig.parse({"uri": uri, **columns, **written}, source="options") for uri in notes]
     with Steps("Looking for text of notes") as steps:
         found = look(
             sources,

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinscale.records import Quoting
+
 if TYPE_CHECKING:
     from clinscale.registry import Tracking
 
@@ -28,6 +30,14 @@ Address = Annotated[
     str | None,
     typer.Option("--address", envvar="RAY_ADDRESS", help="Ray head to use; the default starts Ray here."),
 ]
+Encoding = Annotated[str, typer.Option(help="Of text files, CSV, TSV and JSON, where no byte-order mark says it.")]
+Delimiter = Annotated[
+    str | None, typer.Option(help="Of CSV and TSV: one character, or tab; by default as the header shows.")
+]
+Quotes = Annotated[
+    Quoting | None, typer.Option(help="Of CSV and TSV: whether quotation marks quote, or (none) are text.")
+]
+Sheet = Annotated[str | None, typer.Option(help="Of an Excel workbook with rows in several sheets.")]
 DEFAULT_HOME = Path("clinscale-home")
 
 

@@ -7,11 +7,12 @@ path, row number and rule, never by its text.
 from clinscale.records.files import data_suffix, list_files, read_text
 from clinscale.records.read import RECORD_SUFFIXES, read_records
 from clinscale.records.record import OnBadRow, Record, refuse
-from clinscale.records.table import TableFormat
+from clinscale.records.table import Quoting, TableFormat
 
 __all__ = [
     "RECORD_SUFFIXES",
     "OnBadRow",
+    "Quoting",
     "Record",
     "TableFormat",
     "data_suffix",

@@ -53,8 +53,8 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
 
 def _misfit(num_fields: int, width: int) -> str:
     if num_fields > width:
-        return f"has more fields than the header ({num_fields} of {width}); quote a field that holds the separator"
-    return f"has fewer fields than the header ({num_fields} of {width}); quote a field that holds a line break"
+        return "has more fields than the header; quote a field that holds the separator"
+    return "has fewer fields than the header; complete the row, or quote a field that holds a line break"
 
 
 def _read_header(

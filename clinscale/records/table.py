@@ -9,6 +9,8 @@ from clinscale.errors import ConfigError
 _NO_CHARACTER_SETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 """Text in Python's eyes, but no way to write a file ("Python Specific Encodings" in the manual of `codecs`)."""
 
+Quoting = Literal["standard", "none"]
+
 _SPELLED = {"\\t": "\t", "tab": "\t"}
 
 
@@ -23,7 +25,7 @@ class TableFormat(Config):
     """What separates the fields of CSV and TSV, one character (`tab` for a tab); absent: comma or tab by the file's
     name, or of comma, `;`, tab and `|` the one that gives the columns that are asked for."""
 
-    quoting: Literal["standard", "none"] | None = None
+    quoting: Quoting | None = None
     """Of CSV and TSV: `standard` reads a field that begins with a quotation mark up to the closing one, over line
     breaks; `none` takes quotation marks as they stand. Absent: standard, and refused where it seems not to be meant."""
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from pydantic import Field
 
 from clinscale.config import Config
-from clinscale.storage import open_binary
+from clinscale.storage import read_bytes
 from clinscale.tasks.distributions.distribution import Distribution, Splits
 from clinscale.tasks.distributions.release import Release
 from clinscale.tasks.example import Example
@@ -56,8 +56,7 @@ def read_i2b2_2006(data: str, options: I2b2_2006Options, findings: Findings) -> 
 
 def _records(file: str, split: str, findings: Findings) -> list[Example]:
     """Each record parsed on its own, so that a malformed one spoils no other."""
-    with open_binary(file) as stream:
-        head, *records = re.split(rb"(?=<RECORD\b)", stream.read())
+    head, *records = re.split(rb"(?=<RECORD\b)", read_bytes(file))
     findings.find("documents", len(records))
     findings.expect(f"records of {split}", len(records), _NUM_RECORDS[split], "i2b2 2006")
     examples = []
