@@ -205,14 +205,29 @@ _MARKS = {
 }
 
 
+_NO_TEXT = {
+    b"PK\x03\x04": "a workbook or ZIP archive, which is named .xlsx or unpacked",
+    b"\x1f\x8b": "gzip, which is named .gz",
+    b"PAR1": "Parquet, which is named .parquet",
+    b"%PDF-": "a PDF, whose text is extracted first",
+    b"\xd0\xcf\x11\xe0": "an old Office file, which is saved anew as .xlsx or text",
+    b"version https://git-lfs": "a pointer of Git LFS, whose file comes by git lfs pull",
+}
+"""How files begin that hold no text, or not their own."""
+
+
 def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
     """How a file is encoded that begins with `head`, and the length of its byte-order mark in bytes.
 
     A mark says more than `encoding`, as in the WHATWG's encoding standard: what Excel calls "Unicode text" is UTF-16.
 
     Raises:
-        DataError: it is UTF-16 without a mark, which reads as UTF-8 or Latin-1 with a NUL between the letters.
+        DataError: it is of a format that is no text, or UTF-16 without a mark, which reads as UTF-8 or Latin-1 with a
+            NUL between the letters.
     """
+    for beginning, what in _NO_TEXT.items():
+        if head.startswith(beginning):
+            raise DataError(f"{uri} must be text, but begins like {what}")
     for mark, codec in _MARKS.items():
         if head.startswith(mark):
             return codec, len(mark)
@@ -271,8 +286,8 @@ def read_json(uri: str | Path, encoding: str = "utf-8") -> Any:
         raise DataError(f"{uri} {error}") from None
 
 
-def parse_json(text: str) -> Any:
-    """The value that `text` is the JSON of.
+def parse_json(text: str, *, is_line: bool = False) -> Any:
+    """The value that `text`, which may be one line of a file, is the JSON of.
 
     Raises:
         ValueError: what is wrong, in words that follow the name of the file or row and quote nothing of it.
@@ -280,8 +295,9 @@ def parse_json(text: str) -> Any:
     try:
         return _JSON.decode(text)
     except json.JSONDecodeError as error:
-        more = "; one value per line is named .jsonl" if error.msg == "Extra data" else ""
-        raise ValueError(f"is not valid JSON at line {error.lineno}, column {error.colno}{more}") from None
+        line = "" if is_line else f"line {error.lineno}, "
+        ended = ", where its value has ended already" if error.msg == "Extra data" else ""
+        raise ValueError(f"is not valid JSON at {line}column {error.colno}{ended}") from None
     except RecursionError:
         raise ValueError("is nested too deeply; flatten it") from None
     except _RepeatedKeyError:

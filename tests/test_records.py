@@ -92,7 +92,7 @@ BAD_FILES = {
     "jsonl column": ("n.jsonl", b'{"id": 1, "text": "x"}\n{"id": 2, "note_text": "x"}', ["line 2", "note_text?"]),
     "json column": ("n.json", b'[{"id": 1, "txt": "x"}]', ["row 1", "did you mean txt?"]),
     "csv other columns": ("n.csv", b"id,Z\n1,x\n", ["no column 'text'; known: Z, id"]),
-    "csv without header": ("n.csv", f'1,"{SECRET}"\n'.encode(), ["no column 'id'", "header row?"]),
+    "csv without header": ("n.csv", f'1,"{SECRET}"\n'.encode(), ["no column 'id'", "names of its columns?"]),
     "csv extra field": ("n.csv", f"id,text\n1,{SECRET}\n".encode(), ["row 1 has more fields", "quote"]),
     "csv open quote": ("n.csv", f'id,text\n1,a\n2,"{SECRET}\n'.encode(), ["row 2 is malformed"]),
     "csv stray quote": ("n.csv", f'id,text\n1,"a" {SECRET}\n'.encode(), ["row 1 is malformed"]),
@@ -103,6 +103,10 @@ BAD_FILES = {
     "jsonl latin-1 with mark": ("n.jsonl", b'\xef\xbb\xbf{"text": "\xe9"}', ["UTF-8 at byte 13"]),
     "jsonl broken": ("n.jsonl", GOOD_JSON + b"\n" + GOOD_JSON[:-1], ["line 2", "column"]),
     "jsonl no object": ("n.jsonl", b'{"id": 1, "text": "x"}\n["x"]', ["line 2", "must be a JSON object", "list"]),
+    "jsonl is a list": ("n.jsonl", b'[{"id": 1, "text": "x"}]', ["line 1", "got a list", "named .json"]),
+    "csv is a workbook": ("n.csv", b"PK\x03\x04" + bytes(30), ["begins like a workbook", ".xlsx"]),
+    "csv is gzip": ("n.csv", gzip.compress(b"id,text\n1,a\n"), ["begins like gzip", ".gz"]),
+    "json is a pointer": ("n.json", b"version https://git-lfs.github.com/spec/v1\n", ["git lfs pull"]),
     "json broken": ("n.json", b"[" + GOOD_JSON + b", {]", ["not valid JSON at line 1"]),
     "json no record": ("n.json", b'"x"', ["row 1", "must be a JSON object", "str"]),
     "json no objects": ("n.json", b'["x"]', ["row 1", "must be a JSON object"]),
@@ -255,6 +259,8 @@ def test_a_separator_that_cannot_be_one_is_refused(given):
 def test_blanks_around_the_names_of_columns_do_not_hide_them(tmp_path):
     assert read(tmp_path, "n.csv", " text ,label\na,x\n")[0] == [{"text": "a", "label": "x"}]
     assert read(tmp_path, "n.csv", "text ,label\na,x\n", ["text "])[0] == [{"text ": "a", "label": "x"}]
+    with pytest.raises(DataError, match="column 2 is that with blanks"):
+        read(tmp_path, "n.parquet", parquet_bytes(tmp_path, [{"id": "1", "text ": "a"}]))
 
 
 def test_a_column_that_is_there_twice_is_refused_when_it_is_asked_for(tmp_path):

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from clinscale.errors import DataError
-from clinscale.records.files import open_text
+from clinscale.records.files import data_suffix, open_text
 from clinscale.records.record import OnBadRow, Record, absent, no_column
 from clinscale.records.table import TableFormat
 from clinscale.storage import parse_json, read_json
 
 _LONGEST_FIRST_LINE = 2**20
 """In characters; looked at to tell JSON lines from one document."""
+
+_DOCUMENT = "; one document that holds all rows is named .json"
 
 
 def read_json_lines(
@@ -59,10 +61,9 @@ def _parsed_lines(uri: str, lines: Iterable[str], on_bad_row: OnBadRow) -> Itera
         number += 1
         place = f"{uri} line {line_number}"
         try:
-            value = parse_json(line)
+            value = parse_json(line.rstrip(), is_line=True)
         except ValueError as error:
-            hint = "; a document over several lines is named .json" if line.strip() in ("[", "{") else ""
-            on_bad_row(f"{error}{hint}", place)
+            on_bad_row(f"{error}{_DOCUMENT if line.strip() in ('[', '{') else ''}", place)
             continue
         yield place, number, value
 
@@ -74,7 +75,8 @@ def _records(
     never, fields = list(columns), None
     for place, number, fields in rows:
         if not isinstance(fields, dict):
-            on_bad_row(f"must be a JSON object, got a {type(fields).__name__}", place)
+            hint = _DOCUMENT if isinstance(fields, list) and data_suffix(uri) != ".json" else ""
+            on_bad_row(f"must be a JSON object, got a {type(fields).__name__}{hint}", place)
             continue
         if never:
             never = [column for column in never if absent([column], fields, nested=True)]

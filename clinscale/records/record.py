@@ -97,6 +97,10 @@ def no_column(column: str, wanted: Collection[str], found: Sequence[str]) -> str
     printed only when it is one plain word that resembles the column asked for, or when other columns that were
     asked for are there, which shows that these are names; other columns go by number.
     """
+    if column in (blanks := [name.strip() for name in found]):
+        return (
+            f"has no column {column!r}, but column {blanks.index(column) + 1} is that with blanks; take them out"
+        )
     names = [name for name in found if _PLAIN_NAME.fullmatch(name)]
     near = nearest(column, names)
     if near.startswith("did you mean"):
@@ -104,7 +108,7 @@ def no_column(column: str, wanted: Collection[str], found: Sequence[str]) -> str
     if not any(name in found for name in wanted):
         return (
             f"has no column {column!r}, nor one whose name is near, among its {len(found)}; "
-            "does it start with a header row?"
+            "does it begin with the names of its columns?"
         )
     others = [str(number) for number, name in enumerate(found, 1) if name not in names]
     by_number = f"; column {', '.join(others[:10])}{' ...' if len(others) > 10 else ''}" if others else ""

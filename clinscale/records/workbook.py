@@ -10,6 +10,9 @@ from clinscale.records.record import OnBadRow, Record, absent, no_column, refuse
 from clinscale.records.table import TableFormat
 from clinscale.storage import MAX_WHOLE_BYTES, open_binary
 
+_MAX_BYTES = MAX_WHOLE_BYTES // 4
+"""Of the XML in the archive, whose texts are read at once and take several times as much."""
+
 _LONGEST_CELL = 32_767
 """Characters that Excel keeps of a cell; what is longer it cuts without a word."""
 
