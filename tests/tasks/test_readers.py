@@ -377,7 +377,9 @@ class TestSquad:
         assert len(self.ask(read, question)[0][0].answers) == 1
 
     def test_impossible_questions_have_no_answer_or_are_left_out(self, read):
-        question = self.question("25 mg", 19, is_impossible=True)
+        with pytest.raises(DataError, match="question 17: question with answers that is marked impossible"):
+            self.ask(read, self.question("25 mg", 19, is_impossible=True))
+        question = {**self.question("", 0), "answers": [], "is_impossible": True}
         examples, findings = self.ask(read, question)
         assert (examples[0].answers, findings.found["unanswerable"]) == ((), 1)
         examples, findings = self.ask(read, question, unanswerable=False)

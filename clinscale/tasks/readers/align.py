@@ -77,17 +77,18 @@ def locate(text: str, marks: Sequence[Mark]) -> list[Span | None]:
     """Where each of one document's marks stands, None for what is not there; white space is compared as blanks.
 
     Offsets of one document are wrong together: another count of line ends or characters, something added or taken away
-    before them. So marks are not looked for one by one, where the nearest equal words may be another mention. First the
-    count that fits most of them is taken; then the places are chosen whose drift changes least from mark to mark. A
-    mark goes back to a place inside a longer word only if its own offset, or the drift of those before it, says so.
+    before them. So marks are not looked for one by one, where the nearest equal words may be another mention: those
+    places are chosen whose drift changes least from mark to mark, by the count of characters that fits them best. A
+    mark goes to a place inside a longer word only if its own offset, or the drift of those before it, says so.
     """
     spans = [_Sought(text, mark).at(0) for mark in marks]
     if None not in spans:
         return spans
     order = sorted(range(len(marks)), key=lambda number: marks[number].start)
-    count = _count_of(text, marks)
-    sought = [_Sought(text, marks[number], count) for number in order]
-    for number, span in zip(order, _least_drift(sought), strict=True):
+    counts = dict.fromkeys((int, _count_of(text, marks)))
+    ways = [_least_drift([_Sought(text, marks[number], count) for number in order]) for count in counts]
+    best = min(ways, key=lambda way: way.cost)
+    for number, span in zip(order, best.spans(), strict=True):
         spans[number] = span
     return spans
 
@@ -233,20 +234,24 @@ class _Path(NamedTuple):
     before: "_Path | None"
     span: Span | None
 
+    def spans(self) -> list[Span | None]:
+        """Of all marks so far."""
+        found: list[Span | None] = []
+        path = self
+        while path.before is not None:
+            found.append(path.span)
+            path = path.before
+        return found[::-1]
 
-def _least_drift(sought: Sequence[_Sought]) -> list[Span | None]:
-    """The place of each mark, in their order, for which the drift changes least; None for those left out."""
+
+def _least_drift(sought: Sequence[_Sought]) -> _Path:
+    """The places of the marks, in their order, for which the drift changes least."""
     votes = Counter(drift for one in sought for drift in one.drifts)
-    agreed = [drift for drift, number in votes.most_common(_STATES) if number > _FEW and 4 * number >= len(sought)]
+    agreed = [drift for drift, number in votes.most_common(_STATES) if number > _FEW and 10 * number >= len(sought)]
     paths = {0: _Path(0, None, None)}  # drift -> the cheapest way to it
     for one in sought:
         paths = _followed(paths, one, agreed)
-    spans: list[Span | None] = []
-    path = min(paths.values(), key=lambda path: path.cost)
-    while path.before is not None:
-        spans.append(path.span)
-        path = path.before
-    return spans[::-1]
+    return min(paths.values(), key=lambda path: path.cost)
 
 
 def _followed(paths: dict[int, _Path], one: _Sought, agreed: Sequence[int]) -> dict[int, _Path]:

@@ -21,7 +21,7 @@ def read_squad(task: TaskConfig, path: str, findings: Findings) -> list[Example]
     """One example per question. Finds `questions`, `contexts`, `unanswerable`.
 
     For answers whose offset is off see `answers_of`. Left out are a question all of whose answers were rejected, one
-    without text, and one that neither has answers nor is marked impossible: its answer may be held back.
+    without text, and one that neither has answers nor is marked impossible (they may be held back), or both.
 
     Raises:
         DataError: the file does not have SQuAD's layout.
@@ -56,6 +56,9 @@ def _is_complete(
     except CellError as error:
         findings.reject(error.reason, place, error.mend)
         return False
+    if impossible and fields.get("answers"):
+        findings.reject("question with answers that is marked impossible", place, "remove the one or the other")
+        return False
     if not impossible and not fields.get("answers"):
         findings.reject(NOT_ANSWERED, place, "give its answers, or is_impossible: true where there is none")
         return False
@@ -67,7 +70,7 @@ def _place(file: str, name: str) -> str:
 
 
 def _given_answers(fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    given = fields.get("answers") if not as_truth(fields.get("is_impossible"), "is_impossible") else ()
+    given = fields.get("answers") or ()
     return given if isinstance(given, list | tuple) else [{}]
 
 
