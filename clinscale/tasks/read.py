@@ -1,6 +1,7 @@
 """Task files to TaskData: read each split, split a single source, settle the labels, count what was odd."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -128,11 +129,13 @@ def _with_known_labels(example: Example, known: Sequence[str], place: str, findi
 
 def _apart(example: Example, findings: Findings) -> Example:
     """Of entities that overlap the longest: among those that the task asks for, so after its labels are settled."""
+    if all(one.end <= following.start for one, following in itertools.pairwise(example.entities)):
+        return example
     distinct = dict.fromkeys(example.entities)
     apart = without_overlaps(distinct)
     findings.leave_out(REPEATED, len(example.entities) - len(distinct))
     findings.leave_out(NESTED, len(distinct) - len(apart))
-    return example if apart == example.entities else dataclasses.replace(example, entities=apart)
+    return dataclasses.replace(example, entities=apart)
 
 
 def _grouped(task: TaskConfig, example: Example) -> Example:

@@ -10,7 +10,7 @@ from clinscale.tasks.kinds.classification import f1_of
 from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
-from clinscale.tasks.kinds.words import OUTSIDE, tag_words, word_at, words_of
+from clinscale.tasks.kinds.words import OUTSIDE, tag_words, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,21 +69,15 @@ class TokensKind(Kind):
         )
         words = words_of(example.text, cuts)
         heads = _heads(windows, words)
+        speaks_for = {token: (words[first][0], words[last][1]) for token, (first, last) in heads.items()}
         for window in windows:
-            window.speaks_for[:] = [None] * len(window.input_ids)
-            for token, position in enumerate(window.text_positions, window.first_token):
-                if token in heads:
-                    first, last = heads[token]
-                    window.speaks_for[position] = (words[first][0], words[last][1])
+            window.speaks_for[:] = _by_position(window, speaks_for, None)
         if train:
             outputs = {name: number for number, name in enumerate(self.output_names(labels))}
-            tags = [outputs[tag] for tag in tag_words(words, example.entities)]
+            tags = tag_words(words, example.entities)
+            targets = {token: outputs[tags[first]] for token, (first, _) in heads.items()}
             for window in windows:
-                targets = [IGNORED] * len(window.input_ids)
-                for token, position in enumerate(window.text_positions, window.first_token):
-                    if token in heads:
-                        targets[position] = tags[heads[token][0]]
-                window.targets["labels"] = targets
+                window.targets["labels"] = _by_position(window, targets, IGNORED)
         return windows
 
     def decode(
@@ -182,17 +176,36 @@ def _heads(windows: Sequence[Window], words: Sequence[tuple[int, int]]) -> dict[
     Tokens count over the whole text. The two words differ only where a script without blanks lets words share a token.
     """
     heads: dict[int, tuple[int, int]] = {}
-    spoken_for = -1  # also skips what an earlier window has shown already
+    following, word, spoken_for = 0, 0, -1
     for window in windows:
-        for token, position in enumerate(window.text_positions, window.first_token):
-            start, end = window.offsets[position] or (0, 0)
-            if start == end:
-                continue  # white space
-            word, last_word = word_at(words, start), word_at(words, end - 1)
-            if word is not None and last_word is not None and last_word > spoken_for:
-                heads[token] = (max(word, spoken_for + 1), last_word)
-                spoken_for = last_word
+        token = window.first_token - 1
+        for offset in window.offsets:
+            if offset is None:
+                continue
+            token += 1
+            start, end = offset
+            if token < following or start == end:
+                continue  # what an earlier window has shown already, or white space
+            while word < len(words) and words[word][1] <= start:
+                word += 1
+            last = word
+            while last + 1 < len(words) and words[last + 1][0] < end:
+                last += 1
+            if last < len(words) and last > spoken_for:
+                heads[token] = (max(word, spoken_for + 1), last)
+                spoken_for = last
+        following = token + 1
     return heads
+
+
+def _by_position(window: Window, by_token: Mapping[int, Any], otherwise: Any) -> list[Any]:
+    """What each position of a window has of the tokens of the text."""
+    positions = window.text_positions
+    here = [
+        by_token.get(token, otherwise) for token in range(window.first_token, window.first_token + len(positions))
+    ]
+    before = positions[0] if positions else len(window.input_ids)
+    return [*[otherwise] * before, *here, *[otherwise] * (len(window.input_ids) - before - len(here))]
 
 
 def _judges(windows: Sequence[Window]) -> Iterator[tuple[int, int]]:

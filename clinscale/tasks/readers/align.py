@@ -81,7 +81,7 @@ def locate(text: str, marks: Sequence[Mark]) -> list[Span | None]:
     places are chosen whose drift changes least from mark to mark, by the count of characters that fits them best. A
     mark goes to a place inside a longer word only if its own offset, or the drift of those before it, says so.
     """
-    spans = [_Sought(text, mark).at(0) for mark in marks]
+    spans = [_as_stated(text, mark) or _Sought(text, mark).at(0) for mark in marks]
     if None not in spans:
         return spans
     order = sorted(range(len(marks)), key=lambda number: marks[number].start)
@@ -107,6 +107,14 @@ def without_overlaps(entities: Iterable[Entity]) -> tuple[Entity, ...]:
             kept.insert(at, entity)
             starts.insert(at, entity.start)
     return tuple(kept)
+
+
+def _as_stated(text: str, mark: Mark) -> Span | None:
+    """The span of a mark without any fault, which nearly all are."""
+    _, start, end, surface, _, parts = mark
+    if surface and not parts and start >= 0 and text[start:end] == surface and surface == surface.strip():
+        return Span(start, end, is_moved=False)
+    return None
 
 
 _Count = Callable[[int], int]
@@ -247,7 +255,9 @@ class _Path(NamedTuple):
 def _least_drift(sought: Sequence[_Sought]) -> _Path:
     """The places of the marks, in their order, for which the drift changes least."""
     votes = Counter(drift for one in sought for drift in one.drifts)
-    agreed = [drift for drift, number in votes.most_common(_STATES) if number > _FEW and 10 * number >= len(sought)]
+    agreed = [
+        drift for drift, number in votes.most_common(_STATES) if number > _FEW and 10 * number >= len(sought)
+    ]
     paths = {0: _Path(0, None, None)}  # drift -> the cheapest way to it
     for one in sought:
         paths = _followed(paths, one, agreed)

@@ -78,11 +78,11 @@ def sentences(text: str, *, tagged: bool = True) -> Iterator[tuple[int, list[str
     first = next((line for line in lines if line.strip() and not line.startswith(_DOCUMENT)), "")
     tabbed = "\t" in first.strip()
     num_columns = len(_fields(first, tabbed))
+    needed = max(num_columns, 1 + tagged)
     for number, line in enumerate([*lines, ""], 1):
-        if line.strip() and not line.startswith(_DOCUMENT):
+        if line and not line.isspace() and not line.startswith(_DOCUMENT):
             fields = _fields(line, tabbed)
-            is_whole = len(fields) == num_columns and (num_columns > 1 or not tagged)
-            tokens.append(fields[0].strip() if is_whole else "")
+            tokens.append(fields[0].strip() if len(fields) == needed else "")
             tags.append(fields[-1])
         elif tokens:
             yield number - len(tokens), tokens, tags
