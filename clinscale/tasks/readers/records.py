@@ -11,6 +11,7 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.readers.bio import BAD_TAG, entities_of_tags, read_tag
 from clinscale.tasks.readers.squad import answers_of, is_asked
+from clinscale.tasks.readers.verdicts import REJECTED, is_rejected
 from clinscale.tasks.task import TaskConfig
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
@@ -27,7 +28,7 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
         DataError: a column is absent, or a file is malformed as a whole.
     """
     columns = task.columns
-    gold = {
+    gold: tuple[str, ...] = {
         "sequence": () if task.label_from == "file" else columns.labels or (columns.label,),
         "pair": () if task.label_from == "file" else (columns.label,),
         "tokens": (columns.tokens, columns.tags) if columns.tokens else (columns.entities,),
@@ -47,6 +48,9 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
             continue
         for record in read_records(file, wanted, table=task, on_bad_row=skip):
             findings.find("rows")
+            if is_rejected(record.fields, gold):
+                findings.leave_out(REJECTED)
+                continue
             findings.find("documents", task.kind in ("sequence", "tokens"))
             try:
                 example = _example(task, record, findings)
@@ -142,6 +146,9 @@ def _marked(task: TaskConfig, record: Record, text: str, findings: Findings) -> 
     assert task.columns.entities is not None
     marks = []
     for number, given in enumerate(_list(record, task.columns.entities), 1):
+        if isinstance(given, dict) and is_rejected(given):
+            findings.leave_out(REJECTED)
+            continue
         place = f"{record.place} entity {number}"
         try:
             surface = given.get("text")
