@@ -223,7 +223,7 @@ def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
 
     Raises:
         DataError: it is of a format that is no text, or UTF-16 without a mark, which reads as UTF-8 or Latin-1 with a
-            NUL between the letters.
+            NUL between the letters, and by its own name in one of two ways.
     """
     for beginning, what in _NO_TEXT.items():
         if head.startswith(beginning):
@@ -232,6 +232,10 @@ def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
         if head.startswith(mark):
             return codec, len(mark)
     codec = codecs.lookup(encoding).name
+    if codec in ("utf-16", "utf-32") and head:
+        raise DataError(
+            f"{uri} has no byte-order mark; set encoding: {codec}-le, or {codec}-be where that is wrong"
+        )
     if b"\0" in head and "a".encode(codec) == b"a":
         for zeros, letters, order in ((head[1::2], head[::2], "le"), (head[::2], head[1::2], "be")):
             if len(zeros) > 3 and zeros.count(0) > len(zeros) / 2 and letters.count(0) < len(letters) / 8:

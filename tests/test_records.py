@@ -334,8 +334,8 @@ def test_a_byte_order_mark_tells_the_encoding(tmp_path, name, encoding):
 def test_utf_16_without_a_mark_is_named_and_then_read(tmp_path):
     for order in ("le", "be"):
         content = "text,l\nabc,x\n".encode(f"utf-16-{order}")
-        for told in ("utf-8", "latin-1"):
-            with pytest.raises(DataError, match=f"set encoding: utf-16-{order}"):
+        for told in ("utf-8", "latin-1", "utf-16"):
+            with pytest.raises(DataError, match=f"encoding: .*utf-16-{order}"):
                 read(tmp_path, "n.csv", content, encoding=told)
         assert read(tmp_path, "n.csv", content, encoding=f"utf-16-{order}")[0] == [{"text": "abc", "l": "x"}]
         with pytest.raises(DataError, match=f"utf-16-{order}"):
