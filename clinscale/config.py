@@ -7,15 +7,17 @@ Configs are pydantic models that live beside their owners. A config that starts 
 import difflib
 import hashlib
 import json
+import math
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from clinscale.errors import ConfigError
+from clinscale.strict_yaml import parse_scalar, read_yaml, shown_name
 
 
 class Config(BaseModel):
@@ -58,6 +60,7 @@ class Config(BaseModel):
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
         """Validate plain `values`; `source` names them in errors."""
+        _refuse_unusable(values, source)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -131,73 +134,56 @@ def key_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
     ]
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """One YAML mapping; a repeated key, a non-mapping or broken YAML raises ConfigError with its line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"config {path} does not exist; give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} cannot be read as UTF-8 text ({type(error).__name__})") from None
-    try:
-        values = yaml.load(text, Loader=_StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"config {path} line {line}: {error.problem}; mend the YAML there") from None
-    except yaml.YAMLError:
-        raise ConfigError(f"config {path} is not YAML; mend or replace the file") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"config {path} must be a mapping of keys to values, got a {type(values).__name__}")
-    return values
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses repeated keys and reads `1e-4` as a float, as YAML 1.2 does."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if not isinstance(key, Hashable):
-                continue  # super() says so with its line
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def _parse_override(override: str) -> dict[str, Any]:
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"override {override!r} must read key.path=value, e.g. recipe.seed=7")
-    try:
-        return nest({path.strip(): yaml.load(text, Loader=_StrictLoader)})
-    except yaml.YAMLError:
-        raise ConfigError(f"override of {path}: the value is not YAML; quote it") from None
+    return nest({path.strip(): parse_scalar(text, f"override of {path}")})
+
+
+def _refuse_unusable(values: Mapping[str, Any], source: str) -> None:
+    """ConfigError for what no setting means and no file, name or fingerprint can hold, wherever it lies in `values`."""
+    left: list[tuple[str, Any]] = [("", values)]
+    while left:
+        path, value = left.pop()
+        fault = ""
+        if isinstance(value, Mapping):
+            left += [(f"{path}.{shown_name(key)}".lstrip("."), inner) for key, inner in value.items()]
+            fault = next((found for key in value if isinstance(key, str) and (found := _fault_of(key))), "")
+        elif isinstance(value, list | tuple):
+            left += [(f"{path}.{number}".lstrip("."), inner) for number, inner in enumerate(value)]
+        elif isinstance(value, str):
+            fault = _fault_of(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            fault = "must be a finite number"
+        if fault:
+            raise ConfigError(f"{source}: {path or 'a key'} {fault}; correct it")
+
+
+def _fault_of(text: str) -> str:
+    if "\0" in text:
+        return "must not hold the character NUL"
+    return "" if text.isascii() or not _SURROGATE.search(text) else "must be whole characters, got half of one"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _explain(model: type[BaseModel], item: Mapping[str, Any], source: str) -> str:
-    where = ".".join(str(part) for part in item["loc"])
+    where = ".".join(map(shown_name, item["loc"]))
+    given = item["input"]
     if item["type"] == "extra_forbidden":
         known = _known_keys(model, item["loc"][:-1])
         return f"{source}: {where} is not a known key; {nearest(str(item['loc'][-1]), known)}"
     if item["type"] == "missing":
         return f"{source}: {where} is required and has no default; add {where}=..."
-    close = ""
+    hint = ""
     if item["type"] == "literal_error":
-        close = nearest(str(item["input"]), re.findall("'([^']*)'", item["ctx"]["expected"]))
-    hint = f"; {close}" if close.startswith("did you mean") else ""
-    return f"{source}: {where}: {item['msg']}, got {item['input']!r:.80}{hint}"
+        close = nearest(str(given), re.findall("'([^']*)'", item["ctx"]["expected"]))
+        hint = f"; {close}" if close.startswith("did you mean") else ""
+    elif item["type"] == "string_type" and isinstance(given, bool | int | float):
+        hint = f"; where it is meant as text, quote it: '{json.dumps(given)}'"
+    return f"{source}: {where}: {item['msg']}, got {reprlib.repr(given)[:80]}{hint}"
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[Any]) -> list[str]:

@@ -7,7 +7,19 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "clinscale"
 
 FLOORS: list[set[str]] = [
-    {"telemetry", "errors", "config", "units", "storage", "cells", "records", "filters", "runfolder", "synthetic"},
+    {
+        "telemetry",
+        "errors",
+        "strict_yaml",
+        "config",
+        "units",
+        "storage",
+        "cells",
+        "records",
+        "filters",
+        "runfolder",
+        "synthetic",
+    },
     {"runtime"},
     {"corpus", "models", "tasks", "engine", "registry"},
     {"plan", "predict", "scan"},
@@ -22,6 +34,7 @@ FLOORS: list[set[str]] = [
 GROUND = [
     "telemetry",
     "errors",
+    "strict_yaml",
     "config",
     "units",
     "storage",

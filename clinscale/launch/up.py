@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinscale.config import read_yaml
 from clinscale.errors import AccessError, CapacityError, ClusterError, ConfigError
 from clinscale.launch.check import check
 from clinscale.launch.token import make_token
+from clinscale.strict_yaml import read_yaml
 
 _TOKEN_MOUNT = "~/.ray"
 _REACH_S = 10
@@ -38,7 +38,7 @@ class LaunchFile:
     @classmethod
     def read(cls, path: str | Path) -> "LaunchFile":
         """ConfigError for what is no launch file, or one with faults: all are named with their mends."""
-        file = cls(Path(path), read_yaml(path))
+        file = cls(Path(path), read_yaml(path, dialect="1.1"))
         if "provider" not in file.values:
             raise ConfigError(
                 f"{path} is no Ray launch file: it has no provider; `clinscale cluster render on-prem` writes one"

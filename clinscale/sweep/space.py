@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 import clinscale
-from clinscale.config import Config, key_paths, merge, nearest, nest, read_yaml
+from clinscale.config import Config, key_paths, merge, nearest, nest
 from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRecipe
+from clinscale.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clinscale.config import merge, nearest, read_yaml
+from clinscale.config import merge, nearest
 from clinscale.errors import ConfigError
+from clinscale.strict_yaml import read_yaml
 from clinscale.tasks.distributions import DISTRIBUTIONS
 from clinscale.tasks.task import FORMATS, OPEN_FORMATS, TaskConfig
 
