@@ -1,10 +1,11 @@
 """Search spaces: YAML in, Optuna's distributions out, every value checked against the fine-tuning recipe."""
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,7 +29,7 @@ class _Dimension(Config):
 
     def active(self, params: Mapping[str, Any]) -> bool:
         """Whether it is searched at a point whose parameters so far are `params`."""
-        return all(params.get(key) in values for key, values in self.when.items())
+        return all(key in params and params[key] in values for key, values in self.when.items())
 
 
 class _Range(_Dimension):
@@ -49,6 +50,20 @@ class _Range(_Dimension):
     def examples(self) -> list[Any]:
         """Its ends."""
         return [self.low, self.high]  # type: ignore[attr-defined]
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is a value that a trial can have: a number of this type, between the ends, on the step."""
+        low, high, step = self.low, self.high, self.step  # type: ignore[attr-defined]
+        if type(value) not in self.numbers or not low <= value <= high:  # type: ignore[attr-defined]
+            return False
+        # in decimals, as Optuna counts: 0.1 taken three times is 0.3
+        return step is None or (_decimal(value) - _decimal(low)) % _decimal(step) == 0
+
+    def told(self) -> str:
+        """What `holds` holds, in words."""
+        low, high, step = self.low, self.high, self.step  # type: ignore[attr-defined]
+        kind = "a whole number" if self.numbers == (int,) else "a number"  # type: ignore[attr-defined]
+        return f"{kind} from {low} to {high}" + (f" in steps of {step}" if step not in (None, 1) else "")
 
     def share(self, value: float) -> float:
         """Where `value` lies between the ends, 0 to 1."""
@@ -74,6 +89,8 @@ class FloatDimension(_Range):
     step: float | None = None
     """Distance of the values allowed; not together with `log`."""
 
+    numbers: ClassVar = (float, int)
+
     def distribution(self) -> "BaseDistribution":
         """For Optuna."""
         from optuna.distributions import FloatDistribution
@@ -90,18 +107,19 @@ class FloatDimension(_Range):
             return float(self.low * (self.high / self.low) ** share)
         if self.step is None:
             return self.low + share * (self.high - self.low)
-        return self._values()[int(share * len(self._values()))]
+        return self._value(int(share * self._count()))
 
     def grid(self) -> list[float] | None:
         """All values; None where there is no end of them."""
         if self.low == self.high:
             return [self.low]
-        return None if self.step is None else self._values()
+        return None if self.step is None else [self._value(index) for index in range(self._count())]
 
-    def _values(self) -> list[float]:
-        """In decimals, as Optuna counts: 0.1 taken three times is 0.3."""
-        low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))
-        return [float(low + step * index) for index in range(int((high - low) / step) + 1)]
+    def _count(self) -> int:
+        return int((_decimal(self.high) - _decimal(self.low)) / _decimal(self.step)) + 1
+
+    def _value(self, index: int) -> float:
+        return float(_decimal(self.low) + _decimal(self.step) * index)
 
 
 class IntDimension(_Range):
@@ -118,6 +136,8 @@ class IntDimension(_Range):
     step: int = 1
     """Distance of the values allowed."""
 
+    numbers: ClassVar = (int,)
+
     def distribution(self) -> "BaseDistribution":
         """For Optuna."""
         from optuna.distributions import IntDistribution
@@ -132,7 +152,8 @@ class IntDimension(_Range):
         """The value at `share` (0 to below 1) of the way."""
         if self.log:
             return min(self.high, int(self.low * float((self.high + 1) / self.low) ** share))
-        return self.grid()[int(share * len(self.grid()))]
+        values = range(self.low, self.high + 1, self.step)
+        return values[int(share * len(values))]
 
     def grid(self) -> list[int]:
         """All values."""
@@ -168,6 +189,14 @@ class CategoricalDimension(_Dimension):
     def examples(self) -> list[Any]:
         """All of them."""
         return list(self.choices)
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is one of the choices; true is not 1."""
+        return any(value == choice and (type(value) is bool) is (type(choice) is bool) for choice in self.choices)
+
+    def told(self) -> str:
+        """The choices, in words."""
+        return f"one of {', '.join(map(repr, self.choices))}"
 
     def at(self, share: float) -> Any:
         """The choice at `share` (0 to below 1) of the way."""
@@ -305,29 +334,51 @@ class SearchSpace(Config):
         return here
 
     def _check_conditions(self) -> None:
-        above: list[str] = []
+        """Each condition is on parameters above, by values that they can have, and can be met."""
+        above: dict[str, dict[str, list[Any]]] = {}  # parameter -> what others must be for it to be searched
         for key, dimension in self.parameters.items():
-            for other in dimension.when:
+            needs: dict[str, list[Any]] = {}
+            for other, values in dimension.when.items():
                 if other not in above:
                     raise ConfigError(
                         f"search space: {key} depends on {other}, which is no parameter above it; "
-                        f"{nearest(other, above)}"
+                        f"{nearest(other, [*above])}"
                     )
-            above.append(key)
+                self._check_condition(key, other, values)
+                for needed, allowed in [(other, list(values)), *above[other].items()]:
+                    needs[needed] = [value for value in needs.get(needed, allowed) if value in allowed]
+                    if not needs[needed]:
+                        raise ConfigError(
+                            f"search space: {key} would never be searched: what it depends on asks for different "
+                            f"values of {needed}; change one when"
+                        )
+            above[key] = needs
+
+    def _check_condition(self, key: str, other: str, values: Sequence[Any]) -> None:
+        above = self.parameters[other]
+        if isinstance(above, FloatDimension) and above.grid() is None:
+            raise ConfigError(
+                f"search space: {key} depends on {other}, whose values have no end; give {other} a step or choices"
+            )
+        odd = [value for value in values if not above.holds(value)]
+        if odd or not values:
+            raise ConfigError(
+                f"search space: {key} would never be searched where {other} is "
+                f"{reprlib.repr(odd[0]) if odd else 'one of no values'}; {other} is {above.told()}"
+            )
 
     def _check_within(self, point: Mapping[str, Any]) -> None:
         for key, value in point.items():
             dimension = self.parameters[key]
-            inside = (
-                value in dimension.choices
-                if isinstance(dimension, CategoricalDimension)
-                else dimension.low <= value <= dimension.high
-            )
-            if not inside:
+            if not dimension.holds(value):
                 raise ConfigError(
-                    f"search space: a first trial has {key}={value}, which the space does not hold; widen {key} or "
-                    "change the first trial"
+                    f"search space: a first trial has {key}={reprlib.repr(value)}, which the space does not hold: "
+                    f"{key} is {dimension.told()}; widen {key} or change the first trial"
                 )
+
+
+def _decimal(number: Any) -> Decimal:
+    return Decimal(str(number))
 
 
 MODEL = "model"

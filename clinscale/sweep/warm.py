@@ -1,10 +1,9 @@
 """Settings that earlier studies in MLflow found good, as first trials of a new one."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import yaml
 
 from clinscale import registry
 from clinscale.config import nearest
@@ -109,14 +108,13 @@ def _point(params: Mapping[str, str], space: SearchSpace) -> dict[str, Any] | No
             continue
         if key not in params:
             return None
-        value = yaml.safe_load(params[key])
+        value: Any = None
         if isinstance(dimension, CategoricalDimension):
             value = next((choice for choice in dimension.choices if str(choice) == params[key]), None)
-            if value is None and None not in dimension.choices:
-                return None
         else:
-            value = int(value) if dimension.type == "int" else float(value)
-            if not dimension.low <= value <= dimension.high:
-                return None
+            with contextlib.suppress(ValueError, OverflowError):
+                value = (int if dimension.type == "int" else float)(params[key])
+        if not dimension.holds(value):
+            return None
         point[key] = value
     return point
