@@ -179,7 +179,7 @@ _LOADERS: dict[Dialect, type[_Loader]] = {"1.2": _Strict, "1.1": _Loader}
 def shown_name(name: object) -> str:
     """A key as a message may show it: a file of notes that is named as a config by mistake has its text for keys."""
     text = str(name)
-    return text if re.fullmatch(r"[\w.:/@-]{1,60}", text) else f"({len(text)} characters)"
+    return text if re.fullmatch(r"[\w.:/@\[\]-]{1,60}|tuple\[\w+, \.\.\.\]", text) else f"({len(text)} characters)"
 
 
 def _without_values(error: yaml.MarkedYAMLError) -> str:
@@ -222,3 +222,18 @@ def _refuse_endless(events: Iterator[yaml.Event]) -> None:
 
 def _endless(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """`values` as YAML that both dialects read back as they are: no text is left that either takes for a number."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=1000)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes also what YAML 1.1 has for text and we for a number, such as `1e5`."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*_Dumper.yaml_implicit_resolvers.get(first, []), *_Strict.yaml_implicit_resolvers.get(first, [])]
+    for first in {*_Dumper.yaml_implicit_resolvers, *_Strict.yaml_implicit_resolvers}
+}

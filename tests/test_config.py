@@ -1,5 +1,5 @@
 import pickle
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -79,6 +79,10 @@ def test_file_lies_over_base_and_overrides_over_both(tmp_path):
         ("name: x", ["seed"], ["override 'seed'", "key.path=value"]),
         ("name: x", ["=3"], ["override", "key.path=value"]),
         ("name: x", ["seed=[1"], ["seed", "not YAML"]),
+        ("name: x", ["name=run #2"], ["name", "only a part of the value"]),
+        ("name: 7", [], ["name", "quote it: '7'"]),
+        ('name: "a\\0b"', [], ["name", "NUL"]),
+        ("name: x\nPatient fell: 1", [], ["(12 characters) is not a known key"]),
     ],
 )
 def test_a_wrong_file_or_override_says_where_and_what_to_do(tmp_path, text, overrides, words):
@@ -158,3 +162,15 @@ def test_nest_and_merge():
 
 def test_key_paths_reach_into_nested_configs():
     assert {"name", "inner.rate", "inner.kind", "duration"} <= set(key_paths(Outer))
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\udc00": 1}, [float("nan")], {"a": [float("inf")]}])
+def test_no_config_holds_what_no_file_and_no_fingerprint_can(value):
+    """Of JSON: YAML's own door refuses them earlier."""
+    with pytest.raises(ConfigError, match=r"rates.* must be"):
+        Free.parse({"rates": value}, source="card.json")
+
+
+class Free(Config):
+    rates: Any
+    """Whatever."""

@@ -1,11 +1,12 @@
 """`clinscale corpus`: notes to a ShardSet, and its card."""
 
 import contextlib
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.options import Address, Delimiter, Encoding, Json, Quotes, Sheet
+from clinscale.cli.options import Address, Delimiter, Encoding, Json, Quotes, Sheet, paths_and_overrides
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
 
@@ -57,14 +58,13 @@ def build(
     from clinscale.corpus import CorpusConfig, build_shards, source_bytes
     from clinscale.runtime import ray_session
 
-    words = sources or []
-    uris = [word for word in words if "=" not in word]
+    uris, overrides = paths_and_overrides(sources or [], CorpusConfig)
     given: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
     if uris:
         columns = {"text_column": text_column, "id_column": id_column, "group_column": group_column}
         written = {"encoding": encoding, "delimiter": delimiter, "quoting": quoting, "sheet": sheet}
         given["sources"] = [{"uri": uri, **columns, **written} for uri in uris]
-    settings = CorpusConfig.load(config, [word for word in words if "=" in word], base=given)
+    settings = CorpusConfig.load(config, overrides, base=given)
     test_texts = {task: _test_texts(task, path) for task, path in map(_task_and_path, leakage or [])}
     is_large = address is not None or source_bytes(settings) >= _LARGE_BYTES
     ray = ray_session(address) if is_large else contextlib.nullcontext()
@@ -91,8 +91,12 @@ def show(uri: Annotated[str, typer.Argument(help="Folder or URI of a ShardSet.")
 
 
 def _task_and_path(option: str) -> tuple[str, str]:
-    task, equals, path = option.partition("=")
-    if not equals or not path:
+    """Parted at the first `=` before which there is no path with one in it, as in `year=2020/task.yaml=notes`."""
+    parts = option.split("=")
+    ends = [end for end in range(1, len(parts)) if Path("=".join(parts[:end])).is_file()]
+    end = ends[0] if ends else 1
+    task, path = "=".join(parts[:end]), "=".join(parts[end:])
+    if not task or not path:
         raise ConfigError(f"--leakage {option} must read TASK=PATH, e.g. mimic_aki=/data/mimic-iii")
     return task, path
 

@@ -6,7 +6,9 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -33,6 +35,8 @@ from clinscale.errors import ClinscaleError
 from clinscale.runtime import QUIET
 
 _INTERRUPTED = 130
+TRACEBACK = "CLINSCALE_TRACEBACK"
+"""The variable that shows the whole of an error that is a fault of clinscale."""
 app = typer.Typer(
     name="clinscale",
     help="Pretrain, tune and register long-document clinical language models on your own cluster.",
@@ -74,25 +78,60 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _interrupt_again
+    _refuse_odd_arguments()
     asks_for_help = len(sys.argv) == 1 or not {"--help", "--version"}.isdisjoint(sys.argv)
     try:
         with contextlib.nullcontext() if asks_for_help else keep_stdout_clean():
             code = app(standalone_mode=False)  # typer's own answer to Ctrl-C is to return 130
     except typer.TyperException as error:
         if message := error.format_message():
-            print(visible(f"error: {message}; see --help"), file=sys.stderr)
+            _tell(f"{message}; see --help")
         code = 2
     except ClinscaleError as error:
-        print(visible(f"error: {error}"), file=sys.stderr)
+        _tell(str(error))
         code = error.exit_code
     except BrokenPipeError:  # whoever reads stdout has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     except KeyboardInterrupt:
         code = _INTERRUPTED
+    except Exception as error:  # noqa: BLE001  the last net: what falls into it is a fault of ours
+        code = _foreign(error)
     if code == _INTERRUPTED:
         print("interrupted: what is finished is kept; the same command continues from there", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_odd_arguments() -> None:
+    for number, argument in enumerate(sys.argv[1:], 1):
+        if argument.encode("utf-8", "replace").decode() != argument:
+            _tell(f"argument {number} is not UTF-8; rename the file, or mend the argument")
+            sys.exit(2)
+
+
+def _foreign(error: Exception) -> int:
+    """Tell an error that is not of our family, and give its exit code.
+
+    Of a file, the system's own words are enough. Of anything else, where it happened, but not its message, which may
+    quote notes.
+    """
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        _tell(f"{error.filename}: {error.strerror}; check the path, its permissions and the disk")
+        return 2
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+        return 1
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    _tell(
+        f"clinscale failed where it should not ({type(error).__name__}), at "
+        f"{' < '.join(f'{Path(frame.filename).name}:{frame.lineno}' for frame in reversed(frames))}; please report it. "
+        f"{TRACEBACK}=1 shows all, and may show what the files hold"
+    )
+    return 1
+
+
+def _tell(sentence: str) -> None:
+    print(visible(f"error: {sentence}"), file=sys.stderr)
 
 
 def _interrupt(*_: Any) -> None:

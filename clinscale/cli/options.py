@@ -1,13 +1,19 @@
 """Options that several verbs share, and what they lead to."""
 
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinscale.config import nearest
+from clinscale.errors import ConfigError
 from clinscale.records import Quoting
 
 if TYPE_CHECKING:
+    from clinscale.config import Config
     from clinscale.registry import Tracking
 
 Json = Annotated[
@@ -48,3 +54,31 @@ def open_tracking(tracking_uri: str | None, home: Path) -> "Tracking":
     tracking = registry.connect(tracking_uri, home=home)
     registry.close_orphans(tracking)
     return tracking
+
+
+def paths_and_overrides(words: Sequence[str], config: "type[Config]") -> tuple[list[str], list[str]]:
+    """Which of a verb's words are paths and which are overrides of `config`: paths may hold `=`, as `year=2020/n.csv`.
+
+    Raises:
+        ConfigError: a word may be meant as either, or can be neither.
+    """
+    paths: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        (overrides if _is_override(word, list(config.model_fields)) else paths).append(word)
+    return paths, overrides
+
+
+def _is_override(word: str, keys: Sequence[str]) -> bool:
+    before, equals, _ = word.partition("=")
+    if not equals or re.search(r"[/~\\]", before):
+        return False
+    key = before.split(".")[0].strip()
+    is_key, is_path = key in keys or not key, os.path.exists(word)  # noqa: PTH110  for it, too long a name is none
+    if is_key and is_path:
+        raise ConfigError(f"{word} is a path here and a setting too; write ./{word} for the path")
+    if not is_key and not is_path and "/" in word:
+        raise ConfigError(
+            f"{word} is no file or folder, nor a setting, for {key} is no key of the config; {nearest(key, keys)}"
+        )
+    return not is_path

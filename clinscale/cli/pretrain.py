@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
+from clinscale.cli.options import (
+    DEFAULT_HOME,
+    Address,
+    Home,
+    Json,
+    Overrides,
+    TrackingUri,
+    open_tracking,
+    paths_and_overrides,
+)
 from clinscale.cli.output import Steps, emit, table
 
 if TYPE_CHECKING:
@@ -51,10 +60,7 @@ def run(
     from clinscale.pretrain import pretrain, run_config
     from clinscale.runtime import ray_session
 
-    words = _words(config, overrides)
-    if resume:
-        words = [str(run_config(home, resume)), *words]
-    settings = _settings(words)
+    settings = _settings(_words(config, overrides), run_config(home, resume) if resume else None)
     tracking = open_tracking(tracking_uri, home)
     with (
         ray_session(address, num_cpus=None),
@@ -173,9 +179,11 @@ def _words(config: str | None, overrides: list[str] | None) -> list[str]:
     return [word for word in [config, *(overrides or [])] if word]
 
 
-def _settings(words: list[str]) -> "PretrainConfig":
-    """The config of a YAML file or recipe, where the first word names one, and of the overrides after it."""
+def _settings(words: list[str], resumed: Path | None = None) -> "PretrainConfig":
+    """The config of the run that is resumed, or else of the YAML file or recipe that the first word may name."""
     from clinscale.pretrain import PretrainConfig
 
-    named = words and "=" not in words[0]
-    return PretrainConfig.load(words[0] if named else None, words[1:] if named else words)
+    if resumed is not None:
+        return PretrainConfig.load(resumed, words)
+    named, _ = paths_and_overrides(words[:1], PretrainConfig)
+    return PretrainConfig.load(named[0] if named else None, words[len(named) :])

@@ -115,25 +115,29 @@ def check(
 
     Example: `clinscale tasks check readmission.yaml --data notes`
     """
-    from clinscale.tasks import Findings, load_task, read_task
+    from clinscale.tasks import Findings, NoExamplesError, counts_of, load_task, read_task
 
     task = load_task(file, changes or [])
-    read = read_task(task, data or str(Path(file).absolute().parent), findings=Findings("skip"))
-    findings = read.findings
+    findings, nothing_left = Findings("skip"), ""
+    try:
+        found = _surveyed(read_task(task, data or str(Path(file).absolute().parent), findings=findings), model)
+    except NoExamplesError as error:  # why nothing is left, is what was asked
+        nothing_left = str(error)
+        found = {"documents": findings.found["documents"], **counts_of(findings), "error": nothing_left}
     problems = [
         {"what": reason, "where": place, "then": "repaired" if reason in findings.repaired else "rejected"}
         for reason, places in findings.places.items()
         for place in places
     ]
     refused = task.on_error == "raise" and any(problem["then"] == "rejected" for problem in problems)
-    found = _surveyed(read, model)
-    verdict = "refused: mend what is rejected, or set on_error: skip" if refused else "in order"
+    verdict = "refused: mend what is rejected, or set on_error: skip" if refused else nothing_left or "in order"
     people = [table(f"Task {task.name}: {verdict}", _rows(found, leave_out=("task", "kind")))]
     if problems:
         shown = problems[:PLACES_SHOWN]
         people.append(table(f"{len(shown)} of {len(problems)} places (all of them with --json)", shown))
-    emit({**found, "in_order": not refused, "problems": problems}, as_json=json, people=people)
-    if refused:
+    in_order = not (refused or nothing_left)
+    emit({**found, "in_order": in_order, "problems": problems}, as_json=json, people=people)
+    if not in_order:
         raise typer.Exit(2)
 
 

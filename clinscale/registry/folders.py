@@ -93,31 +93,33 @@ def read_bounded_json(file: Path) -> Any:
         )
     try:
         return read_json(file)
-    except (DataError, RecursionError) as error:
+    except (DataError, RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise RegistryError(
             f"{file.name} is not valid JSON ({type(error).__name__}); save the model again"
         ) from None
 
 
 def _refuse_remote_code(value: Any, place: str) -> None:
-    if isinstance(value, dict):
-        found = REMOTE_CODE & value.keys()
-        if found:
-            raise RegistryError(
-                f"{place} names code to run ({min(found)}); remote code is refused: use a stock model"
-            )
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            _refuse_remote_code(inner, place)
+    left = [value]  # not by recursion: a file may nest as deep as Python calls
+    while left:
+        inner = left.pop()
+        if isinstance(inner, dict):
+            if found := REMOTE_CODE & inner.keys():
+                raise RegistryError(
+                    f"{place} names code to run ({min(found)}); remote code is refused: use a stock model"
+                )
+            left += inner.values()
+        elif isinstance(inner, list):
+            left += inner
 
 
 def _check_index(file: Path, source: str) -> None:
     """A weight index may only point at safetensors beside it."""
     index = read_bounded_json(file)
-    shards = set(index.get("weight_map", {}).values()) if isinstance(index, dict) else {""}
-    strange = [name for name in shards if Path(name).name != name or not (file.parent / name).is_file()]
-    if strange or not file.name.endswith(".safetensors.index.json"):
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    names = shards.values() if isinstance(shards, dict) else [None]
+    beside = [path.name for path in file.parent.iterdir()]
+    if not file.name.endswith(".safetensors.index.json") or not all(name in beside for name in names):
         raise RegistryError(
             f"{source}: {file.name} points at files that are not in the folder; save the model again"
         )

@@ -7,13 +7,13 @@ pulled, so that the next pull gives the same bytes or says that it cannot.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from clinscale.config import Config
 from clinscale.errors import RegistryError
 from clinscale.registry.cache import exclusive
 from clinscale.storage import atomic_path
+from clinscale.strict_yaml import write_yaml
 
 LOCK_FILE = "models.lock"
 
@@ -70,4 +70,4 @@ def write_lock(path: str | Path, reference: str, entry: LockedModel, *, replacin
 
 def _dump(models: dict[str, LockedModel]) -> str:
     values: dict[str, Any] = {key: models[key].model_dump(exclude_none=True) for key in sorted(models)}
-    return yaml.safe_dump({"format": 1, "models": values}, sort_keys=False, width=1000)
+    return write_yaml({"format": 1, "models": values})

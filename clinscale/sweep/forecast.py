@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import ConfigError
+from clinscale.errors import ClusterError, ConfigError, own_cause
 from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, seconds_per_epoch
 from clinscale.runtime import Cluster
 from clinscale.sweep.config import SweepConfig
@@ -90,9 +90,17 @@ def device_seconds_per_epoch(config: SweepConfig, study: StudyInputs) -> float:
     alone = settings.finetune.model_copy(update={"num_workers": 1})
     task = ray.remote(_probe).options(num_cpus=settings.cpus_per_trial, num_gpus=settings.gpus_per_trial)
     threads = max(1, int(settings.cpus_per_trial))
-    found: float = ray.get(
-        task.remote(recipe, study.data.task, str(Path(study.config.data).absolute()), alone, threads)
-    )
+    try:
+        found: float = ray.get(
+            task.remote(recipe, study.data.task, str(Path(study.config.data).absolute()), alone, threads)
+        )
+    except ray.exceptions.RayError as error:
+        # as text it would be a traceback, with whatever of the notes the lines of the failure hold
+        raise own_cause(error) or ClusterError(
+            f"study {study.config.name}: the steps that were to be timed failed with "
+            f"{type(getattr(error, 'cause', None) or error).__name__}; look at Ray's logs, or lower batch_size if "
+            "memory may be short"
+        ) from None
     return found * (settings.gpus_per_trial or settings.cpus_per_trial)
 
 

@@ -5,15 +5,16 @@ that lost its driver reads the ledger and goes on. One process writes it; a last
 dropped, because nothing was done on its strength.
 """
 
-import contextlib
 import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from clinscale.errors import ClusterError, DataError
 
@@ -107,6 +108,8 @@ class Ledger:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is no regular file; start the sweep under another name")
         self._file = path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,8 +119,7 @@ class Ledger:
             ) from None
         except OSError:  # a file system without locks
             pass
-        for event in self._read(path):
-            self._fold(event)
+        self._replay(path)
 
     def close(self) -> None:
         """Let another process write."""
@@ -140,95 +142,140 @@ class Ledger:
 
     def start(self, trial: Trial) -> Trial:
         """A new trial runs."""
-        plain = {
-            key: getattr(trial, key)
-            for key in ("study", "number", "params", "origin", "seed", "of", "system_attrs")
-        }
-        return self._append({"event": "start", **plain})
+        plain = {key: getattr(trial, key) for key in _Start.model_fields if key != "event"}
+        return self._append(_Start(event="start", **plain))
 
     def resume(self, trial: Trial) -> Trial:
         """A paused or lost trial runs again."""
-        return self._append({"event": "resume", "study": trial.study, "number": trial.number})
+        return self._append(_Resume(event="resume", study=trial.study, number=trial.number))
 
     def report(self, trial: Trial, epoch: Epoch) -> Trial:
         """An epoch has ended; one that is known already is left as it is."""
         known = self._trials[trial.study, trial.number]
         if epoch.epoch <= known.epoch:
             return known
-        # a metric that is no number is not JSON, and says no more than that
-        metrics = {key: value for key, value in epoch.metrics.items() if math.isfinite(value)}
         return self._append(
-            {
-                "event": "epoch",
-                "study": trial.study,
-                "number": trial.number,
-                "epoch": epoch.epoch,
-                "objective": epoch.objective,
-                "seconds": round(epoch.seconds, 4),
-                "metrics": metrics,
-            }
+            _Epoch(
+                event="epoch",
+                study=trial.study,
+                number=trial.number,
+                epoch=epoch.epoch,
+                objective=epoch.objective,
+                seconds=round(epoch.seconds, 4),
+                # a metric that is no number is not JSON, and says no more than that
+                metrics={key: value for key, value in epoch.metrics.items() if math.isfinite(value)},
+            )
         )
 
     def end(self, trial: Trial, state: State, reason: Reason | None = None, message: str = "") -> Trial:
         """The trial pauses or ends."""
         return self._append(
-            {
-                "event": "end",
-                "study": trial.study,
-                "number": trial.number,
-                "state": state,
-                "reason": reason,
-                "message": message,
-            }
+            _End(
+                event="end",
+                study=trial.study,
+                number=trial.number,
+                state=state,
+                reason=reason,
+                message=message,
+            )
         )
 
-    def _append(self, event: dict[str, Any]) -> Trial:
+    def _append(self, event: "_Event") -> Trial:
         if self._file:
-            self._file.write(json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+            line = json.dumps(event.model_dump(), separators=(",", ":"), allow_nan=False)
+            self._file.write(line.encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         return self._fold(event)
 
-    def _fold(self, event: Mapping[str, Any]) -> Trial:
-        """What an event makes of its trial."""
-        key = (event["study"], event["number"])
-        kind = event["event"]
-        if kind == "start":
-            trial = Trial(**{name: value for name, value in event.items() if name != "event"})
-        elif kind == "resume":
+    def _fold(self, event: "_Event") -> Trial:
+        """What an event makes of its trial; KeyError for one of a trial that has not started."""
+        key = (event.study, event.number)
+        if isinstance(event, _Start):
+            trial = Trial(**event.model_dump(exclude={"event"}))
+        elif isinstance(event, _Resume):
             trial = replace(self._trials[key], state="running")
-        elif kind == "epoch":
-            epoch = Epoch(event["epoch"], event["objective"], event["seconds"], event["metrics"])
+        elif isinstance(event, _Epoch):
+            epoch = Epoch(event.epoch, event.objective, event.seconds, event.metrics)
             trial = replace(self._trials[key], epochs=(*self._trials[key].epochs, epoch))
         else:
             before = self._trials[key]
             trial = replace(
                 before,
-                state=event["state"],
-                reason=event["reason"],
-                message=event["message"],
-                losses=before.losses + (event["state"] == "lost" and event["reason"] is not None),
-                halvings=before.halvings + (event["state"] == "lost" and event["reason"] == "out_of_memory"),
+                state=event.state,
+                reason=event.reason,
+                message=event.message,
+                losses=before.losses + (event.state == "lost" and event.reason is not None),
+                halvings=before.halvings + (event.state == "lost" and event.reason == "out_of_memory"),
             )
         self._trials[key] = trial
         return trial
 
-    def _read(self, path: Path) -> Iterator[dict[str, Any]]:
-        """All whole events; what follows the last line break is cut off, so that the next one starts a line."""
+    def _replay(self, path: Path) -> None:
+        """Fold all whole events; what follows the last line break is cut off, so that the next one starts a line."""
         self._file.seek(0)
         raw = self._file.read()
         whole = raw.rfind(b"\n") + 1
         if whole < len(raw):
             self._file.truncate(whole)
-        for number, line in enumerate(raw[:whole].splitlines(), 1):
-            event = None
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-            if not isinstance(event, dict) or "event" not in event:
+        for number, line in enumerate(raw[:whole].split(b"\n")[:-1], 1):
+            try:
+                self._fold_again(_EVENTS.validate_json(line))
+            except (ValidationError, KeyError):
                 raise DataError(
                     f"{path} line {number} is damaged; restore the file, or start the sweep under another name"
-                )
-            yield event
+                ) from None
+
+    def _fold_again(self, event: "_Event") -> None:
+        """Fold an event of the file; KeyError for one that cannot follow those before it."""
+        known = self._trials.get((event.study, event.number))
+        if (isinstance(event, _Start) and known) or (
+            isinstance(event, _Epoch) and known and event.epoch <= known.epoch
+        ):
+            raise KeyError
+        self._fold(event)
+
+
+class _Line(BaseModel):
+    """One line of the file; what is read from it is checked to be what was written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    event: str
+    study: int
+    number: int
+
+
+class _Start(_Line):
+    event: Literal["start"]
+    params: dict[str, JsonValue]
+    origin: str
+    seed: int
+    of: int | None = None
+    system_attrs: dict[str, JsonValue]
+
+
+class _Resume(_Line):
+    event: Literal["resume"]
+
+
+class _Epoch(_Line):
+    event: Literal["epoch"]
+    epoch: int
+    objective: float
+    seconds: float
+    metrics: dict[str, float]
+
+
+class _End(_Line):
+    event: Literal["end"]
+    state: State
+    reason: Reason | None
+    message: str
+
+
+_Event = _Start | _Resume | _Epoch | _End
+_EVENTS: TypeAdapter[_Event] = TypeAdapter(Annotated[_Event, Field(discriminator="event")])
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:

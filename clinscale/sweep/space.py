@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
+_LARGEST = 2**53
+"""Up to which a float, in which Optuna counts, holds every whole number."""
+
+
 class _Dimension(Config):
     """What all dimensions share."""
 
@@ -46,6 +50,8 @@ class _Range(_Dimension):
             raise ConfigError("search space: log and step exclude each other (Optuna); drop one of the two")
         if step is not None and step <= 0:
             raise ConfigError(f"search space: step must be above 0, got {step}")
+        if max(abs(low), abs(high)) > _LARGEST:
+            raise ConfigError(f"search space: low and high must lie within {_LARGEST:g} of 0; narrow the range")
 
     def examples(self) -> list[Any]:
         """Its ends."""

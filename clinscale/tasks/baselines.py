@@ -34,18 +34,33 @@ def classical(data: TaskData, split: str = "test") -> list[Prediction]:
 
 def trivial(data: TaskData, split: str = "test") -> list[Prediction]:
     """What one would answer without reading: the majority label, no entities, no answer."""
-    return kind_of(data.task).trivial(data.splits["train"], data.splits[split], data.labels)
+    return _unread(data, data.splits[split])
+
+
+def _unread(data: TaskData, examples: Sequence[Example]) -> list[Prediction]:
+    return kind_of(data.task).trivial(data.splits["train"], examples, data.labels)
+
+
+def _fitted(texts: Sequence[str], **settings: Any) -> Any:
+    """A TfidfVectorizer that knows the words of `texts`; None where they have none, as texts of signs alone."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    try:
+        return TfidfVectorizer(**settings).fit(texts)
+    except ValueError:  # scikit-learn's word for it
+        return None
 
 
 def _labels(data: TaskData, examples: Sequence[Example]) -> list[Prediction]:
     from scipy import sparse
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     train = data.splits["train"]
     paired = data.task.kind == "pair"
-    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    words.fit([text for e in train for text in (e.text, *([e.text_pair or ""] if paired else []))])
+    texts = [text for e in train for text in (e.text, *([e.text_pair or ""] if paired else []))]
+    words = _fitted(texts, ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    if words is None:
+        return _unread(data, examples)
 
     def features(some: Sequence[Example]) -> Any:
         first = words.transform([e.text for e in some])
@@ -63,7 +78,7 @@ def _labels(data: TaskData, examples: Sequence[Example]) -> list[Prediction]:
             gold.any(axis=0) & ~gold.all(axis=0)
         ):  # the others have nothing to learn from
             chances[:, number] = model.fit(learned, gold[:, number]).predict_proba(asked)[:, 1]
-    else:
+    elif gold.any(axis=0).sum() > 1:
         model.fit(learned, gold.argmax(axis=1))
         chances[:, model.classes_] = model.predict_proba(asked)
     return [_label_prediction(data, row) for row in chances]
@@ -86,6 +101,8 @@ def _entities(data: TaskData, examples: Sequence[Example]) -> list[Prediction]:
         words = words_of(example.text)
         rows += _word_features(example.text, words)
         tags += tag_words(words, example.entities)
+    if len(set(tags)) < 2:  # nothing to tell apart
+        return _unread(data, examples)
     model = SGDClassifier(loss="modified_huber", alpha=1e-6, max_iter=20, tol=None, random_state=0)
     model.fit(hasher.transform(rows), tags)
     predictions: list[Prediction] = []
@@ -134,12 +151,13 @@ def _plain(entity: Entity) -> dict[str, Any]:
 
 
 def _sentences(data: TaskData, examples: Sequence[Example]) -> list[Prediction]:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    words = TfidfVectorizer(sublinear_tf=True).fit(
-        text for text in dict.fromkeys(example.text for example in data.splits["train"])
-    )
-    spans = {text: [match.span() for match in _SENTENCE.finditer(text)] for text in {e.text for e in examples}}
+    words = _fitted(list(dict.fromkeys(example.text for example in data.splits["train"])), sublinear_tf=True)
+    if words is None:
+        return _unread(data, examples)
+    spans = {
+        text: [match.span() for match in _SENTENCE.finditer(text)] or [(0, len(text))]
+        for text in {e.text for e in examples}
+    }
     known = {text: words.transform([text[start:end] for start, end in found]) for text, found in spans.items()}
     predictions = []
     for example in examples:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 
 import pytest
@@ -107,6 +108,9 @@ def tune(*arguments, task="demo_pairs", model="not-a-model"):
         (["cluster", "check", "gone.yaml"], "gone.yaml does not exist"),
         (["cluster", "check", "notes.csv"], "notes.csv is no launch file"),
         (["cluster", "check", "typo.yaml"], "typo.yaml is no launch file"),
+        (build("year=2021/notes.csv"), "year=2021/notes.csv is no file or folder, nor a setting"),
+        (["report", "--home", ".", "--out", "notes.csv/[/b]\x1b[31m.html"], r"[/b]\x1b[31m.html"),
+        (["tasks", "show", os.fsdecode(b"\xff.yaml")], "argument 3 is not UTF-8"),
         (["tune", "--nonsense"], "No such option"),
         (["tuen"], "tune"),
     ],

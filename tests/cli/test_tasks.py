@@ -140,3 +140,21 @@ def test_mistakes_are_answered_in_a_sentence(arguments, message, clinscale):
     assert message in answered.stderr
     assert "Traceback" not in answered.stderr
     assert answered.returncode == 2
+
+
+def test_a_check_that_rejects_everything_says_why(tmp_path, clinscale):
+    task = "name: t\nkind: sequence\nformat: records\nsplits: {all: n.csv}\nsplit_ratios: [0.6, 0.2, 0.2]\n"
+    (tmp_path / "t.yaml").write_text(task)
+    (tmp_path / "n.csv").write_text("text,label\n" + "Patient fell,\n" * 4)
+    checked = clinscale("tasks", "check", tmp_path / "t.yaml", "--json")
+    assert checked.returncode == 2
+    told = json.loads(checked.stdout)
+    assert not told["in_order"]
+    assert [problem["where"].rsplit("/")[-1] for problem in told["problems"]] == [
+        f"n.csv row {n}" for n in (1, 2, 3, 4)
+    ]
+    assert "label" in told["problems"][0]["what"]
+    assert "split train" in told["error"]
+    skipping = clinscale("tasks", "check", tmp_path / "t.yaml", "on_error=skip")
+    assert skipping.returncode == 2
+    assert "has no example" in " ".join(skipping.stdout.split())

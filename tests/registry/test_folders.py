@@ -81,6 +81,18 @@ def index_of_pickles(folder):
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 
+def index_of_nothing(folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["model.safetensors"]}))
+
+
+def index_of_numbers(folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": [1]}}))
+
+
+def endless_number(folder):
+    (folder / "config.json").write_text('{"layers": ' + "9" * 5000 + "}")
+
+
 def packages_of_a_stranger(folder):
     (folder / "requirements.txt").write_text("# fine\ntorch==2.13.0\n--index-url http://elsewhere\n")
 
@@ -103,6 +115,9 @@ SPOILT = [
     (disguised_pickle, r"model\.safetensors is not a safetensors file"),
     (broken_config, r"config\.json is not valid JSON"),
     (bottomless_config, r"config\.json is not valid JSON"),
+    (endless_number, r"config\.json is not valid JSON"),
+    (index_of_nothing, "points at files that are not in the folder"),
+    (index_of_numbers, "points at files that are not in the folder"),
     (no_weights, "no HF folder with safetensors"),
     (no_config, "no HF folder with safetensors"),
     (index_elsewhere, "points at files that are not in the folder"),

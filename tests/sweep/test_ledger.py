@@ -1,6 +1,7 @@
 """The ledger is the truth: what was written is read back, a torn tail costs nothing, two writers are refused."""
 
 import json
+import os
 
 import pytest
 
@@ -93,3 +94,35 @@ def test_the_best_is_a_searched_trial_that_did_not_fail():
     ledger.report(confirm, Epoch(1, 0.95, 1.0))
     assert best_of(ledger.trials).number == 2
     assert best_of([]) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event":"epoch","study":0,"number":9,"epoch":1,"objective":1,"seconds":1,"metrics":{}}',
+        '{"event":"epoch","study":0,"number":0,"epoch":1,"objective":0.5,"seconds":2.0,"metrics":{}}',
+        '{"event":"start","study":0,"number":0,"params":{},"origin":"sampler","seed":0,"system_attrs":{}}',
+        '{"event":"start","study":[0],"number":0,"params":{},"origin":"sampler","seed":0,"system_attrs":{}}',
+        '{"event":"resume","study":0,"number":' + "9" * 5000 + "}",
+        '{"event":"end","study":0,"number":0,"state":"gone","reason":null,"message":""}',
+        '{"event":"end","study":0,"number":0}',
+        '{"event":"stop","study":0,"number":0}',
+        '{"event":"epoch","study":0,"number":0,"epoch":2,"objective":NaN,"seconds":1,"metrics":{}}',
+        "[" * 100_000,
+        "\0",
+        "",
+    ],
+)
+def test_a_line_that_cannot_follow_those_before_it_is_refused_by_its_number(line, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    written(path)
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join([*whole[:2], line, *whole[2:]]) + "\n")
+    with pytest.raises(DataError, match="line 3 is damaged"):
+        Ledger(path)
+
+
+def test_a_pipe_is_no_ledger(tmp_path):
+    os.mkfifo(tmp_path / "ledger.jsonl")
+    with pytest.raises(DataError, match="no regular file"):
+        Ledger(tmp_path / "ledger.jsonl")

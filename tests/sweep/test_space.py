@@ -68,6 +68,7 @@ def test_dimensions_are_optunas():
             "epochs depends on batch_sise, which is no parameter above it",
         ),
         ({"parameters": {"optimizer.learning_rate": RATE}, "constraints": {"memory_gb": 0}}, "must be above 0"),
+        ({"parameters": {"epochs": {"type": "int", "low": 1, "high": 10**20}}}, "must lie within"),
         ({"parameters": {"dropout": {"type": "float", "low": 0, "high": 0.3, "step": 0}}}, "step must be above 0"),
         (
             {"parameters": {"model": {"type": "categorical", "choices": ["a"]}}},
@@ -78,6 +79,64 @@ def test_dimensions_are_optunas():
 def test_mistakes_are_named(values, message):
     with pytest.raises(ConfigError, match=message):
         parse(**values)
+
+
+EPOCHS = {"type": "int", "low": 1, "high": 5}
+SIZES = {"type": "categorical", "choices": [8, 16]}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"batch_size": [32]}, r"never be searched where batch_size is 32; batch_size is one of 8, 16"),
+        ({"batch_size": [8, "16"]}, "where batch_size is '16'"),
+        ({"batch_size": []}, "one of no values"),
+        ({"epochs": [6]}, "where epochs is 6; epochs is a whole number from 1 to 5"),
+        ({"epochs": [True]}, "where epochs is True"),
+        ({"optimizer.learning_rate": [1e-5]}, "values have no end"),
+        ({"batch_size": [16], "dropout": [0.1]}, "asks for different values of batch_size"),
+    ],
+)
+def test_a_condition_that_never_holds_is_refused(conditions, message):
+    parameters = {
+        "batch_size": SIZES,
+        "epochs": EPOCHS,
+        "optimizer.learning_rate": RATE,
+        "dropout": {"type": "categorical", "choices": [None, 0.1], "when": {"batch_size": [8]}},
+        "patience_epochs": {**EPOCHS, "when": conditions},
+    }
+    with pytest.raises(ConfigError, match=f"patience_epochs .*{message}"):
+        parse(parameters=parameters)
+
+
+def test_what_is_not_searched_at_a_point_is_not_null_there():
+    space = parse(
+        parameters={
+            "batch_size": SIZES,
+            "dropout": {"type": "categorical", "choices": [None, 0.1], "when": {"batch_size": [8]}},
+            "epochs": {**EPOCHS, "when": {"dropout": [None]}},
+        }
+    )
+    for point in space.quasi_random(32):
+        assert ("epochs" in point) == ("dropout" in point and point["dropout"] is None)
+
+
+@pytest.mark.parametrize("value", [2, 7, 3.0, "3", None, True, [3], {"a": 3}, 10**400])
+def test_a_first_trial_that_the_space_does_not_hold_is_a_sentence(value):
+    with pytest.raises(ConfigError, match=r"a first trial has epochs=.* from 1 to 5 in steps of 2"):
+        parse(parameters={"epochs": {**EPOCHS, "step": 2}}, first_trials=[{"epochs": value}])
+
+
+def test_steps_are_counted_in_decimals():
+    tenths = {"type": "float", "low": 0, "high": 0.3, "step": 0.1}
+    parse(parameters={"dropout": tenths}, first_trials=[{"dropout": 0.3}, {"dropout": 0}])
+    with pytest.raises(ConfigError, match=r"dropout=0\.25"):
+        parse(parameters={"dropout": tenths}, first_trials=[{"dropout": 0.25}])
+
+
+def test_a_range_of_many_steps_is_never_listed():
+    space = parse(parameters={"dropout": {"type": "float", "low": 0, "high": 0.5, "step": 1e-12}})
+    assert all(0 <= point["dropout"] <= 0.5 for point in space.quasi_random(4))
 
 
 POOLED = {

@@ -1,5 +1,7 @@
 """Classical baselines: of the right form, and better than not reading."""
 
+import json
+
 import pytest
 
 from clinscale.tasks import classical, kind_of, load_task, read_task, trivial
@@ -30,3 +32,38 @@ def test_labels_that_train_lacks_are_never_sure(task_of, tmp_path):
     task = task_of("sequence", multi_label=True, splits={split: f"{split}.csv" for split in rows})
     found = classical(read_task(task, str(tmp_path)))
     assert all(0 <= p["scores"]["c"] < 0.5 for p in found)
+
+
+ODD = {
+    "no word occurs twice": ("sequence", [("wone uone", "a"), ("wtwo utwo", "b"), ("wthree", "a")]),
+    "signs alone": ("sequence", [("!", "a"), ("?? !!", "b"), ("...", "a")]),
+    "one label in train": ("sequence", [("pain one", "a"), ("pain two", "a"), ("pain three", "a")]),
+    "words of one character": ("pair", [("x", "a"), ("y", "b"), ("z", "b")]),
+    "no entity in train": ("tokens", [("pain one", []), ("pain two", []), ("fever", [])]),
+    "no sentence": ("spans", [("...", []), ("!!", []), ("?", [])]),
+}
+
+
+@pytest.mark.parametrize("which", ODD)
+def test_odd_texts_get_the_answers_of_not_reading(which, task_of, tmp_path):
+    kind, rows = ODD[which]
+    gold = {"tokens": "entities", "spans": "answers"}.get(kind, "label")
+    last = {"sequence": "b", "pair": "b", "tokens": [{"start": 0, "end": 4, "label": "x"}], "spans": []}[kind]
+    for split, members in {
+        "train": rows,
+        "dev": [("some text", last)],
+        "test": [("some text", last), *rows],
+    }.items():
+        lines = [
+            json.dumps({"text": text, "other": f"{text} {n}", gold: of}) for n, (text, of) in enumerate(members)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    columns = {
+        **({"text_pair": "other"} if kind in ("pair", "spans") else {}),
+        **({"entities": "entities"} if kind == "tokens" else {}),
+    }
+    task = task_of(
+        kind, format="records", columns=columns, splits={s: f"{s}.jsonl" for s in ("train", "dev", "test")}
+    )
+    data = read_task(task, str(tmp_path))
+    kind_of(task).score(data.splits["test"], classical(data), data.labels)
