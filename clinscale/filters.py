@@ -42,7 +42,7 @@ class RowFilter:
         dropped = [self._holds(record, column, values) for column, values in self._drop.items()]
         return all(kept) and not any(dropped)
 
-    def unmet(self, met: Iterable[Choice] = ()) -> list[Choice]:
+    def unmet(self, met: Iterable[tuple[str, ...]] = ()) -> list[Choice]:
         """The values that neither this filter met nor, over other files, those that `met` is from."""
         asked = (choice for of in (self._keep, self._drop) for values in of.values() for choice in values.values())
         known = self.met | set(met)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from clinscale.cells import is_short_name
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.task import TaskConfig
 
@@ -53,6 +54,13 @@ class Example:
     """What must stay in one split with this example, beside equal texts."""
     split: str | None = field(default=None, compare=False)
     """What the split column of its file says."""
+    place: str = field(default="", compare=False)
+    """File and row that it was read from, where its reader tells."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it: by its id where that cannot be a piece of a note, else by its place."""
+        return self.id if is_short_name(self.id) else self.place or "whose id is no short name"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class Findings:
         """Reason -> how many were mended."""
         self.remarks: list[str] = []
         """What differs from the release that is expected, in sentences."""
+        self.met: set[tuple[str, ...]] = set()
+        """Values that the task asks for, rows to keep or labels to map, and that were found: option first."""
         self.places: defaultdict[str, list[str]] = defaultdict(list)
         """Reason -> file and position of each broken or repaired thing."""
 

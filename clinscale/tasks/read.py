@@ -3,9 +3,11 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from clinscale.cells import SPELLED_MISSING, as_label
 from clinscale.errors import DataError
+from clinscale.filters import RowFilter
 from clinscale.storage import exists, join
 from clinscale.tasks.distributions import DISTRIBUTIONS
 from clinscale.tasks.example import Entity, Example, TaskData, count_repeats, data_fingerprint
@@ -16,7 +18,7 @@ from clinscale.tasks.readers.brat import read_brat
 from clinscale.tasks.readers.i2b2_xml import read_i2b2_xml
 from clinscale.tasks.readers.records import read_rows
 from clinscale.tasks.readers.squad import read_squad
-from clinscale.tasks.split import split_by_column, split_by_group
+from clinscale.tasks.split import read_ids, split_by_column, split_by_group, split_by_ids
 from clinscale.tasks.task import SPLITS, TaskConfig
 
 _READERS: dict[str, Callable[[TaskConfig, str, Findings], list[Example]]] = {
@@ -29,7 +31,7 @@ _READERS: dict[str, Callable[[TaskConfig, str, Findings], list[Example]]] = {
 """Open format -> (task, path, findings) -> examples."""
 
 MAX_LABEL_CHARACTERS = 100
-"""A longer label is surely a text: the columns are mixed up, and labels are printed where texts never are."""
+"""A longer label is surely a text: the columns are mixed up."""
 
 
 def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) -> TaskData:
@@ -42,7 +44,7 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
             task's own `on_error` finds everything that is wrong.
 
     Raises:
-        DataError: a file is missing or malformed, or a label is unknown.
+        DataError: a file is missing or malformed, a label is unknown, or a value that the task names is in no file.
         NoExamplesError: a split is empty.
     """
     if not exists(data):
@@ -50,7 +52,11 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
     findings = findings or Findings(task.on_error)
     sources = _read_sources(task, data, findings)
     sources = {split: _settle(task, examples, findings, split) for split, examples in sources.items()}
-    if task.split_column:
+    _report_unmet(task, findings)
+    if task.split_ids:
+        ids = {split: read_ids(join(data, path), task.encoding) for split, path in task.split_ids.items()}
+        sources = split_by_ids(sources["all"], ids, findings)
+    elif task.split_column:
         sources = split_by_column(sources["all"], task.name)
     elif "all" in sources:
         sources = split_by_group(sources["all"], task.split_ratios or (0.7, 0.1, 0.2), task.seed)
@@ -86,24 +92,49 @@ def _settle(task: TaskConfig, examples: Sequence[Example], findings: Findings, s
     settled: dict[str, Example] = {}
     for example in examples:
         if example.id in settled:
-            findings.reject("id occurs twice", f"{split} example {example.id}", "give every example its own id")
+            findings.reject("id occurs twice", f"{split} example {example.name}", "give every example its own id")
             continue
         settled[example.id] = example
     kept = list(settled.values())
     if task.label_map:
-        kept = [mapped for example in kept if (mapped := _mapped(task, example, findings))]
+        own = _spellings(task.label_map)
+        kept = [mapped for example in kept if (mapped := _mapped(task, own, example, findings))]
     if known := task.labels or task.columns.labels:
+        own = _spellings(known)
         place = f"{split} example"
-        kept = [one for example in kept if (one := _with_known_labels(example, known, place, findings))]
+        kept = [one for example in kept if (one := _with_known_labels(example, own, place, findings))]
     kept = [_apart(example, findings) for example in kept]
     if task.group_pattern:
         kept = [_grouped(task, example) for example in kept]
     return tuple(kept)
 
 
-def _mapped(task: TaskConfig, example: Example, findings: Findings) -> Example | None:
-    named = [task.label_map.get(label, label) for label in example.labels]
-    entities = [(entity, task.label_map.get(entity.label, entity.label)) for entity in example.entities]
+def _spellings(names: Iterable[str]) -> dict[str, str]:
+    """Labels as readers give them -> as the task spells them: `1` is what it calls `1.0`."""
+    return {as_label(name, "label") or name: name for name in names} | {name: name for name in names}
+
+
+def _report_unmet(task: TaskConfig, findings: Findings) -> None:
+    """What the task names and no file holds: it is spelled otherwise there, and would change nothing in silence."""
+    rows = RowFilter(task.keep_rows, task.drop_rows)
+    for option, column, value in rows.unmet(findings.met):
+        place = f"task {task.name}: {option}, column {column!r}, value {value!r}"
+        findings.reject("no row holds this value", place, "correct or remove it")
+    for label in task.label_map:
+        if ("label_map", label) not in findings.met:
+            place = f"task {task.name}: label_map, {label!r}"
+            findings.reject("no text and no entity has this label", place, "correct or remove it")
+
+
+def _mapped(task: TaskConfig, own: Mapping[str, str], example: Example, findings: Findings) -> Example | None:
+    def new(label: str) -> str | None:
+        if label not in own:
+            return label
+        findings.met.add(("label_map", own[label]))
+        return task.label_map[own[label]]
+
+    named = [new(label) for label in example.labels]
+    entities = [(entity, new(entity.label)) for entity in example.entities]
     left = tuple(dataclasses.replace(entity, label=label) for entity, label in entities if label is not None)
     findings.leave_out("label mapped to null", len(entities) - len(left))
     labels = tuple(dict.fromkeys(label for label in named if label is not None))
@@ -113,18 +144,21 @@ def _mapped(task: TaskConfig, example: Example, findings: Findings) -> Example |
     return dataclasses.replace(example, labels=labels, entities=left)
 
 
-def _with_known_labels(example: Example, known: Sequence[str], place: str, findings: Findings) -> Example | None:
+def _with_known_labels(
+    example: Example, known: Mapping[str, str], place: str, findings: Findings
+) -> Example | None:
     """Without entities of unknown types; nothing of an example whose own label is unknown."""
     strange = [label for label in (*example.labels, *(e.label for e in example.entities)) if label not in known]
-    if not strange:
-        return example
     for _ in strange:  # a label can be a text, when columns are mixed up, so it is not printed
         findings.reject(
-            "label is not among the task's", f"{place} {example.id}", "add it to labels, or map it by label_map"
+            "label is not among the task's", f"{place} {example.name}", "add it to labels, or map it by label_map"
         )
     if any(label not in known for label in example.labels):
         return None
-    return dataclasses.replace(example, entities=tuple(e for e in example.entities if e.label in known))
+    entities = (dataclasses.replace(e, label=known[e.label]) for e in example.entities if e.label in known)
+    return dataclasses.replace(
+        example, labels=tuple(known[label] for label in example.labels), entities=tuple(entities)
+    )
 
 
 def _apart(example: Example, findings: Findings) -> Example:
@@ -143,7 +177,7 @@ def _grouped(task: TaskConfig, example: Example) -> Example:
     match = re.search(task.group_pattern, example.id)
     if match is None:
         raise DataError(
-            f"task {task.name}: group_pattern does not match the id {example.id}; it must match every id"
+            f"task {task.name}: group_pattern does not match the id of example {example.name}; it must match every id"
         )
     return dataclasses.replace(example, group=match[1])
 
@@ -168,7 +202,13 @@ def _lines(example: Example) -> list[Example]:
             )
             visible = tuple(e for e in inside if not line[e.start : e.end].isspace())
             lines.append(
-                Example(f"{example.id}:{number}", line, entities=visible, group=example.group or example.id)
+                Example(
+                    f"{example.id}:{number}",
+                    line,
+                    entities=visible,
+                    group=example.group or example.id,
+                    place=example.place,
+                )
             )
         start = end + 1
     return lines
@@ -182,14 +222,31 @@ def _settle_labels(task: TaskConfig, splits: dict[str, tuple[Example, ...]]) -> 
         for example in examples
         for label in (*example.labels, *(entity.label for entity in example.entities))
     }
-    if any(len(label) > MAX_LABEL_CHARACTERS for label in found):
-        raise DataError(
-            f"task {task.name}: a label is longer than {MAX_LABEL_CHARACTERS} characters, so it is likely a text; "
-            "check columns.label"
-        )
-    known = task.labels or task.columns.labels or tuple(sorted(found))
+    known = task.labels or task.columns.labels
+    if not known:
+        _refuse_odd_labels(task, found, sum(map(len, splits.values())))
+        known = tuple(sorted(found))
     if task.kind in ("sequence", "pair") and not task.multi_label and len(known) < 2:
         raise DataError(f"task {task.name}: at least two labels are needed, found {len(known)}; check the labels")
     if task.kind == "tokens" and not known:
         raise DataError(f"task {task.name}: no entity in any split; check the annotations")
     return known
+
+
+def _refuse_odd_labels(task: TaskConfig, labels: set[str], num_examples: int) -> None:
+    """Labels are printed where texts never are, so that those that nobody has listed must not be texts."""
+    if any(len(label) > MAX_LABEL_CHARACTERS or "\n" in label for label in labels):
+        raise DataError(
+            f"task {task.name}: a label has a line break or more than {MAX_LABEL_CHARACTERS} characters, so it is "
+            "likely a text; check columns.label"
+        )
+    if task.kind in ("sequence", "pair") and not task.multi_label and len(labels) > max(20, num_examples / 2):
+        raise DataError(
+            f"task {task.name}: {num_examples:,} examples have {len(labels):,} labels, which are likely texts, ids or "
+            "measurements; check columns.label, or list them in labels"
+        )
+    if odd := sorted(labels & SPELLED_MISSING - set(task.label_map.values())):
+        raise DataError(
+            f"task {task.name}: {odd[0]!r} stands where a label should; map it to null by label_map where it means a "
+            "missing value, or list it in labels"
+        )

@@ -2,10 +2,13 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from clinscale.cells import as_id
 from clinscale.errors import DataError
+from clinscale.records import read_text
 from clinscale.tasks.example import Example
+from clinscale.tasks.findings import Findings
 from clinscale.tasks.task import SPLITS
 
 _SPLIT_NAMES = {
@@ -41,8 +44,48 @@ def split_by_column(examples: Sequence[Example], task: str) -> dict[str, tuple[E
         split = _SPLIT_NAMES.get((example.split or "").casefold())
         if split is None:
             known = ", ".join(_SPLIT_NAMES)
-            raise DataError(f"task {task}: the split column of {example.id} must hold one of {known}; correct it")
+            raise DataError(
+                f"task {task}: the split column of {example.name} must hold one of {known}; correct it"
+            )
         sides[split].append(example)
+    return {split: tuple(side) for split, side in sides.items()}
+
+
+def read_ids(uri: str, encoding: str = "utf-8") -> dict[str, str]:
+    """The ids in a text file, one a line, and the line that each stands on."""
+    lines = enumerate(read_text(uri, encoding).splitlines(), 1)
+    found = ((as_id(line, "id"), f"{uri} line {number}") for number, line in lines)
+    return {id: place for id, place in found if id is not None}
+
+
+def split_by_ids(
+    examples: Sequence[Example], ids: Mapping[str, Mapping[str, str]], findings: Findings
+) -> dict[str, tuple[Example, ...]]:
+    """Split by lists of ids: of each split, ids and where they are listed, as `read_ids` gives them.
+
+    Ids are of the group (a patient) where the examples have one, else of the example. What is in no list is left out.
+
+    Raises:
+        DataError: an id is listed for two splits; or, unless the task skips it, is that of no example.
+    """
+    side_of: dict[str, str] = {}
+    for split, places in ids.items():
+        for id, place in places.items():
+            if other := side_of.get(id):
+                raise DataError(f"{place} names an id that is at {ids[other][id]} too; keep it in one split")
+            side_of[id] = split
+    sides: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    met = set()
+    for example in examples:
+        id = example.id if example.group is None else example.group
+        if id in side_of:
+            met.add(id)
+            sides[side_of[id]].append(example)
+        else:
+            findings.leave_out("in no file of split_ids")
+    for id, split in side_of.items():
+        if id not in met:
+            findings.reject("id of no example", ids[split][id], "correct or remove the line")
     return {split: tuple(side) for split, side in sides.items()}
 
 

@@ -82,14 +82,18 @@ class TaskConfig(TableFormat):
     stand-off, `squad` JSON; or a distribution that `clinscale tasks` knows."""
 
     splits: dict[str, str] = Field(default_factory=dict)
-    """`train`, `dev` and `test`, or `all` with `split_ratios` or `split_column`; each a file or folder below the
-    data folder. A distribution has splits of its own."""
+    """`train`, `dev` and `test`, or `all` with `split_ratios`, `split_column` or `split_ids`; each a file or folder
+    below the data folder. A distribution has splits of its own."""
 
     split_ratios: tuple[float, float, float] | None = None
     """Shares of train, dev and test, when the one source `all` must be split here."""
 
     split_column: str | None = None
     """Column of the records of `all` that says train, dev (validation, val, devel) or test."""
+
+    split_ids: dict[str, str] = Field(default_factory=dict)
+    """`train`, `dev` and `test`: files below the data folder that list ids of the examples of `all`, one a line; of
+    patients where `group_column` or `group_pattern` names these. What is in none of them is left out and counted."""
 
     group_column: str | None = None
     """Records whose value is equal here (a patient, say) stay in one split; equal texts always do."""
@@ -99,6 +103,13 @@ class TaskConfig(TableFormat):
 
     seed: int = 0
     """Of the split by `split_ratios`; what a distribution draws itself has a seed among its options."""
+
+    keep_rows: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Of records, only rows whose column holds one of these values, e.g. `CATEGORY: [Discharge summary]`; 1 and 1.0 are
+    one value, "" is a blank. A value that no row holds is refused."""
+
+    drop_rows: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Of records, no row whose column holds one of these values, e.g. `ISERROR: ["1"]`."""
 
     columns: ColumnsConfig = ColumnsConfig()
     """Columns of records."""
@@ -110,7 +121,8 @@ class TaskConfig(TableFormat):
     """`file`: the label is the name of the file that holds the row, without its suffixes."""
 
     label_map: dict[str, str | None] = Field(default_factory=dict)
-    """Label in the files -> label of the task; null leaves out the row, or the entity. Others stay as they are."""
+    """Label in the files -> label of the task; null leaves out the row, or the entity. Others stay as they are; a
+    label that is not in the files is refused."""
 
     labels: tuple[str, ...] | None = None
     """All labels or entity types, in the order of the model's outputs; absent: those found, sorted."""
@@ -149,8 +161,18 @@ class TaskConfig(TableFormat):
             )
         if self.split_ratios and (min(self.split_ratios) <= 0 or abs(sum(self.split_ratios) - 1) > 1e-6):
             raise ConfigError(f"{here}: split_ratios must be three positive shares that sum to 1")
-        if (self.group_column or self.group_pattern) and not self.split_ratios:
-            raise ConfigError(f"{here}: group_column and group_pattern need split_ratios; remove them")
+        if (self.group_column or self.group_pattern) and not (self.split_ratios or self.split_ids):
+            raise ConfigError(
+                f"{here}: group_column and group_pattern need split_ratios or split_ids; remove them"
+            )
+        if (self.split_column or self.split_ids) and self.format not in OPEN_FORMATS:
+            raise ConfigError(
+                f"{here}: format {self.format} has splits of its own; remove split_column, split_ids"
+            )
+        if self.split_ids and set(self.split_ids) != set(SPLITS):
+            raise ConfigError(f"{here}: split_ids must name {', '.join(SPLITS)}, got {', '.join(self.split_ids)}")
+        if (self.keep_rows or self.drop_rows) and self.format != "records":
+            raise ConfigError(f"{here}: keep_rows and drop_rows are for format records; remove them")
         if self.group_pattern is not None:
             self._check_pattern(here, self.group_pattern)
         if self.multi_label and self.kind != "sequence":
@@ -172,13 +194,14 @@ class TaskConfig(TableFormat):
         if self.format not in FORMATS[self.kind]:
             allowed = " or ".join(FORMATS[self.kind])
             raise ConfigError(f"{here}: kind {self.kind} reads format {allowed}, got {self.format}")
-        if self.split_ratios and self.split_column:
-            raise ConfigError(f"{here}: split_ratios and split_column are two ways to split; remove one")
-        wanted = ("all",) if self.split_ratios or self.split_column else SPLITS
+        ways = [way for way in (self.split_ratios, self.split_column, self.split_ids) if way]
+        if len(ways) > 1:
+            raise ConfigError(f"{here}: split_ratios, split_column and split_ids are ways to split; keep one")
+        wanted = ("all",) if ways else SPLITS
         if set(self.splits) != set(wanted):
             raise ConfigError(
                 f"{here}: splits must name {', '.join(wanted)}, got {', '.join(self.splits) or 'none'}; "
-                "a single source is named all and needs split_ratios or split_column"
+                "a single source is named all and needs split_ratios, split_column or split_ids"
             )
         if (self.group_column or self.split_column) and self.format != "records":
             raise ConfigError(f"{here}: group_column and split_column are for records; remove them")

@@ -1,6 +1,7 @@
 """Public formats as found in the wild: what is read, what is repaired and counted, what is refused and how."""
 
 import json
+import math
 
 import pytest
 
@@ -154,6 +155,129 @@ class TestRecords:
         columns = {"text_pair": "question"}
         (example,), _ = read(read_rows, "spans", {"a.jsonl": rows}, format="records", columns=columns)
         assert (example.text_pair, example.answers) == ("Dose?", (Answer(5, "25 mg"),))
+
+    @pytest.mark.parametrize(
+        ("fields", "fault"),
+        [
+            ({"text": math.nan}, "column 'text' has no text"),
+            ({"text": ["Jane Roe"]}, "column 'text' must hold text, got a value of type list"),
+            ({"text": {"Jane": "Roe"}}, "type dict"),
+            ({"text": 7}, "type int"),
+            ({"text": "Jane \ud83d Roe"}, "half a character at character 5"),
+            ({"label": None}, "column 'label' has no value"),
+            ({"label": math.nan}, "column 'label' has no value"),
+            ({"label": ["Jane Roe"]}, "column 'label' must hold a label, got a value of type list"),
+            ({"label": "['Jane Roe']"}, "column 'label' holds a list where one label is needed"),
+            ({"label": 0.731}, "type float"),
+            ({"id": ["Jane Roe"]}, "column 'id' must hold an id"),
+            ({"id": None}, "column 'id' has no value"),
+            ({"patient": math.nan}, "column 'patient' has no value"),
+            ({"patient": 7.5}, "column 'patient' must hold an id"),
+            ({"part": ["Jane Roe"]}, "column 'part' must hold a label"),
+        ],
+    )
+    def test_a_value_of_another_type_is_refused_by_row_column_and_type(self, read, fields, fault):
+        row = {"id": 1, "text": "one", "label": "a", "patient": 7, "part": "train"}
+        columns = {"id": "id"}
+        task = {"columns": columns, "splits": {"all": "a"}, "split_column": "part"}
+        if "patient" in fields:
+            task = {
+                "columns": columns,
+                "splits": {"all": "a"},
+                "split_ratios": (0.6, 0.2, 0.2),
+                "group_column": "patient",
+            }
+        with pytest.raises(DataError, match=f"row 2: .*{fault}") as error:
+            read(read_rows, "sequence", {"a.jsonl": f"{json.dumps(row)}\n{json.dumps(row | fields)}"}, **task)
+        assert "Jane" not in str(error.value)
+        assert "Roe" not in str(error.value)
+
+    def test_types_mean_the_same_label_and_patient_in_every_file(self, read):
+        files = {
+            "a.jsonl": '{"text": "one", "label": 0.0, "patient": 7}\n{"text": "two", "label": 0, "patient": 7.0}',
+            "b.csv": 'text,label,patient\nthree,0.0,7.0\nfour,0,7\n"five",1,007\n',
+        }
+        examples, _ = read(
+            read_rows,
+            "sequence",
+            files,
+            splits={"all": "a"},
+            split_ratios=(0.6, 0.2, 0.2),
+            group_column="patient",
+        )
+        assert [(e.labels, e.group) for e in examples] == [(("0",), "7")] * 4 + [(("1",), "007")]
+
+    def test_a_label_zero_is_one_of_several_labels(self, read):
+        rows = [0, [0, 1], 1.0, None, [], "0;1", '["a;b"]']
+        lines = "\n".join(json.dumps({"text": "one", "label": label}) for label in rows)
+        examples, _ = read(read_rows, "sequence", {"a.jsonl": lines}, multi_label=True)
+        assert [e.labels for e in examples] == [("0",), ("0", "1"), ("1",), (), (), ("0", "1"), ("a;b",)]
+
+    def test_rows_are_kept_and_dropped_by_typed_values(self, read):
+        rows = [(1, "a"), (1.0, "a"), (None, "b"), (0, "c"), ("", "a ")]
+        lines = "\n".join(
+            json.dumps({"text": f"t{n}", "label": "x", "E": e, "K": {"k": k}}) for n, (e, k) in enumerate(rows)
+        )
+        examples, findings = read(
+            read_rows, "sequence", {"a.jsonl": lines}, keep_rows={"K.k": ["a", "b"]}, drop_rows={"E": ["1"]}
+        )
+        assert [e.text for e in examples] == ["t2", "t4"]
+        assert findings.found["rows"] == 5
+        assert findings.rejected == {"left out by keep_rows or drop_rows": 3}
+
+    @pytest.mark.parametrize(
+        "entity",
+        [
+            {"start": 3.5, "end": 8, "label": "X"},
+            {"start": True, "end": 8, "label": "X"},
+            {"start": 3, "end": 8, "label": ["X"]},
+            {"start": 3, "end": 8, "label": None},
+            {"start": 3, "end": 8, "label": math.nan},
+            {"start": 3, "end": math.inf, "label": "X"},
+            {"start": 3, "end": 10**30, "label": "X"},
+            {"start": "9" * 5000, "end": 8, "label": "X"},
+            {"start": 3, "end": 8, "label": "X", "text": ["fever"]},
+            ["X", 3, 8],
+            None,
+        ],
+    )
+    def test_an_entity_of_other_types_is_refused(self, read, entity):
+        columns = {"entities": "gold"}
+        rows = json.dumps({"text": "No fever", "gold": [entity]})
+        with pytest.raises(DataError, match="row 1 entity 1: entity without start, end and label"):
+            read(read_rows, "tokens", {"a.jsonl": rows}, format="records", columns=columns)
+
+    def test_an_entity_whose_text_is_a_number_is_where_it_stands(self, read):
+        entities = [{"start": 5, "end": "7", "label": 0, "text": 15}]
+        rows = json.dumps({"text": "Dose 15 mg", "gold": entities})
+        columns = {"entities": "gold"}
+        (example,), _ = read(read_rows, "tokens", {"a.jsonl": rows}, format="records", columns=columns)
+        assert surfaces(example) == [("15", "0")]
+
+    def test_words_may_be_null_but_no_numbers(self, read):
+        row = {"tokens": ["null", "cells"], "ner_tags": ["O", "O"]}
+        columns = {"tokens": "tokens"}
+        (example,), _ = read(read_rows, "tokens", {"a.jsonl": json.dumps(row)}, format="records", columns=columns)
+        assert example.text == "null cells"
+        for fields in (
+            {"tokens": ["15", 15]},
+            {"tokens": [None, "a"]},
+            {"ner_tags": [0, 0]},
+            {"ner_tags": [None, "O"]},
+        ):
+            with pytest.raises(DataError, match=r"row 1: column '(tokens|ner_tags)'"):
+                read(read_rows, "tokens", {"a.jsonl": json.dumps(row | fields)}, format="records", columns=columns)
+
+    @pytest.mark.parametrize("answers", [None, math.nan, "", 5, {}, {"text": "a", "answer_start": 1}])
+    def test_missing_answers_are_no_gold(self, read, answers):
+        rows = json.dumps({"text": "Gave 25 mg", "question": "Dose?", "answers": answers})
+        with pytest.raises(DataError, match="row 1: column 'answers'"):
+            read(read_rows, "spans", {"a.jsonl": rows}, format="records", columns={"text_pair": "question"})
+        empty = json.dumps({"text": "Gave 25 mg", "question": "Dose?", "answers": []})
+        (example,), _ = read(
+            read_rows, "spans", {"a.jsonl": empty}, format="records", columns={"text_pair": "question"}
+        )
+        assert example.answers == ()
 
     def test_broken_rows_are_named_and_left_out_where_the_task_says_so(self, read):
         files = {

@@ -176,7 +176,7 @@ def test_a_pattern_finds_the_patient_in_the_files_name(task_of, notes):
     data = read_task(task_of("tokens", **fields, group_pattern=r"^(\d+)-"), notes)
     patients = [{e.id[:3] for e in members} for members in data.splits.values()]
     assert sum(map(len, patients)) == len(set().union(*patients)) == 10
-    with pytest.raises(DataError, match="group_pattern does not match the id 000-00"):
+    with pytest.raises(DataError, match="group_pattern does not match the id of example 000-00"):
         read_task(task_of("tokens", **fields, group_pattern=r"patient(\d+)"), notes)
 
 
@@ -205,3 +205,119 @@ def test_reading_on_finds_all_that_is_wrong(task_of, tmp_path):
         "train.csv row 3",
         "train.csv row 4",
     ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"label_map": {"A": "a", "c": None}}, "label_map, 'c': no text and no entity has this label"),
+        ({"drop_rows": {"err": ["1", "yes"]}}, "drop_rows, column 'err', value 'yes': no row holds this value"),
+        ({"keep_rows": {"err": ["0", "none"]}}, "keep_rows, column 'err', value 'none': no row holds"),
+    ],
+)
+def test_what_the_task_names_and_no_file_holds_is_refused_or_counted(task_of, tmp_path, fields, says):
+    lines = ["text,label,err", *(f"{label}{n},{label},{n % 2}.0" for n in range(30) for label in "Ab")]
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    task = {"splits": {"all": "all.csv"}, "split_ratios": RATIOS, **fields}
+    with pytest.raises(DataError, match=says):
+        read_task(task_of("sequence", **task), str(tmp_path))
+    data = read_task(task_of("sequence", **task, on_error="skip"), str(tmp_path))
+    assert [places for reason, places in data.findings.places.items() if reason.startswith("no ")] == [
+        [f"task my_sequence: {says.split(': no')[0]}"]
+    ]
+
+
+def test_a_label_map_holds_over_all_splits_and_types(task_of, tmp_path):
+    """Zeros and ones that pandas wrote beside blanks are `0.0` and `1.0`."""
+    files = write(tmp_path, train=[("one", "0.0"), ("two", "1.0")], dev=[("d", 0)], test=[("e", 1), ("f", "x")])
+    for one in ("1", "1.0"):
+        task = task_of("sequence", **files, label_map={"0": "stays", one: "returns", "x": None})
+        assert read_task(task, str(tmp_path)).labels == ("returns", "stays")
+    task = task_of("sequence", **files, labels=("1.0", "0.0", "x"))
+    assert [e.labels for e in read_task(task, str(tmp_path)).splits["test"]] == [("1.0",), ("x",)]
+
+
+@pytest.mark.parametrize("spelled", ["nan", "NULL", "<NA>"])
+def test_a_label_that_spells_a_missing_value_is_asked_about(task_of, tmp_path, spelled):
+    files = write(tmp_path, train=ROWS, dev=ROWS, test=[*ROWS, ("three", spelled)])
+    with pytest.raises(DataError, match=f"{spelled!r} stands where a label should; map it to null"):
+        read_task(task_of("sequence", **files), str(tmp_path))
+    assert read_task(task_of("sequence", **files, label_map={spelled: None}), str(tmp_path)).labels == ("a", "b")
+    assert spelled in read_task(task_of("sequence", **files, labels=("a", "b", spelled)), str(tmp_path)).labels
+
+
+def test_a_column_of_measurements_is_no_label(task_of, tmp_path):
+    rows = [(f"t{n}", n * 37 % 101) for n in range(60)]
+    files = write(tmp_path, train=rows[:40], dev=rows[40:50], test=rows[50:])
+    with pytest.raises(DataError, match="60 examples have 60 labels, which are likely texts, ids or measurements"):
+        read_task(task_of("sequence", **files), str(tmp_path))
+
+
+SECRET = "Jane Roe, aged 54, HIV positive"
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields"),
+    [
+        ([(SECRET, "a"), (SECRET, "a")], {}),  # an id that occurs twice
+        ([(SECRET, "c")], {"labels": ("a", "b")}),
+        ([("x", SECRET)], {"split_column": "label", "label_from": "file"}),
+        ([(SECRET, "a")], {"group_pattern": r"^(\d{9})", "split_ratios": RATIOS}),
+        ([(SECRET, "a")], {"split_ids": {"train": "ids", "dev": "other", "test": "ids"}}),
+    ],
+)
+def test_ids_and_splits_that_are_texts_are_not_printed(task_of, tmp_path, rows, fields):
+    import csv
+
+    with (tmp_path / "all.csv").open("w") as stream:
+        csv.writer(stream).writerows([("note", "label"), *ROWS, *rows])
+    (tmp_path / "ids").write_text(f"{SECRET}\n")
+    (tmp_path / "other").write_text("one\n")
+    files = {"all": "all.csv"} if fields.keys() & {"split_column", "split_ratios", "split_ids"} else None
+    files = files or dict.fromkeys(("train", "dev", "test"), "all.csv")
+    task = task_of("sequence", splits=files, columns={"id": "note", "text": "note"}, **fields)
+    with pytest.raises(DataError) as error:
+        read_task(task, str(tmp_path))
+    assert "Jane" not in str(error.value)
+    assert "row" in str(error.value) or "line 1" in str(error.value)
+
+
+class TestSplitIds:
+    def files(self, tmp_path, train, dev, test):
+        rows = [f"{n},text {n},{'ab'[n % 2]},{n // 2}.0" for n in range(10)]
+        (tmp_path / "all.csv").write_text("\n".join(["id,text,label,patient", *rows]))
+        for name, ids in {"train": train, "dev": dev, "test": test}.items():
+            (tmp_path / f"{name}.txt").write_text("\n".join(ids))
+        return {
+            "splits": {"all": "all.csv"},
+            "split_ids": {name: f"{name}.txt" for name in ("train", "dev", "test")},
+            "columns": {"id": "id"},
+        }
+
+    def test_of_examples(self, task_of, tmp_path):
+        fields = self.files(tmp_path, ["0", "1.0", " 2", "", "3\r"], ["4", "5"], ["6", "7", "8"])
+        data = read_task(task_of("sequence", **fields), str(tmp_path))
+        assert [[e.id for e in data.splits[split]] for split in data.splits] == [
+            ["0", "1", "2", "3"],
+            ["4", "5"],
+            ["6", "7", "8"],
+        ]
+        assert data.findings.rejected == {"in no file of split_ids": 1}
+
+    def test_of_patients(self, task_of, tmp_path):
+        fields = self.files(tmp_path, ["0", "4"], ["1"], ["2.0", "3"])
+        data = read_task(task_of("sequence", **fields, group_column="patient"), str(tmp_path))
+        assert [e.id for e in data.splits["train"]] == ["0", "1", "8", "9"]
+        assert [len(members) for members in data.splits.values()] == [4, 2, 4]
+
+    def test_an_id_for_two_splits_is_refused(self, task_of, tmp_path):
+        fields = self.files(tmp_path, ["0", "1"], ["2"], ["3", "1.0"])
+        with pytest.raises(DataError, match=r"test\.txt line 2 names an id that is at .*train\.txt line 2 too"):
+            read_task(task_of("sequence", **fields), str(tmp_path))
+
+    def test_ids_of_no_example_are_refused_or_counted(self, task_of, tmp_path):
+        fields = self.files(tmp_path, ["subject_id", "0", "1"], ["2"], ["3", "004"])
+        with pytest.raises(DataError, match=r"train\.txt line 1: id of no example"):
+            read_task(task_of("sequence", **fields), str(tmp_path))
+        data = read_task(task_of("sequence", **fields, on_error="skip"), str(tmp_path))
+        assert data.findings.rejected["id of no example"] == 2

@@ -174,7 +174,7 @@ class Kind(ABC):
     def second_text(self, example: Example) -> str:
         """The hypothesis of a pair or the question on a text; DataError when the example has none."""
         if not example.text_pair or not example.text_pair.strip():
-            raise DataError(f"example {example.id}: kind {self.name} needs a second text; give it one")
+            raise DataError(f"example {example.name}: kind {self.name} needs a second text; give it one")
         return example.text_pair
 
     @abstractmethod

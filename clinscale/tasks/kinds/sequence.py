@@ -82,7 +82,7 @@ class SequenceKind(Kind):
             return [float(label in example.labels) for label in labels]
         if len(example.labels) != 1:
             raise DataError(
-                f"example {example.id} has {len(example.labels)} labels where one is needed; correct it"
+                f"example {example.name} has {len(example.labels)} labels where one is needed; correct it"
             )
         return labels.index(example.labels[0])
 

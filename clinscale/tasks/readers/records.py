@@ -1,10 +1,13 @@
 """Rows with named columns: CSV, TSV, JSON, JSON lines, Parquet, HF dataset folders; one file or a folder of them."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from clinscale.cells import CellError, as_id, as_label, as_labels, as_text, as_truth, as_whole_number
+from clinscale.filters import RowFilter
 from clinscale.records import RECORD_SUFFIXES, Record, list_files, read_records
 from clinscale.tasks.example import Answer, Entity, Example
 from clinscale.tasks.findings import Findings
@@ -12,17 +15,18 @@ from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.readers.bio import BAD_TAG, entities_of_tags, read_tag
 from clinscale.tasks.readers.squad import answers_of, is_asked
 from clinscale.tasks.readers.verdicts import REJECTED, is_rejected
-from clinscale.tasks.task import TaskConfig
+from clinscale.tasks.task import ColumnsConfig, TaskConfig
 
-_TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
 _ASIDE = ("dataset_info.json", "state.json", "dataset_dict.json")
 """What `datasets.save_to_disk` writes beside the rows."""
 
+NOT_KEPT = "left out by keep_rows or drop_rows"
+
 
 def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
-    """Examples of any kind, one per row. Finds `rows`.
+    """Examples of any kind, one per row that the task keeps. Finds `rows`.
 
-    A row without text, without its label or with a malformed annotation is rejected.
+    A row without text, without its label, with a malformed annotation or with a value of another type is rejected.
 
     Raises:
         DataError: a column is absent, or a file is malformed as a whole.
@@ -35,7 +39,8 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
         "spans": (columns.answers,),
     }[task.kind]
     texts = () if columns.tokens else columns.texts
-    named = [*texts, columns.text_pair, columns.id, task.group_column, task.split_column, *gold]
+    rows = RowFilter(task.keep_rows, task.drop_rows)
+    named = [*texts, columns.text_pair, columns.id, task.group_column, task.split_column, *gold, *rows.columns]
     wanted = [column for column in named if column is not None]
 
     def skip(fault: str, place: str) -> None:
@@ -48,36 +53,48 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
             continue
         for record in read_records(file, wanted, table=task, on_bad_row=skip):
             findings.find("rows")
-            if is_rejected(record.fields, gold):
-                findings.leave_out(REJECTED)
-                continue
-            findings.find("documents", task.kind in ("sequence", "tokens"))
             try:
+                if not rows.keeps(record):
+                    findings.leave_out(NOT_KEPT)
+                    continue
+                if is_rejected(record.fields, gold):
+                    findings.leave_out(REJECTED)
+                    continue
+                findings.find("documents", task.kind in ("sequence", "tokens"))
                 example = _example(task, record, findings)
-            except _BadRow as bad:
-                findings.reject(bad.reason, record.place, bad.mend)
+            except CellError as error:
+                findings.reject(error.reason, record.place, error.mend)
                 continue
             if example:
                 examples.append(example)
+    findings.met |= rows.met
     return examples
 
 
-class _BadRow(Exception):
-    """One row cannot be used; never leaves this module."""
+def id_of(task: TaskConfig, record: Record) -> str | None:
+    """The id that a row brings; None where the task names no column of ids, or the row has none."""
+    return record.read(as_id, task.columns.id) if task.columns.id else None
 
-    def __init__(self, reason: str, mend: str) -> None:
-        self.reason, self.mend = reason, mend
+
+def texts_of(task: TaskConfig, record: Record) -> tuple[str, str | None]:
+    """The text of a row, its columns or words joined, and the second text where the task has one.
+
+    Raises:
+        CellError: there is none, or something that is no text.
+    """
+    columns = task.columns
+    text = " ".join(_words(record, columns.tokens)) if columns.tokens else _text(record, columns.texts)
+    return text, _text(record, (columns.text_pair,)) if columns.text_pair else None
 
 
 def _example(task: TaskConfig, record: Record, findings: Findings) -> Example | None:
     """The row's example; None when a rule of the task leaves it out."""
     columns = task.columns
-    words = _words(record, columns.tokens) if columns.tokens else ()
-    text = " ".join(words) if words else _text(record, columns.texts)
+    text, second = texts_of(task, record)
     entities: tuple[Entity, ...] = ()
     answers: tuple[Answer, ...] = ()
     if task.kind == "tokens":
-        entities = _tagged(record, words, columns.tags) if words else _marked(task, record, text, findings)
+        entities = _tagged(record, columns) if columns.tokens else _marked(task, record, text, findings)
         findings.find("annotations", len(entities))
     if task.kind == "spans":
         given = _given_answers(record, columns.answers)
@@ -85,60 +102,53 @@ def _example(task: TaskConfig, record: Record, findings: Findings) -> Example | 
         if not is_asked(task, given, answers, findings):
             return None
     return Example(
-        id=_value(record, columns.id) if columns.id else f"{_stem(record.uri)}:{record.number}",
+        id=record.need(as_id, columns.id) if columns.id else f"{_stem(record.uri)}:{record.number}",
         text=text,
-        text_pair=_text(record, (columns.text_pair,)) if columns.text_pair else None,
+        text_pair=second,
         labels=_labels(task, record) if task.kind in ("sequence", "pair") else (),
         entities=entities,
         answers=answers,
-        group=_value(record, task.group_column) if task.group_column else None,
-        split=_value(record, task.split_column) if task.split_column else None,
+        group=record.need(as_id, task.group_column) if task.group_column else None,
+        split=record.need(as_label, task.split_column) if task.split_column else None,
+        place=record.place,
     )
 
 
 def _text(record: Record, columns: Sequence[str]) -> str:
-    parts = [str(record.value(column)) for column in columns if not _is_blank(record.value(column))]
+    parts = [part for column in columns if (part := record.read(as_text, column)) is not None]
     if not parts:
-        raise _BadRow(f"column {' and '.join(map(repr, columns))} has no text", "fill it or drop the row")
+        raise CellError(f"column {' and '.join(map(repr, columns))} has no text", "fill it or drop the row")
     return "\n".join(parts)
 
 
 def _labels(task: TaskConfig, record: Record) -> tuple[str, ...]:
     columns = task.columns
     if columns.labels:
-        return tuple(label for label in columns.labels if _truth(record, label))
+        return tuple(label for label in columns.labels if record.read(as_truth, label))
     if task.label_from == "file":
         return (_stem(record.uri),)
-    if not task.multi_label:
-        return (_value(record, columns.label),)
-    given = record.value(columns.label)
-    parts = given if isinstance(given, list) else str(given or "").split(task.label_separator)
-    return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
-
-
-def _truth(record: Record, column: str) -> bool:
-    value = record.value(column)
-    plain = "" if value is None or value != value else str(value).strip().lower()  # NaN is a blank of Parquet
-    if plain not in _TRUTH:
-        raise _BadRow(f"column {column!r} must hold 0, 1 or nothing", "map other values to these")
-    return _TRUTH[plain]
+    if task.multi_label:
+        return record.read(functools.partial(as_labels, separator=task.label_separator), columns.label)
+    return (record.need(as_label, columns.label),)
 
 
 def _words(record: Record, column: str) -> list[str]:
     words = _list(record, column)
-    if not words or any(_is_blank(word) for word in words):
-        raise _BadRow(f"column {column!r} must be a list of words, none of them blank", "correct the row")
-    return [str(word) for word in words]
+    if not words or not all(isinstance(word, str) and word.strip() for word in words):
+        raise CellError(f"column {column!r} must be a list of words, none of them blank", "correct the row")
+    as_text(" ".join(words), column)  # a word may well be `null`, which no text of its own is
+    return words
 
 
-def _tagged(record: Record, words: Sequence[str], column: str) -> tuple[Entity, ...]:
-    given = _list(record, column)
-    tags = [read_tag(str(tag)) for tag in given]
+def _tagged(record: Record, columns: ColumnsConfig) -> tuple[Entity, ...]:
+    assert columns.tokens is not None
+    words, given = _words(record, columns.tokens), _list(record, columns.tags)
+    tags = [read_tag(tag) if isinstance(tag, str) else None for tag in given]
     if len(tags) != len(words):
-        raise _BadRow(f"column {column!r} must hold one tag per word", "correct the row")
+        raise CellError(f"column {columns.tags!r} must hold one tag per word", "correct the row")
     read = [tag for tag in tags if tag is not None]
     if len(read) < len(tags):
-        raise _BadRow(f"column {column!r}: {BAD_TAG}", "correct the tag")
+        raise CellError(f"column {columns.tags!r}: {BAD_TAG}", "correct the tag")
     return entities_of_tags(words, read)
 
 
@@ -150,12 +160,28 @@ def _marked(task: TaskConfig, record: Record, text: str, findings: Findings) -> 
             findings.leave_out(REJECTED)
             continue
         place = f"{record.place} entity {number}"
-        try:
-            surface = given.get("text")
-            marks.append(Mark(str(given["label"]), int(given["start"]), int(given["end"]), surface, place))
-        except (AttributeError, KeyError, TypeError, ValueError):
+        if mark := _mark(given, place):
+            marks.append(mark)
+        else:
             findings.reject("entity without start, end and label", place, "correct the entity")
     return entities_of(text, marks, findings)
+
+
+def _mark(given: Any, place: str) -> Mark | None:
+    """One entity as an object of start, end, label and, where it is repeated, text; None for anything else."""
+    if not isinstance(given, dict):
+        return None
+    surface = given.get("text")
+    if type(surface) is int:  # a dose, say, that lost its quotation marks
+        surface = str(surface)
+    try:
+        label = as_label(given.get("label"), "label")
+        start, end = (as_whole_number(given.get(side), side) for side in ("start", "end"))
+    except CellError:
+        return None
+    if label is None or start is None or end is None or not isinstance(surface, str | None):
+        return None
+    return Mark(label, start, end, surface, place)
 
 
 def _given_answers(record: Record, column: str) -> list[dict[str, Any]]:
@@ -166,37 +192,30 @@ def _given_answers(record: Record, column: str) -> list[dict[str, Any]]:
     if isinstance(given, dict):
         texts, starts = given.get("text"), given.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-            raise _BadRow(f"column {column!r} must hold text and answer_start of equal length", "correct the row")
+            raise CellError(
+                f"column {column!r} must hold text and answer_start of equal length", "correct the row"
+            )
         return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
-    if not isinstance(given or [], list):
-        raise _BadRow(f"column {column!r} must be a list of answers", "correct the row")
-    return [answer if isinstance(answer, dict) else {} for answer in given or []]
+    if not isinstance(given, list):
+        raise CellError(
+            f"column {column!r} must be a list of answers", "correct the row; one without answer has an empty list"
+        )
+    return [answer if isinstance(answer, dict) else {} for answer in given]
 
 
 def _list(record: Record, column: str) -> list[Any]:
     given = record.value(column)
     given = _from_json(given, column) if isinstance(given, str) else given
     if not isinstance(given, list):
-        raise _BadRow(f"column {column!r} must be a list", "correct the row")
+        raise CellError(f"column {column!r} must be a list", "correct the row")
     return given
 
 
 def _from_json(text: str, column: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
-        raise _BadRow(f"column {column!r} is not JSON", "correct the row") from None
-
-
-def _value(record: Record, column: str) -> str:
-    value = record.value(column)
-    if _is_blank(value):
-        raise _BadRow(f"column {column!r} has no value", "fill it or drop the row")
-    return str(value).strip()
-
-
-def _is_blank(value: object) -> bool:
-    return value is None or not str(value).strip()
+    except (ValueError, RecursionError):  # no JSON, digits without end, brackets without end
+        raise CellError(f"column {column!r} is not JSON", "correct the row") from None
 
 
 def _stem(uri: str) -> str:
