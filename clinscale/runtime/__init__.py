@@ -1,5 +1,6 @@
 """Where code runs: connect to or start Ray, and run one function on N workers."""
 
+from clinscale.runtime.forks import fork_session
 from clinscale.runtime.session import QUIET, Cluster, hardware, ray_logs, ray_session, variables
 from clinscale.runtime.streams import stream
 from clinscale.runtime.workers import WorkerContext, exhausted_memory, run_workers
@@ -9,6 +10,7 @@ __all__ = [
     "Cluster",
     "WorkerContext",
     "exhausted_memory",
+    "fork_session",
     "hardware",
     "ray_logs",
     "ray_session",

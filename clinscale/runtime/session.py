@@ -44,6 +44,9 @@ _STARTS = 3
 _started_here: set[str] = set()
 """GCS addresses of the clusters that this process started."""
 
+without_ray: "Cluster | None" = None
+"""The cluster of an open `fork_session`."""
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -128,7 +131,7 @@ class Cluster:
         if self.num_gpus:
             kinds = {kind for node in nodes if (kind := node["Labels"].get("ray.io/accelerator-type"))}
             return f"{self.num_gpus} x {' and '.join(sorted(kinds)) or 'GPU'} {where}"
-        model = f" of {_cpu_model()}" if self.started_here else ""
+        model = f" of {cpu_model()}" if self.started_here else ""
         return f"{self.num_cpus} CPUs{model} {where}"
 
     def _room(self, share: dict[str, float]) -> str:
@@ -295,7 +298,9 @@ def _local_options(num_cpus: int | None) -> dict[str, object]:
 
 
 def current_cluster() -> Cluster:
-    """Of the open `ray_session`, as it is now: nodes may have come and gone since it began."""
+    """The cluster of the open session, as it is now: nodes may have come and gone since it began."""
+    if without_ray:
+        return without_ray
     import ray
 
     resources = ray.cluster_resources()
@@ -320,7 +325,8 @@ def _slots(node: dict[str, Any], share: dict[str, float]) -> int:
     return int(min(node["Resources"].get(kind, 0) // asked for kind, asked in share.items()))
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor of this machine as its kernel names it."""
     lines = (
         Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     )

@@ -10,9 +10,10 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from clinscale.errors import ClinscaleError, OutOfMemoryError
+from clinscale.runtime.forks import Forks, run_forks
 from clinscale.runtime.session import current_cluster, variables
 
 Metrics = dict[str, float]
@@ -21,8 +22,26 @@ log = logging.getLogger(__name__)
 _START_PATIENCE_S = 30.0
 
 
-class WorkerContext:
+class WorkerContext(Protocol):
     """What the function on each worker sees of the group."""
+
+    rank: int
+    world_size: int
+    attempt: int
+    """0, 1, ...: how many groups of this call started before this one."""
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Send rank 0's metrics to the driver without waiting."""
+
+    def preempted(self) -> bool:
+        """Whether a node of the group is about to be taken away: time to save. Call it once a step on every rank.
+
+        All ranks get the same answer at the same call, at most one call after the first of them heard of it.
+        """
+
+
+class _RayContext:
+    """The `WorkerContext` of a Ray Train worker."""
 
     def __init__(self, queue: Any, collective_timeout_s: float) -> None:
         import ray.train
@@ -33,23 +52,16 @@ class WorkerContext:
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.attempt = int(os.environ[ATTEMPT])
-        """0, 1, ...: how many groups of this call started before this one."""
         self._queue = queue
         self._notice = _Notice(self.world_size, collective_timeout_s)
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Send rank 0's metrics to the driver without waiting.
-
-        Not `ray.train.report`: that is a barrier of all ranks, answered at the controller's next look.
-        """
+        """See WorkerContext. It is not `ray.train.report`, which is a barrier of all ranks."""
         if self.rank == 0:
             self._queue.actor.put.remote(dict(metrics))
 
     def preempted(self) -> bool:
-        """Whether a node of the group is about to be taken away: time to save. Call it once a step on every rank.
-
-        All ranks get the same answer at the same call, at most one call after the first of them heard of it.
-        """
+        """See WorkerContext."""
         return self._notice.given()
 
 
@@ -104,7 +116,7 @@ def run_workers(
     on_event: Callable[[str], None] | None = None,
     resize_interval_s: float = 60,
 ) -> None:
-    """Run `function(context, config)` on every worker of a Ray Train group; needs a `ray_session`.
+    """Run `function(context, config)` on every worker of a Ray Train group; needs a `ray_session` or a `fork_session`.
 
     After a failure all workers start again with the same arguments: going on from saved work is the function's part.
     `on_log` is called in this process with what rank 0 logs; what it raises is raised here when the workers are done.
@@ -133,6 +145,21 @@ def run_workers(
         ClinscaleError: another of our own, from a worker.
         ClusterError: the workers failed more often than allowed; names rank and kind of the last error.
     """
+    cluster = current_cluster()
+    if isinstance(cluster, Forks):
+        run_forks(
+            _Call(function),
+            config,
+            cluster=cluster,
+            num_workers=num_workers if isinstance(num_workers, int) else num_workers[1],
+            cpus_per_worker=cpus_per_worker,
+            scratch=Path(scratch),
+            max_failures=max_failures,
+            collective_timeout_s=collective_timeout_s,
+            on_log=on_log,
+            on_event=on_event,
+        )
+        return
     from ray import train
     from ray.train.torch import TorchConfig
 
@@ -141,7 +168,7 @@ def run_workers(
     least = num_workers if isinstance(num_workers, int) else num_workers[0]
     # a group that does not find its place had better look at the cluster again
     patience_s = min(_START_PATIENCE_S, start_timeout_s)
-    current_cluster().wait_for(
+    cluster.wait_for(
         processes=least, cpus=cpus_per_worker, gpus=gpus_per_worker, timeout_s=start_timeout_s, on_wait=on_event
     )
     driver = _Driver(on_log, on_event)
@@ -201,16 +228,15 @@ def _ray_train_environment(start_timeout_s: float, collective_timeout_s: float) 
         yield
 
 
-class _Entry:
-    """What Ray calls on each worker; a class, so that the user's function travels by reference."""
+class _Call:
+    """The user's function, whose lack of memory becomes an error of ours."""
 
     def __init__(self, function: Callable[[WorkerContext, Any], None]) -> None:
-        self.function = function
+        self._function = function
 
-    def __call__(self, loop_config: dict[str, Any]) -> None:
-        context = WorkerContext(loop_config["queue"], loop_config["collective_timeout_s"])
+    def __call__(self, context: WorkerContext, config: Any) -> None:
         try:
-            self.function(context, loop_config["config"])
+            self._function(context, config)
         except (MemoryError, RuntimeError, OSError) as error:
             if memory := exhausted_memory(error):
                 raise OutOfMemoryError(
@@ -218,6 +244,17 @@ class _Entry:
                     "need less"
                 ) from None
             raise
+
+
+class _Entry:
+    """What Ray calls on each worker; a class, so that the user's function travels by reference."""
+
+    def __init__(self, function: Callable[[WorkerContext, Any], None]) -> None:
+        self._call = _Call(function)
+
+    def __call__(self, loop_config: dict[str, Any]) -> None:
+        context = _RayContext(loop_config["queue"], loop_config["collective_timeout_s"])
+        self._call(context, loop_config["config"])
 
 
 def exhausted_memory(error: Exception) -> str | None:

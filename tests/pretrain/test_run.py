@@ -1,4 +1,4 @@
-"""Pretraining on real Ray Train workers with real DeepSpeed; a group costs seconds, so each test asks a lot."""
+"""Pretraining with real DeepSpeed on groups of forks; what only Ray Train does, on Ray Train."""
 
 import contextlib
 import json
@@ -53,6 +53,17 @@ def config(shards, *, name="base", **changes):
     return PretrainConfig.parse({"name": name, "recipe": recipe | changes, "runtime": settings}, source="test")
 
 
+@pytest.fixture
+def forks():
+    """Two workers that are forks of a process with everything imported."""
+    with fork_workers() as cluster:
+        yield cluster
+
+
+def fork_workers():
+    return runtime.fork_session("clinscale.engine.preload", "clinscale.pretrain", num_cpus=2)
+
+
 def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(shards, tracking, tmp_path):
     gone = config(shards).model_copy(update={"recipe": config(shards).recipe.model_copy(update={"shards": "/no"})})
     with pytest.raises(DataError, match="/no"):
@@ -79,12 +90,13 @@ def test_shards_of_another_tokenizer_than_the_models_are_refused(shards, tokeniz
 
 
 @pytest.fixture(scope="module")
-def finished(shards, mlflow_database, tmp_path_factory, ray_cluster):
+def finished(shards, mlflow_database, tmp_path_factory):
     """An undisturbed run: home, tracking, what `pretrain` returned, and the steps it told of."""
     home, told = tmp_path_factory.mktemp("home"), []
     shutil.copy(mlflow_database, home / "mlflow.db")
     tracking = registry.connect(f"sqlite:///{home / 'mlflow.db'}", home=home)
-    result = pretrain(config(shards), tracking=tracking, home=home, on_progress=lambda *at: told.append(at[0]))
+    with fork_workers():
+        result = pretrain(config(shards), tracking=tracking, home=home, on_progress=lambda *at: told.append(at[0]))
     return home, tracking, result, told
 
 
@@ -102,7 +114,6 @@ def logged_steps(tracking, record, key):
     return sorted(point.step for point in tracking.client.get_metric_history(record.id, key))
 
 
-@pytest.mark.ray
 def test_a_run_ends_as_a_registered_plain_hf_model(finished, shards):
     _, tracking, result, told = finished
     assert told == list(range(STEPS + 1))
@@ -118,7 +129,6 @@ def test_a_run_ends_as_a_registered_plain_hf_model(finished, shards):
     assert result.version.tags[registry.Tag.SHARDS] == shards.fingerprint
 
 
-@pytest.mark.ray
 def test_what_the_model_remembers_of_its_canaries_is_measured_logged_and_tagged(finished):
     _, tracking, result, _ = finished
     assert len(result.exposures) == 2
@@ -134,8 +144,7 @@ def test_what_the_model_remembers_of_its_canaries_is_measured_logged_and_tagged(
     assert not memorised(result.exposures), "six steps are not enough to learn anything by heart"
 
 
-@pytest.mark.ray
-def test_a_finished_name_returns_its_version_and_is_refused_to_other_recipes(finished, shards):
+def test_a_finished_name_returns_its_version_and_is_refused_to_other_recipes(finished, shards, forks):
     home, tracking, result, told = finished
     other_runtime = config(shards, runtime={"num_workers": 1, "zero": {"stage": 0}})
     for settings in (config(shards), other_runtime):
@@ -148,7 +157,6 @@ def test_a_finished_name_returns_its_version_and_is_refused_to_other_recipes(fin
         pretrain(config(shards, seed=1), tracking=tracking, home=home)
 
 
-@pytest.mark.ray
 def test_what_the_folder_holds_is_what_was_trained(finished, undisturbed):
     _, _, result, _ = finished
     plain = transformers.AutoModelForMaskedLM.from_pretrained(result.folder).state_dict()
@@ -244,7 +252,7 @@ STAGES = (0, 1, 2, 3)
 
 
 @pytest.fixture(scope="module")
-def variants(shards, tmp_path_factory, ray_cluster):
+def variants(shards, tmp_path_factory):
     """Losses and weights of two workers: at the ZeRO stages of `STAGES`, in bf16, and without dropout."""
     folder = tmp_path_factory.mktemp("variants")
     tasks = [task(shards, folder / f"{stage}", runtime={"zero": {"stage": stage}}) for stage in STAGES]
@@ -252,11 +260,11 @@ def variants(shards, tmp_path_factory, ray_cluster):
     apart = {"documents_apart": True, "masking": {"whole_words": True}}
     tasks.append(task(shards, folder / "apart", **apart))
     tasks.append(task(shards, folder / "dry", model={"size": "tiny", "hf_overrides": NO_DROPOUT}))
-    logged, weights = run_group(train_several, tasks)
+    with fork_workers():
+        logged, weights = run_group(train_several, tasks)
     return list(zip(map(losses_of, logged), weights, strict=True))
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_zero_stage_trains_the_same_model(stage, variants, undisturbed):
     losses, weights = variants[STAGES.index(stage)]
@@ -266,7 +274,6 @@ def test_every_zero_stage_trains_the_same_model(stage, variants, undisturbed):
     assert all(torch.allclose(weights[name], expected[name], atol=1e-4) for name in expected)
 
 
-@pytest.mark.ray
 def test_bf16_follows_fp32_and_keeps_its_master_weights(variants, undisturbed):
     losses, weights = variants[len(STAGES)]
     assert losses == pytest.approx(undisturbed[0], rel=0.01)
@@ -276,7 +283,6 @@ def test_bf16_follows_fp32_and_keeps_its_master_weights(variants, undisturbed):
     assert not torch.equal(matrix, matrix.bfloat16().float()), "the checkpoint holds rounded weights"
 
 
-@pytest.mark.ray
 def test_notes_kept_apart_with_whole_words_masked_train_too(variants, undisturbed):
     losses, weights = variants[len(STAGES) + 1]
     assert sorted(losses) == list(range(1, STEPS + 1))
@@ -285,9 +291,7 @@ def test_notes_kept_apart_with_whole_words_masked_train_too(variants, undisturbe
     assert all(weight.isfinite().all() for weight in weights.values())
 
 
-@pytest.mark.ray
-@pytest.mark.chaos
-def test_a_run_whose_worker_is_killed_ends_bit_identical(variants, shards, tmp_path):
+def test_a_run_whose_worker_is_killed_ends_bit_identical(variants, shards, tmp_path, forks):
     """Kills just after a checkpoint was taken and in the middle of an interval; stage 2 is verify-resume's."""
     stages = (0, 3)
     tasks = [task(shards, tmp_path / f"{stage}", runtime={"zero": {"stage": stage}}) for stage in stages]
@@ -301,8 +305,7 @@ def test_a_run_whose_worker_is_killed_ends_bit_identical(variants, shards, tmp_p
         assert all(torch.equal(weights[number][name], expected[name]) for name in expected)
 
 
-@pytest.mark.ray
-def test_a_run_goes_on_with_other_workers_other_stages_and_other_micro_batches(variants, shards, tmp_path):
+def test_a_run_goes_on_with_other_workers_other_stages_and_other_micro_batches(variants, shards, tmp_path, forks):
     """Two workers at stage 2, one at stage 3, two at stage 1; without dropout, which is drawn per rank."""
     logged = []
 
@@ -323,9 +326,7 @@ def test_a_run_goes_on_with_other_workers_other_stages_and_other_micro_batches(v
     assert all(torch.allclose(weights[name], expected[name], atol=1e-5) for name in expected)
 
 
-@pytest.mark.ray
-@pytest.mark.chaos
-def test_verify_resume_finds_no_difference_and_says_what_was_done_again(shards, tmp_path, ray_cluster):
+def test_verify_resume_finds_no_difference_and_says_what_was_done_again(shards, tmp_path, forks):
     found = verify_resume(config(shards), tmp_path, steps=5, checkpoint_every_steps=2, kills=1, seed=1)
     assert found.identical
     assert (found.loss_difference, found.weight_difference) == (0, 0)
@@ -352,9 +353,8 @@ def poisoned_after_two_steps(context, task):
         _Loop.train = before
 
 
-@pytest.mark.ray
 def test_a_loss_that_is_no_number_stops_the_run_before_its_update_and_names_the_rows(
-    shards, tmp_path, ray_cluster
+    shards, tmp_path, forks
 ):
     with pytest.raises(DataError, match=r"loss of step 2 is nan, .* read rows \d+(, \d+){7} of the training"):
         run_group(poisoned_after_two_steps, task(shards, tmp_path, runtime={"zero": {"stage": 0}}), max_failures=3)
@@ -380,8 +380,7 @@ def memory_for_two_rows(context, task):
         _Loop._summed_loss = before
 
 
-@pytest.mark.ray
-def test_rows_that_do_not_fit_are_halved_and_the_global_batch_stays(variants, shards, tmp_path):
+def test_rows_that_do_not_fit_are_halved_and_the_global_batch_stays(variants, shards, tmp_path, forks):
     logged, told = [], []
     dry = task(shards, tmp_path, model={"size": "tiny", "hf_overrides": NO_DROPOUT})
     train(dry, tmp_path, on_log=logged.append, on_event=told.append, function=memory_for_two_rows)
@@ -406,8 +405,7 @@ def full_after_two_steps(context, task):
     train_worker(Member(context, 0, fault), task)
 
 
-@pytest.mark.ray
-def test_storage_that_is_full_stops_the_run_which_then_goes_on_where_it_was(variants, shards, tmp_path):
+def test_storage_that_is_full_stops_the_run_which_then_goes_on_where_it_was(variants, shards, tmp_path, forks):
     full = task(shards, tmp_path, runtime={"storage_patience_s": 0})
     with pytest.raises(
         CapacityError, match=r"checkpoint folder .* cannot be used: .*start the same command again"
@@ -418,6 +416,28 @@ def test_storage_that_is_full_stops_the_run_which_then_goes_on_where_it_was(vari
     losses, expected = variants[STAGES.index(2)]
     assert losses_of(logged) == losses
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.ray
+def test_ray_train_ends_where_forks_do(finished, undisturbed, shards, tracking, tmp_path, ray_cluster):
+    """Two workers with ZeRO 2, from shards to a registered model."""
+    result = pretrain(config(shards), tracking=tracking, home=tmp_path)
+    assert result.version.aliases == ("champion",)
+    [record] = registry.read_runs(tracking, kind="pretrain")
+    assert record.status == "FINISHED"
+    assert dict(registry.metric_history(tracking, record.id, "train/loss")) == undisturbed[0]
+    weights = consolidated_state(newest_checkpoint(tmp_path / "pretrain" / "base" / CHECKPOINTS))
+    assert all(torch.equal(weights[name], expected) for name, expected in undisturbed[1].items())
+    assert (result.perplexity_before, result.perplexity_after) == (
+        finished[2].perplexity_before,
+        finished[2].perplexity_after,
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.chaos
+def test_verify_resume_finds_no_difference_on_ray_train(shards, tmp_path, ray_cluster):
+    assert verify_resume(config(shards), tmp_path, steps=5, checkpoint_every_steps=2, kills=1, seed=1).identical
 
 
 @pytest.mark.ray
@@ -465,16 +485,14 @@ def fail_with_an_answer(context, task):
     time.sleep(600)
 
 
-@pytest.mark.ray
-def test_a_failing_worker_is_named_without_its_text(shards, tmp_path, ray_cluster):
+def test_a_failing_worker_is_named_without_its_text(shards, tmp_path, forks):
     with pytest.raises(ClusterError, match=r"worker \d: ValueError") as caught:
         run_group(fail_with_note_text, task(shards, tmp_path))
     assert "canary" not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.ray
-def test_an_error_of_our_own_arrives_as_it_is_and_is_not_tried_again(shards, tmp_path, ray_cluster):
+def test_an_error_of_our_own_arrives_as_it_is_and_is_not_tried_again(shards, tmp_path, forks):
     with pytest.raises(ConfigError, match="the rule that was broken"):
         run_group(fail_with_an_answer, task(shards, tmp_path, name="final"), max_failures=3)
     assert len(list(Path(shards.uri).parent.glob("final-1-*"))) == 1, "the group was started again"
@@ -490,6 +508,7 @@ def training_workers():
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 def test_an_interrupted_run_is_killed_frees_its_workers_and_continues(shards, tracking, tmp_path, ray_cluster):
     import _thread
 

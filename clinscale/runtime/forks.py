@@ -1,0 +1,209 @@
+"""Worker groups without Ray: ranks are forks of one process of this machine that has imported everything.
+
+A rank starts in a fraction of a second, where a Ray worker imports for ten. What the ranks run, how an error of ours
+ends a group and how often one starts again are as in `run_workers`. What only Ray does is not here: placement, several
+nodes, elastic groups, preemption.
+"""
+
+import contextlib
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from clinscale.errors import CapacityError, ClinscaleError, ClusterError
+from clinscale.runtime import session
+from clinscale.runtime.session import Cluster, cpu_model
+
+_LAST_WORDS_S = 2.0
+"""How long ranks may still say why they end after the first of them failed."""
+
+
+@dataclass(frozen=True)
+class Forks(Cluster):
+    """The cluster of a `fork_session`, which is this machine."""
+
+    def hardware(self) -> str:
+        """The CPUs of this machine in words."""
+        return f"{self.num_cpus} CPUs of {cpu_model()} on 1 node"
+
+    def now(self) -> "Forks":
+        """The same machine."""
+        return self
+
+
+@contextlib.contextmanager
+def fork_session(*modules: str, num_cpus: int) -> Iterator[Forks]:
+    """A session without Ray, for tests and for development on one machine.
+
+    Args:
+        modules: what is imported once, in the process of which all ranks are forks; its environment stays as it is at
+            the first group.
+        num_cpus: how many workers of one CPU may run at once.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
+    cluster = Forks("this machine", num_cpus, 0, 1, started_here=True)
+    before, session.without_ray = session.without_ray, cluster
+    try:
+        yield cluster
+    finally:
+        session.without_ray = before
+
+
+class ForkContext:
+    """What the function on each rank sees of the group: a `WorkerContext`."""
+
+    def __init__(self, rank: int, world_size: int, attempt: int, connection: Any) -> None:
+        self.rank, self.world_size, self.attempt = rank, world_size, attempt
+        self._connection = connection
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Send rank 0's metrics to the driver."""
+        if self.rank == 0:
+            self._connection.send(dict(metrics))
+
+    def preempted(self) -> bool:
+        """False: nobody takes this machine away."""
+        return False
+
+
+def run_forks(
+    call: Callable[[Any, Any], None],
+    config: Any,
+    *,
+    cluster: Forks,
+    num_workers: int,
+    cpus_per_worker: float,
+    scratch: Path,
+    max_failures: int,
+    collective_timeout_s: float,
+    on_log: Callable[[dict[str, float]], None],
+    on_event: Callable[[str], None] | None,
+) -> None:
+    """Run `call(context, config)` on every rank, again after a failure; arguments and errors of `run_workers`."""
+    if num_workers > cluster.slots(cpus=cpus_per_worker, gpus=0):
+        raise CapacityError(
+            f"{num_workers} workers of {cpus_per_worker:g} CPU each do not fit into this machine "
+            f"({cluster.num_cpus} CPU); lower runtime.num_workers"
+        )
+    heard: list[ClinscaleError] = []
+
+    def tell(metrics: dict[str, float]) -> None:
+        try:
+            on_log(metrics)
+        except ClinscaleError as error:  # training goes on; the driver hears of it at the end
+            heard.append(error)
+
+    for attempt in itertools.count():
+        scratch.mkdir(parents=True, exist_ok=True)
+        rendezvous = scratch / f"rendezvous-{uuid.uuid4().hex}"
+        seats = [
+            _Seat(rank, num_workers, attempt, str(rendezvous), collective_timeout_s) for rank in range(num_workers)
+        ]
+        try:
+            failures = _group(call, config, seats, tell)
+        finally:
+            rendezvous.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                scratch.rmdir()
+        if not failures:
+            break
+        described = ", ".join(f"worker {rank}: {failures[rank]}" for rank in sorted(failures))
+        if attempt == max_failures:
+            raise ClusterError(
+                f"the group of workers failed ({described}); start it again after a look at its logs"
+            )
+        if on_event:
+            on_event(f"the group ended: {described}")
+            on_event(f"starting again (attempt {attempt + 1}, world size {num_workers})")
+    if heard:
+        raise heard[0]
+
+
+@dataclass(frozen=True)
+class _Seat:
+    """The place of one rank in its group."""
+
+    rank: int
+    world_size: int
+    attempt: int
+    rendezvous: str
+    timeout_s: float
+
+
+def _group(
+    call: Callable[[Any, Any], None], config: Any, seats: Sequence[_Seat], tell: Callable[[dict[str, float]], None]
+) -> dict[int, str]:
+    """One start of the group: how ranks failed, in words without text of theirs; empty when all came to their end."""
+    from ray import cloudpickle  # functions of a test or a notebook travel by value
+
+    forks = multiprocessing.get_context("forkserver")
+    payload = cloudpickle.dumps((call, config))
+    ranks: dict[Any, int] = {}
+    processes = []
+    failures: dict[int, str] = {}
+    try:
+        for seat in seats:
+            ours, theirs = forks.Pipe(duplex=False)
+            process = forks.Process(target=_rank, args=(payload, seat, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            ranks[ours] = seat.rank
+        while ranks:
+            spoken = multiprocessing.connection.wait(list(ranks), timeout=_LAST_WORDS_S if failures else None)
+            if not spoken:  # the others wait for the one that failed
+                break
+            for connection in spoken:
+                assert isinstance(connection, multiprocessing.connection.Connection)
+                try:
+                    said = connection.recv()
+                except EOFError:
+                    failures.setdefault(ranks.pop(connection), "it was killed")
+                    continue
+                if isinstance(said, ClinscaleError):
+                    raise said
+                if isinstance(said, dict):
+                    tell(said)
+                    continue
+                rank = ranks.pop(connection)
+                if isinstance(said, str):
+                    failures[rank] = said
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    return failures
+
+
+def _rank(payload: bytes, seat: _Seat, connection: Any) -> None:
+    """One rank from its fork to its end; its last word is None, an error of ours, or the kind of another one."""
+    import torch.distributed
+    from ray import cloudpickle
+
+    said: Any = None
+    try:
+        numbers = {"RANK": seat.rank, "LOCAL_RANK": seat.rank, "WORLD_SIZE": seat.world_size, "NODE_RANK": 0}
+        os.environ.update({key: str(value) for key, value in numbers.items()})
+        torch.distributed.init_process_group(
+            "gloo",
+            init_method=f"file://{seat.rendezvous}",
+            rank=seat.rank,
+            world_size=seat.world_size,
+            timeout=timedelta(seconds=seat.timeout_s),
+        )
+        call, config = cloudpickle.loads(payload)
+        call(ForkContext(seat.rank, seat.world_size, seat.attempt, connection), config)
+    except ClinscaleError as error:
+        said = error
+    except BaseException as error:  # noqa: BLE001  its text may quote data: only its kind travels
+        said = type(error).__name__
+    connection.send(said)
+    connection.close()
+    os._exit(0)  # gloo's threads may abort a process that takes itself apart
