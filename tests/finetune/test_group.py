@@ -1,4 +1,4 @@
-"""Several workers compute what one process computes; a group costs seconds, so each test asks a lot."""
+"""Several workers compute what one process computes: on groups of forks, and one on Ray Train."""
 
 import sys
 
@@ -54,6 +54,10 @@ def is_close_to(found, alone):
         assert ours == pytest.approx(theirs, abs=1e-3)
 
 
+def fork_workers():
+    return runtime.fork_session("clinscale.engine.preload", "clinscale.finetune", num_cpus=2)
+
+
 @pytest.fixture(scope="module")
 def alone(base_models, demo_data, tmp_path_factory):
     """One process: its result and what each epoch reported."""
@@ -68,7 +72,7 @@ def alone(base_models, demo_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(base_models, demo_data, mlflow_database, tmp_path_factory, ray_cluster):
+def undisturbed(base_models, demo_data, mlflow_database, tmp_path_factory):
     """Two workers at ZeRO 2 through `run_finetune`: its summary and what each epoch reported."""
     from clinscale import registry
 
@@ -76,10 +80,10 @@ def undisturbed(base_models, demo_data, mlflow_database, tmp_path_factory, ray_c
     values = {"name": "pairs", "task": "demo_pairs", "data": str(demo_data), "runtime": two_workers().plain()}
     config = FinetuneConfig.parse(values | {"recipe": recipe(base_models["longformer"]).plain()}, source="test")
     tracking = registry.connect(f"sqlite:///{home / 'mlflow.db'}", home=home)
-    return run_finetune(config, tracking=tracking, home=home, on_progress=epochs.append), epochs
+    with fork_workers():
+        return run_finetune(config, tracking=tracking, home=home, on_progress=epochs.append), epochs
 
 
-@pytest.mark.ray
 def test_two_workers_learn_what_one_process_learns(undisturbed, alone, demo_data):
     summary, epochs = undisturbed
     result, expected = alone("demo_pairs")
@@ -108,7 +112,7 @@ def one_after_another(context, works):
 
 
 @pytest.fixture(scope="module")
-def first_epochs(base_models, demo_data, tmp_path_factory, ray_cluster):
+def first_epochs(base_models, demo_data, tmp_path_factory):
     """Three fine-tunings in one group, each to its first epoch: the work by task, and what was logged by task."""
     folder, logged = tmp_path_factory.mktemp("first"), []
     works = {
@@ -124,23 +128,23 @@ def first_epochs(base_models, demo_data, tmp_path_factory, ray_cluster):
         )
         for task, (stage, changes) in WORKS.items()
     }
-    runtime.run_workers(
-        one_after_another,
-        list(works.values()),
-        num_workers=2,
-        cpus_per_worker=1,
-        gpus_per_worker=0,
-        scratch=folder / "ray",
-        max_failures=0,
-        max_preemption_failures=0,
-        start_timeout_s=60,
-        collective_timeout_s=60,
-        on_log=logged.append,
-    )
+    with fork_workers():
+        runtime.run_workers(
+            one_after_another,
+            list(works.values()),
+            num_workers=2,
+            cpus_per_worker=1,
+            gpus_per_worker=0,
+            scratch=folder / "ray",
+            max_failures=0,
+            max_preemption_failures=0,
+            start_timeout_s=60,
+            collective_timeout_s=60,
+            on_log=logged.append,
+        )
     return works, {task: [one for one in logged if any(f"eval/{task}/" in key for key in one)] for task in works}
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("task", ["demo_entities", "demo_questions"])
 def test_stages_tasks_and_uneven_steps_change_nothing(task, first_epochs, alone):
     works, logged = first_epochs
@@ -152,7 +156,8 @@ def test_stages_tasks_and_uneven_steps_change_nothing(task, first_epochs, alone)
 
 
 @pytest.mark.ray
-def test_one_that_was_interrupted_ends_as_the_undisturbed_one(undisturbed, first_epochs):
+@pytest.mark.slow
+def test_one_that_was_interrupted_ends_as_the_undisturbed_one(undisturbed, first_epochs, ray_cluster):
     """The second half runs in a process that is a Ray worker itself, as a trial of a sweep is."""
     summary, expected = undisturbed
     work, [first] = first_epochs[0]["demo_pairs"], first_epochs[1]["demo_pairs"]

@@ -13,8 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clinscale import registry
+from clinscale import corpus, registry, runtime
+from clinscale.finetune import FinetuneRecipe, finetune
+from clinscale.pretrain import PretrainConfig
+from clinscale.pretrain.run import train, worker_task
 from clinscale.sweep.ledger import Ledger
+from clinscale.tasks import load_task, read_task
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -176,52 +180,86 @@ def test_head_and_worker_join_and_strangers_do_not(running):
     assert "runs already, and starting it anew ends its jobs" in again.stderr
 
 
-def test_pretraining_over_two_nodes_ends_the_same_when_one_is_lost(running, inputs):
-    """ZeRO 2 undisturbed, ZeRO 3 with the worker's node killed: the same losses."""
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def test_pretraining_that_loses_a_node_ends_as_without_a_cluster(running, inputs, tmp_path):
+    """ZeRO 3 on two nodes of which one is killed: the losses of ZeRO 2 on two processes of this machine."""
     home = running.hosts.shared / "home"
-    command = ["recipe.model.size=tiny", "recipe.row_tokens=128", "recipe.rows_per_step=8", "recipe.seed=1"]
-    command += [f"recipe.shards={inputs / 'shards'}", f"recipe.duration={STEPS}steps", "runtime.num_workers=2"]
-    command += ["runtime.log_every_steps=1", "runtime.checkpoint_every_steps=2", "runtime.evaluation_rows=16"]
-    command += ["recipe.model.hf_overrides={hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"]
-    work = ["--nodes", "2", "--", "pretrain", "--home", home]
-    first = running.submit(*work, "name=whole", "runtime.zero.stage=2", *command)
-    assert first.returncode == 0, first.stderr[-4000:]
-    handed_in = running.submit("--detach", "--no-preflight", *work, "name=lost", "runtime.zero.stage=3", *command)
-    assert handed_in.returncode == 0, handed_in.stderr
+    settings = {
+        "name": "lost",
+        "recipe": {
+            "shards": str(inputs / "shards"),
+            "model": {"size": "tiny", "hf_overrides": NO_DROPOUT},
+            "row_tokens": 128,
+            "rows_per_step": 8,
+            "duration": f"{STEPS}steps",
+        },
+        "runtime": {
+            "num_workers": 2,
+            "zero": {"stage": 3},
+            "log_every_steps": 1,
+            "checkpoint_every_steps": 2,
+            "evaluation_rows": 16,
+        },
+    }
+    (running.folder / "pretrain.yaml").write_text(yaml.safe_dump(settings))
+    work = ["--detach", "--nodes", "2", "--", "pretrain", "pretrain.yaml", "--home", home]
+    handed_in = running.submit(*work)
+    assert handed_in.returncode == 0, handed_in.stderr[-4000:]
+    assert "sends 1 configs and clinscale's code" in handed_in.stderr
     job = re.search(r"job (pretrain-\w+) is handed in", handed_in.stderr)[1]
     tracking = registry.connect(home=home)
     wait_for(lambda: losses(tracking, "lost"))
     running.lose_the_worker()
+    expected = losses_without_a_cluster(settings, tmp_path)
     ended = running.submit("--logs", job)
     assert ended.returncode == 0, ended.stderr[-4000:]
     assert "SUCCEEDED" in ended.stdout
-    assert losses(tracking, "lost") == pytest.approx(losses(tracking, "whole"), abs=1e-4)
-    assert len(losses(tracking, "whole")) == STEPS
+    assert len(expected) == STEPS
+    assert losses(tracking, "lost") == pytest.approx(expected, abs=1e-4)
     wait_for(lambda: len(running.nodes()) == 2)
 
 
-def test_a_sweep_over_two_nodes_ends_the_same_when_one_is_lost(running, inputs):
+def losses_without_a_cluster(settings, folder):
+    """Step by step."""
+    alone = {"zero": {"stage": 2}, "checkpoint_every_steps": 100}
+    config = PretrainConfig.parse(settings | {"runtime": settings["runtime"] | alone}, source="test")
+    found = {}
+
+    def on_log(metrics):
+        if "train/loss" in metrics:
+            found[int(metrics["step"])] = metrics["train/loss"]
+
+    with runtime.fork_session("clinscale.engine.preload", "clinscale.pretrain", num_cpus=2):
+        train(worker_task(config, corpus.open_shards(config.recipe.shards), folder), folder, on_log=on_log)
+    return found
+
+
+def test_a_sweep_that_loses_a_node_ends_as_its_fine_tunings_alone(running, inputs, tmp_path):
     home = running.hosts.shared / "home"
-    space = {
-        "fixed": {"epochs": 3, "dropout": 0.0, "batch_size": 8, "max_tokens": 128},
-        "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
-    }
+    fixed = {"epochs": 3, "dropout": 0.0, "batch_size": 8, "max_tokens": 128}
+    rate = "optimizer.learning_rate"
+    space = {"fixed": fixed, "parameters": {rate: {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}}}
     (running.folder / "space.yaml").write_text(yaml.safe_dump(space))
     command = ["tune", "--home", home, "--task", "demo_pairs", "--data", inputs / "data", "--space", "space.yaml"]
     command += ["--model", inputs / "longformer", "recipe.scheduler=none", "recipe.sampler=random"]
-    command += ["recipe.budget.trials=3", "recipe.confirm_seeds=1"]
-    first = running.submit("--nodes", "2", "--", *command, "--name", "whole")
-    assert first.returncode == 0, first.stderr[-4000:]
-    assert "sends 1 configs and clinscale's code" in first.stderr
-    handed_in = running.submit("--detach", "--no-preflight", "--", *command, "--name", "lost")
+    command += ["recipe.budget.trials=3", "recipe.confirm_seeds=1", "--name", "lost"]
+    handed_in = running.submit("--detach", "--no-preflight", "--", *command)
     job = re.search(r"job (tune-\w+) is handed in", handed_in.stderr)[1]
     worker = running.hosts.worker
     wait_for(lambda: any("ray::ImplicitFunc" in line for line in worker.processes()))
     running.lose_the_worker()
     ended = running.submit("--logs", job)
     assert ended.returncode == 0, ended.stderr[-4000:]
-    assert scores(home, "lost") == pytest.approx(scores(home, "whole"), abs=1e-6)
-    assert len(scores(home, "whole")) >= 3
+    trials = Ledger(home / "sweep" / "lost" / "ledger.jsonl").trials
+    assert [trial.state for trial in trials] == ["complete"] * 3
+    data = read_task(load_task("demo_pairs"), str(inputs / "data"))
+    for trial in trials:
+        values = {"model": str(inputs / "longformer"), "seed": trial.seed, **fixed}
+        values["optimizer"] = {"learning_rate": trial.params[rate]}
+        alone = finetune(FinetuneRecipe.parse(values, source="test"), data, tmp_path / trial.id)
+        assert trial.objective == pytest.approx(alone.value, abs=1e-6)
 
 
 def test_down_ends_it_on_every_node(running):
@@ -248,7 +286,13 @@ def test_nodes_come_for_a_sweep_and_leave_after_it(hosts, inputs):
         "--data",
         inputs / "data",
     ]
-    sweep += ["--model", inputs / "longformer", "recipe.budget.trials=4", "recipe.confirm_seeds=1"]
+    space = {
+        "fixed": {"epochs": 3, "dropout": 0.0, "batch_size": 8, "max_tokens": 128},
+        "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
+    }
+    (hosts.shared / "scaled.yaml").write_text(yaml.safe_dump(space))
+    sweep += ["--space", hosts.shared / "scaled.yaml"]
+    sweep += ["--model", inputs / "longformer", "recipe.budget.trials=3", "recipe.confirm_seeds=1"]
     sweep += ["runtime.max_concurrent_trials=2", "recipe.scheduler=none", "recipe.sampler=random"]
     script = Path(__file__).with_name("autoscaling.py")
     ran = hosts.head.run(
@@ -269,13 +313,6 @@ def losses(tracking, name):
     """Step by step, the last value of each."""
     [run] = [run for run in registry.read_runs(tracking, kind="pretrain") if run.name == name] or [None]
     return dict(registry.metric_history(tracking, run.id, "train/loss")) if run else {}
-
-
-def scores(home, name):
-    """Of each trial, by its setting."""
-    trials = Ledger(home / "sweep" / name / "ledger.jsonl").trials
-    assert {trial.state for trial in trials} == {"complete"}
-    return {json.dumps(trial.params, sort_keys=True): trial.objective for trial in trials}
 
 
 def wait_for(condition):

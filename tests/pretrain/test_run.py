@@ -353,9 +353,7 @@ def poisoned_after_two_steps(context, task):
         _Loop.train = before
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_its_update_and_names_the_rows(
-    shards, tmp_path, forks
-):
+def test_a_loss_that_is_no_number_stops_the_run_before_its_update_and_names_the_rows(shards, tmp_path, forks):
     with pytest.raises(DataError, match=r"loss of step 2 is nan, .* read rows \d+(, \d+){7} of the training"):
         run_group(poisoned_after_two_steps, task(shards, tmp_path, runtime={"zero": {"stage": 0}}), max_failures=3)
     weights = consolidated_state(newest_checkpoint(tmp_path / CHECKPOINTS))
