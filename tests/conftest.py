@@ -1,6 +1,8 @@
 """Fixtures shared by all rooms: a small tokenizer, one Ray and one MLflow server for all tests that need them."""
 
+import collections
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -16,29 +18,81 @@ import pytest
 
 # before torch is imported: tiny models gain nothing from threads, and on a busy machine threads wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile what they import
 # a shell starts background jobs deaf to Ctrl-C, and so would be what the tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-CLUSTERS = "tests/launch/"
-"""Tests that start clusters, of which two at once are too many for a small machine."""
+ALONE = {
+    "clusters": ("tests/launch/",),
+    "ray": (
+        "tests/cli/test_demo.py",
+        "tests/cli/test_tune.py",
+        "tests/sweep/test_run.py",
+        "tests/sweep/test_nodes.py",
+        "tests/pretrain/test_run.py",
+        "tests/finetune/test_group.py",
+        "tests/predict/test_workers.py",
+        "tests/runtime/",
+        "tests/corpus/test_parts.py",
+        "tests/bench/test_corpus.py",
+        "tests/bench/search/test_noop.py",
+        "tests/test_telemetry.py",
+    ),
+}
+"""Files whose tests are one process's: two clusters, or two local Rays, at once are too many for a small machine."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """For `pytest -n 2`: tests of one file share its fixtures, and one process has all of `CLUSTERS`."""
+    """For `pytest -n 2`: tests of one file share its fixtures, those of `ALONE` a cluster, too."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return CLUSTERS if nodeid.startswith(CLUSTERS) else nodeid.partition("::")[0]
+            return alone(nodeid) or nodeid.partition("::")[0]
 
     return ByFile(config, log)
 
 
+def alone(nodeid):
+    return next((name for name, places in ALONE.items() if nodeid.startswith(places)), None)
+
+
 def pytest_collection_modifyitems(items):
-    """The longest group begins."""
-    items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))
+    """The longest groups begin."""
+    items.sort(key=lambda item: [*ALONE, None].index(alone(item.nodeid)))
+
+
+minutes = collections.Counter()
+"""By room, in the process that reports."""
+
+
+def pytest_runtest_logreport(report):
+    minutes[report.nodeid.split("/")[1].partition("::")[0]] += report.duration / 60
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What each room costs, so that a change that makes one dearer is seen in its own run."""
+    if sum(minutes.values()) > 1:
+        dear = [f"{room} {spent:.1f}" for room, spent in minutes.most_common() if spent >= 0.05]
+        terminalreporter.write_line(f"minutes of each room: {', '.join(dear)}; {sum(minutes.values()):.1f} in all")
+
+
+@pytest.fixture(scope="session")
+def fork_workers():
+    """Opens a session of two workers that are forks of one process with everything imported."""
+    from clinscale import runtime
+
+    modules = ("clinscale.engine.preload", "clinscale.pretrain", "clinscale.finetune")
+    return functools.partial(runtime.fork_session, *modules, num_cpus=2)
+
+
+@pytest.fixture
+def forks(fork_workers):
+    """Such a session."""
+    with fork_workers() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

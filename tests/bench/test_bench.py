@@ -39,6 +39,7 @@ def test_attention_names_every_ratio_and_what_was_asked_of_it(family):
         assert 0 < found["min"] <= found["median"] <= found["max"]
 
 
+@pytest.mark.slow
 def test_step_measures_both_precisions_roof_and_memory():
     document = bench.bench_step(**SMALL, layers=(1,), families=("bigbird",))
     assert {
@@ -119,6 +120,7 @@ def test_about_one_token_in_seven_is_masked():
     assert (labels != -100).float().mean() == pytest.approx(0.15, abs=0.02)
 
 
+@pytest.mark.slow
 def test_it_runs_where_only_torch_and_transformers_are():
     """As on a borrowed GPU machine: no Ray, DeepSpeed, MLflow or Optuna."""
     code = """

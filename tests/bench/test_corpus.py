@@ -36,6 +36,7 @@ def test_a_build_that_loses_a_token_is_never_timed(monkeypatch):
         bench.bench_corpus(**TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_driver_and_workers_hold_during_a_build_is_measured(tmp_path):

@@ -6,6 +6,7 @@ from clinscale import bench
 from clinscale.bench.zero import expected_bytes
 
 
+@pytest.mark.slow
 def test_each_rank_keeps_what_arithmetic_says():
     document = bench.bench_zero(
         layers=1, hidden_size=64, stages=(0, 2), num_workers=(2,), precision="bf16", on_progress=lambda _: None
@@ -25,6 +26,7 @@ def test_the_arithmetic_is_that_of_the_zero_paper():
     assert expected_bytes(trained, 0, 0, 1, 64, "bf16") == pytest.approx(31.4e9 - 15e9, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_compared_with_a_save_that_holds_the_same():
     document = bench.bench_checkpoint(
         layers=1, hidden_size=64, tokens=512, stage=2, repeats=1, on_progress=lambda _: None

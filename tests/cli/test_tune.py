@@ -13,7 +13,7 @@ import yaml
 
 from clinscale.cli.tune import _forecast_tables
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,8 @@ def command(*arguments):
     return [sys.executable, "-m", "clinscale", "tune", *arguments]
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     options, folder = asked
     dry = subprocess.run(

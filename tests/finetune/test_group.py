@@ -54,10 +54,6 @@ def is_close_to(found, alone):
         assert ours == pytest.approx(theirs, abs=1e-3)
 
 
-def fork_workers():
-    return runtime.fork_session("clinscale.engine.preload", "clinscale.finetune", num_cpus=2)
-
-
 @pytest.fixture(scope="module")
 def alone(base_models, demo_data, tmp_path_factory):
     """One process: its result and what each epoch reported."""
@@ -72,7 +68,7 @@ def alone(base_models, demo_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(base_models, demo_data, mlflow_database, tmp_path_factory):
+def undisturbed(base_models, demo_data, mlflow_database, tmp_path_factory, fork_workers):
     """Two workers at ZeRO 2 through `run_finetune`: its summary and what each epoch reported."""
     from clinscale import registry
 
@@ -112,7 +108,7 @@ def one_after_another(context, works):
 
 
 @pytest.fixture(scope="module")
-def first_epochs(base_models, demo_data, tmp_path_factory):
+def first_epochs(base_models, demo_data, tmp_path_factory, fork_workers):
     """Three fine-tunings in one group, each to its first epoch: the work by task, and what was logged by task."""
     folder, logged = tmp_path_factory.mktemp("first"), []
     works = {

@@ -53,17 +53,6 @@ def config(shards, *, name="base", **changes):
     return PretrainConfig.parse({"name": name, "recipe": recipe | changes, "runtime": settings}, source="test")
 
 
-@pytest.fixture
-def forks():
-    """Two workers that are forks of a process with everything imported."""
-    with fork_workers() as cluster:
-        yield cluster
-
-
-def fork_workers():
-    return runtime.fork_session("clinscale.engine.preload", "clinscale.pretrain", num_cpus=2)
-
-
 def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(shards, tracking, tmp_path):
     gone = config(shards).model_copy(update={"recipe": config(shards).recipe.model_copy(update={"shards": "/no"})})
     with pytest.raises(DataError, match="/no"):
@@ -90,7 +79,7 @@ def test_shards_of_another_tokenizer_than_the_models_are_refused(shards, tokeniz
 
 
 @pytest.fixture(scope="module")
-def finished(shards, mlflow_database, tmp_path_factory):
+def finished(shards, mlflow_database, tmp_path_factory, fork_workers):
     """An undisturbed run: home, tracking, what `pretrain` returned, and the steps it told of."""
     home, told = tmp_path_factory.mktemp("home"), []
     shutil.copy(mlflow_database, home / "mlflow.db")
@@ -252,7 +241,7 @@ STAGES = (0, 1, 2, 3)
 
 
 @pytest.fixture(scope="module")
-def variants(shards, tmp_path_factory):
+def variants(shards, tmp_path_factory, fork_workers):
     """Losses and weights of two workers: at the ZeRO stages of `STAGES`, in bf16, and without dropout."""
     folder = tmp_path_factory.mktemp("variants")
     tasks = [task(shards, folder / f"{stage}", runtime={"zero": {"stage": stage}}) for stage in STAGES]

@@ -58,6 +58,7 @@ with ray_session(num_cpus=1) as cluster:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_local_ray_that_a_busy_machine_does_not_start_is_started_again():
     """Ray gives up a node that has not come up in 30 s."""

@@ -56,6 +56,7 @@ def test_a_node_that_is_lost_costs_no_trial(demo_data, base_models, tmp_path):
     assert {run.status for run in runs} == {"FINISHED"}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_trial_may_be_a_group_under_zero(demo_data, base_models, tracking, tmp_path, ray_cluster):
     recipe = {"budget": {"trials": 1}, "scheduler": "none"}

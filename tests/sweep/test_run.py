@@ -183,6 +183,7 @@ def test_a_sweep_ends_as_a_champion_and_its_name_is_kept(demo_data, base_models,
         )
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
     demo_data, base_models, tracking, tmp_path, ray_cluster
@@ -239,6 +240,7 @@ def history(tracking, record, key):
     return registry.metric_history(tracking, record.id, key)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_budget_of_time_ends_the_search_and_one_below_a_trial_is_refused(
     demo_data, base_models, tracking, tmp_path, ray_cluster

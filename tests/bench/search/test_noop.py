@@ -5,6 +5,7 @@ import pytest
 from clinscale.bench.search.noop import noop_ratio
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_empty_trials_are_run_by_both(ray_cluster):
     found = noop_ratio(6, repeats=1)
