@@ -27,7 +27,7 @@ OPEN_FORMATS = frozenset(name for names in FORMATS.values() for name in names)
 
 
 class ColumnsConfig(Config):
-    """Which columns of records (CSV, TSV, JSON, JSON lines, Parquet, HF dataset folder) mean what.
+    """Which columns of records (CSV, TSV, JSON, JSON lines, Parquet, XLSX, HF dataset folder) mean what.
 
     In nested records a column is a path: `report.findings`, `sections.0.text`.
     """
