@@ -309,6 +309,10 @@ def test_a_quotation_mark_that_swallows_lines_is_refused_until_it_is_told_what_i
         read(tmp_path, "n.tsv", last)
     with pytest.raises(DataError, match="quoting: none"):
         read(tmp_path, "n.tsv", 'text\tlabel\n"soft" abdomen\ta\n')
+    with pytest.raises(DataError, match="quotation mark"):
+        read(tmp_path, "n.tsv", LITERAL.replace("note 0", '"note\n0"'))
+    [(fault, _)] = read(tmp_path, "n.tsv", 'label\ttext\na\tb\na\t"soft\nb\tno pain"\tb\n')[1]
+    assert "several lines by a quotation mark; set quoting: none" in fault
 
 
 def test_quoted_notes_over_lines_are_read(tmp_path):

@@ -36,12 +36,14 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
                     continue  # a blank line
                 number += 1
                 if len(row) != width:
-                    on_bad_row(_misfit(len(row), width), f"{uri} row {number}")
+                    on_bad_row(_misfit(row, width, over_lines=line - begins > 1), f"{uri} row {number}")
                     continue
                 if in_doubt and line - begins > 1:
-                    if _is_rows(row, separator):
+                    is_rows = _is_rows(row, separator)
+                    if is_rows:
                         _refuse_rows(uri, number, line - begins, table, separator, width)
-                    in_doubt = False  # one field over lines that are no rows: the file quotes
+                    # a field over lines that are no rows shows that marks quote; by chance prose has commas, not tabs
+                    in_doubt = separator == "\t" and not is_rows
                 fields = dict(zip(names, row, strict=True))
                 for name in repeated:  # none that was asked for
                     del fields[name]
@@ -51,10 +53,11 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
             raise DataError(f"{uri} row {number + 1} is malformed: {error}; mend it, or {hint}") from None
 
 
-def _misfit(num_fields: int, width: int) -> str:
-    if num_fields > width:
-        return "has more fields than the header; quote a field that holds the separator"
-    return "has fewer fields than the header; complete the row, or quote a field that holds a line break"
+def _misfit(row: Sequence[str], width: int, *, over_lines: bool) -> str:
+    number, character = ("more", "the separator") if len(row) > width else ("fewer", "a line break")
+    mend = "set quoting: none if the marks are text" if over_lines else f"quote a field that holds {character}"
+    lines = ", and several lines by a quotation mark" if over_lines else ""
+    return f"has {number} fields than the header{lines}; {mend}"
 
 
 def _read_header(
@@ -100,11 +103,10 @@ def _is_rows(row: Sequence[str], separator: str) -> bool:
     """Whether a field holds just what lies between its place in one line and its place in a later one."""
     gaps = len(row) - 1
     for index, field in enumerate(row):
-        first, *others = _LINE_BREAK.split(field)
-        if not others or first.count(separator) != gaps - index or others.pop().count(separator) != index:
-            continue
-        if all(line.count(separator) == gaps for line in others if line):
-            return True
+        if (found := _LINE_BREAK.search(field)) and field.count(separator, 0, found.start()) == gaps - index:
+            *inner, last = _LINE_BREAK.split(field[found.end() :])
+            if last.count(separator) == index and all(line.count(separator) == gaps for line in inner if line):
+                return True
     return False
 
 
