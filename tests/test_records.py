@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import zipfile
 
 import openpyxl
 import pyarrow
@@ -535,6 +536,16 @@ def test_cells_that_are_not_what_they_seem_are_bad_rows(tmp_path):
     for (fault, place), (number, word) in zip(faults, [(1, "formula"), (2, "error"), (3, "cuts")], strict=True):
         assert word in fault
         assert place.endswith(f"row {number}")
+
+
+def test_a_workbook_is_read_beyond_the_size_that_it_states(tmp_path):
+    """As some exporters write `A1:A1`, whatever follows."""
+    content = workbook(tmp_path, {"a": [["id", "text"], [1, "a"], [2, "b", "c"]]})
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(tmp_path / "m.xlsx", "w") as made:
+        for name in archive.namelist():
+            made.writestr(name, archive.read(name).replace(b'<dimension ref="A1:C3"', b'<dimension ref="A1:A1"'))
+    rows = [record.fields for record in read_records(str(tmp_path / "m.xlsx"), ["text"])]
+    assert rows == [{"id": 1, "text": "a"}, {"id": 2, "text": "b"}]
 
 
 def test_of_several_sheets_one_must_be_named(tmp_path):

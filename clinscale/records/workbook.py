@@ -57,6 +57,8 @@ def _cells(uri: str, sheet: str | None) -> Iterator[list[tuple[Any, Any]]]:
             values, formulas = (
                 openpyxl.load_workbook(stream, read_only=True, data_only=stored) for stored in (True, False)
             )
+            for page in (*values.worksheets, *formulas.worksheets):
+                page.reset_dimensions()  # some programs write wrong ones, by which rows would be left out
             name = _sheet_of(uri, values, sheet)
             for row in zip(values[name].iter_rows(), formulas[name].iter_rows(), strict=True):
                 cells = list(zip(*row, strict=True))
