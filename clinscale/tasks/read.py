@@ -240,7 +240,7 @@ def _refuse_odd_labels(task: TaskConfig, labels: set[str], num_examples: int) ->
             f"task {task.name}: a label has a line break or more than {MAX_LABEL_CHARACTERS} characters, so it is "
             "likely a text; check columns.label"
         )
-    if task.kind in ("sequence", "pair") and not task.multi_label and len(labels) > max(20, num_examples / 2):
+    if task.kind in ("sequence", "pair") and not task.multi_label and len(labels) > max(10, num_examples / 2):
         raise DataError(
             f"task {task.name}: {num_examples:,} examples have {len(labels):,} labels, which are likely texts, ids or "
             "measurements; check columns.label, or list them in labels"

@@ -210,6 +210,9 @@ class TaskConfig(TableFormat):
                 f"{here}: columns.text_pair names the second text of kind pair and the question of kind spans, "
                 "and is for no other kind"
             )
+        has_label = self.kind in ("sequence", "pair") and self.label_from == "column" and not self.columns.labels
+        if has_label and self.columns.label in (*self.columns.texts, self.columns.text_pair):
+            raise ConfigError(f"{here}: columns.label is a column of the text, too; name the column of the label")
         if self.columns.tokens and self.columns.entities:
             raise ConfigError(
                 f"{here}: columns.tokens and columns.entities are two ways to mark entities; keep one"

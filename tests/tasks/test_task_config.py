@@ -20,6 +20,7 @@ from clinscale.tasks import catalog, kind_of, load_task, metric_of, read_task
         ("sequence", {"splits": {"all": "a"}, "split_ratios": (0.5, 0.1, 0.1)}, "sum to 1"),
         ("sequence", {"splits": {"all": "a"}, "split_ratios": (1.0, 0.0, 0.0)}, "positive"),
         ("sequence", {"group_column": "patient"}, "group_column"),
+        ("sequence", {"columns": {"label": "text"}}, "columns.label is a column of the text, too"),
         ("sequence", {"columns": {"text_pair": "b"}}, "text_pair"),
         ("pair", {"columns": {}}, "text_pair"),
         ("pair", {"multi_label": True}, "multi_label"),

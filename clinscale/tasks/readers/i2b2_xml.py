@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from clinscale.cells import is_short_name
 from clinscale.errors import DataError
 from clinscale.records import list_files, read_text
 from clinscale.tasks.example import Example
@@ -90,7 +91,8 @@ def _marks(
 ) -> Iterator[Mark]:
     for number, tag in enumerate(tags, 1):
         findings.find("annotations")
-        place = f"{file} tag {tag.get('id', number)}"
+        name = tag.get("id", "")
+        place = f"{file} tag {name if is_short_name(name) else number}"
         try:
             label, start, end = tag.attrib[attribute], int(tag.attrib["start"]), int(tag.attrib["end"])
         except (KeyError, ValueError):

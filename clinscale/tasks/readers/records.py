@@ -35,13 +35,13 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     gold: tuple[str, ...] = {
         "sequence": () if task.label_from == "file" else columns.labels or (columns.label,),
         "pair": () if task.label_from == "file" else (columns.label,),
-        "tokens": (columns.tokens, columns.tags) if columns.tokens else (columns.entities,),
+        "tokens": (columns.tokens, columns.tags) if columns.tokens else (columns.entities or "",),
         "spans": (columns.answers,),
     }[task.kind]
     texts = () if columns.tokens else columns.texts
     rows = RowFilter(task.keep_rows, task.drop_rows)
     named = [*texts, columns.text_pair, columns.id, task.group_column, task.split_column, *gold, *rows.columns]
-    wanted = [column for column in named if column is not None]
+    wanted = [column for column in named if column]
 
     def skip(fault: str, place: str) -> None:
         findings.find("rows")
