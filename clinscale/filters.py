@@ -25,6 +25,8 @@ class RowFilter:
             for option, of in (("keep_rows", keep), ("drop_rows", drop))
         )
         self.met: set[Choice] = set()
+        self.others: set[str] = set()
+        """Columns in which some row holds a value that was not asked for."""
 
     @property
     def columns(self) -> list[str]:
@@ -49,8 +51,11 @@ class RowFilter:
         return [choice for choice in asked if choice not in known]
 
     def _holds(self, record: Record, column: str, values: Mapping[str | None, Choice]) -> bool:
-        choice = values.get(record.read(as_label, column))
+        label = record.read(as_label, column)
+        choice = values.get(label)
         if choice is None:
+            if label is not None:
+                self.others.add(column)
             return False
         self.met.add(choice)
         return True

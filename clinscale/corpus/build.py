@@ -1,4 +1,4 @@
-"""Notes to a ShardSet: read and tokenised once, in parts, from which the shards are then put together.
+"""Notes to a ShardSet: read once, in parts, of which those notes that stay are tokenised and put together as shards.
 
 The parts are made in any order, by any number of workers, and are kept when a build is interrupted; what is a duplicate
 and where a note lies is decided when all are there. So the shards depend on the notes and the recipe alone.
@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -24,7 +24,21 @@ from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import LeakageConfig, TestTexts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig, near_duplicates
 from clinscale.corpus.packing import FRAME_TOKENS
-from clinscale.corpus.parts import PartMaker, cannot_write, make_parts, part_names, units_of, wherever
+from clinscale.corpus.parts import (
+    Encoder,
+    Surveyor,
+    Unit,
+    cannot_write,
+    encode_parts,
+    encoded_name,
+    make_parts,
+    part_names,
+    place_of,
+    read_about,
+    read_part,
+    units_of,
+    wherever,
+)
 from clinscale.corpus.shards import (
     MANIFEST,
     SHARD_SUFFIX,
@@ -41,7 +55,7 @@ from clinscale.corpus.sources import (
     Document,
     SourceConfig,
     files_of,
-    read_documents,
+    refuse_unmet,
     source_digest,
     text_digest,
 )
@@ -53,6 +67,7 @@ from clinscale.corpus.tokenizing import (
     train_tokenizer,
 )
 from clinscale.errors import ConfigError, DataError
+from clinscale.filters import Choice
 from clinscale.storage import (
     create_binary,
     exists,
@@ -61,7 +76,6 @@ from clinscale.storage import (
     is_remote,
     join,
     local_copy,
-    open_binary,
     read_json,
     remove_files,
     upload,
@@ -74,7 +88,11 @@ if TYPE_CHECKING:
 _PARTS = "parts"
 _RECIPE = "recipe.json"
 _SHARD = re.compile(r"(train|validation)-(\d{5,}\.tokens|documents\.lengths)")
-_OF_BUILD = re.compile(r"\d{6,}-\d{6,}\.part|\.(\d{6,}-\d{6,}\.part|recipe\.json)\.[0-9a-f]{32}")
+_PARTS_FORMAT = 2
+"""Changes when parts of older code could be misread."""
+_OF_BUILD = re.compile(
+    r"\d{6,}-\d{6,}\.(part|encoded)|\.(\d{6,}-\d{6,}\.(part|encoded)|recipe\.json)\.[0-9a-f]{32}"
+)
 """Parts, and what `atomic_path` leaves when it is killed."""
 _DRAWN = -1
 """Salt of the hash that draws notes for the tokenizer, which no `seed` is."""
@@ -129,7 +147,8 @@ def build_shards(
 ) -> ShardSet:
     """Tokenise the notes of `config` into a ShardSet at `out`, or return the equal one that is there already.
 
-    A trained tokenizer sees the training notes only, so that held-out perplexity is of text that nothing has seen.
+    A trained tokenizer sees the training notes only, so that held-out perplexity is of text that nothing has seen, and
+    nothing of the notes that are left out.
 
     Args:
         config: sources, cleaning, tokenizer, split.
@@ -167,8 +186,6 @@ def _build(
         return _existing(out, parts, recipe)
     _claim(out, parts, recipe)
     share = config.tokenizer_bytes / max(1, sum(num_bytes for _, num_bytes in digests))
-    tokenizer = _tokenizer_of(out, given, config, share)
-    special = SpecialIds.from_tokenizer(tokenizer)
     with tempfile.TemporaryDirectory(prefix="clinscale-") as cache:
         done = 0
 
@@ -177,21 +194,25 @@ def _build(
             done += count
             on_progress(done)
 
-        maker = PartMaker(
+        surveyor = Surveyor(
             folder=parts,
-            tokenizer=tokenizer,
             cleaning=config.cleaning,
             near_duplicates=config.near_duplicates,
             test_texts=tests,
             is_validation=config.is_validation,
         )
-        make_parts(units_of(config.sources), maker, num_cpus=num_cpus, on_notes=on_notes)
+        units = units_of(config.sources)
+        make_parts(units, surveyor, num_cpus=num_cpus, on_notes=on_notes)
+        _refuse_unmet(parts, units)
         chosen = _choose(parts, config, tests, scratch=cache)
+    tokenizer = _tokenizer_of(out, given, _training_texts(parts, chosen, share), config.vocab_size)
+    special = SpecialIds.from_tokenizer(tokenizer)
+    encode_parts(Encoder(parts, tokenizer, chosen.dropped), num_cpus=num_cpus)
     dtype = np.dtype("<u2" if special.vocab_size <= 2**16 else "<u4")
     splits: tuple[Split, ...] = ("train", "validation")
     writers = {split: _SplitWriter(out, split, dtype, config.shard_tokens) for split in splits}
     lengths: Counter[int] = Counter()
-    for split, ids in _kept(parts, chosen):
+    for split, ids in _kept(parts):
         writers[split].add(ids.astype(dtype))
         lengths[len(ids) - 1] += 1
     cards = {split: writer.finish() for split, writer in writers.items()}
@@ -237,15 +258,13 @@ def _choose(parts: str, config: CorpusConfig, tests: TestTexts | None, *, scratc
     """Exact copies, near copies, leaks: from the parts' columns, out of core."""
     import duckdb
     import pyarrow.dataset
-    import pyarrow.parquet
 
     fs, path = filesystem(parts)
     names = part_names(parts)
     table = pyarrow.dataset.dataset([join(path, name) for name in names], format="parquet", filesystem=fs)
     left_out: Counter[str] = Counter()
     for name in names:
-        with open_binary(join(parts, name)) as stream:
-            left_out.update(json.loads(pyarrow.parquet.read_schema(stream).metadata[b"counts"]))
+        left_out.update(read_about(parts, name)["counts"])
     dropped = np.zeros(0, np.int64)
 
     def drop(numbers: NDArray[np.int64], reason: str) -> None:
@@ -281,17 +300,34 @@ def _choose(parts: str, config: CorpusConfig, tests: TestTexts | None, *, scratc
     return _Choice(dropped, dict(left_out), leakage)
 
 
-def _kept(parts: str, chosen: _Choice) -> Iterator[tuple[Split, NDArray[np.uint32]]]:
-    """Split and token ids of each note that stays, in the order of the sources."""
-    import pyarrow.parquet
-
+def _refuse_unmet(parts: str, units: Sequence[Unit]) -> None:
+    """Over all parts of a source: see `refuse_unmet`."""
+    met: dict[int, set[Choice]] = defaultdict(set)
+    others: dict[int, set[str]] = defaultdict(set)
     for name in part_names(parts):
-        with open_binary(join(parts, name)) as stream:
-            table = pyarrow.parquet.read_table(stream, columns=["document", "tokens", "is_validation"])
-        is_dropped = np.isin(table["document"].to_numpy(), chosen.dropped, assume_unique=True)
-        for row in np.flatnonzero(~is_dropped).tolist():
-            split: Split = "validation" if table["is_validation"][row].as_py() else "train"
-            yield split, np.frombuffer(table["tokens"][row].as_py(), dtype="<u4")
+        source, about = units[place_of(name)[0]].source, read_about(parts, name)
+        met[id(source)].update(map(tuple, about["met"]))
+        others[id(source)].update(about["others"])
+    for unit in units:
+        refuse_unmet(unit.source, met[id(unit.source)], others[id(unit.source)])
+
+
+def _training_texts(parts: str, chosen: _Choice, share: float) -> Iterator[str]:
+    """A share of the training notes that stay, from everywhere in the sources: archives are sorted by kind of note."""
+    for name in part_names(parts):
+        table = read_part(parts, name, ["document", "text", "is_validation"])
+        is_training = ~(np.isin(table["document"].to_numpy(), chosen.dropped) | table["is_validation"].to_numpy())
+        for text in table["text"].filter(is_training).to_pylist():
+            if text_digest(text, _DRAWN) < share * 2**64:
+                yield text
+
+
+def _kept(parts: str) -> Iterator[tuple[Split, NDArray[np.uint32]]]:
+    """Split and token ids of each note that stays, in the order of the sources."""
+    for name in part_names(parts):
+        table = read_part(parts, encoded_name(name), ["tokens", "is_validation"])
+        for tokens, is_validation in zip(table["tokens"], table["is_validation"], strict=True):
+            yield "validation" if is_validation.as_py() else "train", np.frombuffer(tokens.as_py(), dtype="<u4")
 
 
 class _SplitWriter:
@@ -373,6 +409,7 @@ def _claim(out: str, parts: str, recipe: dict[str, Any]) -> None:
     What no build has marked is somebody else's: it is neither deleted nor written over.
     """
     mark = join(parts, _RECIPE)
+    recipe = {**recipe, "parts": _PARTS_FORMAT}
     if exists(mark):
         _refuse_another(f"{out} holds the unfinished build of a ShardSet, which", read_json(mark), recipe)
         return
@@ -413,23 +450,15 @@ def _remove_parts(parts: str) -> None:
 
 
 def _tokenizer_of(
-    out: str, given: "PreTrainedTokenizerBase | None", config: CorpusConfig, share: float
+    out: str, given: "PreTrainedTokenizerBase | None", texts: Iterable[str], vocab_size: int
 ) -> "PreTrainedTokenizerBase":
     """The tokenizer as it loads from beside the shards: what is saved is what is used."""
     place = join(out, TOKENIZER)
     with tempfile.TemporaryDirectory() as folder:
         if not exists(join(place, "tokenizer_config.json")):  # the last of its files
-            (given or train_tokenizer(_training_texts(config, share), config.vocab_size)).save_pretrained(folder)
+            (given or train_tokenizer(texts, vocab_size)).save_pretrained(folder)
             upload(folder, place)
         return load_tokenizer(str(local_copy(place, folder)))
-
-
-def _training_texts(config: CorpusConfig, share: float) -> Iterator[str]:
-    """A share of the training notes from everywhere in the sources: archives are sorted by kind of note."""
-    for document in read_documents(config.sources, config.cleaning):
-        is_drawn = text_digest(document.text, _DRAWN) < share * 2**64
-        if is_drawn and not config.is_validation(document):
-            yield document.text
 
 
 def _length_card(lengths: Counter[int]) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""The one pass over the text: blocks of notes become part files, on all CPUs of a Ray cluster or in this process.
+"""The work on the text: blocks of notes become part files, on all CPUs of a Ray cluster or in this process.
 
 A block is what lies between two cuts of a source, and the cuts depend on its text alone. Each block becomes one Parquet
-file with its notes' tokens, and with what decides which of them stay; it is there whole or not at all. A build that is
-started again makes only those that are missing.
+file with its cleaned notes and what decides which of them stay, and once that is decided another one with the tokens of
+these. A file is there whole or not at all. A build that is started again makes only those that are missing.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import TestTexts
@@ -23,6 +24,7 @@ from clinscale.corpus.near_duplicates import NearDuplicatesConfig, band_keys, si
 from clinscale.corpus.sources import Document, Note, SourceConfig, cleaned, files_of, read_notes
 from clinscale.corpus.tokenizing import SpecialIds, encode
 from clinscale.errors import CapacityError
+from clinscale.filters import Choice
 from clinscale.runtime import stream
 from clinscale.storage import atomic_path, create_binary, files_in, filesystem, is_remote, join, open_binary
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow
     from transformers import PreTrainedTokenizerBase
 
-_PART_SUFFIX = ".part"
+_PART_SUFFIX, _ENCODED_SUFFIX = ".part", ".encoded"
 _PART = re.compile(r"\d{6,}-\d{6,}\.part")
 _BLOCK_CHARACTERS = 4_000_000
 """Text of a block: little enough that a few of them fit into a worker, enough to be worth a file."""
@@ -58,6 +60,10 @@ class Block:
     number: int
     notes: list[Note] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    met: list[Choice] = field(default_factory=list)
+    """Values by which rows are chosen that its unit has held so far."""
+    others: list[str] = field(default_factory=list)
+    """Columns that have held other values."""
     is_last: bool = False
     """Of its unit."""
 
@@ -68,12 +74,11 @@ class Block:
 
 
 @dataclass(frozen=True)
-class PartMaker:
-    """Turns blocks into part files; travels to the workers, its tokenizer with it."""
+class Surveyor:
+    """Turns blocks into part files: what decides which notes stay. Travels to the workers."""
 
     folder: str
     """Of the parts, where every worker can write."""
-    tokenizer: "PreTrainedTokenizerBase"
     cleaning: CleaningConfig
     near_duplicates: NearDuplicatesConfig
     test_texts: TestTexts | None
@@ -83,14 +88,12 @@ class PartMaker:
         """Write the part of `block`; returns how many notes it holds."""
         import pyarrow
 
-        separator = SpecialIds.from_tokenizer(self.tokenizer).sep
         documents = list(cleaned(block.notes, self.cleaning, block.counts))
         texts = [document.text for document in documents]
-        ids = [np.array([*found, separator], dtype="<u4") for found in encode(self.tokenizer, texts)]
         first = (block.unit * _BLOCKS_PER_UNIT + block.number) * _ROWS_PER_BLOCK
         columns: dict[str, Any] = {
             "document": pyarrow.array(range(first, first + len(texts)), pyarrow.int64()),
-            "tokens": pyarrow.array([found.tobytes() for found in ids], pyarrow.binary()),
+            "text": pyarrow.array(texts, pyarrow.large_string()),
             "digest": pyarrow.array([_digest(text) for text in texts], pyarrow.binary(16)),
             "is_validation": pyarrow.array(map(self.is_validation, documents), pyarrow.bool_()),
             "leaks": pyarrow.array(
@@ -103,10 +106,59 @@ class PartMaker:
             keys = band_keys(found, self.near_duplicates)
             columns["bands"] = pyarrow.array(list(keys), pyarrow.list_(pyarrow.uint64()))
             columns["signature"] = pyarrow.array([row.astype("<u4").tobytes() for row in found], pyarrow.binary())
-        table = pyarrow.table(columns)
-        about = {"counts": json.dumps(block.counts), "is_last": json.dumps(block.is_last)}
-        _write(table.replace_schema_metadata(about), join(self.folder, block.name))
+        about = {
+            "counts": json.dumps(block.counts),
+            "is_last": json.dumps(block.is_last),
+            "met": json.dumps(block.met),
+            "others": json.dumps(block.others),
+        }
+        _write(pyarrow.table(columns).replace_schema_metadata(about), join(self.folder, block.name))
         return len(texts)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Writes the tokens of the notes of a part that stay; travels to the workers, its tokenizer with it."""
+
+    folder: str
+    tokenizer: "PreTrainedTokenizerBase"
+    dropped: NDArray[np.int64]
+    """Numbers of the notes that go into no shard, sorted."""
+
+    def __call__(self, part: str) -> int:
+        """Encode the part called `part`; returns how many notes stay."""
+        import pyarrow
+
+        table = read_part(self.folder, part, ["document", "text", "is_validation"])
+        table = table.filter(~np.isin(table["document"].to_numpy(), self.dropped))
+        separator = SpecialIds.from_tokenizer(self.tokenizer).sep
+        ids = encode(self.tokenizer, table["text"].to_pylist())
+        tokens = [np.array([*found, separator], dtype="<u4").tobytes() for found in ids]
+        columns = {"tokens": pyarrow.array(tokens, pyarrow.binary()), "is_validation": table["is_validation"]}
+        _write(pyarrow.table(columns), join(self.folder, encoded_name(part)))
+        return len(table)
+
+
+def encoded_name(part: str) -> str:
+    """Name of the file with the tokens of a part."""
+    return part.removesuffix(_PART_SUFFIX) + _ENCODED_SUFFIX
+
+
+def read_part(folder: str, name: str, columns: Sequence[str]) -> "pyarrow.Table":
+    """Some columns of a file of `folder`."""
+    import pyarrow.parquet
+
+    with open_binary(join(folder, name)) as stream:
+        return pyarrow.parquet.read_table(stream, columns=list(columns))
+
+
+def read_about(folder: str, name: str) -> dict[str, Any]:
+    """What a part says of its block: `counts`, `is_last`, `met`, `others`."""
+    import pyarrow.parquet
+
+    with open_binary(join(folder, name)) as stream:
+        about = pyarrow.parquet.read_schema(stream).metadata
+    return {key.decode(): json.loads(value) for key, value in about.items() if key != b"ARROW:schema"}
 
 
 def units_of(sources: Sequence[SourceConfig]) -> list[Unit]:
@@ -143,55 +195,71 @@ def missing_blocks(unit: Unit, folder: str, cleaning: CleaningConfig) -> Iterato
             yield block
 
 
-def make_parts(units: Sequence[Unit], maker: PartMaker, *, num_cpus: int, on_notes: Callable[[int], None]) -> None:
+def make_parts(
+    units: Sequence[Unit], surveyor: Surveyor, *, num_cpus: int, on_notes: Callable[[int], None]
+) -> None:
     """Make every part that is missing, by Ray Data where a session is up and in this process otherwise.
 
     Args:
         units: what to read.
-        maker: what to do with each block.
+        surveyor: what to do with each block.
         num_cpus: of the Ray cluster; 0 works here.
         on_notes: called with the number of notes of each part that was made.
     """
-    counts = _on_ray(units, maker, num_cpus) if num_cpus else _here(units, maker)
-    for count in counts:
+    # not the whole surveyor: Ray Data keeps a reading task for each unit
+    sources = [functools.partial(missing_blocks, unit, surveyor.folder, surveyor.cleaning) for unit in units]
+    for count in _each(sources, surveyor, num_cpus):
         on_notes(count)
 
 
-def _here(units: Sequence[Unit], maker: PartMaker) -> Iterator[int]:
-    for unit in units:
-        yield from map(maker, missing_blocks(unit, maker.folder, maker.cleaning))
+def encode_parts(encoder: Encoder, *, num_cpus: int) -> None:
+    """Write the tokens of every part whose tokens are missing, in the same places."""
+    done = set(files_in(encoder.folder))
+    missing = [name for name in part_names(encoder.folder) if encoded_name(name) not in done]
+    if missing:
+        for _ in _each([functools.partial(iter, missing)], encoder, num_cpus):
+            pass
 
 
-def _on_ray(units: Sequence[Unit], maker: PartMaker, num_cpus: int) -> Iterator[int]:
-    """A few tasks read and stream blocks to the others, which make the parts."""
-    # not the whole maker: Ray Data keeps a reading task for each unit
-    sources = [functools.partial(missing_blocks, unit, maker.folder, maker.cleaning) for unit in units]
+def _each(
+    sources: Sequence[Callable[[], Iterator[Any]]], work: Callable[[Any], int], num_cpus: int
+) -> Iterator[int]:
+    """What `work` makes of each item; on Ray a few tasks read and stream items to the others."""
+    if not num_cpus:
+        return (work(item) for source in sources for item in source())
     return stream(
         sources,
-        functools.partial(_itself, maker),
+        functools.partial(_itself, work),
         read={"num_cpus": 0.25, "concurrency": -(-num_cpus // 8)},
         do={"num_cpus": 0.75},
     )
 
 
-def _itself(maker: PartMaker) -> PartMaker:
-    return maker
+def _itself(work: Callable[[Any], int]) -> Callable[[Any], int]:
+    return work
 
 
 def _blocks(unit: Unit, cleaning: CleaningConfig) -> Iterator[Block]:
     """A unit's notes cut after every so many characters; at least one block, the last one marked."""
     notes: list[Note] = []
     counts: Counter[str] = Counter()
+    wanted = unit.source.row_filter
     size = number = 0
+
+    def block(*, is_last: bool = False) -> Block:
+        return Block(
+            unit.number, number, notes, Counter(counts), sorted(wanted.met), sorted(wanted.others), is_last=is_last
+        )
+
     for uri in unit.uris:
-        for note in read_notes(uri, unit.source, cleaning, counts):
+        for note in read_notes(uri, unit.source, cleaning, counts, wanted):
             if size >= unit.block_characters or len(notes) == _ROWS_PER_BLOCK:
-                yield Block(unit.number, number, notes, Counter(counts))
+                yield block()
                 counts.clear()
                 notes, size, number = [], 0, number + 1
             notes.append(note)
             size += len(note.text)
-    yield Block(unit.number, number, notes, Counter(counts), is_last=True)
+    yield block(is_last=True)
 
 
 def part_names(folder: str) -> list[str]:
@@ -201,16 +269,18 @@ def part_names(folder: str) -> list[str]:
 
 def _done(folder: str, unit: Unit) -> dict[int, bool]:
     """Numbers of the unit's parts that are there, and whether each is its last."""
-    import pyarrow.parquet
-
     found = {}
     for name in part_names(folder):
-        of_unit, number = map(int, name.removesuffix(_PART_SUFFIX).split("-"))
+        of_unit, number = place_of(name)
         if of_unit == unit.number:
-            with open_binary(join(folder, name)) as stream:
-                about = pyarrow.parquet.read_schema(stream).metadata
-            found[number] = bool(json.loads(about[b"is_last"]))
+            found[number] = bool(read_about(folder, name)["is_last"])
     return found
+
+
+def place_of(part: str) -> tuple[int, int]:
+    """Number of a part's unit, and of its block in it."""
+    unit, number = part.removesuffix(_PART_SUFFIX).split("-")
+    return int(unit), int(number)
 
 
 def _write(table: "pyarrow.Table", uri: str) -> None:
@@ -219,7 +289,7 @@ def _write(table: "pyarrow.Table", uri: str) -> None:
 
     try:
         with create_binary(uri) if is_remote(uri) else _created(uri) as stream:
-            pyarrow.parquet.write_table(table, stream, compression="none")
+            pyarrow.parquet.write_table(table, stream, compression="lz4")
     except OSError as error:
         raise cannot_write(uri, error) from None
 

@@ -2,15 +2,16 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
 from pydantic import Field
 
+from clinscale.cells import as_id, as_text
 from clinscale.corpus.cleaning import CleaningConfig, clean
 from clinscale.errors import DataError
+from clinscale.filters import Choice, RowFilter
 from clinscale.records import (
     RECORD_SUFFIXES,
     Record,
@@ -42,10 +43,17 @@ class SourceConfig(TableFormat):
     MIMIC-III."""
 
     keep_rows: dict[str, tuple[str, ...]] = Field(default={})
-    """Read only rows whose column holds one of these values, e.g. `CATEGORY: [Discharge summary]`."""
+    """Read only rows whose column holds one of these values, e.g. `CATEGORY: [Discharge summary]`. A value that no row
+    holds is an error, where the column holds others."""
 
     drop_rows: dict[str, tuple[str, ...]] = Field(default={})
-    """Leave out rows whose column holds one of these values, e.g. `ISERROR: ["1"]`."""
+    """Leave out rows whose column holds one of these values, e.g. `ISERROR: ["1"]`, which is also what `1.0` means. A
+    value that no row holds is an error, where the column holds others."""
+
+    @property
+    def row_filter(self) -> RowFilter:
+        """A new filter of the rows that are read."""
+        return RowFilter(self.keep_rows, self.drop_rows)
 
 
 @dataclass(frozen=True)
@@ -75,24 +83,54 @@ def files_of(source: SourceConfig) -> list[str]:
     return tables if tables and any(uri.endswith("/state.json") for uri in found) else found
 
 
-def read_notes(uri: str, source: SourceConfig, cleaning: CleaningConfig, counts: Counter[str]) -> Iterator[Note]:
+def read_notes(
+    uri: str, source: SourceConfig, cleaning: CleaningConfig, counts: Counter[str], wanted: RowFilter
+) -> Iterator[Note]:
     """The notes of one file of a source; what is left out is counted as `filtered` or `empty`.
 
+    Args:
+        uri: of the file.
+        source: that it belongs to.
+        cleaning: what is done about rows without text.
+        counts: receives what is left out.
+        wanted: the source's `row_filter`, which notes what it has met.
+
     Raises:
-        DataError: the file is missing, unreadable or malformed, a column is absent, or a row has no text while
-            `cleaning.empty` is `raise`.
+        DataError: the file is missing, unreadable or malformed, a column is absent, a value is not what its column must
+            hold, or a row has no text while `cleaning.empty` is `raise`.
     """
-    for record in _records(uri, source):
-        if _filtered(record, source):
+    for record in _records(uri, source, wanted.columns):
+        if wanted.columns and not wanted.keeps(record):
             counts["filtered"] += 1
-        elif cleaning.empty == "skip" and _is_empty(record.fields[source.text_column]):
+            continue
+        text = record.read(as_text, source.text_column)
+        if text is None:
+            if cleaning.empty == "raise":
+                record.text(source.text_column)
             counts["empty"] += 1
-        else:
-            group = record.fields[source.group_column] if source.group_column else None
-            yield Note(
-                _id_of(record, source),
-                record.text(source.text_column),
-                None if group is None else str(group).strip(),
+            continue
+        yield Note(
+            record.need(as_id, source.id_column, "id")
+            if source.id_column
+            else f"{PurePath(uri).name}:{record.number}",
+            text,
+            record.read(as_id, source.group_column) if source.group_column else None,
+        )
+
+
+def refuse_unmet(source: SourceConfig, met: Iterable[Choice], others: Container[str]) -> None:
+    """DataError where a value that rows are chosen by is held by none of them: it is most likely spelled otherwise.
+
+    Args:
+        source: all of whose rows have been read.
+        met: the values that were held.
+        others: columns that hold other values, too; a column that is blank throughout is no reason to doubt.
+    """
+    for option, column, value in source.row_filter.unmet(met):
+        if column in others:
+            raise DataError(
+                f"{source.uri}: {option}: {column}: {value!r} is held by no row, and the column holds other values; "
+                "correct the value as the file spells it, or take it out"
             )
 
 
@@ -122,8 +160,9 @@ def read_documents(
     counts = Counter() if counts is None else counts
     seen: set[int] = set()
     for source in sources:
+        wanted = source.row_filter
         for uri in files_of(source):
-            for document in cleaned(read_notes(uri, source, cleaning, counts), cleaning, counts):
+            for document in cleaned(read_notes(uri, source, cleaning, counts, wanted), cleaning, counts):
                 if cleaning.drop_duplicates:
                     digest = text_digest(document.text)
                     if digest in seen:
@@ -131,6 +170,7 @@ def read_documents(
                         continue
                     seen.add(digest)
                 yield document
+        refuse_unmet(source, wanted.met, wanted.others)
 
 
 def source_digest(source: SourceConfig) -> tuple[str, int]:
@@ -153,34 +193,14 @@ def text_digest(text: str, salt: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=salted).digest(), "little")
 
 
-def _records(uri: str, source: SourceConfig) -> Iterator[Record]:
+def _records(uri: str, source: SourceConfig, conditions: Sequence[str]) -> Iterator[Record]:
     """The rows of a file of a source; a text file is one row."""
-    conditions = [*source.keep_rows, *source.drop_rows, *([source.group_column] if source.group_column else [])]
-    columns = [source.text_column, *([source.id_column] if source.id_column else []), *conditions]
+    of_tables = [*conditions, *([source.group_column] if source.group_column else [])]
     if data_suffix(uri) != TEXT_SUFFIX:
+        columns = [source.text_column, *([source.id_column] if source.id_column else []), *of_tables]
         yield from read_records(uri, columns, table=source)
-    elif conditions:
-        raise DataError(f"{uri} is a text file without column {conditions[0]!r}; choose rows of tables only")
+    elif of_tables:
+        raise DataError(f"{uri} is a text file without column {of_tables[0]!r}; choose rows of tables only")
     else:
         text = read_text(uri, source.encoding)
         yield Record(uri, 1, {source.text_column: text, source.id_column or "": PurePath(uri).name})
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _filtered(record: Record, source: SourceConfig) -> bool:
-    def holds(conditions: dict[str, tuple[str, ...]]) -> Iterator[bool]:
-        return (str(record.fields[column]).strip() in values for column, values in conditions.items())
-
-    return any(holds(source.drop_rows)) or not all(holds(source.keep_rows))
-
-
-def _id_of(record: Record, source: SourceConfig) -> str:
-    if source.id_column is None:
-        return f"{PurePath(record.uri).name}:{record.number}"
-    value = record.fields[source.id_column]
-    if value is None or not str(value).strip():
-        raise DataError(f"{record.place}: column {source.id_column!r} has no id; fill it, or give no id_column")
-    return str(value)
