@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from clinscale.cells import as_label
+from clinscale.cells import as_label, is_missing
 from clinscale.records import Record
 
 Choice = tuple[str, str, str]
@@ -54,7 +54,7 @@ class RowFilter:
         label = record.read(as_label, column)
         choice = values.get(label)
         if choice is None:
-            if label is not None:
+            if not is_missing(label):
                 self.others.add(column)
             return False
         self.met.add(choice)

@@ -211,3 +211,75 @@ def test_an_object_store_is_read_and_written(tmp_path):
     built = build_shards(config, "memory://hospital/shards")
     assert built.manifest.splits["train"].documents == 20
     assert not fs.glob("/hospital/shards/parts/*")
+
+
+def test_the_tokenizer_sees_nothing_of_what_is_left_out(tmp_path):
+    """A test document in other letters than the task's, a near copy, and a note that is filtered out."""
+    words = [f"common{number % 50}" for number in range(40)]
+    notes = [{"text": f"Note {number}: {' '.join(words)} {number}", "error": 0} for number in range(30)]
+    leaked = "Zyxwvö Zyxwvö Zyxwvö " + " ".join(f"secret{number}" for number in range(60))
+    near = " ".join(f"near{number}" for number in range(99))
+    notes += [{"text": leaked.upper().replace("Ö", "O"), "error": 0}, {"text": near, "error": 0}]
+    notes += [{"text": f"{near} nearcopy nearcopy", "error": 0}, {"text": "wrongnote " * 20, "error": 1.0}]
+    (tmp_path / "notes.jsonl").write_text("\n".join(map(json.dumps, notes)))
+    config = CorpusConfig.parse(
+        {
+            "sources": [{"uri": str(tmp_path / "notes.jsonl"), "drop_rows": {"error": ["1"]}}],
+            "vocab_size": 3000,
+            "validation_fraction": 0,
+            "cleaning": {"characters": "ascii"},
+            "near_duplicates": {"threshold": 0.8},
+        },
+        source="test",
+    )
+    built = build_shards(config, str(tmp_path / "set"), test_texts={"task": [leaked]})
+    assert built.manifest.leakage == {"task": {"test_documents": 1, "found": 1}}
+    assert {name: built.manifest.left_out[name] for name in ("filtered", "leaked")} == {"filtered": 1, "leaked": 1}
+    vocabulary = "".join(load_tokenizer(str(built.tokenizer_dir)).get_vocab()).lower()
+    assert "common" in vocabulary
+    assert not [word for word in ("zyx", "secret", "nearcopy", "wrong") if word in vocabulary]
+
+
+def test_a_value_that_no_row_holds_is_refused_over_all_files_of_a_source(tmp_path, monkeypatch):
+    """It may be spelled otherwise; where its column is blank throughout, there is nothing to leave out."""
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 50)
+
+    def build_of(folder, values, keep):
+        (tmp_path / folder).mkdir()
+        for number, value in enumerate(values):
+            rows = f'text,error\n"a note of some length, number {number}",{value}\n"another one, {number}",\n'
+            (tmp_path / folder / f"{number}.csv").write_text(rows)
+        source = {"uri": str(tmp_path / folder), keep: {"error": ["1"]}}
+        config = {"sources": [source], "vocab_size": 300, "validation_fraction": 0}
+        return build_shards(CorpusConfig.parse(config, source="test"), str(tmp_path / f"{folder}-set"))
+
+    for keep in ("drop_rows", "keep_rows"):
+        with pytest.raises(DataError, match=rf"{keep}: error: '1' is held by no row"):
+            build_of(f"other-{keep}", ["Y", "N", ""], keep)
+    assert build_of("some", ["Y", "", "1.0"], "drop_rows").manifest.left_out["filtered"] == 1
+    assert "filtered" not in build_of("blank", ["", "", "nan"], "drop_rows").manifest.left_out
+
+
+def test_columns_may_be_paths(tmp_path):
+    rows = [
+        {
+            "report": {"findings": f"note number {number}"},
+            "patient": {"id": number // 2 + 0.0},
+            "meta": [{"kind": "ct"}],
+        }
+        for number in range(40)
+    ]
+    (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, [*rows, {**rows[0], "meta": [{"kind": "x"}]}])))
+    source = {
+        "uri": str(tmp_path / "n.jsonl"),
+        "text_column": "report.findings",
+        "group_column": "patient.id",
+        "id_column": "patient.id",
+        "keep_rows": {"meta.0.kind": ["ct"]},
+    }
+    config = CorpusConfig.parse(
+        {"sources": [source], "vocab_size": 300, "validation_fraction": 0.3}, source="test"
+    )
+    built = build_shards(config, str(tmp_path / "set"))
+    assert built.manifest.left_out["filtered"] == 1
+    assert built.manifest.splits["validation"].documents % 2 == 0, "patients are whole"
