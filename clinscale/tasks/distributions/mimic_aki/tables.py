@@ -1,6 +1,7 @@
 """The tables of a MIMIC-III folder, streamed into a DuckDB database that lives only while they are read."""
 
 import contextlib
+import glob
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ class Tables:
             for column, as_spelled in head.columns.items()
         )
         return (
-            f"read_csv({_quoted(uri)}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
+            f"read_csv({_quoted(glob.escape(uri))}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
             f"columns={{{columns}}}, store_rejects=true, rejects_limit={MAX_FAULTS}, "
             "parallel=false)"  # parallel threads guess where rows begin, and fail on quoted line breaks
         )
