@@ -8,7 +8,7 @@ import typer
 
 from clinscale.cli.options import Address, Delimiter, Encoding, Json, Quotes, Sheet, paths_and_overrides
 from clinscale.cli.output import Steps, emit, table
-from clinscale.errors import ConfigError
+from clinscale.errors import ConfigError, DataError
 
 _LARGE_BYTES = 64 * 2**20
 """Below, starting Ray takes longer than the work."""
@@ -105,7 +105,12 @@ def _test_texts(task: str, path: str) -> list[str]:
     from clinscale.tasks import load_task, read_task
 
     data = read_task(load_task(task), path)
-    return [text for example in data.splits.get("test", ()) for text in (example.text, example.text_pair) if text]
+    texts = [text for example in data.splits.get("test", ()) for text in (example.text, example.text_pair) if text]
+    if not texts:
+        raise DataError(
+            f"--leakage {task}={path}: the task must have test documents there and has none; give their folder"
+        )
+    return texts
 
 
 def _show(shards: Any, as_json: bool) -> None:

@@ -68,8 +68,9 @@ class Tables:
             f"{_quoted(as_spelled)}: '{needed.get(column, 'VARCHAR')}'"
             for column, as_spelled in head.columns.items()
         )
+        place = _quoted(glob.escape(uri))  # DuckDB takes every path for a pattern
         return (
-            f"read_csv({_quoted(glob.escape(uri))}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
+            f"read_csv({place}, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
             f"columns={{{columns}}}, store_rejects=true, rejects_limit={MAX_FAULTS}, "
             "parallel=false)"  # parallel threads guess where rows begin, and fail on quoted line breaks
         )

@@ -128,6 +128,18 @@ def test_tables_in_an_object_store_are_read_where_they_lie(mimic, tmp_path):
         store.rm("/mimic", recursive=True)
 
 
+def test_a_folder_whose_name_matches_another_as_a_pattern_is_read_itself(mimic, tmp_path):
+    """DuckDB takes `mimic[1]` for a pattern, which `mimic1` fits."""
+    mimic.folder = tmp_path / "mimic1"
+    mimic.folder.mkdir()
+    mimic.write()  # nobody
+    mimic.stay()
+    mimic.creatinine(DAILY)
+    mimic.folder = tmp_path / "mimic[1]"
+    mimic.folder.mkdir()
+    assert select(mimic)[0] == [200001]
+
+
 def test_counts_unlike_the_release_are_remarked(mimic):
     mimic.stay()
     mimic.creatinine(DAILY)
