@@ -25,7 +25,7 @@ def cut_at_words(
     words: Sequence[Span],
     cuts: Collection[int] = (),
 ) -> tuple[list[int], list[Span]]:
-    """Ids and offsets of `text` in which no token reaches over the end of a word.
+    """Ids and offsets of `text` in which no token reaches over the end of a word, and each word has a token.
 
     Tokens that were added to the vocabulary, such as `[DATE]`, are cut at `cuts` alone, and neighbours in a script
     without blanks may share a token unless one of `cuts` lies between them.
@@ -44,22 +44,52 @@ def cut_at_words(
     first = np.searchsorted(ends, token_starts, side="right")
     behind = np.searchsorted(starts, token_ends, side="left")
     spelled = _Speller(tokenizer, text)
-    new_ids: list[int] = []
-    new_offsets: list[Span] = []
-    copied = 0
+    changed: dict[int, tuple[list[int], list[Span]]] = {}  # number of a token -> what stands in its place
     for token in np.flatnonzero(behind - first > 1).tolist():
         reached = words[first[token] : behind[token]]
         pieces = _pieces(text, reached, offsets[token], cuts, only_cuts=spelled.is_added(ids[token]))
-        if len(pieces) == 1:
-            continue
-        new_ids += ids[copied:token]
-        new_offsets += offsets[copied:token]
+        if len(pieces) > 1:
+            found = [spelled.ids(piece, of=None if number else ids[token]) for number, piece in enumerate(pieces)]
+            spans = [piece for piece, of_one in zip(pieces, found, strict=True) for _ in of_one]
+            changed[token] = [one for of_one in found for one in of_one], spans
+    unknown = tokenizer.unk_token_id
+    for word in (
+        np.flatnonzero(_num_tokens(first, behind, len(words)) == 0).tolist() if unknown is not None else ()
+    ):
+        # dropped by the tokenizer, as zero bytes and half-read characters are by BERT's
+        token = int(np.searchsorted(token_starts, starts[word]))
+        old_ids, spans = changed.get(token, (list(ids[token : token + 1]), list(offsets[token : token + 1])))
+        at = sum(span[1] <= starts[word] for span in spans)
+        changed[token] = [*old_ids[:at], unknown, *old_ids[at:]], [*spans[:at], words[word], *spans[at:]]
+    new_ids: list[int] = []
+    new_offsets: list[Span] = []
+    copied = 0
+    for token in sorted(changed):
+        new_ids += [*ids[copied:token], *changed[token][0]]
+        new_offsets += [*offsets[copied:token], *changed[token][1]]
         copied = token + 1
-        for number, piece in enumerate(pieces):
-            found = spelled.ids(piece, of=ids[token] if number == 0 else None)
-            new_ids += found
-            new_offsets += [piece] * len(found)
-    return [*new_ids, *ids[copied:]], [*new_offsets, *offsets[copied:]]
+    return [*new_ids, *ids[copied:]], _to_ends_of_words([*new_offsets, *offsets[copied:]], ends)
+
+
+def _to_ends_of_words(offsets: list[Span], ends: np.ndarray) -> list[Span]:
+    """Offsets of which the last of each word reaches to its end, though the tokenizer drops an accent there."""
+    if not offsets or not len(ends):
+        return offsets
+    token_starts, token_ends = np.array(offsets, dtype=int).T
+    word_ends = ends[np.minimum(np.searchsorted(ends, token_ends), len(ends) - 1)]
+    is_last = np.append(token_starts[1:], word_ends[-1]) >= word_ends
+    for token in np.flatnonzero((token_starts < token_ends) & (token_ends < word_ends) & is_last).tolist():
+        offsets[token] = (offsets[token][0], int(word_ends[token]))
+    return offsets
+
+
+def _num_tokens(first: np.ndarray, behind: np.ndarray, num_words: int) -> np.ndarray:
+    """Of each word, how many tokens reach into it."""
+    visible = behind > first
+    steps = np.bincount(first[visible], minlength=num_words + 1) - np.bincount(
+        behind[visible], minlength=num_words + 1
+    )
+    return np.asarray(np.cumsum(steps)[:num_words])
 
 
 def _pieces(

@@ -90,7 +90,9 @@ class SpansKind(Kind):
         for window, output in zip(windows, outputs, strict=True):
             positions = window.text_positions
             here = slice(window.first_token, window.first_token + len(positions))
-            offsets[here] = [_offset(window, position) for position in positions]
+            offsets[here] = np.array([_offset(window, position) for position in positions], dtype=int).reshape(
+                -1, 2
+            )
             visible = offsets[here, 0] < offsets[here, 1]  # an answer neither starts nor ends on white space
             none = 1.0
             for side, name in enumerate(("start_logits", "end_logits")):

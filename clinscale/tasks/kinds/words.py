@@ -24,7 +24,7 @@ _WORD = regex.compile(
     rf"|(?:[\p{{N}}--[{_UNSPACED}]]{_ATTACHED})+"
     r"|(?<=\p{L})['’](?:s|t|re|ve|m|ll|d)(?!\p{L})"  # English clitics, one token to byte-level tokenizers
     rf"|[{_UNSPACED}]{_ATTACHED}"
-    rf"|([^\p{{L}}\p{{N}}\s])\1*{_ATTACHED}",
+    rf"|([^\p{{L}}\p{{N}}\s\x1c-\x1f])\1*{_ATTACHED}",
     regex.V1,
 )
 _ATTACHED_CHARACTER = regex.compile(_ATTACHED)

@@ -85,7 +85,7 @@ def locate(text: str, marks: Sequence[Mark]) -> list[Span | None]:
     if None not in spans:
         return spans
     order = sorted(range(len(marks)), key=lambda number: marks[number].start)
-    counts = dict.fromkeys((int, _count_of(text, marks)))
+    counts: tuple[_Count, ...] = (int, _count_of(text, marks))
     ways = [_least_drift([_Sought(text, marks[number], count) for number in order]) for count in counts]
     best = min(ways, key=lambda way: way.cost)
     for number, span in zip(order, best.spans(), strict=True):

@@ -32,7 +32,7 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
         DataError: a column is absent, or a file is malformed as a whole.
     """
     columns = task.columns
-    gold: tuple[str, ...] = {
+    gold = {
         "sequence": () if task.label_from == "file" else columns.labels or (columns.label,),
         "pair": () if task.label_from == "file" else (columns.label,),
         "tokens": (columns.tokens, columns.tags) if columns.tokens else (columns.entities or "",),
