@@ -57,7 +57,7 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
                 if not rows.keeps(record):
                     findings.leave_out(NOT_KEPT)
                     continue
-                if is_rejected(record.fields, gold):
+                if is_rejected(record.fields, [column for column in gold if column]):
                     findings.leave_out(REJECTED)
                     continue
                 findings.find("documents", task.kind in ("sequence", "tokens"))
