@@ -45,7 +45,8 @@ _SHORT_NAME = re.compile(r"(?=.*[0-9])[\w.:/#+-]{1,40}", re.ASCII)
 def is_missing(value: Any) -> bool:
     """Whether a value stands for nothing: null, NaN, NaT, a blank or the way that a CSV spells these."""
     if isinstance(value, str):
-        return not value.strip() or value.strip() in SPELLED_MISSING
+        # a long text is neither stripped nor hashed, which would take longer than all else here
+        return not value or value.isspace() or (len(value) < 40 and value.strip() in SPELLED_MISSING)
     if isinstance(value, Decimal):
         return value.is_nan()
     return (
@@ -66,7 +67,7 @@ def as_text(value: Any, column: str) -> str | None:
     if not isinstance(value, str):
         raise _not("text", value, column)
     _refuse_half_a_character(value, column)
-    if _BASE64.match(value, 0, 200) and _BASE64.fullmatch(value.translate(_LINE_ENDS)):
+    if " " not in value[:60] and _BASE64.match(value, 0, 200) and _BASE64.fullmatch(value.translate(_LINE_ENDS)):
         raise CellError(f"column {column!r} holds base64 where text is needed", "decode it into a column of text")
     return value
 
@@ -182,6 +183,8 @@ def _is_truth(value: Any) -> bool:
 
 
 def _refuse_half_a_character(text: str, column: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -441,6 +441,12 @@ class TestI2b2Xml:
         examples, findings = read(read_i2b2_xml, "tokens", files, format="i2b2_xml", on_error="skip")
         assert (len(examples), findings.rejected) == (5, {"malformed XML": 1})
 
+    def test_a_tag_whose_id_is_a_text_is_named_by_its_number(self, read):
+        tags = self.tag(4, 11, "Invento"), self.tag("x", 12, "Invento", id="Jane Roe, HIV positive")
+        with pytest.raises(DataError, match=r"a\.xml tag 2: ") as error:
+            read(read_i2b2_xml, "tokens", {"a.xml": self.document("Dr. Invento", *tags)}, format="i2b2_xml")
+        assert "Jane" not in str(error.value)
+
     def test_tags_that_say_too_little_and_empty_texts_are_rejected(self, read):
         files = {
             "a.xml": self.document("Dr. Invento", self.tag("x", 12, "Invento"), self.tag(4, 11, "Invento")),
