@@ -1,7 +1,9 @@
 """`clinscale predict`: answers on documents of any length."""
 
+import contextlib
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,13 +12,39 @@ from clinscale.cli.output import Steps, emit
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, InferencePrecision
 
+if TYPE_CHECKING:
+    from clinscale.predict import Tally
+
+# those of clinscale.tasks, which mypy compares: to import it would load NumPy for every verb
+_OnError = Literal["raise", "skip"]
+_Format = Literal["text", "records", "bio", "i2b2_xml", "squad"]
+
 
 def predict(
     model: Annotated[str, typer.Argument(help="Folder of a fine-tuned model, or NAME, NAME@alias, NAME/version.")],
     inputs: Annotated[
-        list[str], typer.Argument(help="Text files (one document each), CSV, JSONL, Parquet; folders.")
+        list[str],
+        typer.Argument(
+            help="Files and folders: text (one document each), CSV, JSONL, Parquet and other tables, BIO, SQuAD, XML."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="JSON lines file for the predictions.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="File for the answers: .jsonl, .parquet, or .csv (formulas made harmless by ')."
+        ),
+    ] = None,
+    on_error: Annotated[
+        _OnError | None,
+        typer.Option(
+            "--on-error",
+            help="What cannot be read: raise refuses all, skip gives it a line with its error; default: as the task.",
+        ),
+    ] = None,
+    format: Annotated[
+        _Format | None,
+        typer.Option("--format", help="What each input is; told by its name and beginning otherwise."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 8,
     attention: Annotated[
         Attention, typer.Option("--attention", help="exact: HF's numbers, faster; hf: HF's own code.")
@@ -37,81 +65,62 @@ def predict(
 ) -> None:
     """Predict on documents longer than the model, too: windows are stitched.
 
-    With `--workers` documents and answers are streamed, so that neither has to fit into memory; on a cluster, inputs
-    and HOME lie where all nodes see them.
+    Files are read as the model's task read them for training, without labels. Each document gets a line with its `id`,
+    `file` and `row`, then its answer or an `error`, in order. Documents and answers are streamed, so that neither has
+    to fit into memory; with `--workers` on a cluster, inputs and HOME lie where all nodes see them.
 
     Example: `clinscale predict tcga_organ@champion reports.csv --out predictions.jsonl`
     """
     from clinscale import registry
+    from clinscale.predict import Line, TaskCard, check_out, predict_files
+    from clinscale.runtime import ray_session
 
     if workers and out is None:
         raise ConfigError(f"--workers {workers} writes its answers to a file; add --out predictions.jsonl")
+    if out is not None:
+        check_out(out)
     folder = model
     if not Path(model).exists():
         folder = registry.fetch_model(registry.connect(tracking_uri, home=home), model, home=home).path
-    if workers and out is not None:
-        values = _on_workers(folder, inputs, out, workers, address, batch_size, attention, precision)
-        shown: list[str] = []
-    else:
-        values = _here(folder, inputs, out, batch_size, attention, precision)
-        shown = [] if out else list(map(str, values["predictions"]))
-    written = f"{values['documents']} documents predicted" + (f", written to {out}" if out else "")
-    emit(values, as_json=json, people=[*shown, written])
-
-
-def _here(
-    folder: str,
-    inputs: list[str],
-    out: Path | None,
-    batch_size: int,
-    attention: Attention,
-    precision: InferencePrecision,
-) -> dict[str, Any]:
-    from clinscale.predict import load_predictor, read_documents, write_predictions
-
-    predictor = load_predictor(folder, batch_size=batch_size, attention=attention, precision=precision)
-    documents = list(read_documents(inputs, predictor.card))
-    done = 0
-
-    with Steps("Predicting") as steps:
-
-        def on_progress(windows: int) -> None:
-            nonlocal done
-            done += windows
-            steps.update(done, None, f"windows of {len(documents)} documents")
-
-        predictions = predictor.predict(documents, on_progress)
-    if out is not None:
-        write_predictions(out, documents, predictions)
-    rows = [{"id": document.id, **prediction} for document, prediction in zip(documents, predictions, strict=True)]
-    task = predictor.card.task.name
-    return {"task": task, "precision": precision, "documents": len(rows), "predictions": rows}
-
-
-def _on_workers(
-    folder: str,
-    inputs: list[str],
-    out: Path,
-    workers: int,
-    address: str | None,
-    batch_size: int,
-    attention: Attention,
-    precision: InferencePrecision,
-) -> dict[str, Any]:
-    from clinscale.predict import TaskCard, predict_files
-    from clinscale.runtime import ray_session
-
-    with ray_session(address) as cluster, Steps("Predicting") as steps:
-        documents = predict_files(
+    lines: list[Line] = []
+    with (
+        ray_session(address) if workers else contextlib.nullcontext() as cluster,
+        Steps("Predicting") as steps,
+    ):
+        tally = predict_files(
             folder,
             inputs,
             out,
+            on_error=on_error,
+            format=format,
             num_workers=workers,
             cluster=cluster,
             batch_size=batch_size,
             attention=attention,
             precision=precision,
-            on_progress=lambda done, total: steps.update(done, total, "documents"),
+            on_lines=lines.extend if out is None or (json and not workers) else None,
+            on_progress=lambda done, total, windows: steps.update(
+                done, total, f"documents, {windows} windows" if windows else "documents"
+            ),
         )
-    task = TaskCard.read(folder).task.name
-    return {"task": task, "precision": precision, "documents": documents, "out": str(out)}
+    values = {
+        "task": TaskCard.read(folder).task.name,
+        "precision": precision,
+        "documents": tally.documents,
+        "errors": tally.errors,
+        "repeated_ids": tally.repeated_ids,
+        **({"out": str(out)} if workers else {"predictions": lines}),
+    }
+    shown = [] if out else [dumps(line, ensure_ascii=False) for line in lines]
+    emit(values, as_json=json, people=[*shown, _summary(tally, out)])
+
+
+def _summary(tally: "Tally", out: Path | None) -> str:
+    told = f"{tally.documents - tally.errors} of {tally.documents} documents predicted"
+    told = told if tally.errors else f"{tally.documents} documents predicted"
+    told += f", written to {out}" if out else ""
+    if tally.errors:
+        told += f"; {tally.errors} could not be read and have a line with their error"
+    if tally.repeated_ids:
+        told += f"; {tally.repeated_ids} have the id of an earlier one: file and row tell them apart"
+    return told

@@ -1,51 +1,159 @@
-"""What users hand to `clinscale predict`, and what they get back."""
+"""What users hand to `clinscale predict`: files and folders, read as the task's files were for training."""
 
-import json
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Self
 
-from clinscale.errors import DataError
+from clinscale.errors import ConfigError, DataError
 from clinscale.predict.card import TaskCard
-from clinscale.records import RECORD_SUFFIXES, data_suffix, list_files, read_records, read_text
-from clinscale.storage import atomic_path
-from clinscale.tasks import Example, Prediction
-
-_TEXTS = (".txt", ".text")
-
-
-def read_documents(uris: Sequence[str], card: TaskCard) -> Iterator[Example]:
-    """Documents from text files (one each) and tables.
-
-    Columns are as the task names them; a question about the text is in `question`, an id in `id` where there is one.
-
-    Raises:
-        DataError: missing file, absent column, row without text, invalid UTF-8.
-    """
-    columns = card.task.columns
-    pair = columns.text_pair or {"pair": "text_pair", "spans": "question"}.get(card.task.kind)
-    for uri in uris:
-        for path in list_files(uri, [*_TEXTS, *RECORD_SUFFIXES]):
-            if data_suffix(path) not in RECORD_SUFFIXES:
-                text = read_text(path)
-                if not text.strip():
-                    raise DataError(f"{path} has no text; fill it or leave it out")
-                yield Example(id=Path(path).name, text=text)
-                continue
-            for record in read_records(path, [*columns.texts, *([pair] if pair else [])]):
-                yield Example(
-                    id=str(record.fields.get(columns.id or "id") or record.number),
-                    text="\n".join(record.text(column) for column in columns.texts),
-                    text_pair=record.text(pair) if pair else None,
-                )
+from clinscale.records import list_files
+from clinscale.storage import filesystem, is_remote, join
+from clinscale.tasks import (
+    DOCUMENT_SUFFIXES,
+    DocumentFormat,
+    Example,
+    OnError,
+    TaskConfig,
+    document_format,
+    read_unlabelled,
+)
 
 
-def write_predictions(path: str | Path, examples: Sequence[Example], predictions: Sequence[Prediction]) -> None:
-    """JSON lines of `id` and the prediction, whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for example, prediction in zip(examples, predictions, strict=True):
-            stream.write(prediction_line(example, prediction))
+@dataclass(frozen=True)
+class Source:
+    """One file of documents."""
+
+    file: str
+    """As the user named it."""
+    path: str
+    """Where it is read from, on any node."""
+    format: DocumentFormat
+    name: str
+    """Begins the ids of documents that bring none; no other source of one reading has the same."""
 
 
-def prediction_line(example: Example, prediction: Prediction) -> str:
-    """The JSON line of one document."""
-    return json.dumps({"id": example.id, **prediction}, ensure_ascii=False) + "\n"
+@dataclass(frozen=True)
+class Document:
+    """One document to answer, or the reason why that cannot be."""
+
+    id: str
+    file: str
+    """`file` and `row` tell documents apart whose ids are equal."""
+    row: int
+    """Counted from 1: row of a table, sentence of a BIO file, question of a SQuAD file."""
+    example: Example | None
+    fault: str = ""
+    """A clause that holds no text of the document."""
+
+    def refusal(self, fault: str) -> DataError:
+        """The error that says what is wrong with it, where that is to be raised."""
+        place = f"{self.file} row {self.row}"
+        return DataError(f"{place}: {fault}; mend it, or answer the others by --on-error skip")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The documents of all files given, in order, to be gone through as often as needed; small, for other processes."""
+
+    task: TaskConfig
+    sources: tuple[Source, ...]
+    on_error: OnError
+
+    @classmethod
+    def find(
+        cls,
+        uris: Sequence[str],
+        card: TaskCard,
+        *,
+        on_error: OnError | None = None,
+        format: DocumentFormat | None = None,
+    ) -> Self:
+        """The files among and below `uris`.
+
+        Args:
+            uris: files and folders, local or remote.
+            card: of the model that will answer.
+            on_error: what becomes of a document that cannot be read or answered: `raise` refuses all, `skip` gives a
+                line that says why. Absent: as the task was trained.
+            format: what each file is; absent: told by name and beginning.
+
+        Raises:
+            ConfigError: a file is given twice.
+            DataError: as `list_files` and `document_format`.
+        """
+        files: dict[str, tuple[str, DocumentFormat]] = {}
+        for uri in uris:
+            for path, file in _files_of(uri):
+                if path in files:
+                    raise ConfigError(f"{file} must be given once, got it twice; name it or its folder, not both")
+                files[path] = (file, format or document_format(card.task, path))
+        names = _names({path: format for path, (_, format) in files.items()}, card.task)
+        sources = tuple(Source(file, path, format, names[path]) for path, (file, format) in files.items())
+        return cls(card.task, sources, on_error or card.task.on_error)
+
+    def check_out(self, out: str | Path) -> None:
+        """Refuse a file for the answers that is one of the files to read."""
+        for source in self.sources if Path(out).exists() else ():
+            if not is_remote(source.path) and Path(out).samefile(source.path):
+                raise ConfigError(f"{out} must not be among the inputs, got one of them; write to another file")
+
+    def count(self) -> int:
+        """How many documents there are; reads all of them.
+
+        Raises:
+            DataError: as `documents`.
+        """
+        return sum(1 for _ in self.documents())
+
+    def documents(self) -> Iterator[Document]:
+        """One after the other, those that cannot be read among them.
+
+        Raises:
+            DataError: a document cannot be read where that is to be raised; a table is malformed as a whole or lacks a
+                column; a file holds no document.
+        """
+        for source in self.sources:
+            found = None
+            for found in read_unlabelled(self.task, source.path, source.format, source.name):
+                document = Document(found.id, source.file, found.row, found.example, found.fault)
+                if document.fault and self.on_error == "raise":
+                    raise document.refusal(document.fault)
+                yield document
+            if found is None:
+                raise DataError(f"{source.file} holds no document; leave it out")
+
+    def chunks(self, size: int) -> Iterator[list[Document]]:
+        """The documents in lists of `size`, the last one shorter."""
+        documents = self.documents()
+        while chunk := list(itertools.islice(documents, size)):
+            yield chunk
+
+
+def _files_of(uri: str) -> Iterator[tuple[str, str]]:
+    """(path that holds on any node, the same as the user would name it) of each file."""
+    root = uri if is_remote(uri) else filesystem(uri)[1]
+    for path in list_files(root, DOCUMENT_SUFFIXES):
+        below = path.removeprefix(root).lstrip("/") if path != root else ""
+        yield path, _printable(join(uri, below) if below else uri)
+
+
+def _printable(name: str) -> str:
+    """A file name as UTF-8 can hold it; one that no encoding fits holds halves of characters."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _names(formats: dict[str, DocumentFormat], task: TaskConfig) -> dict[str, str]:
+    """Path -> a name of its own: its stem as in training, a text file's whole name; a path where that is another's."""
+    short = {}
+    for path, format in formats.items():
+        whole = format == "text" and task.format != "brat"
+        short[path] = PurePosixPath(path).name if whole else PurePosixPath(path.removesuffix(".gz")).stem
+    shared = Counter(short.values())
+    alike = [path for path in formats if shared[short[path]] > 1]
+    parts = zip(*(path.split("/")[:-1] for path in alike), strict=False)
+    above = sum(1 for _ in itertools.takewhile(lambda part: len(set(part)) == 1, parts))
+    long = {path: "/".join(path.split("/")[above:]) for path in alike}
+    return {path: _printable(long.get(path, short[path])) for path in formats}

@@ -1,10 +1,10 @@
 """What a registered model takes along, so that MLflow can load and serve it where clinscale is not installed."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clinscale
+from clinscale.predict.answers import COLUMNS
 from clinscale.predict.card import TaskCard
 from clinscale.predict.requirements import read_requirements
 
@@ -20,41 +20,12 @@ _ROOMS = (
 _EXAMPLE = "The patient was admitted with chest pain. Metoprolol 25 mg was given twice daily."
 _SECOND_TEXTS = {"pair": "The patient has no pain.", "spans": "What dose of metoprolol was given?"}
 
-_PARAMS = [{"name": "batch_size", "type": "long", "default": 8, "shape": None}]
-"""Windows of one forward pass at most; no answer depends on it."""
-
-
-def _column(name: str, type: str, *, required: bool = True, **more: Any) -> dict[str, Any]:
-    return {"name": name, "type": type, "required": required, **more}
-
-
-_LABELS = [
-    _column("label", "string"),
-    _column("labels", "array", items={"type": "string"}),
-    _column("scores", "map", values={"type": "double"}),
+_PARAMS: list[dict[str, Any]] = [
+    {"name": "batch_size", "type": "long", "default": 8, "shape": None},
+    {"name": "on_error", "type": "string", "default": "", "shape": None},
 ]
-_ENTITY = {"start": "long", "end": "long", "label": "string", "score": "double"}
-_OUTPUTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "sequence": _LABELS,
-    "pair": _LABELS,
-    "tokens": [
-        _column(
-            "entities",
-            "array",
-            items={
-                "type": "object",
-                "properties": {name: {"type": type, "required": True} for name, type in _ENTITY.items()},
-            },
-        )
-    ],
-    "spans": [
-        _column("answer", "string"),
-        _column("start", "long", required=False),
-        _column("end", "long", required=False),
-        _column("score", "double"),
-    ],
-}
-"""What each kind's `decode` answers, as MLflow writes it."""
+"""Windows of one forward pass at most, on which no answer depends; and what becomes of a row without text, `raise` or
+`skip`, by default as the task says."""
 
 
 def as_pyfunc(folder: str | Path) -> "registry.Pyfunc":
@@ -72,8 +43,8 @@ def as_pyfunc(folder: str | Path) -> "registry.Pyfunc":
         pip_requirements=read_requirements(folder),
         code_files=_own_code(),
         signature={
-            "inputs": [_column(name, "string") for name in example],
-            "outputs": _OUTPUTS[kind],
+            "inputs": [{"name": name, "type": "string", "required": True} for name in example],
+            "outputs": list(COLUMNS[kind]),
             "params": _PARAMS,
         },
         input_example=[example],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from clinscale import corpus, models
 from clinscale.predict.batching import collate, length_sorted_batches
 from clinscale.predict.card import TaskCard
-from clinscale.tasks import Example, Outcomes, Prediction, Window, kind_of
+from clinscale.tasks import Example, Outcomes, Prediction, Window, kind_of, lines_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,9 +47,12 @@ class Predictor:
     ) -> list[Prediction]:
         """One prediction for each example, in order; documents longer than the model are read in windows.
 
+        A model of single lines (`unit: line`) reads the lines of a document one by one, as it was trained.
         `on_progress` is called with the number of windows done in each batch. `windows` are those of each example,
         from a caller who asks about the same examples again and again; they are made where None.
         """
+        if self.card.task.unit == "line" and windows is None and any("\n" in one.text for one in examples):
+            return self._predict_by_line(examples, on_progress)
         was_training = self.model.training
         self.model.eval()
         predictions = []
@@ -61,6 +64,21 @@ class Predictor:
         finally:
             self.model.train(was_training)
         return predictions
+
+    def _predict_by_line(
+        self, examples: Sequence[Example], on_progress: Callable[[int], None] | None
+    ) -> list[Prediction]:
+        places, lines = [], []
+        for number, example in enumerate(examples):
+            for line_number, start, line in lines_of(example.text):
+                places.append((number, start))
+                lines.append(Example(f"{example.id}:{line_number}", line))
+        found: list[Prediction] = [{"entities": []} for _ in examples]
+        for (number, start), prediction in zip(places, self.predict(lines, on_progress), strict=True):
+            for entity in prediction["entities"]:
+                moved = {"start": entity["start"] + start, "end": entity["end"] + start}
+                found[number]["entities"].append(entity | moved)
+        return found
 
     def _predict_chunk(
         self,

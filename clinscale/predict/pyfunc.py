@@ -14,8 +14,9 @@ import mlflow.models
 import mlflow.pyfunc
 
 import clinscale
+from clinscale.cells import CellError
 from clinscale.errors import ConfigError
-from clinscale.predict import load_predictor
+from clinscale.predict import Document, answer, load_predictor
 from clinscale.records import Record
 from clinscale.tasks import Example
 
@@ -35,29 +36,35 @@ class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[Any]:
         """One JSON-ready prediction for each row of a table with `text` and, where needed, `text_pair`.
 
-        `params["batch_size"]` is the most windows of one forward pass.
+        `params["batch_size"]` is the most windows of one forward pass. `params["on_error"]` says what becomes of a row
+        without text: `raise` (also where the task says nothing else) refuses all, `skip` answers it by an `error`.
 
         Raises:
-            ConfigError: a batch size below 1.
+            ConfigError: a batch size below 1, or an `on_error` that is neither.
             DataError: absent column, or a row without text.
         """
         batch_size = int((params or {}).get("batch_size", self._predictor.batch_size))
         if batch_size < 1:
             raise ConfigError(f"params: batch_size must be at least 1, got {batch_size}")
+        on_error = (params or {}).get("on_error") or self._predictor.card.task.on_error
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"params: on_error must be raise or skip, got {on_error!r}")
         self._predictor.batch_size = batch_size
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
         pair = self._predictor.card.task.kind in ("pair", "spans")
-        examples = []
+        documents = []
         for number, fields in enumerate(rows, 1):
             record = Record("input", number, fields)
-            examples.append(
-                Example(
-                    id=str(number),
-                    text=record.text("text"),
-                    text_pair=record.text("text_pair") if pair else None,
-                )
-            )
-        return self._predictor.predict(examples)
+            example, fault = None, ""
+            try:
+                example = Example(str(number), record.text("text"), record.text("text_pair") if pair else None)
+            except CellError as error:
+                if on_error == "raise":
+                    raise
+                fault = error.reason
+            documents.append(Document(str(number), "input", number, example, fault))
+        lines = answer(self._predictor, documents, on_error)
+        return [{key: value for key, value in line.items() if key not in ("id", "file", "row")} for line in lines]
 
 
 mlflow.models.set_model(ClinscaleModel())

@@ -11,7 +11,7 @@ from clinscale.tasks.catalog import catalog, load_task, options_of
 from clinscale.tasks.example import Answer, Entity, Example, TaskData
 from clinscale.tasks.findings import Findings, NoExamplesError, OnError
 from clinscale.tasks.kinds import Kind, LongDocuments, Prediction, Window, kind_of, metric_of
-from clinscale.tasks.read import read_examples, read_task
+from clinscale.tasks.read import lines_of, read_examples, read_task
 from clinscale.tasks.statistics import (
     Band,
     Comparison,
@@ -26,12 +26,21 @@ from clinscale.tasks.statistics import (
 )
 from clinscale.tasks.survey import counts_of, survey
 from clinscale.tasks.task import ColumnsConfig, TaskConfig
+from clinscale.tasks.unlabelled import (
+    DOCUMENT_SUFFIXES,
+    DocumentFormat,
+    Unlabelled,
+    document_format,
+    read_unlabelled,
+)
 
 __all__ = [
+    "DOCUMENT_SUFFIXES",
     "Answer",
     "Band",
     "ColumnsConfig",
     "Comparison",
+    "DocumentFormat",
     "Entity",
     "Estimate",
     "Example",
@@ -44,6 +53,7 @@ __all__ = [
     "Prediction",
     "TaskConfig",
     "TaskData",
+    "Unlabelled",
     "Window",
     "by_length",
     "catalog",
@@ -53,13 +63,16 @@ __all__ = [
     "counts_of",
     "differences_by_label",
     "differences_by_length",
+    "document_format",
     "estimate",
     "kind_of",
+    "lines_of",
     "load_task",
     "metric_of",
     "options_of",
     "read_examples",
     "read_task",
+    "read_unlabelled",
     "survey",
     "trivial",
 ]

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from clinscale.cells import SPELLED_MISSING, as_label
 from clinscale.errors import DataError
@@ -191,27 +191,27 @@ def _in_units(task: TaskConfig, examples: Sequence[Example]) -> tuple[Example, .
 
 def _lines(example: Example) -> list[Example]:
     """Each line with something on it, and what of the entities lies in it; an entity over a line break is parted."""
-    lines, start = [], 0
-    for number, line in enumerate(example.text.split("\n"), 1):
+    lines = []
+    for number, start, line in lines_of(example.text):
         end = start + len(line)
-        if line.strip():
-            inside = (
-                Entity(max(e.start, start) - start, min(e.end, end) - start, e.label)
-                for e in example.entities
-                if e.start < end and e.end > start
-            )
-            visible = tuple(e for e in inside if not line[e.start : e.end].isspace())
-            lines.append(
-                Example(
-                    f"{example.id}:{number}",
-                    line,
-                    entities=visible,
-                    group=example.group or example.id,
-                    place=example.place,
-                )
-            )
-        start = end + 1
+        inside = (
+            Entity(max(e.start, start) - start, min(e.end, end) - start, e.label)
+            for e in example.entities
+            if e.start < end and e.end > start
+        )
+        visible = tuple(e for e in inside if not line[e.start : e.end].isspace())
+        group = example.group or example.id
+        lines.append(Example(f"{example.id}:{number}", line, entities=visible, group=group, place=example.place))
     return lines
+
+
+def lines_of(text: str) -> Iterator[tuple[int, int, str]]:
+    """Number, from 1, first character and text of each line with something on it."""
+    start = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, start, line
+        start += len(line) + 1
 
 
 def _settle_labels(task: TaskConfig, splits: dict[str, tuple[Example, ...]]) -> tuple[str, ...]:

@@ -103,10 +103,24 @@ def test_predict_reads_and_writes_what_users_have(demo_data, base_models, tmp_pa
     )
     assert trained.returncode == 0, trained.stderr
     folder = Path(json.loads(trained.stdout)["path"])
-    (tmp_path / "new.csv").write_text("id,premise,hypothesis\nn1,the patient has a fever,there is fever\n")
-    told = clinscale("predict", folder, tmp_path / "new.csv", "--out", tmp_path / "out.jsonl", "--json")
+    rows = "0,the patient has a fever,there is fever\n0,,no fever\n"
+    (tmp_path / "new.csv").write_text(f"id,premise,hypothesis\n{rows}")
+    command = ["predict", folder, tmp_path / "new.csv", "--out", tmp_path / "out.jsonl", "--json"]
+    refused = clinscale(*command)
+    assert refused.returncode == 2
+    assert "new.csv row 2: column 'premise' has no text; mend it, or answer the others by --on-error skip" in (
+        refused.stderr
+    )
+    assert not (tmp_path / "out.jsonl").exists()
+    told = clinscale(*command, "--on-error", "skip")
     assert told.returncode == 0, told.stderr
-    [prediction] = json.loads(told.stdout)["predictions"]
-    assert prediction["id"] == "n1"
+    answered = json.loads(told.stdout)
+    assert (answered["documents"], answered["errors"], answered["repeated_ids"]) == (2, 1, 1)
+    prediction, fault = answered["predictions"]
+    assert prediction["id"] == "0"
     assert sum(prediction["scores"].values()) == pytest.approx(1)
-    assert json.loads((tmp_path / "out.jsonl").read_text()) == prediction
+    assert fault == {
+        **{"id": "0", "file": str(tmp_path / "new.csv"), "row": 2},
+        "error": "column 'premise' has no text",
+    }
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [prediction, fault]

@@ -84,6 +84,23 @@ def test_long_documents_are_read_to_their_end_and_nothing_is_told_twice(folders,
     assert found == [(start, start + 2) for start in starts]
 
 
+def test_a_model_of_lines_reads_the_lines_of_a_document_as_it_was_trained(folders, documents):
+    trained = load_predictor(folders("demo_entities", "longformer"))
+    lines = [" ".join(document.text.split())[:200] for document in documents("demo_entities")[:3]]
+    text = "\n".join([lines[0], " ", *lines[1:]])
+    card = trained.card.model_copy(update={"task": trained.card.task.model_copy(update={"unit": "line"})})
+    by_line = Predictor(trained.model, trained.tokenizer, card)
+    expected, start = [], 0
+    for line in text.split("\n"):
+        [found] = by_line.predict([replace(documents("demo_entities")[0], text=line)]) if line.strip() else [None]
+        for entity in found["entities"] if found else ():
+            expected.append((entity["start"] + start, entity["end"] + start, entity["label"]))
+        start += len(line) + 1
+    [whole] = by_line.predict([replace(documents("demo_entities")[0], text=text, entities=())])
+    assert expected
+    assert [(one["start"], one["end"], one["label"]) for one in whole["entities"]] == expected
+
+
 def test_progress_counts_every_window_once(folders, documents):
     predictor, seen = load_predictor(folders("demo_entities", "longformer", 64), batch_size=2), []
     examples = documents("demo_entities")

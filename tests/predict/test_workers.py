@@ -11,7 +11,7 @@ import pytest
 
 from clinscale import corpus, models
 from clinscale.errors import CapacityError, DataError
-from clinscale.predict import TaskCard, load_predictor, predict_files, read_documents, write_predictions
+from clinscale.predict import TaskCard, predict_files
 from clinscale.tasks import kind_of, load_task, read_task
 
 pytestmark = pytest.mark.ray
@@ -32,10 +32,11 @@ def folder(base_models, demo_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(demo_data, tmp_path_factory):
-    """Sixty documents of very different lengths in a table and two text files."""
+    """Sixty documents of very different lengths, and one without text, in a table and two text files."""
     made = tmp_path_factory.mktemp("files")
     texts = [example.text for example in read_task(load_task("demo_entities"), str(demo_data)).splits["train"]]
     rows = [{"id": f"d{number}", "text": texts[number % len(texts)][: 40 + 37 * number]} for number in range(58)]
+    rows.insert(30, {"id": "blank", "text": " "})
     (made / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for number in range(2):
         (made / f"note{number}.txt").write_text(texts[number])
@@ -44,20 +45,18 @@ def files(demo_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def in_one_process(folder, files, tmp_path_factory):
-    predictor = load_predictor(folder)
-    documents = list(read_documents(files, predictor.card))
     out = tmp_path_factory.mktemp("one") / "out.jsonl"
-    write_predictions(out, documents, predictor.predict(documents))
+    predict_files(folder, files, out, on_error="skip")
     return rounded(out)
 
 
 def rounded(path):
     """The lines of a file, scores to six places: what else a batch holds may change their last bits."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [
-        {**line, "entities": [{**one, "score": round(one["score"], 6)} for one in line["entities"]]}
-        for line in lines
-    ]
+    for line in lines:
+        for one in line.get("entities", ()):
+            one["score"] = round(one["score"], 6)
+    return lines
 
 
 def workers_of():
@@ -75,17 +74,18 @@ def test_answers_are_those_of_one_process_even_when_a_worker_is_killed(
     told = []
     killed = []
 
-    def on_progress(done, total):
+    def on_progress(done, total, windows):
         told.append((done, total))
         if not killed:
             killed.append(workers_of()[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 
     out = tmp_path / "out.jsonl"
-    count = predict_files(folder, files, out, num_workers=2, cluster=ray_cluster, on_progress=on_progress)
+    how = {"num_workers": 2, "cluster": ray_cluster}
+    tally = predict_files(folder, files, out, on_error="skip", on_progress=on_progress, **how)
     assert killed
-    assert count == 60
-    assert told[-1] == (60, 60)
+    assert (tally.documents, tally.errors) == (61, 1)
+    assert told[-1] == (61, 61)
     assert len(told) > 4
     assert rounded(out) == in_one_process
 
@@ -94,19 +94,25 @@ def test_a_bad_row_is_named_before_any_work_and_leaves_no_file(folder, files, ra
     bad = tmp_path / "bad.csv"
     bad.write_text("id,text\n1,canary\n2, \n")
     with pytest.raises(DataError, match=r"bad\.csv row 2: column 'text' has no text"):
-        predict_files(folder, [*files, str(bad)], tmp_path / "out.jsonl", num_workers=2, cluster=ray_cluster)
+        predict_files(folder, [str(bad), *files], tmp_path / "out.jsonl", num_workers=2, cluster=ray_cluster)
     with pytest.raises(CapacityError, match="3 workers need a CPU each, this machine has 2; lower --workers"):
         predict_files(folder, files, tmp_path / "out.jsonl", num_workers=3, cluster=ray_cluster)
     assert list(tmp_path.iterdir()) == [bad]
 
 
 def test_ctrl_c_leaves_no_half_file_and_no_worker(folder, files, ray_cluster, tmp_path):
-    def on_progress(done, total):
+    def on_progress(done, total, windows):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         predict_files(
-            folder, files, tmp_path / "out.jsonl", num_workers=1, cluster=ray_cluster, on_progress=on_progress
+            folder,
+            files,
+            tmp_path / "out.jsonl",
+            on_error="skip",
+            num_workers=1,
+            cluster=ray_cluster,
+            on_progress=on_progress,
         )
     assert list(tmp_path.iterdir()) == []
     end = time.monotonic() + 30

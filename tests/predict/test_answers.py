@@ -1,0 +1,126 @@
+"""The file of answers: a line for each document, in three formats, whole or not at all."""
+
+import csv
+import json
+
+import pyarrow.parquet
+import pytest
+
+from clinscale.errors import ConfigError, DataError
+from clinscale.predict import Document, Tally, TaskCard, answer, check_out, open_answers
+from clinscale.tasks import Example, kind_of, load_task
+
+LINES = [
+    {"id": "ä", "file": "n.csv", "row": 1, "label": "-a", "labels": ["-a"], "scores": {"-a": 0.9, "b": 0.1}},
+    {"id": "=1+1", "file": "n.csv", "row": 2, "error": "column 'text' has no text"},
+]
+
+
+def card(task="demo_documents", labels=("-a", "b")):
+    return TaskCard(task=load_task(task), labels=labels, max_tokens=64, stride_tokens=8)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(name, lines=LINES, of=None):
+        with open_answers(tmp_path / name, of or card()) as add:
+            for line in lines:
+                add([line])
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        return tmp_path / name
+
+    return write
+
+
+def test_json_lines_are_the_lines(written):
+    assert [json.loads(line) for line in written("o.jsonl").read_text().splitlines()] == LINES
+
+
+def test_a_spreadsheet_computes_nothing_in_csv(written):
+    rows = list(csv.DictReader(written("o.csv").open(encoding="utf-8", newline="")))
+    assert rows[0] == {
+        **{"id": "ä", "file": "n.csv", "row": "1", "label": "'-a", "error": ""},
+        **{"labels": '["-a"]', "scores": '{"-a": 0.9, "b": 0.1}'},
+    }
+    assert (rows[1]["id"], rows[1]["label"], rows[1]["error"]) == ("'=1+1", "", "column 'text' has no text")
+
+
+@pytest.mark.parametrize("value", ["=1", "+1", "-1", "@a", "\ta", "\ra"])
+def test_no_cell_begins_a_formula(value, written):
+    line = {"id": "1", "file": "f", "row": 1, "answer": value, "start": 0, "end": 2, "score": 1.0}
+    [row] = csv.DictReader(written("o.csv", [line], card("demo_questions", ())).open(newline=""))
+    assert row["answer"] == f"'{value}"
+
+
+def test_parquet_holds_what_the_lines_hold(written):
+    found = pyarrow.parquet.read_table(written("o.parquet")).to_pylist()
+    none = dict.fromkeys(["label", "labels", "scores", "error"])
+    assert found == [{**none, **line} for line in LINES]
+
+
+@pytest.mark.parametrize("task", ["demo_documents", "demo_pairs", "demo_entities", "demo_questions"])
+def test_tables_have_a_column_for_every_key_of_an_answer(task, written):
+    of = card(task)
+    [prediction] = kind_of(of.task).trivial([], [Example("1", "text", "question")], of.labels)
+    rows = csv.DictReader(
+        written("o.csv", [{"id": "1", "file": "f", "row": 1, **prediction}], of).open(newline="")
+    )
+    assert set(rows.fieldnames) == {"id", "file", "row", "error", *prediction}
+
+
+@pytest.mark.parametrize("name", ["o.jsonl", "o.csv", "o.parquet"])
+def test_a_file_is_whole_or_not_there(name, tmp_path):
+    (tmp_path / name).write_text("old")
+
+    def stop_halfway():
+        with open_answers(tmp_path / name, card()) as add:
+            add(LINES)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_halfway()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "old")]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("o.xlsx", r"must end in \.jsonl"), ("s3://b/o.csv", "must be a local file")]
+)
+def test_a_file_that_could_not_be_written_is_refused_at_once(name, says, tmp_path):
+    with pytest.raises(ConfigError, match=says):
+        check_out(name)
+    (tmp_path / "o.csv").mkdir()
+    with pytest.raises(ConfigError, match="must be a file, got a folder"):
+        check_out(tmp_path / "o.csv")
+
+
+class Asked:
+    """A predictor that finds no room for one question."""
+
+    def predict(self, examples, on_progress=None):
+        if any(example.text == "long" for example in examples):
+            raise ConfigError("a question of 99 tokens leaves no room")
+        return [{"label": example.text} for example in examples]
+
+
+def test_one_document_that_cannot_be_answered_keeps_none_from_its_answer():
+    texts = ["a", None, "long", "b"]
+    asked = [
+        Document(str(n), "f", n, text and Example(str(n), text), "" if text else "has no text")
+        for n, text in enumerate(texts, 1)
+    ]
+    lines = answer(Asked(), asked, "skip")
+    assert [line.get("label") for line in lines] == ["a", None, None, "b"]
+    assert [line.get("error") for line in lines[1:3]] == ["has no text", "a question of 99 tokens leaves no room"]
+    with pytest.raises(DataError, match="f row 3: a question of 99 tokens"):
+        answer(Asked(), asked, "raise")
+
+
+def test_repeated_ids_are_counted_and_errors_alone_are_refused():
+    tally = Tally()
+    tally.add([*LINES, {**LINES[0], "row": 3}])
+    tally.check()
+    assert (tally.documents, tally.errors, tally.repeated_ids) == (3, 1, 1)
+    wrong = Tally()
+    wrong.add(LINES[1:])
+    with pytest.raises(DataError, match=r"none of 1 documents can be answered; the first: n\.csv row 2: column"):
+        wrong.check()
