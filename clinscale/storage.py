@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -297,7 +298,12 @@ def parse_json(text: str, *, is_line: bool = False) -> Any:
         ValueError: what is wrong, in words that follow the name of the file or row and quote nothing of it.
     """
     try:
-        return _JSON.decode(text)
+        value = _JSON.decode(text)
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a character that takes two; write the file again as UTF-8") from None
     except json.JSONDecodeError as error:
         line = "" if is_line else f"line {error.lineno}, "
         ended = ", where its value has ended already" if error.msg == "Extra data" else ""
@@ -322,6 +328,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_object)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""The escape of a half; two that belong together are a whole character."""
 
 
 def sha256(path: str | Path) -> str:

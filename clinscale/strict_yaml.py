@@ -191,7 +191,7 @@ def _without_values(error: yaml.MarkedYAMLError) -> str:
 
 def _refuse_endless(events: Iterator[yaml.Event]) -> None:
     """Count what the document would hold with all aliases written out, before any of it is built."""
-    anchored: dict[str, tuple[int, int]] = {}  # anchor -> its values, its levels
+    anchored: dict[str | None, tuple[int, int]] = {}  # anchor -> its values, its levels
     opened: list[tuple[yaml.Event, int, int]] = []  # around us: event, values before it, levels below it
     count = 0
     for event in events:
@@ -221,7 +221,7 @@ def _refuse_endless(events: Iterator[yaml.Event]) -> None:
 
 
 def _endless(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 def write_yaml(values: dict[str, Any]) -> str:

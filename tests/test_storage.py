@@ -243,3 +243,11 @@ def test_json_that_python_refuses_or_would_lose_is_a_data_error(tmp_path, raw):
     (tmp_path / "x.json").write_text(raw)
     with pytest.raises(DataError, match=r"nested too deeply|thousands of digits|same key twice"):
         storage.read_json(tmp_path / "x.json")
+
+
+def test_half_a_character_in_json_is_refused_and_a_whole_one_of_two_is_read(tmp_path):
+    (tmp_path / "half.json").write_text(r'{"text": ["a", {"b \ud800": 1}]}')
+    (tmp_path / "whole.json").write_text(r'{"text": "\ud83d\ude00"}')
+    with pytest.raises(DataError, match="half of a character"):
+        storage.read_json(tmp_path / "half.json")
+    assert storage.read_json(tmp_path / "whole.json") == {"text": "\U0001f600"}
