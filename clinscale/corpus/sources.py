@@ -30,7 +30,7 @@ class SourceConfig(TableFormat):
     """One file, or a folder of files, that holds notes."""
 
     uri: str
-    """CSV, TSV, JSON, JSON lines or Parquet with one note per row, or `.txt` with one note per file; `.gz` too."""
+    """CSV, TSV, JSON, JSON lines, Parquet or XLSX with a note per row, or `.txt` with a note per file; `.gz` too."""
 
     text_column: str = "text"
     """Column of the note; `TEXT` in MIMIC-III."""
@@ -76,11 +76,8 @@ class Document:
 
 
 def files_of(source: SourceConfig) -> list[str]:
-    """The files of a source, sorted by path; of a folder that HF's `save_to_disk` wrote, its tables alone."""
-    found = list_files(source.uri, (*RECORD_SUFFIXES, TEXT_SUFFIX))
-    # `map` leaves its results beside them as `cache-*`
-    tables = [uri for uri in found if data_suffix(uri) == ".arrow" and "/cache-" not in uri]
-    return tables if tables and any(uri.endswith("/state.json") for uri in found) else found
+    """The files of a source, sorted by path."""
+    return list_files(source.uri, (*RECORD_SUFFIXES, TEXT_SUFFIX))
 
 
 def read_notes(
