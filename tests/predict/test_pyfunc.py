@@ -71,6 +71,21 @@ def test_mlflow_loads_what_was_registered(task, family, versions):
     assert alone.keys() == version["answers"][-1].keys()
 
 
+def test_a_row_without_text_keeps_no_other_from_its_answer(folders, documents):
+    model, [example] = pyfunc.ClinscaleModel(), documents("demo_documents")[:1]
+    model._predictor = load_predictor(folders("demo_documents", "longformer", MAX_TOKENS))
+    rows = [{"text": example.text}, {"text": float("nan")}, {"text": ["canary"]}]
+    with pytest.raises(DataError, match="input row 2: column 'text' has no text"):
+        model.predict(None, rows)
+    answered, blank, odd = model.predict(None, rows, {"on_error": "skip"})
+    assert set(answered) == {"label", "labels", "scores"}
+    assert blank == {"error": "column 'text' has no text"}
+    assert "canary" not in odd.pop("error")
+    assert not odd
+    with pytest.raises(ConfigError, match="on_error must be raise or skip"):
+        model.predict(None, rows, {"on_error": "ignore"})
+
+
 def test_a_version_holds_no_word_on_the_makers_folders(versions, folders):
     task, family = CASES[0]
     model, made = Path(versions[task, family]["model"]), folders(task, family, MAX_TOKENS)
