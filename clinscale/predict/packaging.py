@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     *("cells", "config", "corpus", "errors", "filters", "models", "predict", "records", "runtime"),
-    *("storage", "tasks", "telemetry"),
+    *("storage", "strict_yaml", "tasks", "telemetry"),
 )
 """The rooms and files of clinscale that prediction imports: corpus for its tokenizers, runtime for corpus."""
 

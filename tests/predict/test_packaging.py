@@ -1,12 +1,15 @@
 """What a version takes along is all that prediction needs, and no more."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from clinscale import registry
 from clinscale.errors import DataError
-from clinscale.predict import as_pyfunc
+from clinscale.predict import as_pyfunc, packaging
 from clinscale.predict.requirements import locked_requirements, write_requirements
 
 
@@ -46,3 +49,10 @@ def test_the_code_of_a_version_is_complete(folders):
 def test_a_base_model_has_no_pyfunc(base_models):
     with pytest.raises(DataError, match=r"has no task_card\.json"):
         as_pyfunc(base_models["longformer"])
+
+
+def test_a_version_takes_along_every_room_that_prediction_imports():
+    code = "import sys, clinscale.predict; print(*(m for m in sys.modules if m.startswith('clinscale.')))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    carried = {Path(name).parts[1].removesuffix(".py") for name in packaging._own_code()}
+    assert {module.split(".")[1] for module in told.stdout.split()} <= carried
