@@ -1,16 +1,22 @@
 """Build, load and save HF encoders with one of four heads."""
 
 import json
+import logging
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clinscale.errors import DataError
+from clinscale.errors import ClinscaleError, DataError
 from clinscale.models.catalog import SIZES, Attention, EvaluationPattern, ModelConfig
+from clinscale.models.checkpoint import Fit, check_weight_files, fill, new_weights
+from clinscale.runtime import exhausted_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("clinscale.models")
 
 Head = Literal["mlm", "sequence", "tokens", "spans"]
 
@@ -41,10 +47,11 @@ def build(
             attention_dropout=attention_dropout,
             evaluation_pattern=evaluation_pattern,
         )
-        if model.config.vocab_size < len(tokenizer):
+        known = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
+        if model.config.vocab_size < known:
             raise DataError(
                 f"model {config.pretrained} knows {model.config.vocab_size} tokens, the tokenizer of the shards has "
-                f"{len(tokenizer)}; build the shards with the model's own tokenizer"
+                f"{known}; build the shards with the model's own tokenizer"
             )
         return model
     with torch.random.fork_rng():
@@ -65,8 +72,12 @@ def load_hf(
     attention: Attention = "exact",
     unpad: bool = False,
     evaluation_pattern: EvaluationPattern | None = None,
+    new_head: bool = True,
 ) -> "PreTrainedModel":
     """Load an HF encoder by name or folder with the given head; a missing head is initialised from `seed`.
+
+    Weights come as fp32, whatever the checkpoint holds: training in less than that loses small updates. Every weight of
+    the encoder is the checkpoint's; where they lie under another prefix (`module.`, `model.`), a line in the log says so.
 
     Args:
         name_or_folder: hub name or a folder that `save_hf` or `save_pretrained` wrote.
@@ -80,16 +91,24 @@ def load_hf(
         unpad: with `exact`, leave padding out of the layers; see `models.attention.use_exact_attention`.
         evaluation_pattern: with `exact`, what BigBird sees in evaluation. `hf` answers as plain `transformers` does;
             None is what the checkpoint's config records, `hf` where it records nothing.
+        new_head: False for a model that answers: then the head, too, must be the checkpoint's.
 
     Raises:
-        DataError: the folder is not an HF model, or the hub cannot be reached for the name.
+        DataError: the folder is not an HF model, its weights are damaged or not those of its config, or the hub cannot
+            be reached for the name.
     """
     import torch
     import transformers
 
-    if Path(name_or_folder).exists():
+    is_local = Path(name_or_folder).exists()
+    if is_local:
         check_hf_folder(name_or_folder)
-    options: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {
+        "trust_remote_code": False,
+        "dtype": torch.float32,
+        "ignore_mismatched_sizes": True,  # `fill` tells those that matter
+        "output_loading_info": True,
+    }
     if labels:
         options["id2label"] = dict(enumerate(labels))
         options["label2id"] = {label: index for index, label in enumerate(labels)}
@@ -110,14 +129,19 @@ def load_hf(
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = loader.from_pretrained(name_or_folder, **options)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"model {name_or_folder!r} is neither a folder with an HF model nor a hub name that can be reached "
-            f"from here ({type(error).__name__}); check the path, or pull the model first"
-        ) from None
+            model, info = loader.from_pretrained(name_or_folder, **options)
+            fit = fill(model, Fit.of(info), name_or_folder, _folder_of(name_or_folder), new_head=new_head)
+    except ClinscaleError:
+        raise
+    except Exception as error:  # checkpoints break `transformers` in many ways
+        if exhausted_memory(error):
+            raise
+        raise _not_loaded(name_or_folder, error, is_local=is_local) from None
     finally:
         transformers.logging.set_verbosity(verbosity)
+    _check_padding(model.config.to_dict(), name_or_folder)
+    if head == "mlm" and new_weights(model, fit):
+        logger.warning("model %s has no head of masked-language modelling; it begins with a new one", name_or_folder)
     return set_attention(model, attention, unpad=unpad, evaluation_pattern=evaluation_pattern)
 
 
@@ -180,7 +204,11 @@ def leaves_padding_out(model: "PreTrainedModel") -> bool:
 
 
 def check_hf_folder(folder: str | Path) -> dict[str, Any]:
-    """The `config.json` of an HF model folder; DataError when `folder` is not one or asks for remote code."""
+    """The `config.json` of an HF model folder, without loading anything.
+
+    Raises:
+        DataError: `folder` is no HF model, asks for remote code, or its weight files are not there or not whole.
+    """
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise DataError(f"{folder} is not an HF model folder: it has no config.json; name a folder that has one")
@@ -192,15 +220,53 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
         raise DataError(f"{path} names no model_type, so {folder} is not an HF model folder")
     if "auto_map" in values:
         raise DataError(f"{path} asks to run code of its own (auto_map); clinscale loads plain HF models only")
+    _check_padding(values, str(folder))
+    check_weight_files(Path(folder))
     return values
+
+
+_COUNT_FROM_PADDING = ("longformer", "roberta", "camembert", "xlm-roberta")
+"""Types whose positions begin after the padding id."""
 
 
 def max_tokens_of(config: "PretrainedConfig") -> int:
     """Tokens a model can read at once; RoBERTa-type position tables lose the first `pad_token_id + 1` entries."""
     positions = int(config.max_position_embeddings)
-    if config.model_type in ("longformer", "roberta", "camembert", "xlm-roberta"):
+    if config.model_type in _COUNT_FROM_PADDING:
         return positions - int(config.pad_token_id) - 1
     return positions
+
+
+def _check_padding(config: dict[str, Any], name: str) -> None:
+    pad = config.get("pad_token_id", 1)
+    if config["model_type"] in _COUNT_FROM_PADDING and (not isinstance(pad, int) or pad < 0):
+        raise DataError(
+            f"the config.json of model {name} must say the pad_token_id of its tokenizer, from which a "
+            f"{config['model_type']} counts positions, got {json.dumps(pad)}; set it there, 1 is usual"
+        )
+
+
+def _folder_of(name_or_folder: str) -> Path:
+    """Where the files of a model lie that `transformers` has just loaded."""
+    from transformers.utils import cached_file
+
+    if Path(name_or_folder).is_dir():
+        return Path(name_or_folder)
+    return Path(str(cached_file(name_or_folder, "config.json", local_files_only=True))).parent
+
+
+def _not_loaded(name: str, error: Exception, *, is_local: bool) -> DataError:
+    if not is_local and isinstance(error, OSError):
+        return DataError(
+            f"model {name!r} is neither a folder with an HF model nor a hub name that can be reached from here "
+            f"({type(error).__name__}); check the path, or pull the model first"
+        )
+    # no more than the first sentence, and no colours of a terminal
+    reason = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]+", " ", str(error)).strip().partition(". ")[0][:200]
+    return DataError(
+        f"model {name!r} cannot be loaded by transformers ({type(error).__name__}: {reason}); mend its config.json and "
+        "weights, or pull or export it again"
+    )
 
 
 def _new_mlm(

@@ -1,0 +1,295 @@
+"""What a checkpoint holds against what a model needs: no weight of an encoder is ever drawn at random unseen.
+
+`transformers` answers a checkpoint whose names are not the model's (`module.` of DDP, `model.` of Lightning, a layer
+too few) with new random weights and a table in its log. Here such names are understood, or refused.
+"""
+
+import json
+import logging
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinscale.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger("clinscale.models")
+
+_SAFETENSORS, _BIN = "model.safetensors", "pytorch_model.bin"
+_KINDS = (_SAFETENSORS, f"{_SAFETENSORS}.index.json", _BIN, f"{_BIN}.index.json")
+"""In the order in which `transformers` looks for them."""
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""Keys under which Lightning, other trainers and DeepSpeed put the weights into their file."""
+
+_NOT_LEARNED = ("position_ids", "token_type_ids", "inv_freq")
+"""Buffers that older versions of `transformers` saved and a model makes for itself."""
+
+_NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the names and shapes of a checkpoint fit a model's; full names of the model."""
+
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    reshaped: Mapping[str, str]
+    """By name: both shapes."""
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> "Fit":
+        """From what `from_pretrained` tells as its loading info."""
+        reshaped = {
+            name: f"{_shape(stored)}, not {_shape(wanted)}" for name, stored, wanted in info["mismatched_keys"]
+        }
+        return cls(frozenset(info["missing_keys"]), frozenset(map(str, info["unexpected_keys"])), reshaped)
+
+
+def check_weight_files(folder: Path) -> None:
+    """Raise DataError unless the weight files of an HF folder are all there and whole; reads their heads only."""
+    _files(folder)
+
+
+def stored_precision(name_or_folder: str | Path) -> str:
+    """Number format of the weights in a local folder, e.g. `fp16`; empty where that is not known."""
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        return ""
+    formats: set[str] = set()
+    for path in _files(folder):
+        if path.suffix != ".safetensors":
+            return ""
+        formats.update(str(value["dtype"]) for value in _safetensors_header(path).values())
+    names = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+    return ", ".join(sorted(names[one] for one in formats if one in names))
+
+
+def fill(model: "PreTrainedModel", fit: Fit, name: str, folder: Path, *, new_head: bool) -> Fit:
+    """Make sure that every weight that `model` needs is that of the checkpoint; how it fits in the end.
+
+    Where `fit` says that encoder weights are missing, they are looked for in `folder` under another prefix, and that is
+    said in one line.
+
+    Args:
+        model: as `from_pretrained` made it; changed in place.
+        fit: what it found.
+        name: of the checkpoint in messages.
+        folder: with its files.
+        new_head: whether the head may be drawn at random.
+
+    Raises:
+        DataError: weights are missing, superfluous, or of another shape; names some and counts all.
+    """
+    encoder = {one for one in model.state_dict() if _is_of_encoder(model, one)}
+    said = None
+    if encoder & fit.missing:
+        fit, said = _fill_from_prefix(model, encoder, fit, name, folder)
+    misfits = {
+        "missing": encoder & fit.missing,
+        "more than the model has": {one for one in fit.unexpected if _is_of_encoder(model, one)},
+        "of another shape than config.json says": encoder & fit.reshaped.keys(),
+    }
+    found = [f"{len(names)} {what}: {_some(names, fit.reshaped)}" for what, names in misfits.items() if names]
+    if found:
+        raise DataError(
+            f"model {name} must hold the {len(encoder)} weights of the {model.config.model_type} encoder that its "
+            f"config.json describes, and has {'; '.join(found)}. Export it again with save_pretrained, or mend "
+            "config.json"
+        )
+    head = new_weights(model, fit)
+    if head and not new_head:
+        raise DataError(
+            f"model {name} must hold a trained head, and {len(head)} of its weights are missing or of another "
+            f"shape: {_some(head, fit.reshaped)}; fine-tune it, or pull it again"
+        )
+    if said:
+        logger.warning("%s", said)
+    return fit
+
+
+def new_weights(model: "PreTrainedModel", fit: Fit) -> set[str]:
+    """Names of the head's weights that were drawn at random."""
+    drawn = (fit.missing | fit.reshaped.keys()) - dict(model.named_buffers()).keys()
+    return {one for one in drawn if not _is_of_encoder(model, one)}
+
+
+def _is_of_encoder(model: "PreTrainedModel", name: str) -> bool:
+    """Whether a full name is that of an encoder's weight; a pooler is a part of the head."""
+    prefix = f"{model.base_model_prefix}."
+    inner = name.removeprefix(prefix)
+    parts = {part for part, _ in model.base_model.named_children()} - {"pooler"}
+    return inner.partition(".")[0] in parts and not inner.endswith(_NOT_LEARNED)
+
+
+def _fill_from_prefix(
+    model: "PreTrainedModel", encoder: set[str], fit: Fit, name: str, folder: Path
+) -> tuple[Fit, str | None]:
+    """Load what lies under one other prefix, or wrapped by a trainer: how that fits, and the line that says so."""
+    import torch
+
+    weights = read_weights(folder)
+    base = f"{model.base_model_prefix}."
+    inner = {one.removeprefix(base) for one in encoder}
+    counts = _prefixes(weights, inner)
+    whole = [repr(prefix) for prefix, count in counts.items() if count == len(inner)]
+    if len(whole) > 1:
+        raise DataError(
+            f"model {name} holds {len(whole)} encoders, under {', '.join(whole)}; export the one that is meant with "
+            "save_pretrained"
+        )
+    if not counts:
+        return fit, None
+    prefix = max(counts, key=lambda one: counts[one])
+    renamed = {_renamed(one, prefix, base): value for one, value in weights.items()}
+    ours = model.state_dict(keep_vars=True)
+    reshaped = {
+        one: f"{_shape(value.shape)}, not {_shape(ours[one].shape)}"
+        for one, value in renamed.items()
+        if one in ours and value.shape != ours[one].shape
+    }
+    taken = renamed.keys() & ours.keys() - reshaped.keys()
+    with torch.no_grad():
+        for one in taken:
+            ours[one].copy_(renamed[one])
+    tied = {id(ours[one]) for one in taken}
+    missing = frozenset(one for one, value in ours.items() if one not in renamed and id(value) not in tied)
+    said = f"model {name}: its {len(inner)} encoder weights lie under {prefix!r} and are read as {base!r}"
+    return Fit(missing, frozenset(renamed.keys() - ours.keys()), reshaped), said
+
+
+def _prefixes(names: Collection[str], inner: Collection[str]) -> dict[str, int]:
+    """By prefix, how many of the encoder's weights lie under it in the checkpoint."""
+    counts: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        for at in range(len(parts)):
+            if ".".join(parts[at:]) in inner:
+                prefix = "".join(f"{part}." for part in parts[:at])
+                counts[prefix] = counts.get(prefix, 0) + 1
+                break
+    return counts
+
+
+def _renamed(name: str, prefix: str, base: str) -> str:
+    """A checkpoint's name as the model's: the encoder's prefix replaced, of heads what was wrapped around both."""
+    if name.startswith(prefix):
+        return base + name.removeprefix(prefix)
+    parts = prefix.split(".")
+    for at in range(len(parts) - 1, 0, -1):
+        outer = "".join(f"{part}." for part in parts[:at])
+        if name.startswith(outer):
+            return name.removeprefix(outer)
+    return name
+
+
+def read_weights(folder: Path) -> "dict[str, torch.Tensor]":
+    """All tensors of a folder's weight files by name, out of whatever a trainer wrapped around them."""
+    import torch
+    from safetensors.torch import load_file
+
+    weights: dict[str, torch.Tensor] = {}
+    for path in _files(folder):
+        if path.suffix == ".safetensors":
+            weights |= load_file(path)
+        else:
+            weights |= _unwrapped(torch.load(path, map_location="cpu", weights_only=True))
+    return weights
+
+
+def _unwrapped(values: Any) -> "dict[str, torch.Tensor]":
+    import torch
+
+    for key in _WRAPPERS:
+        if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):
+            values = values[key]
+    return {str(name): value for name, value in dict(values).items() if isinstance(value, torch.Tensor)}
+
+
+def _files(folder: Path) -> list[Path]:
+    """The weight files that `transformers` would read, each looked at."""
+    main = next((folder / name for name in _KINDS if (folder / name).exists()), None)
+    if main is None:
+        raise DataError(
+            f"{folder} holds no weights: neither {_SAFETENSORS} nor {_BIN} nor an index of shards; copy them there, or "
+            "pull or export the model again"
+        )
+    files = [main] if main.suffix != ".json" else _shards(main)
+    for path in files:
+        _check_whole(path)
+    return files
+
+
+def _shards(index: Path) -> list[Path]:
+    _refuse_pointer(index)
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        plain = all(isinstance(name, str) and Path(name).name == name for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        names, plain = [], False
+    if not names or not plain:
+        raise DataError(f"{index} is no index of shards; the folder is damaged, pull or export it again")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{index} names {len(names)} shards, and {len(missing)} of them are not there: {_some(missing)}; copy "
+            "them, or pull the model again"
+        )
+    return [index.parent / name for name in names]
+
+
+def _check_whole(path: Path) -> None:
+    _refuse_pointer(path)
+    if path.suffix == ".safetensors":
+        _safetensors_header(path)
+        return
+    with path.open("rb") as stream:
+        is_old = stream.read(1) == b"\x80"  # a pickle of torch before 1.6; only loading it tells whether it is whole
+    if not is_old and not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is cut off or no file of weights; copy it, or pull the model, again")
+
+
+def _refuse_pointer(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            begins = stream.read(40)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__}); check its permissions") from None
+    if begins.startswith(b"version https://git-lfs"):
+        raise DataError(f"{path} is a Git LFS pointer and holds no weights; run `git lfs pull` in its repository")
+
+
+def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """By name: `dtype`, `shape` and `data_offsets`; DataError unless the file is as long as they say."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= min(size - 8, 100_000_000):  # the format's own limit
+                raise ValueError
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        ends = [int(value["data_offsets"][1]) for value in header.values()]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise DataError(f"{path} is damaged or no safetensors file; copy it, or pull the model, again") from None
+    if size < (expected := 8 + length + max(ends, default=0)):
+        raise DataError(f"{path} is cut off at {size} of {expected} bytes; copy it, or pull the model, again")
+    found: dict[str, dict[str, Any]] = header
+    return found
+
+
+def _shape(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes)) or "a number"
+
+
+def _some(names: Iterable[str], more: Mapping[str, str] | None = None) -> str:
+    """The first few names, and how many more there are."""
+    ordered = sorted(names)
+    shown = [f"{name} ({more[name]})" if more and name in more else name for name in ordered[:_NAMES_SHOWN]]
+    rest = len(ordered) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
