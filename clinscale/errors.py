@@ -4,6 +4,8 @@ A message holds four things: the thing by its full name, the rule, the value fou
 holds note text. Every error is built from one string, so all of them survive pickling across Ray processes.
 """
 
+import re
+
 
 class ClinscaleError(Exception):
     """Base of all errors that clinscale raises on purpose; the command line prints it without a traceback."""
@@ -58,3 +60,9 @@ def own_cause(error: BaseException | None) -> ClinscaleError | None:
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
+
+
+def reason_of(error: Exception) -> str:
+    """`TYPE: first sentence` of what a library raised, in characters that any terminal may show."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]+", " ", str(error))
+    return f"{type(error).__name__}: {' '.join(text.split()).partition('. ')[0][:200]}"

@@ -30,6 +30,9 @@ _MAX_UNPACKING = 100
 _UNPACKED_FREELY_BYTES = 2**26
 """Below this, no one asks how well a file was compressed."""
 
+_LFS_POINTER = b"version https://git-lfs"
+_LFS_POINTER_BYTES = 1024  # as long as one may be
+
 
 def is_remote(uri: str | Path) -> bool:
     """Whether `uri` names an object store (`s3://`, `gs://`, ...) rather than a local path."""
@@ -330,6 +333,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _JSON = json.JSONDecoder(object_pairs_hook=_object)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """The escape of a half; two that belong together are a whole character."""
+
+
+def refuse_lfs_pointers(folder: str | Path) -> None:
+    """Raise DataError where a file of a local folder is a Git LFS pointer: text in place of a file never fetched."""
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file() and path.stat().st_size < _LFS_POINTER_BYTES and os.access(path, os.R_OK):
+            with path.open("rb") as stream:
+                if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                    raise DataError(
+                        f"{path} is a Git LFS pointer in place of the file; run `git lfs pull` where it came from"
+                    )
 
 
 def sha256(path: str | Path) -> str:

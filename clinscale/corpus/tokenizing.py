@@ -4,6 +4,7 @@ The trained one is a `RobertaTokenizer`: the one class that `AutoTokenizer` of t
 identical output, whether the folder holds a Longformer or a BigBird (whose own class would rebuild it as Unigram).
 """
 
+import contextlib
 import json
 import re
 import unicodedata
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from clinscale.config import Config, fingerprint
-from clinscale.errors import DataError
-from clinscale.storage import read_json
+from clinscale.errors import DataError, reason_of
+from clinscale.storage import read_json, refuse_lfs_pointers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,6 +30,9 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 _KNOWN_CHARACTERS = 0x3000
 """Below lie the letters, numbers and signs of nearly all notes in languages with spaces."""
+
+_SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")
+"""Of BigBird and ALBERT, of XLM-RoBERTa and CamemBERT, and of DeBERTa."""
 
 
 def _class_of(category: str) -> str:
@@ -86,31 +90,69 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
     """The fast tokenizer of an HF folder or hub name; runs no code of theirs.
 
     Raises:
-        DataError: no tokenizer there, a damaged or slow one, or the hub cannot be reached for the name.
+        DataError: no tokenizer there, a damaged or slow one, one without padding or with more tokens than the model
+            beside it knows, or the hub cannot be reached for the name.
     """
     from transformers import AutoTokenizer
 
     folder = Path(name_or_folder).expanduser()
     if folder.exists():
+        if folder.is_dir():
+            refuse_lfs_pointers(folder)
         if (folder / "tokenizer.json").exists():
             read_json(folder / "tokenizer.json")  # names the file and position where it is truncated
+        else:
+            for name in _SENTENCEPIECE_FILES:
+                if (folder / name).is_file():
+                    _check_sentencepiece(folder / name)
     elif name_or_folder.startswith(("/", ".", "~")) or name_or_folder.count("/") > 1:
         raise DataError(f"tokenizer {name_or_folder} does not exist; name an HF folder or a hub name")
+    place = str(folder) if folder.exists() else name_or_folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder) if folder.exists() else name_or_folder, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001  damaged files break `transformers` and `tokenizers` in many ways
         raise DataError(
             f"tokenizer {name_or_folder!r} is neither a folder with an HF tokenizer nor a hub name that can be "
-            f"reached from here ({type(error).__name__}); check the path, or pull the model first"
+            f"reached from here ({reason_of(error)}); check the path, or pull the model first"
         ) from None
     # transformers 5 makes up an empty tokenizer for a model folder that holds none
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise DataError(f"{name_or_folder} holds no tokenizer vocabulary; save the model's tokenizer there")
     if not tokenizer.is_fast:
         raise DataError(f"tokenizer {name_or_folder} has no fast version; clinscale needs one that tells offsets")
+    if tokenizer.pad_token_id is None:
+        raise DataError(f"tokenizer {name_or_folder} has no pad token; use that of a masked language model")
+    tokens, known = max(tokenizer.get_vocab().values()) + 1, _tokens_of_model(place)
+    if known is not None and tokens > known:
+        raise DataError(
+            f"tokenizer {name_or_folder} has {tokens} tokens, and the model beside it knows {known} (vocab_size of "
+            "config.json); take the tokenizer that the model was trained with, or give the model the added tokens with "
+            "resize_token_embeddings and save both"
+        )
     return tokenizer
+
+
+def _check_sentencepiece(path: Path) -> None:
+    """Raise DataError unless the file is whole: cut between two pieces, it would still be read."""
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    with contextlib.suppress(DecodeError):
+        model.ParseFromString(path.read_bytes())
+    if not model.HasField("normalizer_spec"):  # it comes last
+        raise DataError(f"{path} is cut off or no SentencePiece model; copy it, or pull the model, again")
+
+
+def _tokens_of_model(place: str) -> int | None:
+    """`vocab_size` of the model in the same folder or under the same hub name, where there is one that says it."""
+    from transformers import PreTrainedConfig
+
+    try:
+        size = PreTrainedConfig.get_config_dict(place)[0].get("vocab_size")
+    except (OSError, AttributeError):  # a tokenizer alone, or a config that is told when the model is loaded
+        return None
+    return size if isinstance(size, int) else None
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":

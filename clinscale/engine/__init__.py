@@ -5,7 +5,7 @@ from clinscale.engine.checkpoints import CheckpointStore, RetentionConfig, newes
 from clinscale.engine.optim import OptimizerConfig
 from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
 from clinscale.engine.weights import consolidated_state, load_weights
-from clinscale.engine.zero import REDUCE_BUCKET_ELEMENTS, Precision, ZeroConfig, accelerator
+from clinscale.engine.zero import REDUCE_BUCKET_ELEMENTS, Precision, ZeroConfig, accelerator, describe_precision
 
 __all__ = [
     "REDUCE_BUCKET_ELEMENTS",
@@ -21,6 +21,7 @@ __all__ = [
     "accelerator",
     "consolidated_state",
     "datasheet_peak_flops",
+    "describe_precision",
     "gemm_roof_flops",
     "load_weights",
     "newest_checkpoint",

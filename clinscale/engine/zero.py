@@ -15,6 +15,12 @@ from clinscale.errors import ConfigError
 Precision = Literal["fp32", "bf16", "fp16"]
 """Arithmetic of the forward and backward pass; master weights are fp32 in all. `fp16` scales the loss, on GPUs only."""
 
+
+def describe_precision(precision: Precision, stored: str = "") -> str:
+    """What a run computes with, for people: `fp32 weights, bf16 arithmetic`; `stored` is its checkpoint's format."""
+    return f"fp32 weights, {precision} arithmetic" + (f", from a checkpoint in {stored}" if stored else "")
+
+
 Place = Literal["none", "cpu", "nvme"]
 """Where a rank keeps a part of its state: on its device, in the host's memory, or on a disk of the host."""
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinscale import registry
+from clinscale import models, registry
 from clinscale.config import fingerprint
+from clinscale.engine import describe_precision
 from clinscale.finetune.config import FinetuneConfig
 from clinscale.finetune.evaluate import OUTCOMES_FILE, judge, task_inputs, task_tags
 from clinscale.finetune.group import Event, finetune_on_workers
@@ -72,6 +73,7 @@ def run_finetune(
     recipe = {"task": task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
     folder = claim_run_folder(home, "finetune", config.name, recipe)
     seeds = range(config.recipe.seed, config.recipe.seed + config.seeds)
+    stored = models.stored_precision(config.recipe.model)
     if not all((folder / _seed(seed) / RESULT_FILE).exists() for seed in seeds):
         run = registry.resume_or_start_run(
             tracking,
@@ -79,7 +81,7 @@ def run_finetune(
             name=config.name,
             kind="finetune",
             recipe=fingerprint(recipe),
-            tags=task_tags(data),
+            tags={**task_tags(data), Tag.PRECISION: describe_precision(config.recipe.precision, stored)},
             params=config.recipe.plain(),
         )
         with run:

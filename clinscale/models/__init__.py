@@ -5,6 +5,7 @@ and every public checkpoint loads here.
 """
 
 from clinscale.models.catalog import Attention, EvaluationPattern, InferencePrecision, ModelConfig, family_of
+from clinscale.models.checkpoint import stored_precision
 from clinscale.models.convert import convert_to_longformer
 from clinscale.models.flops import train_flops_per_token
 from clinscale.models.hf_weights import (
@@ -35,5 +36,6 @@ __all__ = [
     "prepare_for_mlm",
     "save_hf",
     "set_attention",
+    "stored_precision",
     "train_flops_per_token",
 ]

@@ -6,6 +6,7 @@ too few) with new random weights and a table in its log. Here such names are und
 
 import json
 import logging
+import os
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -51,18 +52,13 @@ class Fit:
         return cls(frozenset(info["missing_keys"]), frozenset(map(str, info["unexpected_keys"])), reshaped)
 
 
-def check_weight_files(folder: Path) -> None:
-    """Raise DataError unless the weight files of an HF folder are all there and whole; reads their heads only."""
-    _files(folder)
-
-
 def stored_precision(name_or_folder: str | Path) -> str:
     """Number format of the weights in a local folder, e.g. `fp16`; empty where that is not known."""
     folder = Path(name_or_folder)
-    if not folder.is_dir():
+    if not name_or_folder or not folder.is_dir():
         return ""
     formats: set[str] = set()
-    for path in _files(folder):
+    for path in weight_files(folder):
         if path.suffix != ".safetensors":
             return ""
         formats.update(str(value["dtype"]) for value in _safetensors_header(path).values())
@@ -194,7 +190,7 @@ def read_weights(folder: Path) -> "dict[str, torch.Tensor]":
     from safetensors.torch import load_file
 
     weights: dict[str, torch.Tensor] = {}
-    for path in _files(folder):
+    for path in weight_files(folder):
         if path.suffix == ".safetensors":
             weights |= load_file(path)
         else:
@@ -211,8 +207,8 @@ def _unwrapped(values: Any) -> "dict[str, torch.Tensor]":
     return {str(name): value for name, value in dict(values).items() if isinstance(value, torch.Tensor)}
 
 
-def _files(folder: Path) -> list[Path]:
-    """The weight files that `transformers` would read, each looked at."""
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that `transformers` would read; DataError unless their heads say that all are there and whole."""
     main = next((folder / name for name in _KINDS if (folder / name).exists()), None)
     if main is None:
         raise DataError(
@@ -226,7 +222,6 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    _refuse_pointer(index)
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         plain = all(isinstance(name, str) and Path(name).name == name for name in names)
@@ -244,24 +239,17 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _check_whole(path: Path) -> None:
-    _refuse_pointer(path)
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise DataError(f"{path} is no file that this user may read; check its permissions")
     if path.suffix == ".safetensors":
         _safetensors_header(path)
         return
     with path.open("rb") as stream:
-        is_old = stream.read(1) == b"\x80"  # a pickle of torch before 1.6; only loading it tells whether it is whole
+        is_old = (
+            stream.read(1) == b"\x80"
+        )  # a pickle of torch before 1.6; only loading it tells whether it is whole
     if not is_old and not zipfile.is_zipfile(path):
         raise DataError(f"{path} is cut off or no file of weights; copy it, or pull the model, again")
-
-
-def _refuse_pointer(path: Path) -> None:
-    try:
-        with path.open("rb") as stream:
-            begins = stream.read(40)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__}); check its permissions") from None
-    if begins.startswith(b"version https://git-lfs"):
-        raise DataError(f"{path} is a Git LFS pointer and holds no weights; run `git lfs pull` in its repository")
 
 
 def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:

@@ -2,16 +2,16 @@
 
 import json
 import logging
-import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clinscale.errors import ClinscaleError, DataError
+from clinscale.errors import ClinscaleError, DataError, reason_of
 from clinscale.models.catalog import SIZES, Attention, EvaluationPattern, ModelConfig
-from clinscale.models.checkpoint import Fit, check_weight_files, fill, new_weights
+from clinscale.models.checkpoint import Fit, fill, new_weights, weight_files
 from clinscale.runtime import exhausted_memory
+from clinscale.storage import refuse_lfs_pointers
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -76,8 +76,8 @@ def load_hf(
 ) -> "PreTrainedModel":
     """Load an HF encoder by name or folder with the given head; a missing head is initialised from `seed`.
 
-    Weights come as fp32, whatever the checkpoint holds: training in less than that loses small updates. Every weight of
-    the encoder is the checkpoint's; where they lie under another prefix (`module.`, `model.`), a line in the log says so.
+    Weights come as fp32, whatever the checkpoint holds: training in less loses small updates. Every weight of the
+    encoder is the checkpoint's; where they lie under another prefix (`module.`, `model.`), a line in the log says so.
 
     Args:
         name_or_folder: hub name or a folder that `save_hf` or `save_pretrained` wrote.
@@ -141,7 +141,9 @@ def load_hf(
         transformers.logging.set_verbosity(verbosity)
     _check_padding(model.config.to_dict(), name_or_folder)
     if head == "mlm" and new_weights(model, fit):
-        logger.warning("model %s has no head of masked-language modelling; it begins with a new one", name_or_folder)
+        logger.warning(
+            "model %s has no head of masked-language modelling; it begins with a new one", name_or_folder
+        )
     return set_attention(model, attention, unpad=unpad, evaluation_pattern=evaluation_pattern)
 
 
@@ -212,6 +214,7 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise DataError(f"{folder} is not an HF model folder: it has no config.json; name a folder that has one")
+    refuse_lfs_pointers(folder)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError):
@@ -221,7 +224,7 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
     if "auto_map" in values:
         raise DataError(f"{path} asks to run code of its own (auto_map); clinscale loads plain HF models only")
     _check_padding(values, str(folder))
-    check_weight_files(Path(folder))
+    weight_files(Path(folder))
     return values
 
 
@@ -261,10 +264,8 @@ def _not_loaded(name: str, error: Exception, *, is_local: bool) -> DataError:
             f"model {name!r} is neither a folder with an HF model nor a hub name that can be reached from here "
             f"({type(error).__name__}); check the path, or pull the model first"
         )
-    # no more than the first sentence, and no colours of a terminal
-    reason = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]+", " ", str(error)).strip().partition(". ")[0][:200]
     return DataError(
-        f"model {name!r} cannot be loaded by transformers ({type(error).__name__}: {reason}); mend its config.json and "
+        f"model {name!r} cannot be loaded by transformers ({reason_of(error)}); mend its config.json and "
         "weights, or pull or export it again"
     )
 

@@ -155,13 +155,14 @@ def load_predictor(
     `precision="bf16"` probabilities change in their second or third decimal.
 
     Raises:
-        DataError: `folder` is not a fine-tuned clinscale model.
+        DataError: `folder` is not a fine-tuned clinscale model, or not all of its weights are there.
     """
     import torch
 
     models.check_hf_folder(folder)
     card = TaskCard.read(folder)
-    model = models.load_hf(str(folder), head=kind_of(card.task).head, attention=attention, unpad=True)
+    head = kind_of(card.task).head
+    model = models.load_hf(str(folder), head=head, attention=attention, unpad=True, new_head=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     return Predictor(model.to(device, dtype), corpus.load_tokenizer(str(folder)), card, batch_size=batch_size)

@@ -65,7 +65,7 @@ def measure_exposures(folder: str | Path, recipe: PretrainRecipe, special: corpu
 
     if recipe.canaries is None:
         return []
-    model = models.load_hf(str(folder), head="mlm")
+    model = models.load_hf(str(folder), head="mlm", new_head=False)
     global_first = recipe.has_global_tokens(model.config.model_type)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # that a row is shorter than a block or a window is no news

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clinscale import corpus, models, registry, runtime
 from clinscale.config import fingerprint, nearest
-from clinscale.engine import load_weights, newest_checkpoint
+from clinscale.engine import describe_precision, load_weights, newest_checkpoint
 from clinscale.errors import CapacityError, ConfigError, DataError, OutOfMemoryError
 from clinscale.pretrain.card import write_base_card
 from clinscale.pretrain.config import PretrainConfig, PretrainRecipe
@@ -68,13 +68,18 @@ def pretrain(
     folder = claim_run_folder(home, "pretrain", config.name, recipe)
     write_json(folder / CONFIG_FILE, config.plain())
     task = worker_task(config, shards, folder)
+    stored = models.stored_precision(config.recipe.model.pretrained or "")
     run = registry.resume_or_start_run(
         tracking,
         experiment=Experiment.PRETRAIN,
         name=config.name,
         kind="pretrain",
         recipe=fingerprint(recipe),
-        tags={Tag.SHARDS: shards.fingerprint, Tag.HARDWARE: runtime.hardware()},
+        tags={
+            Tag.SHARDS: shards.fingerprint,
+            Tag.HARDWARE: runtime.hardware(),
+            Tag.PRECISION: describe_precision(config.recipe.precision, stored),
+        },
         params={**recipe, **config.runtime.plain()},
         spool=folder / _METRICS_FILE,
     )

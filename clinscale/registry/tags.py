@@ -23,6 +23,8 @@ class Tag:
     """That metric on the test split."""
     TRIVIAL = "clinscale.trivial"
     """That metric for the trivial baseline on the test split."""
+    PRECISION = "clinscale.precision"
+    """What the weights were trained in and computed with, e.g. `fp32 weights, bf16 arithmetic`."""
     MAX_TOKENS = "clinscale.max_tokens"
     """Window that the task model reads."""
     TRIALS = "clinscale.trials"

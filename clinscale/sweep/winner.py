@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale import models, promotion, registry
+from clinscale.engine import describe_precision
 from clinscale.errors import ClusterError, ConfigError
 from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE, FinetuneRecipe, judge, task_tags
 from clinscale.predict import load_predictor
@@ -115,9 +116,13 @@ def _choose_and_judge(
     run.log_json(OUTCOMES_BY_SEED_FILE, [one.plain() for one in others])
     run.log(judged.as_metrics(data.task.name, winner.mean))
     searched = sum(trial.searched for trial in trials)
+    base = int(kept.params.get(MODEL, 0))
+    point = {key: value for key, value in kept.params.items() if key != MODEL}
+    recipe = study.space.recipe(study.bases[base].path, point, kept.seed)
     run.set_tags(
         {
             Tag.MAX_TOKENS: str(judged.max_tokens),
+            Tag.PRECISION: describe_precision(recipe.precision, models.stored_precision(recipe.model)),
             Tag.TRIALS: str(searched),
             Tag.WINNER_RUN: runs.run_id(kept),
             Tag.DEVICE_SECONDS: f"{spent_s:.1f}",
@@ -135,14 +140,12 @@ def _choose_and_judge(
     )
     for picture in pictures:
         run.log_file(picture, "plots")
-    base = int(kept.params.get(MODEL, 0))
-    point = {key: value for key, value in kept.params.items() if key != MODEL}
     write_json(
         folder / WINNER_FILE,
         {
             "id": kept.id,
             "dev": winner.mean,
-            "recipe": study.space.recipe(study.bases[base].path, point, kept.seed).plain(),
+            "recipe": recipe.plain(),
             "base": base,
             "trials": searched,
             "device_seconds": spent_s,
