@@ -11,7 +11,23 @@ from clinscale.storage import read_json, write_json
 
 RECIPE_FILE = "recipe.json"
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # what the registry takes for a model: a run must not fail at its very end
+PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+"""What file systems, URLs and the registry take alike, and what a reference `NAME@alias` can be read from."""
+
+_MOST_CHARACTERS = 200
+"""Of a name: file systems end at 255 bytes and MLflow's columns at 250, and numbers and prefixes are added."""
+
+
+def check_plain_name(thing: str, name: str, *, advice: str = "choose another") -> None:
+    """Raise ConfigError unless `name` can be a folder and a registered model; `thing` says what it names.
+
+    Asked before anything is trained: a run must not fail at its very end.
+    """
+    if not re.fullmatch(PLAIN_NAME, name) or len(name) > _MOST_CHARACTERS:
+        raise ConfigError(
+            f"{thing} {name!r} must be a plain word of letters from A to Z, digits, dots, dashes and underscores that "
+            f"starts with a letter or digit, of at most {_MOST_CHARACTERS} characters; {advice}"
+        )
 
 
 def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str, Any]) -> Path:
@@ -23,11 +39,7 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
     Raises:
         ConfigError: the name is no plain file name, or stands for another recipe (names what differs).
     """
-    if not re.fullmatch(_NAME, name):
-        raise ConfigError(
-            f"{kind} name {name!r} must be a plain word of letters, digits, dots, dashes and underscores that starts "
-            "with a letter or digit"
-        )
+    check_plain_name(f"{kind} name", name)
     folder = Path(home).absolute() / kind / name
     known = folder / RECIPE_FILE
     if not known.exists():

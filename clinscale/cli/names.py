@@ -15,4 +15,4 @@ def default_name(task: str, model: str, max_tokens: int | None = None) -> str:
         folder.parent.name if folder.name == "hf" and folder.parent.name else folder.name,
     ]
     parts += [str(max_tokens)] if max_tokens else []
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-._")

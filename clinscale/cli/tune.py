@@ -42,6 +42,13 @@ def tune(
     resume: Annotated[
         str | None, typer.Option("--resume", help="Go on with the sweep of this name, as it was started.")
     ] = None,
+    register_as: Annotated[
+        str | None,
+        typer.Option(
+            "--register-as",
+            help="Registered model of the winner, of a sweep of one task; the default is its name.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print space, suggestions, trials at once and expected hours; start none."),
@@ -64,6 +71,8 @@ def tune(
         config = load_sweep(resume, overrides or [], home=home)
     else:
         config = _config(task or [], data or [], model or [], max_tokens or [None], space, name, overrides or [])
+    if register_as is not None:
+        config = _registered_as(config, register_as)
     tracking = open_tracking(tracking_uri, home)
     inputs = read_inputs(config, tracking=tracking, home=home)  # all mistakes come out before anything starts
     if dry_run:
@@ -153,6 +162,19 @@ def _config(
         studies[0]["name"] = name or studies[0]["name"]
     named = name or (studies[0]["name"] if len(studies) == 1 else f"sweep-{fingerprint(studies)}")
     return SweepConfig.load(None, overrides, base={"name": named, "recipe": {"studies": studies}})
+
+
+def _registered_as(config: "SweepConfig", name: str) -> "SweepConfig":
+    """The sweep with another name for its winners' model, which changes no number and so may come with a resume."""
+    tasks = {study.task for study in config.recipe.studies}
+    if len(tasks) > 1:
+        raise ConfigError(
+            f"--register-as is for a sweep of one task, got {len(tasks)}; set register_as of each study instead"
+        )
+    values = config.plain()
+    for study in values["recipe"]["studies"]:
+        study["register_as"] = name
+    return type(config).parse(values, source="options")
 
 
 @contextmanager

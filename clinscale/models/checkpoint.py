@@ -208,7 +208,7 @@ def _unwrapped(values: Any) -> "dict[str, torch.Tensor]":
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files that `transformers` would read; DataError unless their heads say that all are there and whole."""
+    """The weight files that `transformers` reads; DataError unless they are all there and whole, by their heads."""
     main = next((folder / name for name in _KINDS if (folder / name).exists()), None)
     if main is None:
         raise DataError(

@@ -1,6 +1,6 @@
 """Masked-language modelling without the waste: head and loss where a token was masked, frozen what cannot learn."""
 
-import types
+import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def prepare_for_mlm(model: "PreTrainedModel", *, has_global_tokens: bool = False
 
     Changes `model` in place.
     """
-    model.forward = types.MethodType(_forward, model)
+    model.forward = functools.partial(_forward, model)  # a bound method could not be pickled
     unreached = [] if has_global_tokens else ["query_global", "key_global", "value_global"]
     for name, parameter in model.base_model.named_parameters():
         if name.startswith("pooler.") or any(f".{part}." in name for part in unreached):

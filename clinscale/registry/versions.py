@@ -13,13 +13,13 @@ from clinscale.registry.folders import digest_of, hash_folder
 from clinscale.registry.mlflow_model import HF_FOLDER, Pyfunc, saved_model
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
+from clinscale.runfolder import PLAIN_NAME, check_plain_name
 
 CHAMPION = "champion"
 
 _MAX_DESCRIPTION = 5000  # column width of MLflow's databases
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<alias>{_NAME})|/(?P<version>[0-9]+))?")
+_REFERENCE = re.compile(rf"(?P<name>{PLAIN_NAME})(?:@(?P<alias>{PLAIN_NAME})|/(?P<version>[0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def register(
 
     Raises:
         AccessError: the account may not write there.
-        RegistryError: the folder holds what is not safe to hand on, the name is not plain, or the server fails.
+        ConfigError: the name is not plain.
+        RegistryError: the folder holds what is not safe to hand on, or the server fails.
     """
-    if not re.fullmatch(_NAME, name):
-        raise RegistryError(f"model name {name!r} must be letters, digits, dots, dashes and underscores")
+    check_plain_name("model name", name)
     folder = Path(folder).absolute()
     files = hash_folder(folder, source=str(folder))
     digest = digest_of(files)
@@ -229,7 +229,8 @@ def _upload(
 
     client = tracking.client
     place = experiment_id or client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(place, name=name, source_run_id=run_id)
+    # of the names that the registry takes, a LoggedModel takes none with a dot; nothing is found by it
+    logged = client.create_logged_model(place, name=name.replace(".", "-"), source_run_id=run_id)
     client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")
     if experiment_id is None:  # MLflow's run page names the models of its own experiment only

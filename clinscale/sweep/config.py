@@ -9,9 +9,13 @@ from clinscale.engine import ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRuntime
 from clinscale.models import Attention
+from clinscale.runfolder import check_plain_name
 from clinscale.sweep.disk import KeepTrials
 from clinscale.sweep.policy import Halving, Scheduler
 from clinscale.sweep.sampler import Objective, Sampler
+
+_MOST_BYTES = 200
+"""Of a study's name, which is a folder and the beginning of its trials' names."""
 
 
 class StudyConfig(Config):
@@ -42,7 +46,16 @@ class StudyConfig(Config):
     """Registered model that the winner becomes a version of; None is the task's name."""
 
     def check(self) -> None:
-        """The window can hold text."""
+        """The names can be a folder and a registered model, the window can hold text."""
+        # studies with blanks in their names have run well
+        if not self.name.isprintable() or "/" in self.name or self.name.startswith(".") or not self.name.strip():
+            raise ConfigError(
+                f"study name {self.name!r} must be a plain file name; letters, digits and - are usual"
+            )
+        if len(self.name.encode()) > _MOST_BYTES:
+            raise ConfigError(f"study name {self.name!r} must be at most {_MOST_BYTES} bytes long; shorten it")
+        if self.register_as is not None:
+            check_plain_name(f"study {self.name}: register_as", self.register_as)
         if self.max_tokens is not None and self.max_tokens < 8:
             raise ConfigError(f"study {self.name}: max_tokens must be at least 8, got {self.max_tokens}")
 

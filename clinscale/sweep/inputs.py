@@ -9,11 +9,12 @@ from clinscale import corpus, models, registry
 from clinscale.config import merge
 from clinscale.errors import DataError
 from clinscale.finetune import task_inputs
+from clinscale.runfolder import check_plain_name
 from clinscale.sweep.config import StudyConfig, SweepConfig, SweepRecipe
 from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.space import MODEL, SearchSpace, load_space
 from clinscale.sweep.warm import warm_points
-from clinscale.tasks import TaskData, kind_of, load_task, read_task
+from clinscale.tasks import TaskConfig, TaskData, kind_of, load_task, read_task
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ def read_inputs(config: SweepConfig, *, tracking: registry.Tracking, home: str |
     return SweepInputs(tuple(studies), failures)
 
 
+def registered_name(study: StudyConfig, task: TaskConfig) -> str:
+    """The registered model that the study's winner becomes a version of."""
+    return study.register_as or task.name
+
+
 def study_recipe(config: SweepConfig, study: StudyInputs) -> dict[str, Any]:
     """All that changes a study's numbers, as its MLflow run shows it."""
     return {
@@ -119,6 +125,11 @@ def _read_study(
     study: StudyConfig, config: SweepConfig, tracking: registry.Tracking, home: str | Path
 ) -> StudyInputs:
     task = load_task(study.task, study.task_changes)
+    check_plain_name(
+        f"study {study.name}: the registered model of its winner",
+        registered_name(study, task),
+        advice="give another with --register-as, or register_as of the study, or rename the task",
+    )
     space = load_space(study.space or [task.name, task.kind])
     if study.max_tokens:
         space = SearchSpace.parse(

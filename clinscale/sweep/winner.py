@@ -16,7 +16,7 @@ from clinscale.storage import read_json, write_json
 from clinscale.sweep.card import write_task_card
 from clinscale.sweep.choose import Candidate, choose_winner
 from clinscale.sweep.config import SweepConfig
-from clinscale.sweep.inputs import StudyInputs
+from clinscale.sweep.inputs import StudyInputs, registered_name
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.plots import draw
 from clinscale.sweep.policy import finalists
@@ -206,7 +206,7 @@ def _register(
         tracking,
         run.id,
         hf_folder,
-        name=study.config.register_as or data.task.name,
+        name=registered_name(study.config, data.task),
         tags=tags,
         outcomes=tuple(Outcomes.parse(one, source=str(folder / WINNER_FILE)) for one in winner["outcomes"]),
         data=data,

@@ -1,5 +1,6 @@
 """The contract of a task: what its files are, how they are split, what is predicted, how it is scored."""
 
+import posixpath
 import re
 from typing import Any, Literal
 
@@ -22,6 +23,9 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "spans": ("records", "squad"),
 }
 """Kind -> the open formats that carry its annotations; any other format is a distribution of the catalog."""
+
+_MOST_CHARACTERS = 100
+"""Of a task's name: MLflow's names of scores end at 250, and hold more than it."""
 
 OPEN_FORMATS = frozenset(name for names in FORMATS.values() for name in names)
 
@@ -69,7 +73,8 @@ class TaskConfig(TableFormat):
     """A task as data; write one as YAML and give its path wherever a task's name is asked for."""
 
     name: str
-    """Name in reports, runs and model names."""
+    """Name in reports, runs and model names. A sweep's winner is registered by it, which takes a plain word, unless
+    `register_as` names another."""
 
     about: str = ""
     """What it is, where its files come from and how they are split, in a sentence or two."""
@@ -153,6 +158,7 @@ class TaskConfig(TableFormat):
         """Refuse combinations that no reader or kind understands."""
         here = f"task {self.name}"
         super().check()
+        self._check_name()
         if self.format in OPEN_FORMATS:
             self._check_files(here)
         if self.options and self.format in OPEN_FORMATS:
@@ -189,6 +195,15 @@ class TaskConfig(TableFormat):
             raise ConfigError(f"{here}: max_answer_tokens must be at least 1, got {self.max_answer_tokens}")
         if not self.is_utf8 and self.format not in OPEN_FORMATS:
             raise ConfigError(f"{here}: format {self.format} has an encoding of its own; remove encoding")
+
+    def _check_name(self) -> None:
+        """Scores go to MLflow by the task's name, which must be what MLflow takes in the name of a metric."""
+        normal = posixpath.normpath(self.name) == self.name and not self.name.startswith(("/", "."))
+        if not re.fullmatch(r"[/\w.\- :]+", self.name) or not normal or len(self.name) > _MOST_CHARACTERS:
+            raise ConfigError(
+                f"task name {self.name!r} must be letters, digits, blanks and _ - . : of at most {_MOST_CHARACTERS} "
+                "characters, as MLflow wants it for the names of scores; choose another name"
+            )
 
     def _check_files(self, here: str) -> None:
         if self.format not in FORMATS[self.kind]:

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from clinscale import registry
-from clinscale.errors import RegistryError
+from clinscale.errors import ConfigError, RegistryError
 from clinscale.registry import Tag
+from clinscale.tasks import TaskConfig
 
 
 def start(tracking, name="first", kind="sweep", parent=None, tags=None, params=None):
@@ -198,3 +199,47 @@ def test_a_lost_server_does_not_hide_the_first_error(lost_run):
     with pytest.raises(ZeroDivisionError) as caught, lost_run:
         raise ZeroDivisionError
     assert "127.0.0.1:1" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["ward stay", "größe", "日本", "n2c2_2018", "a.b", "group/ward", "30 d: all-cause", "x" * 100]
+)
+def test_scores_of_every_name_that_a_task_may_have_are_logged(tracking, name):
+    task = TaskConfig.parse({**TASK, "name": name}, source="test")
+    with registry.start_run(tracking, experiment="clinscale-finetune", name="r", tags={}, params={}) as run:
+        run.set_tags({registry.Tag.TASK: task.name})
+        run.log_inputs([registry.UsedData(task.name, "0" * 12, "fine-tuning", {})])
+        run.log({f"trivial/{task.name}/macro_f1_above_512_tokens": 0.5})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "readmission (30 d)",
+        "a,b",
+        "a%b",
+        "a'b",
+        "a+b",
+        "#1",
+        "",
+        ".",
+        "..",
+        "../a",
+        "/a",
+        "a//b",
+        "a/",
+        "a\nb",
+        "x" * 101,
+    ],
+)
+def test_a_task_name_that_mlflow_would_refuse_after_the_first_epoch_is_refused(name):
+    with pytest.raises(ConfigError, match="task name .* must be letters, digits, blanks"):
+        TaskConfig.parse({**TASK, "name": name}, source="test")
+
+
+TASK = {
+    "kind": "sequence",
+    "format": "records",
+    "splits": {"all": "s.csv"},
+    "split_ratios": (0.6, 0.2, 0.2),
+}

@@ -4,7 +4,7 @@ import pandas
 import pytest
 
 from clinscale import registry
-from clinscale.errors import RegistryError
+from clinscale.errors import ConfigError, RegistryError
 from clinscale.registry import Tag
 
 
@@ -63,8 +63,15 @@ def test_an_unsafe_folder_makes_no_version(tracking, register, hf_folder):
 
 @pytest.mark.parametrize("name", ["a/b", "a@b", "", "../a", "a b", ".a"])
 def test_a_name_that_no_reference_could_tell_is_refused(register, hf_folder, name):
-    with pytest.raises(RegistryError, match="model name"):
+    with pytest.raises(ConfigError, match="model name"):
         register(hf_folder, name=name)
+
+
+@pytest.mark.parametrize("name", ["lf-1.5", "A_b", "9", "a" * 200])
+def test_every_name_that_a_run_may_have_can_be_registered(tracking, run, hf_folder, name):
+    """MLflow takes no dot in the name of a LoggedModel, which is found out after the training."""
+    version = registry.register(tracking, run.id, hf_folder, name=name, tags={}, alias="champion")
+    assert registry.resolve(tracking, f"{name}@champion").label == version.label == f"{name}/1"
 
 
 def test_references(tracking, register, hf_folder):

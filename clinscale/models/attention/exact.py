@@ -9,7 +9,6 @@ and hands queries, keys and values to the backend. Whatever a backend does not d
 import contextlib
 import functools
 import logging
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -174,6 +173,15 @@ def documents_apart(model: "PreTrainedModel", segment_ids_BL: torch.Tensor | Non
         del encoder.segment_ids_BL
 
 
+def _is_recorded(hidden: torch.Tensor) -> bool:
+    """Whether a graph is being made of the forward pass, by `torch.export` or `torch.jit.trace`.
+
+    Who sees whom is worked out from the values of the mask, which such a graph would keep as constants.
+    """
+    is_traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return is_traced or torch.compiler.is_exporting() or isinstance(hidden, torch._subclasses.FakeTensor)
+
+
 def _check_rows_are_whole(encoder: Any) -> None:
     """Raise ConfigError where HF's code would let the documents of a row see each other."""
     if hasattr(encoder, "segment_ids_BL"):
@@ -226,16 +234,16 @@ def _bind(encoder: Any, model_type: str) -> None:
         of_encoder, of_layer = _longformer_encoder, _longformer_self
     else:
         of_encoder, of_layer = _bigbird_encoder, _bigbird_self
-    encoder.forward = types.MethodType(of_encoder, encoder)
+    encoder.forward = functools.partial(of_encoder, encoder)  # a bound method could not be pickled
     for index, layer in enumerate(encoder.layer):
         attention = layer.attention.self
-        attention.forward = types.MethodType(of_layer, attention)
+        attention.forward = functools.partial(of_layer, attention)
         attention.index = index  # BigBird draws its random blocks for each layer
         if isinstance(activation := layer.intermediate.intermediate_act_fn, NewGELUActivation):
             # the same function in one pass over memory: HF's keeps six tensors of the inner size
             activation.forward = functools.partial(torch.nn.functional.gelu, approximate="tanh")
     if model_type == "big_bird":  # the layers stay as they are; each batch decides for itself
-        encoder.set_attention_type = types.MethodType(_remember_attention_type, encoder)
+        encoder.set_attention_type = functools.partial(_remember_attention_type, encoder)
 
 
 def _unbind(encoder: Any) -> None:
@@ -361,8 +369,10 @@ def _longformer_encoder(
     """In place of `LongformerEncoder.forward`."""
     # HF pads to a multiple of its window; nothing here needs that
     length = hidden_states.shape[1] - padding_len
-    code_BL = (attention_mask[:, :length] >= 0).int() + (attention_mask[:, :length] > 0).int()
-    batch = None if output_attentions else _longformer_batch(self, hidden_states, code_BL)
+    batch = None
+    if not output_attentions and not _is_recorded(hidden_states):
+        code_BL = (attention_mask[:, :length] >= 0).int() + (attention_mask[:, :length] > 0).int()
+        batch = _longformer_batch(self, hidden_states, code_BL)
     if batch is None:
         _check_rows_are_whole(self)
         return type(self).forward(
@@ -443,7 +453,7 @@ def _bigbird_encoder(
 ) -> Any:
     """In place of `BigBirdEncoder.forward`."""
     batch = None
-    if not kwargs.get("output_attentions", self.config.output_attentions):
+    if not kwargs.get("output_attentions", self.config.output_attentions) and not _is_recorded(hidden_states):
         code_BL = _bigbird_codes(hidden_states, attention_mask, to_mask)
         # recorded hidden states are taken from the layers, so these must not leave padding out
         unpad = self.exact.unpad and not kwargs.get("output_hidden_states", self.config.output_hidden_states)

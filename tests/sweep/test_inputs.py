@@ -1,0 +1,53 @@
+"""What a sweep finds out before it starts anything."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clinscale.errors import ConfigError, DataError
+from clinscale.sweep import SweepConfig, read_inputs
+
+
+@pytest.fixture
+def config(demo_data, base_models, tmp_path):
+    """Makes a sweep of one study whose task has the given name."""
+
+    def make(task_name, model=base_models["longformer"], **study):
+        task = tmp_path / "task.yaml"
+        task.write_text(yaml.safe_dump({"extends": "demo_pairs", "name": task_name}, allow_unicode=True))
+        values = {"name": "study", "task": str(task), "data": str(demo_data), "models": [str(model)], **study}
+        return SweepConfig.parse({"name": "sweep", "recipe": {"studies": [values]}}, source="test")
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["ward stay", "größe", "a:b"])
+def test_a_task_whose_winner_could_not_be_registered_needs_another_name_for_it(name, config, tracking, tmp_path):
+    with pytest.raises(
+        ConfigError, match="study study: the registered model of its winner .* must be a plain word.*--register-as"
+    ):
+        read_inputs(config(name), tracking=tracking, home=tmp_path)
+    assert read_inputs(config(name, register_as="ward_stay"), tracking=tracking, home=tmp_path).studies
+
+
+@pytest.mark.parametrize("name", ["ward stay", "größe", "", "a/b", "x" * 201])
+def test_a_name_of_the_registry_is_checked_with_the_config(name, config):
+    with pytest.raises(ConfigError, match="study study: register_as .* must be a plain word"):
+        config("pairs", register_as=name)
+
+
+@pytest.mark.parametrize("name", ["", " ", "..", ".hidden", "a/b", "../a", "a\nb", "ä" * 101])
+def test_a_study_that_could_be_no_folder_is_refused(name, config):
+    with pytest.raises(ConfigError, match="study name"):
+        config("pairs", name=name)
+
+
+def test_a_base_that_no_trial_could_load_is_told_before_any_starts(config, base_models, tracking, tmp_path):
+    base = shutil.copytree(base_models["longformer"], tmp_path / "base")
+    values = json.loads(Path(base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(values | {"vocab_size": values["vocab_size"] + 8}))
+    with pytest.raises(DataError, match=r"has 1 of another shape .*word_embeddings"):
+        read_inputs(config("pairs", base), tracking=tracking, home=tmp_path)
