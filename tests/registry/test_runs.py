@@ -233,7 +233,7 @@ def test_scores_of_every_name_that_a_task_may_have_are_logged(tracking, name):
     ],
 )
 def test_a_task_name_that_mlflow_would_refuse_after_the_first_epoch_is_refused(name):
-    with pytest.raises(ConfigError, match="task name .* must be letters, digits, blanks"):
+    with pytest.raises(ConfigError, match=r"task name .* must be letters, digits, blanks"):
         TaskConfig.parse({**TASK, "name": name}, source="test")
 
 
