@@ -264,7 +264,7 @@ def test_a_run_is_judged_once_and_its_name_is_kept(demo_data, base_models, track
     [record] = registry.read_runs(tracking, kind="finetune")
     assert record.status == "FINISHED"
     assert record.metrics["test/demo_pairs/accuracy"] == first.test["accuracy"]
-    assert record.tags[Tag.PRECISION] == "fp32 weights, fp32 arithmetic, from a checkpoint in fp32"
+    assert record.tags[registry.Tag.PRECISION] == "fp32 weights, fp32 arithmetic, from a checkpoint in fp32"
     assert len(registry.metric_history(tracking, record.id, "test/demo_pairs/accuracy")) == 1
     assert len(registry.metric_history(tracking, record.id, "eval/demo_pairs/accuracy")) == 2
     assert run_finetune(config(), tracking=tracking, home=tmp_path) == first
