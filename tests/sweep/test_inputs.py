@@ -27,7 +27,8 @@ def config(demo_data, base_models, tmp_path):
 @pytest.mark.parametrize("name", ["ward stay", "größe", "a:b"])
 def test_a_task_whose_winner_could_not_be_registered_needs_another_name_for_it(name, config, tracking, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"study study: the registered model of its winner .* must be a plain word.*--register-as"
+        ConfigError,
+        match=r"study study: the registered model of its winner .* must be a plain word.*--register-as",
     ):
         read_inputs(config(name), tracking=tracking, home=tmp_path)
     assert read_inputs(config(name, register_as="ward_stay"), tracking=tracking, home=tmp_path).studies
