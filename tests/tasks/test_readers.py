@@ -6,7 +6,7 @@ import math
 import pytest
 
 from clinscale.errors import DataError
-from clinscale.tasks import Answer, Entity, Findings
+from clinscale.tasks import Answer, Entity, Findings, read_task
 from clinscale.tasks.readers.align import without_overlaps
 from clinscale.tasks.readers.bio import read_bio
 from clinscale.tasks.readers.brat import read_brat
@@ -581,3 +581,38 @@ class TestSquad:
 def test_entities_that_touch_do_not_overlap():
     touching = [Entity(0, 3, "a"), Entity(3, 6, "b")]
     assert without_overlaps(reversed(touching)) == tuple(touching)
+
+
+class TestOverlaps:
+    ANNOTATIONS = "T1\tSite 18 23\tchest\nT2\tSign 18 28\tchest pain\nT3\tB 18 28\tchest pain\n"
+
+    @pytest.fixture
+    def settled(self, task_of, tmp_path):
+        def read(**fields):
+            for number in range(3):
+                (tmp_path / f"d{number}.txt").write_text(f"{number} Patients have no chest pain")
+                shifted = self.ANNOTATIONS.replace("18 23", "20 25").replace("18 28", "20 30")
+                (tmp_path / f"d{number}.ann").write_text(shifted)
+            task = task_of("tokens", splits={"all": "."}, split_ratios=[0.4, 0.3, 0.3], **fields)
+            data = read_task(task, str(tmp_path))
+            return surfaces(data.splits["train"][0]), data.findings.rejected
+
+        return read
+
+    def test_the_longest_stays(self, settled):
+        assert settled() == ([("chest pain", "Sign")], {"overlaps a longer span": 6})
+
+    def test_a_type_that_the_task_leaves_out_wins_nothing(self, settled):
+        found, rejected = settled(label_map={"Sign": None, "B": None})
+        assert found == [("chest", "Site")]
+        assert rejected == {"label mapped to null": 6}
+
+
+def test_a_split_without_any_answer_is_taken_for_a_blind_one(task_of, tmp_path):
+    for split, answers in (("a", [{"text": "25 mg", "answer_start": 8}]), ("b", []), ("c", [])):
+        question = {"id": "q1", "question": "What dose?", "answers": answers, "is_impossible": not answers}
+        layout = {"data": [{"paragraphs": [{"context": f"Started 25 mg. {split}", "qas": [question]}]}]}
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "q.json").write_text(json.dumps(layout))
+    with pytest.raises(DataError, match=r"no question of split dev .* has an answer"):
+        read_task(task_of("spans"), str(tmp_path))
