@@ -204,6 +204,6 @@ def _rank(payload: bytes, seat: _Seat, connection: Any) -> None:
         said = error
     except BaseException as error:  # noqa: BLE001  its text may quote data: only its kind travels
         said = type(error).__name__
-    connection.send(said)
+    connection.send_bytes(cloudpickle.dumps(said))  # an error's class may be a test's or a notebook's
     connection.close()
     os._exit(0)  # gloo's threads may abort a process that takes itself apart

@@ -163,7 +163,7 @@ class TestRecords:
             ({"text": ["Jane Roe"]}, "column 'text' must hold text, got a value of type list"),
             ({"text": {"Jane": "Roe"}}, "type dict"),
             ({"text": 7}, "type int"),
-            ({"text": "Jane \ud83d Roe"}, "half a character at character 5"),
+            ({"text": "Jane \ud83d Roe"}, "holds half of a character"),
             ({"label": None}, "column 'label' has no value"),
             ({"label": math.nan}, "column 'label' has no value"),
             ({"label": ["Jane Roe"]}, "column 'label' must hold a label, got a value of type list"),
@@ -187,7 +187,7 @@ class TestRecords:
                 "split_ratios": (0.6, 0.2, 0.2),
                 "group_column": "patient",
             }
-        with pytest.raises(DataError, match=f"row 2: .*{fault}") as error:
+        with pytest.raises(DataError, match=f"(row|line) 2: .*{fault}") as error:
             read(read_rows, "sequence", {"a.jsonl": f"{json.dumps(row)}\n{json.dumps(row | fields)}"}, **task)
         assert "Jane" not in str(error.value)
         assert "Roe" not in str(error.value)
