@@ -63,6 +63,7 @@ def show(
         metric_of,
         options_of,
         read_task,
+        scores_equal,
     )
 
     task = load_task(name, changes or [])
@@ -71,6 +72,8 @@ def show(
         "kind": task.kind,
         "about": task.about,
         "metric": metric_of(task),
+        "scorer": task.scored_by or "scikit-learn",
+        "scores_equal": scores_equal(task),
         "label_set": list(task.labels or ()),
         "options": options_of(task),
         "definition": task.plain(),

@@ -41,16 +41,16 @@ def version_evidence(
 ) -> Evidence:
     """Of a registered version: outcomes that its run recorded, or those on the test set of `data`.
 
-    With `like`, it is judged again only where what its run recorded is not of the same examples as `like`.
+    With `like`, it is judged again only where what its run recorded is not of the same examples by the same rules.
 
     Raises:
         AccessError: this account may not read its run. RegistryError: the server fails.
     """
     recorded = _recorded(tracking, version)
-    if data is None or (like and recorded and recorded[0].keys == like.keys):
+    if data is None or (like and recorded and recorded[0].is_comparable(like)):
         return candidate_evidence(tracking, version.label, folder, recorded, version.tags)
     again = predict.load_predictor(folder).outcomes(data.splits["test"])
-    alike = [one for one in recorded[1:] if one.keys == again.keys]
+    alike = [one for one in recorded[1:] if one.is_comparable(again)]
     known = candidate_evidence(tracking, version.label, folder, (again, *alike), version.tags)
     seen = not recorded or recorded[0].keys != again.keys
     return replace(known, note="judged now, on a test set that its own training may have seen" if seen else "")

@@ -10,7 +10,7 @@ from clinscale.tasks.baselines import classical, trivial
 from clinscale.tasks.catalog import catalog, load_task, options_of
 from clinscale.tasks.example import Answer, Entity, Example, TaskData
 from clinscale.tasks.findings import Findings, NoExamplesError, OnError
-from clinscale.tasks.kinds import Kind, LongDocuments, Prediction, Window, kind_of, metric_of
+from clinscale.tasks.kinds import Kind, LongDocuments, Prediction, Window, kind_of, metric_of, scores_equal
 from clinscale.tasks.read import lines_of, read_examples, read_task
 from clinscale.tasks.statistics import (
     Band,
@@ -73,6 +73,7 @@ __all__ = [
     "read_examples",
     "read_task",
     "read_unlabelled",
+    "scores_equal",
     "survey",
     "trivial",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from clinscale.tasks.example import Entity, Example, TaskData
 from clinscale.tasks.kinds import Prediction, kind_of
+from clinscale.tasks.kinds.file_words import in_whole_words, words_of_file
 from clinscale.tasks.kinds.words import OUTSIDE, tag_words, words_of
 
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
@@ -109,7 +110,10 @@ def _entities(data: TaskData, examples: Sequence[Example]) -> list[Prediction]:
     for example in examples:
         words = words_of(example.text)
         found = model.predict(hasher.transform(_word_features(example.text, words))) if words else []
-        predictions.append({"entities": [_plain(e) for e in _entities_of(words, found)]})
+        entities = [_plain(e) for e in _entities_of(words, found)]
+        if example.is_split_into_words:
+            entities = in_whole_words(words_of_file(example), entities)
+        predictions.append({"entities": entities})
     return predictions
 
 

@@ -56,6 +56,8 @@ class Example:
     """What the split column of its file says."""
     place: str = field(default="", compare=False)
     """File and row that it was read from, where its reader tells."""
+    is_split_into_words: bool = field(default=False, compare=False)
+    """Whether its file gives the tokens one by one: they are what blanks part in the text."""
 
     @property
     def name(self) -> str:

@@ -200,8 +200,8 @@ def _lines(example: Example) -> list[Example]:
             if e.start < end and e.end > start
         )
         visible = tuple(e for e in inside if not line[e.start : e.end].isspace())
-        group = example.group or example.id
-        lines.append(Example(f"{example.id}:{number}", line, entities=visible, group=group, place=example.place))
+        name, group = f"{example.id}:{number}", example.group or example.id
+        lines.append(dataclasses.replace(example, id=name, text=line, entities=visible, group=group))
     return lines
 
 

@@ -23,6 +23,9 @@ LENGTHS_TOKENS = (0, 512, 1024, 2048, 4096)
 
 RESAMPLES = 1000
 
+_EARLIER_SCORERS = {"tokens": "words", "spans": "squad_v1"}
+"""Kind -> by whose rules outcomes were counted that do not say it, as they are of an earlier version."""
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -39,6 +42,8 @@ class Outcomes:
     """(examples, k) as `Kind.outcomes` gives them."""
     labels: tuple[str, ...] = ()
     """In the order of the model's outputs."""
+    scorer: str | None = None
+    """Whose rules `rows` were counted by; scores by different rules are never compared. None for labels."""
 
     @classmethod
     def of(
@@ -60,6 +65,7 @@ class Outcomes:
             tokens=np.array(lengths)[documents],
             rows=kind.outcomes(examples, predictions, labels),
             labels=tuple(labels),
+            scorer=kind.task.scored_by,
         )
 
     def plain(self) -> dict[str, Any]:
@@ -71,20 +77,28 @@ class Outcomes:
             "tokens": self.tokens.tolist(),
             "rows": [[round(value, 8) for value in row] for row in self.rows.tolist()],
             "labels": list(self.labels),
+            "scorer": self.scorer,
         }
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
         """What `plain` made; DataError when it is something else."""
         try:
+            task = TaskConfig.parse(values["task"], source=source)
             return cls(
-                task=TaskConfig.parse(values["task"], source=source),
+                task=task,
                 keys=tuple(values["keys"]),
                 **{name: np.array(values[name]) for name in ("documents", "tokens", "rows")},
                 labels=tuple(values.get("labels", ())),
+                scorer=values.get("scorer", _EARLIER_SCORERS.get(task.kind)),
             )
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{source} holds no outcomes of a test; judge the model again") from None
+
+    def is_comparable(self, other: "Outcomes") -> bool:
+        """Whether both are of the same examples, by one metric and one scorer."""
+        metrics = kind_of(self.task).metric, kind_of(other.task).metric
+        return self.keys == other.keys and metrics[0] == metrics[1] and self.scorer == other.scorer
 
     def value(self, members: np.ndarray | None = None) -> float:
         """The task's metric on these examples, NaN where it is not defined."""
@@ -275,10 +289,10 @@ def by_length(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) 
 
 
 def _check_comparable(ours: Outcomes, theirs: Outcomes) -> None:
-    if ours.keys != theirs.keys or kind_of(ours.task).metric != kind_of(theirs.task).metric:
+    if not ours.is_comparable(theirs):
         raise DataError(
-            f"task {ours.task.name}: the two models were judged on different test examples or by different metrics; "
-            "judge both on the same data"
+            f"task {ours.task.name}: the two models were judged on different test examples, or by different metrics "
+            "or scorers; judge both on the same data by the same task"
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from clinscale.config import Config
+from clinscale.config import Config, nearest
 from clinscale.errors import ConfigError
 from clinscale.records import TableFormat
 from clinscale.tasks.findings import OnError
@@ -28,6 +28,26 @@ _MOST_CHARACTERS = 100
 """Of a task's name: MLflow's names of scores end at 250, and hold more than it."""
 
 OPEN_FORMATS = frozenset(name for names in FORMATS.values() for name in names)
+
+
+SCORERS: dict[str, tuple[str, ...]] = {
+    "sequence": (),
+    "pair": (),
+    "tokens": (
+        "characters",
+        "seqeval",
+        "i2b2_2010",
+        "i2b2_2012",
+        "i2b2_2014",
+        "n2c2_2018",
+        "n2c2_2018_lenient",
+        "meddocan",
+        "bc5cdr",
+        "words",
+    ),
+    "spans": ("squad_v1", "squad_v2"),
+}
+"""Kind -> the scorers that a task can choose; labels are scored by scikit-learn."""
 
 
 class ColumnsConfig(Config):
@@ -154,6 +174,25 @@ class TaskConfig(TableFormat):
     metric: str | None = None
     """What sweeps maximise; absent: the default of the kind."""
 
+    scorer: str | None = None
+    """Whose rules count entities or answers: those of an official script, where they differ on duplicates, overlaps,
+    parts of words or no answer. Tokens: `characters` (default: same characters and type), `seqeval` (default for files
+    of tokens: on those tokens), `i2b2_2010`, `i2b2_2012`, `i2b2_2014`, `n2c2_2018`, `n2c2_2018_lenient`, `meddocan`,
+    `bc5cdr`, `words` (earlier versions of clinscale). Spans: `squad_v2` (default), `squad_v1` (default where
+    `unanswerable` is false)."""
+
+    @property
+    def scored_by(self) -> str | None:
+        """The scorer of entities or answers: the task's own, else that of its kind and files; None for labels."""
+        if self.scorer is not None or not SCORERS[self.kind]:
+            return self.scorer
+        if self.kind == "spans":
+            return "squad_v2" if self.unanswerable else "squad_v1"
+        is_split_into_words = self.format == "bio" or (
+            self.format == "records" and self.columns.tokens is not None
+        )
+        return "seqeval" if is_split_into_words else "characters"
+
     def check(self) -> None:
         """Refuse combinations that no reader or kind understands."""
         here = f"task {self.name}"
@@ -193,6 +232,9 @@ class TaskConfig(TableFormat):
             raise ConfigError(f"{here}: labels must be distinct and at least one; or remove the key")
         if self.max_answer_tokens < 1:
             raise ConfigError(f"{here}: max_answer_tokens must be at least 1, got {self.max_answer_tokens}")
+        if self.scorer is not None and self.scorer not in SCORERS[self.kind]:
+            allowed = nearest(self.scorer, SCORERS[self.kind])
+            raise ConfigError(f"{here}: scorer {self.scorer!r} is none of kind {self.kind}; {allowed}")
         if not self.is_utf8 and self.format not in OPEN_FORMATS:
             raise ConfigError(f"{here}: format {self.format} has an encoding of its own; remove encoding")
 

@@ -1,6 +1,8 @@
 """The four kinds of task: examples to model inputs, model outputs to predictions, predictions to scores."""
 
 from clinscale.errors import ConfigError
+from clinscale.tasks.kinds.answer_scorers import ANSWER_SCORERS
+from clinscale.tasks.kinds.entity_scorers import ENTITY_SCORERS
 from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window
 from clinscale.tasks.kinds.pair import PairKind
 from clinscale.tasks.kinds.sequence import SequenceKind
@@ -8,7 +10,7 @@ from clinscale.tasks.kinds.spans import SpansKind
 from clinscale.tasks.kinds.tokens import TokensKind
 from clinscale.tasks.task import TaskConfig
 
-__all__ = ["Kind", "LongDocuments", "Prediction", "Window", "kind_of", "metric_of"]
+__all__ = ["Kind", "LongDocuments", "Prediction", "Window", "kind_of", "metric_of", "scores_equal"]
 
 _KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (SequenceKind, PairKind, TokensKind, SpansKind)}
 
@@ -28,3 +30,9 @@ def kind_of(task: TaskConfig) -> Kind:
 def metric_of(task: TaskConfig) -> str:
     """The metric that selects the best model of `task`: its own choice, else the default of its kind."""
     return kind_of(task).metric
+
+
+def scores_equal(task: TaskConfig) -> str:
+    """Whose scores those of `task` equal, in words."""
+    about = {name: rules.about for name, rules in (*ENTITY_SCORERS.items(), *ANSWER_SCORERS.items())}
+    return about[task.scored_by] if task.scored_by else "scikit-learn's"

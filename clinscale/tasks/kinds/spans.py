@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from clinscale.tasks.example import Answer, Example
+from clinscale.tasks.kinds.answer_scorers import ANSWER_SCORERS
 from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window
 from clinscale.tasks.kinds.sequence import softmax
-from clinscale.tasks.kinds.squad import exact_match, f1
 from clinscale.tasks.kinds.windowing import overlapping
 
 if TYPE_CHECKING:
@@ -115,12 +115,15 @@ class SpansKind(Kind):
     def outcomes(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
     ) -> np.ndarray:
-        """F1 and exact match of each question."""
-        judged = [
-            (prediction["answer"], [answer.text for answer in example.answers])
-            for example, prediction in zip(examples, predictions, strict=True)
-        ]
-        return np.array([[f1(answer, gold), exact_match(answer, gold)] for answer, gold in judged])
+        """F1 and exact match of each question, by the task's scorer."""
+        assert self.task.scored_by is not None
+        measure = ANSWER_SCORERS[self.task.scored_by].measure
+        return np.array(
+            [
+                measure(prediction["answer"], [answer.text for answer in example.answers])
+                for example, prediction in zip(examples, predictions, strict=True)
+            ]
+        )
 
     def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
         """Means over questions."""

@@ -7,6 +7,8 @@ import numpy as np
 
 from clinscale.tasks.example import Entity, Example
 from clinscale.tasks.kinds.classification import f1_of
+from clinscale.tasks.kinds.entity_scorers import OVERALL, count_entities
+from clinscale.tasks.kinds.file_words import in_whole_words, words_of_file
 from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
@@ -15,21 +17,18 @@ from clinscale.tasks.kinds.words import OUTSIDE, tag_words, words_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_WHOLE = 5
-"""Columns of outcomes that count entities of all types; those of each type follow."""
-
 
 class TokensKind(Kind):
-    """Entities of a text, scored by seqeval on words: an entity counts when its words and its type are right."""
+    """Entities of a text; one counts when its span and its type are right, as the task's scorer compares them."""
 
     name = "tokens"
     head: ClassVar[Literal["sequence", "tokens", "spans"]] = "tokens"
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Over all entities together (micro), word by word.
+        """Over all entities together (micro), by the rules of the task's scorer.
 
-        `relaxed_f1` asks only that spans of one type overlap, as the i2b2 2012 challenge counted it.
+        `relaxed_f1` asks only that spans of one type overlap (i2b2 2012: of any type).
         """
         return ("f1", "precision", "recall", "relaxed_f1")
 
@@ -111,32 +110,26 @@ class TokensKind(Kind):
                 entities.append({"start": words[0], "end": words[1], "label": label})
                 certain.append([highest[window][position]])
             previous = label
-        return {"entities": [{**e, "score": sum(c) / len(c)} for e, c in zip(entities, certain, strict=True)]}
+        scored = [{**e, "score": sum(c) / len(c)} for e, c in zip(entities, certain, strict=True)]
+        return {
+            "entities": in_whole_words(words_of_file(example), scored) if example.is_split_into_words else scored
+        }
 
     def outcomes(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
     ) -> np.ndarray:
-        """Entities: right, predicted, gold; predicted that overlap gold of their type, gold that are overlapped.
-
-        Then right, predicted and gold of each label.
-        """
-        from seqeval.metrics.sequence_labeling import get_entities
-
+        """`count_entities` by the task's scorer."""
+        scorer = self.task.scored_by
+        assert scorer is not None
         rows = []
         for example, prediction in zip(examples, predictions, strict=True):
-            words = words_of(example.text)
             found = [Entity(e["start"], e["end"], e["label"]) for e in prediction["entities"]]
-            gold = set(get_entities(tag_words(words, example.entities)))
-            predicted = set(get_entities(tag_words(words, found)))
-            near = (_overlapped(predicted, gold), _overlapped(gold, predicted))
-            counted = (gold & predicted, predicted, gold)
-            by_label = [sum(chunk[0] == label for chunk in chunks) for label in labels for chunks in counted]
-            rows.append([*map(len, counted), *near, *by_label])
+            rows.append(count_entities(scorer, example, found, labels))
         return np.array(rows, dtype=float)
 
     def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
         """Nothing without one gold entity: neither recall nor F1 is defined then."""
-        right, predicted, gold, near_predicted, near_gold = outcomes[:, :_WHOLE].sum(axis=0)
+        right, predicted, gold, near_predicted, near_gold = outcomes[:, :OVERALL].sum(axis=0)
         if not gold:
             return {}
         precision, recall = right / max(1, predicted), right / gold
@@ -150,7 +143,7 @@ class TokensKind(Kind):
 
     def label_scores(self, outcomes: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
         """Strict F1 of each entity type."""
-        counts = outcomes[:, _WHOLE:].sum(axis=0).reshape(-1, 3)  # none in outcomes of earlier versions
+        counts = outcomes[:, OVERALL:].sum(axis=0).reshape(-1, 3)  # none in outcomes of earlier versions
         return {label: f1_of(*count) for label, count in zip(labels, counts, strict=False) if count[2]}
 
     def trivial(
@@ -158,12 +151,6 @@ class TokensKind(Kind):
     ) -> list[Prediction]:
         """No entities."""
         return [{"entities": []} for _ in examples]
-
-
-def _overlapped(chunks: set[tuple[str, int, int]], others: set[tuple[str, int, int]]) -> int:
-    """How many (type, first word, last word) share a word with one of `others` of their type."""
-    covered = {(label, word) for label, first, last in others for word in range(first, last + 1)}
-    return sum(any((label, word) in covered for word in range(first, last + 1)) for label, first, last in chunks)
 
 
 def _harmonic(precision: float, recall: float) -> float:

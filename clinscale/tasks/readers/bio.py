@@ -11,7 +11,7 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.task import TaskConfig
 
 _SUFFIXES = (".tsv", ".bio", ".conll", ".iob", ".txt")
-_PREFIXES = {"B": "B", "S": "B", "I": "I", "E": "I"}
+_PREFIXES = ("B", "I", "E", "S")
 _OUTSIDE = ("O", "")
 _DOCUMENT = "-DOCSTART-"
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -33,35 +33,37 @@ def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
             if tags := _read_tags(file, line, tokens, given, findings):
                 entities = entities_of_tags(tokens, tags)
                 findings.find("entities", len(entities))
-                examples.append(Example(f"{stem}:{number}", " ".join(tokens), entities=entities))
+                examples.append(
+                    Example(f"{stem}:{number}", " ".join(tokens), entities=entities, is_split_into_words=True)
+                )
     return examples
 
 
 @functools.lru_cache(maxsize=1024)
 def read_tag(tag: str) -> tuple[str, str] | None:
-    """(prefix, type) with prefix B or I; ("O", "") outside; None for what is no tag."""
+    """(prefix, type) with prefix B, I, E or S; ("O", "") outside; None for what is no tag."""
     if tag == "O":
         return _OUTSIDE
     prefix, dash, label = tag.partition("-")
-    return (_PREFIXES[prefix], label) if prefix in _PREFIXES and dash and label else None
+    return (prefix, label) if prefix in _PREFIXES and dash and label else None
 
 
 def entities_of_tags(tokens: Sequence[str], tags: Sequence[tuple[str, str]]) -> tuple[Entity, ...]:
     """Entities in the tokens joined by blanks.
 
-    An entity starts at B-X, or at I-X where none of type X goes on, which reads IOB1 and IOB2 as they are meant (the
-    rule of the conlleval script).
+    An entity goes on at I-X and E-X behind B-X or I-X, and starts at every other tag of a type: IOB1, IOB2 and BIOES as
+    they are meant, and what is ill-formed as seqeval and conlleval read it.
     """
     if tags.count(_OUTSIDE) == len(tags):
         return ()
     entities: list[Entity] = []
-    position, previous = 0, ""
+    position, open_label = 0, ""
     for token, (prefix, label) in zip(tokens, tags, strict=True):
         if label:
-            start = entities.pop().start if prefix == "I" and label == previous else position
+            start = entities.pop().start if prefix in "IE" and label == open_label else position
             entities.append(Entity(start, position + len(token), label))
         position += len(token) + 1
-        previous = label
+        open_label = label if prefix in "BI" else ""
     return tuple(entities)
 
 
