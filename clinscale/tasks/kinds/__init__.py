@@ -34,5 +34,5 @@ def metric_of(task: TaskConfig) -> str:
 
 def scores_equal(task: TaskConfig) -> str:
     """Whose scores those of `task` equal, in words."""
-    about = {name: rules.about for name, rules in (*ENTITY_SCORERS.items(), *ANSWER_SCORERS.items())}
-    return about[task.scored_by] if task.scored_by else "scikit-learn's"
+    rules = ENTITY_SCORERS.get(task.scored_by or "") or ANSWER_SCORERS.get(task.scored_by or "")
+    return rules.about if rules else "scikit-learn's"
