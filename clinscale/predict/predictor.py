@@ -1,6 +1,7 @@
 """Windows through the model and back together."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ class Predictor:
         for number, example in enumerate(examples):
             for line_number, start, line in lines_of(example.text):
                 places.append((number, start))
-                lines.append(Example(f"{example.id}:{line_number}", line))
+                lines.append(replace(example, id=f"{example.id}:{line_number}", text=line, entities=()))
         found: list[Prediction] = [{"entities": []} for _ in examples]
         for (number, start), prediction in zip(places, self.predict(lines, on_progress), strict=True):
             for entity in prediction["entities"]:

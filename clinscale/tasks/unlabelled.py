@@ -134,7 +134,7 @@ def _read_bio(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
     for number, (line, tokens, _) in enumerate(sentences, 1):
         bad = bio.line_without_token(tokens)
         fault = "" if bad is None else f"line {line + bad} has no token, or other columns than the first line"
-        yield _document(f"{name}:{number}", number, " ".join(tokens), fault=fault)
+        yield _document(f"{name}:{number}", number, " ".join(tokens), fault=fault, is_split=True)
 
 
 def _read_squad(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
@@ -184,7 +184,7 @@ def _row(task: TaskConfig, record: Record, name: str) -> Unlabelled:
         text, second = records.texts_of(task, record)
     except CellError as error:
         return Unlabelled(id, record.number, fault=error.reason)
-    return _document(id, record.number, text, second)
+    return _document(id, record.number, text, second, is_split=task.columns.tokens is not None)
 
 
 def _only_document(file: str, name: str, read: Callable[[], str]) -> Unlabelled:
@@ -194,14 +194,17 @@ def _only_document(file: str, name: str, read: Callable[[], str]) -> Unlabelled:
         return Unlabelled(name, 1, fault=str(error).removeprefix(file).strip())
 
 
-def _document(id: str, row: int, text: str, second: str | None = None, fault: str = "") -> Unlabelled:
+def _document(
+    id: str, row: int, text: str, second: str | None = None, fault: str = "", *, is_split: bool = False
+) -> Unlabelled:
     if not fault and not text.strip():
         fault = "has no text"
     elif not fault and second is not None and not second.strip():
         fault = "has no second text"
     elif not fault and "\0" in text:
         fault = "holds zero bytes, which no text does"
-    return Unlabelled(id, row, None if fault else Example(id, text, second), fault)
+    example = Example(id, text, second, is_split_into_words=is_split)
+    return Unlabelled(id, row, None if fault else example, fault)
 
 
 _READERS: dict[DocumentFormat, Callable[[TaskConfig, str, str], Iterator[Unlabelled]]] = {

@@ -111,7 +111,7 @@ def _example(task: TaskConfig, record: Record, findings: Findings) -> Example | 
         group=record.need(as_id, task.group_column) if task.group_column else None,
         split=record.need(as_label, task.split_column) if task.split_column else None,
         place=record.place,
-        is_split_into_words=bool(words),
+        is_split_into_words=columns.tokens is not None,
     )
 
 
