@@ -207,8 +207,17 @@ def _unwrapped(values: Any) -> "dict[str, torch.Tensor]":
     return {str(name): value for name, value in dict(values).items() if isinstance(value, torch.Tensor)}
 
 
+def config_file(folder: Path) -> Path:
+    """The `config.json` of an HF model folder; DataError where there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise DataError(f"{folder} is not an HF model folder: it has no config.json; name a folder that has one")
+    return path
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The weight files that `transformers` reads; DataError unless they are all there and whole, by their heads."""
+    config_file(folder)
     main = next((folder / name for name in _KINDS if (folder / name).exists()), None)
     if main is None:
         raise DataError(

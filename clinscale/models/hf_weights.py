@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clinscale.errors import ClinscaleError, DataError, reason_of
 from clinscale.models.catalog import SIZES, Attention, EvaluationPattern, ModelConfig
-from clinscale.models.checkpoint import Fit, fill, new_weights, weight_files
+from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, weight_files
 from clinscale.runtime import exhausted_memory
 from clinscale.storage import refuse_lfs_pointers
 
@@ -211,9 +211,7 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
     Raises:
         DataError: `folder` is no HF model, asks for remote code, or its weight files are not there or not whole.
     """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise DataError(f"{folder} is not an HF model folder: it has no config.json; name a folder that has one")
+    path = config_file(Path(folder))
     refuse_lfs_pointers(folder)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
