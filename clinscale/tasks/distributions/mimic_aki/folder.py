@@ -28,7 +28,13 @@ TABLES = {
     "ICUSTAYS": Table(
         "the ICU stays",
         61_532,
-        {"SUBJECT_ID": "BIGINT", "HADM_ID": "BIGINT", "ICUSTAY_ID": "BIGINT", "INTIME": "TIMESTAMP"},
+        {
+            "SUBJECT_ID": "BIGINT",
+            "HADM_ID": "BIGINT",
+            "ICUSTAY_ID": "BIGINT",
+            "INTIME": "TIMESTAMP",
+            "OUTTIME": "TIMESTAMP",
+        },
     ),
     "PATIENTS": Table("the age", 46_520, {"SUBJECT_ID": "BIGINT", "DOB": "TIMESTAMP"}),
     "ADMISSIONS": Table(
@@ -56,6 +62,7 @@ TABLES = {
             "ICUSTAY_ID": "BIGINT",
             "ITEMID": "BIGINT",
             "CHARTTIME": "TIMESTAMP",
+            "VALUE": "VARCHAR",
             "VALUENUM": "DOUBLE",
             "ERROR": "BIGINT",
         },

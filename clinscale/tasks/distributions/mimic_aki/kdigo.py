@@ -1,11 +1,14 @@
 """KDIGO stages over time, by the rules of `MIT-LCP/mimic-code`, mimic-iii/concepts/organfailure/kdigo_*.sql.
 
-They part from mimic-code, which is not of one mind between its versions, in three things:
+Weights are those of durations/weight_durations.sql. They part from mimic-code, which is not of one mind between its
+versions, in these things:
 
 - Creatinine is compared in decimals: 1.1 to 1.4 is a rise of 0.3, which floating point takes for less.
 - A creatinine of 0 is an error like one above 150; as a baseline it would make any value stage 3.
 - 48 hours, 7 days, and the 6, 12 and 24 hours of urine are exact, as in mimic-code for Postgres; its BigQuery
   dialect counts clock hours and calendar days begun, which makes a window up to an hour or a day longer.
+- A stay without a charted weight takes those by which its infusions were dosed, where mimic-code takes those of
+  echo reports; of two weights from one time on, the higher holds, where mimic-code leaves it to chance.
 """
 
 from clinscale.tasks.distributions.mimic_aki.folder import Folder
@@ -32,6 +35,15 @@ MAX_URINE_ML = 5000
 
 ADMISSION_WEIGHT = (762, 226512)
 """Items of CHARTEVENTS, in kg: CareVue's, MetaVision's."""
+
+DAILY_WEIGHT = (763, 224639)
+"""Likewise."""
+
+NEONATE_KG, NEONATE_LB, NEONATE_OZ = 3580, 3581, 3582
+"""Items of CHARTEVENTS: the daily weight of a newborn, in kg or in pounds and ounces."""
+
+BIRTH_KG, BIRTH_TEXT = 3723, 4183
+"""Items of CHARTEVENTS: the weight at birth, an admission weight; the second is free text, in grams or kg."""
 
 
 def load_creatinine(tables: Tables, options: MimicAkiOptions) -> None:
@@ -108,9 +120,16 @@ def add_urine(tables: Tables) -> None:
             WHEN hours_12h >= 5 AND rate_12h < 0.5 THEN 2
             WHEN hours_6h >= 2 AND rate_6h < 0.5 THEN 1
             ELSE 0 END
-        FROM (SELECT *, {rates} FROM (SELECT *, {sums} FROM urine WINDOW {windows}) JOIN weights USING (icustay_id))
-            JOIN icustays USING (icustay_id)
+        FROM (SELECT *, {rates} FROM (SELECT *, {sums} FROM urine WINDOW {windows}) JOIN weights
+            USING (icustay_id) WHERE charttime >= starttime AND charttime < endtime) JOIN icustays USING (icustay_id)
         """
+    )
+    [(number,)] = tables.query(
+        "SELECT count(*) FROM urine SEMI JOIN weights USING (icustay_id) WHERE NOT EXISTS (FROM weights WHERE "
+        "weights.icustay_id = urine.icustay_id AND charttime >= starttime AND charttime < endtime)"
+    )
+    tables.findings.find(
+        "urine outputs at a time at which no weight of the stay holds, hence without a stage", number
     )
 
 
@@ -121,32 +140,67 @@ def weight_tables(folder: Folder) -> list[str]:
 
 
 def _load_weights(tables: Tables) -> None:
-    """Make `weights`: the first admission weight charted in a stay, else the first that an infusion was dosed by."""
-    charted = []
+    """Make `weights`: from when until when which weight holds, charted ones or else those infusions were dosed by.
+
+    The first admission weight holds from 2 hours before INTIME, any other from when it was charted; each until the
+    next, the last until 2 hours after OUTTIME or its own start. What is first after INTIME holds from 2 hours before.
+    """
+    seen = []
     for name in weight_tables(tables.folder):
-        where, weight = _WEIGHTS[name]
+        where, select = _WEIGHTS[name]
         tables.load(name, where, count=name != "CHARTEVENTS")  # a second scan of its 33 GB only to count
-        charted.append(weight)
+        seen.append(select)
     tables.query(
         f"""
         CREATE TABLE weights AS
-        SELECT icustay_id, first(kg ORDER BY rank, time, kg) AS weight
-        FROM ({" UNION ALL ".join(charted)}) AS charted(icustay_id, rank, time, kg)
-        GROUP BY icustay_id
+        WITH seen(icustay_id, time, kind, kg) AS ({" UNION ALL ".join(seen)}), chosen AS (
+            SELECT *, row_number() OVER (PARTITION BY icustay_id, kind ORDER BY time, kg) AS number
+            FROM seen WHERE kg > 0
+            QUALIFY kind != 'infusion' OR bool_and(kind = 'infusion') OVER (PARTITION BY icustay_id)
+        ), starts AS (
+            SELECT icustay_id, intime, outtime, max(kg) AS weight,
+                CASE WHEN kind = 'admission' AND number = 1 THEN intime - INTERVAL 2 HOURS ELSE time END AS start
+            FROM chosen JOIN icustays USING (icustay_id) GROUP BY ALL
+        )
+        SELECT icustay_id, weight,
+            CASE WHEN start > intime AND lag(start) OVER in_turn IS NULL THEN intime - INTERVAL 2 HOURS ELSE start END
+                AS starttime,
+            coalesce(lead(start) OVER in_turn, greatest(outtime, start) + INTERVAL 2 HOURS) AS endtime
+        FROM starts WINDOW in_turn AS (PARTITION BY icustay_id ORDER BY start)
         """
     )
     [(number,)] = tables.query("SELECT count(*) FROM icustays ANTI JOIN weights USING (icustay_id)")
     tables.findings.find("icu stays without a weight, hence without stages by urine", number)
 
 
+_CHARTED = f"""
+SELECT icustay_id, charttime, CASE WHEN itemid IN {ADMISSION_WEIGHT} THEN 'admission' ELSE 'daily' END, valuenum
+FROM chartevents WHERE itemid IN {ADMISSION_WEIGHT + DAILY_WEIGHT}
+UNION ALL
+SELECT icustay_id, charttime, 'daily', coalesce(
+    max(valuenum) FILTER (itemid = {NEONATE_KG}),
+    max(valuenum) FILTER (itemid = {NEONATE_LB}) * 0.45359237
+        + max(valuenum) FILTER (itemid = {NEONATE_OZ}) * 0.0283495231)
+FROM chartevents WHERE itemid IN {(NEONATE_KG, NEONATE_LB, NEONATE_OZ)} AND valuenum > 0 GROUP BY ALL
+UNION ALL
+SELECT icustay_id, charttime, 'admission', max(CASE
+    WHEN itemid = {BIRTH_KG} AND valuenum < 10 THEN valuenum
+    WHEN itemid = {BIRTH_TEXT} AND written > 100 THEN written / 1000
+    WHEN itemid = {BIRTH_TEXT} AND written < 10 THEN written END)
+FROM (SELECT *, CASE WHEN regexp_full_match(value, '[0-9.]+') THEN try_cast(value AS DOUBLE) END AS written
+    FROM chartevents WHERE itemid IN {(BIRTH_KG, BIRTH_TEXT)})
+GROUP BY icustay_id, charttime
+"""
+
 _WEIGHTS = {
     "CHARTEVENTS": (
-        f"itemid IN {ADMISSION_WEIGHT} AND valuenum > 0 AND coalesce(error, 0) = 0",
-        "SELECT icustay_id, 1, charttime, valuenum FROM chartevents",
+        f"itemid IN {(*ADMISSION_WEIGHT, *DAILY_WEIGHT, NEONATE_KG, NEONATE_LB, NEONATE_OZ, BIRTH_KG, BIRTH_TEXT)} "
+        "AND icustay_id IS NOT NULL AND coalesce(error, 0) = 0",
+        _CHARTED,
     ),
     "INPUTEVENTS_MV": (
         "patientweight > 0",
-        "SELECT icustay_id, 2, starttime, patientweight FROM inputevents_mv",
+        "SELECT icustay_id, starttime, 'infusion', patientweight FROM inputevents_mv",
     ),
 }
-"""Table -> which of its rows are weights, and (stay, rank, time, kg) of each."""
+"""Table -> which of its rows are weights, and (stay, time, kind, kg) of each."""

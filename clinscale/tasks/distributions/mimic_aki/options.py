@@ -46,7 +46,9 @@ class MimicAkiOptions(Config):
 
     criterion: Literal["creatinine", "creatinine_urine"] = "creatinine"
     """By creatinine alone, which everybody in the cohort has on every day; `creatinine_urine` adds urine output by
-    weight, and stays before 2008 have a weight in CHARTEVENTS (33 GB) only."""
+    the weight that holds at the time, as charted in CHARTEVENTS and held by mimic-code's weight_durations. A stay
+    without any takes those of INPUTEVENTS_MV, not of echo reports as in mimic-code; stays before 2008 have a weight in
+    CHARTEVENTS (33 GB) only."""
 
     min_stage: int = Field(default=1, ge=1, le=3)
     """Lowest KDIGO stage that is the label aki: 1, any AKI. Whatever it is, stage 1 before the horizon excludes."""

@@ -57,7 +57,14 @@ class Mimic:
             DEATHTIME=death,
             DIAGNOSIS='INVENTED, "A"\nB',
         )
-        self.add("ICUSTAYS", SUBJECT_ID=subject, HADM_ID=stay + 500_000, ICUSTAY_ID=stay, INTIME=intime)
+        self.add(
+            "ICUSTAYS",
+            SUBJECT_ID=subject,
+            HADM_ID=stay + 500_000,
+            ICUSTAY_ID=stay,
+            INTIME=intime,
+            OUTTIME=death or self.time(at + stays_hours),
+        )
 
     def creatinine(self, values, subject=9001, hadm=""):
         for hour, value in values.items():

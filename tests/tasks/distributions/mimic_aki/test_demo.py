@@ -49,10 +49,17 @@ def creatinine_stages(values):
             yield at, int(rises or ratio >= Decimal("1.5"))
 
 
-def urine_stages(volumes, intime, weight):
-    """{time: mL} -> [(time, stage)]."""
+def weight_at(weights, at, outtime):
+    """Of {time: kg} the one that holds, the first also before its time; none 2 hours after the stay."""
+    if at >= max(outtime, *weights) + 2 * HOUR:
+        return None
+    return weights[max([t for t in weights if t <= at], default=min(weights))]
+
+
+def urine_stages(volumes, intime, outtime, weights):
+    """{time: mL}, {time: kg} -> [(time, stage)]."""
     for at in sorted(volumes):
-        if at <= intime + 6 * HOUR:
+        if at <= intime + 6 * HOUR or (weight := weight_at(weights, at, outtime)) is None:
             continue
         rate, documented = {}, {}
         for hours in (6, 12, 24):
@@ -66,7 +73,7 @@ def urine_stages(volumes, intime, weight):
 
 def outcomes_by_hand(folder, lookback, with_urine):
     """Stay -> (stage, hours to onset) of everybody who stays alive, in hospital and without AKI for 24 hours."""
-    values, volumes, weights = defaultdict(set), defaultdict(lambda: defaultdict(float)), {}
+    values, volumes, weights = defaultdict(set), defaultdict(lambda: defaultdict(float)), defaultdict(dict)
     for row in rows_of(folder, "LABEVENTS"):
         if row["ITEMID"] == "50912" and row["VALUENUM"] and 0 < float(row["VALUENUM"]) <= 150:
             values[row["SUBJECT_ID"]].add((time(row["CHARTTIME"]), Decimal(row["VALUENUM"])))
@@ -77,8 +84,8 @@ def outcomes_by_hand(folder, lookback, with_urine):
             volumes[row["ICUSTAY_ID"]][time(row["CHARTTIME"])] += sign * float(row["VALUE"])
     for row in rows_of(folder, "INPUTEVENTS_MV"):
         if row["ICUSTAY_ID"] and row["PATIENTWEIGHT"] and float(row["PATIENTWEIGHT"]) > 0:
-            seen = (time(row["STARTTIME"]), float(row["PATIENTWEIGHT"]))
-            weights[row["ICUSTAY_ID"]] = min(seen, weights.get(row["ICUSTAY_ID"], seen))
+            seen, at = weights[row["ICUSTAY_ID"]], time(row["STARTTIME"])
+            seen[at] = max(float(row["PATIENTWEIGHT"]), seen.get(at, 0))
     admissions = {row["HADM_ID"]: row for row in rows_of(folder, "ADMISSIONS")}
     outcomes = {}
     for row in rows_of(folder, "ICUSTAYS"):
@@ -89,7 +96,7 @@ def outcomes_by_hand(folder, lookback, with_urine):
         }
         stages = list(creatinine_stages(around))
         if with_urine and stay in weights:
-            stages += urine_stages(volumes[stay], intime, weights[stay][1])
+            stages += urine_stages(volumes[stay], intime, time(row["OUTTIME"]), weights[stay])
         early = any(s for t, s in stages if intime - 6 * HOUR <= t < intime + 24 * HOUR)
         if min(ends) <= intime + 24 * HOUR or early:
             continue
@@ -136,10 +143,9 @@ def test_random_courses_are_staged_as_in_python(mimic, with_urine):
         moments = [hour + chance.choice([0, 0, 0.25, 0.5]) for hour in range(1, 80) if chance.random() < 0.7]
         mimic.urine({moment: max(0, flow + chance.choice([-15, 0, 0, 60])) for moment in moments}, stay)
         mimic.urine({moment: 20 for moment in moments if chance.random() < 0.1}, stay, item=227488)
-        if chance.random() < 0.8:
-            mimic.add(
-                "INPUTEVENTS_MV", ICUSTAY_ID=stay, STARTTIME=mimic.time(3), PATIENTWEIGHT=chance.randint(50, 99)
-            )
+        for hour in chance.choice([(), (3,), (3, 30), (20, 45), (3, 3)]):
+            weight = chance.randint(50, 99)
+            mimic.add("INPUTEVENTS_MV", ICUSTAY_ID=stay, STARTTIME=mimic.time(hour), PATIENTWEIGHT=weight)
     found = check_against_hand(mimic.write(), 6, with_urine)
     assert {stage for stage, _ in found.values()} == {0, 1, 2, 3}
 

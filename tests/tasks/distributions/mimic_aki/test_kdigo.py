@@ -147,19 +147,60 @@ def test_a_stay_without_weight_has_no_stage_by_urine_and_is_counted(mimic):
     ("weights", "stage"),
     [
         pytest.param([(762, 2, 50, 0)], 0, id="CareVue's admission weight"),
-        pytest.param([(226512, 2, 50, 0), (226512, 9, 100, 0)], 0, id="the first of two"),
-        pytest.param([(226512, 2, 100, 0), (226512, 9, 50, 0)], 1, id="the first of two, which is higher"),
+        pytest.param([(226512, 40, 50, 0)], 0, id="an admission weight charted late holds from INTIME"),
+        pytest.param(
+            [(226512, 2, 50, 0), (226512, 9, 100, 0)], 1, id="a second admission weight from its time on"
+        ),
+        pytest.param([(226512, 2, 100, 0), (226512, 40, 50, 0)], 1, id="a second admission weight not before"),
+        pytest.param([(226512, 2, 100, 0), (763, 35, 50, 0)], 0, id="a daily weight holds at its very time"),
+        pytest.param([(226512, 2, 100, 0), (224639, 35.1, 50, 0)], 1, id="a daily weight does not hold before"),
+        pytest.param([(763, 2, 50, 0)], 0, id="a daily weight alone comes before those of infusions"),
+        pytest.param([(763, 40, 50, 0), (763, 50, 100, 0)], 0, id="the first daily weight holds before its time"),
+        pytest.param([(763, 36, 100, 0), (763, 36, 50, 0)], 1, id="of two at one time the higher"),
+        pytest.param([(763, -20, 50, 0)], 0, id="a daily weight from before INTIME"),
         pytest.param([(226512, 2, 50, 1)], 1, id="an error, so the infusions' 100 kg"),
         pytest.param([(226512, 2, 0, 0)], 1, id="no weight, so the infusions' 100 kg"),
-        pytest.param([(763, 2, 50, 0)], 1, id="a daily weight, so the infusions' 100 kg"),
+        pytest.param([(3581, 2, 110, 0), (3582, 2, 4, 0)], 0, id="a newborn's in pounds and ounces, 50 kg"),
+        pytest.param([(3581, 2, 110, 0)], 1, id="pounds without ounces are no weight"),
+        pytest.param([(3580, 2, 50, 0), (3581, 2, 220, 0), (3582, 2, 4, 0)], 0, id="kg before pounds"),
+        pytest.param([(3723, 40, 4, 0)], 0, id="a weight at birth in kg"),
+        pytest.param([(4183, 40, "50000", 0)], 0, id="a weight at birth in grams"),
+        pytest.param([(4183, 40, "50", 0)], 1, id="a weight at birth in neither"),
+        pytest.param([(4183, 40, "50000 g", 0)], 1, id="a weight at birth with words"),
     ],
 )
-def test_charted_admission_weights_come_before_those_of_infusions(mimic, weights, stage):
+def test_the_weight_that_holds_is_the_charted_one_or_else_that_of_infusions(mimic, weights, stage):
     mimic.stay()
     mimic.add("INPUTEVENTS_MV", ICUSTAY_ID=200001, STARTTIME=mimic.time(1), PATIENTWEIGHT=100)
-    for item, hour, weight, error in weights:
-        mimic.add(
-            "CHARTEVENTS", ICUSTAY_ID=200001, ITEMID=item, CHARTTIME=mimic.time(hour), VALUENUM=weight, ERROR=error
-        )
+    chart(mimic, weights)
     mimic.urine({**HOURLY, **dict.fromkeys(range(31, 37), 30)})  # 0.6 mL/kg/h at 50 kg, 0.3 at 100 kg
     assert stay_of(mimic, criterion="creatinine_urine")[0].stage == stage
+
+
+@pytest.mark.parametrize(
+    ("leaves", "charted", "stage", "unweighed"),
+    [
+        pytest.param(34.5, 2, 1, 0, id="2 hours after OUTTIME are not over"),
+        pytest.param(34, 2, 0, 1, id="2 hours after OUTTIME are over"),
+        pytest.param(30, 34.5, 1, 0, id="a weight charted after OUTTIME holds for 2 hours"),
+        pytest.param("", 2, 0, 36 - 3, id="without OUTTIME the last weight holds for 2 hours"),
+    ],
+)
+def test_the_last_weight_ends_with_the_stay(mimic, leaves, charted, stage, unweighed):
+    mimic.stay()
+    mimic.rows["ICUSTAYS"][-1]["OUTTIME"] = str(mimic.time(leaves)) if leaves else ""
+    chart(mimic, [(763, charted, 100, 0)])
+    mimic.urine({**HOURLY, **dict.fromkeys(range(31, 36), 90), 36: 0})
+    mimic.rows["OUTPUTEVENTS"][-1]["VALUE"] = "-300"  # at 36 h alone 150 mL in 6 hours are too few
+    stay, findings = stay_of(mimic, criterion="creatinine_urine")
+    assert stay.stage == stage
+    reason = "urine outputs at a time at which no weight of the stay holds, hence without a stage"
+    assert findings.found[reason] == unweighed
+
+
+def chart(mimic, weights):
+    """(item, hour, kg or what is written, error) into CHARTEVENTS."""
+    for item, hour, weight, error in weights:
+        number = "" if isinstance(weight, str) else weight
+        values = {"CHARTTIME": mimic.time(hour), "VALUE": weight, "VALUENUM": number, "ERROR": error}
+        mimic.add("CHARTEVENTS", ICUSTAY_ID=200001, ITEMID=item, **values)
