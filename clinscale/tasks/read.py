@@ -18,7 +18,7 @@ from clinscale.tasks.readers.brat import read_brat
 from clinscale.tasks.readers.i2b2_xml import read_i2b2_xml
 from clinscale.tasks.readers.records import read_rows
 from clinscale.tasks.readers.squad import read_squad
-from clinscale.tasks.split import read_ids, split_by_column, split_by_group, split_by_ids
+from clinscale.tasks.split import keep_groups_apart, read_ids, split_by_column, split_by_group, split_by_ids
 from clinscale.tasks.task import SPLITS, TaskConfig
 
 _READERS: dict[str, Callable[[TaskConfig, str, Findings], list[Example]]] = {
@@ -60,6 +60,8 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
         sources = split_by_column(sources["all"], task.name)
     elif "all" in sources:
         sources = split_by_group(sources["all"], task.split_ratios or (0.7, 0.1, 0.2), task.seed)
+    if task.group_column or task.group_pattern:
+        sources = keep_groups_apart(sources, findings)
     splits = {split: _in_units(task, sources.get(split, ())) for split in SPLITS}
     for split, examples in splits.items():
         if not examples:

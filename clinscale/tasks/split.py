@@ -51,6 +51,30 @@ def split_by_column(examples: Sequence[Example], task: str) -> dict[str, tuple[E
     return {split: tuple(side) for split, side in sides.items()}
 
 
+def keep_groups_apart(
+    sides: Mapping[str, Sequence[Example]], findings: Findings
+) -> dict[str, tuple[Example, ...]]:
+    """Splits that were given, without the examples whose group is in a later one too, so that test stays whole.
+
+    Raises:
+        DataError: there is such an example, unless the task skips it.
+    """
+    later: dict[str | None, str] = {}
+    apart = {}
+    for split in reversed(SPLITS):
+        kept = []
+        for example in sides[split]:
+            if other := later.get(example.group):
+                place = f"{split} example {example.name}"
+                mend = f"keep its patient, who is in {other}, in one split"
+                findings.reject("patient or group is in two splits", place, mend)
+            else:
+                kept.append(example)
+        later |= {example.group: split for example in kept if example.group is not None}
+        apart[split] = tuple(kept)
+    return {split: apart[split] for split in SPLITS}
+
+
 def read_ids(uri: str, encoding: str = "utf-8") -> dict[str, str]:
     """The ids in a text file, one a line, and the line that each stands on."""
     lines = enumerate(read_text(uri, encoding).splitlines(), 1)

@@ -121,7 +121,9 @@ class TaskConfig(TableFormat):
     patients where `group_column` or `group_pattern` names these. What is in none of them is left out and counted."""
 
     group_column: str | None = None
-    """Records whose value is equal here (a patient, say) stay in one split; equal texts always do."""
+    """Records whose value is equal here (a patient, say) stay in one split; equal texts always do where
+    `split_ratios` splits. Where the splits are given, by files or `split_column`, a group in two of them is an error;
+    with `on_error: skip`, its examples are left out of the earlier one, train before dev before test, and counted."""
 
     group_pattern: str | None = None
     """The same for documents in files: a regular expression whose first group, searched in the id, is the patient."""
@@ -206,9 +208,9 @@ class TaskConfig(TableFormat):
             )
         if self.split_ratios and (min(self.split_ratios) <= 0 or abs(sum(self.split_ratios) - 1) > 1e-6):
             raise ConfigError(f"{here}: split_ratios must be three positive shares that sum to 1")
-        if (self.group_column or self.group_pattern) and not (self.split_ratios or self.split_ids):
+        if (self.group_column or self.group_pattern) and not (self.split_ratios or self.format in OPEN_FORMATS):
             raise ConfigError(
-                f"{here}: group_column and group_pattern need split_ratios or split_ids; remove them"
+                f"{here}: format {self.format} has splits of its own; remove group_column, group_pattern"
             )
         if (self.split_column or self.split_ids) and self.format not in OPEN_FORMATS:
             raise ConfigError(

@@ -123,6 +123,33 @@ def test_held_out_groups_are_whole_and_the_rest_stays():
     assert not {e.group for e in stays} & {e.group for e in held}
 
 
+def test_a_patient_in_two_given_splits_is_an_error_or_left_out_of_the_earlier(task_of, tmp_path):
+    parts = {
+        "train": [("a", "p1"), ("b", "p2"), ("c", "p3"), ("d", "p3")],
+        "dev": [("e", "p2"), ("f", "p4")],
+        "test": [("g", "p3"), ("h", "p5"), ("i", "p5")],
+    }
+    rows = [(text, split, patient) for split, part in parts.items() for text, patient in part]
+    for name in ("all", *parts):
+        lines = [f"{text},x,{split},{patient}" for text, split, patient in rows if name in ("all", split)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label,part,patient", *lines]))
+    ways = {
+        "train": {"splits": {split: f"{split}.csv" for split in parts}},
+        "all": {"splits": {"all": "all.csv"}, "split_column": "part"},
+    }
+    for source, way in ways.items():
+        fields = {**way, "labels": ["x"], "group_column": "patient"}
+        with pytest.raises(DataError, match=rf"{source}:2: patient or group is in two splits.*in dev") as error:
+            read_task(task_of("sequence", **fields), str(tmp_path))
+        assert "p2" not in str(error.value)
+        data = read_task(task_of("sequence", **fields, on_error="skip"), str(tmp_path))
+        texts = {split: "".join(example.text for example in part) for split, part in data.splits.items()}
+        assert texts == {"train": "a", "dev": "ef", "test": "ghi"}
+        assert data.findings.rejected == {"patient or group is in two splits": 3}
+        apart = read_task(task_of("sequence", **way, labels=["x"]), str(tmp_path))
+        assert len(apart.splits["train"]) == 4, "without group_column nobody asked"
+
+
 def test_a_column_can_name_the_split(task_of, tmp_path):
     lines = ["text,label,part", "one,a,train", "two,b,Validation", "three,a,test", "four,b,val"]
     (tmp_path / "all.csv").write_text("\n".join(lines))
@@ -178,6 +205,23 @@ def test_a_pattern_finds_the_patient_in_the_files_name(task_of, notes):
     assert sum(map(len, patients)) == len(set().union(*patients)) == 10
     with pytest.raises(DataError, match="group_pattern does not match the id of example 000-00"):
         read_task(task_of("tokens", **fields, group_pattern=r"patient(\d+)"), notes)
+
+
+def test_the_patient_in_the_files_name_is_in_one_of_the_given_splits(task_of, notes, tmp_path):
+    for split, number in {"train": "000", "dev": "001", "test": "000"}.items():
+        (tmp_path / "given" / split).mkdir(parents=True)
+        for name in (f"{number}-00", f"{split}-01"):
+            for suffix in (".txt", ".ann"):
+                source = tmp_path / f"{number}-00{suffix}"
+                (tmp_path / "given" / split / f"{name}{suffix}").write_bytes(source.read_bytes())
+    fields = {
+        "splits": {split: f"given/{split}" for split in ("train", "dev", "test")},
+        "group_pattern": r"^(\w+)-",
+    }
+    with pytest.raises(DataError, match="train example 000-00: patient or group is in two splits"):
+        read_task(task_of("tokens", **fields), notes)
+    data = read_task(task_of("tokens", **fields, on_error="skip"), notes)
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 1, "dev": 2, "test": 2}
 
 
 def test_lines_are_examples_of_their_own_and_keep_to_their_document(task_of, notes):
