@@ -138,7 +138,7 @@ def test_a_patient_in_two_given_splits_is_an_error_or_left_out_of_the_earlier(ta
         "all": {"splits": {"all": "all.csv"}, "split_column": "part"},
     }
     for source, way in ways.items():
-        fields = {**way, "labels": ["x"], "group_column": "patient"}
+        fields = {**way, "labels": ["x", "y"], "group_column": "patient"}
         with pytest.raises(DataError, match=rf"{source}:2: patient or group is in two splits.*in dev") as error:
             read_task(task_of("sequence", **fields), str(tmp_path))
         assert "p2" not in str(error.value)
@@ -146,7 +146,7 @@ def test_a_patient_in_two_given_splits_is_an_error_or_left_out_of_the_earlier(ta
         texts = {split: "".join(example.text for example in part) for split, part in data.splits.items()}
         assert texts == {"train": "a", "dev": "ef", "test": "ghi"}
         assert data.findings.rejected == {"patient or group is in two splits": 3}
-        apart = read_task(task_of("sequence", **way, labels=["x"]), str(tmp_path))
+        apart = read_task(task_of("sequence", **way, labels=["x", "y"]), str(tmp_path))
         assert len(apart.splits["train"]) == 4, "without group_column nobody asked"
 
 
