@@ -7,6 +7,7 @@ from clinscale.finetune.evaluate import (
     SHORT_TOKENS,
     Judgement,
     judge,
+    stored_outcomes,
     task_inputs,
     task_tags,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "judge",
     "run_finetune",
     "seconds_per_epoch",
+    "stored_outcomes",
     "task_inputs",
     "task_tags",
 ]

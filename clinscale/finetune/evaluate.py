@@ -25,7 +25,7 @@ from clinscale.tasks import (
 OUTCOMES_FILE = "test_outcomes.json"
 """Artifact of runs that judged the test split: what became of each example, without text."""
 OUTCOMES_BY_SEED_FILE = "test_outcomes_by_seed.json"
-"""Artifact of studies that trained the winner's setting under more seeds: a list of the others' outcomes."""
+"""Artifact of runs that trained one recipe under more seeds: a list of the others' outcomes."""
 
 SHORT_TOKENS = 512
 """What BERT reads; models that read more are also judged in windows of this."""
@@ -69,6 +69,13 @@ class Judgement:
     def plain(self) -> dict[str, Any]:
         """JSON-ready values, without the outcomes."""
         return {key: value for key, value in asdict(self).items() if key != "outcomes"}
+
+
+def stored_outcomes(tracking: registry.Tracking, run_id: str) -> tuple[Outcomes, ...]:
+    """What a run logged of its test, the kept seed first, then the others of its recipe; empty when it judged none."""
+    kept = registry.read_json_artifact(tracking, run_id, OUTCOMES_FILE)
+    others = registry.read_json_artifact(tracking, run_id, OUTCOMES_BY_SEED_FILE) or []
+    return tuple(Outcomes.parse(one, source=f"run {run_id}") for one in (kept, *others) if one)
 
 
 def task_tags(data: TaskData) -> dict[str, str]:

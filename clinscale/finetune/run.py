@@ -10,7 +10,7 @@ from clinscale import models, registry
 from clinscale.config import fingerprint
 from clinscale.engine import describe_precision
 from clinscale.finetune.config import FinetuneConfig
-from clinscale.finetune.evaluate import OUTCOMES_FILE, judge, task_inputs, task_tags
+from clinscale.finetune.evaluate import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE, judge, task_inputs, task_tags
 from clinscale.finetune.group import Event, finetune_on_workers
 from clinscale.finetune.loop import finetune
 from clinscale.registry import Experiment, Tag
@@ -90,7 +90,10 @@ def run_finetune(
                 if not (folder / _seed(seed) / RESULT_FILE).exists():
                     _run_seed(config, data, seed, folder / _seed(seed), run, on_progress, on_event)
             summary = _summary(folder, seeds)
-            run.log_json(OUTCOMES_FILE, read_json(summary.folder.parent / OUTCOMES_FILE))
+            kept = summary.folder.parent
+            others = [folder / _seed(seed) for seed in seeds if folder / _seed(seed) != kept]
+            run.log_json(OUTCOMES_FILE, read_json(kept / OUTCOMES_FILE))
+            run.log_json(OUTCOMES_BY_SEED_FILE, [read_json(other / OUTCOMES_FILE) for other in others])
             run.log(summary.best["metrics"])
             run.set_tags({Tag.MAX_TOKENS: str(summary.best["max_tokens"])})
             if summary.test_deviation is not None:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from clinscale import predict, registry
-from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE
+from clinscale.finetune import stored_outcomes
 from clinscale.pretrain import FALSE_ALARMS
 from clinscale.promotion.gate import Evidence, Latency
 from clinscale.registry import Tag
@@ -83,13 +83,7 @@ def _window_of_text(predictor: predict.Predictor) -> tuple[Example, int]:
 def _recorded(tracking: registry.Tracking, version: registry.ModelVersion) -> tuple[Outcomes, ...]:
     if not version.run_id or registry.read_run(tracking, version.run_id) is None:
         return ()
-    source = f"run {version.run_id}"
-    by_name: dict[str, Any] = {
-        name: registry.read_json_artifact(tracking, version.run_id, name)
-        for name in (OUTCOMES_FILE, OUTCOMES_BY_SEED_FILE)
-    }
-    stored = [by_name[OUTCOMES_FILE], *(by_name[OUTCOMES_BY_SEED_FILE] or [])]
-    return tuple(Outcomes.parse(one, source=source) for one in stored if one)
+    return stored_outcomes(tracking, version.run_id)
 
 
 def _memorised(tracking: registry.Tracking, tags: Mapping[str, str]) -> bool | None:

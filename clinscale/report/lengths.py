@@ -4,11 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from clinscale import registry
 from clinscale.errors import DataError
-from clinscale.finetune import OUTCOMES_FILE
+from clinscale.finetune import stored_outcomes
 from clinscale.registry import RunRecord, Tag, Tracking
-from clinscale.tasks import Band, Comparison, Estimate, Outcomes, by_length, compare, estimate
+from clinscale.tasks import Band, Comparison, Estimate, Outcomes, by_length, compare, compare_seeds, estimate
 
 SHORT_TOKENS = 512
 """The longest window that counts as short: what BERT reads."""
@@ -25,7 +24,8 @@ class Judged:
     score: Estimate
     bands: dict[str, Band]
     """By `Band.name`, where the test has such documents."""
-    outcomes: Outcomes
+    outcomes: tuple[Outcomes, ...]
+    """By seed of its recipe; the other fields are of the first, which was kept."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class LengthAnswer:
     long: Judged
     short: Judged
     comparison: Comparison
+    """Of the two kept seeds, over documents."""
+    over_seeds: Estimate | None
+    """The difference of the two recipes, over all their seeds and documents; None when both have one seed."""
 
     @property
     def bands(self) -> list[Band]:
@@ -48,9 +51,11 @@ class LengthAnswer:
     @property
     def verdict(self) -> str:
         """In a few words, at the 5 % level."""
-        if self.comparison.p_value > 0.05:
-            return "no difference that this test set can show"
-        return "length pays" if self.comparison.difference.value > 0 else "length does not pay"
+        if self.over_seeds is None:
+            return "one seed each cannot tell"
+        if self.over_seeds.low <= 0 <= self.over_seeds.high:
+            return "no difference that these seeds and this test set can show"
+        return "length pays" if self.over_seeds.value > 0 else "length does not pay"
 
 
 def length_answers(tracking: Tracking, runs: Iterable[RunRecord]) -> tuple[LengthAnswer, ...]:
@@ -74,22 +79,22 @@ def _answer(tracking: Tracking, task: str, metric: str, runs: Sequence[RunRecord
     if short is None or long is None:
         return None
     try:
-        found = compare(long.outcomes, short.outcomes)
+        found = compare(long.outcomes[0], short.outcomes[0])
+        over_seeds = compare_seeds(long.outcomes, short.outcomes)
     except (
         DataError
     ):  # runs of an earlier version of the files under one fingerprint cannot be, but tags can be edited
         return None
-    return LengthAnswer(task, metric, tuple(models), long, short, found)
+    return LengthAnswer(task, metric, tuple(models), long, short, found, over_seeds)
 
 
 def _judged(tracking: Tracking, run: RunRecord, task: str, metric: str) -> Judged | None:
-    stored = registry.read_json_artifact(tracking, run.id, OUTCOMES_FILE)
-    if stored is None:
+    outcomes = stored_outcomes(tracking, run.id)
+    if not outcomes:
         return None
-    outcomes = Outcomes.parse(stored, source=f"run {run.name}")
-    bands = {band.name: band for band in by_length(outcomes, resamples=0)}
+    bands = {band.name: band for band in by_length(outcomes[0], resamples=0)}
     dev = run.metrics.get(f"dev/{task}/{metric}")
-    return Judged(run.name, _window(run), dev, estimate(outcomes), bands, outcomes)
+    return Judged(run.name, _window(run), dev, estimate(outcomes[0]), bands, outcomes)
 
 
 def _best(models: Sequence[Judged]) -> Judged | None:

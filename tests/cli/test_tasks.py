@@ -158,3 +158,12 @@ def test_a_check_that_rejects_everything_says_why(tmp_path, clinscale):
     skipping = clinscale("tasks", "check", tmp_path / "t.yaml", "on_error=skip")
     assert skipping.returncode == 2
     assert "has no example" in " ".join(skipping.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "scorer"), [("i2b2_2014", "i2b2_2014"), ("meddocan", "meddocan"), ("mednli", "scikit-learn")]
+)
+def test_show_names_the_official_scorer(clinscale, name, scorer):
+    shown = json.loads(clinscale("tasks", "show", name, "--json").stdout)
+    assert shown["scorer"] == scorer
+    assert shown["scores_equal"]

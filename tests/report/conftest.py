@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from clinscale import registry
-from clinscale.finetune import OUTCOMES_FILE
+from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE
 from clinscale.registry import Tag
 from clinscale.tasks import Example, Outcomes, TaskConfig, estimate, kind_of
 
@@ -94,21 +94,26 @@ class Past:
             tags |= {Tag.TRIALS: str(trials), Tag.BASE: base, Tag.DATA: "9a40d1c3be55"}
             return self.version(run, task, tags)
 
-    def judged(self, name, max_tokens, hits, *, task="demo", dev=None, texts=None):
-        """A single fine-tuning that was right on the test examples where `hits` says so."""
+    def judged(self, name, max_tokens, hits, *, task="demo", dev=None, texts=None, others=()):
+        """A single fine-tuning that was right on the test examples where `hits` says so; `others` are of more seeds."""
         config = TaskConfig.parse(
             {"name": task, "kind": "sequence", "format": "records", "splits": dict.fromkeys(SPLITS, "a")},
             source="test",
         )
         texts = texts or [f"word {number} " * (100 + 40 * number) for number in range(len(hits))]
         examples = [Example(str(number), text, labels=("yes",)) for number, text in enumerate(texts)]
-        sure = [0.8 if hit else 0.3 for hit in hits]
-        answers = [{"scores": {"no": 1 - p, "yes": p}} for p in sure]
-        outcomes = Outcomes.of(kind_of(config), examples, answers, ("no", "yes"), lambda text: len(text.split()))
+
+        def judge(hits):
+            sure = [0.8 if hit else 0.3 for hit in hits]
+            answers = [{"scores": {"no": 1 - p, "yes": p}} for p in sure]
+            return Outcomes.of(kind_of(config), examples, answers, ("no", "yes"), lambda text: len(text.split()))
+
+        outcomes = judge(hits)
         tags = {Tag.KIND: "finetune", Tag.NAME: name, Tag.TASK: task, Tag.METRIC: "accuracy"}
         tags |= {Tag.DATA: "9a40d1c3be55", Tag.MAX_TOKENS: str(max_tokens)}
         with self.run("clinscale-finetune", name, tags, {}) as run:
             run.log_json(OUTCOMES_FILE, outcomes.plain())
+            run.log_json(OUTCOMES_BY_SEED_FILE, [judge(one).plain() for one in others])
             value = estimate(outcomes)
             key = f"test/{task}/accuracy"
             run.log({key: value.value, f"{key}_low": value.low, f"{key}_high": value.high})

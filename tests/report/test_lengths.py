@@ -7,9 +7,9 @@ from clinscale.report.gather import gather
 
 
 def test_the_best_long_model_is_compared_with_the_best_short_one(past, tracking):
-    past.judged("bert", 512, [True] * 20 + [False] * 20, dev=0.6)
+    past.judged("bert", 512, [True] * 20 + [False] * 20, dev=0.6, others=[[True] * 21 + [False] * 19])
     past.judged("worse-bert", 512, [True] * 40, dev=0.5)  # best on the test, but not by development score
-    past.judged("longformer", 4096, [True] * 36 + [False] * 4, dev=0.9)
+    past.judged("longformer", 4096, [True] * 36 + [False] * 4, dev=0.9, others=[[True] * 35 + [False] * 5])
     [answer] = gather(tracking).lengths
     assert (answer.task, answer.metric) == ("demo", "accuracy")
     assert [model.name for model in answer.models] == ["bert", "worse-bert", "longformer"]
@@ -27,13 +27,35 @@ def test_the_best_long_model_is_compared_with_the_best_short_one(past, tracking)
 
 
 @pytest.mark.parametrize(
-    ("long", "verdict"), [(20, "no difference that this test set can show"), (3, "length does not pay")]
+    ("long", "verdict"),
+    [(20, "no difference that these seeds and this test set can show"), (3, "length does not pay")],
 )
 def test_the_verdict_is_no_better_than_the_test(past, tracking, long, verdict):
-    past.judged("short", 512, [True] * 20 + [False] * 20)
-    past.judged("long", 4096, [True] * long + [False] * (40 - long))
+    short, long = ([True] * hits + [False] * (40 - hits) for hits in (20, long))
+    past.judged("short", 512, short, others=[short])
+    past.judged("long", 4096, long, others=[long])
     [answer] = gather(tracking).lengths
     assert answer.verdict == verdict
+
+
+def test_one_seed_each_cannot_tell(past, tracking):
+    past.judged("short", 512, [True] * 3 + [False] * 37)
+    past.judged("long", 4096, [True] * 38 + [False] * 2)
+    [answer] = gather(tracking).lengths
+    assert answer.verdict == "one seed each cannot tell"
+
+
+def test_a_lucky_seed_does_not_make_length_pay(past, tracking):
+    def seeds(*hits):
+        return [[True] * n + [False] * (40 - n) for n in hits]
+
+    kept, *others = seeds(34, 20, 25)
+    past.judged("long", 4096, kept, others=others)
+    kept, *others = seeds(24, 28, 25)
+    past.judged("short", 512, kept, others=others)
+    [answer] = gather(tracking).lengths
+    assert answer.comparison.p_value < 0.05  # what the kept seeds alone would claim
+    assert answer.verdict == "no difference that these seeds and this test set can show"
 
 
 def test_one_window_and_other_tasks_ask_nothing(past, tracking):
@@ -50,8 +72,9 @@ def test_runs_judged_on_other_examples_are_not_compared(past, tracking):
 
 
 def test_the_page_answers_the_question(past, tracking, tmp_path):
-    past.judged("short-512", 512, [True] * 20 + [False] * 20)
-    past.judged("long-4096", 4096, [True] * 38 + [False] * 2)
+    short, long = ([True] * hits + [False] * (40 - hits) for hits in (20, 38))
+    past.judged("short-512", 512, short, others=[short])
+    past.judged("long-4096", 4096, long, others=[long])
     page = write_report(tracking, tmp_path / "r.html").read_text()
     assert "Does length pay?" in page
     assert "demo: length pays" in page

@@ -40,7 +40,7 @@ ODD = {
     "one label in train": ("sequence", [("pain one", "a"), ("pain two", "a"), ("pain three", "a")]),
     "words of one character": ("pair", [("x", "a"), ("y", "b"), ("z", "b")]),
     "no entity in train": ("tokens", [("pain one", []), ("pain two", []), ("fever", [])]),
-    "no sentence": ("spans", [("...", []), ("!!", []), ("?", [])]),
+    "no sentence": ("spans", [("...", [{"start": 0, "end": 3}]), ("!!", []), ("?", [])]),
 }
 
 
@@ -48,7 +48,12 @@ ODD = {
 def test_odd_texts_get_the_answers_of_not_reading(which, task_of, tmp_path):
     kind, rows = ODD[which]
     gold = {"tokens": "entities", "spans": "answers"}.get(kind, "label")
-    last = {"sequence": "b", "pair": "b", "tokens": [{"start": 0, "end": 4, "label": "x"}], "spans": []}[kind]
+    last = {
+        "sequence": "b",
+        "pair": "b",
+        "tokens": [{"start": 0, "end": 4, "label": "x"}],
+        "spans": [{"start": 0, "end": 4}],
+    }[kind]
     for split, members in {
         "train": rows,
         "dev": [("some text", last)],
