@@ -40,7 +40,7 @@ ODD = {
     "one label in train": ("sequence", [("pain one", "a"), ("pain two", "a"), ("pain three", "a")]),
     "words of one character": ("pair", [("x", "a"), ("y", "b"), ("z", "b")]),
     "no entity in train": ("tokens", [("pain one", []), ("pain two", []), ("fever", [])]),
-    "no sentence": ("spans", [("...", [{"start": 0, "end": 3}]), ("!!", []), ("?", [])]),
+    "no sentence": ("spans", [("...", [{"text": "...", "answer_start": 0}]), ("!!", []), ("?", [])]),
 }
 
 
@@ -52,7 +52,7 @@ def test_odd_texts_get_the_answers_of_not_reading(which, task_of, tmp_path):
         "sequence": "b",
         "pair": "b",
         "tokens": [{"start": 0, "end": 4, "label": "x"}],
-        "spans": [{"start": 0, "end": 4}],
+        "spans": [{"text": "some", "answer_start": 0}],
     }[kind]
     for split, members in {
         "train": rows,
