@@ -23,45 +23,39 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would c
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-ALONE = {
-    "clusters": ("tests/launch/",),
-    "ray": (
-        "tests/cli/test_demo.py",
-        "tests/cli/test_tune.py",
-        "tests/sweep/test_run.py",
-        "tests/sweep/test_nodes.py",
-        "tests/pretrain/test_run.py",
-        "tests/finetune/test_group.py",
-        "tests/predict/test_workers.py",
-        "tests/runtime/",
-        "tests/corpus/test_parts.py",
-        "tests/bench/test_corpus.py",
-        "tests/bench/search/test_noop.py",
-        "tests/test_telemetry.py",
-    ),
-}
-"""Files whose tests are one process's: two clusters, or two local Rays, at once are too many for a small machine."""
+ONE_PROCESS = (
+    "tests/launch/",
+    "tests/cli/test_demo.py",
+    "tests/cli/test_tune.py",
+    "tests/sweep/test_run.py",
+    "tests/sweep/test_nodes.py",
+    "tests/pretrain/test_run.py",
+    "tests/finetune/test_group.py",
+    "tests/predict/test_workers.py",
+    "tests/runtime/",
+    "tests/corpus/test_parts.py",
+    "tests/bench/test_corpus.py",
+    "tests/bench/search/test_noop.py",
+    "tests/test_telemetry.py",
+)
+"""Files whose tests start Ray, of which one at a time is enough for a machine of two cores: Ray gives a node 30 s."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """For `pytest -n 2`: tests of one file share its fixtures, those of `ALONE` a cluster, too."""
+    """For `pytest -n 2`: tests of one file share its fixtures, and those of `ONE_PROCESS` a Ray."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return alone(nodeid) or nodeid.partition("::")[0]
+            return "ray" if nodeid.startswith(ONE_PROCESS) else nodeid.partition("::")[0]
 
     return ByFile(config, log)
 
 
-def alone(nodeid):
-    return next((name for name, places in ALONE.items() if nodeid.startswith(places)), None)
-
-
 def pytest_collection_modifyitems(items):
-    """The longest groups begin."""
-    items.sort(key=lambda item: [*ALONE, None].index(alone(item.nodeid)))
+    """The longest group begins."""
+    items.sort(key=lambda item: not item.nodeid.startswith(ONE_PROCESS))
 
 
 minutes = collections.Counter()

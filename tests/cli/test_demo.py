@@ -114,7 +114,6 @@ def test_the_next_run_finishes_what_was_interrupted(interrupted, finished):
     assert set(finished.runs.values()) == {"FINISHED"}, "a run that was interrupted was not continued"
 
 
-@pytest.mark.slow
 def test_one_more_run_adds_nothing(folder, finished):
     again = run_demo(folder)
     assert again.returncode == 0, again.stderr
