@@ -314,6 +314,15 @@ class TestBio:
         assert [(e.id, e.text) for e in examples] == [("a:1", "No fever"), ("a:2", "ok")]
         assert findings.found == {"sentences": 2, "entities": 1}
 
+    def test_a_token_may_hold_a_blank_where_tabs_part_the_columns_alone(self, read):
+        content = "New York\tB-Place\ris\tO\r\rbig\tO\r"  # and lines may end as they did on a Macintosh
+        examples, _ = read(read_bio, "tokens", {"a.tsv": content}, format="bio")
+        assert [e.text for e in examples] == ["New York is", "big"]
+        assert surfaces(examples[0]) == [("New York", "Place")]
+        with pytest.raises(DataError, match=r"a\.txt line 2: .*columns") as error:
+            read(read_bio, "tokens", {"a.txt": "in O\nNew York B-Place\n"}, format="bio")
+        assert "York" not in str(error.value)
+
     @pytest.mark.parametrize("line", ["alone", "fever\tB", "fever\tB-", "fever\tX-Sign", "fever\t1"])
     def test_bad_lines_are_named_without_their_text(self, read, line):
         with pytest.raises(DataError, match=r"a\.tsv line 2") as error:
