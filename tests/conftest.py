@@ -19,6 +19,9 @@ import pytest
 # before torch is imported: tiny models gain nothing from threads, and on a busy machine threads wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile what they import
+# Ray gives the processes of a node 30 s to come up and a worker 60, which two busy cores do not always keep
+os.environ.setdefault("RAY_agent_register_timeout_ms", "180000")
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "180")
 # a shell starts background jobs deaf to Ctrl-C, and so would be what the tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
