@@ -227,6 +227,33 @@ def scan(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder or hub name of a BERT- or RoBERTa-type encoder.")],
+    family: Annotated[str, typer.Option(help="longformer or bigbird.")],
+    out: Annotated[Path, typer.Option(help="New folder for the model and its tokenizer.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that the new model reads.")] = 4096,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Turn an encoder that reads 512 tokens into a Longformer or a BigBird that reads 4,096; then pretrain it further.
+
+    `hf_overrides.attention_window` (Longformer, 512), `hf_overrides.block_size` and `hf_overrides.num_random_blocks`
+    (BigBird, 64 and 3) may be set.
+
+    Example: `clinscale models convert emilyalsentzer/Bio_ClinicalBERT --family longformer --out clinical-lf`
+    """
+    from clinscale import corpus
+    from clinscale import models as encoders
+
+    values = {"pretrained": source, "convert_to": family, "max_tokens": max_tokens}
+    config = encoders.ModelConfig.load(overrides=overrides or [], base=values)
+    done = encoders.convert_to_folder(config, corpus.load_tokenizer(source), out)
+    head = "with its head" if done["has_mlm_head"] else "without a head of masked-language modelling"
+    people = f"{out}: a {family} of {max_tokens:,} tokens, {done['parameters']:,} parameters, {head}"
+    emit(done, as_json=json, people=people)
+
+
+@app.command()
 def clean(
     older_than: Annotated[
         float,

@@ -6,7 +6,7 @@ and every public checkpoint loads here.
 
 from clinscale.models.catalog import Attention, EvaluationPattern, InferencePrecision, ModelConfig, family_of
 from clinscale.models.checkpoint import stored_precision
-from clinscale.models.convert import convert_to_longformer
+from clinscale.models.convert import convert, convert_to_folder, convert_to_longformer
 from clinscale.models.flops import train_flops_per_token
 from clinscale.models.hf_weights import (
     attention_backend,
@@ -28,6 +28,8 @@ __all__ = [
     "attention_backend",
     "build",
     "check_hf_folder",
+    "convert",
+    "convert_to_folder",
     "convert_to_longformer",
     "family_of",
     "leaves_padding_out",

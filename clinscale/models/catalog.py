@@ -48,19 +48,27 @@ class ModelConfig(Config):
     pretrained: str | None = None
     """HF name or folder to continue from; None starts from random weights at `size`."""
 
+    convert_to: Family | None = None
+    """`longformer` or `bigbird`: published BERT- or RoBERTa-type weights of 512 tokens first become one of these."""
+
     max_tokens: int | None = None
-    """Positions the model can read; None is the size's own (4,096 for `base`)."""
+    """Positions of a new or a converted model; None is the size's own (4,096 for `base`) or 4,096."""
 
     hf_overrides: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the HF config to set on a new model, e.g. `{attention_window: 256}`."""
+    """Fields of the HF config to set on a new or a converted model, e.g. `{attention_window: 256}`."""
 
     def check(self) -> None:
         """The size is known, and weights that exist already are not resized."""
         if self.size not in SIZES:
             raise ConfigError(f"model.size: {self.size!r} is not a named size; {nearest(self.size, list(SIZES))}")
-        if self.pretrained and (self.hf_overrides or self.max_tokens):
+        if self.convert_to and not self.pretrained:
             raise ConfigError(
-                f"model.pretrained={self.pretrained!r} brings its own shape; drop max_tokens and hf_overrides"
+                f"model.convert_to={self.convert_to} needs the weights that it converts; name them by model.pretrained"
+            )
+        if self.pretrained and not self.convert_to and (self.hf_overrides or self.max_tokens):
+            raise ConfigError(
+                f"model.pretrained={self.pretrained!r} brings its own shape; drop max_tokens and hf_overrides, or let "
+                "it become another by model.convert_to"
             )
 
 

@@ -1,83 +1,271 @@
-"""A 512-token RoBERTa-type checkpoint becomes a Longformer that reads 4,096 tokens.
+"""An encoder of 512 tokens becomes a Longformer or a BigBird that reads 4,096.
 
-The recipe of the Longformer paper (Beltagy et al. 2020, section 5) and allenai/longformer's conversion script:
-the position table is the old one repeated, the local projections also start the global ones.
+Any BERT- or RoBERTa-type encoder converts. Longformer: Beltagy et al. 2020, section 5, and allenai/longformer's
+conversion script: the position table is the old one repeated, and the local projections also start the global ones.
+BigBird: Zaheer et al. 2020, section 4, whose models are warm-started from RoBERTa in the same way.
 """
 
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.models.hf_weights import load_hf, max_tokens_of
+from clinscale.models.catalog import Family, ModelConfig
+from clinscale.models.checkpoint import new_weights
+from clinscale.models.hf_weights import load_with_fit, max_tokens_of, save_hf
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger("clinscale.models")
 
 # Shape letters: P positions of a table, D hidden size
+
+SOURCES = ("bert", "roberta", "camembert", "xlm-roberta")
+"""HF's `model_type` of what converts: encoders whose layers are BERT's."""
+
+OVERRIDES: dict[Family, dict[str, int]] = {
+    "longformer": {"attention_window": 512},
+    "bigbird": {"block_size": 64, "num_random_blocks": 3},
+}
+"""Fields of the new HF config that are not the source's, with their published values; the first divides max_tokens."""
+
+_SHAPE = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "type_vocab_size", "initializer_range"),
+    *("layer_norm_eps", "tie_word_embeddings"),
+)
+"""Fields of the HF config that stay the source's."""
+
+_HEAD_PARTS = (
+    ("cls.predictions.transform.dense.", "lm_head.dense."),
+    ("cls.predictions.transform.LayerNorm.", "lm_head.layer_norm."),
+    ("cls.predictions.decoder.", "lm_head.decoder."),
+    ("cls.predictions.", "lm_head."),
+)
+"""The parts of a head of masked-language modelling as BERT and BigBird, and as RoBERTa and Longformer name them."""
+
+
+def convert(
+    config: ModelConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    seed: int = 0,
+    attention_dropout: float | None = None,
+) -> "PreTrainedModel":
+    """A `LongformerForMaskedLM` or `BigBirdForMaskedLM` with the weights of a BERT- or RoBERTa-type encoder.
+
+    A text that the source can read, and of which every token sees every other, has the source's hidden states. Where
+    the source has no head of masked-language modelling, the new model has one drawn from `seed`, and a line in the log
+    says so. The new model shares the source's memory: the peak stays below twice the source.
+
+    Args:
+        config: with `pretrained`, of one of the `SOURCES`, and `convert_to`; may set `max_tokens` and the fields of
+            `OVERRIDES`.
+        tokenizer: the source's; its special tokens go to the new config.
+        seed: for what the source does not have.
+        attention_dropout: sets that of attention alone; None keeps the source's.
+
+    Raises:
+        ConfigError: `max_tokens` is below the source's length or no multiple of the attention window or block, or a
+            field is overridden that is the source's.
+        DataError: the source is damaged or of another type.
+    """
+    model, _ = _converted(config, tokenizer, seed, attention_dropout)
+    return model
+
+
+def convert_to_folder(
+    config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", folder: str | Path
+) -> dict[str, Any]:
+    """Write a converted model and its tokenizer as a new HF folder: what was done, as plain values.
+
+    Without a head of its own the source becomes an encoder alone, so that no later reader takes a random head for a
+    trained one.
+
+    Raises:
+        ConfigError: `folder` exists and is not empty, and what `convert` raises.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--out must be a new or an empty folder, got {folder}; name another, or remove it")
+    model, has_head = _converted(config, tokenizer)
+    max_tokens = tokenizer.model_max_length = max_tokens_of(model.config)
+    save_hf(model if has_head else model.base_model, tokenizer, folder)
+    return {
+        "folder": str(folder),
+        "source": config.pretrained,
+        "family": config.convert_to,
+        "max_tokens": max_tokens,
+        "parameters": model.num_parameters(),
+        "has_mlm_head": has_head,
+    }
 
 
 def convert_to_longformer(
     name_or_folder: str, *, max_tokens: int = 4096, attention_window: int = 512
 ) -> "PreTrainedModel":
-    """A `LongformerForMaskedLM` with the weights of a RoBERTa-type masked language model.
+    """A `LongformerForMaskedLM` with the weights of a BERT- or RoBERTa-type encoder whose folder has its tokenizer.
 
-    Args:
-        name_or_folder: HF name or folder of a checkpoint of `model_type` roberta.
-        max_tokens: positions of the new model; a multiple of `attention_window`.
-        attention_window: tokens each token sees, half on either side.
-
-    Raises:
-        ConfigError: `max_tokens` is no multiple of `attention_window`, or not above the source's length.
-        DataError: the source is not a RoBERTa-type model.
+    See `convert`, which does it.
     """
     import transformers
 
-    if max_tokens % attention_window:
-        raise ConfigError(
-            f"max_tokens must be a multiple of attention_window={attention_window}, got {max_tokens}"
-        )
-    source = load_hf(name_or_folder, head="mlm")
-    if source.config.model_type != "roberta":
-        raise DataError(
-            f"model {name_or_folder} is of type {source.config.model_type!r}; only roberta checkpoints convert"
-        )
-    if max_tokens < max_tokens_of(source.config):
-        raise ConfigError(f"max_tokens={max_tokens} is below the source's {max_tokens_of(source.config)}")
-    offset = source.config.pad_token_id + 1
-    shape = source.config.to_dict()
-    for key in ("model_type", "architectures", "max_position_embeddings", "transformers_version"):
-        shape.pop(key, None)
-    config = transformers.LongformerConfig(
-        **shape, attention_window=attention_window, max_position_embeddings=max_tokens + offset
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+    config = ModelConfig(
+        pretrained=name_or_folder,
+        convert_to="longformer",
+        max_tokens=max_tokens,
+        hf_overrides={"attention_window": attention_window},
     )
-    model = transformers.LongformerForMaskedLM(config)
-    model.load_state_dict(_longformer_weights(source.state_dict(), offset, max_tokens))
+    return convert(config, tokenizer)
+
+
+def _converted(
+    config: ModelConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    seed: int = 0,
+    attention_dropout: float | None = None,
+) -> "tuple[PreTrainedModel, bool]":
+    """The new model, and whether its head is the source's."""
+    import torch
+    import transformers
+
+    name, family = config.pretrained, config.convert_to
+    if name is None or family is None:
+        raise ConfigError("a conversion needs model.pretrained and model.convert_to; give both")
+    if foreign := sorted(config.hf_overrides.keys() - OVERRIDES[family].keys()):
+        raise ConfigError(
+            f"hf_overrides of a converted {family} may set {', '.join(OVERRIDES[family])}, got {', '.join(foreign)}; "
+            "all else is the source's"
+        )
+    own, max_tokens = OVERRIDES[family] | config.hf_overrides, config.max_tokens or 4096
+    if odd := [f"{field}={value!r}" for field, value in own.items() if type(value) is not int or value < 1]:
+        raise ConfigError(f"hf_overrides must be whole numbers from 1 on, got {', '.join(odd)}")
+    step = next(iter(own))
+    if max_tokens % own[step]:
+        raise ConfigError(f"max_tokens must be a multiple of {step}={own[step]}, got {max_tokens}")
+    source, fit = load_with_fit(name, head="mlm", attention_dropout=attention_dropout)
+    _check_source(source.config, name, max_tokens)
+    _check_tokens(source.config, tokenizer, name)
+    shape = {field: getattr(source.config, field) for field in _SHAPE} | own
+    shape |= {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.cls_token_id}
+    shape |= {"eos_token_id": tokenizer.sep_token_id, "sep_token_id": tokenizer.sep_token_id}
+    with torch.device("meta"):  # without memory of its own
+        if family == "longformer":
+            # its positions begin after the padding id, as RoBERTa's do
+            shape["max_position_embeddings"] = max_tokens + int(tokenizer.pad_token_id) + 1
+            model: PreTrainedModel = transformers.LongformerForMaskedLM(transformers.LongformerConfig(**shape))
+        else:
+            shape["max_position_embeddings"] = max_tokens
+            model = transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**shape))
+    # BERT's head has the activation of its layers, RoBERTa's and Longformer's always GELU
+    same_head = source.config.hidden_act == "gelu" or hasattr(source, "cls") == hasattr(model, "cls")
+    keeps_head = same_head and not new_weights(source, fit)
+    weights = _weights(source, model, keeps_head=keeps_head)
+    model.load_state_dict(weights | _draw(model, weights.keys(), seed), strict=False, assign=True)
     model.tie_weights()
-    return model
+    _make_buffers(model)
+    if not keeps_head:
+        logger.warning("model %s has no head of masked-language modelling that %s can use", name, family)
+    return model.eval(), keeps_head
 
 
-def _longformer_weights(
-    roberta: "dict[str, torch.Tensor]", offset: int, max_tokens: int
+def _check_source(config: "PretrainedConfig", name: str, max_tokens: int) -> None:
+    if config.model_type not in SOURCES:
+        raise DataError(
+            f"model {name} must be of a type that converts, {', '.join(SOURCES)}, got {config.model_type!r}; name a "
+            "BERT- or RoBERTa-type encoder"
+        )
+    positions = getattr(config, "position_embedding_type", None) or "absolute"
+    if positions != "absolute" or getattr(config, "is_decoder", False):
+        raise DataError(
+            f"model {name} must be an encoder with absolute positions, got position_embedding_type={positions!r} and "
+            f"is_decoder={getattr(config, 'is_decoder', False)}; such a model does not convert"
+        )
+    if max_tokens < max_tokens_of(config):
+        raise ConfigError(f"max_tokens must be at least the source's {max_tokens_of(config)}, got {max_tokens}")
+
+
+def _check_tokens(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+    known, tokens = config.vocab_size, max(tokenizer.get_vocab().values()) + 1
+    missing = [one for one in ("cls", "sep", "pad", "mask") if getattr(tokenizer, f"{one}_token_id") is None]
+    if missing:
+        raise DataError(f"the tokenizer of model {name} has no {' and no '.join(missing)} token; save one with it")
+    if tokens > known:
+        raise DataError(
+            f"model {name} knows {known} tokens, its tokenizer {tokens}; take the one the model was trained with"
+        )
+
+
+def _weights(
+    source: "PreTrainedModel", model: "PreTrainedModel", *, keeps_head: bool
 ) -> "dict[str, torch.Tensor]":
+    """The source's weights under the names of `model`; a copy only where one weight becomes two."""
+    wanted = dict(model.named_parameters(remove_duplicate=False))
+    names_as_roberta = int(not hasattr(model, "cls"))
     weights = {}
-    for name, value in roberta.items():
-        name = name.replace("roberta.", "longformer.", 1)
-        if name.endswith("embeddings.position_embeddings.weight"):
-            value = _repeat_positions(value, offset, max_tokens)
-        if name.endswith(("embeddings.position_ids", "embeddings.token_type_ids")):
-            continue  # buffers that the new model makes for its own length
-        weights[name] = value
-        for projection in ("query", "key", "value"):
-            local = f"attention.self.{projection}."
-            if local in name:
-                weights[name.replace(local, f"attention.self.{projection}_global.")] = value.clone()
+    for name, value in source.named_parameters(remove_duplicate=False):
+        inner = name.removeprefix(f"{source.base_model_prefix}.")
+        if inner == name:  # of the head
+            if keeps_head:
+                parts = next(parts for parts in _HEAD_PARTS if name.startswith(parts))
+                place = next(part for part in parts if name.startswith(part))
+                weights[parts[names_as_roberta] + name.removeprefix(place)] = value.detach()
+            continue
+        ours = f"{model.base_model_prefix}.{inner}"
+        weights[ours] = value.detach()
+        if inner == "embeddings.position_embeddings.weight":
+            weights[ours] = _repeat_positions(value.detach(), source.config, model.config)
+        for projection in ("query", "key", "value"):  # Longformer's global ones begin as the local ones
+            also = ours.replace(f".self.{projection}.", f".self.{projection}_global.")
+            if also != ours and also in wanted:
+                weights[also] = value.detach().clone()
     return weights
 
 
-def _repeat_positions(table_PD: "torch.Tensor", offset: int, max_tokens: int) -> "torch.Tensor":
-    """The reserved first `offset` rows once, then the learned rows over and over until `max_tokens`."""
+def _repeat_positions(
+    table_PD: "torch.Tensor", source: "PretrainedConfig", config: "PretrainedConfig"
+) -> "torch.Tensor":
+    """The reserved first rows once, then the learned rows over and over until the last position."""
     import torch
 
-    reserved_PD, learned_PD = table_PD[:offset], table_PD[offset:]
-    copies = -(-max_tokens // len(learned_PD))
-    return torch.cat([reserved_PD, learned_PD.repeat(copies, 1)[:max_tokens]])
+    max_tokens = max_tokens_of(config)
+    learned_PD = table_PD[source.max_position_embeddings - max_tokens_of(source) :]
+    repeated_PD = learned_PD.repeat(-(-max_tokens // len(learned_PD)), 1)[:max_tokens]
+    reserved_PD = table_PD.new_zeros(config.max_position_embeddings - max_tokens, table_PD.shape[1])
+    return torch.cat([reserved_PD, repeated_PD])
+
+
+def _draw(model: "PreTrainedModel", known: Collection[str], seed: int) -> "dict[str, torch.Tensor]":
+    """What the source does not have, as HF starts it: a head, BigBird's pooler."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for name, parameter in model.named_parameters():
+        if name in known:
+            continue
+        value = torch.zeros(parameter.shape)
+        if name.endswith(("LayerNorm.weight", "layer_norm.weight")):
+            value += 1
+        elif name.endswith(".weight"):
+            value.normal_(0.0, model.config.initializer_range, generator=generator)
+        drawn[name] = value
+    return drawn
+
+
+def _make_buffers(model: "PreTrainedModel") -> None:
+    """BigBird's numbers of positions and types of tokens, which no checkpoint holds."""
+    import torch
+
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            row = (
+                torch.arange(buffer.shape[1])
+                if name == "position_ids"
+                else torch.zeros_like(buffer[0], device="cpu")
+            )
+            module.register_buffer(name, row.expand(buffer.shape), persistent=False)

@@ -30,15 +30,21 @@ def build(
     attention_dropout: float | None = None,
     evaluation_pattern: EvaluationPattern = "hf",
 ) -> "PreTrainedModel":
-    """The MLM model that `config` describes: loaded, or initialised from `seed` for `tokenizer`'s vocabulary.
+    """The MLM model that `config` describes: loaded, converted, or new from `seed` for `tokenizer`'s vocabulary.
 
     The other arguments as in `load_hf`.
 
     Raises:
-        DataError: `config.pretrained` is no HF model, or its vocabulary is smaller than the tokenizer's.
+        ConfigError: the shape that it is to be converted to does not fit. DataError: `config.pretrained` is no HF
+            model, none that converts, or its vocabulary is smaller than the tokenizer's.
     """
     import torch
 
+    if config.pretrained and config.convert_to:
+        from clinscale.models.convert import convert
+
+        model = convert(config, tokenizer, seed=seed, attention_dropout=attention_dropout)
+        return set_attention(model, attention, evaluation_pattern=evaluation_pattern)
     if config.pretrained:
         model = load_hf(
             config.pretrained,
@@ -97,6 +103,35 @@ def load_hf(
         DataError: the folder is not an HF model, its weights are damaged or not those of its config, or the hub cannot
             be reached for the name.
     """
+    model, fit = load_with_fit(
+        name_or_folder,
+        head=head,
+        labels=labels,
+        problem_type=problem_type,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        seed=seed,
+        new_head=new_head,
+    )
+    if head == "mlm" and new_weights(model, fit):
+        logger.warning(
+            "model %s has no head of masked-language modelling; it begins with a new one", name_or_folder
+        )
+    return set_attention(model, attention, unpad=unpad, evaluation_pattern=evaluation_pattern)
+
+
+def load_with_fit(
+    name_or_folder: str,
+    *,
+    head: Head,
+    labels: tuple[str, ...] = (),
+    problem_type: str | None = None,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+    seed: int = 0,
+    new_head: bool = True,
+) -> "tuple[PreTrainedModel, Fit]":
+    """HF's own model as `load_hf` loads it, before its attention is swapped, and how the checkpoint fitted it."""
     import torch
     import transformers
 
@@ -140,11 +175,7 @@ def load_hf(
     finally:
         transformers.logging.set_verbosity(verbosity)
     _check_padding(model.config.to_dict(), name_or_folder)
-    if head == "mlm" and new_weights(model, fit):
-        logger.warning(
-            "model %s has no head of masked-language modelling; it begins with a new one", name_or_folder
-        )
-    return set_attention(model, attention, unpad=unpad, evaluation_pattern=evaluation_pattern)
+    return model, fit
 
 
 def save_hf(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> Path:
