@@ -21,6 +21,7 @@ from clinscale.cli import (
     demo,
     doctor,
     finetune,
+    guide,
     models,
     predict,
     pretrain,
@@ -53,6 +54,7 @@ app.command()(predict.predict)
 app.command()(report.report)
 app.command()(doctor.doctor)
 app.command()(submit.submit)
+app.command()(guide.guide)
 app.add_typer(pretrain.app, name="pretrain")
 app.add_typer(bench.app, name="bench")
 app.add_typer(corpus.app, name="corpus")
