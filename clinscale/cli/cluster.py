@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri
+from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri, local_only
 from clinscale.cli.output import console, emit, table
 from clinscale.errors import ConfigError
 
@@ -203,7 +203,7 @@ def render(
     given: Annotated[
         list[str] | None, typer.Argument(help="`key=value` answers.", metavar="[KEY=VALUE]...")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
+    out: Annotated[Path, typer.Option(callback=local_only, help="Folder to write into.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")] = False,
     json: Json = False,
 ) -> None:

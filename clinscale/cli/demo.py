@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinscale.cli.options import Json, open_tracking
+from clinscale.cli.options import Json, local_only, open_tracking
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
 
@@ -44,9 +44,9 @@ class Demo:
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--dir", help="Folder for everything that the demo writes.")] = Path(
-        "demo"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--dir", callback=local_only, help="Folder for everything that the demo writes.")
+    ] = Path("demo"),
     num_trials: Annotated[int, typer.Option(min=2, help="Trials of each task, on average.")] = 4,
     scale: Annotated[float, typer.Option(help="Share of the full size; the numbers mean little below 1.")] = 1.0,
     json: Json = False,

@@ -16,6 +16,7 @@ from clinscale.cli.options import (
     Quotes,
     Sheet,
     TrackingUri,
+    local_only,
 )
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
@@ -230,7 +231,7 @@ def scan(
 def convert(
     source: Annotated[str, typer.Argument(help="Folder or hub name of a BERT- or RoBERTa-type encoder.")],
     family: Annotated[str, typer.Option(help="longformer or bigbird.")],
-    out: Annotated[Path, typer.Option(help="New folder for the model and its tokenizer.")],
+    out: Annotated[Path, typer.Option(callback=local_only, help="New folder for the model and its tokenizer.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that the new model reads.")] = 4096,
     overrides: Overrides = None,
     json: Json = False,

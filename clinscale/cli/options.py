@@ -16,13 +16,32 @@ if TYPE_CHECKING:
     from clinscale.config import Config
     from clinscale.registry import Tracking
 
+
+def local_only(path: Path | None) -> Path | None:
+    """The value of an option that names a place to write to, which no object store can be: files are locked and moved.
+
+    Raises:
+        ConfigError: it is a URL; says what works.
+    """
+    if path and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path))):
+        raise ConfigError(
+            f"{path} must be a folder or file of this machine or of a shared file system, got a place of {scheme[1]}; "
+            "name a local path, or one where the bucket is mounted. Shards alone may lie in an object store "
+            "(corpus build --out)"
+        )
+    return path
+
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout; everything else on stderr.")
 ]
 Home = Annotated[
     Path,
     typer.Option(
-        "--home", envvar="CLINSCALE_HOME", help="Where runs, models and the default MLflow database live."
+        "--home",
+        envvar="CLINSCALE_HOME",
+        callback=local_only,
+        help="Where runs, models and the default MLflow database live.",
     ),
 ]
 TrackingUri = Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri
+from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri, local_only
 from clinscale.cli.output import Steps, emit
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, InferencePrecision
@@ -31,7 +31,9 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="File for the answers: .jsonl, .parquet, or .csv (formulas made harmless by ')."
+            "--out",
+            callback=local_only,
+            help="File for the answers: .jsonl, .parquet, or .csv (formulas made harmless by ').",
         ),
     ] = None,
     on_error: Annotated[

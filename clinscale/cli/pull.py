@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri, local_only
 from clinscale.cli.output import Steps, emit
 from clinscale.registry import LOCK_FILE
 
@@ -14,7 +14,7 @@ _MEGABYTE = 1e6
 
 def pull(
     reference: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to make.")],
+    out: Annotated[Path, typer.Option("--out", callback=local_only, help="Folder to make.")],
     lock: Annotated[
         Path,
         typer.Option("--lock", help="File that holds which version and digest each pulled reference stands for."),

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri, local_only
 from clinscale.cli.output import emit
 
 
 def report(
-    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", callback=local_only, help="HTML file to write.")] = Path(
+        "report.html"
+    ),
     home: Home = DEFAULT_HOME,
     tracking_uri: TrackingUri = None,
     json: Json = False,

@@ -111,6 +111,11 @@ def tune(*arguments, task="demo_pairs", model="not-a-model"):
         (build("year=2021/notes.csv"), "year=2021/notes.csv is no file or folder, nor a setting"),
         (["report", "--home", ".", "--out", "notes.csv/[/b]\x1b[31m.html"], r"[/b]\x1b[31m.html"),
         (["tasks", "show", os.fsdecode(b"\xff.yaml")], "argument 3 is not UTF-8"),
+        (["models", "--home", "s3://bucket/x"], "got a place of s3; name a local path"),
+        (
+            ["predict", "not-a-model", "notes.csv", "--out", "gs://b/out.jsonl"],
+            "got a place of gs; name a local path",
+        ),
         (["tune", "--nonsense"], "No such option"),
         (["tuen"], "tune"),
     ],

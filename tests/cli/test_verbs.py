@@ -6,43 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-VERBS = [
-    ["bench", "attention"],
-    ["bench", "checkpoint"],
-    ["bench", "corpus"],
-    ["bench", "loading"],
-    ["bench", "pretrain"],
-    ["bench", "search"],
-    ["bench", "step"],
-    ["bench", "zero"],
-    ["cluster", "render"],
-    ["cluster", "up"],
-    ["cluster", "down"],
-    ["cluster", "preflight"],
-    ["submit"],
-    ["cluster", "check"],
-    ["demo"],
-    ["corpus", "build"],
-    ["corpus", "show"],
-    ["pretrain"],
-    ["pretrain", "verify-resume"],
-    ["tasks"],
-    ["tasks", "show"],
-    ["tasks", "check"],
-    ["tasks", "baseline"],
-    ["finetune"],
-    ["tune"],
-    ["models"],
-    ["models", "show"],
-    ["models", "sign"],
-    ["models", "scan"],
-    ["models", "clean"],
-    ["pull"],
-    ["predict"],
-    ["report"],
-    ["doctor"],
-]
+from clinscale.cli.main import app
+
+
+def verbs_below(command, path=()):
+    """Every verb of the app, and each group that answers by itself."""
+    groups = getattr(command, "commands", {})
+    if path and (not groups or command.invoke_without_command):
+        yield path
+    for name, inner in groups.items():
+        yield from verbs_below(inner, (*path, name))
+
+
+VERBS = sorted(verbs_below(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
