@@ -36,7 +36,7 @@ _WRITTEN_LIST = re.compile(r"""\[\s*(?:['"\[{\d-].*)?\]|\{\s*(?:['"].*)?\}""", r
 _BASE64 = re.compile(r"(?:data:[\w/.+-]*;base64,)?(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w+/-]{60,}={0,2}", re.ASCII)
 _LINE_ENDS = str.maketrans("", "", "\r\n")
 _EXACT = 2**53
-"""From here on, floats skip whole numbers, so that two ids may have become one."""
+"""Smallest whole number after which floats skip some, so that two ids may have become one."""
 _LARGEST = 10**40
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 _SHORT_NAME = re.compile(r"(?=.*[0-9])[\w.:/#+-]{1,40}", re.ASCII)

@@ -15,7 +15,7 @@ PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """What file systems, URLs and the registry take alike, and what a reference `NAME@alias` can be read from."""
 
 _MOST_CHARACTERS = 200
-"""Of a name: file systems end at 255 bytes and MLflow's columns at 250, and numbers and prefixes are added."""
+"""Most characters of a name: file systems end at 255 bytes, MLflow's columns at 250, and more is added to it."""
 
 
 def check_plain_name(thing: str, name: str, *, advice: str = "choose another") -> None:

@@ -20,10 +20,10 @@ Dialect = Literal["1.2", "1.1"]
 """`1.1` is how Ray, Kubernetes and Docker read the files that are theirs."""
 
 MAX_BYTES = 2**20
-"""Of one file: a hundred thousand ids fit, and a file of data that was named by mistake does not."""
+"""Most bytes of one file: a hundred thousand ids fit, and a file of data that was named by mistake does not."""
 
 MAX_VALUES = 200_000
-"""In one file, with every alias written out: ten lines of aliases can stand for billions."""
+"""Most values in one file, with every alias written out: ten lines of aliases can stand for billions."""
 
 MAX_DEPTH = 50
 """Levels of values within values."""

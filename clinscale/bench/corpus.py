@@ -247,7 +247,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _memory(sizes: tuple[float, float], seed: int) -> dict[str, dict[str, int]]:
-    """Of the driver and of the largest worker: what each held for itself at most, at both sizes."""
+    """The memory that the driver and the largest worker each held for themselves at most, at both sizes."""
     found: dict[str, dict[str, int]] = {"corpus driver": {}, "corpus worker": {}}
     for size, megabytes in zip(("small", "large"), sizes, strict=True):
         with tempfile.TemporaryDirectory() as temporary:

@@ -19,7 +19,7 @@ _NOTEEVENTS = (
     "ISERROR", "TEXT",
 )  # fmt: skip
 _SCALE = 0.2
-"""Of the demo's data; its texts are taken in turns, again and again."""
+"""Share of the demo's data; its texts are taken in turns, again and again."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Texts:
     notes: list[tuple[str, None]]
     annotated: list[tuple[str, scripts.Gold]]
     asked: list[tuple[str, list[dict[str, Any]]]]
-    """With the questions on them."""
+    """The paragraphs with their questions."""
 
 
 def invent_texts(seed: int) -> Texts:

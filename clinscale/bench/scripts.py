@@ -58,7 +58,7 @@ def read_json(files: Sequence[Path]) -> list[Row]:
 
 
 def read_parquet(files: Sequence[Path]) -> list[Row]:
-    """By pandas."""
+    """The rows as pandas reads them."""
     import pandas
 
     rows: list[Row] = []

@@ -132,7 +132,7 @@ def _rank(rank: int, workers: int, stage: int, precision: Precision, shape: dict
 
 
 def _live_bytes() -> int:
-    """Of all tensors of this process, memory that several share counted once."""
+    """Bytes of all tensors of this process; memory that several share counts once."""
     gc.collect()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of lazy modules that wake up when they are looked at

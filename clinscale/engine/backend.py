@@ -124,7 +124,7 @@ class DeepSpeedEngine:
         self.parameter_names = tuple(
             names[parameter] for group in self._adamw.param_groups for parameter in group["params"]
         )
-        """Of the trained parameters, in the order of the optimiser."""
+        """Names of the trained parameters, in the order of the optimiser."""
         self._engine, *_ = import_deepspeed().initialize(
             model=model,
             optimizer=self._adamw,
@@ -162,7 +162,7 @@ class DeepSpeedEngine:
 
     @property
     def grad_norm(self) -> float | None:
-        """Of the last step over all workers, before clipping; None where DeepSpeed does not tell."""
+        """Gradient norm of the last step over all workers, before clipping; None where DeepSpeed does not tell."""
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
@@ -216,7 +216,7 @@ class DeepSpeedEngine:
 
 
 def _no_update(*_: Any, **__: Any) -> None:
-    """In place of an optimiser's step."""
+    """A step of an optimiser that changes nothing."""
 
 
 def _snapshot_engine(snapshot: Snapshot) -> Any:

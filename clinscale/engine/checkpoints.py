@@ -41,16 +41,16 @@ log = logging.getLogger(__name__)
 
 
 class RetentionConfig(Config):
-    """Which checkpoints stay; the newest whole one always does."""
+    """The rule by which checkpoints stay; the newest whole one always does."""
 
     num_to_keep: int = Field(default=2, ge=1)
     """The newest ones; with two, a damaged one costs an interval and not the run."""
 
     keep_every_steps: int | None = Field(default=None, ge=1)
-    """Those of multiples of this many steps stay for good."""
+    """Checkpoints of multiples of this many steps stay for good."""
 
     max_age_s: float | None = Field(default=None, gt=0)
-    """Of the newest `num_to_keep`, those older than this go."""
+    """Age above which even one of the newest `num_to_keep` goes."""
 
     keep_best: bool = False
     """The one with the lowest validation loss stays as well, among those that were taken with an evaluation."""
@@ -135,7 +135,7 @@ class CheckpointStore:
         return time.monotonic() - start_s
 
     def wait(self) -> None:
-        """Until what was saved is whole; CapacityError when it could not be written."""
+        """Wait until what was saved is whole; CapacityError when it could not be written."""
         self._writer.wait()
 
     close = wait

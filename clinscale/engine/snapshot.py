@@ -27,7 +27,7 @@ class Snapshot:
 
     @property
     def size_bytes(self) -> int:
-        """Of all tensors in `files`."""
+        """Bytes of all tensors in `files`."""
         return sum(buffer.nbytes for buffer in self._buffers[: self._used])
 
     def clear(self) -> None:
@@ -89,7 +89,7 @@ class Writer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being written; raises what the writing raised."""
+        """Wait until nothing is being written; raises what the writing raised."""
         if self._thread:
             self._thread.join()
             self._thread = None

@@ -154,7 +154,7 @@ def _load_sharded(
 
 
 def _whole_states(checkpoint: Path, names: Sequence[str]) -> dict[str, ParameterState]:
-    """Of a checkpoint of stage 0, where the first rank wrote everything."""
+    """States of a checkpoint of stage 0, where the first rank wrote everything."""
     content = read_model_states(checkpoint)
     optimizer = content["optimizer"]
     if masters := optimizer.get("fp32_groups"):  # bf16

@@ -1,4 +1,4 @@
-"""From a checkpoint, sharded or not, to one state dict."""
+"""One state dict from a checkpoint, sharded or not."""
 
 import contextlib
 import io

@@ -48,10 +48,10 @@ class FinetuneRecipe(Config):
     """Arithmetic of the forward and backward pass."""
 
     evaluation_pattern: EvaluationPattern = "hf"
-    """Which blocks BigBird sees in evaluation; `hf` answers as plain `transformers` does, wherever it is pulled to."""
+    """The blocks that BigBird sees in evaluation; `hf` answers as plain `transformers` does wherever it is pulled."""
 
     seed: int = 0
-    """Of the new head, the order and dropout."""
+    """Seed of the new head, the order and dropout."""
 
     def check(self) -> None:
         """Counts are positive, and the micro batch divides the batch."""

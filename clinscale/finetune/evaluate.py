@@ -41,7 +41,7 @@ class Judgement:
     trivial: dict[str, float]
     """Majority class, no entities, or no answer."""
     interval: Estimate
-    """Of the metric, 95 %, by bootstrap over documents."""
+    """95 % interval of the metric, by bootstrap over documents."""
     lengths: tuple[Band, ...]
     """The metric by length of the document in the model's own tokens."""
     calibration: dict[str, float]
@@ -55,7 +55,7 @@ class Judgement:
     is no longer than that."""
 
     def as_metrics(self, task: str, dev: float) -> dict[str, float]:
-        """By their MLflow keys; `dev` is the metric on the development split, by which the model was chosen."""
+        """All metrics by their MLflow keys; `dev` is that on the development split, by which the model was chosen."""
         return {
             f"dev/{task}/{self.metric}": dev,
             **{f"test/{task}/{name}": value for name, value in (self.test | self.calibration).items()},

@@ -135,7 +135,7 @@ class EpochLoop(ABC):
         """What each epoch reported."""
 
     def run(self, on_epoch: OnEpoch, until_epoch: int | None) -> FinetuneResult:
-        """From where `restore` is to the last epoch; `on_epoch` is told of what had been done before as well."""
+        """Train from where `restore` is to the last epoch; `on_epoch` is told of what had been done before as well."""
         self.restore()
         for metrics in list(self.history):
             on_epoch(metrics)
@@ -235,7 +235,7 @@ class EpochLoop(ABC):
         return loss
 
     def _terms(self, windows: Sequence[Window]) -> int:
-        """Of how many terms a forward pass's loss is the mean: so weighted, it does not matter who computes what."""
+        """Terms whose mean a forward pass's loss is: so weighted, it does not matter who computes what."""
         if self._predictor.kind.head != "tokens":
             return len(windows)
         labels = [window.targets["labels"] for window in windows]
@@ -315,7 +315,7 @@ class _OneProcess(EpochLoop):
             self._predictor.batch_size = -(-self._predictor.batch_size // 2)
 
     def seconds_per_epoch(self, seconds: float) -> float:
-        """Of training and judging, from as many steps and examples as take about `seconds` each."""
+        """Seconds of training and judging one epoch, from as many steps and examples as take about `seconds` each."""
         order = np.random.default_rng(self._recipe.seed).permutation(len(self._windows))
         self._engine.module.train()
 

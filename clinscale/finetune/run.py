@@ -29,7 +29,7 @@ class FinetuneSummary:
     """HF folder of that seed."""
     metric: str
     seeds: tuple[dict[str, Any], ...]
-    """By seed: `seed`, `dev` (the metric on the development split at the best epoch) and what `judge` found."""
+    """Each seed's `seed`, `dev` (the metric on the development split at the best epoch) and what `judge` found."""
 
     @property
     def best(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class FinetuneSummary:
 
     @property
     def test_mean(self) -> float:
-        """Of the metric over seeds."""
+        """Mean of the metric over seeds."""
         return statistics.fmean(one["test"][self.metric] for one in self.seeds)
 
     @property

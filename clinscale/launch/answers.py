@@ -81,7 +81,7 @@ class Cloud(Cluster):
     """What the three clouds have in common: rented nodes, so a price, and one network that SSH comes from."""
 
     gpu: str
-    """Which GPU the workers carry."""
+    """The GPU that the workers carry."""
     num_gpu_workers: int | tuple[int, int]
     """How many GPU nodes, or `[fewest,most]`; the most caps what is spent."""
     ssh_address: str
@@ -139,7 +139,7 @@ class AwsAnswers(Cloud):
     """`aws`: a cluster on EC2, in your VPC, with an EFS file system."""
 
     region: str
-    """Where; e.g. us-west-2."""
+    """Region of the provider, e.g. us-west-2."""
     zones: _Names
     """Availability zones of that region: the more, the more spot capacity."""
     subnets: _Names
@@ -191,7 +191,7 @@ class GcpAnswers(Cloud):
     project_id: str
     """Your project; Ray would try to create one that does not exist."""
     region: str
-    """Where; e.g. us-central1."""
+    """Region of the provider, e.g. us-central1."""
     zone: str
     """One zone of it: Ray's launcher knows only one on this cloud."""
     network: str
@@ -270,7 +270,7 @@ class OnPremAnswers(Cluster):
     environment: str = "~/clinscale/venv"
     """Virtual environment with clinscale, at the same path on every host."""
     port: _Port = 6379
-    """Of Ray's control store on the head."""
+    """Port of Ray's control store on the head."""
     object_manager_port: _Port = 8076
     node_manager_port: _Port = 8077
     first_worker_port: _Port = 10100
@@ -309,7 +309,7 @@ class KuberayAnswers(Answers):
     """`kuberay`: a cluster and two jobs for the KubeRay operator."""
 
     name: str = "clinscale"
-    """Of the RayCluster; the jobs are NAME-pretrain and NAME-tune."""
+    """Name of the RayCluster; the jobs are NAME-pretrain and NAME-tune."""
     namespace: str = "clinscale"
     image: str
     """Image built from `clinscale cluster render docker`, by tag or digest."""
@@ -324,7 +324,7 @@ class KuberayAnswers(Answers):
     """Label of spot nodes: the head keeps off them, workers want them. Elsewhere: eks.amazonaws.com/capacityType=SPOT,
     kubernetes.azure.com/scalesetpriority=spot."""
     storage_class: str
-    """Of the shared volume; its driver must offer ReadWriteMany."""
+    """Class of the shared volume; its driver must offer ReadWriteMany."""
     storage_gi: Annotated[int, Field(ge=10)] = 500
     token_secret: str = "clinscale-ray-token"
     """Secret with the token in its key auth_token."""
@@ -369,7 +369,7 @@ class SlurmAnswers(Answers):
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
     """GPUs of each node; 0 asks for none."""
     hours: Annotated[int, Field(ge=1)] = 24
-    """After which the job is queued again and its command continues."""
+    """Hours after which the job is queued again and its command continues."""
     partition: str | None = None
     account: str | None = None
     environment: str | None = None
@@ -402,7 +402,7 @@ class MlflowAnswers(Answers):
     postgres: str = "postgres:17"
     """Image of the database; its major version stays, since the volume is of that version."""
     port: _Port = 5000
-    """On loopback; other machines come by a TLS proxy."""
+    """Port on loopback; other machines come by a TLS proxy."""
     source: str = "../.."
     """clinscale's source, as seen from the folder of the file."""
 

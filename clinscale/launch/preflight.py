@@ -17,22 +17,22 @@ from clinscale.runtime import Cluster
 from clinscale.units import format_bytes
 
 PACKAGES = ("clinscale", "ray", "torch", "transformers", "deepspeed", "mlflow", "optuna")
-"""Whose versions all nodes must share."""
+"""Packages whose versions all nodes must share."""
 _PAYLOAD_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on a cluster is unfit."""
+    """Limits beyond which a cluster is unfit."""
 
     free_bytes: int = 5 * 2**30
-    """Of each node's disk with Ray's files, and of the shared storage."""
+    """Free bytes of each node's disk with Ray's files, and of the shared storage."""
     skew_s: float = 2.0
     """Between the clocks of a node and of the one that looks."""
     bytes_per_s: float = 20 * 2**20
-    """From node to node; ZeRO sends the whole model in every step."""
+    """Bandwidth from node to node; ZeRO sends the whole model in every step."""
     answer_s: float = 60.0
-    """In which a node must answer."""
+    """Seconds in which a node must answer."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _shared(shared: Path, probe: str, looks: dict[str, _Look], limits: Limits) -
 
 
 def _bandwidth(looks: dict[str, _Look], limits: Limits) -> Iterator[Finding]:
-    """From the first node to each of the others, through Ray's object store as training data goes."""
+    """Findings on bandwidth from the first node to each other one, through Ray's object store as training data goes."""
     import ray
 
     if len(looks) < 2:

@@ -1,4 +1,4 @@
-"""From answers to launch files."""
+"""Launch files from a few answers."""
 
 import shlex
 from collections.abc import Mapping, Sequence

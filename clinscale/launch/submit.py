@@ -33,7 +33,7 @@ _LEFT_OUT = {".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".r
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _ANSWER_S = 10.0
 _READY_S = 60.0
-"""In which a head that has just started must take jobs."""
+"""Seconds in which a head that has just started must take jobs."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Shipment:
     """What a job takes along from this machine."""
 
     arguments: tuple[str, ...]
-    """Of `clinscale` on the cluster, with the paths that the files have there."""
+    """Arguments of `clinscale` on the cluster, with the paths that the files have there."""
     files: Mapping[str, Path]
     """Path in the job's working directory -> file here."""
     code: Path
@@ -49,11 +49,11 @@ class Shipment:
 
     @property
     def size_bytes(self) -> int:
-        """Of configs and code."""
+        """Bytes of configs and code."""
         return sum(file.stat().st_size for file in (*self.files.values(), *_code(self.code).values()))
 
     def digest(self) -> str:
-        """Of what is asked and of all that is sent: the same work twice has the same."""
+        """Digest of what is asked and of all that is sent: the same work twice has the same."""
         files, code = (
             {name: sha256(file) for name, file in some.items()} for some in (self.files, _code(self.code))
         )
@@ -118,11 +118,11 @@ class Job:
     entrypoint: str = ""
     message: str = ""
     exit_code: int | None = None
-    """Of the command, once it has ended by itself."""
+    """Exit code of the command, once it has ended by itself."""
 
     @property
     def has_ended(self) -> bool:
-        """It will not change any more."""
+        """Whether the job will not change any more."""
         return self.status in _ENDED
 
 

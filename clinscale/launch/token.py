@@ -11,7 +11,7 @@ from pathlib import Path
 from clinscale.errors import ConfigError
 
 TOKEN_FILE = "auth_token"
-"""Its name in the folder that launch files mount as `~/.ray`."""
+"""Name of the token's file in the folder that launch files mount as `~/.ray`."""
 _USERS_FILE = Path("~/.ray") / TOKEN_FILE
 
 

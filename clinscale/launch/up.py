@@ -23,7 +23,7 @@ from clinscale.strict_yaml import read_yaml
 
 _TOKEN_MOUNT = "~/.ray"
 _REACH_S = 10
-"""In which a host must take a connection, and then the key."""
+"""Seconds in which a host must take a connection, and then the key."""
 _REFUSED = "Permission denied"
 """What ssh says when a host does not know the key."""
 
@@ -58,7 +58,7 @@ class LaunchFile:
 
     @property
     def least_nodes(self) -> int:
-        """That it starts with, the head included."""
+        """Nodes that it starts with, the head included."""
         types = self.values.get("available_node_types") or {}
         kinds = [kind.get("min_workers", 0) for kind in types.values()]
         return 1 + (sum(kinds) if types else int(self.values.get("min_workers", len(self.workers))))

@@ -1,4 +1,4 @@
-"""Which Python, Ray, torch and clinscale a cluster runs: those that this package was released with."""
+"""The Python, Ray, torch and clinscale that a cluster runs: those that this package was released with."""
 
 import functools
 import importlib.metadata

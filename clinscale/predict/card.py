@@ -19,7 +19,7 @@ class TaskCard(Config):
     """The task as it was read for training."""
 
     labels: tuple[str, ...]
-    """In the order of the model's outputs (tokens: entity types)."""
+    """Labels in the order of the model's outputs (tokens: entity types)."""
 
     max_tokens: int
     """Window that the model was trained on."""

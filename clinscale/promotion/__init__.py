@@ -1,4 +1,4 @@
-"""Which version is the champion of its task: decided by numbers, on record with its reasons, undone with one call."""
+"""The champion of each task: decided by numbers, on record with its reasons, undone with one call."""
 
 from clinscale.promotion.gate import Check, Decision, Evidence, GateRules, Latency, decide
 from clinscale.promotion.promote import Move, history, promote, register_judged, rollback

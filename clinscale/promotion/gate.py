@@ -32,16 +32,16 @@ class GateRules(Config):
     """How much F1 it may lose on a label; more counts where it is beyond noise."""
 
     max_calibration_loss: float = 0.02
-    """By how much its calibration error may lie above the champion's."""
+    """The most by which its calibration error may lie above the champion's."""
 
     max_latency_ratio: float | None = 1.5
-    """Its seconds over the champion's on the same documents, in turns on one machine."""
+    """The most that its seconds may be over the champion's on the same documents, in turns on one machine."""
 
     max_latency_s_per_1000_tokens: float | None = None
-    """On the machine that decides."""
+    """Seconds allowed on the machine that decides."""
 
     max_size_bytes: float | None = None
-    """Of its files."""
+    """Bytes allowed of its files."""
 
     require_memorisation_test: bool = False
     """Whether its base must have been pretrained with canaries; where it was, they must not be remembered anyway."""
@@ -64,9 +64,9 @@ class Evidence:
     kind: Literal["base", "task"]
     """A base model answers nothing, so it is not judged here."""
     outcomes: tuple[Outcomes, ...]
-    """On the test set, by seed of its recipe; those of the weights that are shipped come first."""
+    """Outcomes on the test set, by seed of its recipe; those of the weights that are shipped come first."""
     size_bytes: int
-    """Of its HF folder."""
+    """Bytes of its HF folder."""
     memorised: bool | None
     """Whether its base remembers planted phrases; None where none were planted."""
     note: str = ""

@@ -1,4 +1,4 @@
-"""From a decision to an alias: champions move for a reason that is kept, and go back with one call."""
+"""The move of an alias after a decision: champions move for a reason that is kept, and go back with one call."""
 
 import contextlib
 import getpass

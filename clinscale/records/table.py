@@ -18,7 +18,7 @@ class TableFormat(Config):
     """What a file does not tell about itself; the base of whatever names files to read."""
 
     encoding: str = "utf-8"
-    """Of text files; what is not valid in it is named by file and byte. `latin-1` and `cp1252` are common. A
+    """Encoding of text files; what is not valid in it is named by file and byte. `latin-1` and `cp1252` are common. A
     byte-order mark in the file says more."""
 
     delimiter: str | None = None
@@ -26,8 +26,8 @@ class TableFormat(Config):
     name, or of comma, `;`, tab and `|` the one that gives the columns that are asked for."""
 
     quoting: Quoting | None = None
-    """Of CSV and TSV: `standard` reads a field that begins with a quotation mark up to the closing one, over line
-    breaks; `none` takes quotation marks as they stand. Absent: standard, and refused where it seems not to be meant."""
+    """Quoting of CSV and TSV: `standard` reads a field that begins with a quotation mark up to the closing one, over
+    line breaks; `none` takes quotation marks as text. Absent: standard, and refused where it seems not to be meant."""
 
     sheet: str | None = None
     """Name of the sheet to read of an Excel workbook; needed where several hold rows."""

@@ -11,7 +11,7 @@ from clinscale.records.table import TableFormat
 from clinscale.storage import MAX_WHOLE_BYTES, open_binary
 
 _MAX_BYTES = MAX_WHOLE_BYTES // 4
-"""Of the XML in the archive, whose texts are read at once and take several times as much."""
+"""Most bytes of the XML in the archive, whose texts are read at once and take several times as much."""
 
 _LONGEST_CELL = 32_767
 """Characters that Excel keeps of a cell; what is longer it cuts without a word."""

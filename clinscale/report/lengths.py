@@ -20,12 +20,12 @@ class Judged:
     name: str
     max_tokens: int
     dev: float | None
-    """By this the shown models were chosen among those of their window, never by the test score."""
+    """Score by which the shown models were chosen among those of their window, never the test score."""
     score: Estimate
     bands: dict[str, Band]
-    """By `Band.name`, where the test has such documents."""
+    """Bands by `Band.name`, where the test has such documents."""
     outcomes: tuple[Outcomes, ...]
-    """By seed of its recipe; the other fields are of the first, which was kept."""
+    """Outcomes by seed of its recipe; the other fields are of the first, which was kept."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LengthAnswer:
     long: Judged
     short: Judged
     comparison: Comparison
-    """Of the two kept seeds, over documents."""
+    """Comparison of the two kept seeds, over documents."""
     over_seeds: Estimate | None
     """The difference of the two recipes, over all their seeds and documents; None when both have one seed."""
 

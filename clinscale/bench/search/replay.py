@@ -22,9 +22,9 @@ from clinscale.bench.search.table import EPOCHS, Table
 
 WORKERS = 4
 START_S = 0.25
-"""Of each start of a trial, for every method alike; what `noop_ratio` measures, not in favour of either side."""
+"""Seconds of each start of a trial, alike for every method; what `noop_ratio` measures, favouring neither side."""
 REGRET = 0.01
-"""Of the best setting that was found, judged by its full training: 0 is the best of the table, 1 its median."""
+"""Regret of the best setting that was found, judged by its full training: 0 is the best of the table, 1 its median."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Job:
     done: int = 0
     """Epochs that are trained already."""
     index: int | None = None
-    """Of the recorded configuration that stands for it."""
+    """Index of the recorded configuration that stands for it."""
 
 
 class Method(Protocol):
@@ -62,7 +62,7 @@ class Task:
         best, usual = float(full.max()), float(np.median(full))
         self.regret = (best - full) / (best - usual)
         self.whole_s = statistics.fmean(sum(curve.seconds) for curve in self._curves)
-        """Of a whole fine-tuning, on average."""
+        """Seconds of a whole fine-tuning, on average."""
         self._shares = np.array([self._share(params) for params in table.params])
 
     def take(self, job: Job, taken: list[int]) -> bool:

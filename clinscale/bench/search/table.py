@@ -53,7 +53,7 @@ class Curve:
     value: tuple[float, ...]
     """The task's metric on examples that were not trained on, after each epoch."""
     seconds: tuple[float, ...]
-    """Of the processor, for each epoch."""
+    """Processor seconds of each epoch."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Table:
     space: SearchSpace
     params: tuple[Mapping[str, Any], ...]
     curves: Mapping[str, tuple[Curve, ...]]
-    """By task, in the order of `params`."""
+    """Curves by task, in the order of `params`."""
 
     @classmethod
     def read(cls, path: str | Path) -> "Table":
