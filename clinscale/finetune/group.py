@@ -264,13 +264,13 @@ class _Rank(EpochLoop):
     def _gradients(self, chosen: Sequence[Window]) -> float:
         """Every rank makes as many forward passes, whether or not it has anything left for them to learn from."""
         mine, size = chosen[self._rank :: self._world_size], self._predictor.batch_size
-        filler = next((window for window in chosen if self._terms([window])), chosen[0])
-        whole, total = self._terms(chosen) or 1, 0.0
+        filler = next((window for window in chosen if self._predictor.kind.loss_terms([window])), chosen[0])
+        whole, total = self._predictor.kind.loss_terms(chosen) or 1, 0.0
         for number in range(self._micro_batches):
             if number:
                 self._engine.step()  # no update before the last micro batch
             part = mine[number * size : (number + 1) * size]
-            terms = self._terms(part)
+            terms = self._predictor.kind.loss_terms(part)
             # HF's loss of an answer, and BigBird's last block, depend on padding: it is that of the whole step
             mean = self._loss(part if terms else [filler], least_length=len(chosen[-1].input_ids))
             loss = mean * (terms / whole)

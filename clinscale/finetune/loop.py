@@ -234,13 +234,6 @@ class EpochLoop(ABC):
         loss: torch.Tensor = self._engine.forward(batch).loss
         return loss
 
-    def _terms(self, windows: Sequence[Window]) -> int:
-        """Terms whose mean a forward pass's loss is: so weighted, it does not matter who computes what."""
-        if self._predictor.kind.head != "tokens":
-            return len(windows)
-        labels = [window.targets["labels"] for window in windows]
-        return sum(len(one) - one.count(-100) for one in labels)
-
 
 class _OneProcess(EpochLoop):
     """Plain torch on one device."""
@@ -331,10 +324,10 @@ class _OneProcess(EpochLoop):
         )
 
     def _accumulate(self, chosen: Sequence[Window], micro: int) -> float:
-        whole, total = self._terms(chosen), 0.0
+        whole, total = self._predictor.kind.loss_terms(chosen), 0.0
         for first in range(0, len(chosen), micro):
             part = chosen[first : first + micro]
-            if not (terms := self._terms(part)):
+            if not (terms := self._predictor.kind.loss_terms(part)):
                 continue  # the mean of no terms is no number
             # HF's loss of an answer, and BigBird's last block, depend on padding: it is that of the whole step
             loss = self._loss(part, least_length=len(chosen[-1].input_ids)) * (terms / whole)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clinscale.errors import ConfigError, DataError
 from clinscale.predict.inputs import Document
 from clinscale.storage import atomic_path, is_remote
-from clinscale.tasks import OnError
+from clinscale.tasks import OnError, column, kind_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -25,40 +25,8 @@ Write = Callable[[Sequence[Line]], None]
 """Adds lines to a file."""
 
 
-def _column(name: str, type: str, *, required: bool = True, **more: Any) -> dict[str, Any]:
-    return {"name": name, "type": type, "required": required, **more}
-
-
-_LABELS = (
-    _column("label", "string"),
-    _column("labels", "array", items={"type": "string"}),
-    _column("scores", "map", values={"type": "double"}),
-)
-_ENTITY = {"start": "long", "end": "long", "label": "string", "score": "double"}
-COLUMNS: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "sequence": _LABELS,
-    "pair": _LABELS,
-    "tokens": (
-        _column(
-            "entities",
-            "array",
-            items={
-                "type": "object",
-                "properties": {name: {"type": type, "required": True} for name, type in _ENTITY.items()},
-            },
-        ),
-    ),
-    "spans": (
-        _column("answer", "string"),
-        _column("start", "long", required=False),
-        _column("end", "long", required=False),
-        _column("score", "double"),
-    ),
-}
-"""What each kind's `decode` answers, as MLflow writes column types."""
-
-_BEFORE = (_column("id", "string"), _column("file", "string"), _column("row", "long"))
-_AFTER = (_column("error", "string", required=False),)
+_BEFORE = (column("id", "string"), column("file", "string"), column("row", "long"))
+_AFTER = (column("error", "string", required=False),)
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet")
 """The endings that tell what a file of answers is; the first two are JSON lines."""
@@ -176,7 +144,7 @@ def _json_lines(path: Path, card: "TaskCard") -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _csv(path: Path, card: "TaskCard") -> Iterator[Write]:
-    names = [column["name"] for column in (*_BEFORE, *COLUMNS[card.task.kind], *_AFTER)]
+    names = [column["name"] for column in (*_BEFORE, *kind_of(card.task).output_columns, *_AFTER)]
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(names)
@@ -200,7 +168,7 @@ def _parquet(path: Path, card: "TaskCard") -> Iterator[Write]:
     except ImportError:
         raise ConfigError("Parquet needs pyarrow, which is not installed here; pip install pyarrow") from None
 
-    columns = (*_BEFORE, *COLUMNS[card.task.kind], *_AFTER)
+    columns = (*_BEFORE, *kind_of(card.task).output_columns, *_AFTER)
     schema = pyarrow.schema([(column["name"], _arrow_type(column, card.labels)) for column in columns])
     waiting: list[Line] = []
 

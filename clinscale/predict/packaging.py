@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clinscale
-from clinscale.predict.answers import COLUMNS
 from clinscale.predict.card import TaskCard
 from clinscale.predict.requirements import read_requirements
+from clinscale.tasks import column, kind_of
 
 if TYPE_CHECKING:
     from clinscale import registry
@@ -18,7 +18,6 @@ _ROOMS = (
 """The rooms and files of clinscale that prediction imports: corpus for its tokenizers, runtime for corpus."""
 
 _EXAMPLE = "The patient was admitted with chest pain. Metoprolol 25 mg was given twice daily."
-_SECOND_TEXTS = {"pair": "The patient has no pain.", "spans": "What dose of metoprolol was given?"}
 
 _PARAMS: list[dict[str, Any]] = [
     {"name": "batch_size", "type": "long", "default": 8, "shape": None},
@@ -36,18 +35,17 @@ def as_pyfunc(folder: str | Path) -> "registry.Pyfunc":
     """
     from clinscale import registry
 
-    kind = TaskCard.read(folder).task.kind
-    example = {"text": _EXAMPLE} | ({"text_pair": _SECOND_TEXTS[kind]} if kind in _SECOND_TEXTS else {})
+    kind = kind_of(TaskCard.read(folder).task)
     return registry.Pyfunc(
         code=Path(__file__).with_name("pyfunc.py"),
         pip_requirements=read_requirements(folder),
         code_files=_own_code(),
         signature={
-            "inputs": [{"name": name, "type": "string", "required": True} for name in example],
-            "outputs": list(COLUMNS[kind]),
+            "inputs": [column("text", "string"), *kind.input_columns],
+            "outputs": list(kind.output_columns),
             "params": _PARAMS,
         },
-        input_example=[example],
+        input_example=[{"text": _EXAMPLE, **kind.input_example}],
     )
 
 

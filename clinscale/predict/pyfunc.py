@@ -1,7 +1,8 @@
 """The MLflow model of a registered version, written as a model from code.
 
 MLflow executes this file when a version is loaded; the HF folder is its artifact `hf`. Input is a table with a
-`text` column (and `text_pair`: the hypothesis or the question); output is one prediction per row.
+`text` column and what else the task's kind needs (`text_pair`: the hypothesis or the question); output is one
+prediction per row.
 
 The version carries clinscale's code for prediction, and MLflow puts it before an installed clinscale. In a process
 that has imported clinscale already, that one answers.
@@ -51,13 +52,15 @@ class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             raise ConfigError(f"params: on_error must be raise or skip, got {on_error!r}")
         self._predictor.batch_size = batch_size
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
-        pair = self._predictor.card.task.kind in ("pair", "spans")
+        kind = self._predictor.kind
         documents = []
         for number, fields in enumerate(rows, 1):
             record = Record("input", number, fields)
             example, fault = None, ""
             try:
-                example = Example(str(number), record.text("text"), record.text("text_pair") if pair else None)
+                text = record.text("text")
+                second = record.text("text_pair") if kind.second_text_column else None
+                example = Example(str(number), text, second, **kind.read_given(record, text))
             except CellError as error:
                 if on_error == "raise":
                     raise

@@ -23,11 +23,11 @@ class ClinscaleComponent:
     def __init__(self, model: str, *, batch_size: int, alignment_mode: str) -> None:
         self._predictor = load_predictor(model, batch_size=batch_size)
         self._alignment_mode = alignment_mode
-        task = self._predictor.card.task
-        if task.kind not in ("tokens", "sequence"):
+        kind, task = self._predictor.kind, self._predictor.card.task
+        if kind.needs:
             raise ConfigError(
-                f"{model} answers task {task.name} of kind {task.kind}, which needs a second text; a spaCy pipeline "
-                "takes kinds tokens and sequence: ask this one with `clinscale predict`"
+                f"{model} answers task {task.name} of kind {task.kind}, which needs a {kind.needs}; a spaCy pipeline "
+                "takes kinds that need text alone: ask this one with `clinscale predict`"
             )
 
     def __call__(self, doc: Doc) -> Doc:

@@ -76,7 +76,7 @@ def _window_of_text(predictor: predict.Predictor) -> tuple[Example, int]:
     text, _ = new_document(seed=0)
     while predictor.count_tokens(text) < predictor.card.max_tokens:
         text = f"{text}\n{text}"
-    example = Example("latency", text, text_pair="Was a drug given?")
+    example = predictor.kind.asked_example(text)
     return example, sum(len(window.input_ids) for window in predictor.windows(example))
 
 

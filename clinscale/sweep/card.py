@@ -7,13 +7,7 @@ from typing import Any
 from clinscale.config import flatten
 from clinscale.finetune import SHORT_TOKENS
 from clinscale.registry import Section, Tag, write_card
-from clinscale.tasks import Outcomes, TaskData
-
-_LONG_DOCUMENTS = {
-    "truncate": "cut at the window",
-    "head_tail": "read at both ends",
-    "pool": "read in windows whose probabilities are averaged",
-}
+from clinscale.tasks import Outcomes, TaskData, kind_of
 
 
 def write_task_card(folder: Path, winner: Mapping[str, Any], *, data: TaskData, tags: Mapping[str, str]) -> None:
@@ -112,8 +106,7 @@ def _data(data: TaskData) -> Section:
 
 
 def _limits(winner: Mapping[str, Any], data: TaskData) -> str:
-    how = _LONG_DOCUMENTS[winner["recipe"]["long_documents"]]
-    long_documents = how if data.task.kind in ("sequence", "pair") else "read in overlapping windows"
+    long_documents = kind_of(data.task).reading_of_long_documents(winner["recipe"]["long_documents"])
     seeds = len(winner["outcomes"])
     return (
         f"- Longer documents than {winner['max_tokens']:,} tokens are {long_documents}.\n"

@@ -1,4 +1,4 @@
-"""What is asked of a model: task contract, four kinds (sequence, pair, tokens, spans), open formats, catalog.
+"""What is asked of a model: task contract, kinds (sequence, pair, tokens, spans), open formats, catalog.
 
     task files ──read_task──▶ TaskData ──kind.windows──▶ model ──kind.decode──▶ predictions ──kind.score──▶ metrics
 
@@ -10,7 +10,16 @@ from clinscale.tasks.baselines import classical, trivial
 from clinscale.tasks.catalog import catalog, load_task, options_of
 from clinscale.tasks.example import Answer, Entity, Example, TaskData
 from clinscale.tasks.findings import Findings, NoExamplesError, OnError
-from clinscale.tasks.kinds import Kind, LongDocuments, Prediction, Window, kind_of, metric_of, scores_equal
+from clinscale.tasks.kinds import (
+    Kind,
+    LongDocuments,
+    Prediction,
+    Window,
+    column,
+    kind_of,
+    metric_of,
+    scores_equal,
+)
 from clinscale.tasks.read import lines_of, read_examples, read_task
 from clinscale.tasks.statistics import (
     Band,
@@ -58,6 +67,7 @@ __all__ = [
     "by_length",
     "catalog",
     "classical",
+    "column",
     "compare",
     "compare_seeds",
     "counts_of",

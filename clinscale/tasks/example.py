@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from clinscale.cells import is_short_name
 from clinscale.tasks.findings import Findings
@@ -38,7 +39,8 @@ class Answer:
 class Example:
     """One text to judge; gold fields are empty for texts that nobody has annotated.
 
-    Invariants: entities are sorted and do not overlap; `text[answer.start:answer.end] == answer.text`.
+    Invariants: entities are sorted, and those of kind tokens do not overlap;
+    `text[answer.start:answer.end] == answer.text`.
     """
 
     id: str
@@ -50,6 +52,8 @@ class Example:
     entities: tuple[Entity, ...] = ()
     answers: tuple[Answer, ...] = ()
     """Spans: no answer means that the text does not answer the question."""
+    gold: tuple[Any, ...] = ()
+    """Gold that is none of these, such as relations: frozen dataclasses of plain values, as their kind defines them."""
     group: str | None = field(default=None, compare=False)
     """What must stay in one split with this example, beside equal texts."""
     split: str | None = field(default=None, compare=False)
@@ -96,7 +100,7 @@ def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, 
     for name, examples in splits.items():
         whole.update(f"\n{name}".encode())
         for e in examples:
-            gold = [*map(dataclasses.astuple, e.entities), *map(dataclasses.astuple, e.answers)]
+            gold = [dataclasses.astuple(one) for one in (*e.entities, *e.answers, *e.gold)]
             whole.update(json.dumps([e.id, short(e.text), short(e.text_pair), e.labels, gold]).encode())
     return whole.hexdigest()[:12]
 

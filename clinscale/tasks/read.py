@@ -1,9 +1,8 @@
 """Task files to TaskData: read each split, split a single source, settle the labels, count what was odd."""
 
 import dataclasses
-import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from clinscale.cells import SPELLED_MISSING, as_label
 from clinscale.errors import DataError
@@ -12,7 +11,7 @@ from clinscale.storage import exists, join
 from clinscale.tasks.distributions import DISTRIBUTIONS
 from clinscale.tasks.example import Entity, Example, TaskData, count_repeats, data_fingerprint
 from clinscale.tasks.findings import Findings, NoExamplesError
-from clinscale.tasks.readers.align import NESTED, REPEATED, without_overlaps
+from clinscale.tasks.kinds import Kind, Reader, kind_of
 from clinscale.tasks.readers.bio import read_bio
 from clinscale.tasks.readers.brat import read_brat
 from clinscale.tasks.readers.i2b2_xml import read_i2b2_xml
@@ -21,7 +20,7 @@ from clinscale.tasks.readers.squad import read_squad
 from clinscale.tasks.split import keep_groups_apart, read_ids, split_by_column, split_by_group, split_by_ids
 from clinscale.tasks.task import SPLITS, TaskConfig
 
-_READERS: dict[str, Callable[[TaskConfig, str, Findings], list[Example]]] = {
+_READERS: dict[str, Reader] = {
     "records": read_rows,
     "bio": read_bio,
     "brat": read_brat,
@@ -49,9 +48,10 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
     """
     if not exists(data):
         raise DataError(f"{data} does not exist; give the folder that holds the files of task {task.name}")
+    kind = kind_of(task)
     findings = findings or Findings(task.on_error)
     sources = _read_sources(task, data, findings)
-    sources = {split: _settle(task, examples, findings, split) for split, examples in sources.items()}
+    sources = {split: _settle(kind, examples, findings, split) for split, examples in sources.items()}
     _report_unmet(task, findings)
     if task.split_ids:
         ids = {split: read_ids(join(data, path), task.encoding) for split, path in task.split_ids.items()}
@@ -66,12 +66,9 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
     for split, examples in splits.items():
         if not examples:
             raise NoExamplesError(f"task {task.name}: split {split} below {data} has no example; give it data")
-        if task.kind == "spans" and not any(example.answers for example in examples):
-            raise DataError(
-                f"task {task.name}: no question of split {split} below {data} has an answer; is it a test set whose "
-                "answers are held back? Give the one with answers"
-            )
-    labels = _settle_labels(task, splits)
+        kind.check_split(examples, f"split {split} below {data}")
+    labels = _settle_labels(kind, splits)
+    kind.report(splits, findings)
     duplicates, across = count_repeats(splits)
     return TaskData(task, splits, labels, data_fingerprint(splits, labels), findings, duplicates, across)
 
@@ -86,11 +83,13 @@ def _read_sources(task: TaskConfig, data: str, findings: Findings) -> Mapping[st
 
 def read_examples(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     """The examples of one file or folder in an open format as its reader makes them, before anything is split."""
-    return _READERS[task.format](task, path, findings)
+    readers = {**_READERS, **kind_of(task).own_readers}
+    return readers[task.format](task, path, findings)
 
 
-def _settle(task: TaskConfig, examples: Sequence[Example], findings: Findings, split: str) -> tuple[Example, ...]:
+def _settle(kind: Kind, examples: Sequence[Example], findings: Findings, split: str) -> tuple[Example, ...]:
     """Labels as the task maps them, groups as its pattern finds them, each id once."""
+    task = kind.task
     settled: dict[str, Example] = {}
     for example in examples:
         if example.id in settled:
@@ -100,12 +99,12 @@ def _settle(task: TaskConfig, examples: Sequence[Example], findings: Findings, s
     kept = list(settled.values())
     if task.label_map:
         own = _spellings(task.label_map)
-        kept = [mapped for example in kept if (mapped := _mapped(task, own, example, findings))]
+        kept = [mapped for example in kept if (mapped := _mapped(kind, own, example, findings))]
     if known := task.labels or task.columns.labels:
         own = _spellings(known)
         place = f"{split} example"
-        kept = [one for example in kept if (one := _with_known_labels(example, own, place, findings))]
-    kept = [_apart(example, findings) for example in kept]
+        kept = [one for example in kept if (one := _with_known_labels(kind, example, own, place, findings))]
+    kept = [kind.settled(example, findings) for example in kept]
     if task.group_pattern:
         kept = [_grouped(task, example) for example in kept]
     return tuple(kept)
@@ -128,7 +127,9 @@ def _report_unmet(task: TaskConfig, findings: Findings) -> None:
             findings.reject("no text and no entity has this label", place, "correct or remove it")
 
 
-def _mapped(task: TaskConfig, own: Mapping[str, str], example: Example, findings: Findings) -> Example | None:
+def _mapped(kind: Kind, own: Mapping[str, str], example: Example, findings: Findings) -> Example | None:
+    task = kind.task
+
     def new(label: str) -> str | None:
         if label not in own:
             return label
@@ -136,42 +137,32 @@ def _mapped(task: TaskConfig, own: Mapping[str, str], example: Example, findings
         return task.label_map[own[label]]
 
     named = [new(label) for label in example.labels]
-    entities = [(entity, new(entity.label)) for entity in example.entities]
-    left = tuple(dataclasses.replace(entity, label=label) for entity, label in entities if label is not None)
-    findings.leave_out("label mapped to null", len(entities) - len(left))
+    annotations = getattr(example, kind.annotation_field)
+    marked = [(one, new(one.label)) for one in annotations]
+    left = tuple(dataclasses.replace(one, label=label) for one, label in marked if label is not None)
+    findings.leave_out("label mapped to null", len(marked) - len(left))
     labels = tuple(dict.fromkeys(label for label in named if label is not None))
     if example.labels and not labels and not task.multi_label:
         findings.leave_out("label mapped to null")
         return None
-    return dataclasses.replace(example, labels=labels, entities=left)
+    return dataclasses.replace(example, labels=labels, **{kind.annotation_field: left})
 
 
 def _with_known_labels(
-    example: Example, known: Mapping[str, str], place: str, findings: Findings
+    kind: Kind, example: Example, known: Mapping[str, str], place: str, findings: Findings
 ) -> Example | None:
-    """Without entities of unknown types; nothing of an example whose own label is unknown."""
-    strange = [label for label in (*example.labels, *(e.label for e in example.entities)) if label not in known]
+    """Without annotations of unknown types; nothing of an example whose own label is unknown."""
+    strange = [label for label in kind.labels_of(example) if label not in known]
     for _ in strange:  # a label can be a text, when columns are mixed up, so it is not printed
         findings.reject(
             "label is not among the task's", f"{place} {example.name}", "add it to labels, or map it by label_map"
         )
     if any(label not in known for label in example.labels):
         return None
-    entities = (dataclasses.replace(e, label=known[e.label]) for e in example.entities if e.label in known)
-    return dataclasses.replace(
-        example, labels=tuple(known[label] for label in example.labels), entities=tuple(entities)
-    )
-
-
-def _apart(example: Example, findings: Findings) -> Example:
-    """Of entities that overlap the longest: among those that the task asks for, so after its labels are settled."""
-    if all(one.end <= following.start for one, following in itertools.pairwise(example.entities)):
-        return example
-    distinct = dict.fromkeys(example.entities)
-    apart = without_overlaps(distinct)
-    findings.leave_out(REPEATED, len(example.entities) - len(distinct))
-    findings.leave_out(NESTED, len(distinct) - len(apart))
-    return dataclasses.replace(example, entities=apart)
+    annotations = getattr(example, kind.annotation_field)
+    left = tuple(dataclasses.replace(one, label=known[one.label]) for one in annotations if one.label in known)
+    labels = tuple(known[label] for label in example.labels)
+    return dataclasses.replace(example, labels=labels, **{kind.annotation_field: left})
 
 
 def _grouped(task: TaskConfig, example: Example) -> Example:
@@ -216,37 +207,27 @@ def lines_of(text: str) -> Iterator[tuple[int, int, str]]:
         start += len(line) + 1
 
 
-def _settle_labels(task: TaskConfig, splits: dict[str, tuple[Example, ...]]) -> tuple[str, ...]:
+def _settle_labels(kind: Kind, splits: dict[str, tuple[Example, ...]]) -> tuple[str, ...]:
     """The task's own labels, or those found in any split."""
-    found = {
-        label
-        for examples in splits.values()
-        for example in examples
-        for label in (*example.labels, *(entity.label for entity in example.entities))
-    }
+    task = kind.task
+    found = {label for examples in splits.values() for example in examples for label in kind.labels_of(example)}
     known = task.labels or task.columns.labels
     if not known:
-        _refuse_odd_labels(task, found, sum(map(len, splits.values())))
+        _refuse_odd_labels(kind, found, sum(map(len, splits.values())))
         known = tuple(sorted(found))
-    if task.kind in ("sequence", "pair") and not task.multi_label and len(known) < 2:
-        raise DataError(f"task {task.name}: at least two labels are needed, found {len(known)}; check the labels")
-    if task.kind == "tokens" and not known:
-        raise DataError(f"task {task.name}: no entity in any split; check the annotations")
+    kind.check_labels(known)
     return known
 
 
-def _refuse_odd_labels(task: TaskConfig, labels: set[str], num_examples: int) -> None:
+def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
     """Labels are printed where texts never are, so that those that nobody has listed must not be texts."""
+    task = kind.task
     if any(len(label) > MAX_LABEL_CHARACTERS or "\n" in label for label in labels):
         raise DataError(
             f"task {task.name}: a label has a line break or more than {MAX_LABEL_CHARACTERS} characters, so it is "
             "likely a text; check columns.label"
         )
-    if task.kind in ("sequence", "pair") and not task.multi_label and len(labels) > max(10, num_examples / 2):
-        raise DataError(
-            f"task {task.name}: {num_examples:,} examples have {len(labels):,} labels, which are likely texts, ids or "
-            "measurements; check columns.label, or list them in labels"
-        )
+    kind.check_found_labels(sorted(labels), num_examples)
     if odd := sorted(labels & SPELLED_MISSING - set(task.label_map.values())):
         raise DataError(
             f"task {task.name}: {odd[0]!r} stands where a label should; map it to null by label_map where it means a "

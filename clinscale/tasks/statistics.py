@@ -23,9 +23,6 @@ LENGTHS_TOKENS = (0, 512, 1024, 2048, 4096)
 
 RESAMPLES = 1000
 
-_EARLIER_SCORERS = {"tokens": "words", "spans": "squad_v1"}
-"""Kind -> by whose rules outcomes were counted that do not say it, as they are of an earlier version."""
-
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -60,7 +57,7 @@ class Outcomes:
         documents = np.array([numbers[example.text] for example in examples])
         return cls(
             task=kind.task,
-            keys=tuple(fingerprint([e.id, e.labels, [(x.start, x.end) for x in e.answers]]) for e in examples),
+            keys=tuple(fingerprint(kind.key_of(example)) for example in examples),
             documents=documents,
             tokens=np.array(lengths)[documents],
             rows=kind.outcomes(examples, predictions, labels),
@@ -90,7 +87,7 @@ class Outcomes:
                 keys=tuple(values["keys"]),
                 **{name: np.array(values[name]) for name in ("documents", "tokens", "rows")},
                 labels=tuple(values.get("labels", ())),
-                scorer=values.get("scorer", _EARLIER_SCORERS.get(task.kind)),
+                scorer=values.get("scorer", kind_of(task).earlier_scorer),
             )
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{source} holds no outcomes of a test; judge the model again") from None

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from clinscale.tasks.example import Example, TaskData
+from clinscale.tasks.example import TaskData
 from clinscale.tasks.findings import Findings
+from clinscale.tasks.kinds import kind_of
 
 CUTS = (512, 4096)
 """What short and long models read; `over_512` counts the documents that are longer."""
@@ -19,8 +20,9 @@ def survey(data: TaskData, count_tokens: Callable[[str], int] | None = None) -> 
     Lengths are of distinct documents (of both texts of a pair): tokens by `count_tokens`, else words between blanks.
     """
     examples = [example for members in data.splits.values() for example in members]
-    texts = {(example.text, _second(data, example)) for example in examples}
-    labels = Counter(label for e in examples for label in (*e.labels, *(entity.label for entity in e.entities)))
+    kind = kind_of(data.task)
+    texts = {kind.measured_texts(example) for example in examples}
+    labels = Counter(label for example in examples for label in kind.labels_of(example))
     return {
         "task": data.task.name,
         "kind": data.task.kind,
@@ -43,10 +45,6 @@ def counts_of(findings: Findings) -> dict[str, Any]:
         "repaired": dict(findings.repaired),
         "remarks": list(findings.remarks),
     }
-
-
-def _second(data: TaskData, example: Example) -> str | None:
-    return example.text_pair if data.task.kind == "pair" else None
 
 
 def _lengths(texts: list[str], count_tokens: Callable[[str], int] | None) -> dict[str, Any]:

@@ -2,52 +2,62 @@
 
 import posixpath
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clinscale.config import Config, nearest
 from clinscale.errors import ConfigError
 from clinscale.records import TableFormat
 from clinscale.tasks.findings import OnError
 
-KindName = Literal["sequence", "pair", "tokens", "spans"]
-
 SPLITS = ("train", "dev", "test")
 """The names of the splits that every task ends up with."""
-
-FORMATS: dict[str, tuple[str, ...]] = {
-    "sequence": ("records",),
-    "pair": ("records",),
-    "tokens": ("records", "bio", "brat", "i2b2_xml"),
-    "spans": ("records", "squad"),
-}
-"""Kind -> the open formats that carry its annotations; any other format is a distribution of the catalog."""
 
 _MOST_CHARACTERS = 100
 """Of a task's name: MLflow's names of scores end at 250, and hold more than it."""
 
-OPEN_FORMATS = frozenset(name for names in FORMATS.values() for name in names)
+
+class KindRules:
+    """What the config of a task asks its kind; every `Kind` answers."""
+
+    name: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    """The open formats that carry the kind's annotations; any other format is a distribution of the catalog."""
+    options: ClassVar[type[Config]] = Config
+    """The kind's own choices, `kind_options` of a task; the docstring of each field explains it."""
+    scorers: ClassVar[tuple[str, ...]] = ()
+    """The scorers that a task can choose; none where scikit-learn scores labels."""
+    needs: ClassVar[str] = ""
+    """What a document must bring beside its text, in words; empty where the text is enough."""
+    second_text_column: ClassVar[str | None] = None
+    """The default name of the column of the second text; None for kinds without one."""
+    takes_several_labels: ClassVar[bool] = False
+    """Whether a task may set `multi_label`."""
+    takes_lines: ClassVar[bool] = False
+    """Whether a task may set `unit: line`."""
+
+    @classmethod
+    def default_scorer(cls, task: "TaskConfig") -> str | None:
+        """The scorer of a task that names none; None where scikit-learn scores labels."""
+        return None
+
+    @classmethod
+    def check_files(cls, task: "TaskConfig") -> None:
+        """Refuse columns of open files that this kind cannot learn from; ConfigError says how to correct them."""
 
 
-SCORERS: dict[str, tuple[str, ...]] = {
-    "sequence": (),
-    "pair": (),
-    "tokens": (
-        "characters",
-        "seqeval",
-        "i2b2_2010",
-        "i2b2_2012",
-        "i2b2_2014",
-        "n2c2_2018",
-        "n2c2_2018_lenient",
-        "meddocan",
-        "bc5cdr",
-        "words",
-    ),
-    "spans": ("squad_v1", "squad_v2"),
-}
-"""Kind -> the scorers that a task can choose; labels are scored by scikit-learn."""
+KINDS: dict[str, type[KindRules]] = {}
+"""Name -> the rules of a kind; `tasks.kinds` enters its kinds when it is imported."""
+
+
+def open_formats() -> frozenset[str]:
+    """The formats that some kind reads as they are; all others are distributions."""
+    return frozenset(name for kind in KINDS.values() for name in kind.formats)
+
+
+def _kinds_that(takes: str) -> str:
+    return " and ".join(kind.name for kind in KINDS.values() if getattr(kind, takes))
 
 
 class ColumnsConfig(Config):
@@ -99,7 +109,7 @@ class TaskConfig(TableFormat):
     about: str = ""
     """What it is, where its files come from and how they are split, in a sentence or two."""
 
-    kind: KindName
+    kind: str
     """What is predicted: a label of a text, of a pair of texts, entities, or the answer to a question."""
 
     format: str
@@ -144,6 +154,9 @@ class TaskConfig(TableFormat):
     options: dict[str, Any] = Field(default_factory=dict)
     """What a distribution leaves open; `clinscale tasks show` explains each."""
 
+    kind_options: dict[str, Any] = Field(default_factory=dict)
+    """What a kind leaves open, such as which pairs `relations` asks about; `clinscale tasks show` explains each."""
+
     label_from: Literal["column", "file"] = "column"
     """`file`: the label is the name of the file that holds the row, without its suffixes."""
 
@@ -186,33 +199,38 @@ class TaskConfig(TableFormat):
     @property
     def scored_by(self) -> str | None:
         """The scorer of entities or answers: the task's own, else that of its kind and files; None for labels."""
-        if self.scorer is not None or not SCORERS[self.kind]:
-            return self.scorer
-        if self.kind == "spans":
-            return "squad_v2" if self.unanswerable else "squad_v1"
-        is_split_into_words = self.format == "bio" or (
-            self.format == "records" and self.columns.tokens is not None
-        )
-        return "seqeval" if is_split_into_words else "characters"
+        return self.scorer or KINDS[self.kind].default_scorer(self)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `kind_options` where there are none, so that recipes recorded before there were any stay equal."""
+        values: dict[str, Any] = dump(self)
+        return values if self.kind_options else {name: v for name, v in values.items() if name != "kind_options"}
 
     def check(self) -> None:
         """Refuse combinations that no reader or kind understands."""
         here = f"task {self.name}"
         super().check()
         self._check_name()
-        if self.format in OPEN_FORMATS:
-            self._check_files(here)
-        if self.options and self.format in OPEN_FORMATS:
+        if self.kind not in KINDS:
+            raise ConfigError(
+                f"{here}: kind must be a known one, got {self.kind!r}; {nearest(self.kind, [*KINDS])}"
+            )
+        kind, is_open = KINDS[self.kind], self.format in open_formats()
+        kind.options.parse(self.kind_options, source=f"{here}: kind_options")
+        if is_open:
+            self._check_files(here, kind)
+        if self.options and is_open:
             raise ConfigError(
                 f"{here}: options belong to distributions, format {self.format} has none; remove them"
             )
         if self.split_ratios and (min(self.split_ratios) <= 0 or abs(sum(self.split_ratios) - 1) > 1e-6):
             raise ConfigError(f"{here}: split_ratios must be three positive shares that sum to 1")
-        if (self.group_column or self.group_pattern) and not (self.split_ratios or self.format in OPEN_FORMATS):
+        if (self.group_column or self.group_pattern) and not (self.split_ratios or is_open):
             raise ConfigError(
                 f"{here}: format {self.format} has splits of its own; remove group_column, group_pattern"
             )
-        if (self.split_column or self.split_ids) and self.format not in OPEN_FORMATS:
+        if (self.split_column or self.split_ids) and not is_open:
             raise ConfigError(
                 f"{here}: format {self.format} has splits of its own; remove split_column, split_ids"
             )
@@ -222,10 +240,12 @@ class TaskConfig(TableFormat):
             raise ConfigError(f"{here}: keep_rows and drop_rows are for format records; remove them")
         if self.group_pattern is not None:
             self._check_pattern(here, self.group_pattern)
-        if self.multi_label and self.kind != "sequence":
-            raise ConfigError(f"{here}: multi_label is for kind sequence, got kind {self.kind}; remove it")
-        if self.unit == "line" and self.kind != "tokens":
-            raise ConfigError(f"{here}: unit: line is for kind tokens, got kind {self.kind}; remove it")
+        if self.multi_label and not kind.takes_several_labels:
+            able = _kinds_that("takes_several_labels")
+            raise ConfigError(f"{here}: multi_label is for kind {able}, got kind {self.kind}; remove it")
+        if self.unit == "line" and not kind.takes_lines:
+            able = _kinds_that("takes_lines")
+            raise ConfigError(f"{here}: unit: line is for kind {able}, got kind {self.kind}; remove it")
         if self.columns.labels and not self.multi_label:
             raise ConfigError(f"{here}: columns.labels is for several labels per text; set multi_label: true")
         if self.columns.labels and self.labels and set(self.labels) != set(self.columns.labels):
@@ -234,10 +254,10 @@ class TaskConfig(TableFormat):
             raise ConfigError(f"{here}: labels must be distinct and at least one; or remove the key")
         if self.max_answer_tokens < 1:
             raise ConfigError(f"{here}: max_answer_tokens must be at least 1, got {self.max_answer_tokens}")
-        if self.scorer is not None and self.scorer not in SCORERS[self.kind]:
-            allowed = nearest(self.scorer, SCORERS[self.kind])
+        if self.scorer is not None and self.scorer not in kind.scorers:
+            allowed = nearest(self.scorer, kind.scorers)
             raise ConfigError(f"{here}: scorer {self.scorer!r} is none of kind {self.kind}; {allowed}")
-        if not self.is_utf8 and self.format not in OPEN_FORMATS:
+        if not self.is_utf8 and not is_open:
             raise ConfigError(f"{here}: format {self.format} has an encoding of its own; remove encoding")
 
     def _check_name(self) -> None:
@@ -249,9 +269,9 @@ class TaskConfig(TableFormat):
                 "characters, as MLflow wants it for the names of scores; choose another name"
             )
 
-    def _check_files(self, here: str) -> None:
-        if self.format not in FORMATS[self.kind]:
-            allowed = " or ".join(FORMATS[self.kind])
+    def _check_files(self, here: str, kind: type[KindRules]) -> None:
+        if self.format not in kind.formats:
+            allowed = " or ".join(kind.formats)
             raise ConfigError(f"{here}: kind {self.kind} reads format {allowed}, got {self.format}")
         ways = [way for way in (self.split_ratios, self.split_column, self.split_ids) if way]
         if len(ways) > 1:
@@ -264,24 +284,16 @@ class TaskConfig(TableFormat):
             )
         if (self.group_column or self.split_column) and self.format != "records":
             raise ConfigError(f"{here}: group_column and split_column are for records; remove them")
-        if self.format == "records" and (self.kind in ("pair", "spans")) != (self.columns.text_pair is not None):
+        if self.format == "records" and (kind.second_text_column is None) != (self.columns.text_pair is None):
             raise ConfigError(
                 f"{here}: columns.text_pair names the second text of kind pair and the question of kind spans, "
                 "and is for no other kind"
             )
-        has_label = self.kind in ("sequence", "pair") and self.label_from == "column" and not self.columns.labels
-        if has_label and self.columns.label in (*self.columns.texts, self.columns.text_pair):
-            raise ConfigError(f"{here}: columns.label is a column of the text, too; name the column of the label")
         if self.columns.tokens and self.columns.entities:
             raise ConfigError(
                 f"{here}: columns.tokens and columns.entities are two ways to mark entities; keep one"
             )
-        if (
-            self.format == "records"
-            and self.kind == "tokens"
-            and not (self.columns.tokens or self.columns.entities)
-        ):
-            raise ConfigError(f"{here}: entities in records need columns.entities, or columns.tokens with .tags")
+        kind.check_files(self)
 
     def _check_pattern(self, here: str, pattern: str) -> None:
         try:

@@ -1,9 +1,9 @@
 """Documents to answer, read as a task's readers read them for training; what nobody has annotated needs no gold."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from clinscale.cells import CellError
 from clinscale.errors import DataError
@@ -11,6 +11,7 @@ from clinscale.records import RECORD_SUFFIXES, Record, data_suffix, read_records
 from clinscale.storage import read_json
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
+from clinscale.tasks.kinds import kind_of
 from clinscale.tasks.readers import bio, i2b2_xml, records, squad
 from clinscale.tasks.task import TaskConfig
 
@@ -50,12 +51,12 @@ def document_format(task: TaskConfig, file: str) -> DocumentFormat:
     Raises:
         DataError: it holds annotations alone, or cannot be read.
     """
-    suffix = data_suffix(file)
+    suffix, kind = data_suffix(file), kind_of(task)
     if suffix == ".ann":
         raise DataError(f"{file} holds annotations and no text; give the .txt beside it")
-    if suffix == ".json" and task.kind == "spans" and _looks_like_squad(task, file):
+    if suffix == ".json" and "squad" in kind.formats and _looks_like_squad(task, file):
         return "squad"
-    if suffix in (".txt", ".tsv") and task.kind == "tokens" and _looks_like_bio(task, file):
+    if suffix in (".txt", ".tsv") and "bio" in kind.formats and _looks_like_bio(task, file):
         return "bio"
     return _SUFFIXES.get(suffix, "text")
 
@@ -96,8 +97,14 @@ def read_unlabelled(task: TaskConfig, file: str, format: DocumentFormat, name: s
     Raises:
         DataError: a file of many documents lacks a column, or is malformed as a whole.
     """
-    second = {"pair": "text_pair", "spans": "question"}.get(task.kind)
-    defaults = {"id": task.columns.id or "id", "text_pair": task.columns.text_pair or second}
+    kind = kind_of(task)
+    if kind.document_formats is not None and format not in kind.document_formats:
+        allowed = " or ".join(kind.document_formats)
+        raise DataError(
+            f"{file} must be of format {allowed}, which bring the {kind.needs}, got {format}; convert it"
+        )
+    second = task.columns.text_pair or kind.second_text_column
+    defaults = {"id": task.columns.id or "id", "text_pair": second}
     task = task.model_copy(update={"columns": task.columns.model_copy(update=defaults)})
     return _READERS[format](task, file, name)
 
@@ -114,11 +121,14 @@ class _Refusals(Findings):
 
 
 def _read_text(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
-    if task.columns.text_pair:
-        what = "question" if task.kind == "spans" else "second text"
-        yield Unlabelled(name, 1, fault=f"a text file has no {what}; give a table with both")
-    else:
-        yield _only_document(file, name, lambda: read_text(file, task.encoding))
+    kind, given = kind_of(task), {}
+
+    def read() -> str:
+        text = read_text(file, task.encoding)
+        given.update(kind.read_beside(file, text))
+        return text
+
+    yield _only_document(file, name, read, given)
 
 
 def _read_i2b2_xml(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
@@ -182,20 +192,31 @@ def _row(task: TaskConfig, record: Record, name: str) -> Unlabelled:
     try:
         id = records.id_of(task, record) or id
         text, second = records.texts_of(task, record)
+        given = kind_of(task).read_given(record, text)
     except CellError as error:
         return Unlabelled(id, record.number, fault=error.reason)
-    return _document(id, record.number, text, second, is_split=task.columns.tokens is not None)
+    return _document(id, record.number, text, second, is_split=task.columns.tokens is not None, **given)
 
 
-def _only_document(file: str, name: str, read: Callable[[], str]) -> Unlabelled:
+def _only_document(
+    file: str, name: str, read: Callable[[], str], given: Mapping[str, Any] | None = None
+) -> Unlabelled:
+    """The document that `read` gives; `given` are fields of its example, once it is read."""
     try:
-        return _document(name, 1, read())
+        return _document(name, 1, read(), **(given or {}))
     except (_Fault, DataError) as error:
         return Unlabelled(name, 1, fault=str(error).removeprefix(file).strip())
 
 
 def _document(
-    id: str, row: int, text: str, second: str | None = None, fault: str = "", *, is_split: bool = False
+    id: str,
+    row: int,
+    text: str,
+    second: str | None = None,
+    fault: str = "",
+    *,
+    is_split: bool = False,
+    **given: Any,
 ) -> Unlabelled:
     if not fault and not text.strip():
         fault = "has no text"
@@ -203,7 +224,7 @@ def _document(
         fault = "has no second text"
     elif not fault and "\0" in text:
         fault = "holds zero bytes, which no text does"
-    example = Example(id, text, second, is_split_into_words=is_split)
+    example = Example(id, text, second, is_split_into_words=is_split, **given)
     return Unlabelled(id, row, None if fault else example, fault)
 
 

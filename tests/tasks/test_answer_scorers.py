@@ -9,7 +9,7 @@ import pytest
 
 from clinscale.tasks import Answer, Example, kind_of
 from clinscale.tasks.kinds.answer_scorers import ANSWER_SCORERS, squad_v1, squad_v2
-from clinscale.tasks.task import SCORERS
+from clinscale.tasks.task import KINDS
 
 PIECES = ["25", "mg", "The", "a", "an", "pain", "(pain)", ",", ".", "β-blocker", "  ", "metoprolol", "the", "—"]
 
@@ -80,4 +80,4 @@ def test_a_task_is_scored_by_the_version_it_is_of(task_of):
 
 
 def test_every_answer_scorer_can_be_chosen():
-    assert set(ANSWER_SCORERS) == set(SCORERS["spans"])
+    assert set(ANSWER_SCORERS) == set(KINDS["spans"].scorers)

@@ -14,7 +14,7 @@ from clinscale.errors import ConfigError, DataError
 from clinscale.tasks import Entity, Example, Outcomes, compare, kind_of, load_task, scores_equal
 from clinscale.tasks.kinds.entity_scorers import ENTITY_SCORERS
 from clinscale.tasks.kinds.file_words import in_whole_words, words_of_file
-from clinscale.tasks.task import SCORERS
+from clinscale.tasks.task import KINDS
 
 LABELS = ("drug", "dose", "sign")
 TEXT = "Gave 25mg of metoprolol-XL (50%), then β-blockers twice: no pain, no fever. " * 3
@@ -198,7 +198,7 @@ def test_what_is_off_by_characters_is_not_right_but_by_the_earlier_rule(task_of)
 
 
 def test_every_scorer_says_whose_scores_it_gives(task_of):
-    assert set(ENTITY_SCORERS) == set(SCORERS["tokens"])
+    assert set(ENTITY_SCORERS) == set(KINDS["tokens"].scorers)
     assert "n2c2 2018" in scores_equal(task_of("tokens", scorer="n2c2_2018_lenient"))
     assert scores_equal(task_of("sequence")) == "scikit-learn's"
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clinscale.config import merge, nearest
+from clinscale.config import Config, merge, nearest
 from clinscale.errors import ConfigError
 from clinscale.strict_yaml import read_yaml
 from clinscale.tasks.distributions import DISTRIBUTIONS
-from clinscale.tasks.task import FORMATS, OPEN_FORMATS, TaskConfig
+from clinscale.tasks.task import KINDS, TaskConfig, open_formats
 
 
 @functools.cache
@@ -41,22 +41,26 @@ def load_task(name_or_yaml: str, changes: Mapping[str, Any] | Sequence[str] = ()
     task = TaskConfig.load(None, changes, base=base) if changes else TaskConfig.parse(base, source=name_or_yaml)
     if task.format in DISTRIBUTIONS:
         DISTRIBUTIONS[task.format].options.parse(task.options, source=f"task {task.name}: options")
-    elif task.format not in OPEN_FORMATS:
-        formats = [*FORMATS[task.kind], *DISTRIBUTIONS]
+    elif task.format not in open_formats():
+        formats = [*KINDS[task.kind].formats, *DISTRIBUTIONS]
         raise ConfigError(f"task {task.name}: format {task.format!r} is unknown; {nearest(task.format, formats)}")
     return task
 
 
 def options_of(task: TaskConfig) -> list[dict[str, Any]]:
-    """What the task's distribution leaves open: `option`, `value`, `default`, `why` (the field's own words)."""
+    """What the task's distribution and kind leave open: `option`, `value`, `default`, `why` (the field's own words)."""
+    of_kind = _rows_of(KINDS[task.kind].options, task.kind_options, task, "kind_options")
     if task.format not in DISTRIBUTIONS:
-        return []
-    options = DISTRIBUTIONS[task.format].options
-    chosen = options.parse(task.options, source=f"task {task.name}: options").plain()
+        return of_kind
+    return [*_rows_of(DISTRIBUTIONS[task.format].options, task.options, task, "options"), *of_kind]
+
+
+def _rows_of(options: type[Config], given: Mapping[str, Any], task: TaskConfig, key: str) -> list[dict[str, Any]]:
+    chosen = options.parse(given, source=f"task {task.name}: {key}").plain()
     defaults = options().plain()
     return [
         {
-            "option": name,
+            "option": name if key == "options" else f"{key}.{name}",
             "value": chosen[name],
             "default": defaults[name],
             "why": " ".join((field.description or "").split()),

@@ -1,18 +1,35 @@
-"""The four kinds of task: examples to model inputs, model outputs to predictions, predictions to scores."""
+"""The kinds of task: examples to model inputs, model outputs to predictions, predictions to scores."""
 
 from clinscale.errors import ConfigError
-from clinscale.tasks.kinds.answer_scorers import ANSWER_SCORERS
-from clinscale.tasks.kinds.entity_scorers import ENTITY_SCORERS
-from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, column
 from clinscale.tasks.kinds.pair import PairKind
 from clinscale.tasks.kinds.sequence import SequenceKind
 from clinscale.tasks.kinds.spans import SpansKind
 from clinscale.tasks.kinds.tokens import TokensKind
-from clinscale.tasks.task import TaskConfig
+from clinscale.tasks.task import KINDS, TaskConfig
 
-__all__ = ["Kind", "LongDocuments", "Prediction", "Window", "kind_of", "metric_of", "scores_equal"]
+__all__ = [
+    "Kind",
+    "LongDocuments",
+    "Prediction",
+    "Reader",
+    "Window",
+    "column",
+    "kind_of",
+    "metric_of",
+    "scores_equal",
+]
 
-_KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (SequenceKind, PairKind, TokensKind, SpansKind)}
+_KINDS: dict[str, type[Kind]] = {
+    kind.name: kind
+    for kind in (
+        SequenceKind,
+        PairKind,
+        TokensKind,
+        SpansKind,
+    )
+}
+KINDS.update(_KINDS)
 
 
 def kind_of(task: TaskConfig) -> Kind:
@@ -34,5 +51,4 @@ def metric_of(task: TaskConfig) -> str:
 
 def scores_equal(task: TaskConfig) -> str:
     """Whose scores those of `task` equal, in words."""
-    rules = ENTITY_SCORERS.get(task.scored_by or "") or ANSWER_SCORERS.get(task.scored_by or "")
-    return rules.about if rules else "scikit-learn's"
+    return kind_of(task).scores_equal

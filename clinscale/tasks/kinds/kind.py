@@ -2,18 +2,23 @@
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from clinscale.errors import DataError
+from clinscale.records import Record
 from clinscale.tasks.example import Example
-from clinscale.tasks.task import TaskConfig
+from clinscale.tasks.findings import Findings
+from clinscale.tasks.task import KindRules, TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Reader = Callable[[TaskConfig, str, Findings], list[Example]]
+"""(task, path, findings) -> the examples of one file or folder."""
 
 Prediction = dict[str, Any]
 """A JSON-ready answer; its keys depend on the kind and are listed at `decode` of each."""
@@ -54,12 +59,36 @@ class Window:
         return [position for position, offset in enumerate(self.offsets) if offset is not None]
 
 
-class Kind(ABC):
-    """How one kind of task is asked, answered and judged; no state but the task's choices."""
+def column(name: str, type: str, *, required: bool = True, **more: Any) -> dict[str, Any]:
+    """A column of a kind's input or output, as MLflow writes column types."""
+    return {"name": name, "type": type, "required": required, **more}
 
-    name: ClassVar[str]
+
+class Kind(KindRules, ABC):
+    """How one kind of task is read, asked, answered and judged; no state but the task's choices.
+
+    Everything that differs between kinds is answered here, so that a new kind is one module: no other code compares
+    names of kinds.
+    """
+
     head: ClassVar[Literal["sequence", "tokens", "spans"]]
     """Which head a model needs: one output row per text, one per token, or a start and an end per token."""
+    output_columns: ClassVar[Sequence[Mapping[str, Any]]]
+    """The keys of what `decode` answers, as `column` makes them."""
+    input_columns: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    """The columns of a served model's table beside `text`."""
+    input_example: ClassVar[Mapping[str, Any]] = {}
+    """An invented value for each of `input_columns`, to go with an invented text."""
+    document_formats: ClassVar[tuple[str, ...] | None] = None
+    """The formats of files that can be answered; None for all."""
+    example_is_document: ClassVar[bool] = True
+    """Whether each row is a document of its own; several pairs and questions can be about one."""
+    annotation_field: ClassVar[Literal["entities", "gold"]] = "entities"
+    """The field of an example with what the task's labels name, beside `labels`; its members have a `label`."""
+    earlier_scorer: ClassVar[str | None] = None
+    """The scorer of outcomes recorded by versions of clinscale that had no choice."""
+    own_readers: ClassVar[Mapping[str, Reader]] = {}
+    """Format -> its reader, where the reader that other kinds share does not read this kind's gold."""
 
     def __init__(self, task: TaskConfig) -> None:
         self.task = task
@@ -103,7 +132,7 @@ class Kind(ABC):
         train: bool,
         long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
-        """The model inputs of one example, at least one, none longer than `max_tokens`.
+        """The model inputs of one example, none longer than `max_tokens`; empty where there is nothing to ask.
 
         Args:
             example: gold fields are read only when `train`.
@@ -182,3 +211,84 @@ class Kind(ABC):
         self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
     ) -> list[Prediction]:
         """What one would answer without reading `examples`: the floor that a model must beat."""
+
+    @abstractmethod
+    def baseline(
+        self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
+    ) -> list[Prediction]:
+        """What a classical model answers that learned from `train`: seconds to minutes on one core, untuned."""
+
+    @property
+    def scores_equal(self) -> str:
+        """Whose scores those of the task equal, in words."""
+        return "scikit-learn's"
+
+    @property
+    @abstractmethod
+    def gold_columns(self) -> tuple[str, ...]:
+        """The columns of a record that hold its gold; empty where the gold is elsewhere."""
+
+    @abstractmethod
+    def read_gold(self, record: Record, text: str, findings: Findings) -> dict[str, Any] | None:
+        """Fields of the example of a record: what is to be learned from it. None where a rule leaves the record out.
+
+        Raises:
+            CellError: a column of gold is malformed.
+        """
+
+    def read_given(self, record: Record, text: str) -> dict[str, Any]:
+        """Fields of an example to be answered beside its texts; CellError where they are absent."""
+        return {}
+
+    def read_beside(self, file: str, text: str) -> dict[str, Any]:
+        """The same for a text file, from files beside it; DataError where there are none."""
+        if self.needs:
+            raise DataError(f"a text file has no {self.needs}; give a table with both")
+        return {}
+
+    def asked_example(self, text: str) -> Example:
+        """An invented example on `text`, to measure how long an answer takes."""
+        return Example("latency", text, text_pair="Was a drug given?")
+
+    def labels_of(self, example: Example) -> list[str]:
+        """The labels that the gold of an example uses, each as often as it does."""
+        return [*example.labels, *(one.label for one in getattr(example, self.annotation_field))]
+
+    def settled(self, example: Example, findings: Findings) -> Example:
+        """The example as it is learned and scored, once its labels are those of the task."""
+        return example
+
+    def check_split(self, examples: Sequence[Example], place: str) -> None:
+        """Refuse a split from which nothing is learned, or by which nothing is judged; `place` names it.
+
+        Raises:
+            DataError: it lacks something that this kind needs.
+        """
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Refuse labels that are too few for this kind: DataError."""
+
+    def check_found_labels(self, labels: Sequence[str], num_examples: int) -> None:
+        """Refuse labels that nobody has listed and that are likely no labels: DataError."""
+
+    def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
+        """Remark on what of the gold no answer can reach."""
+
+    def measured_texts(self, example: Example) -> tuple[str, str | None]:
+        """The texts whose length is an example's length."""
+        return example.text, None
+
+    def key_of(self, example: Example) -> list[Any]:
+        """Plain values that two examples share exactly when scores on them may be compared."""
+        return [example.id, example.labels, [(answer.start, answer.end) for answer in example.answers]]
+
+    def loss_terms(self, windows: Sequence[Window]) -> int:
+        """Number of terms that the loss of one forward pass averages over.
+
+        Weighting partial losses by it makes a step independent of how its windows are split over ranks.
+        """
+        return len(windows)
+
+    def reading_of_long_documents(self, how: LongDocuments) -> str:
+        """What happens to documents longer than the window, as a model card says it."""
+        return "read in overlapping windows"

@@ -1,13 +1,19 @@
 """Kind sequence: one label of a text, or several."""
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from clinscale.errors import DataError
+from clinscale.cells import as_label, as_labels, as_truth
+from clinscale.errors import ConfigError, DataError
+from clinscale.records import Record
 from clinscale.tasks.example import Example
+from clinscale.tasks.findings import Findings
+from clinscale.tasks.kinds import baselines
 from clinscale.tasks.kinds.classification import (
     calibration,
     f1_of,
@@ -15,7 +21,7 @@ from clinscale.tasks.kinds.classification import (
     probabilities_of,
     single_label_measures,
 )
-from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window, column
 from clinscale.tasks.kinds.windowing import fitted
 from clinscale.tasks.task import TaskConfig
 
@@ -27,7 +33,24 @@ class SequenceKind(Kind):
     """A text and its label, or with `multi_label` any number of labels."""
 
     name = "sequence"
+    formats = ("records",)
+    takes_several_labels = True
+    output_columns = (
+        column("label", "string"),
+        column("labels", "array", items={"type": "string"}),
+        column("scores", "map", values={"type": "double"}),
+    )
     head: ClassVar[Literal["sequence", "tokens", "spans"]] = "sequence"
+
+    @classmethod
+    def check_files(cls, task: TaskConfig) -> None:
+        """Refuse a label that is a column of the text."""
+        columns = task.columns
+        has_label = task.label_from == "column" and not columns.labels
+        if has_label and columns.label in (*columns.texts, columns.text_pair):
+            raise ConfigError(
+                f"task {task.name}: columns.label is a column of the text, too; name the column of the label"
+            )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -164,6 +187,60 @@ class SequenceKind(Kind):
         counts = Counter(label for example in train for label in example.labels)
         shares = np.array([counts[label] / max(1, len(train)) for label in labels])
         return [self._prediction(shares, labels) for _ in examples]
+
+    def baseline(
+        self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
+    ) -> list[Prediction]:
+        """Logistic regression on TF-IDF of words and word pairs; of a pair, on both texts and the words they share."""
+        read = self.measured_texts
+        chances = baselines.label_chances(
+            train, examples, [map(read, train), map(read, examples)], labels, several=self.task.multi_label
+        )
+        if chances is None:
+            return self.trivial(train, examples, labels)
+        return [self._prediction(row, labels) for row in chances]
+
+    @property
+    def gold_columns(self) -> tuple[str, ...]:
+        """The column of the label, or those of the labels."""
+        return () if self.task.label_from == "file" else self.task.columns.labels or (self.task.columns.label,)
+
+    def read_gold(self, record: Record, text: str, findings: Findings) -> dict[str, Any]:
+        """The labels of a row, or the label that its file is named by."""
+        return {"labels": self._labels(record)}
+
+    def _labels(self, record: Record) -> tuple[str, ...]:
+        task, columns = self.task, self.task.columns
+        if columns.labels:
+            return tuple(label for label in columns.labels if record.read(as_truth, label))
+        if task.label_from == "file":
+            return (PurePath(record.uri.removesuffix(".gz")).stem,)
+        if task.multi_label:
+            return record.read(functools.partial(as_labels, separator=task.label_separator), columns.label)
+        return (record.need(as_label, columns.label),)
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Refuse one label alone, unless a text may have none."""
+        if not self.task.multi_label and len(labels) < 2:
+            raise DataError(
+                f"task {self.task.name}: at least two labels are needed, found {len(labels)}; check the labels"
+            )
+
+    def check_found_labels(self, labels: Sequence[str], num_examples: int) -> None:
+        """Refuse so many labels that they are likely something else."""
+        if not self.task.multi_label and len(labels) > max(10, num_examples / 2):
+            raise DataError(
+                f"task {self.task.name}: {num_examples:,} examples have {len(labels):,} labels, which are likely "
+                "texts, ids or measurements; check columns.label, or list them in labels"
+            )
+
+    def reading_of_long_documents(self, how: LongDocuments) -> str:
+        """As the model was trained to read them."""
+        return {
+            "truncate": "cut at the window",
+            "head_tail": "read at both ends",
+            "pool": "read in windows whose probabilities are averaged",
+        }[how]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,15 +1,23 @@
 """Kind spans: the answer to a question, copied from a text of any length; windows overlap after the question."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from clinscale.cells import CellError
+from clinscale.errors import DataError
+from clinscale.records import Record
 from clinscale.tasks.example import Answer, Example
+from clinscale.tasks.findings import Findings
+from clinscale.tasks.kinds import baselines
 from clinscale.tasks.kinds.answer_scorers import ANSWER_SCORERS
-from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window, column
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
+from clinscale.tasks.readers.marks import from_json
+from clinscale.tasks.readers.squad import answers_of, is_asked
+from clinscale.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +30,32 @@ class SpansKind(Kind):
     """A question on a text; its answer is a span of the text, or none."""
 
     name = "spans"
+    formats = ("records", "squad")
+    scorers = tuple(ANSWER_SCORERS)
+    earlier_scorer = "squad_v1"
+    needs = "question"
+    second_text_column = "question"
+    example_is_document = False
+    output_columns = (
+        column("answer", "string"),
+        column("start", "long", required=False),
+        column("end", "long", required=False),
+        column("score", "double"),
+    )
+    input_columns = (column("text_pair", "string"),)
+    input_example: ClassVar = {"text_pair": "What dose of metoprolol was given?"}
     head: ClassVar[Literal["sequence", "tokens", "spans"]] = "spans"
+
+    @classmethod
+    def default_scorer(cls, task: TaskConfig) -> str:
+        """SQuAD 2.0's; without `no answer` SQuAD 1.1's."""
+        return "squad_v2" if task.unanswerable else "squad_v1"
+
+    @property
+    def scores_equal(self) -> str:
+        """The script whose rules compare the answers."""
+        assert self.task.scored_by is not None
+        return ANSWER_SCORERS[self.task.scored_by].about
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -135,6 +168,48 @@ class SpansKind(Kind):
     ) -> list[Prediction]:
         """No answer."""
         return [{"answer": "", "start": None, "end": None, "score": 1.0} for _ in examples]
+
+    def baseline(
+        self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
+    ) -> list[Prediction]:
+        """The sentence most like the question."""
+        return baselines.likely_sentences(train, examples) or self.trivial(train, examples, labels)
+
+    @property
+    def gold_columns(self) -> tuple[str, ...]:
+        """The answers."""
+        return (self.task.columns.answers,)
+
+    def read_gold(self, record: Record, text: str, findings: Findings) -> dict[str, Any] | None:
+        """The answers of a row; None for a question that is left out."""
+        given = _given_answers(record, self.task.columns.answers)
+        answers = answers_of(text, given, record.place, findings)
+        return {"answers": answers} if is_asked(self.task, given, answers, findings) else None
+
+    def check_split(self, examples: Sequence[Example], place: str) -> None:
+        """Refuse a split without an answer."""
+        if not any(example.answers for example in examples):
+            raise DataError(
+                f"task {self.task.name}: no question of {place} has an answer; is it a test set whose "
+                "answers are held back? Give the one with answers"
+            )
+
+
+def _given_answers(record: Record, name: str) -> list[dict[str, Any]]:
+    """SQuAD's answers as HF datasets hold them (an object of lists), or as a list of objects."""
+    given = record.value(name)
+    if isinstance(given, str):  # a column of JSON in a CSV
+        given = from_json(given, name)
+    if isinstance(given, dict):
+        texts, starts = given.get("text"), given.get("answer_start")
+        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+            raise CellError(f"column {name!r} must hold text and answer_start of equal length", "correct the row")
+        return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+    if not isinstance(given, list):
+        raise CellError(
+            f"column {name!r} must be a list of answers", "correct the row; one without answer has an empty list"
+        )
+    return [answer if isinstance(answer, dict) else {} for answer in given]
 
 
 def _offset(window: Window, position: int) -> tuple[int, int]:

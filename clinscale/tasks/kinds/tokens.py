@@ -1,18 +1,29 @@
 """Kind tokens: entities as BIO tags. The first token of each word speaks for the word; windows overlap."""
 
+import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from clinscale.cells import CellError
+from clinscale.errors import ConfigError, DataError
+from clinscale.records import Record
 from clinscale.tasks.example import Entity, Example
+from clinscale.tasks.findings import Findings
+from clinscale.tasks.kinds import baselines
 from clinscale.tasks.kinds.classification import f1_of
-from clinscale.tasks.kinds.entity_scorers import OVERALL, count_entities
+from clinscale.tasks.kinds.entity_scorers import ENTITY_SCORERS, OVERALL, count_entities
 from clinscale.tasks.kinds.file_words import in_whole_words, words_of_file
-from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window
+from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window, column
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
-from clinscale.tasks.kinds.words import OUTSIDE, tag_words, words_of
+from clinscale.tasks.readers.align import NESTED, REPEATED, without_overlaps
+from clinscale.tasks.readers.bio import BAD_TAG, entities_of_tags, read_tag
+from clinscale.tasks.readers.marks import list_in, marked_entities, words_in
+from clinscale.tasks.task import TaskConfig
+from clinscale.tasks.words import OUTSIDE, tag_words, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +33,46 @@ class TokensKind(Kind):
     """Entities of a text; one counts when its span and its type are right, as the task's scorer compares them."""
 
     name = "tokens"
+    formats = ("records", "bio", "brat", "i2b2_xml")
+    scorers = tuple(ENTITY_SCORERS)
+    earlier_scorer = "words"
+    takes_lines = True
+    output_columns = (
+        column(
+            "entities",
+            "array",
+            items={
+                "type": "object",
+                "properties": {
+                    "start": {"type": "long", "required": True},
+                    "end": {"type": "long", "required": True},
+                    "label": {"type": "string", "required": True},
+                    "score": {"type": "double", "required": True},
+                },
+            },
+        ),
+    )
     head: ClassVar[Literal["sequence", "tokens", "spans"]] = "tokens"
+
+    @classmethod
+    def default_scorer(cls, task: TaskConfig) -> str:
+        """Characters; of files that give their tokens, those tokens."""
+        gives_tokens = task.format == "bio" or (task.format == "records" and task.columns.tokens is not None)
+        return "seqeval" if gives_tokens else "characters"
+
+    @classmethod
+    def check_files(cls, task: TaskConfig) -> None:
+        """Refuse records without a column of entities."""
+        if task.format == "records" and not (task.columns.tokens or task.columns.entities):
+            raise ConfigError(
+                f"task {task.name}: entities in records need columns.entities, or columns.tokens with .tags"
+            )
+
+    @property
+    def scores_equal(self) -> str:
+        """The script whose rules count the entities."""
+        assert self.task.scored_by is not None
+        return ENTITY_SCORERS[self.task.scored_by].about
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -151,6 +201,59 @@ class TokensKind(Kind):
     ) -> list[Prediction]:
         """No entities."""
         return [{"entities": []} for _ in examples]
+
+    def baseline(
+        self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
+    ) -> list[Prediction]:
+        """A linear classifier of each word by its form and its neighbours'."""
+        return baselines.entities(train, examples) or self.trivial(train, examples, labels)
+
+    @property
+    def gold_columns(self) -> tuple[str, ...]:
+        """The words and their tags, or the entities."""
+        columns = self.task.columns
+        return (columns.tokens, columns.tags) if columns.tokens else (columns.entities or "",)
+
+    def read_gold(self, record: Record, text: str, findings: Findings) -> dict[str, Any]:
+        """The entities of a row."""
+        columns = self.task.columns
+        if columns.tokens:
+            entities = _tagged(record, columns.tokens, columns.tags)
+        else:
+            entities = marked_entities(record, columns.entities or "", text, findings)
+        findings.find("annotations", len(entities))
+        return {"entities": entities}
+
+    def settled(self, example: Example, findings: Findings) -> Example:
+        """Of entities that overlap the longest: among those that the task asks for, so after its labels are settled."""
+        if all(one.end <= following.start for one, following in itertools.pairwise(example.entities)):
+            return example
+        distinct = dict.fromkeys(example.entities)
+        apart = without_overlaps(distinct)
+        findings.leave_out(REPEATED, len(example.entities) - len(distinct))
+        findings.leave_out(NESTED, len(distinct) - len(apart))
+        return dataclasses.replace(example, entities=apart)
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Refuse data without an entity."""
+        if not labels:
+            raise DataError(f"task {self.task.name}: no entity in any split; check the annotations")
+
+    def loss_terms(self, windows: Sequence[Window]) -> int:
+        """The words that have a target."""
+        targets = [window.targets["labels"] for window in windows]
+        return sum(len(one) - one.count(IGNORED) for one in targets)
+
+
+def _tagged(record: Record, column: str, tag_column: str) -> tuple[Entity, ...]:
+    words, given = words_in(record, column), list_in(record, tag_column)
+    tags = [read_tag(tag) if isinstance(tag, str) else None for tag in given]
+    if len(tags) != len(words):
+        raise CellError(f"column {tag_column!r} must hold one tag per word", "correct the row")
+    read = [tag for tag in tags if tag is not None]
+    if len(read) < len(tags):
+        raise CellError(f"column {tag_column!r}: {BAD_TAG}", "correct the tag")
+    return entities_of_tags(words, read)
 
 
 def _harmonic(precision: float, recall: float) -> float:
