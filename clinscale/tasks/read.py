@@ -96,7 +96,7 @@ def _settle(kind: Kind, examples: Sequence[Example], findings: Findings, split: 
             findings.reject("id occurs twice", f"{split} example {example.name}", "give every example its own id")
             continue
         settled[example.id] = example
-    kept = list(settled.values())
+    kept = [kind.as_read(example) for example in settled.values()]
     if task.label_map:
         own = _spellings(task.label_map)
         kept = [mapped for example in kept if (mapped := _mapped(kind, own, example, findings))]

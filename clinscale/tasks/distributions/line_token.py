@@ -9,9 +9,9 @@ where to look for them, since files differ in how they count blanks.
 
 import html
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clinscale.errors import DataError
 from clinscale.records import read_text
@@ -23,8 +23,10 @@ from clinscale.tasks.words import whole_words
 
 MISCOUNTED = "line or token number off"
 
-_ANNOTATION = re.compile(r'(\w+)="(.*)"\s+(\d+):(\d+)\s+\d+:\d+\s*\|\|\s*t(?:ype)?="([^"]*)".*')
-"""What is marked, quoted text (up to the last quote before numbers), line, token, type."""
+_ANNOTATION = re.compile(r'(\w+)="(.*)"\s+(\d+:\d+\s+\d+:\d+)\s*\|\|\s*t(?:ype)?="([^"]*)".*')
+"""What is marked, quoted text (up to the last quote before numbers), lines and tokens, type."""
+ReadGold = Callable[[str, str, Sequence[tuple[str, Mark]]], Mapping[str, Any]]
+"""(stem of the file, text, its annotations after their numbers) -> fields of the example."""
 
 _EXTENTS = frozenset({"EVENT", "TIMEX3", "SECTIME"})
 """What extents mark; the numbers of a SECTIME can be underscores, so what is not wanted is not parsed."""
@@ -37,6 +39,7 @@ def read_line_token(
     findings: Findings,
     *,
     prefix: str = "",
+    read_gold: ReadGold | None = None,
 ) -> list[Example]:
     """One example per text and its annotations, which share the name before the suffix.
 
@@ -50,6 +53,7 @@ def read_line_token(
         wanted: what is read: `c`, or `EVENT` and `TIMEX3`.
         findings: where to count.
         prefix: what an id has before the file's name.
+        read_gold: makes the fields of an example from its annotations; absent: its entities.
     """
     text_of, annotation_of = ({_stem(file): file for file in files} for files in (texts, annotations))
     examples = []
@@ -59,8 +63,13 @@ def read_line_token(
             findings.reject("text without annotations", text_of[stem], "add its annotation file (it may be empty)")
         elif stem not in text_of:
             findings.reject("annotations without text", annotation_of[stem], "add the text file")
-        elif example := _read(prefix + stem, text_of[stem], annotation_of[stem], wanted, findings):
-            examples.append(example)
+        elif document := _read(text_of[stem], annotation_of[stem], wanted, findings):
+            text, marks = document
+            if read_gold is None:
+                gold: Mapping[str, Any] = {"entities": entities_of(text, [mark for _, mark in marks], findings)}
+            else:
+                gold = read_gold(stem, text, marks)
+            examples.append(Example(prefix + stem, text, **gold))
     return examples
 
 
@@ -68,7 +77,9 @@ def _stem(file: str) -> str:
     return PurePosixPath(file).stem.removesuffix(".xml")
 
 
-def _read(name: str, text_file: str, file: str, wanted: Collection[str], findings: Findings) -> Example | None:
+def _read(
+    text_file: str, file: str, wanted: Collection[str], findings: Findings
+) -> tuple[str, list[tuple[str, Mark]]] | None:
     try:
         text = read_text(text_file).replace("\r\n", "\n")
         lines = read_text(file).split("\n")
@@ -80,12 +91,13 @@ def _read(name: str, text_file: str, file: str, wanted: Collection[str], finding
     if not text.strip():
         findings.reject("empty text", text_file, "remove the document")
         return None
-    return Example(name, text, entities=entities_of(text, _marks(text, lines, file, wanted, findings), findings))
+    return text, list(_marks(text, lines, file, wanted, findings))
 
 
 def _marks(
     text: str, lines: Sequence[str], file: str, wanted: Collection[str], findings: Findings
-) -> Iterator[Mark]:
+) -> Iterator[tuple[str, Mark]]:
+    """Each annotation, after the line and token numbers of its first and last word."""
     tokens = _Tokens(text)
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.partition("=")[0] in _EXTENTS.difference(wanted):
@@ -95,7 +107,8 @@ def _marks(
         if match is None or match[1] not in wanted:
             findings.reject("not an annotation by line and token", place, "correct or remove the line")
             continue
-        _, quoted, row, column, label = match.groups()
+        _, quoted, numbers, label = match.groups()
+        row, column = re.findall(r"\d+", numbers)[:2]
         findings.find("annotations")
         if not label.strip():
             findings.leave_out(NO_TYPE)
@@ -103,7 +116,7 @@ def _marks(
             start, end, as_counted = found
             if not as_counted:
                 findings.repair(MISCOUNTED, place)
-            yield Mark(label, start, end, None, place)
+            yield numbers, Mark(label, start, end, None, place)
         else:
             findings.reject(NOT_THERE, place, "correct the annotation")
 

@@ -254,6 +254,10 @@ class Kind(KindRules, ABC):
         """The labels that the gold of an example uses, each as often as it does."""
         return [*example.labels, *(one.label for one in getattr(example, self.annotation_field))]
 
+    def as_read(self, example: Example) -> Example:
+        """The example as this kind understands what a file says, before its labels are mapped to those of the task."""
+        return example
+
     def settled(self, example: Example, findings: Findings) -> Example:
         """The example as it is learned and scored, once its labels are those of the task."""
         return example

@@ -27,12 +27,12 @@ def fitted(
 
     A pair that is too long keeps its shorter side, up to half of the room; `truncate` cuts the longer side at its end.
     """
-    room = _room(tokenizer, max_tokens, pair=text_pair is not None)
+    room = room_for_text(tokenizer, max_tokens, pair=text_pair is not None)
     cut = {"truncation": "longest_first", "max_length": max_tokens} if long_documents == "truncate" else {}
     encoding = tokenizer(text, text_pair, return_offsets_mapping=True, verbose=False, **cut)
     ids, sides = list(encoding["input_ids"]), encoding.sequence_ids(0)
     offsets = _clean(encoding["offset_mapping"], sides, text, side=0)
-    marks = _classification_token(tokenizer, ids)
+    marks = classification_mask(tokenizer, ids)
     return [
         Window([ids[p] for p in kept], [offsets[p] for p in kept], [marks[p] for p in kept])
         for kept in _fitting(sides, room, stride_tokens, long_documents)
@@ -74,7 +74,7 @@ def overlapping(
     global mask marks the classification token and the question (transformers' Longformer for question answering), and
     nothing without a question (its token classification).
     """
-    room = _room(tokenizer, max_tokens, pair=question is not None)
+    room = room_for_text(tokenizer, max_tokens, pair=question is not None)
     texts = [text] if question is None else [question, text]
     encoding = tokenizer(*texts, return_offsets_mapping=True, verbose=False)
     ids, sides = list(encoding["input_ids"]), encoding.sequence_ids(0)
@@ -94,7 +94,7 @@ def overlapping(
     inner, offsets = cut_at_words(tokenizer, text, ids[first:behind], here, words_of(text, cuts), cuts)
     mask = [0] * len(head)
     if question is not None:
-        mask = [int(s == 0) | c for s, c in zip(sides, _classification_token(tokenizer, head), strict=False)]
+        mask = [int(s == 0) | c for s, c in zip(sides, classification_mask(tokenizer, head), strict=False)]
     step = room - min(stride_tokens, room // 2)
     return [
         Window(
@@ -107,7 +107,7 @@ def overlapping(
     ]
 
 
-def _room(tokenizer: "PreTrainedTokenizerBase", max_tokens: int, *, pair: bool) -> int:
+def room_for_text(tokenizer: "PreTrainedTokenizerBase", max_tokens: int, *, pair: bool) -> int:
     """Tokens left for text beside the special ones; at least two."""
     if not tokenizer.is_fast or tokenizer.truncation_side != "right":
         raise ConfigError(
@@ -139,7 +139,7 @@ def _clean(raw: list[tuple[int, int]], sides: list[int | None], text: str, *, si
     return offsets
 
 
-def _classification_token(tokenizer: "PreTrainedTokenizerBase", input_ids: list[int]) -> list[int]:
+def classification_mask(tokenizer: "PreTrainedTokenizerBase", input_ids: list[int]) -> list[int]:
     """1 at the classification token (the first token of tokenizers that name none), 0 elsewhere."""
     at = input_ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in input_ids else 0
     return [int(position == at) for position in range(len(input_ids))]

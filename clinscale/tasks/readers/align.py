@@ -59,17 +59,28 @@ def entities_of(text: str, marks: Iterable[Mark], findings: Findings) -> tuple[E
 
     What stands elsewhere than its offset says is found by `locate` and counted; what is not there is rejected.
     """
-    marks = list(marks)
-    found: dict[Entity, None] = {}
+    return distinct(entity_of_each(text, list(marks), findings), findings)
+
+
+def entity_of_each(text: str, marks: Sequence[Mark], findings: Findings) -> list[Entity | None]:
+    """The entity that each of `marks` means; None for one that is not in the text, which is rejected."""
+    found: list[Entity | None] = []
     for mark, span in zip(marks, locate(text, marks), strict=True):
         if span is None:
             findings.reject(NOT_THERE, mark.place, "correct the annotation")
-            continue
-        if span.is_moved:
+        elif span.is_moved:
             findings.repair(OFF, mark.place)
-        entity = Entity(span.start, span.end, mark.label)
-        findings.leave_out(REPEATED, entity in found)
-        found[entity] = None
+        found.append(span and Entity(span.start, span.end, mark.label))
+    return found
+
+
+def distinct(entities: Iterable[Entity | None], findings: Findings) -> tuple[Entity, ...]:
+    """Each entity once, by start and end; repeated ones are counted."""
+    found: dict[Entity, None] = {}
+    for entity in entities:
+        if entity is not None:
+            findings.leave_out(REPEATED, entity in found)
+            found[entity] = None
     return tuple(sorted(found, key=lambda entity: (entity.start, entity.end)))
 
 

@@ -1,7 +1,8 @@
 """brat stand-off: a `.txt` and a `.ann` per document; offsets count characters of the text file as it is."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from clinscale.errors import DataError
 from clinscale.records import list_files, read_text
@@ -10,8 +11,8 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.task import TaskConfig
 
-_TEXT_BOUND = re.compile(r"T\S*\t(\S+) (\d{1,12} \d{1,12}(?:;\d{1,12} \d{1,12})*)\t(.*)", re.DOTALL)
-"""Type, start and end of each fragment, surface."""
+_TEXT_BOUND = re.compile(r"(T\S*)\t(\S+) (\d{1,12} \d{1,12}(?:;\d{1,12} \d{1,12})*)\t(.*)", re.DOTALL)
+"""Id, type, start and end of each fragment, surface."""
 _OTHER_LINES = ("E", "R", "A", "M", "N", "*", "#")
 """Events, relations, attributes, modifications, normalisations, equivalences and notes: not entities."""
 
@@ -21,7 +22,18 @@ def read_brat(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     return brat_documents(path, findings, encoding=task.encoding)
 
 
-def brat_documents(path: str, findings: Findings, *, encoding: str = "utf-8") -> list[Example]:
+ReadGold = Callable[[str, Sequence[str], str, Findings], Mapping[str, Any]]
+"""(text, lines of its `.ann`, name of that file, findings) -> fields of the example."""
+
+
+def read_entities(text: str, lines: Sequence[str], file: str, findings: Findings) -> dict[str, Any]:
+    """The text-bound annotations of a document."""
+    return {"entities": entities_of(text, marks_of(lines, file, findings).values(), findings)}
+
+
+def brat_documents(
+    path: str, findings: Findings, *, encoding: str = "utf-8", read_gold: ReadGold = read_entities
+) -> list[Example]:
     """One example per document. Finds `documents`, `annotations` (text-bound lines), of these `discontinuous`.
 
     A discontinuous annotation becomes the one span from its first to its last fragment. For what is off see
@@ -36,15 +48,20 @@ def brat_documents(path: str, findings: Findings, *, encoding: str = "utf-8") ->
             there, absent = (".txt", ".ann") if stem in texts else (".ann", ".txt")
             findings.reject(f"no {absent} beside it", f"{stem}{there}", "add the other file (it may be empty)")
             continue
-        if example := _read_document(stem, findings, encoding):
+        if example := _read_document(stem, findings, encoding, read_gold):
             examples.append(example)
     return examples
 
 
-def _read_document(stem: str, findings: Findings, encoding: str) -> Example | None:
+def lines_of_annotations(file: str, encoding: str) -> list[str]:
+    """The lines of an `.ann` file, however they end."""
+    return read_text(file, encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _read_document(stem: str, findings: Findings, encoding: str, read_gold: ReadGold) -> Example | None:
     try:
         text = read_text(f"{stem}.txt", encoding)
-        lines = read_text(f"{stem}.ann", encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        lines = lines_of_annotations(f"{stem}.ann", encoding)
     except DataError:
         if findings.on_error == "raise":
             raise
@@ -53,11 +70,12 @@ def _read_document(stem: str, findings: Findings, encoding: str) -> Example | No
     if not text.strip():
         findings.reject("empty text", f"{stem}.txt", "remove the document")
         return None
-    entities = entities_of(text, _marks(lines, f"{stem}.ann", findings), findings)
-    return Example(id=stem.rsplit("/", 1)[-1], text=text, entities=entities)
+    return Example(id=stem.rsplit("/", 1)[-1], text=text, **read_gold(text, lines, f"{stem}.ann", findings))
 
 
-def _marks(lines: list[str], file: str, findings: Findings) -> Iterator[Mark]:
+def marks_of(lines: Sequence[str], file: str, findings: Findings) -> dict[str, Mark]:
+    """Id, or place where an id repeats, of each text-bound annotation -> its mark."""
+    marks: dict[str, Mark] = {}
     for number, line in enumerate(lines, 1):
         if line.startswith(_OTHER_LINES) or not line.strip():
             continue
@@ -66,9 +84,10 @@ def _marks(lines: list[str], file: str, findings: Findings) -> Iterator[Mark]:
         if match is None:
             findings.reject("not `ID, tab, TYPE START END, tab, text`", place, "correct or remove the line")
             continue
-        label, offsets, surface = match.groups()
+        name, label, offsets, surface = match.groups()
         starts, ends = zip(*(map(int, part.split()) for part in offsets.split(";")), strict=True)
         parts = tuple(zip(starts, ends, strict=True)) if len(starts) > 1 else ()
         findings.find("annotations")
         findings.find("discontinuous", bool(parts))
-        yield Mark(label, starts[0], ends[-1], surface, place, parts)
+        marks[place if name in marks else name] = Mark(label, starts[0], ends[-1], surface, place, parts)
+    return marks

@@ -17,6 +17,7 @@ def list_in(record: Record, column: str) -> list[Any]:
     """The list in a column, or in its JSON; CellError where there is none."""
     given = record.value(column)
     given = from_json(given, column) if isinstance(given, str) else given
+    given = given.tolist() if hasattr(given, "tolist") else given  # MLflow and pandas hold lists as arrays
     if not isinstance(given, list):
         raise CellError(f"column {column!r} must be a list", "correct the row")
     return given
@@ -45,6 +46,11 @@ def marked_entities(record: Record, column: str, text: str, findings: Findings) 
     Raises:
         CellError: the column holds no list.
     """
+    return entities_of(text, [mark for mark, _ in marks_in(record, column, findings)], findings)
+
+
+def marks_in(record: Record, column: str, findings: Findings) -> list[tuple[Mark, dict[str, Any]]]:
+    """The same before they are sought in the text, each with the object that it is."""
     marks = []
     for number, given in enumerate(list_in(record, column), 1):
         if isinstance(given, dict) and is_rejected(given):
@@ -52,10 +58,10 @@ def marked_entities(record: Record, column: str, text: str, findings: Findings) 
             continue
         place = f"{record.place} entity {number}"
         if mark := mark_of(given, place):
-            marks.append(mark)
+            marks.append((mark, given))
         else:
             findings.reject(NO_MARK, place, "correct the entity")
-    return entities_of(text, marks, findings)
+    return marks
 
 
 def mark_of(given: Any, place: str) -> Mark | None:
