@@ -3,6 +3,7 @@
 from clinscale.errors import ConfigError
 from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, column
 from clinscale.tasks.kinds.pair import PairKind
+from clinscale.tasks.kinds.relations import RelationsKind
 from clinscale.tasks.kinds.sequence import SequenceKind
 from clinscale.tasks.kinds.spans import SpansKind
 from clinscale.tasks.kinds.tokens import TokensKind
@@ -27,6 +28,7 @@ _KINDS: dict[str, type[Kind]] = {
         PairKind,
         TokensKind,
         SpansKind,
+        RelationsKind,
     )
 }
 KINDS.update(_KINDS)

@@ -87,8 +87,6 @@ class Kind(KindRules, ABC):
     """The field of an example with what the task's labels name, beside `labels`; its members have a `label`."""
     earlier_scorer: ClassVar[str | None] = None
     """The scorer of outcomes recorded by versions of clinscale that had no choice."""
-    own_readers: ClassVar[Mapping[str, Reader]] = {}
-    """Format -> its reader, where the reader that other kinds share does not read this kind's gold."""
 
     def __init__(self, task: TaskConfig) -> None:
         self.task = task
@@ -222,6 +220,11 @@ class Kind(KindRules, ABC):
     def scores_equal(self) -> str:
         """Whose scores those of the task equal, in words."""
         return "scikit-learn's"
+
+    @property
+    def own_readers(self) -> Mapping[str, Reader]:
+        """Format -> its reader, where the reader that other kinds share does not read this kind's gold."""
+        return {}
 
     @property
     @abstractmethod

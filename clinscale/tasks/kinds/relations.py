@@ -10,7 +10,8 @@ import dataclasses
 import random
 import re
 from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,7 +28,7 @@ from clinscale.tasks.example import Entity, Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import baselines
 from clinscale.tasks.kinds.classification import f1_of
-from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window, column
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, column
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import classification_mask, room_for_text
 from clinscale.tasks.readers.align import Mark, distinct, entities_of, entity_of_each
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_RELATION = "none"
-UNKNOWN_ENTITY = "relation of an entity that is not there"
+UNKNOWN_ENTITY = "relation of an entity that is not there, or not one alone"
 LOST_ENTITY = "relation of an entity that was left out"
 WITH_ITSELF = "relation of an entity with itself"
 REPEATED = "repeats another relation"
@@ -47,11 +48,13 @@ _EQUIVALENCE = "equivalence (`*`), which is no relation of two"
 _BRAT_RELATION = re.compile(r"R\S*\t(\S+) Arg1:(\S+) Arg2:(\S+)\s*")
 _BRAT_EVENT = re.compile(r"(E\S*)\t\S+?:(T\S*)(?: .*)?")
 
-_ENTITY = {"start": "long", "end": "long", "label": "string"}
-_SIDE = {
+_ENTITY = {
     "type": "object",
-    "required": True,
-    "properties": {name: {"type": type, "required": True} for name, type in _ENTITY.items()},
+    "properties": {
+        "start": {"type": "long", "required": True},
+        "end": {"type": "long", "required": True},
+        "label": {"type": "string", "required": True},
+    },
 }
 
 
@@ -75,6 +78,11 @@ class Pair:
     def of(cls, relation: Relation) -> "Pair":
         """The pair that a relation is between."""
         return cls(*sorted((relation.head, relation.tail)))
+
+    @property
+    def end(self) -> int:
+        """First character after both."""
+        return max(self.first.end, self.second.end)
 
     @property
     def gap_characters(self) -> int:
@@ -107,11 +115,11 @@ class RelationsOptions(Config):
     types counts as missed."""
 
     symmetric: tuple[str, ...] = ()
-    """Relations without a direction: read and predicted from the entity that comes first in the text."""
+    """Relations without a direction, as the task names them: learned and predicted from the entity that is first."""
 
     inverse: dict[str, str] = Field(default_factory=dict)
-    """A relation -> the one that says the same from tail to head, e.g. `AFTER: BEFORE`; read as that one. Both are
-    named as the files name them."""
+    """A relation -> the one that says the same from tail to head, e.g. `AFTER: BEFORE`; read as that one. Both as the
+    files name them."""
 
     column: str = "relations"
     """Column of records: a list of objects with `head`, `tail` (the `id` of an entity in the column of entities, or its
@@ -120,9 +128,9 @@ class RelationsOptions(Config):
     def check(self) -> None:
         """Refuse an inverse that leads nowhere."""
         if chained := sorted(self.inverse.keys() & self.inverse.values()):
-            raise ConfigError(f"inverse must name relations that have none themselves, got {chained[0]}; keep one side")
-        if both := sorted(self.inverse.keys() & set(self.symmetric)):
-            raise ConfigError(f"inverse must not name symmetric relations, got {both[0]}; keep it in one of the two")
+            raise ConfigError(
+                f"inverse must name relations that have none themselves, got {chained[0]}; keep one side"
+            )
 
 
 class RelationsKind(Kind):
@@ -136,7 +144,7 @@ class RelationsKind(Kind):
     needs = "list of entities"
     annotation_field = "gold"
     document_formats = ("records", "text")
-    input_columns = (column("entities", "array", items=_SIDE),)
+    input_columns = (column("entities", "array", items=_ENTITY),)
     input_example: ClassVar = {
         "entities": [
             {"start": 30, "end": 40, "label": "problem"},
@@ -150,8 +158,8 @@ class RelationsKind(Kind):
             items={
                 "type": "object",
                 "properties": {
-                    "head": _SIDE,
-                    "tail": _SIDE,
+                    "head": {**_ENTITY, "required": True},
+                    "tail": {**_ENTITY, "required": True},
                     "label": {"type": "string", "required": True},
                     "score": {"type": "double", "required": True},
                 },
@@ -206,7 +214,7 @@ class RelationsKind(Kind):
     # ---- reading
 
     @property
-    def own_readers(self) -> Mapping[str, Any]:  # type: ignore[override]
+    def own_readers(self) -> Mapping[str, Reader]:
         """brat, whose `R` lines other kinds leave alone."""
         return {"brat": self._read_brat}
 
@@ -222,14 +230,13 @@ class RelationsKind(Kind):
         """The entities of a row and the relations between them."""
         marks = marks_in(record, self.task.columns.entities or "", findings)
         entities = entity_of_each(text, [mark for mark, _ in marks], findings)
-        by_name: dict[str, Entity | None] = {}
+        named: defaultdict[str, list[Entity | None]] = defaultdict(list)
         for (mark, given), entity in zip(marks, entities, strict=True):
-            names = [f"{mark.start}:{mark.end}"]
+            named[_span_name(mark.start, mark.end)].append(entity)
+            named[_span_name(mark.start, mark.end, mark.label)].append(entity)
             if (name := as_id(given.get("id"), "id")) is not None:
-                names.append(f"id {name}")
-                if names[-1] in by_name:
-                    findings.reject("id of two entities", mark.place, "give every entity its own id")
-            by_name.update(dict.fromkeys(names, entity))
+                named[f"id {name}"].append(entity)
+        by_name = {name: some[0] for name, some in named.items() if len(set(some)) == 1}
         links = []
         for number, given in enumerate(list_in(record, self._options.column), 1):
             place = f"{record.place} relation {number}"
@@ -237,7 +244,7 @@ class RelationsKind(Kind):
                 links.append(link)
             else:
                 findings.reject("relation without head, tail and label", place, "correct the relation")
-        return gold_of(by_name, links, findings)
+        return gold_of(entities, by_name, links, findings)
 
     def read_given(self, record: Record, text: str) -> dict[str, Any]:
         """The entities of a row."""
@@ -252,20 +259,18 @@ class RelationsKind(Kind):
         return {"entities": entities_of(text, marks.values(), _Strict())}
 
     def as_read(self, example: Example) -> Example:
-        """With relations in the direction in which they are learned."""
-        flipped = (self._directed(relation) for relation in example.gold)
-        return dataclasses.replace(example, gold=tuple(flipped))
+        """With the inverse of relations that have one."""
+        inverse = self._options.inverse
+        gold = (Relation(r.tail, r.head, inverse[r.label]) if r.label in inverse else r for r in example.gold)
+        return dataclasses.replace(example, gold=tuple(gold))
 
     def _directed(self, relation: Relation) -> Relation:
-        label = self._options.inverse.get(relation.label)
         is_back = relation.label in self._options.symmetric and relation.tail < relation.head
-        if label is None and not is_back:
-            return relation
-        return Relation(relation.tail, relation.head, label or relation.label)
+        return Relation(relation.tail, relation.head, relation.label) if is_back else relation
 
     def settled(self, example: Example, findings: Findings) -> Example:
-        """With each relation once, in order."""
-        once = sorted(set(example.gold))
+        """With each relation once, in order; those without a direction lead forward."""
+        once = sorted({self._directed(relation) for relation in example.gold})
         findings.leave_out(REPEATED, len(example.gold) - len(once))
         return dataclasses.replace(example, gold=tuple(once))
 
@@ -289,7 +294,10 @@ class RelationsKind(Kind):
 
     def key_of(self, example: Example) -> list[Any]:
         """With the entities that were given and the relations."""
-        return [example.id, *([dataclasses.astuple(one) for one in some] for some in (example.entities, example.gold))]
+        return [
+            example.id,
+            *([dataclasses.astuple(one) for one in some] for some in (example.entities, example.gold)),
+        ]
 
     # ---- pairs
 
@@ -364,7 +372,8 @@ class RelationsKind(Kind):
         long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
         """One window for each pair: the tokens nearest to its marks. Global attention at these and the classification
-        token."""
+        token.
+        """
         names = {name: number for number, name in enumerate(self.output_names(labels))}
         learned = self._learned(example) if train else [(pair, None) for pair in self.pairs(example)]
         if not learned:
@@ -385,8 +394,11 @@ class RelationsKind(Kind):
     def _marked(self, text: str, pair: Pair) -> tuple[str, list[int]]:
         """The text around a pair with marks in it, and where these begin."""
         context = self._options.context_characters
-        start = _at_blank(text, pair.first.start - context, pair.first.start)
-        end = len(text) - _at_blank(text[::-1], len(text) - self._end(pair) - context, len(text) - self._end(pair))
+        start, end = max(0, pair.first.start - context), min(len(text), pair.end + context)
+        while 0 < start < pair.first.start and not text[start - 1].isspace():  # no word is cut
+            start += 1
+        while pair.end < end < len(text) and not text[end].isspace():
+            end -= 1
         parts, begins, at, length = [], [], start, 0
         for place, _, mark in sorted(
             (
@@ -402,10 +414,6 @@ class RelationsKind(Kind):
             at, length = place, length + place - at + len(mark)
         return "".join([*parts, text[at:end]]), begins
 
-    @staticmethod
-    def _end(pair: Pair) -> int:
-        return max(pair.first.end, pair.second.end)
-
     def decode(
         self,
         example: Example,
@@ -418,10 +426,11 @@ class RelationsKind(Kind):
         outputs: `logits` (num_outputs,) of each window. A direction that the types do not allow is no answer.
         """
         pairs = self.pairs(example)
-        logits = np.array([output["logits"] for output in outputs], dtype=np.float64).reshape(len(pairs), -1)
-        return self._prediction(pairs, logits, labels)
+        return self._prediction(pairs, [np.asarray(output["logits"], dtype=float) for output in outputs], labels)
 
-    def _prediction(self, pairs: Sequence[Pair], logits: np.ndarray, labels: Sequence[str]) -> Prediction:
+    def _prediction(
+        self, pairs: Sequence[Pair], logits: Sequence[np.ndarray], labels: Sequence[str]
+    ) -> Prediction:
         names = self.output_names(labels)
         relations = []
         for pair, row in zip(pairs, logits, strict=True):
@@ -520,7 +529,7 @@ class RelationsKind(Kind):
         if chances is None:
             return self.trivial(train, examples, labels)
         rows = iter(np.log(np.maximum(chances, 1e-12)))
-        return [self._prediction(some, np.array([next(rows) for _ in some]), labels) for some in pairs]
+        return [self._prediction(some, [next(rows) for _ in some], labels) for some in pairs]
 
 
 class _Strict(Findings):
@@ -531,45 +540,47 @@ class _Strict(Findings):
 
 
 def gold_of(
-    entities: Mapping[str, Entity | None], links: Sequence[tuple[str, str, str, str]], findings: Findings
+    entities: Sequence[Entity | None],
+    by_name: Mapping[str, Entity | None],
+    links: Sequence[tuple[str, str, str, str]],
+    findings: Findings,
 ) -> dict[str, Any]:
-    """Fields of an example: its entities, and the relations that `links` name. Finds `annotations`.
+    """Fields of an example: its entities, and the relations that `links` name.
 
     A relation of an unknown id, or of an entity with itself, is rejected; one of an entity that was left out is left
     out with it.
 
     Args:
-        entities: id -> the entity, None where it was left out.
+        entities: those of the text; None for one that was left out.
+        by_name: id -> its entity.
         links: id of the head, id of the tail, label and place of each relation.
         findings: where to count.
     """
     relations = []
     for head_id, tail_id, label, place in links:
-        if head_id not in entities or tail_id not in entities:
+        if head_id not in by_name or tail_id not in by_name:
             findings.reject(UNKNOWN_ENTITY, place, "correct the id, or add the entity")
             continue
-        head, tail = entities[head_id], entities[tail_id]
+        head, tail = by_name[head_id], by_name[tail_id]
         if head is None or tail is None:
             findings.leave_out(LOST_ENTITY)
         elif head == tail:
             findings.reject(WITH_ITSELF, place, "correct the id")
         else:
             relations.append(Relation(head, tail, label))
-    once = dict.fromkeys(id(entity) for entity in entities.values())  # one entity may go by several ids
-    found = distinct([e for e in entities.values() if e is not None and once.pop(id(e), True) is None], findings)
-    return {"entities": found, "gold": tuple(relations)}
+    return {"entities": distinct(entities, findings), "gold": tuple(relations)}
 
 
 def read_brat_relations(text: str, lines: Sequence[str], file: str, findings: Findings) -> dict[str, Any]:
     """The text-bound annotations of a document and its `R` lines; an event stands for its trigger."""
     marks: dict[str, Mark] = marks_of(lines, file, findings)
-    found = entity_of_each(text, list(marks.values()), findings)
-    entities = dict(zip(marks, found, strict=True))
+    entities = entity_of_each(text, list(marks.values()), findings)
+    by_name = dict(zip(marks, entities, strict=True))
     links = []
     for number, line in enumerate(lines, 1):
         if event := _BRAT_EVENT.fullmatch(line):
-            if event[2] in entities:
-                entities[event[1]] = entities[event[2]]
+            if event[2] in by_name:
+                by_name[event[1]] = by_name[event[2]]
         elif line.startswith("R"):
             place = f"{file} line {number}"
             if match := _BRAT_RELATION.fullmatch(line):
@@ -577,7 +588,7 @@ def read_brat_relations(text: str, lines: Sequence[str], file: str, findings: Fi
             else:
                 findings.reject("not `ID, tab, TYPE Arg1:ID Arg2:ID`", place, "correct or remove the line")
         findings.leave_out(_EQUIVALENCE, line.startswith("*"))
-    return gold_of(entities, links, findings)
+    return gold_of(entities, by_name, links, findings)
 
 
 def _link(given: Any, place: str) -> tuple[str, str, str, str] | None:
@@ -598,9 +609,15 @@ def _name(given: Any) -> str | None:
     """How `read_gold` calls the entity that a relation names."""
     if isinstance(given, dict):
         start, end = (as_whole_number(given.get(side), side) for side in ("start", "end"))
-        return None if start is None or end is None else f"{start}:{end}"
+        if start is None or end is None:
+            return None
+        return _span_name(start, end, as_label(given.get("label"), "label"))
     name = as_id(given, "head or tail")
     return None if name is None else f"id {name}"
+
+
+def _span_name(start: int, end: int, label: str | None = None) -> str:
+    return f"{start}:{end}" if label is None else f"{start}:{end} {label}"
 
 
 def _relation(given: Mapping[str, Any]) -> Relation:
@@ -610,15 +627,6 @@ def _relation(given: Mapping[str, Any]) -> Relation:
 
 def _words(label: str) -> str:
     return label.replace("_", " ").lower()
-
-
-def _at_blank(text: str, start: int, end: int) -> int:
-    """The first place from `start` on at which no word is cut, at most `end`."""
-    if start <= 0:
-        return 0
-    while start < end and not text[start - 1].isspace():
-        start += 1
-    return start
 
 
 def _around(
@@ -641,4 +649,3 @@ def _around(
     first = classification_mask(tokenizer, list(ids))
     mask = [int(first[position] or position in anchors) for position in positions]
     return Window([ids[position] for position in positions], [None] * len(positions), mask).packed()
-
