@@ -1,5 +1,7 @@
 """i2b2 2010, concepts: notes of two hospitals with the problems, tests and treatments in them, by line and token."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pydantic import Field
@@ -38,14 +40,42 @@ def read_i2b2_2010(data: str, options: I2b2_2010Options, findings: Findings) -> 
     Raises:
         DataError: a part is not there: still packed, or of a release that has other parts.
     """
-    release = Release(data, (".con", ".txt"))
+
+    def read(release: Release, part: Part) -> list[Example]:
+        return read_line_token(part.texts, part.concepts, ("c",), findings, prefix=part.prefix)
+
+    return read_parts(data, options, findings, read)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The records of one hospital, or of the test set."""
+
+    archive: str
+    texts: Sequence[str]
+    concepts: Sequence[str]
+    relations: tuple[str, ...]
+    """Globs of the files of relations."""
+    prefix: str = ""
+    """What an id has before the file's name."""
+
+
+def read_parts(
+    data: str, options: I2b2_2010Options, findings: Findings, read: Callable[[Release, Part], list[Example]]
+) -> Splits:
+    """The official test records, and those of each hospital, of which dev is a share.
+
+    Raises:
+        DataError: a part is not there: still packed, or of a release that has other parts.
+    """
+    release = Release(data, (".con", ".rel", ".txt"))
     _check_sites(release, data, findings)
     train: list[Example] = []
     dev: list[Example] = []
     for site in _SITES:
         texts = release.require(_TRAIN, f"{site}/txt/*.txt")
         concepts = release.require(_TRAIN, f"{site}/concept/*.con")
-        records = read_line_token(texts, concepts, ("c",), findings, prefix=f"{site}/")
+        records = read(release, Part(_TRAIN, texts, concepts, (f"{site}/rel/*.rel",), f"{site}/"))
         findings.expect(f"training records of {site}", len(concepts), _NUM_RECORDS[site], _RELEASE)
         stay, held_out = hold_out(records, options.dev_share, options.seed)
         train += stay
@@ -53,7 +83,8 @@ def read_i2b2_2010(data: str, options: I2b2_2010Options, findings: Findings) -> 
     texts = release.require(_TEST, "test_data/*.txt", "test_data/txt/*.txt")
     concepts = release.require(_REFERENCE, "reference_standard_for_test_data/concepts/*.con")
     findings.expect("test records", len(concepts), _NUM_RECORDS["test"], _RELEASE)
-    test = read_line_token(texts, concepts, ("c",), findings)
+    relations = ("reference_standard_for_test_data/rel/*.rel", "reference_standard_for_test_data/relation/*.rel")
+    test = read(release, Part(_REFERENCE, texts, concepts, relations))
     return {"train": train, "dev": dev, "test": test}
 
 

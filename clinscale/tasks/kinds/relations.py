@@ -371,9 +371,7 @@ class RelationsKind(Kind):
         train: bool,
         long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
-        """One window for each pair: the tokens nearest to its marks. Global attention at these and the classification
-        token.
-        """
+        """One window for each pair: the tokens nearest to its marks, with global attention at each mark."""
         names = {name: number for number, name in enumerate(self.output_names(labels))}
         learned = self._learned(example) if train else [(pair, None) for pair in self.pairs(example)]
         if not learned:

@@ -50,7 +50,8 @@ def read_files(
             continue
         text, tags = document
         wanted = [tag for tag in tags if elements is None or tag.tag in elements]
-        entities = entities_of(text, _marks(text, wanted, attribute, file, findings), findings)
+        marks = (mark for _, mark in marks_of(text, wanted, attribute, file, findings))
+        entities = entities_of(text, marks, findings)
         examples.append(Example(id=file.rsplit("/", 1)[-1].removesuffix(".xml"), text=text, entities=entities))
     return examples
 
@@ -86,9 +87,10 @@ def with_entities(surface: str) -> str:
     return escape(surface, {"'": "&apos;", '"': "&quot;"})
 
 
-def _marks(
+def marks_of(
     text: str, tags: Iterable[ElementTree.Element], attribute: str, file: str, findings: Findings
-) -> Iterator[Mark]:
+) -> Iterator[tuple[ElementTree.Element, Mark]]:
+    """Each element with its mark, whose label is `attribute`; one without is left out, a malformed one rejected."""
     for number, tag in enumerate(tags, 1):
         findings.find("annotations")
         name = tag.get("id", "")
@@ -99,7 +101,7 @@ def _marks(
             findings.reject(f"tag without {attribute}, start and end", place, "correct the tag")
             continue
         if label.strip():
-            yield Mark(label, start, end, _as_in(text, start, end, tag.get("text")), place)
+            yield tag, Mark(label, start, end, _as_in(text, start, end, tag.get("text")), place)
         else:
             findings.leave_out(NO_TYPE)
 
