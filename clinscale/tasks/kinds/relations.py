@@ -448,11 +448,11 @@ class RelationsKind(Kind):
         return {"relations": relations}
 
     def asked_example(self, text: str) -> Example:
-        """A text in which every fiftieth word is an entity."""
-        words = [match.span() for match in re.finditer(r"\S+", text)][::50]
-        types = [one for pair in self._options.types for one in pair] or ["entity"]
-        entities = (Entity(*span, types[number % len(types)]) for number, span in enumerate(words))
-        return Example("latency", text, entities=tuple(entities))
+        """A text in which of every fifty words the first two are entities."""
+        words = [match.span() for match in re.finditer(r"\S+", text)]
+        types = self._options.types[0] if self._options.types else ("entity", "entity")
+        entities = (Entity(*span, types[side]) for side in (0, 1) for span in words[side::50])
+        return Example("latency", text, entities=tuple(sorted(entities)))
 
     def reading_of_long_documents(self, how: LongDocuments) -> str:
         """The text around each pair is read, wherever it is."""
