@@ -84,7 +84,7 @@ def show(
             {"option": one["option"], "value": _chosen(one["value"], one["default"]), "why": one["why"]}
             for one in values["options"]
         ]
-        people.append(table("Options (change one with options.NAME=VALUE)", rows))
+        people.append(table("Options (change one with options.NAME=VALUE, or kind_options.NAME=VALUE)", rows))
     if not data:
         emit(values, as_json=json, people=people)
         return
