@@ -82,7 +82,8 @@ class ColumnsConfig(Config):
     """Instead of `label`, for several labels per text: one column of 0 and 1 per label, blank is 0."""
 
     entities: str | None = None
-    """Kind tokens: column of a list of objects with `start`, `end` and `label` in characters of the text."""
+    """Kinds tokens and relations: column of a list of objects with `start`, `end` and `label` in characters of the
+    text; of relations they may have an `id`."""
 
     tokens: str | None = None
     """Kind tokens, instead of text and entities: column of a list of words, joined by blanks."""
@@ -110,7 +111,8 @@ class TaskConfig(TableFormat):
     """What it is, where its files come from and how they are split, in a sentence or two."""
 
     kind: str
-    """What is predicted: a label of a text, of a pair of texts, entities, or the answer to a question."""
+    """What is predicted: `sequence` (labels of a text), `pair` (of two texts), `tokens` (entities), `spans` (the answer to
+    a question) or `relations` (between given entities)."""
 
     format: str
     """What the files are: `records` (rows with columns), `bio` (token per line), `brat` stand-off, `i2b2_xml`
@@ -194,7 +196,7 @@ class TaskConfig(TableFormat):
     parts of words or no answer. Tokens: `characters` (default: same characters and type), `seqeval` (default for files
     of tokens: on those tokens), `i2b2_2010`, `i2b2_2012`, `i2b2_2014`, `n2c2_2018`, `n2c2_2018_lenient`, `meddocan`,
     `bc5cdr`, `words` (earlier versions of clinscale). Spans: `squad_v2` (default), `squad_v1` (default where
-    `unanswerable` is false)."""
+    `unanswerable` is false). Relations: `strict` (default), `strict_spans` (types of entities are not compared)."""
 
     @property
     def scored_by(self) -> str | None:

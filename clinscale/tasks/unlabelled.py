@@ -11,7 +11,7 @@ from clinscale.records import RECORD_SUFFIXES, Record, data_suffix, read_records
 from clinscale.storage import read_json
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.kinds import kind_of
+from clinscale.tasks.kinds import Kind, kind_of
 from clinscale.tasks.readers import bio, i2b2_xml, records, squad
 from clinscale.tasks.task import TaskConfig
 
@@ -155,6 +155,7 @@ def _read_squad(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
 def _read_records(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
     task = _with_text_for_tokens(task, file)
     columns = [*(() if task.columns.tokens else task.columns.texts), task.columns.tokens, task.columns.text_pair]
+    kind = kind_of(task)
     malformed: list[str] = []  # rows between the last and the one that comes
     row = 0
 
@@ -173,7 +174,7 @@ def _read_records(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled
     ):
         yield from faults()
         row = record.number
-        yield _row(task, record, name)
+        yield _row(kind, record, name)
     yield from faults()
 
 
@@ -187,12 +188,12 @@ def _with_text_for_tokens(task: TaskConfig, file: str) -> TaskConfig:
     return task.model_copy(update={"columns": columns})
 
 
-def _row(task: TaskConfig, record: Record, name: str) -> Unlabelled:
-    id = f"{name}:{record.number}"
+def _row(kind: Kind, record: Record, name: str) -> Unlabelled:
+    task, id = kind.task, f"{name}:{record.number}"
     try:
         id = records.id_of(task, record) or id
         text, second = records.texts_of(task, record)
-        given = kind_of(task).read_given(record, text)
+        given = kind.read_given(record, text)
     except CellError as error:
         return Unlabelled(id, record.number, fault=error.reason)
     return _document(id, record.number, text, second, is_split=task.columns.tokens is not None, **given)
