@@ -137,15 +137,14 @@ def _mapped(kind: Kind, own: Mapping[str, str], example: Example, findings: Find
         return task.label_map[own[label]]
 
     named = [new(label) for label in example.labels]
-    annotations = getattr(example, kind.annotation_field)
-    marked = [(one, new(one.label)) for one in annotations]
-    left = tuple(dataclasses.replace(one, label=label) for one, label in marked if label is not None)
+    marked = [(one, new(one.label)) for one in kind.annotations(example)]
+    left = [dataclasses.replace(one, label=label) for one, label in marked if label is not None]
     findings.leave_out("label mapped to null", len(marked) - len(left))
     labels = tuple(dict.fromkeys(label for label in named if label is not None))
     if example.labels and not labels and not task.multi_label:
         findings.leave_out("label mapped to null")
         return None
-    return dataclasses.replace(example, labels=labels, **{kind.annotation_field: left})
+    return kind.with_annotations(example, left, labels)
 
 
 def _with_known_labels(
@@ -159,10 +158,9 @@ def _with_known_labels(
         )
     if any(label not in known for label in example.labels):
         return None
-    annotations = getattr(example, kind.annotation_field)
-    left = tuple(dataclasses.replace(one, label=known[one.label]) for one in annotations if one.label in known)
-    labels = tuple(known[label] for label in example.labels)
-    return dataclasses.replace(example, labels=labels, **{kind.annotation_field: left})
+    annotations = kind.annotations(example)
+    left = [dataclasses.replace(one, label=known[one.label]) for one in annotations if one.label in known]
+    return kind.with_annotations(example, left, [known[label] for label in example.labels])
 
 
 def _grouped(task: TaskConfig, example: Example) -> Example:

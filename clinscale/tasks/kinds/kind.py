@@ -1,5 +1,6 @@
 """The contract of a kind, and the window: one model input cut from an example."""
 
+import dataclasses
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -255,7 +256,16 @@ class Kind(KindRules, ABC):
 
     def labels_of(self, example: Example) -> list[str]:
         """The labels that the gold of an example uses, each as often as it does."""
-        return [*example.labels, *(one.label for one in getattr(example, self.annotation_field))]
+        return [*example.labels, *(one.label for one in self.annotations(example))]
+
+    def annotations(self, example: Example) -> tuple[Any, ...]:
+        """What of the example the task's labels name, beside its own labels."""
+        return tuple(getattr(example, self.annotation_field))
+
+    def with_annotations(self, example: Example, annotations: Sequence[Any], labels: Sequence[str]) -> Example:
+        """The example with other annotations and labels."""
+        changed: dict[str, Any] = {self.annotation_field: tuple(annotations), "labels": tuple(labels)}
+        return dataclasses.replace(example, **changed)
 
     def as_read(self, example: Example) -> Example:
         """The example as this kind understands what a file says, before its labels are mapped to those of the task."""
