@@ -111,8 +111,8 @@ class TaskConfig(TableFormat):
     """What it is, where its files come from and how they are split, in a sentence or two."""
 
     kind: str
-    """What is predicted: `sequence` (labels of a text), `pair` (of two texts), `tokens` (entities), `spans` (the answer to
-    a question) or `relations` (between given entities)."""
+    """What is predicted: `sequence` (labels of a text), `pair` (of two texts), `tokens` (entities), `spans` (the answer
+    to a question) or `relations` (between given entities)."""
 
     format: str
     """What the files are: `records` (rows with columns), `bio` (token per line), `brat` stand-off, `i2b2_xml`
