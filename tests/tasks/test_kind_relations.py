@@ -262,6 +262,13 @@ def test_a_symmetric_relation_leads_forward_however_it_is_annotated(tmp_path):
     assert kind.score(found.splits["test"][:1], [answer], found.labels)["f1"] == 1
 
 
+@pytest.mark.parametrize("options", [{"types": [["Drug", "problem"]]}, {"symmetric": ["For"]}])
+def test_a_name_that_the_data_spell_otherwise_is_refused(tmp_path, options):
+    data = write_brat(tmp_path, f"{ENTITIES}R1\tfor Arg1:T1 Arg2:T2\n")
+    with pytest.raises(DataError, match=r"kind_options\.\w+, '(Drug|For)': nothing in the data has this name"):
+        read_task(task(**options), data)
+
+
 def test_a_split_without_a_relation_is_refused(tmp_path):
     with pytest.raises(DataError, match="has no relation; check the annotations"):
         read_task(task(), write_brat(tmp_path, ENTITIES))

@@ -211,8 +211,6 @@ class RelationsKind(Kind):
     def _ways(self, label: str) -> str:
         return ">" if label in self._options.symmetric else "><"
 
-    # ---- reading
-
     @property
     def own_readers(self) -> Mapping[str, Reader]:
         """brat, whose `R` lines other kinds leave alone."""
@@ -280,7 +278,10 @@ class RelationsKind(Kind):
             raise DataError(f"task {self.task.name}: {place} has no relation; check the annotations")
 
     def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
-        """Count relations and pairs, and remark on gold out of reach."""
+        """Count relations and pairs, remark on gold out of reach, and refuse options that nothing in the data meets."""
+        everything = [example for examples in splits.values() for example in examples]
+        self._check_met("types", {e.label for one in everything for e in one.entities}, findings)
+        self._check_met("symmetric", {r.label for one in everything for r in one.gold}, findings)
         for split, examples in splits.items():
             gold = sum(len(example.gold) for example in examples)
             reached = sum(len(self._reachable(example)) for example in examples)
@@ -292,14 +293,20 @@ class RelationsKind(Kind):
                     "(kind_options: within, max_gap_characters, max_pairs, types; or second relations of one pair)"
                 )
 
+    def _check_met(self, option: str, met: set[str], findings: Findings) -> None:
+        """Refuse names in an option that the data spell otherwise: they would change the pairs in silence."""
+        named = getattr(self._options, option)
+        for name in dict.fromkeys(name for one in named for name in ((one,) if isinstance(one, str) else one)):
+            if name not in met:
+                place = f"task {self.task.name}: kind_options.{option}, {name!r}"
+                findings.reject("nothing in the data has this name", place, "correct or remove it")
+
     def key_of(self, example: Example) -> list[Any]:
         """With the entities that were given and the relations."""
         return [
             example.id,
             *([dataclasses.astuple(one) for one in some] for some in (example.entities, example.gold)),
         ]
-
-    # ---- pairs
 
     def pairs(self, example: Example) -> list[Pair]:
         """The candidates of a document in the order of the text: those that are near enough, at most `max_pairs`."""
@@ -357,8 +364,6 @@ class RelationsKind(Kind):
 
     def _output_of(self, relation: Relation | None) -> str:
         return NO_RELATION if relation is None else f"{relation.label}{self._way(relation)}"
-
-    # ---- model
 
     def windows(
         self,
@@ -457,8 +462,6 @@ class RelationsKind(Kind):
     def reading_of_long_documents(self, how: LongDocuments) -> str:
         """The text around each pair is read, wherever it is."""
         return f"read around each pair of entities, up to {self._options.context_characters:,} characters each way"
-
-    # ---- scores
 
     def outcomes(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]

@@ -8,7 +8,10 @@ from clinscale.tasks.kinds.relations import UNKNOWN_ENTITY
 
 TRAIN, REFERENCE = "concept_assertion_relation_training_data", "reference_standard_for_test_data"
 TEXT = "Chief Complaint :\nDry cough for two days .\nGiven syrup for cough .\n"
-CONCEPTS = 'c="dry cough" 2:0 2:1||t="problem"\nc="syrup" 3:1 3:1||t="treatment"\nc="cough" 3:3 3:3||t="problem"\n'
+CONCEPTS = (
+    'c="complaint" 1:1 1:1||t="test"\nc="dry cough" 2:0 2:1||t="problem"\n'
+    'c="syrup" 3:1 3:1||t="treatment"\nc="cough" 3:3 3:3||t="problem"\n'
+)
 RELATION = 'c="syrup" 3:1 3:1||r="TrAP"||c="cough" 3:3 3:3'
 
 
@@ -49,7 +52,7 @@ def test_relations_lead_between_the_concepts_that_they_quote(make):
     quoted = [example.text[side.start : side.end] for side in (relation.head, relation.tail)]
     assert (quoted, relation.label) == (["syrup", "cough"], "TrAP")
     assert relation.tail.start > TEXT.index("Given")
-    assert len(example.entities) == 3
+    assert len(example.entities) == 4
 
 
 def test_only_concepts_of_one_line_are_asked_about(make):
