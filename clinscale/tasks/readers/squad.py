@@ -29,7 +29,7 @@ def read_squad(task: TaskConfig, path: str, findings: Findings) -> list[Example]
     examples = []
     for file in list_files(path, (".json",)):
         contexts = set()
-        for context, asked in itertools.groupby(questions(file), key=lambda question: question[1]):
+        for context, asked in itertools.groupby(questions(file, task.encoding), key=lambda question: question[1]):
             contexts.add(context)
             kept = [one for one in asked if _is_complete(*one, file, findings)]
             given = [(_given_answers(fields), _place(file, name)) for name, _, _, fields in kept]
@@ -132,10 +132,10 @@ def is_asked(task: TaskConfig, given: Iterable[Any], answers: tuple[Answer, ...]
     return task.unanswerable
 
 
-def questions(file: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+def questions(file: str, encoding: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Id, context, question, and the fields that hold the rest."""
     try:
-        for article in read_json(file)["data"]:
+        for article in read_json(file, encoding)["data"]:
             for paragraph in article["paragraphs"]:
                 for fields in paragraph["qas"]:
                     yield str(fields["id"]), str(paragraph["context"]), str(fields["question"]), fields
