@@ -11,6 +11,7 @@ from clinscale.config import nearest
 from clinscale.errors import ConfigError
 from clinscale.launch.answers import KINDS, Answers
 from clinscale.launch.versions import pins
+from clinscale.runtime import PATIENT
 
 _FILES = {
     "aws": ["aws.yaml"],
@@ -52,6 +53,7 @@ def render(kind: str, given: Answers) -> dict[str, str]:
             value.rstrip("\n") if isinstance(value, str) else value
         ),  # a macro ends its own lines
     )
+    environment.globals["patient"] = PATIENT
     values: dict[str, Any] = {"a": given, "pins": pins(), "made_by": _command(kind, given)}
     try:
         return {name: environment.get_template(f"{name}.j2").render(values) for name in _FILES[kind]}

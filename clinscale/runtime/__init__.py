@@ -1,11 +1,12 @@
 """Where code runs: connect to or start Ray, and run one function on N workers."""
 
 from clinscale.runtime.forks import fork_session
-from clinscale.runtime.session import QUIET, Cluster, hardware, ray_logs, ray_session, variables
+from clinscale.runtime.session import PATIENT, QUIET, Cluster, hardware, ray_logs, ray_session, variables
 from clinscale.runtime.streams import stream
 from clinscale.runtime.workers import WorkerContext, exhausted_memory, run_workers
 
 __all__ = [
+    "PATIENT",
     "QUIET",
     "Cluster",
     "WorkerContext",

@@ -36,9 +36,17 @@ QUIET = {
 }
 """Environment of the driver and of every worker: no second progress display, no idle waiting; what is set, stays."""
 
+PATIENT = {
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "120",
+}
+"""Environment of whatever starts a Ray node: Ray gives each part of it 30 s, too few for busy cores or a cold disk."""
+
 _LOCAL_OBJECT_STORE_BYTES = 160 * 2**20  # our objects are configs and metrics; data goes through files
 
-_STARTS = 3
+_STARTS = 2
 """How often a local Ray is started before it is given up."""
 
 _started_here: set[str] = set()
@@ -166,7 +174,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         yield current_cluster()
         return
     switch_off()
-    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+    os.environ.update({key: os.environ.get(key, value) for key, value in {**QUIET, **PATIENT}.items()})
     address = address or os.environ.get("RAY_ADDRESS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -258,7 +266,7 @@ def _init(address: str | None, options: dict[str, object]) -> Any:
 
 
 def _start_here(options: dict[str, object]) -> Any:
-    """A local Ray, tried again where a busy machine brings up no node in the 30 s that Ray allows itself."""
+    """A local Ray, tried again where a busy machine brings up no node in the time that `PATIENT` allows."""
     import psutil  # type: ignore[import-untyped]
     import ray
 

@@ -11,6 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from clinscale.runtime import PATIENT
+
+_QUICK = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # at the end nobody is left to wait for
+    "RAY_prestart_worker_first_driver": "0",  # workers that no test asks for
+}
+
 
 def free_port():
     with socket.socket() as free:
@@ -77,7 +85,7 @@ class Loopback:
         ]
         node = subprocess.Popen(
             [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", *options, *scratch, *agent, *small],
-            env=clean | self.auth | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+            env=clean | self.auth | PATIENT | _QUICK | (environment or {}),
             stdout=log,
             stderr=log,
             start_new_session=True,
