@@ -112,7 +112,7 @@ MISTAKES = [
     ("gcp.yaml", r"  use_internal_ips: true\n", "", "public address", "use_internal_ips is not true", "VPN"),
     (
         "aws.yaml",
-        r"RAY_AUTH_MODE=token (?=RAY_USAGE.*\n.*--head)",
+        r"RAY_AUTH_MODE=token (?=RAY_USAGE(?:.*\n){2}.*--head)",
         "",
         "token",
         "head_start_ray_commands: ray start",
