@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 
+from clinscale import models
 from clinscale.bench.encoders import (
     FAMILIES,
     batch_of,
+    builds_dense_probabilities,
     check_shape,
     pair,
+    prefix_of,
     without_dense_probabilities,
 )
 from clinscale.bench.measure import Times, ratio, saved_bytes, side_by_side, surroundings
@@ -75,14 +78,14 @@ def bench_attention(
                     "saved_bytes": dict(zip("ab", kept, strict=True))
                 }
                 ratios[f"{name}_{precision}_saved_bytes"] = ratio([kept[0] / kept[1]], None)
-                if family == "bigbird":
-                    name = "bigbird_module_vs_no_dense"
+                if builds_dense_probabilities(works[0].module):
+                    key = f"{name}_{precision}_vs_no_dense"
+                    name = f"{name}_vs_no_dense"
                     without_dense_probabilities(works[0].module)
                     times = _compare(name, works, dtype, repeats=repeats, device=device)
-                    key = f"bigbird_module_{precision}_vs_no_dense"
                     ratios[key] = times.ratio(_ASKED[name] if precision == "fp32" else None)
                     details[key] = times.seconds()
-            name = "mlm_head" if family == "longformer" else "bigbird_mlm_head"
+            name = f"{prefix_of(family)}mlm_head"
             on_progress(f"{name}_{precision}")
             heads = [_Head(model, rows=rows, tokens=tokens, device=device) for model in (hf, ours)]
             times = _compare(name, heads, dtype, repeats=repeats, device=device)
@@ -93,9 +96,8 @@ def bench_attention(
 
 def _modules_of(family: str) -> list[tuple[str, bool]]:
     """Names of a family's module benches, and whether the first token has global attention."""
-    if family == "bigbird":
-        return [("bigbird_module", False)]
-    return [("longformer_module", False), ("classification_module", True)]
+    modules = [(f"{family}_module", False)]
+    return [*modules, ("classification_module", True)] if models.FAMILIES[family].uses_global_mask else modules
 
 
 class _Module:
@@ -143,7 +145,7 @@ class _Head:
         torch.manual_seed(3)
         shape = (rows, tokens, model.config.hidden_size)
         self._hidden_BLE = torch.randn(shape, device=device).to(model.dtype).requires_grad_()
-        head = model.lm_head if model.config.model_type == "longformer" else model.cls
+        head = models.pretrainable_family(model.config.model_type).mlm_head(model)
         self._parameters = list(head.parameters())
 
     def run(self) -> list[torch.Tensor]:
@@ -158,7 +160,7 @@ class _Head:
 
 
 class _Hidden(tuple):  # type: ignore[type-arg]
-    """What both families' MLM models read of their encoder's output."""
+    """What all families' MLM models read of their encoder's output."""
 
     hidden_states = attentions = global_attentions = None
 

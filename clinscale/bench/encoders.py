@@ -3,26 +3,32 @@
 import inspect
 import textwrap
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 
 from clinscale import models
 from clinscale.errors import ClinscaleError, ConfigError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 # Shape letters: B rows of a batch, L tokens of a row
 
-FAMILIES = ("longformer", "bigbird")
+FAMILIES = models.EXACT_FAMILIES
+"""Those whose attention is measured; names of what is measured of the first have no prefix."""
 
 MASKED_SHARE = 0.15
 """Of tokens, as BERT and the paper mask them."""
 
-_VOCABULARY = {"longformer": 50265, "bigbird": 50358}
+
+def prefix_of(family: str) -> str:
+    """What the names of a family's measurements begin with."""
+    return "" if family == FAMILIES[0] else f"{family}_"
 
 
 def check_shape(tokens: int, hidden_size: int) -> None:
-    """Both families must attend sparsely at the length measured; ConfigError otherwise."""
+    """All families must attend sparsely at the length measured; ConfigError otherwise."""
     if tokens < 1024 or tokens % 512:
         raise ConfigError(
             f"tokens must be a multiple of 512 from 1024 on, so that attention is sparse; got {tokens}"
@@ -45,32 +51,23 @@ def model_of(
     dropout: float,
     hidden_size: int,
     vocab_size: int | None = None,
-) -> "transformers.PreTrainedModel":
+) -> "PreTrainedModel":
     """One of `pair`, on the CPU; without a `vocab_size` with that of the published model."""
+    one = models.FAMILIES[family]
     shape: dict[str, Any] = {
-        "vocab_size": vocab_size or _VOCABULARY[family],
+        **one.sizes["base"],
+        **one.published,
         "hidden_size": hidden_size,
         "num_hidden_layers": layers,
         "num_attention_heads": hidden_size // 64,
         "intermediate_size": 4 * hidden_size,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
+        **dict.fromkeys((name for names in one.dropout_fields for name in names), dropout),
     }
+    del shape["max_tokens"]
+    if vocab_size:
+        shape["vocab_size"] = vocab_size
     torch.manual_seed(0)
-    if family == "longformer":
-        config = transformers.LongformerConfig(
-            **shape,
-            attention_window=512,
-            max_position_embeddings=tokens + 2,
-            pad_token_id=1,
-            type_vocab_size=1,
-            layer_norm_eps=1e-5,
-        )
-        model = transformers.LongformerForMaskedLM(config)
-    else:
-        model = transformers.BigBirdForMaskedLM(
-            transformers.BigBirdConfig(**shape, max_position_embeddings=tokens)
-        )
+    model = one.new_mlm(shape, max_tokens=tokens)
     if attention == "exact":
         models.set_attention(model)
         models.prepare_for_mlm(model)
@@ -90,10 +87,18 @@ def batch_of(model: Any, *, rows: int, tokens: int, device: str) -> dict[str, to
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
+_SPARSE = "bigbird_block_sparse_attention"
+"""HF's method that builds them; only BigBird's module has it."""
+
+
+def builds_dense_probabilities(module: Any) -> bool:
+    """Whether a self-attention of HF fills (B, H, L, L) probabilities that nobody asked for."""
+    return hasattr(module, _SPARSE)
+
+
 def without_dense_probabilities(module: Any) -> None:
     """HF's BigBird as it was before 5.0 came to build the (B, H, L, L) probabilities in every forward pass."""
-    name = "bigbird_block_sparse_attention"
-    source = textwrap.dedent(inspect.getsource(getattr(type(module), name)))
+    source = textwrap.dedent(inspect.getsource(getattr(type(module), _SPARSE)))
     start = source.find("attention_probs = torch.zeros(")
     end = source.find("return context_layer, attention_probs")
     if min(start, end) < 0:
@@ -101,4 +106,4 @@ def without_dense_probabilities(module: Any) -> None:
     code = source[:start] + "return context_layer, None\n"
     namespace = dict(vars(inspect.getmodule(type(module))))
     exec(compile(code, "bigbird_without_dense", "exec"), namespace)
-    setattr(module, name, types.MethodType(namespace[name], module))
+    setattr(module, _SPARSE, types.MethodType(namespace[_SPARSE], module))

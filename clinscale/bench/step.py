@@ -11,9 +11,11 @@ from clinscale.bench.encoders import (
     FAMILIES,
     MASKED_SHARE,
     batch_of,
+    builds_dense_probabilities,
     check_shape,
     model_of,
     pair,
+    prefix_of,
     without_dense_probabilities,
 )
 from clinscale.bench.measure import (
@@ -49,7 +51,7 @@ def bench_step(
     device: str = "cpu",
     on_progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
-    """Forward, backward, clipping and AdamW of one MLM step, both families, at base width.
+    """Forward, backward, clipping and AdamW of one MLM step, all families, at base width.
 
     A is HF eager, B clinscale, both through the same engine with the same weights and rows; loss and gradients are
     compared before anything is timed. The roof is the best matrix product measured here; only useful arithmetic
@@ -67,7 +69,7 @@ def bench_step(
     is_cuda = device.startswith("cuda")
     shape = {"tokens": tokens, "dropout": dropout, "hidden_size": hidden_size, "vocab_size": vocab_size}
     for family in families:
-        prefix = "" if family == "longformer" else "bigbird_"
+        prefix = prefix_of(family)
         deepest = max(layers)
         times: dict[tuple[int, str], Times] = {}
         for depth in layers:
@@ -75,9 +77,9 @@ def bench_step(
                 name = f"{family}_step_{depth}_layers_{precision}"
                 on_progress(name)
                 hf, ours = pair(family, layers=depth, **shape, device=device)
-                if family == "bigbird" and precision == "bf16":
+                for layer in hf.base_model.encoder.layer:
                     # under autocast HF's BigBird fails where it writes half probabilities into that tensor
-                    for layer in hf.bert.encoder.layer:
+                    if precision == "bf16" and builds_dense_probabilities(layer.attention.self):
                         without_dense_probabilities(layer.attention.self)
                 works = [
                     _Step(model, precision=precision, rows=rows, tokens=tokens, device=device)

@@ -10,8 +10,9 @@ from clinscale.cli.options import Json
 from clinscale.cli.output import Steps, emit
 from clinscale.cli.output import table as table_of
 from clinscale.errors import ConfigError
+from clinscale.models import EXACT_FAMILIES
 
-Family = StrEnum("Family", ["longformer", "bigbird"])
+Family = StrEnum("Family", EXACT_FAMILIES)  # type: ignore[misc]
 Precision = StrEnum("Precision", ["fp32", "bf16"])
 Answers = StrEnum("Answers", ["classification", "entities"])
 Format = StrEnum(
@@ -25,7 +26,7 @@ Tokens = Annotated[int, typer.Option(min=8, help="Length of each row.")]
 Rows = Annotated[int, typer.Option(min=1, help="Rows of the batch.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; ratios are quoted for one.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turns.")]
-Families = Annotated[list[Family] | None, typer.Option("--family", help="Repeat for several; both by default.")]
+Families = Annotated[list[Family] | None, typer.Option("--family", help="Repeat for several; all by default.")]
 Precisions = Annotated[
     list[Precision] | None, typer.Option("--precision", help="Repeat for several; both by default.")
 ]

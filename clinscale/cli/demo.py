@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from clinscale.runtime import Cluster
     from clinscale.sweep import StudyResult
 
-FAMILIES = ("longformer", "bigbird")
 TASKS = ("demo_documents", "demo_pairs", "demo_entities", "demo_questions")
 _NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # tiny models underfit as it is
 LONG_TASK = "demo_documents"
@@ -55,6 +54,7 @@ def demo(
 
     Example: `clinscale demo --dir demo`
     """
+    from clinscale.models import EXACT_FAMILIES
     from clinscale.report import write_report
     from clinscale.runtime import ray_session
     from clinscale.synthetic import write_demo_data
@@ -67,7 +67,7 @@ def demo(
     with ray_session(num_cpus=max(2, os.cpu_count() or 2)) as cluster:
         run = Demo(folder, tracking, cluster, scale, num_trials)
         shards = _build_corpus(run)
-        bases = [_pretrain(run, shards, family) for family in FAMILIES]
+        bases = [_pretrain(run, shards, family) for family in EXACT_FAMILIES]
         winners = _sweep(run, bases)
     long_versus_short = _long_versus_short(run, next(winner for winner in winners if winner.task == LONG_TASK))
     pulled = _pull_and_predict(run, winners[0].version)

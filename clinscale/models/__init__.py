@@ -4,14 +4,16 @@ Models stay the classes of `transformers`, so that every checkpoint written here
 and every public checkpoint loads here.
 """
 
-from clinscale.models.catalog import Attention, EvaluationPattern, InferencePrecision, ModelConfig, family_of
+from clinscale.models.catalog import ModelConfig, family_of
 from clinscale.models.checkpoint import stored_precision
 from clinscale.models.convert import convert, convert_to_folder, convert_to_longformer
+from clinscale.models.families import EXACT_FAMILIES, FAMILIES, Family, family_named, pretrainable_family
 from clinscale.models.flops import train_flops_per_token
 from clinscale.models.hf_weights import (
     attention_backend,
     build,
     check_hf_folder,
+    check_pretrains,
     leaves_padding_out,
     load_hf,
     max_tokens_of,
@@ -19,23 +21,30 @@ from clinscale.models.hf_weights import (
     set_attention,
 )
 from clinscale.models.mlm import prepare_for_mlm
+from clinscale.models.options import Attention, EvaluationPattern, InferencePrecision
 
 __all__ = [
+    "EXACT_FAMILIES",
+    "FAMILIES",
     "Attention",
     "EvaluationPattern",
+    "Family",
     "InferencePrecision",
     "ModelConfig",
     "attention_backend",
     "build",
     "check_hf_folder",
+    "check_pretrains",
     "convert",
     "convert_to_folder",
     "convert_to_longformer",
+    "family_named",
     "family_of",
     "leaves_padding_out",
     "load_hf",
     "max_tokens_of",
     "prepare_for_mlm",
+    "pretrainable_family",
     "save_hf",
     "set_attention",
     "stored_precision",

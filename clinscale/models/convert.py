@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.models.catalog import Family, ModelConfig
+from clinscale.models.catalog import ModelConfig
 from clinscale.models.checkpoint import new_weights
+from clinscale.models.families import FAMILIES, WITH_BERTS_LAYERS
 from clinscale.models.hf_weights import load_with_fit, max_tokens_of, save_hf
 
 if TYPE_CHECKING:
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clinscale.models")
 
 # Shape letters: P positions of a table, D hidden size
-
-SOURCES = ("bert", "roberta", "camembert", "xlm-roberta")
-"""HF's `model_type` of what converts: encoders whose layers are BERT's."""
-
-OVERRIDES: dict[Family, dict[str, int]] = {
-    "longformer": {"attention_window": 512},
-    "bigbird": {"block_size": 64, "num_random_blocks": 3},
-}
-"""Fields of the new HF config that are not the source's, with their published values; the first divides max_tokens."""
 
 _SHAPE = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
@@ -62,8 +54,8 @@ def convert(
     says so. The new model shares the source's memory: the peak stays below twice the source.
 
     Args:
-        config: with `pretrained`, of one of the `SOURCES`, and `convert_to`; may set `max_tokens` and the fields of
-            `OVERRIDES`.
+        config: with `pretrained`, of one of `WITH_BERTS_LAYERS`, and `convert_to`; may set `max_tokens` and the
+            family's `converted_fields`.
         tokenizer: the source's; its special tokens go to the new config.
         seed: for what the source does not have.
         attention_dropout: sets that of attention alone; None keeps the source's.
@@ -131,17 +123,20 @@ def _converted(
 ) -> "tuple[PreTrainedModel, bool]":
     """The new model, and whether its head is the source's."""
     import torch
-    import transformers
 
-    name, family = config.pretrained, config.convert_to
-    if name is None or family is None:
+    name = config.pretrained
+    if name is None or config.convert_to is None:
         raise ConfigError("a conversion needs model.pretrained and model.convert_to; give both")
-    if foreign := sorted(config.hf_overrides.keys() - OVERRIDES[family].keys()):
+    family = FAMILIES[config.convert_to]
+    if not family.converted_fields:
+        able = ", ".join(one.name for one in FAMILIES.values() if one.converted_fields)
+        raise ConfigError(f"model.convert_to must be a family that others convert to, {able}, got {family.name}")
+    if foreign := sorted(config.hf_overrides.keys() - family.converted_fields.keys()):
         raise ConfigError(
-            f"hf_overrides of a converted {family} may set {', '.join(OVERRIDES[family])}, got {', '.join(foreign)}; "
-            "all else is the source's"
+            f"hf_overrides of a converted {family.name} may set {', '.join(family.converted_fields)}, got "
+            f"{', '.join(foreign)}; all else is the source's"
         )
-    own, max_tokens = OVERRIDES[family] | config.hf_overrides, config.max_tokens or 4096
+    own, max_tokens = {**family.converted_fields, **config.hf_overrides}, config.max_tokens or 4096
     if odd := [f"{field}={value!r}" for field, value in own.items() if type(value) is not int or value < 1]:
         raise ConfigError(f"hf_overrides must be whole numbers from 1 on, got {', '.join(odd)}")
     step = next(iter(own))
@@ -154,13 +149,7 @@ def _converted(
     shape |= {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.cls_token_id}
     shape |= {"eos_token_id": tokenizer.sep_token_id, "sep_token_id": tokenizer.sep_token_id}
     with torch.device("meta"):  # without memory of its own
-        if family == "longformer":
-            # its positions begin after the padding id, as RoBERTa's do
-            shape["max_position_embeddings"] = max_tokens + int(tokenizer.pad_token_id) + 1
-            model: PreTrainedModel = transformers.LongformerForMaskedLM(transformers.LongformerConfig(**shape))
-        else:
-            shape["max_position_embeddings"] = max_tokens
-            model = transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**shape))
+        model = family.new_mlm(shape, max_tokens=max_tokens)
     # BERT's head has the activation of its layers, RoBERTa's and Longformer's always GELU
     same_head = source.config.hidden_act == "gelu" or hasattr(source, "cls") == hasattr(model, "cls")
     keeps_head = same_head and not new_weights(source, fit)
@@ -169,15 +158,15 @@ def _converted(
     model.tie_weights()
     _make_buffers(model)
     if not keeps_head:
-        logger.warning("model %s has no head of masked-language modelling that %s can use", name, family)
+        logger.warning("model %s has no head of masked-language modelling that %s can use", name, family.name)
     return model.eval(), keeps_head
 
 
 def _check_source(config: "PretrainedConfig", name: str, max_tokens: int) -> None:
-    if config.model_type not in SOURCES:
+    if config.model_type not in WITH_BERTS_LAYERS:
         raise DataError(
-            f"model {name} must be of a type that converts, {', '.join(SOURCES)}, got {config.model_type!r}; name a "
-            "BERT- or RoBERTa-type encoder"
+            f"model {name} must be of a type that converts, {', '.join(WITH_BERTS_LAYERS)}, got "
+            f"{config.model_type!r}; name a BERT- or RoBERTa-type encoder"
         )
     positions = getattr(config, "position_embedding_type", None) or "absolute"
     if positions != "absolute" or getattr(config, "is_decoder", False):

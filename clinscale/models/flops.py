@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from clinscale.models.families import pretrainable_family
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -13,24 +15,16 @@ def train_flops_per_token(config: "PretrainedConfig", row_tokens: int, *, head_s
     twice the forward. Norms, activations and embeddings are left out, as is usual.
 
     Args:
-        config: of a Longformer or BigBird.
+        config: of a family that clinscale pretrains.
         row_tokens: length of the rows.
         head_share: share of positions that the MLM head runs at; 1 is HF's, 0.15 is where tokens are masked.
+
+    Raises:
+        ConfigError: the family is not one of those.
     """
+    family = pretrainable_family(config.model_type)
     hidden, layers, inner = config.hidden_size, config.num_hidden_layers, config.intermediate_size
-    dense = 2 * (4 * hidden**2 + 2 * hidden * inner) * layers
-    if config.model_type == "longformer":
-        windows = config.attention_window
-        windows = [windows] * layers if isinstance(windows, int) else windows
-        pairs = 0
-        for window in windows:
-            side = min(window // 2, row_tokens)
-            pairs += row_tokens * (2 * side + 1) - side * (side + 1)
-    else:
-        size, random = config.block_size, config.num_random_blocks
-        blocks = -(-row_tokens // size)
-        seen = 2 * blocks + 2 * (4 + random) + (blocks - 4) * (5 + random)
-        pairs = layers * (row_tokens**2 if blocks <= 5 + 2 * random else seen * size**2)
-    attention = 4 * hidden * pairs / row_tokens
+    dense = 2 * (4 * hidden**2 + family.inner_products * hidden * inner) * layers
+    attention = 4 * hidden * family.attended_pairs(config, row_tokens) / row_tokens
     head = 2 * (hidden**2 + hidden * config.vocab_size) * head_share
     return float(3 * (dense + attention + head))

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clinscale.errors import ClinscaleError, DataError, reason_of
-from clinscale.models.catalog import SIZES, Attention, EvaluationPattern, ModelConfig
+from clinscale.models.catalog import ModelConfig
 from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, weight_files
+from clinscale.models.families import FAMILIES, family_named, pretrainable_family
+from clinscale.models.options import Attention, EvaluationPattern
 from clinscale.runtime import exhausted_memory
 from clinscale.storage import refuse_lfs_pointers
 
@@ -35,8 +37,9 @@ def build(
     The other arguments as in `load_hf`.
 
     Raises:
-        ConfigError: the shape that it is to be converted to does not fit. DataError: `config.pretrained` is no HF
-            model, none that converts, or its vocabulary is smaller than the tokenizer's.
+        ConfigError: `config.pretrained` is of a family that is not pretrained, or the shape that it is to be converted
+            to does not fit. DataError: it is no HF model, none that converts, or its vocabulary is smaller than the
+            tokenizer's.
     """
     import torch
 
@@ -46,6 +49,7 @@ def build(
         model = convert(config, tokenizer, seed=seed, attention_dropout=attention_dropout)
         return set_attention(model, attention, evaluation_pattern=evaluation_pattern)
     if config.pretrained:
+        check_pretrains(config)
         model = load_hf(
             config.pretrained,
             head="mlm",
@@ -64,6 +68,18 @@ def build(
         torch.manual_seed(seed)
         model = _new_mlm(config, tokenizer, attention_dropout)
     return set_attention(model, attention, unpad=False, evaluation_pattern=evaluation_pattern)
+
+
+def check_pretrains(config: ModelConfig) -> None:
+    """Raise ConfigError where `config.pretrained` is of a family that clinscale does not pretrain; loads no weights."""
+    import transformers
+
+    if config.pretrained and not config.convert_to:
+        try:
+            stored = transformers.AutoConfig.from_pretrained(config.pretrained, trust_remote_code=False)
+        except (OSError, ValueError, KeyError):  # what is wrong with it, loading says
+            return
+        pretrainable_family(stored.model_type, source=f"model.pretrained={config.pretrained}")
 
 
 def load_hf(
@@ -149,10 +165,6 @@ def load_with_fit(
         options["label2id"] = {label: index for index, label in enumerate(labels)}
     if problem_type:
         options["problem_type"] = problem_type
-    if dropout is not None:
-        options["hidden_dropout_prob"] = options["attention_probs_dropout_prob"] = dropout
-    if attention_dropout is not None:
-        options["attention_probs_dropout_prob"] = attention_dropout
     loader = {
         "mlm": transformers.AutoModelForMaskedLM,
         "sequence": transformers.AutoModelForSequenceClassification,
@@ -162,6 +174,10 @@ def load_with_fit(
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head on an encoder is expected here, not news
     try:
+        stored = transformers.AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
+        options |= family_named(stored.model_type).dropout_values(
+            stored, hidden=dropout, attention=dropout if attention_dropout is None else attention_dropout
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model, info = loader.from_pretrained(name_or_folder, **options)
@@ -202,7 +218,7 @@ def set_attention(
     unpad: bool = False,
     evaluation_pattern: EvaluationPattern | None = None,
 ) -> "PreTrainedModel":
-    """Swap the exact attention into an HF Longformer or BigBird with any head, or (`hf`) out of it; in place.
+    """Swap the exact attention into an HF model with any head whose family has one, or (`hf`) out of it; in place.
 
     The model also refuses rows that its position table does not hold. `build` and `load_hf` have called this
     already; arguments as in `load_hf`. Other encoders keep HF's code.
@@ -215,9 +231,8 @@ def set_attention(
     if attention == "hf":
         return use_hf_attention(model)
     evaluation_pattern = evaluation_pattern or getattr(model.config, "evaluation_pattern", None) or "hf"
-    if (
-        model.config.model_type == "big_bird"
-    ):  # goes to config.json, which is the card that travels with the weights
+    if family_named(model.config.model_type).has_evaluation_patterns:
+        # goes to config.json, which is the card that travels with the weights
         model.config.evaluation_pattern = evaluation_pattern
     return use_exact_attention(model, unpad=unpad, evaluation_pattern=evaluation_pattern)
 
@@ -257,24 +272,21 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
     return values
 
 
-_COUNT_FROM_PADDING = ("longformer", "roberta", "camembert", "xlm-roberta")
-"""Types whose positions begin after the padding id."""
-
-
 def max_tokens_of(config: "PretrainedConfig") -> int:
-    """Tokens a model can read at once; RoBERTa-type position tables lose the first `pad_token_id + 1` entries."""
-    positions = int(config.max_position_embeddings)
-    if config.model_type in _COUNT_FROM_PADDING:
-        return positions - int(config.pad_token_id) - 1
-    return positions
+    """Tokens a model can read at once; RoBERTa-type position tables lose the first `pad_token_id + 1` entries.
+
+    Raises:
+        DataError: its config does not say.
+    """
+    return family_named(config.model_type).max_tokens(config)
 
 
 def _check_padding(config: dict[str, Any], name: str) -> None:
-    pad = config.get("pad_token_id", 1)
-    if config["model_type"] in _COUNT_FROM_PADDING and (not isinstance(pad, int) or pad < 0):
+    pad, model_type = config.get("pad_token_id", 1), str(config["model_type"])
+    if family_named(model_type).counts_from_padding and (not isinstance(pad, int) or pad < 0):
         raise DataError(
             f"the config.json of model {name} must say the pad_token_id of its tokenizer, from which a "
-            f"{config['model_type']} counts positions, got {json.dumps(pad)}; set it there, 1 is usual"
+            f"{model_type} counts positions, got {json.dumps(pad)}; set it there, 1 is usual"
         )
 
 
@@ -302,12 +314,8 @@ def _not_loaded(name: str, error: Exception, *, is_local: bool) -> DataError:
 def _new_mlm(
     config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", attention_dropout: float | None
 ) -> "PreTrainedModel":
-    import transformers
-
-    dropout = {} if attention_dropout is None else {"attention_probs_dropout_prob": attention_dropout}
-    overrides = config.hf_overrides | dropout
-
-    shape: dict[str, Any] = dict(SIZES[config.size][config.family])
+    family = FAMILIES[config.family]
+    shape: dict[str, Any] = dict(family.sizes[config.size])
     max_tokens = config.max_tokens or shape["max_tokens"]
     del shape["max_tokens"]
     shape |= {
@@ -317,16 +325,8 @@ def _new_mlm(
         "eos_token_id": tokenizer.sep_token_id,
         "sep_token_id": tokenizer.sep_token_id,
     }
-    if config.family == "longformer":
-        # as allenai/longformer-base-4096: RoBERTa's position offset, one token type, RoBERTa's norm
-        shape |= {
-            "max_position_embeddings": max_tokens + tokenizer.pad_token_id + 1,
-            "type_vocab_size": 1,
-            "layer_norm_eps": 1e-5,
-        }
-        return transformers.LongformerForMaskedLM(transformers.LongformerConfig(**(shape | overrides)))
-    shape["max_position_embeddings"] = max_tokens
-    return transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**(shape | overrides)))
+    dropout = {} if attention_dropout is None else dict.fromkeys(family.dropout_fields[1], attention_dropout)
+    return family.new_mlm(shape | config.hf_overrides | dropout, max_tokens=max_tokens)
 
 
 def _refuse_long_rows(encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

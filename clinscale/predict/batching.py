@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from clinscale.models import family_named
 from clinscale.tasks import Window
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ def length_sorted_batches(
 ) -> Iterator[list[int]]:
     """Indices of `windows` in batches of similar length, longest first, so that little is padded.
 
-    With `block_size` (BigBird's), a batch holds only windows of equally many blocks: its attention treats the last
-    block of the padded row as global, so that a longer neighbour would change a document's answer.
+    With `block_size` (BigBird's; `Family.padding_block`), a batch holds only windows of equally many blocks: its
+    attention treats the last block of the padded row as global, so that a longer neighbour would change an answer.
     """
 
     def blocks(index: int) -> int:
@@ -37,8 +38,8 @@ def collate(
     """One batch as the HF model takes it, padded to its longest window and `least_length`.
 
     Returns:
-        `input_ids`, `attention_mask` (B, L) and, for Longformer, `global_attention_mask` (B, L), all int64; the
-        windows' targets where they have any: `labels` (B,), (B, labels) or (B, L), `start_positions` (B,), ...
+        `input_ids`, `attention_mask` (B, L) and, where the family takes it, `global_attention_mask` (B, L), all int64;
+        the windows' targets where they have any: `labels` (B,), (B, labels) or (B, L), `start_positions` (B,), ...
     """
     import torch
 
@@ -51,7 +52,7 @@ def collate(
         "input_ids": torch.tensor([padded(window.input_ids, pad_token_id) for window in windows]),
         "attention_mask": torch.tensor([padded([1] * len(window.input_ids), 0) for window in windows]),
     }
-    if family == "longformer":
+    if family_named(family).uses_global_mask:
         batch["global_attention_mask"] = torch.tensor([padded(window.global_mask, 0) for window in windows])
     for name in windows[0].targets:
         targets: list[Any] = [window.targets[name] for window in windows]

@@ -36,8 +36,8 @@ class Predictor:
         self.kind = kind_of(card.task)
         self.batch_size = batch_size
         """Windows of one forward pass at most; may be lowered at any time, no answer depends on it."""
-        self._family = models.family_of(model.config.model_type)
-        self._block_size: int | None = getattr(model.config, "block_size", None)  # only BigBird has one
+        self._family = models.family_named(model.config.model_type)
+        self._block_size = self._family.padding_block(model.config)
 
     def predict(
         self,
@@ -95,7 +95,7 @@ class Predictor:
             batch = collate(
                 [flat[index] for index in indices],
                 pad_token_id=self.tokenizer.pad_token_id,
-                family=self._family,
+                family=self._family.name,
             )
             for index, output in zip(indices, self._forward(batch), strict=True):
                 outputs[index] = _without_padding(output, len(flat[index].input_ids))

@@ -11,7 +11,7 @@ from clinscale.config import Config, nearest
 from clinscale.corpus import CanaryConfig, MaskingConfig
 from clinscale.engine import OptimizerConfig, Precision, RetentionConfig, ZeroConfig
 from clinscale.errors import ConfigError
-from clinscale.models import Attention, EvaluationPattern, ModelConfig
+from clinscale.models import Attention, EvaluationPattern, ModelConfig, family_named
 from clinscale.pretrain.guard import SpikeGuardConfig
 from clinscale.units import Duration
 
@@ -80,7 +80,7 @@ class PretrainRecipe(Config):
 
     def has_global_tokens(self, model_type: str) -> bool:
         """Whether any token of a row has global attention."""
-        return self.global_first_token and model_type == "longformer"
+        return self.global_first_token and family_named(model_type).uses_global_mask
 
 
 class PretrainRuntime(Config):
@@ -181,16 +181,14 @@ class PretrainConfig(Config):
                 "recipe.precision=fp16 needs GPUs, and runtime.gpus_per_worker is 0: a CPU computes fp16 hundreds of "
                 "times slower than bf16; use recipe.precision=bf16 or runtime.gpus_per_worker=1"
             )
-        if recipe.documents_apart and runtime.attention != "exact":
-            raise ConfigError(
-                f"recipe.documents_apart needs runtime.attention=exact, got {runtime.attention}; Hugging Face's own "
-                "attention cannot keep notes apart"
+        if recipe.documents_apart and (
+            reason := recipe.model.family_to_train.why_not_apart(
+                runtime.attention,
+                on_gpu=runtime.gpus_per_worker > 0,
+                attention_dropout=recipe.attention_dropout,
             )
-        if recipe.documents_apart and runtime.gpus_per_worker and recipe.attention_dropout != 0:
-            raise ConfigError(
-                "recipe.documents_apart on GPUs needs recipe.attention_dropout=0, got "
-                f"{recipe.attention_dropout}: FlexAttention, which keeps notes apart there, has no dropout"
-            )
+        ):
+            raise ConfigError(reason)
         if runtime.cpus_per_worker <= 0:
             raise ConfigError(
                 f"runtime.cpus_per_worker must be above 0, got {runtime.cpus_per_worker:g}; 1 is usual"

@@ -57,12 +57,13 @@ def pretrain(
     or returns what is finished already.
 
     Raises:
-        ConfigError: the name stands for another recipe, the rows are longer than the model, or too few for the
-            canaries.
+        ConfigError: the name stands for another recipe, the model is of a family that is not pretrained, the rows are
+            longer than the model, or too few for the canaries.
         DataError: no ShardSet at `recipe.shards`, or one that was not made with the model's tokenizer.
         CapacityError: the cluster, its memory or its disk is too small. ClusterError: the workers failed for good.
         RegistryError: training is done, but the tracking server is away; the same command registers it later.
     """
+    models.check_pretrains(config.recipe.model)
     shards = corpus.open_shards(config.recipe.shards)
     recipe = config.recipe.plain() | {"shards": shards.fingerprint}
     folder = claim_run_folder(home, "pretrain", config.name, recipe)
