@@ -110,6 +110,8 @@ def _annotations(rows: list[dict[str, str]]) -> dict[str, Target]:
         brat |= {f"d/{n}.txt": text.encode(), f"d/{n}.ann": b"T1\tX 0 10\tQuokkabert\nT2\tX 0 4;6 10\tQuok bert\n"}
         tag = '<X id="P0" start="0" end="10" text="Quokkabert" TYPE="X" comment=""/>'
         xml[f"x/{n}.xml"] = f"<r><TEXT><![CDATA[{text}]]></TEXT><TAGS>{tag}</TAGS></r>".encode()
+    links = b"T3\tY 13 16\twas\nE1\tX:T1\nR1\tto Arg1:E1 Arg2:T3\n*\tas T1 T3\n"
+    related = {name: raw + links if name.endswith(".ann") else raw for name, raw in brat.items()}
     tokens = [{"words": t.split(), "tags": ["B-X", *["O"] * (len(t.split()) - 1)]} for t in texts]
 
     def lines(values: list[dict]) -> bytes:
@@ -121,6 +123,7 @@ def _annotations(rows: list[dict[str, str]]) -> dict[str, Target]:
     return {
         "bio": _task_target("tokens", "bio", {"n.tsv": bio.encode()}, "n.tsv"),
         "brat": _task_target("tokens", "brat", brat, "d"),
+        "relations": _task_target("relations", "brat", related, "d"),
         "i2b2_xml": _task_target("tokens", "i2b2_xml", xml, "x"),
         "squad": _task_target(
             "spans", "squad", {"n.json": json.dumps({"data": [{"paragraphs": squad}]}).encode()}, "n.json"

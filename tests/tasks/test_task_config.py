@@ -7,7 +7,7 @@ import pytest
 
 from clinscale.errors import ConfigError
 from clinscale.synthetic import write_demo_data
-from clinscale.tasks import catalog, kind_of, load_task, metric_of, read_task
+from clinscale.tasks import TaskConfig, catalog, kind_of, load_task, metric_of, read_task
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,18 @@ def test_the_room_is_light():
     ).stdout.split()
     assert "clinscale.tasks" in loaded
     assert not {"torch", "transformers", "sklearn", "seqeval", "pandas", "ray", "mlflow"} & set(loaded)
+
+
+def test_a_task_without_options_of_its_kind_is_recorded_as_before_there_were_any():
+    values = {"name": "t", "kind": "sequence", "format": "records", "splits": {"all": "a.csv"}}
+    task = TaskConfig.parse({**values, "split_ratios": (0.5, 0.25, 0.25)}, source="test")
+    assert "kind_options" not in task.plain()
+    assert TaskConfig.parse(task.plain(), source="test") == task
+
+
+def test_an_unknown_kind_and_an_unknown_option_of_a_kind_are_named():
+    values = {"name": "t", "format": "records", "splits": {"all": "a.csv"}, "split_ratios": (0.5, 0.25, 0.25)}
+    with pytest.raises(ConfigError, match="kind must be a known one, got 'tokns'; did you mean tokens"):
+        TaskConfig.parse({**values, "kind": "tokns"}, source="test")
+    with pytest.raises(ConfigError, match="kind_options.*max_pairs"):
+        TaskConfig.parse({**values, "kind": "sequence", "kind_options": {"max_pairs": 3}}, source="test")
