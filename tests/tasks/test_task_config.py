@@ -136,5 +136,5 @@ def test_an_unknown_kind_and_an_unknown_option_of_a_kind_are_named():
     values = {"name": "t", "format": "records", "splits": {"all": "a.csv"}, "split_ratios": (0.5, 0.25, 0.25)}
     with pytest.raises(ConfigError, match="kind must be a known one, got 'tokns'; did you mean tokens"):
         TaskConfig.parse({**values, "kind": "tokns"}, source="test")
-    with pytest.raises(ConfigError, match="kind_options.*max_pairs"):
+    with pytest.raises(ConfigError, match=r"kind_options.*max_pairs"):
         TaskConfig.parse({**values, "kind": "sequence", "kind_options": {"max_pairs": 3}}, source="test")

@@ -192,7 +192,7 @@ class RelationsKind(Kind):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Over all relations together (micro); `reachable` is the share of gold that any answer could find."""
+        """Scores over all relations together (micro); `reachable` is the share of gold that any answer could find."""
         return ("f1", "precision", "recall", "reachable")
 
     @property
@@ -257,7 +257,7 @@ class RelationsKind(Kind):
         return {"entities": entities_of(text, marks.values(), _Strict())}
 
     def as_read(self, example: Example) -> Example:
-        """With the inverse of relations that have one."""
+        """The example with the inverse of each relation that has one."""
         inverse = self._options.inverse
         gold = (Relation(r.tail, r.head, inverse[r.label]) if r.label in inverse else r for r in example.gold)
         return dataclasses.replace(example, gold=tuple(gold))
@@ -267,7 +267,7 @@ class RelationsKind(Kind):
         return Relation(relation.tail, relation.head, relation.label) if is_back else relation
 
     def settled(self, example: Example, findings: Findings) -> Example:
-        """With each relation once, in order; those without a direction lead forward."""
+        """The example with each relation once, in order; those without a direction lead forward."""
         once = sorted({self._directed(relation) for relation in example.gold})
         findings.leave_out(REPEATED, len(example.gold) - len(once))
         return dataclasses.replace(example, gold=tuple(once))
@@ -302,7 +302,7 @@ class RelationsKind(Kind):
                 findings.reject("nothing in the data has this name", place, "correct or remove it")
 
     def key_of(self, example: Example) -> list[Any]:
-        """With the entities that were given and the relations."""
+        """The id, the entities that were given and the relations."""
         return [
             example.id,
             *([dataclasses.astuple(one) for one in some] for some in (example.entities, example.gold)),
@@ -534,7 +534,7 @@ class RelationsKind(Kind):
 
 
 class _Strict(Findings):
-    """For documents to answer, of which each mistake is a refusal."""
+    """Findings on documents to answer, of which each mistake is a refusal."""
 
     def reject(self, reason: str, place: str, mend: str) -> None:
         raise CellError(reason, mend)
@@ -607,7 +607,7 @@ def _link(given: Any, place: str) -> tuple[str, str, str, str] | None:
 
 
 def _name(given: Any) -> str | None:
-    """How `read_gold` calls the entity that a relation names."""
+    """The name by which `read_gold` knows the entity that a relation names."""
     if isinstance(given, dict):
         start, end = (as_whole_number(given.get(side), side) for side in ("start", "end"))
         if start is None or end is None:
@@ -638,7 +638,7 @@ def _around(
     marks: Sequence[int],
     room: int,
 ) -> Window:
-    """Of a text that is too long, the tokens nearest to one of the marks, which are attended globally."""
+    """The window of a marked text: where it is too long, the tokens nearest to a mark, which is attended globally."""
     inner = [position for position, side in enumerate(sides) if side is not None]
     at = np.searchsorted([starts[position] for position in inner], marks, side="right") - 1
     anchors = {inner[max(0, place)] for place in at.tolist()}
