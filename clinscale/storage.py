@@ -1,6 +1,7 @@
 """Local and object-store paths through fsspec: existence, atomic writes, checksums, local copies."""
 
 import codecs
+import concurrent.futures
 import contextlib
 import hashlib
 import io
@@ -20,6 +21,7 @@ import fsspec
 from fsspec.core import OpenFile, get_compression
 
 from clinscale.errors import ConfigError, DataError
+from clinscale.permissions import adopt, make_folder, open_private, refuse_foreign
 
 MAX_WHOLE_BYTES = 2**30
 """The largest file, decompressed, that is read as a whole: text, XML and JSON documents."""
@@ -154,11 +156,14 @@ class _Unpacking(io.RawIOBase):
 
 @contextlib.contextmanager
 def create_binary(uri: str | Path) -> Iterator[IO[bytes]]:
-    """Open `uri` for writing, making local parent folders; an object store publishes it when the block ends."""
+    """Open `uri` for writing, making local parent folders, private as `permissions` says.
+
+    An object store publishes it when the block ends.
+    """
     fs, path = filesystem(uri)
     if not is_remote(uri):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with fs.open(path, "wb") as stream:
+        make_folder(Path(path).parent)
+    with fs.open(path, "wb") if is_remote(uri) else open_private(path, "wb") as stream:
         yield stream
 
 
@@ -260,11 +265,14 @@ def not_valid(uri: str | Path, codec: str, byte: int) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary local path that becomes `path` when the block ends without an error, and vanishes otherwise."""
+    """A temporary local path that becomes `path` when the block ends without an error, and vanishes otherwise.
+
+    An empty file lies there, private as `permissions` says, which whoever writes it must keep.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    temporary.touch()  # not mkstemp: the file must come out with the user's usual permissions
+    open_private(temporary, "xb").close()
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -352,6 +360,24 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def copy_hashed(source: str | Path, target: str | Path) -> tuple[str, int]:
+    """Copy one local file to a new `target`; SHA-256, as hex, and size of what was written there."""
+    digest, size_bytes = hashlib.sha256(), 0
+    # a hash lets the other threads run, so that it costs no time beside the copy
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as hashing,
+        Path(source).open("rb") as given,
+        open_private(target, "xb") as taken,
+    ):
+        hashed: concurrent.futures.Future[None] | None = None
+        while block := given.read(2**22):
+            if hashed:
+                hashed.result()
+            hashed = hashing.submit(digest.update, block)
+            size_bytes += taken.write(block)
+    return digest.hexdigest(), size_bytes
+
+
 def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
     """A local path for `uri`: itself when local, else a download below `cache_dir`, whole or not there at all."""
     if not is_remote(uri):
@@ -360,9 +386,10 @@ def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
     if not fs.exists(path):
         raise DataError(f"{uri} does not exist; check the path")
     target = Path(cache_dir) / hashlib.sha256(str(uri).encode()).hexdigest()[:16]
-    if target.exists():
+    if os.path.lexists(target):
+        refuse_foreign(target)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
         whole = Path(temporary) / "copy"
         places = {name: str(whole / PurePath(name).relative_to(path)) for name in fs.find(path)}
@@ -371,7 +398,7 @@ def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
         fs.get(
             list(places), list(places.values())
         )  # lists of both ends, since one path alone is taken for a pattern
-        whole.chmod(0o700)  # what is copied may be patient text, and caches lie in shared places
+        adopt(whole)  # what is copied may be patient text, and caches lie in shared places
         with contextlib.suppress(OSError):  # another worker of this machine was faster
             whole.rename(target)
     return target

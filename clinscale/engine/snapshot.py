@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinscale.permissions import make_folder, open_private
 from clinscale.storage import sha256
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def write_files(files: Mapping[Path, Any]) -> dict[Path, tuple[int, str]]:
     torch.serialization.set_crc32_options(False)  # the manifest's SHA-256 tells more
     written = {}
     for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as stream:
+        make_folder(path.parent)
+        with open_private(path, "wb") as stream:
             try:
                 torch.save(content, stream)
             except RuntimeError as error:

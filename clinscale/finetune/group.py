@@ -16,6 +16,7 @@ from clinscale.engine import CheckpointStore, DeepSpeedEngine, RetentionConfig, 
 from clinscale.errors import OutOfMemoryError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.finetune.loop import EpochLoop, FinetuneResult, OnEpoch, best_of, build_model
+from clinscale.permissions import make_folder
 from clinscale.runtime import WorkerContext, run_workers
 from clinscale.storage import is_remote
 from clinscale.tasks import Prediction, TaskConfig, TaskData, Window, read_task
@@ -67,7 +68,7 @@ def finetune_on_workers(
     state = Path(f"{checkpoint or folder.with_name(f'.{folder.name}')}.group").absolute()
     if not checkpoint or not (folder / "config.json").is_file():  # without its best weights it is worth nothing
         shutil.rmtree(state, ignore_errors=True)
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     (state / _STOP_FILE).unlink(missing_ok=True)
     told = _Told(on_epoch, stop_file=state / _STOP_FILE)
     model = Path(recipe.model)

@@ -6,8 +6,8 @@ from clinscale.launch.preflight import Finding, Limits, preflight
 from clinscale.launch.problem import Problem
 from clinscale.launch.render import answers, render, write
 from clinscale.launch.submit import Job, Jobs, Shipment, pack
-from clinscale.launch.token import make_token, read_token
 from clinscale.launch.up import down, up
+from clinscale.runtime import make_token, read_token
 
 __all__ = [
     "KINDS",

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import clinscale
 from clinscale.config import fingerprint, nearest
 from clinscale.errors import AccessError, ClusterError, ConfigError
-from clinscale.launch.token import read_token
-from clinscale.runtime import variables
+from clinscale.runtime import read_token, variables
 from clinscale.storage import sha256
 from clinscale.units import format_bytes
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from clinscale.errors import AccessError, CapacityError, ClusterError, ConfigError
 from clinscale.launch.check import check
-from clinscale.launch.token import make_token
+from clinscale.runtime import make_token
 from clinscale.strict_yaml import read_yaml
 
 _TOKEN_MOUNT = "~/.ray"

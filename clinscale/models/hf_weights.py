@@ -12,6 +12,7 @@ from clinscale.models.catalog import ModelConfig
 from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, weight_files
 from clinscale.models.families import FAMILIES, family_named, pretrainable_family
 from clinscale.models.options import Attention, EvaluationPattern
+from clinscale.permissions import adopt, make_folder
 from clinscale.runtime import exhausted_memory
 from clinscale.storage import refuse_lfs_pointers
 
@@ -197,12 +198,12 @@ def load_with_fit(
 def save_hf(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> Path:
     """Write model (safetensors) and tokenizer as one HF folder, replacing `folder` only when complete."""
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        temporary.chmod(0o755)
+        adopt(temporary)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)

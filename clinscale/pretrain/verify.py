@@ -13,6 +13,7 @@ from clinscale import corpus
 from clinscale.config import merge
 from clinscale.engine import consolidated_state, newest_checkpoint
 from clinscale.errors import ClusterError, ConfigError
+from clinscale.permissions import make_folder
 from clinscale.pretrain import worker
 from clinscale.pretrain.config import PretrainConfig
 from clinscale.pretrain.run import CHECKPOINTS, Event, train, worker_task
@@ -112,7 +113,7 @@ class _Outcome:
 
 
 def _run(config: PretrainConfig, folder: Path, killed_at: tuple[int, ...]) -> _Outcome:
-    folder.mkdir(parents=True)
+    make_folder(folder)
     task = worker_task(config, corpus.open_shards(config.recipe.shards), folder)
     losses: dict[int, list[float]] = defaultdict(list)
 

@@ -6,13 +6,24 @@ handed out as a copy where somebody may edit it.
 
 import contextlib
 import fcntl
+import logging
 import os
+import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from clinscale.errors import RegistryError
+from clinscale.errors import CapacityError, RegistryError
+from clinscale.permissions import make_folder, open_private, refuse_foreign
 from clinscale.registry.folders import folder_digest
+
+LOCK_PATIENCE_S = 1800.0
+"""How long a process waits for another one that holds a lock: as long as a large model may take to come."""
+
+_POLL_S = 0.1
+
+log = logging.getLogger(__name__)
 
 
 class Cache:
@@ -20,11 +31,13 @@ class Cache:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
 
     def find(self, digest: str) -> Path | None:
         """The folder with this digest; None when there is none, or a damaged one."""
         folder = self.root / digest
+        if os.path.lexists(folder):
+            refuse_foreign(folder)
         return folder if digest_or_none(folder) == digest else None
 
     def obtain(self, digest: str, fetch: Callable[[Path], None]) -> Path:
@@ -36,29 +49,52 @@ class Cache:
         folder, lock = self.root / digest, self.root / f"{digest}.lock"
         if not self.find(digest):
             with exclusive(lock):
-                try:
-                    if not self.find(digest):  # nobody else was faster
-                        partial = self.root / f"{digest}.partial"
-                        fetch(partial)
-                        shutil.rmtree(folder, ignore_errors=True)  # damaged
-                        partial.replace(folder)
-                finally:
-                    lock.unlink()
+                if not self.find(digest):  # nobody else was faster
+                    partial = self.root / f"{digest}.partial"
+                    if os.path.lexists(partial):
+                        refuse_foreign(partial)
+                    fetch(partial)
+                    shutil.rmtree(folder, ignore_errors=True)  # damaged
+                    partial.replace(folder)
         return folder
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the file `path`, made on first use, against all others; it may be replaced or removed meanwhile."""
+def exclusive(path: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
+    """Hold the lock file `path` against all others; it is made on first use, says who holds it, and goes afterwards.
+
+    Raises:
+        CapacityError: another process held it for `patience_s`; says which.
+        ConfigError: it is a link or another user's.
+    """
+    end_s, told = time.monotonic() + patience_s, False
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_still(path, handle):
-                yield
-                return
-        finally:
-            os.close(handle)  # with it goes the lock, as it does when a process is killed
+        with open_private(path, "a+", follow=False, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system gives it up when a process is killed
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read(200).strip() or "another process"
+                if time.monotonic() >= end_s:
+                    raise CapacityError(
+                        f"{path} has been held by {holder} for more than {patience_s:g} s; wait for it to end, "
+                        "or end it"
+                    ) from None
+                if not told:
+                    log.warning(f"waiting at most {patience_s:g} s for {holder}, which holds {path}")
+                told = True
+            else:
+                if _is_still(path, file.fileno()):
+                    file.truncate(0)
+                    file.write(f"process {os.getpid()} of user {os.getuid()} on {platform.node()}")
+                    file.flush()
+                    try:
+                        yield
+                    finally:
+                        path.unlink(missing_ok=True)
+                    return
+                continue
+        time.sleep(_POLL_S)
 
 
 def digest_or_none(folder: Path) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from clinscale.errors import CapacityError, RegistryError
+from clinscale.permissions import make_folder
 from clinscale.registry.folders import (
     MAX_PARSED_BYTES,
     FileFacts,
@@ -111,7 +112,7 @@ def _fetch(
             f"{version.label} needs {total_bytes - there_bytes:,} bytes, {folder.parent} has {free_bytes:,} free; "
             "make room, or give another --home"
         )
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     done_bytes = 0
     for name, (path, size_bytes) in places.items():
         file = folder / name

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from clinscale.config import Config
 from clinscale.errors import RegistryError
+from clinscale.permissions import make_folder
 from clinscale.registry.cache import exclusive
 from clinscale.storage import atomic_path
 from clinscale.strict_yaml import write_yaml
@@ -57,8 +58,8 @@ def write_lock(path: str | Path, reference: str, entry: LockedModel, *, replacin
         RegistryError: the entry is no longer `replacing`, since another pull has set it to something else.
     """
     path = Path(path).resolve()  # a link stays one
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(path):
+    make_folder(path.parent)
+    with exclusive(path.with_name(f".{path.name}.lock"), patience_s=60):
         models = read_lock(path)
         if models.get(reference) not in (replacing, entry):
             raise RegistryError(

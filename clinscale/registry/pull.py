@@ -8,20 +8,22 @@ shows a copy. What a reference stood for is written to `models.lock`, and is wha
 import contextlib
 import logging
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clinscale.errors import ConfigError, RegistryError
+from clinscale.permissions import adopt, make_folder
 from clinscale.registry.cache import Cache, digest_or_none
 from clinscale.registry.download import Progress, download, download_foreign
+from clinscale.registry.folders import FileFacts, digest_of
 from clinscale.registry.lock import LOCK_FILE, LockedModel, read_lock, write_lock
 from clinscale.registry.signing import check_signature
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion, find_version, resolve
+from clinscale.storage import copy_hashed
 
 log = logging.getLogger(__name__)
 
@@ -247,16 +249,20 @@ def _place(folder: Path, out: Path, digest: str, label: str, replaced: str | Non
     if digest_or_none(out) == digest:
         return
     _refuse_taken(out, label, {replaced})
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        copy = Path(temporary) / "copy"
-        copy.mkdir()
+        copy = make_folder(Path(temporary) / "copy")
+        copied: dict[str, FileFacts] = {}
         for file in folder.iterdir():
-            shutil.copyfile(file, copy / file.name)
+            content, size_bytes = copy_hashed(file, copy / file.name)
+            copied[file.name] = {"sha256": content, "bytes": size_bytes}
+        if digest_of(copied) != digest:  # the source was checked, and may have been changed since
+            raise RegistryError(f"{label}: {folder} was changed while it was copied; pull it again")
         if out.exists():
             out.replace(Path(temporary) / "replaced")
         try:
             copy.replace(out)
+            adopt(out)  # in a folder that was shared it is for the group
         except OSError:
             _refuse_taken(out, label, {digest})  # unless another pull has made the same meanwhile
 
@@ -267,7 +273,7 @@ def _cache(home: str | Path, *, keep: bool = True) -> Iterator[Cache]:
     if keep:
         yield Cache(Path(home) / "models" / "cache")
         return
-    Path(home).mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     with tempfile.TemporaryDirectory(dir=home, prefix=".pull-") as temporary:
         yield Cache(temporary)
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinscale.errors import CapacityError, ConfigError, RegistryError
+from clinscale.permissions import read_secret
 from clinscale.storage import is_remote
 from clinscale.telemetry import TELEMETRY_OFF
 
@@ -101,7 +102,7 @@ class ServerFolder:
         """A secret kept in file `name`; made on first use, from variable `environment` where that is set."""
         path = self.path / name
         if path.exists():
-            return path.read_text(encoding="utf-8").strip()
+            return read_secret(path, "secret").decode().strip()
         value = os.environ.get(environment) or secrets.token_urlsafe(24)
         if len(value) < min_characters:
             raise ConfigError(f"{environment} has {len(value)} characters, MLflow wants {min_characters} or more")
@@ -121,7 +122,7 @@ class ServerFolder:
         url = self.path / "url"
         if not (url.is_file() and self.admin_password.is_file()):
             return None
-        password = self.admin_password.read_text(encoding="utf-8").strip()
+        password = read_secret(self.admin_password, "password").decode().strip()
         return Account(url.read_text(encoding="utf-8").strip(), ADMIN, password)
 
 
@@ -296,6 +297,7 @@ def _check_tls(certificate: Path | None, key: Path | None) -> None:
         return
     if certificate is None or key is None:
         raise ConfigError("--tls-certificate and --tls-key belong together; give both or neither")
+    read_secret(key, "--tls-key")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
@@ -320,12 +322,8 @@ def _database(config: ServerConfig, folder: Path) -> "URL":
     if backend == "sqlite":
         return url.set(database=str(Path(url.database or "mlflow.db").absolute()))
     if config.database_password_file:
-        try:
-            url = url.set(password=config.database_password_file.read_text(encoding="utf-8").strip())
-        except OSError as error:
-            raise ConfigError(
-                f"--database-password-file {config.database_password_file} cannot be read ({error.strerror})"
-            ) from None
+        secret = read_secret(config.database_password_file, "--database-password-file")
+        url = url.set(password=secret.decode().strip())
     return url.set(drivername="postgresql+psycopg")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinscale.errors import ConfigError, RegistryError
+from clinscale.permissions import read_secret
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion, resolve, set_version_tags
@@ -107,7 +108,7 @@ def _private_key(path: Path, passphrase: Callable[[], str]) -> Any:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    pem, key = _read(path), None
+    pem, key = read_secret(path, "private key"), None
     with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
         try:
             key = load_pem_private_key(pem, None)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import ClinscaleError, RegistryError
+from clinscale.permissions import make_folder, open_private
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 from clinscale.storage import read_json, write_json
@@ -44,7 +45,7 @@ class Spool:
             known: (key, step) that the run has already although the file does not.
         """
         self._tracking, self._run_id, self._path = tracking, run_id, path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()  # with the offset behind each line
         self._seen = set(known)
         self._size = 0  # of all lines; the last ones are `_unwritten` while the disk is full
@@ -112,7 +113,7 @@ class Spool:
         self._size += len(line)
         self._unwritten += line
         try:
-            with self._path.open("ab") as stream:
+            with open_private(self._path, "ab") as stream:
                 if stream.tell() > written:  # a full disk took half a line
                     stream.truncate(written)
                 stream.write(self._unwritten)

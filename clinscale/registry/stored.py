@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from clinscale.errors import RegistryError
+from clinscale.permissions import open_private
 from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion
 
@@ -68,7 +69,10 @@ class StoredFiles:
             RegistryError: the server is away or says no; what has come stays in `target`.
         """
         have_bytes = target.stat().st_size if target.exists() else 0
-        with target.open("ab") as written, contextlib.closing(self._read(path, have_bytes, target)) as chunks:
+        with (
+            open_private(target, "ab", follow=False) as written,
+            contextlib.closing(self._read(path, have_bytes, target)) as chunks,
+        ):
             for chunk in chunks:
                 written.write(chunk[: limit_bytes + 1 - have_bytes])
                 have_bytes += len(chunk)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import AccessError, RegistryError
+from clinscale.permissions import make_folder, open_private
 
 _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 _DENIED = (401, 403)
@@ -155,7 +156,9 @@ def _at_database(uri: str, home: Path) -> Tracking:
     path = Path(uri.removeprefix("sqlite:///")).absolute()
     tracking = Tracking(f"sqlite:///{path}", str(path.parent / "mlartifacts"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        make_folder(path.parent / "mlartifacts")  # MLflow makes what lies below, for all
+        open_private(path, "ab").close()  # and SQLite its journals with the rights of the database
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")
     except (sqlite3.Error, OSError) as error:

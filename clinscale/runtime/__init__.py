@@ -3,6 +3,7 @@
 from clinscale.runtime.forks import fork_session
 from clinscale.runtime.session import PATIENT, QUIET, Cluster, hardware, ray_logs, ray_session, variables
 from clinscale.runtime.streams import stream
+from clinscale.runtime.token import make_token, read_token
 from clinscale.runtime.workers import WorkerContext, exhausted_memory, run_workers
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "exhausted_memory",
     "fork_session",
     "hardware",
+    "make_token",
     "ray_logs",
     "ray_session",
+    "read_token",
     "run_workers",
     "stream",
     "variables",

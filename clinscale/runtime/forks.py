@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import CapacityError, ClinscaleError, ClusterError
+from clinscale.permissions import make_folder
 from clinscale.runtime import session
 from clinscale.runtime.session import Cluster, cpu_model
 
@@ -101,7 +102,7 @@ def run_forks(
             heard.append(error)
 
     for attempt in itertools.count():
-        scratch.mkdir(parents=True, exist_ok=True)
+        make_folder(scratch)
         rendezvous = scratch / f"rendezvous-{uuid.uuid4().hex}"
         seats = [
             _Seat(rank, num_workers, attempt, str(rendezvous), collective_timeout_s) for rank in range(num_workers)

@@ -1,6 +1,7 @@
 """Connect to a Ray cluster, or start one on this machine for the length of a `with` block."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -8,7 +9,6 @@ import platform
 import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import CapacityError, ClusterError
+from clinscale.permissions import own_temporary_folder
+from clinscale.runtime.token import replace_open_token, session_token
 from clinscale.telemetry import TELEMETRY_OFF, switch_off
 
 QUIET = {
@@ -45,6 +47,9 @@ PATIENT = {
 """Environment of whatever starts a Ray node: Ray gives each part of it 30 s, too few for busy cores or a cold disk."""
 
 _LOCAL_OBJECT_STORE_BYTES = 160 * 2**20  # our objects are configs and metrics; data goes through files
+
+_OF_RAY = "ray"
+"""Its folder below ours: Ray opens whatever it is given to everybody."""
 
 _STARTS = 2
 """How often a local Ray is started before it is given up."""
@@ -158,8 +163,8 @@ class Cluster:
 def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[Cluster]:
     """Join the cluster at `address` or `RAY_ADDRESS`, else start Ray here; leave no process of ours behind.
 
-    A session inside a session is the same one. The local Ray has its dashboard on loopback, because the State
-    API needs it to free the workers of stopped trials.
+    A session inside a session is the same one. The local Ray listens on loopback and asks for a token
+    of its own; it has a dashboard, because the State API needs that to free the workers of stopped trials.
 
     Args:
         address: of a running head; None looks at RAY_ADDRESS, then starts a local Ray.
@@ -177,13 +182,20 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     os.environ.update({key: os.environ.get(key, value) for key, value in {**QUIET, **PATIENT}.items()})
     address = address or os.environ.get("RAY_ADDRESS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    own = contextlib.ExitStack()
     try:
         if address:
             _knock(address)
             context = _init(address, {})
         else:
+            replace_open_token()
+            own.enter_context(session_token(_scratch()))
             context = _start_here(_local_options(num_cpus))
+    except ClusterError:
+        own.close()
+        raise
     except (OSError, ValueError) as error:
+        own.close()
         raise ClusterError(
             f"Ray at {address or 'this machine'} cannot be joined ({type(error).__name__}); "
             "check the address and that the head runs, or unset RAY_ADDRESS to start Ray here"
@@ -194,7 +206,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         _started_here.add(ray.get_runtime_context().gcs_address)
     cluster = current_cluster()
     # Ray's own helper processes look the cluster up by address: two clusters on one host would confuse them
-    with variables(RAY_ADDRESS=cluster.address):
+    with own, variables(RAY_ADDRESS=cluster.address):
         failed = True
         try:
             yield cluster
@@ -228,12 +240,13 @@ def hardware() -> str:
 
 def ray_logs() -> str:
     """Where to read what Ray's processes wrote."""
-    return f"Ray's logs: {_scratch()}/session_latest/logs on this machine, `ray logs` on a cluster"
+    return f"Ray's logs: {_scratch() / _OF_RAY}/session_latest/logs on this machine, `ray logs` on a cluster"
 
 
+@functools.cache
 def _scratch() -> Path:
-    """Of a local Ray: readable by this user alone, and short, because Ray's sockets need a short path."""
-    return Path(tempfile.gettempdir()) / f"clinscale-ray-{os.getuid()}"
+    """Of a local Ray: for this user alone, and short, because Ray's sockets need a short path."""
+    return own_temporary_folder("clinscale")
 
 
 def _environment(address: str | None) -> dict[str, str]:
@@ -274,7 +287,8 @@ def _start_here(options: dict[str, object]) -> Any:
     for _ in range(_STARTS):
         before = set(psutil.Process().children(recursive=True))
         try:
-            return _init(None, options)
+            with _loopback_is_an_address():
+                return _init(None, options)
         except Exception as error:
             # Ray says it with these two, and keeps what it had started
             if type(error) not in (Exception, RuntimeError):
@@ -293,15 +307,28 @@ def _start_here(options: dict[str, object]) -> Any:
     ) from failure
 
 
+@contextlib.contextmanager
+def _loopback_is_an_address() -> Iterator[None]:
+    """Ray takes the machine's own address in the place of 127.0.0.1 on Linux, and then listens on all of them."""
+    from ray._private import services
+
+    before = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = before
+
+
 def _local_options(num_cpus: int | None) -> dict[str, object]:
-    _scratch().mkdir(mode=0o700, exist_ok=True)
     return {
         "num_cpus": num_cpus,
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
         "dashboard_port": 0,
         "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
-        "_temp_dir": str(_scratch()),
+        "_node_ip_address": "127.0.0.1",  # by which all its parts, the metrics too, listen on loopback alone
+        "_temp_dir": str(_scratch() / _OF_RAY),
     }
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from clinscale.errors import ClusterError, DataError
+from clinscale.permissions import make_folder, open_private
 
 LEDGER_FILE = "ledger.jsonl"
 
@@ -107,10 +108,10 @@ class Ledger:
         self._file: Any = None
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if path.exists() and not path.is_file():
             raise DataError(f"{path} is no regular file; start the sweep under another name")
-        self._file = path.open("a+b")
+        self._file = open_private(path, "a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

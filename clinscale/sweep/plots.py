@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from clinscale.permissions import make_folder
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.sampler import Objective, study_of
 from clinscale.sweep.space import SearchSpace
@@ -56,7 +57,7 @@ def draw(
         pictures["pareto_front"] = lambda: optuna_plots.plot_pareto_front(
             study, target_names=[_LABELS[objective] for objective in objectives]
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     written = []
     for title, picture in pictures.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import ConfigError
+from clinscale.permissions import make_folder
 from clinscale.synthetic.annotations import brat, entity_note, pair, squad_paragraph
 from clinscale.synthetic.documents import balanced_labels, labelled_document, pretraining_note
 
@@ -43,7 +44,7 @@ def write_demo_data(folder: Path, *, seed: int = 0, scale: float = 1.0) -> None:
         "questions": _write_questions,
     }
     for kind, write in writers.items():
-        (folder / kind).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / kind)
         for split, size in SIZES[kind].items():
             write(folder / kind / split, random.Random(f"{seed}/{kind}/{split}"), max(4, round(size * scale)))
 

@@ -2,9 +2,11 @@
 
 import os
 import socket
+import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +111,20 @@ def test_workers_wait_for_what_others_hold_and_say_so(ray_cluster):
     assert told[0].startswith("waiting for 2 workers of 1 CPU each, 60 s at most")
     while ray.available_resources().get("CPU") != 2:  # nothing stays reserved
         time.sleep(0.1)
+
+
+@pytest.mark.ray
+def test_a_local_ray_is_closed_to_the_other_users_of_the_machine(ray_cluster):
+    import psutil
+
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert [stat.S_IMODE(place.stat().st_mode) for place in (token, token.parent)] == [0o600, 0o700]
+    assert (token.parent / "ray" / "session_latest").exists(), (
+        "what Ray opens to everybody lies below a closed folder"
+    )
+    processes = psutil.Process().children(recursive=True)
+    listening = {
+        end.laddr.ip for one in processes for end in one.net_connections() if end.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}

@@ -3,7 +3,7 @@
 import pytest
 
 from clinscale.errors import ConfigError
-from clinscale.launch import make_token, read_token
+from clinscale.runtime import make_token, read_token
 
 
 def test_a_token_is_made_once_and_nobody_else_may_read_it(tmp_path):
@@ -37,7 +37,8 @@ def test_a_token_is_looked_for_where_ray_looks(tmp_path, monkeypatch):
     of_ray.parent.mkdir()
     of_ray.write_text("made by a local Ray\n")
     of_ray.chmod(0o644)
-    assert read_token() == "made by a local Ray"
+    assert read_token() != "made by a local Ray", "who has read the old one has nothing by it"
+    assert len(read_token()) == 64
     assert of_ray.stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv("RAY_AUTH_TOKEN", "from the environment")
     assert read_token() == "from the environment"
