@@ -15,7 +15,7 @@ class ModelConfig(Config):
     """Which encoder to pretrain: published weights by HF name or folder, or a new one at a named size."""
 
     family: str = "longformer"
-    """`longformer` or `bigbird`; of a new model. Published weights bring their own."""
+    """`longformer`, `bigbird` or `modernbert`; of a new model. Published weights bring their own."""
 
     size: str = "base"
     """A named size of a new model: `tiny` for CPU, `base` as published."""

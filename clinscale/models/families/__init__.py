@@ -8,6 +8,7 @@ from clinscale.errors import ConfigError
 from clinscale.models.families.bigbird import BigBird
 from clinscale.models.families.family import ExactFamily, Family, PretrainableFamily
 from clinscale.models.families.longformer import Longformer
+from clinscale.models.families.modernbert import ModernBert
 
 __all__ = [
     "EXACT_FAMILIES",
@@ -20,7 +21,7 @@ __all__ = [
     "pretrainable_family",
 ]
 
-_KNOWN: tuple[PretrainableFamily, ...] = (Longformer(), BigBird())
+_KNOWN: tuple[PretrainableFamily, ...] = (Longformer(), BigBird(), ModernBert())
 
 FAMILIES = {family.name: family for family in _KNOWN}
 """By name, those that clinscale builds anew and pretrains."""
