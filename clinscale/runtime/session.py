@@ -39,19 +39,23 @@ QUIET = {
 """Environment of the driver and of every worker: no second progress display, no idle waiting; what is set, stays."""
 
 PATIENT = {
-    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_raylet_start_wait_time_s": "60",
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "120",
 }
-"""Environment of whatever starts a Ray node: Ray gives each part of it 30 s, too few for busy cores or a cold disk."""
+"""Environment of whatever starts a Ray node: Ray gives each part of it 30 s, too few for busy cores or a cold disk.
+
+No setting changes the 15 s after which a raylet ends whose agents have not written their ports: who starts a node there
+starts it again.
+"""
 
 _LOCAL_OBJECT_STORE_BYTES = 160 * 2**20  # our objects are configs and metrics; data goes through files
 
 _OF_RAY = "ray"
 """Its folder below ours: Ray opens whatever it is given to everybody."""
 
-_STARTS = 2
+_STARTS = 3
 """How often a local Ray is started before it is given up."""
 
 _started_here: set[str] = set()

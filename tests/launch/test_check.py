@@ -14,7 +14,9 @@ from clinscale.launch import Problem, check
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 CRDS = ROOT.parent / "shared" / "data" / "kuberay-crds"
-FILES = sorted(path.relative_to(CLUSTER).as_posix() for path in CLUSTER.rglob("*") if path.is_file())
+FILES = sorted(
+    path.relative_to(CLUSTER).as_posix() for path in CLUSTER.rglob("*") if path.is_file() and path.suffix != ".md"
+)
 
 SCRIPT = """#!/bin/bash
 #SBATCH --nodes=2 --ntasks-per-node=1
