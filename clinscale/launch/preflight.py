@@ -72,16 +72,18 @@ def preflight(
     """
     limits = limits or Limits()
     alive = _wait_for(nodes, wait_s)
-    findings = [*_count(alive, nodes), _state_api(cluster, len(alive)), _token(cluster)]
+    findings = [*_count(alive, nodes), _state_api(cluster, len(alive))]
     probe = f"preflight-{secrets.token_hex(8)}"
     if shared:
         with contextlib.suppress(OSError):  # each node says what it finds
             Path(shared).mkdir(parents=True, exist_ok=True)
     looks = {}
     try:
-        for node in alive:
+        asked = [_ask(node, shared, probe, tracking_uri) for node in alive]  # a process each: they start at once
+        findings.append(_token(cluster))
+        for node, (witness, answer) in zip(alive, asked, strict=True):
             on_progress(_name(node))
-            look = _look(node, shared, probe, tracking_uri, limits)
+            look = _look(node, witness, answer, limits)
             if isinstance(look, Finding):
                 findings.append(look)
             else:
@@ -153,10 +155,8 @@ def _token(cluster: Cluster) -> Finding:
     return Finding("token", "cluster", False, "anybody is let in", mend)
 
 
-def _look(
-    node: dict[str, Any], shared: str | Path | None, probe: str, tracking_uri: str | None, limits: Limits
-) -> Any:
-    """A `_Look` with its answers, or the finding that the node does not answer."""
+def _ask(node: dict[str, Any], shared: str | Path | None, probe: str, tracking_uri: str | None) -> tuple[Any, Any]:
+    """A witness on the node, and its answer to come."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -166,17 +166,22 @@ def _look(
     )
     url = tracking_uri if tracking_uri and tracking_uri.startswith("http") else None
     witness = actor.remote()
+    return witness, witness.look.remote(PACKAGES, str(shared) if shared else None, probe, url)
+
+
+def _look(node: dict[str, Any], witness: Any, answer: Any, limits: Limits) -> Any:
+    """A `_Look` with its answers, or the finding that the node does not answer."""
+    import ray
+
     try:
-        answer = ray.get(
-            witness.look.remote(PACKAGES, str(shared) if shared else None, probe, url), timeout=limits.answer_s
-        )
+        told = ray.get(answer, timeout=limits.answer_s)
         before_s = time.time()
         there_s = ray.get(witness.clock.remote(), timeout=limits.answer_s)
         after_s = time.time()
     except Exception as error:  # noqa: BLE001 - whatever a sick node does, it is a finding
         mend = "read its logs with `ray logs`, then take it out of the cluster or restart Ray on it"
         return Finding("answers", _name(node), False, type(error).__name__, mend)
-    return _Look(witness, answer, there_s - (before_s + after_s) / 2, (after_s - before_s) / 2)
+    return _Look(witness, told, there_s - (before_s + after_s) / 2, (after_s - before_s) / 2)
 
 
 @dataclass(frozen=True)
