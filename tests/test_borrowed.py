@@ -32,6 +32,8 @@ BORROWED = {
     "transformers.models.big_bird.modeling_big_bird:BigBirdEncoder.forward": "replaced",
     "transformers.models.big_bird.modeling_big_bird:BigBirdSelfAttention.forward": "replaced",
     "transformers.models.big_bird.modeling_big_bird:BigBirdBlockSparseAttention.forward": "replaced",
+    "transformers.masking_utils:create_bidirectional_mask": "ModernBERT's masks, cut at the ends of documents",
+    "transformers.masking_utils:create_bidirectional_sliding_window_mask": "the same",
     "torch:_softmax_backward_data": "softmax's backward without keeping its input",
     # registry
     "mlflow.server.handlers:_get_request_message": "what a request asks, for rights",

@@ -11,9 +11,7 @@ from clinscale.models.families import EXACT_FAMILIES, FAMILIES, Family, family_n
 from clinscale.models.flops import train_flops_per_token
 from clinscale.models.hf_weights import (
     attention_backend,
-    build,
     check_hf_folder,
-    check_pretrains,
     leaves_padding_out,
     load_hf,
     max_tokens_of,
@@ -22,6 +20,7 @@ from clinscale.models.hf_weights import (
 )
 from clinscale.models.mlm import prepare_for_mlm
 from clinscale.models.options import Attention, EvaluationPattern, InferencePrecision
+from clinscale.models.start import build, check_pretrains
 
 __all__ = [
     "EXACT_FAMILIES",

@@ -1,4 +1,4 @@
-"""Build, load and save HF encoders with one of four heads."""
+"""Load and save HF encoders with one of four heads."""
 
 import json
 import logging
@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clinscale.errors import ClinscaleError, DataError, reason_of
-from clinscale.models.catalog import ModelConfig
 from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, weight_files
-from clinscale.models.families import FAMILIES, family_named, pretrainable_family
+from clinscale.models.families import family_named
 from clinscale.models.options import Attention, EvaluationPattern
 from clinscale.permissions import adopt, make_folder
 from clinscale.runtime import exhausted_memory
@@ -22,65 +21,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clinscale.models")
 
 Head = Literal["mlm", "sequence", "tokens", "spans"]
-
-
-def build(
-    config: ModelConfig,
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    seed: int,
-    attention: Attention = "exact",
-    attention_dropout: float | None = None,
-    evaluation_pattern: EvaluationPattern = "hf",
-) -> "PreTrainedModel":
-    """The MLM model that `config` describes: loaded, converted, or new from `seed` for `tokenizer`'s vocabulary.
-
-    The other arguments as in `load_hf`.
-
-    Raises:
-        ConfigError: `config.pretrained` is of a family that is not pretrained, or the shape that it is to be converted
-            to does not fit. DataError: it is no HF model, none that converts, or its vocabulary is smaller than the
-            tokenizer's.
-    """
-    import torch
-
-    if config.pretrained and config.convert_to:
-        from clinscale.models.convert import convert
-
-        model = convert(config, tokenizer, seed=seed, attention_dropout=attention_dropout)
-        return set_attention(model, attention, evaluation_pattern=evaluation_pattern)
-    if config.pretrained:
-        check_pretrains(config)
-        model = load_hf(
-            config.pretrained,
-            head="mlm",
-            attention=attention,
-            attention_dropout=attention_dropout,
-            evaluation_pattern=evaluation_pattern,
-        )
-        known = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
-        if model.config.vocab_size < known:
-            raise DataError(
-                f"model {config.pretrained} knows {model.config.vocab_size} tokens, the tokenizer of the shards has "
-                f"{known}; build the shards with the model's own tokenizer"
-            )
-        return model
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = _new_mlm(config, tokenizer, attention_dropout)
-    return set_attention(model, attention, unpad=False, evaluation_pattern=evaluation_pattern)
-
-
-def check_pretrains(config: ModelConfig) -> None:
-    """Raise ConfigError where `config.pretrained` is of a family that clinscale does not pretrain; loads no weights."""
-    import transformers
-
-    if config.pretrained and not config.convert_to:
-        try:
-            stored = transformers.AutoConfig.from_pretrained(config.pretrained, trust_remote_code=False)
-        except (OSError, ValueError, KeyError):  # what is wrong with it, loading says
-            return
-        pretrainable_family(stored.model_type, source=f"model.pretrained={config.pretrained}")
 
 
 def load_hf(
@@ -310,24 +250,6 @@ def _not_loaded(name: str, error: Exception, *, is_local: bool) -> DataError:
         f"model {name!r} cannot be loaded by transformers ({reason_of(error)}); mend its config.json and "
         "weights, or pull or export it again"
     )
-
-
-def _new_mlm(
-    config: ModelConfig, tokenizer: "PreTrainedTokenizerBase", attention_dropout: float | None
-) -> "PreTrainedModel":
-    family = FAMILIES[config.family]
-    shape: dict[str, Any] = dict(family.sizes[config.size])
-    max_tokens = config.max_tokens or shape["max_tokens"]
-    del shape["max_tokens"]
-    shape |= {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "sep_token_id": tokenizer.sep_token_id,
-    }
-    dropout = {} if attention_dropout is None else dict.fromkeys(family.dropout_fields[1], attention_dropout)
-    return family.new_mlm(shape | config.hf_overrides | dropout, max_tokens=max_tokens)
 
 
 def _refuse_long_rows(encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
