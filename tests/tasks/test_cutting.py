@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from clinscale.tasks.kinds.cutting import cut_at_words
-from clinscale.tasks.words import words_of
+from clinscale.tasks.kinds.words import words_of
 
 
 def cut(tokenizer, text, cuts=()):

@@ -11,7 +11,7 @@ from seqeval.scheme import IOB2
 
 from clinscale.errors import DataError
 from clinscale.tasks import Entity, Example, kind_of
-from clinscale.tasks.words import tag_words, words_of
+from clinscale.tasks.kinds.words import tag_words, words_of
 
 LABELS = ("drug", "problem")
 FAMILY_TEXTS = (

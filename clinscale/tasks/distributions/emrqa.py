@@ -26,10 +26,10 @@ from clinscale.storage import open_binary
 from clinscale.tasks.distributions.distribution import Distribution, Splits
 from clinscale.tasks.example import Answer, Example
 from clinscale.tasks.findings import Findings
+from clinscale.tasks.kinds.words import whole_words
 from clinscale.tasks.readers.align import INSIDE_WORD
 from clinscale.tasks.readers.squad import NO_ANSWER, answers_of
 from clinscale.tasks.task import SPLITS
-from clinscale.tasks.words import whole_words
 
 _NUM_NOTES = {"medication": 261, "relations": 425, "risk-dataset": 119}
 

@@ -17,9 +17,9 @@ from clinscale.errors import DataError
 from clinscale.records import read_text
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
+from clinscale.tasks.kinds.words import whole_words
 from clinscale.tasks.readers.align import NOT_THERE, Mark, entities_of
 from clinscale.tasks.readers.i2b2_xml import NO_TYPE, with_entities
-from clinscale.tasks.words import whole_words
 
 MISCOUNTED = "line or token number off"
 

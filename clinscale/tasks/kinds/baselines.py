@@ -9,7 +9,7 @@ import numpy as np
 from clinscale.tasks.example import Entity, Example
 from clinscale.tasks.kinds.file_words import in_whole_words, words_of_file
 from clinscale.tasks.kinds.kind import Prediction
-from clinscale.tasks.words import OUTSIDE, tag_words, words_of
+from clinscale.tasks.kinds.words import OUTSIDE, tag_words, words_of
 
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
 

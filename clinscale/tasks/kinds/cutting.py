@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clinscale.tasks.words import may_share_a_token
+from clinscale.tasks.kinds.words import may_share_a_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

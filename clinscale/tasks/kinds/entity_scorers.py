@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clinscale.tasks.example import Entity, Example
 from clinscale.tasks.kinds.file_words import words_of_file
-from clinscale.tasks.words import tag_words
+from clinscale.tasks.kinds.words import tag_words
 
 _EARLIER_WORD = re.compile(r"[^\W\d_]+|\d+|(?:[^\w\s]|_)+")
 

@@ -19,11 +19,11 @@ from clinscale.tasks.kinds.file_words import in_whole_words, words_of_file
 from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window, column
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
+from clinscale.tasks.kinds.words import OUTSIDE, tag_words, words_of
 from clinscale.tasks.readers.align import NESTED, REPEATED, without_overlaps
 from clinscale.tasks.readers.bio import BAD_TAG, entities_of_tags, read_tag
 from clinscale.tasks.readers.marks import list_in, marked_entities, words_in
 from clinscale.tasks.task import TaskConfig
-from clinscale.tasks.words import OUTSIDE, tag_words, words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

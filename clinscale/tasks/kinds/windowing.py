@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from clinscale.errors import ConfigError
 from clinscale.tasks.kinds.cutting import cut_at_words
 from clinscale.tasks.kinds.kind import LongDocuments, Window
-from clinscale.tasks.words import words_of
+from clinscale.tasks.kinds.words import words_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,7 +11,7 @@ import regex
 
 from clinscale.tasks.example import Entity
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.words import whole_words
+from clinscale.tasks.kinds.words import whole_words
 
 REACH = 20
 """How many characters an annotated surface may lie from where its neighbours say; farther may be another mention."""
