@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on this machine, each started by `ray start` with an environment of its own."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -70,33 +71,40 @@ class Loopback:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _start(self, name, options, prefix=(), environment=None):
+        """The node when it runs; on a busy machine Ray may give it up, and it is started again."""
+        for _ in range(3):
+            node, log = self._begin(name, options, prefix, environment or {})
+            while node.poll() is None:
+                if b"Ray runtime started" in log.read_bytes():
+                    return node
+                time.sleep(0.1)
+            self._nodes.remove(node)
+            with contextlib.suppress(ProcessLookupError):  # of what had come up
+                os.killpg(node.pid, signal.SIGKILL)
+            if b"timed out during startup" not in log.read_bytes():
+                break
+        raise AssertionError(log.read_text())
+
+    def _begin(self, name, options, prefix, environment):
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
         clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"  # jobs are run by `python`
-        log = (self.folder / f"{name}.log").open("wb")
+        log = self.folder / f"{name}.log"
         # as on hosts of their own: no two nodes share a folder, and no two clusters a port
-        scratch = ["--temp-dir", str(self._scratch / str(len(self._nodes)))]
+        scratch = ["--temp-dir", str(self._scratch / secrets.token_hex(2))]
         agent = [f"--dashboard-agent-listen-port={free_port()}"]
-        small = [
-            "--num-cpus=1",
-            "--object-store-memory=100000000",
-            "--disable-usage-stats",
-            "--include-log-monitor=false",
-            "--block",
-        ]
-        node = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", *options, *scratch, *agent, *small],
-            env=clean | self.auth | PATIENT | _QUICK | (environment or {}),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        small = ["--num-cpus=1", "--object-store-memory=100000000", "--include-log-monitor=false"]
+        small += ["--disable-usage-stats", "--block"]
+        ray = [sys.executable, "-m", "ray.scripts.scripts"]
+        with log.open("wb") as stream:
+            node = subprocess.Popen(
+                [*prefix, *ray, "start", *options, *scratch, *agent, *small],
+                env=clean | self.auth | PATIENT | _QUICK | environment,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
         self._nodes.append(node)
-        for _ in range(3000):
-            if b"Ray runtime started" in (said := (self.folder / f"{name}.log").read_bytes()):
-                return node
-            assert node.poll() is None, said.decode()
-            time.sleep(0.1)
-        raise AssertionError(said.decode())
+        return node, log
 
 
 def _tree(pid):
