@@ -66,6 +66,7 @@ from clinscale.corpus.tokenizing import (
     tokenizer_fingerprint,
     train_tokenizer,
 )
+from clinscale.corpus.vocabulary import MIN_DOCUMENTS
 from clinscale.errors import ConfigError, DataError
 from clinscale.filters import Choice
 from clinscale.storage import (
@@ -88,7 +89,7 @@ if TYPE_CHECKING:
 _PARTS = "parts"
 _RECIPE = "recipe.json"
 _SHARD = re.compile(r"(train|validation)-(\d{5,}\.tokens|documents\.lengths)")
-_PARTS_FORMAT = 2
+_PARTS_FORMAT = 3
 """Changes when parts of older code could be misread."""
 _OF_BUILD = re.compile(
     r"\d{6,}-\d{6,}\.(part|encoded)|\.(\d{6,}-\d{6,}\.(part|encoded)|recipe\.json)\.[0-9a-f]{32}"
@@ -112,6 +113,10 @@ class CorpusConfig(Config):
 
     vocab_size: int = Field(default=8192, ge=SMALLEST_VOCABULARY)
     """Size of the trained vocabulary at most; RoBERTa's is 50,265. Unused when a tokenizer is given."""
+
+    min_documents: int = Field(default=MIN_DOCUMENTS, ge=1)
+    """A piece enters the trained vocabulary only if so many patients, where a source has a `group_column`, or else
+    notes hold it: names and record numbers of fewer would be shipped with every model. Unused when a tokenizer is given."""
 
     tokenizer_bytes: int = Field(default=2**30, ge=1)
     """A tokenizer is trained on about this much of the sources, drawn from all training notes by a hash."""
@@ -205,7 +210,7 @@ def _build(
         make_parts(units, surveyor, num_cpus=num_cpus, on_notes=on_notes)
         _refuse_unmet(parts, units)
         chosen = _choose(parts, config, tests, scratch=cache)
-    tokenizer = _tokenizer_of(out, given, _training_texts(parts, chosen, share), config.vocab_size)
+    tokenizer = _tokenizer_of(out, given, config, _training_texts(parts, chosen, share))
     special = SpecialIds.from_tokenizer(tokenizer)
     encode_parts(Encoder(parts, tokenizer, chosen.dropped), num_cpus=num_cpus)
     dtype = np.dtype("<u2" if special.vocab_size <= 2**16 else "<u4")
@@ -312,14 +317,18 @@ def _refuse_unmet(parts: str, units: Sequence[Unit]) -> None:
         refuse_unmet(unit.source, met[id(unit.source)], others[id(unit.source)])
 
 
-def _training_texts(parts: str, chosen: _Choice, share: float) -> Iterator[str]:
-    """A share of the training notes that stay, from everywhere in the sources: archives are sorted by kind of note."""
+def _training_texts(parts: str, chosen: _Choice, share: float) -> Iterator[tuple[int, str]]:
+    """Patient and text of a share of the training notes that stay.
+
+    They are from everywhere in the sources: archives are sorted by kind of note.
+    """
     for name in part_names(parts):
-        table = read_part(parts, name, ["document", "text", "is_validation"])
+        table = read_part(parts, name, ["document", "text", "patient", "is_validation"])
         is_training = ~(np.isin(table["document"].to_numpy(), chosen.dropped) | table["is_validation"].to_numpy())
-        for text in table["text"].filter(is_training).to_pylist():
+        texts, patients = (table[name].filter(is_training).to_pylist() for name in ("text", "patient"))
+        for patient, text in zip(patients, texts, strict=True):
             if text_digest(text, _DRAWN) < share * 2**64:
-                yield text
+                yield patient, text
 
 
 def _kept(parts: str) -> Iterator[tuple[Split, NDArray[np.uint32]]]:
@@ -380,7 +389,7 @@ def _recipe(
     recipe = config.plain()
     recipe["tokenizer"] = tokenizer_fingerprint(given) if given else "trained"
     if given:
-        del recipe["vocab_size"], recipe["tokenizer_bytes"]
+        del recipe["vocab_size"], recipe["min_documents"], recipe["tokenizer_bytes"]
     recipe["sources"] = {
         str(number): source.model_dump(mode="json", exclude={"uri", "id_column"}) | {"sha256": sha256}
         for number, (source, sha256) in enumerate(zip(config.sources, digests, strict=True))
@@ -450,13 +459,17 @@ def _remove_parts(parts: str) -> None:
 
 
 def _tokenizer_of(
-    out: str, given: "PreTrainedTokenizerBase | None", texts: Iterable[str], vocab_size: int
+    out: str,
+    given: "PreTrainedTokenizerBase | None",
+    config: CorpusConfig,
+    texts: Iterable[tuple[int, str]],
 ) -> "PreTrainedTokenizerBase":
     """The tokenizer as it loads from beside the shards: what is saved is what is used."""
     place = join(out, TOKENIZER)
     with tempfile.TemporaryDirectory() as folder:
         if not exists(join(place, "tokenizer_config.json")):  # the last of its files
-            (given or train_tokenizer(texts, vocab_size)).save_pretrained(folder)
+            made = given or train_tokenizer(texts, config.vocab_size, min_documents=config.min_documents)
+            made.save_pretrained(folder)
             upload(folder, place)
         return load_tokenizer(str(local_copy(place, folder)))
 

@@ -95,6 +95,7 @@ class Surveyor:
             "document": pyarrow.array(range(first, first + len(texts)), pyarrow.int64()),
             "text": pyarrow.array(texts, pyarrow.large_string()),
             "digest": pyarrow.array([_digest(text) for text in texts], pyarrow.binary(16)),
+            "patient": pyarrow.array([document.patient for document in documents], pyarrow.uint64()),
             "is_validation": pyarrow.array(map(self.is_validation, documents), pyarrow.bool_()),
             "leaks": pyarrow.array(
                 [self.test_texts.find(text) if self.test_texts else [] for text in texts],

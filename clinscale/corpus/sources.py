@@ -74,6 +74,11 @@ class Document:
     text: str
     group: str | None = None
 
+    @property
+    def patient(self) -> int:
+        """A hash of the patient, where the source tells them apart, or else of the text: equal ones belong together."""
+        return text_digest(self.group or self.text)
+
 
 def files_of(source: SourceConfig) -> list[str]:
     """The files of a source, sorted by path."""

@@ -6,20 +6,23 @@ identical output, whether the folder holds a Longformer or a BigBird (whose own 
 
 import contextlib
 import json
-import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+import logging
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from clinscale.config import Config, fingerprint
+from clinscale.corpus.vocabulary import BETWEEN, MIN_DOCUMENTS, Words, shared_merges
+from clinscale.corpus.words import OTHER_CHARACTERS, WORD
 from clinscale.errors import DataError, reason_of
 from clinscale.storage import read_json, refuse_lfs_pointers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+_log = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """RoBERTa's special tokens; their ids are their positions here."""
@@ -28,28 +31,8 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 """Every byte is a token, so that no text needs `<unk>`."""
 
 
-_KNOWN_CHARACTERS = 0x3000
-"""Below lie the letters, numbers and signs of nearly all notes in languages with spaces."""
-
 _SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")
 """Of BigBird and ALBERT, of XLM-RoBERTa and CamemBERT, and of DeBERTa."""
-
-
-def _class_of(category: str) -> str:
-    """The known characters of a Unicode category, as they stand between the brackets of a regular expression."""
-    characters = map(chr, range(_KNOWN_CHARACTERS))
-    return "".join(re.escape(one) for one in characters if unicodedata.category(one).startswith(category))
-
-
-_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f"
-_LETTER, _NUMBER = _class_of("L"), _class_of("N")
-_WORD = re.compile(
-    rf" ?[{_LETTER}]+| ?[{_NUMBER}]+|'(?:s|t|re|ve|m|ll|d)| ?[^{_SPACE}{_LETTER}{_NUMBER}]+"
-    rf"|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
-)
-"""Where GPT-2's byte-level BPE, and so RoBERTa's, cuts a text. Its `s` and `L` are those of Unicode, `re`'s are not."""
-_OTHER_CHARACTERS = re.compile("[^\0-\u1c7f\u1c90-\u2fff]")
-"""Here Unicode's versions, and so two libraries, may differ in what is a letter."""
 
 
 class SpecialIds(Config):
@@ -155,28 +138,49 @@ def _tokens_of_model(place: str) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+def train_tokenizer(
+    documents: Iterable[str | tuple[int, str]], vocab_size: int, *, min_documents: int = MIN_DOCUMENTS
+) -> "PreTrainedTokenizerFast":
     """Train a cased byte-level BPE on a stream of texts; the same texts give the same tokenizer.
 
+    A piece longer than a byte is in it only if at least `min_documents` of the patients or documents hold it, so that
+    no name or number of a few is; digits stay apart. With fewer documents than that it is one of bytes.
+
     Args:
-        documents: texts, read once.
+        documents: texts, or patients and texts, read once; a text without a patient counts for itself.
         vocab_size: ids at most, special tokens and the 256 bytes included; a small corpus fills fewer.
+        min_documents: patients or documents that must hold a piece.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import RobertaTokenizer
 
+    words = Words(documents, min_documents)
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(BETWEEN, "removed"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=2,
+        min_frequency=max(2, min_documents),
         special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=alphabet,
         show_progress=False,
     )
-    bpe.train_from_iterator(_batches(documents), trainer)
-    model = json.loads(bpe.to_str())["model"]
-    return RobertaTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+    bpe.train_from_iterator(words.repeated(), trainer)
+    merges = shared_merges(bpe, words)
+    if not merges and min_documents > 1:
+        _log.warning(
+            "no piece is held by %d of the %d patients or documents that the tokenizer was trained on, so it reads "
+            "bytes; give it more of them, or a trained tokenizer",
+            min_documents,
+            words.num_holders,
+        )
+    tokens = [*SPECIAL_TOKENS, *alphabet, *dict.fromkeys(first + second for first, second in merges)]
+    return RobertaTokenizer(vocab={token: number for number, token in enumerate(tokens)}, merges=merges)
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
@@ -191,16 +195,16 @@ def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[l
     try:
         if not _merges_within_words(backend):
             return _ids(backend, texts)
-        in_words = [_OTHER_CHARACTERS.search(text) is None for text in texts]
+        in_words = [OTHER_CHARACTERS.search(text) is None for text in texts]
         known = [text for text, is_known in zip(texts, in_words, strict=True) if is_known]
         others = iter(
             _ids(backend, [text for text, is_known in zip(texts, in_words, strict=True) if not is_known])
         )
         # cut twice rather than kept: the words of a block take ten times the memory of its text
-        words = list(set().union(*map(_WORD.findall, known)))
+        words = list(set().union(*map(WORD.findall, known)))
         ids_of = dict(zip(words, _ids(backend, words), strict=True))
         return [
-            list(chain.from_iterable(map(ids_of.__getitem__, _WORD.findall(text)))) if is_known else next(others)
+            list(chain.from_iterable(map(ids_of.__getitem__, WORD.findall(text)))) if is_known else next(others)
             for text, is_known in zip(texts, in_words, strict=True)
         ]
     finally:
@@ -216,7 +220,7 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def _merges_within_words(backend: "Tokenizer") -> bool:
-    """Whether a tokenizer does nothing but what `_WORD` and a BPE do."""
+    """Whether a tokenizer does nothing but what `WORD` and a BPE do."""
     from tokenizers import models, pre_tokenizers
 
     cut = backend.pre_tokenizer
@@ -233,9 +237,3 @@ def _merges_within_words(backend: "Tokenizer") -> bool:
 
 def _ids(backend: "Tokenizer", texts: Sequence[str]) -> list[list[int]]:
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-def _batches(texts: Iterable[str], size: int = 256) -> Iterator[list[str]]:
-    remaining = iter(texts)
-    while batch := list(islice(remaining, size)):
-        yield batch

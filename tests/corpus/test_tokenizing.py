@@ -14,7 +14,7 @@ TEXTS = [f"The patient was given {n} mg of aspirin for chest pain. <mask> Größ
 
 @pytest.fixture(scope="module")
 def trained():
-    return train_tokenizer(TEXTS, vocab_size=400)
+    return train_tokenizer(TEXTS, vocab_size=300)
 
 
 def test_special_tokens_are_robertas_in_our_order(trained):
@@ -22,7 +22,7 @@ def test_special_tokens_are_robertas_in_our_order(trained):
     assert SpecialIds.from_tokenizer(trained) == SpecialIds(
         cls=0, sep=2, pad=1, mask=4, all=(0, 1, 2, 3, 4), vocab_size=len(trained)
     )
-    assert len(trained) == 400
+    assert len(trained) == 300
 
 
 def test_sequences_and_pairs_are_framed_like_robertas(trained):
@@ -155,7 +155,7 @@ def test_fingerprint_ignores_the_last_calls_state_and_follows_the_vocabulary(tra
     before = tokenizer_fingerprint(trained)
     trained("a b c", truncation=True, max_length=3, padding="max_length")
     assert tokenizer_fingerprint(trained) == before
-    assert tokenizer_fingerprint(train_tokenizer(TEXTS, 399)) != before
+    assert tokenizer_fingerprint(train_tokenizer(TEXTS, 299)) != before
 
 
 def test_a_tokenizer_without_mask_token_is_refused():
