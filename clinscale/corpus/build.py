@@ -116,7 +116,8 @@ class CorpusConfig(Config):
 
     min_documents: int = Field(default=MIN_DOCUMENTS, ge=1)
     """A piece enters the trained vocabulary only if so many patients, where a source has a `group_column`, or else
-    notes hold it: names and record numbers of fewer would be shipped with every model. Unused when a tokenizer is given."""
+    notes hold it: names and record numbers of fewer would be shipped with every model. Unused when a tokenizer is
+    given."""
 
     tokenizer_bytes: int = Field(default=2**30, ge=1)
     """A tokenizer is trained on about this much of the sources, drawn from all training notes by a hash."""
