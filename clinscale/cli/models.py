@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_NOT_LOOKED_INTO = 3
+"""What `scan` exits with where it cannot say that there is nothing."""
+
 Reference = Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version.")]
 
 
@@ -201,7 +204,9 @@ def scan(
 ) -> None:
     """Prove that no text of your notes is in MLflow, its artifacts or HOME: any 8 words in a row of any note count.
 
-    Says where and of which notes, never what; exits 1 when anything is found. Looks inside gzip, bzip2, xz and zip.
+    Says where and of which notes, never what. Exits 1 when anything is found, and 3 when nothing is, but some files
+    could not be looked into. Reads compressed files and archives, Parquet and Arrow, UTF-16, base64 and hexadecimal
+    digits, tokens of vocabularies, tagged words, and token ids by the tokenizers it meets.
 
     Example: `clinscale models scan notes.csv --text-column TEXT --id-column ROW_ID`
     """
@@ -315,6 +320,7 @@ def _scan_told(found: "ScanResult") -> list[Any]:
     short = f" ({found.notes_too_short:,} are too short to be told apart)" if found.notes_too_short else ""
     looked = f"{found.files:,} files ({format_bytes(found.bytes)}) and {found.texts:,} texts of MLflow"
     where = f"in {len(found.findings)} places" if found.findings else "nowhere"
+    where += f"; {len(found.unread)} could not be looked into" if found.unread else ""
     return [*people, f"{looked} compared with {found.notes:,} notes{short}: their text was found {where}"]
 
 

@@ -1,11 +1,13 @@
 """Notes against everything that is kept: any eight words of a note in a row, wherever they stand."""
 
+import contextlib
 import functools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +15,12 @@ from numpy.typing import NDArray
 from clinscale import corpus, registry
 from clinscale.corpus import CleaningConfig, Document, SourceConfig
 from clinscale.errors import DataError
+from clinscale.scan.readings import readings
 from clinscale.scan.strings import FAULTS, plain, read_pieces
 from clinscale.storage import is_remote, sha256
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PHRASE_WORDS = 8
 """Words in a row that count as text of a note, case, punctuation, white space and markup aside."""
@@ -22,6 +28,7 @@ PHRASE_WORDS = 8
 _INDEX_PHRASES = 2**24
 """Of what is kept, in memory at once: some 600 MB while they are sorted; the notes are read once for each."""
 _NOTES_NAMED = 5
+_TOKENIZER = "tokenizer.json"
 _CONTENT, _NAME = 0, 1
 """A place is the content or the name of what a label stands for: twice its number, plus this."""
 
@@ -137,6 +144,8 @@ class _Scan:
         self._read: dict[str, dict[str, int]] = {}
         """Of each file by its content, the labels of its readable parts."""
         self._walked: set[Path] = set()
+        self._tokenizers: dict[str, Tokenizer] = {}
+        """By digest; those met so far, of the versions and of folders."""
         self._files = self._texts = self._bytes = self._num_notes = self._short = 0
         self._unread: list[tuple[int, str]] = []
         self._found: dict[int, _Found] = {}
@@ -144,7 +153,7 @@ class _Scan:
 
     def look_through(self, root: Path) -> None:
         """All files below a folder, or the one file."""
-        for path in sorted(_files_below(root)):
+        for path in sorted(_files_below(root), key=lambda path: (path.name != _TOKENIZER, path)):
             real = path.resolve()
             if self._skip.isdisjoint((real, *real.parents)) and real not in self._walked:
                 self._walked.add(real)
@@ -155,7 +164,8 @@ class _Scan:
         self._texts += 1
         if text.key or text.value:
             label = self._new(_Label(text.owner, f"{text.owner}: {text.field} {text.key}".strip()))
-            self._add(_CONTENT + 2 * label, text.value, 0, len(text.value))
+            for value in (text.value, *readings(text.value, list(self._tokenizers.values()))):
+                self._add(_CONTENT + 2 * label, value, 0, len(text.value))
 
     def look_at_artifacts(self, files: registry.Files) -> None:
         """All files of a run or model; a folder that this machine sees is read where it is."""
@@ -166,7 +176,8 @@ class _Scan:
             label = self._new(_Label(files.owner, f"{files.owner}: artifacts"))
             self._unread.append((label, "in a folder that only the server sees"))
             return
-        for name, _ in registry.artifacts(self._tracking, files):
+        names = [name for name, _ in registry.artifacts(self._tracking, files)]
+        for name in sorted(names, key=lambda name: not name.endswith(_TOKENIZER)):
             with registry.local_artifact(self._tracking, files, name) as path:
                 self._look_into(path, _Label(files.owner, f"{files.owner}: artifact {name}"))
 
@@ -203,15 +214,24 @@ class _Scan:
                 for inside, known in self._read[digest].items():
                     self._same[known].append(self._new(label.of(inside)) if inside else first)
                 return
+            if path.name == _TOKENIZER:
+                self._remember_tokenizer(digest, path)
             parts = self._read[digest] = {}
             for piece in read_pieces(path):
                 if piece.inside not in parts:
                     parts[piece.inside] = self._new(label.of(piece.inside)) if piece.inside else first
-                self._add(_CONTENT + 2 * parts[piece.inside], piece.text, piece.offset, len(piece.raw))
+                for text in (piece.text, *readings(piece.text, list(self._tokenizers.values()))):
+                    self._add(_CONTENT + 2 * parts[piece.inside], text, piece.offset, len(piece.raw))
         except NotImplementedError:
             self._unread.append((first, "of a format that is not opened"))
         except FAULTS as error:
             self._unread.append((first, type(error).__name__))
+
+    def _remember_tokenizer(self, digest: str, path: Path) -> None:
+        from tokenizers import Tokenizer
+
+        with contextlib.suppress(Exception):  # what it cannot read is no tokenizer, and is read as a text
+            self._tokenizers[digest] = Tokenizer.from_file(str(path))
 
     def _new(self, label: _Label) -> int:
         """Its number. It may quote a note itself, so it is looked at like any other text before it is told."""

@@ -1,17 +1,18 @@
 """The readable parts of files of any kind, block by block, so that memory does not grow with the file."""
 
-import bz2
-import gzip
+import base64
 import html
-import lzma
+import io
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
+
+from clinscale.scan.opened import FAULTS, open_layers
+
+__all__ = ["FAULTS", "Piece", "plain", "read_pieces"]
 
 _BLOCK_BYTES = 2**20
 _OVERLAP_BYTES = 2**13
@@ -19,18 +20,19 @@ _OVERLAP_BYTES = 2**13
 _LEAST_BYTES = 15
 """Of a readable part: eight words of one letter and what parts them."""
 
-_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-_ZIP = b"PK\x03\x04"
-_SEALED = (b"PAR1", b"(\xb5/\xfd", b"\x04\x22\x4d\x18", b"7z\xbc\xaf", b"%PDF")
-"""Parquet, zstd, lz4, 7z and PDF hold text compressed, and are not opened here."""
-
-FAULTS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError)
-"""What reading a damaged file raises, or, the last one, a file of a format that is not opened."""
+_ENCODED_DEEPEST = 4
+"""Layers of base64 and hexadecimal digits that are taken off."""
 
 _ASCII = np.array([32 <= code < 127 or code in b"\t\n\r" for code in range(256)])
 
-_ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[nrtbf])")
+_ESCAPE = re.compile(r"(?<!\\)\\++(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[nrtbf])")
 _MARKUP = re.compile(r"<[/!?a-zA-Z][^<>]{0,400}>")
+
+
+_ENCODED = re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:(?:\\[nr]|\s){1,4}[A-Za-z0-9+/_-]{4,})*={0,2}")
+_BREAKS = re.compile(rb"\\[nr]|\s")
+_HEXADECIMAL = re.compile(rb"[0-9a-fA-F]+")
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 class Piece(NamedTuple):
@@ -41,18 +43,28 @@ class Piece(NamedTuple):
     offset: int
     """Of its first byte."""
     raw: bytes
+    encoding: str = "utf-8"
 
     @property
     def text(self) -> str:
         """Decoded; a character that the edge of a block has cut is replaced."""
-        return self.raw.decode(errors="replace")
+        return self.raw.decode(self.encoding, errors="replace")
 
 
 def read_pieces(path: Path) -> Iterator[Piece]:
-    """All readable parts of a file, gzip, bzip2, xz and zip opened; raises one of FAULTS where it cannot be read."""
+    """All readable parts of a file, what is compressed, a table, UTF-16, base64 or hexadecimal as what it holds.
+
+    Raises one of FAULTS where some part of it cannot be read, after all others.
+    """
     with path.open("rb") as file:
-        for inside, stream in _opened(file, ""):
-            yield from _pieces(inside, stream)
+        fault: Exception | None = None
+        for inside, stream in open_layers(file):
+            try:
+                yield from _pieces(inside, stream)
+            except FAULTS as error:
+                fault = fault or error
+        if fault:
+            raise fault
 
 
 def plain(text: str) -> str:
@@ -64,36 +76,62 @@ def plain(text: str) -> str:
     return _MARKUP.sub(" ", text) if "<" in text else text
 
 
-def _opened(stream: Any, inside: str) -> Iterator[tuple[str, IO[bytes]]]:
-    """The stream, or the streams in it where it is compressed."""
-    head = stream.peek(8)[:8]
-    if head.startswith(_SEALED):
-        raise NotImplementedError
-    for magic, opener in _OPENERS.items():
-        if head.startswith(magic):
-            with opener(stream) as inner:
-                yield from _opened(inner, inside or "decompressed")
-            return
-    if not head.startswith(_ZIP):
-        yield inside, stream
-        return
-    with zipfile.ZipFile(stream) as archive:
-        for number, member in enumerate(archive.infolist(), 1):
-            if member.flag_bits & 1:
-                raise NotImplementedError  # encrypted
-            del member.CRC  # torch writes none, and damage is no matter here
-            with archive.open(member) as inner:
-                yield from _opened(inner, f"{inside} entry {number}".strip())
-
-
-def _pieces(inside: str, stream: IO[bytes]) -> Iterator[Piece]:
+def _pieces(inside: str, stream: IO[bytes], encoded: int = 0) -> Iterator[Piece]:
     offset, tail = 0, b""
     while block := stream.read(_BLOCK_BYTES):
         joined = tail + block
         for start, stop in _readable(joined):
-            yield Piece(inside, offset - len(tail) + start, joined[start:stop])
+            piece = Piece(inside, offset - len(tail) + start, joined[start:stop])
+            yield piece
+            if encoded < _ENCODED_DEEPEST:
+                yield from _decoded(piece, encoded + 1)
+        for start, stop, encoding in _readable_utf16(joined):
+            yield Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
         offset += len(block)
         tail = joined[-_OVERLAP_BYTES:]
+
+
+def _decoded(piece: Piece, encoded: int) -> Iterator[Piece]:
+    """What stands in base64 or hexadecimal digits, from each place at which a block may have cut them."""
+    for run in _ENCODED.finditer(piece.raw):
+        digits = _BREAKS.sub(b"", run[0]).rstrip(b"=")
+        found = []
+        if _HEXADECIMAL.fullmatch(digits):
+            found = [bytes.fromhex(digits[at : at + (len(digits) - at) // 2 * 2].decode()) for at in (0, 1)]
+        else:
+            digits = digits.translate(_URL_SAFE)
+            found = [
+                base64.b64decode(digits[at : at + (len(digits) - at) // 4 * 4] + tail)
+                for at in range(4)
+                for tail in [
+                    digits[at + (len(digits) - at) // 4 * 4 :].ljust(4, b"=") if _padded(digits, at) else b""
+                ]
+            ]
+        for raw in found:
+            try:
+                for inside, stream in open_layers(io.BufferedReader(io.BytesIO(raw)), piece.inside):
+                    place = f"{inside} encoded".strip() if "encoded" not in inside else inside
+                    yield from (
+                        one._replace(offset=piece.offset + run.start()) for one in _pieces(place, stream, encoded)
+                    )
+            except FAULTS:
+                continue  # digits in a row, and nothing else
+
+
+def _padded(digits: bytes, at: int) -> bool:
+    return (len(digits) - at) % 4 > 1
+
+
+def _readable_utf16(block: bytes) -> Iterator[tuple[int, int, str]]:
+    """Where Latin text stands in two bytes a letter, in either order and from either byte."""
+    for order, encoding in (("<u2", "utf-16-le"), (">u2", "utf-16-be")):
+        for first in (0, 1):
+            codes = np.frombuffer(block[first:], order, count=(len(block) - first) // 2)
+            good = ((codes >= 32) & (codes < 0x250)) | np.isin(codes, (9, 10, 13))
+            good |= (codes >= 0x2010) & (codes < 0x2070)  # dashes and quotation marks
+            edges = np.concatenate([[-1], np.flatnonzero(~good), [len(codes)]])
+            for at in np.flatnonzero(np.diff(edges) > _LEAST_BYTES):
+                yield first + 2 * (int(edges[at]) + 1), first + 2 * int(edges[at + 1]), encoding
 
 
 def _readable(block: bytes) -> Iterator[tuple[int, int]]:

@@ -1,11 +1,14 @@
 """Text is found inside files of any kind, and reads the same however it was written there."""
 
+import base64
 import bz2
 import gzip
 import html
+import io
 import json
 import lzma
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -80,3 +83,103 @@ def test_what_cannot_be_read_is_not_taken_for_clean(tmp_path, raw):
     (tmp_path / "sealed").write_bytes(raw)
     with pytest.raises((NotImplementedError, EOFError)):
         read(tmp_path / "sealed")
+
+
+def table_of(write):
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    write(pyarrow.table({"n": [1], "text": [TEXT]}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def parquet(table, sink):
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(table, sink, compression="zstd")
+
+
+def arrow(table, sink, *, as_file, compression):
+    import pyarrow
+
+    options = pyarrow.ipc.IpcWriteOptions(compression=compression)
+    make = pyarrow.ipc.new_file if as_file else pyarrow.ipc.new_stream
+    with make(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+
+
+def by_arrow(codec):
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, codec) as stream:
+        stream.write(TEXT.encode())
+    return sink.getvalue().to_pybytes()
+
+
+RAW = TEXT.encode()
+PLACES = {
+    "zstd": lambda: by_arrow("zstd"),
+    "lz4": lambda: by_arrow("lz4"),
+    "zlib": lambda: zlib.compress(RAW),
+    "lzma": lambda: lzma.compress(RAW, lzma.FORMAT_ALONE),
+    "parquet": lambda: table_of(parquet),
+    "arrow file": lambda: table_of(lambda *to: arrow(*to, as_file=True, compression="zstd")),
+    "arrow stream": lambda: table_of(lambda *to: arrow(*to, as_file=False, compression="lz4")),
+    "utf-16": lambda: TEXT.encode("utf-16"),
+    "utf-16-be among weights": lambda: b"\xf1\x02\x03" * 5 + TEXT.encode("utf-16-be") + b"\xf1\x02\x03" * 5,
+    "base64": lambda: base64.b64encode(RAW),
+    "base64 without padding": lambda: base64.urlsafe_b64encode(RAW).rstrip(b"="),
+    "base64 in lines": lambda: base64.encodebytes(RAW),
+    "base64 in json": lambda: json.dumps({"a": base64.encodebytes(gzip.compress(RAW)).decode()}).encode(),
+    "base64 cut": lambda: base64.b64encode(b"ab" + RAW)[3:],
+    "hex": lambda: b"id=" + RAW.hex().encode(),
+    "hex of zlib": lambda: zlib.compress(RAW).hex().encode(),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_text_is_found_however_it_is_packed(tmp_path, name):
+    (tmp_path / "packed").write_bytes(PLACES[name]())
+    found = [words_of(text)[2:-2] for _, _, text in read(tmp_path / "packed")]
+    wanted = words_of(TEXT)[3:-3]
+    assert any(" ".join(wanted) in " ".join(words) for words in found)
+
+
+@pytest.mark.timeout(20)
+def test_backslashes_in_a_row_take_no_time():
+    assert len(plain("\\" * 400_000 + "q")) == 400_001
+    assert plain("\\" * 400_000 + "n") == " "
+
+
+def test_archives_in_archives_are_looked_into_and_too_many_are_told(tmp_path):
+    raw = TEXT.encode()
+    for depth in range(40):
+        inner = io.BytesIO()
+        with zipfile.ZipFile(inner, "w") as archive:
+            archive.writestr(f"{depth}.zip", raw)
+        raw = inner.getvalue()
+        if depth == 3:
+            (tmp_path / "four.zip").write_bytes(raw)
+    (tmp_path / "forty.zip").write_bytes(raw)
+    assert read(tmp_path / "four.zip")[0][2] == TEXT
+    with pytest.raises(NotImplementedError):
+        read(tmp_path / "forty.zip")
+
+
+def test_one_damaged_entry_does_not_hide_the_others(tmp_path):
+    with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
+        archive.writestr("bad", gzip.compress(RAW)[:-12])
+        archive.writestr("good", RAW)
+    pieces = read_pieces(tmp_path / "archive")
+    assert next(pieces).text == TEXT
+    with pytest.raises(EOFError):
+        list(pieces)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"x\x9c is no zlib stream of any kind", b"]\0\0 nor is this one LZMA, it is a text"]
+)
+def test_what_only_begins_like_a_compressed_file_is_read_as_it_is(tmp_path, raw):
+    (tmp_path / "file").write_bytes(raw)
+    assert any(raw[3:].decode() in text for _, _, text in read(tmp_path / "file"))
