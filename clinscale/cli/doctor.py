@@ -12,7 +12,7 @@ import typer
 
 from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
 from clinscale.cli.output import emit, table
-from clinscale.errors import CapacityError, ClinscaleError
+from clinscale.errors import CapacityError, ClinscaleError, DataError
 from clinscale.units import format_bytes
 
 _PACKAGES = ("clinscale", "torch", "ray", "transformers", "deepspeed", "mlflow", "optuna")
@@ -23,6 +23,10 @@ def doctor(
     home: Home = DEFAULT_HOME,
     tracking_uri: TrackingUri = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the checks that start Ray.")] = False,
+    advisories: Annotated[
+        Path | None,
+        typer.Option("--advisories", help="File of advisories in OSV's format: does one touch what is installed?"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check Ray, DeepSpeed, GPUs, attention, MLflow, disk and permissions; exit 1 when something is broken.
@@ -37,6 +41,8 @@ def doctor(
         "deepspeed": _deepspeed,
         "mlflow": lambda: _mlflow(tracking_uri, home),
     }
+    if advisories:
+        checks["advisories"] = lambda: _advisories(advisories)
     if not quick:
         checks["ray"] = _ray
     rows = [_run(name, check) for name, check in checks.items()]
@@ -57,6 +63,20 @@ def _run(name: str, check: Callable[[], str]) -> dict[str, Any]:
 def _versions() -> str:
     found = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
     return f"Python {sys.version.split()[0]}, " + ", ".join(found)
+
+
+def _advisories(path: Path) -> str:
+    from clinscale.cli.advisories import installed, touching
+
+    packages = installed()
+    count, found = touching(path, packages)
+    if found:
+        told = [
+            f"{one.package} {one.version}: {one.id} (fixed in {', '.join(one.fixed_in) or 'no version yet'})"
+            for one in found
+        ]
+        raise DataError(f"{len(found)} advisories touch what is installed; update: {'; '.join(told)}")
+    return f"none of {count:,} touches the {len(packages)} packages here"
 
 
 def _home(home: Path) -> str:
