@@ -226,6 +226,7 @@ def test_the_tokenizer_sees_nothing_of_what_is_left_out(tmp_path):
         {
             "sources": [{"uri": str(tmp_path / "notes.jsonl"), "drop_rows": {"error": ["1"]}}],
             "vocab_size": 3000,
+            "min_documents": 1,
             "validation_fraction": 0,
             "cleaning": {"characters": "ascii"},
             "near_duplicates": {"threshold": 0.8},
