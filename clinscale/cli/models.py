@@ -228,8 +228,8 @@ def scan(
             on_progress=lambda done, what: steps.update(done, None, what),
         )
     emit(dataclasses.asdict(found), as_json=json, people=_scan_told(found))
-    if found.findings:
-        raise typer.Exit(1)
+    if found.findings or found.unread:
+        raise typer.Exit(1 if found.findings else _NOT_LOOKED_INTO)
 
 
 @app.command()

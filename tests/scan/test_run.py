@@ -6,9 +6,11 @@ import random
 import shutil
 
 import pytest
+from typer.testing import CliRunner
 
 from clinscale import registry
-from clinscale.corpus import SourceConfig
+from clinscale.cli.main import app
+from clinscale.corpus import SourceConfig, train_tokenizer
 from clinscale.errors import DataError
 from clinscale.scan import run as module
 from clinscale.scan import scan
@@ -110,6 +112,16 @@ def test_what_cannot_be_looked_into_is_said(home, tracking, sources):
     (home / "cut.gz").write_bytes(gzip.compress(note(40).encode())[:-20])
     result = scan(sources, tracking=tracking, places=[home])
     assert result.unread == (f"{home}/cut.gz (EOFError)", f"{home}/table.parquet (of a format that is not opened)")
+    command = ["models", "scan", sources[0].uri, "--id-column", "id", "--home", str(home)]
+    told = CliRunner().invoke(app, [*command, "--tracking-uri", tracking.uri])
+    assert told.exit_code == 3, "nothing found, and not all was looked into"
+
+
+def test_token_ids_are_read_by_the_tokenizer_beside_them(home, tracking, sources):
+    tokenizer = train_tokenizer([note(number) for number in range(9)], 400)
+    tokenizer.save_pretrained(home / "model")
+    (home / "a.json").write_text(json.dumps({"input_ids": [tokenizer(note(4))["input_ids"]]}))
+    assert places_of(scan(sources, tracking=tracking, places=[home])) == {f"{home}/a.json": ("n4",)}
 
 
 def test_sources_without_a_note_are_refused(home, tracking):
