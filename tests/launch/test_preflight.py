@@ -50,7 +50,7 @@ def test_what_is_missing_is_told_with_its_mend(loopback, tmp_path):
     assert missing["found"].startswith("2 of 3: ")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(
     os.getuid() != 0 or not shutil.which("unshare"), reason="mounting for one node alone needs root"
 )

@@ -142,7 +142,7 @@ def test_only_the_right_token_lets_anybody_in(loopback, tmp_path, monkeypatch):
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_job_runs_the_code_from_here_once_and_its_exit_code_comes_back(loopback, tmp_path):
     asked = ["submit", loopback.dashboard, "--token-file", loopback.token_file]
     work = ["--nodes", "2", "--", "models", "--home", loopback.folder / "home", "--json"]
@@ -172,7 +172,7 @@ def test_a_job_runs_the_code_from_here_once_and_its_exit_code_comes_back(loopbac
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_closed_terminal_ends_no_job_and_stop_does(loopback, tmp_path):
     asked = ["submit", loopback.dashboard, "--token-file", loopback.token_file]
     work = ["--no-preflight", "--", "doctor", "--home", loopback.folder / "home"]
