@@ -18,6 +18,7 @@ import pytest
 
 # before torch is imported: tiny models gain nothing from threads, and on a busy machine threads wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["CLINSCALE_RUN_KEYS"] = str(Path(tempfile.gettempdir()) / f"clinscale-tests-keys-{os.getuid()}")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile what they import
 # Ray gives the processes of a node 30 s to come up and a worker 60, which two busy cores do not always keep
 os.environ.setdefault("RAY_agent_register_timeout_ms", "180000")

@@ -185,3 +185,23 @@ def test_a_cached_copy_that_is_a_link_is_refused(tmp_path):
     first.symlink_to(tmp_path / "other")
     with pytest.raises((ConfigError, DataError), match="is a link"):
         storage.local_copy("memory://bucket", tmp_path)
+
+
+def test_doctor_says_whether_this_installation_is_closed_and_closes_it(tmp_path, monkeypatch):
+    from clinscale.cli.doctor import _closed
+    from clinscale.errors import AccessError
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = permissions.make_folder(tmp_path / "home")
+    assert _closed(home, close=False) == "closed to every other user"
+    token = permissions.make_folder(tmp_path / ".ray") / "auth_token"
+    token.write_text("old")
+    token.chmod(0o644)
+    home.chmod(0o755)
+    with pytest.raises(
+        AccessError, match=rf"open to other users: {token} .*{home}; close it: clinscale doctor --close"
+    ):
+        _closed(home, close=False)
+    assert _closed(home, close=True).startswith("closed to every other user; took rights from 1")
+    assert mode(token) == 0o600
+    assert token.read_text() != "old"

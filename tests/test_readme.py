@@ -83,6 +83,14 @@ def test_links_lead_to_files_and_commands_have_known_options(page):
         assert used <= known, (words, used - known)
 
 
+def test_every_line_of_the_threat_model_names_a_test_that_is_there():
+    page = guide.page("threats")
+    links = re.findall(r"\]\(([^)#]+)#(\w+)\)", page.read_text())
+    assert len(links) > 10
+    for file, name in links:
+        assert f"def {name}(" in (page.parent / file).read_text(), name
+
+
 def test_every_verb_is_told():
     verbs = set(typer.main.get_command(verbs_app).commands)
     assert verbs == set(

@@ -1,6 +1,7 @@
 """`clinscale doctor`: what works here."""
 
 import importlib.metadata
+import itertools
 import os
 import shutil
 import sys
@@ -10,13 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri
+from clinscale import permissions
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, SharedWith, TrackingUri, open_home
 from clinscale.cli.output import emit, table
-from clinscale.errors import CapacityError, ClinscaleError, DataError
+from clinscale.errors import AccessError, CapacityError, ClinscaleError, DataError
+from clinscale.runtime import replace_open_token
 from clinscale.units import format_bytes
 
 _PACKAGES = ("clinscale", "torch", "ray", "transformers", "deepspeed", "mlflow", "optuna")
 _LEAST_FREE_BYTES = 2 * 2**30
+_MOST_PATHS_SHOWN = 3
 
 
 def doctor(
@@ -27,15 +31,21 @@ def doctor(
         Path | None,
         typer.Option("--advisories", help="File of advisories in OSV's format: does one touch what is installed?"),
     ] = None,
+    close: Annotated[
+        bool, typer.Option("--close", help="Take from other users what the check `closed` finds open.")
+    ] = False,
+    shared_with: SharedWith = None,
     json: Json = False,
 ) -> None:
     """Check Ray, DeepSpeed, GPUs, attention, MLflow, disk and permissions; exit 1 when something is broken.
 
     Example: `clinscale doctor`
     """
+    open_home(home, shared_with)
     checks: dict[str, Callable[[], str]] = {
         "versions": _versions,
         "home": lambda: _home(home),
+        "closed": lambda: _closed(home, close=close),
         "accelerator": _accelerator,
         "attention": _attention,
         "deepspeed": _deepspeed,
@@ -87,6 +97,25 @@ def _home(home: Path) -> str:
     if free < _LEAST_FREE_BYTES:
         raise CapacityError(f"{there} has {format_bytes(free)} free; make room or choose another --home")
     return f"{home} on a disk with {format_bytes(free)} free"
+
+
+def _closed(home: Path, *, close: bool) -> str:
+    """Whether other users of this machine can read or change what is clinscale's; AccessError names what they can."""
+    mended = permissions.close(home) if close else 0
+    token = Path("~/.ray/auth_token").expanduser()
+    if close and token.exists():
+        replace_open_token()
+    found = [str(path) for path in itertools.islice(permissions.open_paths(home), _MOST_PATHS_SHOWN + 1)]
+    if token.exists() and token.stat().st_mode & 0o077:
+        found.insert(0, f"{token} (Ray's token: whoever has it runs code as you)")
+    if found:
+        more = " and more" if len(found) > _MOST_PATHS_SHOWN else ""
+        raise AccessError(
+            f"open to other users: {', '.join(found[:_MOST_PATHS_SHOWN])}{more}; close it: clinscale doctor --close"
+        )
+    shared = home.is_dir() and permissions.is_shared(home)
+    to = f"to all but group {home.group()}" if shared else "to every other user"
+    return f"closed {to}" + (f"; took rights from {mended} paths" if mended else "")
 
 
 def _accelerator() -> str:

@@ -5,7 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
+from clinscale.cli.options import (
+    DEFAULT_HOME,
+    Address,
+    Home,
+    Json,
+    Overrides,
+    SharedWith,
+    TrackingUri,
+    open_home,
+    open_tracking,
+)
 from clinscale.cli.output import Steps, emit, table
 
 
@@ -16,6 +26,7 @@ def finetune(
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option("--name", help="Run name; the default is TASK-MODEL.")] = None,
     home: Home = DEFAULT_HOME,
+    shared_with: SharedWith = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     json: Json = False,
@@ -27,6 +38,7 @@ def finetune(
 
     Example: `clinscale finetune --task task.yaml --data . --model lf recipe.epochs=3 recipe.batch_size=8`
     """
+    open_home(home, shared_with)
     from clinscale import registry
     from clinscale.cli.names import default_name
     from clinscale.finetune import FinetuneConfig, run_finetune

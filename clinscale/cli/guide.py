@@ -17,6 +17,10 @@ PAGES = {
     "pretrain": ("clinscale/pretrain/README.md", "corpus, pretraining, checkpoints"),
     "models": ("clinscale/registry/README.md", "registry, gate, versions, pull, prediction, signatures"),
     "clusters": ("cluster/README.md", "Ray clusters, Slurm, Kubernetes, a server for a team, no internet"),
+    "threats": (
+        "clinscale/THREATS.md",
+        "who may do what: other users, accounts of the server, other people's files",
+    ),
     "figures": ("clinscale/bench/README.md", "what was measured, where, and with which command"),
     "house": ("clinscale/README.md", "how the code is laid out; how to add to it"),
 }

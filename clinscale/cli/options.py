@@ -10,6 +10,7 @@ import typer
 
 from clinscale.config import nearest
 from clinscale.errors import ConfigError
+from clinscale.permissions import close_process, is_shared, share
 from clinscale.records import Quoting
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ Home = Annotated[
         help="Where runs, models and the default MLflow database live.",
     ),
 ]
+SharedWith = Annotated[
+    str | None,
+    typer.Option(
+        "--shared-with",
+        metavar="GROUP",
+        help="Open HOME, and all that will be in it, to a group; others stay out.",
+    ),
+]
 TrackingUri = Annotated[
     str | None,
     typer.Option(
@@ -64,6 +73,18 @@ Quotes = Annotated[
 ]
 Sheet = Annotated[str | None, typer.Option(help="Of an Excel workbook with rows in several sheets.")]
 DEFAULT_HOME = Path("clinscale-home")
+
+
+def open_home(home: Path, shared_with: str | None = None) -> None:
+    """Let this process write below `home` for whom it is: its owner alone, or the group that it is shared with.
+
+    Raises:
+        ConfigError: `shared_with` is no group, or not one that this user may give it to.
+    """
+    if shared_with:
+        share(home, shared_with)
+    if home.is_dir() and is_shared(home):
+        close_process(home)
 
 
 def open_tracking(tracking_uri: str | None, home: Path) -> "Tracking":

@@ -15,7 +15,9 @@ from clinscale.cli.options import (
     Home,
     Json,
     Overrides,
+    SharedWith,
     TrackingUri,
+    open_home,
     open_tracking,
     paths_and_overrides,
 )
@@ -47,6 +49,7 @@ def run(
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Name of a run to continue in HOME.")] = None,
     home: Home = DEFAULT_HOME,
+    shared_with: SharedWith = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     json: Json = False,
@@ -58,6 +61,7 @@ def run(
 
     Example: `clinscale pretrain name=lf recipe.shards=shards recipe.model.size=tiny recipe.duration=200steps`
     """
+    open_home(home, shared_with)
     from clinscale.pretrain import pretrain, run_config
     from clinscale.runtime import ray_session
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri, local_only
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, SharedWith, TrackingUri, local_only, open_home
 from clinscale.cli.output import Steps, emit
 from clinscale.registry import LOCK_FILE
 
@@ -34,6 +34,7 @@ def pull(
         bool, typer.Option("--offline", help="Use the lock file and the cache in HOME only; ask no server.")
     ] = False,
     home: Home = DEFAULT_HOME,
+    shared_with: SharedWith = None,
     tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:
@@ -44,6 +45,7 @@ def pull(
 
     Example: `clinscale pull tcga_organ@champion --out organ-model`
     """
+    open_home(home, shared_with)
     from clinscale import registry
     from clinscale.errors import ConfigError
 

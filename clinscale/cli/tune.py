@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, Overrides, TrackingUri, open_tracking
+from clinscale.cli.options import (
+    DEFAULT_HOME,
+    Address,
+    Home,
+    Json,
+    Overrides,
+    SharedWith,
+    TrackingUri,
+    open_home,
+    open_tracking,
+)
 from clinscale.cli.output import console, emit, table
 from clinscale.errors import ConfigError
 from clinscale.units import format_bytes, format_seconds
@@ -54,6 +64,7 @@ def tune(
         typer.Option("--dry-run", help="Print space, suggestions, trials at once and expected hours; start none."),
     ] = False,
     home: Home = DEFAULT_HOME,
+    shared_with: SharedWith = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     json: Json = False,
@@ -62,6 +73,7 @@ def tune(
 
     Example: `clinscale tune --task task.yaml --data . --model lf --model bb recipe.budget.trials=24`
     """
+    open_home(home, shared_with)
     from clinscale.runtime import ray_session
     from clinscale.sweep import load_sweep, read_inputs, sweep
 

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from clinscale.config import Config
+from clinscale.engine import run_key
 from clinscale.engine.snapshot import Snapshot, Writer, write_files
 from clinscale.engine.universal import convert, universal_folder
-from clinscale.errors import CapacityError, ClinscaleError, ConfigError
+from clinscale.errors import AccessError, CapacityError, ClinscaleError, ConfigError
 from clinscale.permissions import make_folder, open_private
 from clinscale.storage import read_json, sha256, write_json
 from clinscale.units import format_bytes
@@ -78,6 +79,12 @@ class Manifest(Config):
     """Size in bytes and SHA-256 by path inside the checkpoint."""
     taken_at_s: float
     """Seconds since 1970."""
+    signature: str = ""
+    """Of all the rest, by the run's key; checkpoints of an earlier clinscale have none."""
+
+    def signed_text(self) -> bytes:
+        """What the signature is of."""
+        return json.dumps({**self.plain(), "signature": ""}, sort_keys=True).encode()
 
 
 class CheckpointStore:
@@ -249,7 +256,8 @@ class CheckpointStore:
                 time.sleep(_POLL_S)
             files |= read_json(said)
         whole = Manifest.model_validate({**manifest.plain(), "files": files})
-        write_json(partial / MANIFEST, whole.plain())
+        signature = run_key.sign(self._folder, whole.signed_text())
+        write_json(partial / MANIFEST, {**whole.plain(), "signature": signature})
         target = self._folder / _name(manifest.step)
         shutil.rmtree(target, ignore_errors=True)  # of an attempt that was damaged and is done again
         partial.replace(target)
@@ -285,7 +293,7 @@ def newest_checkpoint(folder: Path, *, set_aside: bool = False) -> Path | None:
     """
     for step in sorted(_committed(folder), reverse=True):
         checkpoint = folder / _name(step)
-        fault = _fault(checkpoint)
+        fault = fault_of(checkpoint)
         if fault is None:
             return checkpoint
         log.warning("checkpoint %s is damaged (%s); the one before it is used", checkpoint, fault)
@@ -296,21 +304,44 @@ def newest_checkpoint(folder: Path, *, set_aside: bool = False) -> Path | None:
     return None
 
 
-def _fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, if anything; reads every byte."""
+def fault_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, if anything; reads every byte, and must be asked before anything unpickles it.
+
+    Where others may write, its manifest must be signed with the run's key.
+
+    Raises:
+        AccessError: it is not.
+    """
     try:
         manifest = _manifest(checkpoint)
     except ClinscaleError:
         return "its manifest cannot be read"
+    if run_key.others_may_write(checkpoint) and not run_key.is_signed(
+        checkpoint.parent, manifest.signed_text(), manifest.signature
+    ):
+        raise AccessError(
+            f"checkpoint {checkpoint} lies where others may write, and is not signed with this run's key, "
+            f"{run_key.key_file(checkpoint.parent)}; loading it could run their code: start under another name, bring "
+            "the key from the account or machine that began the run, or, where nobody else has written there, "
+            f"chmod -R go-w {checkpoint.parent}"
+        )
+    there = {str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if not path.is_dir()}
+    if strange := sorted(there - manifest.files.keys() - {MANIFEST} - _said_by(manifest)):
+        return f"{strange[0]} is not in its manifest"
     for name, (size, digest) in manifest.files.items():
         path = checkpoint / name
-        if not path.is_file():
+        if name not in there or path.is_symlink() or not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} of {size} bytes"
         if sha256(path) != digest:
             return f"{name} has other content than was written"
     return None
+
+
+def _said_by(manifest: Manifest) -> set[str]:
+    """The files in which the ranks said what they wrote."""
+    return {f"rank-{rank}.json" for rank in range(manifest.world_size)}
 
 
 def _manifest(checkpoint: Path) -> Manifest:

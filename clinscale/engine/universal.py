@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinscale.engine.run_key import others_may_write
 from clinscale.engine.zero import import_deepspeed
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ def convert(checkpoint: Path) -> None:
     from deepspeed.checkpoint.ds_to_universal import main
 
     target = universal_folder(checkpoint)
-    if target.exists():
+    if target.exists() and not others_may_write(target):
         return
+    shutil.rmtree(target, ignore_errors=True)
     unfinished = target.with_name(f"{target.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     options = argparse.Namespace(
@@ -180,6 +182,6 @@ def read_model_states(checkpoint: Path) -> Any:
 def _read_slice(path: Path) -> "torch.Tensor":
     import torch
 
-    content = torch.load(path, map_location="cpu", weights_only=False)
+    content = torch.load(path, map_location="cpu", weights_only=True)
     tensor: torch.Tensor = content["param"] if isinstance(content, dict) else content
     return tensor

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clinscale.engine.checkpoints import MANIFEST, Manifest
+from clinscale.engine.checkpoints import MANIFEST, Manifest, fault_of
 from clinscale.engine.universal import ENGINE_TAG, ParameterStates, read_model_states
 from clinscale.engine.zero import import_deepspeed
 from clinscale.errors import ConfigError, DataError
@@ -33,6 +33,8 @@ def consolidated_state(checkpoint: str | Path) -> "dict[str, torch.Tensor]":
     missing = [name for name in manifest.files if not (checkpoint / name).is_file()]
     if missing:
         raise DataError(f"{checkpoint} is no complete checkpoint: {missing[0]} is missing; use an older one")
+    if fault := fault_of(checkpoint):
+        raise DataError(f"{checkpoint} is no complete checkpoint: {fault}; use an older one")
     if manifest.stage == 0:
         weights = read_model_states(checkpoint)["module"]
         states = ParameterStates(checkpoint, stage=0, names=manifest.parameters)

@@ -3,7 +3,7 @@
 from clinscale.runtime.forks import fork_session
 from clinscale.runtime.session import PATIENT, QUIET, Cluster, hardware, ray_logs, ray_session, variables
 from clinscale.runtime.streams import stream
-from clinscale.runtime.token import make_token, read_token
+from clinscale.runtime.token import make_token, read_token, replace_open_token
 from clinscale.runtime.workers import WorkerContext, exhausted_memory, run_workers
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ray_logs",
     "ray_session",
     "read_token",
+    "replace_open_token",
     "run_workers",
     "stream",
     "variables",

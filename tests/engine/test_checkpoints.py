@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import os
+import pickle
 import resource
 import shutil
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from clinscale.engine import CheckpointStore, RetentionConfig, consolidated_state, newest_checkpoint
-from clinscale.engine.checkpoints import MANIFEST
+from clinscale.engine import CheckpointStore, RetentionConfig, consolidated_state, newest_checkpoint, run_key
+from clinscale.engine.checkpoints import MANIFEST, Manifest
 from clinscale.engine.snapshot import write_files
-from clinscale.errors import CapacityError, DataError
+from clinscale.errors import AccessError, CapacityError, DataError
+from clinscale.storage import sha256
 
 _spec = importlib.util.spec_from_file_location("group", Path(__file__).with_name("group.py"))
 group = importlib.util.module_from_spec(_spec)
@@ -292,3 +294,96 @@ def test_a_disk_without_room_is_noticed_before_anything_is_written(tmp_path, mon
     with pytest.raises(CapacityError, match=r"No space left: \d.* needed, 100 B free"):
         steps_after(folder, [(2, None)])
     assert newest_checkpoint(folder).name == "step-00000001"
+
+
+def a_checkpoint(folder):
+    """What a whole checkpoint is on the disk, without a model."""
+    checkpoint = folder / "step-00000001"
+    written = write_files({checkpoint / "engine" / "states.pt": {"weights": torch.zeros(1)}})
+    files = {str(path.relative_to(checkpoint)): known for path, known in written.items()}
+    about = {"step": 1, "updates": 1, "schedule_steps": 1, "world_size": 1, "stage": 0, "precision": "fp32"}
+    manifest = Manifest(**about, metric=None, parameters=(), files=files, taken_at_s=0.0)
+    signature = run_key.sign(folder, manifest.signed_text())
+    (checkpoint / MANIFEST).write_text(json.dumps({**manifest.plain(), "signature": signature}))
+    (checkpoint / MANIFEST).chmod(0o600)
+    return checkpoint
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path("went-off").touch, ()
+
+
+def plant(checkpoint, *, known):
+    """What somebody does who may write there: other files, and a manifest that fits them."""
+    state = checkpoint / "engine" / "states.pt"
+    state.write_bytes(pickle.dumps(Bomb()))
+    if known:
+        told = json.loads((checkpoint / MANIFEST).read_text())
+        told["files"]["engine/states.pt"] = [state.stat().st_size, sha256(state)]
+        (checkpoint / MANIFEST).write_text(json.dumps(told))
+
+
+@pytest.fixture
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLINSCALE_RUN_KEYS", str(tmp_path / "account"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_in_a_folder_that_others_may_write_to_only_what_the_run_signed_is_loaded(tmp_path, own_home):
+    folder = tmp_path / "checkpoints"
+    checkpoint = a_checkpoint(folder)
+    folder.chmod(0o777)
+    assert newest_checkpoint(folder) == checkpoint
+    plant(checkpoint, known=True)
+    for load in (newest_checkpoint, lambda _: consolidated_state(checkpoint)):
+        with pytest.raises(AccessError, match="not signed with this run's key"):
+            load(folder)
+    assert not (tmp_path / "went-off").exists()
+
+
+def test_without_the_runs_key_a_shared_checkpoint_is_refused_and_a_private_one_is_not(tmp_path, own_home):
+    folder = tmp_path / "checkpoints"
+    checkpoint = a_checkpoint(folder)
+    assert run_key.key_file(folder).stat().st_mode & 0o777 == 0o600
+    run_key.key_file(folder).unlink()
+    assert newest_checkpoint(folder) == checkpoint
+    (checkpoint / "engine").chmod(0o770)
+    with pytest.raises(AccessError, match="bring the key"):
+        newest_checkpoint(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as a second account")
+def test_what_another_account_put_into_a_checkpoint_is_refused(tmp_path, own_home):
+    checkpoint = a_checkpoint(tmp_path / "checkpoints")
+    plant(checkpoint, known=True)
+    os.chown(checkpoint / "engine" / "states.pt", 54321, 54321)
+    with pytest.raises(AccessError, match="others may write"):
+        newest_checkpoint(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("how", ["unlisted", "link", "changed"])
+def test_only_the_files_of_the_manifest_are_in_a_checkpoint(tmp_path, own_home, how):
+    checkpoint = a_checkpoint(tmp_path / "checkpoints")
+    state = checkpoint / "engine" / "states.pt"
+    if how == "unlisted":
+        shutil.copy(state, state.with_name("more.pt"))
+        state.with_name("more.pt").chmod(0o600)
+    elif how == "link":
+        state.rename(tmp_path / "states.pt")
+        state.symlink_to(tmp_path / "states.pt")
+    else:
+        plant(checkpoint, known=False)
+    assert newest_checkpoint(tmp_path / "checkpoints") is None
+    with pytest.raises(DataError, match="no complete checkpoint"):
+        consolidated_state(checkpoint)
+
+
+def test_a_checkpoint_of_an_earlier_clinscale_is_read(tmp_path, own_home):
+    checkpoint = a_checkpoint(tmp_path / "checkpoints")
+    told = json.loads((checkpoint / MANIFEST).read_text())
+    del told["signature"]
+    (checkpoint / MANIFEST).write_text(json.dumps(told))
+    for path in (checkpoint.parent, checkpoint, checkpoint / "engine"):
+        path.chmod(0o755)
+    assert newest_checkpoint(tmp_path / "checkpoints") == checkpoint
