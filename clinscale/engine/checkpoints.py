@@ -24,7 +24,7 @@ from pydantic import Field
 from clinscale.config import Config
 from clinscale.engine import run_key
 from clinscale.engine.snapshot import Snapshot, Writer, write_files
-from clinscale.engine.universal import convert, universal_folder
+from clinscale.engine.universal import ENGINE_TAG, convert, universal_folder
 from clinscale.errors import AccessError, CapacityError, ClinscaleError, ConfigError
 from clinscale.permissions import make_folder, open_private
 from clinscale.storage import read_json, sha256, write_json
@@ -125,6 +125,7 @@ class CheckpointStore:
         self._writer.wait()
         partial = self._folder / f".{_name(step)}.partial"
         self._snapshot.clear()
+        make_folder(partial)  # before DeepSpeed does, for everybody
         engine.snapshot(self._snapshot, partial)
         manifest = Manifest(
             step=step,
@@ -326,7 +327,10 @@ def fault_of(checkpoint: Path) -> str | None:
             f"chmod -R go-w {checkpoint.parent}"
         )
     there = {str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if not path.is_dir()}
-    if strange := sorted(there - manifest.files.keys() - {MANIFEST} - _said_by(manifest)):
+    unpickled = {
+        name for name in there if name.startswith(f"{ENGINE_TAG}/")
+    }  # DeepSpeed loads what it finds there
+    if strange := sorted(unpickled - manifest.files.keys()):
         return f"{strange[0]} is not in its manifest"
     for name, (size, digest) in manifest.files.items():
         path = checkpoint / name
@@ -337,11 +341,6 @@ def fault_of(checkpoint: Path) -> str | None:
         if sha256(path) != digest:
             return f"{name} has other content than was written"
     return None
-
-
-def _said_by(manifest: Manifest) -> set[str]:
-    """The files in which the ranks said what they wrote."""
-    return {f"rank-{rank}.json" for rank in range(manifest.world_size)}
 
 
 def _manifest(checkpoint: Path) -> Manifest:
