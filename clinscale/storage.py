@@ -218,6 +218,7 @@ _NO_TEXT = {
     b"PK\x03\x04": "a workbook or ZIP archive, which is named .xlsx or unpacked",
     b"\x1f\x8b": "gzip, which is named .gz",
     b"PAR1": "Parquet, which is named .parquet",
+    b"ARROW1": "Arrow or Feather, which is named .arrow or .feather",
     b"%PDF-": "a PDF, whose text is extracted first",
     b"\xd0\xcf\x11\xe0": "an old Office file, which is saved anew as .xlsx or text",
     b"version https://git-lfs": "a pointer of Git LFS, whose file comes by git lfs pull",

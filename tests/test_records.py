@@ -5,6 +5,7 @@ import zipfile
 
 import openpyxl
 import pyarrow
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
@@ -41,7 +42,19 @@ def write(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(
-    "name", ["n.csv", "n.csv.gz", "n.tsv", "n.jsonl", "n.JSONL.GZ", "n.ndjson", "n.json", "n.parquet"]
+    "name",
+    [
+        "n.csv",
+        "n.csv.gz",
+        "n.tsv",
+        "n.jsonl",
+        "n.JSONL.GZ",
+        "n.ndjson",
+        "n.json",
+        "n.parquet",
+        "n.arrow",
+        "n.feather",
+    ],
 )
 def test_every_format_gives_the_same_rows(tmp_path, name):
     content = {
@@ -51,6 +64,8 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
         ".ndjson": "\r\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS).encode(),
         ".json": json.dumps(ROWS).encode(),
         ".parquet": parquet_bytes(tmp_path, ROWS),
+        ".arrow": arrow_bytes(ROWS),
+        ".feather": feather_bytes(ROWS),
     }[data_suffix(name)]
     name = name.replace("GZ", "gz")
     records = list(read_records(write(tmp_path, name, content), ["id", "text"]))
@@ -88,7 +103,7 @@ BAD_FILES = {
     "empty json lines": ("n.jsonl", b"", ["holds no rows"]),
     "empty json list": ("n.json", b"[]", ["holds no rows"]),
     "empty parquet": ("n.parquet", b"", ["not a readable Parquet file"]),
-    "unknown format": ("n.docx", b"x", ["no known format", ".csv, .json, .jsonl"]),
+    "unknown format": ("n.docx", b"x", ["no known format", ".json, .jsonl"]),
     "csv column": ("n.csv", f'id,Text\n1,"{SECRET}"\n'.encode(), ["no column 'text'", "did you mean Text?"]),
     "jsonl column": ("n.jsonl", b'{"id": 1, "text": "x"}\n{"id": 2, "note_text": "x"}', ["line 2", "note_text?"]),
     "json column": ("n.json", b'[{"id": 1, "txt": "x"}]', ["row 1", "did you mean txt?"]),
@@ -499,13 +514,33 @@ def arrow_bytes(rows):
     return sink.getvalue()
 
 
+def feather_bytes(rows):
+    sink = io.BytesIO()
+    pyarrow.feather.write_feather(pyarrow.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def test_feather_by_the_name_of_arrow_and_of_long_ago(tmp_path):
+    assert [row.fields for row in read_records(write(tmp_path, "n.arrow", feather_bytes(ROWS)))] == ROWS
+    with pytest.raises(DataError, match="Feather of version 1"):
+        list(read_records(write(tmp_path, "n.feather", b"FEA1" + b"\0" * 40)))
+
+
 def test_a_damaged_arrow_file_is_refused_before_a_value_is_read(tmp_path):
     """Offsets that point outside of the file end the process, unless they are looked at first."""
     whole = bytearray(arrow_bytes([{"text": "a" * 10}, {"text": "b" * 10}]))
     at = whole.index((10).to_bytes(4, "little") + (20).to_bytes(4, "little"))
     whole[at + 4 : at + 8] = (2**30).to_bytes(4, "little")
     unnamed = arrow_bytes(ROWS).replace(b"text", b"\xfe" * 4)
-    for content in (bytes(whole), bytes(whole[:-40]), arrow_bytes(ROWS)[:100], b"", b"ARROW1\0\0", unnamed):
+    for content in (
+        bytes(whole),
+        bytes(whole[:-40]),
+        arrow_bytes(ROWS)[:100],
+        b"",
+        feather_bytes(ROWS)[:-9],
+        b"ARROW1\0\0",
+        unnamed,
+    ):
         with pytest.raises(DataError, match="truncated or damaged"):
             list(read_records(write(tmp_path, "n.arrow", content), ["text"]))
 

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files, checked before a value is read from them, with HF's class labels by their names."""
+"""Parquet, Arrow and Feather files, checked before a value is read from them, with HF's class labels by their names."""
 
 import contextlib
 import json
@@ -12,7 +12,9 @@ from clinscale.storage import open_binary
 
 _ROWS_AT_ONCE = 256
 _PARQUET = "a readable Parquet file; is it truncated or damaged?"
-_ARROW = "a whole Arrow stream as save_to_disk writes it; is it truncated or damaged? save it again"
+_ARROW = "a whole Arrow stream or file; is it truncated or damaged? save it again"
+_ARROW_FILE, _FEATHER_1 = b"ARROW1", b"FEA1"
+"""How Arrow's files begin, and Feather of before 2020; Arrow's streams, as `save_to_disk` writes them, have no mark."""
 
 
 def read_parquet(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:
@@ -27,13 +29,22 @@ def read_parquet(uri: str, columns: Sequence[str], table: TableFormat, on_bad_ro
 
 
 def read_arrow(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:
-    """The rows of an Arrow stream, as HF's `save_to_disk` writes it; see `read_records`."""
+    """The rows of an Arrow stream or of an Arrow file, which is Feather; see `read_records`."""
     import pyarrow
 
     with open_binary(uri) as stream:
+        head = stream.read(len(_ARROW_FILE))
+        stream.seek(0)
+        if head.startswith(_FEATHER_1):
+            raise DataError(f"{uri} is Feather of version 1, which Arrow has given up; save it as Parquet")
         with _faults(uri, _ARROW):
-            batches = pyarrow.ipc.open_stream(stream)
-        yield from _rows(uri, columns, batches.schema, batches, _ARROW)
+            if head == _ARROW_FILE:
+                file = pyarrow.ipc.open_file(stream)
+                schema, batches = file.schema, map(file.get_batch, range(file.num_record_batches))
+            else:
+                batches = pyarrow.ipc.open_stream(stream)
+                schema = batches.schema
+        yield from _rows(uri, columns, schema, batches, _ARROW)
 
 
 def _rows(uri: str, columns: Sequence[str], schema: Any, batches: Iterable[Any], what: str) -> Iterator[Record]:

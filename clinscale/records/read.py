@@ -19,6 +19,7 @@ _READERS: dict[str, Callable[[str, Sequence[str], TableFormat, OnBadRow], Iterat
     ".json": read_json_document,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
+    ".feather": read_arrow,
     ".xlsx": read_workbook,
 }
 
@@ -37,8 +38,8 @@ def read_records(
 
     Args:
         uri: a `.csv`, `.tsv`, `.jsonl`/`.ndjson`, `.json` (an object, a list, JSON lines, or objects by id: the id
-            becomes field `id`), `.parquet`, `.xlsx` or `.arrow` file (as HF's `save_to_disk` writes it), local or
-            remote.
+            becomes field `id`), `.parquet`, `.xlsx`, `.feather` or `.arrow` file (a stream, as HF's `save_to_disk`
+            writes it, too), local or remote.
         columns: names that must be present, in a table at its header, in JSON at every row. `a.b` is `b` in `a`, and
             must be there in some row.
         table: what the file does not tell itself: encoding, delimiter, quoting, sheet.

@@ -1,11 +1,12 @@
 """Task files to TaskData: read each split, split a single source, settle the labels, count what was odd."""
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import regex
+
 from clinscale.cells import SPELLED_MISSING, as_label
-from clinscale.errors import DataError
+from clinscale.errors import ConfigError, DataError
 from clinscale.filters import RowFilter
 from clinscale.storage import exists, join
 from clinscale.tasks.distributions import DISTRIBUTIONS
@@ -28,6 +29,9 @@ _READERS: dict[str, Reader] = {
     "squad": read_squad,
 }
 """Open format -> (task, path, findings) -> examples."""
+
+_LONGEST_MATCH_S = 5.0
+"""Of a pattern in one id; what takes longer goes back over its repeats without end."""
 
 MAX_LABEL_CHARACTERS = 100
 """A longer label is surely a text: the columns are mixed up."""
@@ -165,7 +169,13 @@ def _with_known_labels(
 
 def _grouped(task: TaskConfig, example: Example) -> Example:
     assert task.group_pattern is not None
-    match = re.search(task.group_pattern, example.id)
+    try:
+        match = regex.search(task.group_pattern, example.id, timeout=_LONGEST_MATCH_S)
+    except TimeoutError:
+        raise ConfigError(
+            f"task {task.name}: group_pattern must match an id at once, and took {_LONGEST_MATCH_S:g} s for that of "
+            f"example {example.name}; take out repeats within repeats, as in (a+)+"
+        ) from None
     if match is None:
         raise DataError(
             f"task {task.name}: group_pattern does not match the id of example {example.name}; it must match every id"

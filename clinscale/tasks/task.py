@@ -4,6 +4,7 @@ import posixpath
 import re
 from typing import Any, ClassVar, Literal
 
+import regex
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clinscale.config import Config, nearest
@@ -299,8 +300,8 @@ class TaskConfig(TableFormat):
 
     def _check_pattern(self, here: str, pattern: str) -> None:
         try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
+            groups = regex.compile(pattern).groups
+        except regex.error as error:
             raise ConfigError(f"{here}: group_pattern is no regular expression: {error}") from None
         if groups < 1:
             raise ConfigError(f"{here}: group_pattern needs a group in parentheses around the patient's part")

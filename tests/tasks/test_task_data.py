@@ -1,10 +1,12 @@
 """Reading a task: honest splits, settled labels, counts and fingerprints."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinscale.errors import DataError
+from clinscale.errors import ConfigError, DataError
 from clinscale.tasks import Example, Findings, read_task
 from clinscale.tasks.split import hold_out, split_by_group
 
@@ -205,6 +207,15 @@ def test_a_pattern_finds_the_patient_in_the_files_name(task_of, notes):
     assert sum(map(len, patients)) == len(set().union(*patients)) == 10
     with pytest.raises(DataError, match="group_pattern does not match the id of example 000-00"):
         read_task(task_of("tokens", **fields, group_pattern=r"patient(\d+)"), notes)
+
+
+def test_a_pattern_that_goes_back_without_end_is_refused(task_of, notes, monkeypatch):
+    monkeypatch.setattr("clinscale.tasks.read._LONGEST_MATCH_S", 0.05)
+    (Path(notes) / f"{'1' * 40}-a.txt").write_text("fever")
+    (Path(notes) / f"{'1' * 40}-a.ann").write_text("T1\tSign 0 5\tfever\n")
+    fields = {"splits": {"all": "."}, "split_ratios": (0.5, 0.2, 0.3)}
+    with pytest.raises(ConfigError, match="group_pattern must match an id at once"):
+        read_task(task_of("tokens", **fields, group_pattern=r"^(([0-9]|[1-9]|1)*)[-x]$|^(0)"), notes)
 
 
 def test_the_patient_in_the_files_name_is_in_one_of_the_given_splits(task_of, notes, tmp_path):

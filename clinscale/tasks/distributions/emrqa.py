@@ -27,7 +27,6 @@ from clinscale.tasks.distributions.distribution import Distribution, Splits
 from clinscale.tasks.example import Answer, Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds.words import whole_words
-from clinscale.tasks.readers.align import INSIDE_WORD
 from clinscale.tasks.readers.squad import NO_ANSWER, answers_of
 from clinscale.tasks.task import SPLITS
 
@@ -297,7 +296,7 @@ class _Context:
             findings.leave_out("answer without text")
             return None
         stated, start = surface, self._occurrence(surface, near)
-        while start < 0 and self.options.shorten:
+        while start < 0 and surface and self.options.shorten:
             surface = _LAST_WORD.sub("", surface)
             start = self._occurrence(surface, near)
         if start < 0 or not surface:
@@ -306,23 +305,25 @@ class _Context:
         if start == 0 and self.options.drop_at_start:
             findings.leave_out("answer at the start of its note")
             return None
-        first, end = whole_words(self.text, start, start + len(surface))
-        answer = Answer(first, self.text[first:end])
+        answer = Answer(start, surface)
         if len(answer.text.split()) > self.options.max_answer_words:
             findings.leave_out("answer of too many words")
             return None
         if surface != stated:
             findings.repair("answer shortened until found", place)
-        if answer.text != surface:
-            findings.repair(INSIDE_WORD, place)
         return answer
 
     def _occurrence(self, surface: str, near: int) -> int:
-        """Where `surface` starts, -1 if nowhere."""
+        """Where `surface` starts, -1 if nowhere; the nearest in whole words, if any is: `5` is no `2015`."""
         if self.options.occurrence == "first":
             return self.text.find(surface)
-        places = (self.text.rfind(surface, 0, near + len(surface)), self.text.find(surface, near))
-        return min((place for place in places if place >= 0), key=lambda place: abs(place - near), default=-1)
+
+        def is_inside(start: int) -> bool:
+            end = start + len(surface)
+            return whole_words(self.text, start, end) != (start, end)
+
+        places = (found.start() for found in re.finditer(re.escape(surface), self.text))
+        return min(places, key=lambda place: (is_inside(place), abs(place - near)), default=-1)
 
     def _at_token(self, line: int, token: int) -> int:
         """About where a token of a line has gone; lines count from 1, tokens from 0."""

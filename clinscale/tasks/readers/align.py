@@ -25,7 +25,6 @@ _STATES = 32
 """How many drifts are followed at a time."""
 
 OFF = "offset off by a few characters"
-INSIDE_WORD = "widened to whole words"
 NOT_THERE = "span not found at its offset"
 NESTED = "overlaps a longer span"
 REPEATED = "repeats another annotation"

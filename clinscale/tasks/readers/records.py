@@ -13,9 +13,6 @@ from clinscale.tasks.readers.marks import words_in
 from clinscale.tasks.readers.verdicts import REJECTED, is_rejected
 from clinscale.tasks.task import TaskConfig
 
-_ASIDE = ("dataset_info.json", "state.json", "dataset_dict.json")
-"""What `datasets.save_to_disk` writes beside the rows."""
-
 NOT_KEPT = "left out by keep_rows or drop_rows"
 
 
@@ -40,8 +37,6 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
 
     examples = []
     for file in list_files(path, RECORD_SUFFIXES):
-        if PurePath(file).name in _ASIDE:
-            continue
         for record in read_records(file, wanted, table=task, on_bad_row=skip):
             findings.find("rows")
             try:

@@ -172,10 +172,15 @@ class TestAnswers:
         assert examples == []
         assert findings.rejected["answer without text"] == 1
 
-    def test_an_answer_is_widened_to_whole_words_as_in_other_tasks(self, prepare):
+    def test_an_answer_stands_as_it_is_and_in_whole_words_where_it_can(self, prepare):
         examples, findings = prepare(asked(answer("feve", (4, 1), LINES[3])), answer="entity")
-        assert texts(examples) == ["fever"]
-        assert findings.repaired == {"widened to whole words": 1}
+        assert texts(examples) == ["feve"]
+        assert findings.repaired == {}
+        lines = ["Seen today .\n", "In 2015 she took 5 pills .\n"]
+        examples, _ = prepare(asked(answer("5", (2, 1), lines[1])), answer="entity", lines=lines)
+        assert [
+            example.text[: one.start].endswith("took ") for example in examples for one in example.answers
+        ] == [True]
 
     def test_equal_answers_are_one(self, prepare):
         examples, _ = prepare(asked(answer(), answer("cough", (2, 2))))
