@@ -19,7 +19,7 @@ import ray
 CONFIG = {
     "cluster_name": "scaled",
     "max_workers": 2,
-    "idle_timeout_minutes": 0.2,
+    "idle_timeout_minutes": 0.1,
     "provider": {
         "type": "fake_multinode",
         "use_node_id_as_ip": True,

@@ -287,12 +287,12 @@ def test_nodes_come_for_a_sweep_and_leave_after_it(hosts, inputs):
         inputs / "data",
     ]
     space = {
-        "fixed": {"epochs": 3, "dropout": 0.0, "batch_size": 8, "max_tokens": 128},
+        "fixed": {"epochs": 1, "dropout": 0.0, "batch_size": 8, "max_tokens": 128},
         "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
     }
     (hosts.shared / "scaled.yaml").write_text(yaml.safe_dump(space))
     sweep += ["--space", hosts.shared / "scaled.yaml"]
-    sweep += ["--model", inputs / "longformer", "recipe.budget.trials=3", "recipe.confirm_seeds=1"]
+    sweep += ["--model", inputs / "longformer", "recipe.budget.trials=2", "recipe.confirm_seeds=1"]
     sweep += ["runtime.max_concurrent_trials=2", "recipe.scheduler=none", "recipe.sampler=random"]
     script = Path(__file__).with_name("autoscaling.py")
     ran = hosts.head.run(
