@@ -99,7 +99,7 @@ def session_token(folder: Path) -> Iterator[None]:
 
 def _read_again() -> None:
     """Let Ray, which reads mode and token once in a process, read them anew."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
