@@ -82,7 +82,8 @@ def fork_workers():
     """Opens a session of two workers that are forks of one process with everything imported."""
     from clinscale import runtime
 
-    modules = ("clinscale.engine.preload", "clinscale.pretrain", "clinscale.finetune")
+    modules = ("clinscale.engine.preload", "clinscale.pretrain", "clinscale.finetune", "clinscale.sweep")
+    modules = (*modules, "sklearn.metrics")  # which a worker imports when it scores for the first time
     return functools.partial(runtime.fork_session, *modules, num_cpus=2)
 
 

@@ -1,16 +1,28 @@
-"""Where code runs: connect to or start Ray, and run one function on N workers."""
+"""Where code runs: connect to or start Ray, or fork local processes; run one function on N workers."""
 
-from clinscale.runtime.forks import fork_session
-from clinscale.runtime.session import PATIENT, QUIET, Cluster, hardware, ray_logs, ray_session, variables
+from clinscale.runtime.forks import Fork, Forks, fork_session
+from clinscale.runtime.session import (
+    PATIENT,
+    QUIET,
+    Cluster,
+    current_cluster,
+    hardware,
+    ray_logs,
+    ray_session,
+    variables,
+)
 from clinscale.runtime.streams import stream
 from clinscale.runtime.token import make_token, read_token, replace_open_token
-from clinscale.runtime.workers import WorkerContext, exhausted_memory, run_workers
+from clinscale.runtime.workers import WorkerContext, exhausted_memory, run_once, run_workers
 
 __all__ = [
     "PATIENT",
     "QUIET",
     "Cluster",
+    "Fork",
+    "Forks",
     "WorkerContext",
+    "current_cluster",
     "exhausted_memory",
     "fork_session",
     "hardware",
@@ -19,6 +31,7 @@ __all__ = [
     "ray_session",
     "read_token",
     "replace_open_token",
+    "run_once",
     "run_workers",
     "stream",
     "variables",

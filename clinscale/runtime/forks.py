@@ -1,8 +1,8 @@
-"""Worker groups without Ray: ranks are forks of one process of this machine that has imported everything.
+"""Worker processes without Ray: forks of one process of this machine that has imported everything.
 
-A rank starts in a fraction of a second, where a Ray worker imports for ten. What the ranks run, how an error of ours
-ends a group and how often one starts again are as in `run_workers`. What only Ray does is not here: placement, several
-nodes, elastic groups, preemption.
+A fork starts in a fraction of a second, where a Ray worker imports for ten. What the ranks of a group run, how an error
+of ours ends a group and how often one starts again are as in `run_workers`. What only Ray does is not here: placement,
+several nodes, elastic groups, preemption.
 """
 
 import contextlib
@@ -10,6 +10,8 @@ import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,8 +46,8 @@ def fork_session(*modules: str, num_cpus: int) -> Iterator[Forks]:
     """A session without Ray, for tests and for development on one machine.
 
     Args:
-        modules: what is imported once, in the process of which all ranks are forks; its environment stays as it is at
-            the first group.
+        modules: what is imported once, in the process of which all workers are forks; its environment stays as it is at
+            the first of them.
         num_cpus: how many workers of one CPU may run at once.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
@@ -55,6 +57,97 @@ def fork_session(*modules: str, num_cpus: int) -> Iterator[Forks]:
         yield cluster
     finally:
         session.without_ray = before
+
+
+class Fork:
+    """A process that runs a function, and the connection to it.
+
+    `function(connection, *arguments)` may send what it likes, except None, texts and errors of ours: these are last
+    words. It ends with this process, however this one ends.
+    """
+
+    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
+        from ray import cloudpickle  # functions of a test or a notebook travel by value
+
+        forks = multiprocessing.get_context("forkserver")
+        self.connection, theirs = forks.Pipe()
+        payload = cloudpickle.dumps((session.without_ray, function, arguments))
+        self._process = forks.Process(target=_live, args=(payload, theirs))
+        self._process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process's number."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def hear(self) -> Any:
+        """What it says next: something sent, or its last word.
+
+        The last word is None at the function's own end, an error of ours, or what else it failed with in words without
+        text of that error, which may quote data. EOFError when the process was killed.
+        """
+        return self.connection.recv()
+
+    def end(self) -> None:
+        """Kill it, unless it has ended."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _live(payload: bytes, connection: Any) -> None:
+    """A fork from its start to its last word."""
+    from ray import cloudpickle
+
+    threading.Thread(target=_die_with_the_driver, daemon=True).start()
+    said: Any = None
+    try:
+        session.without_ray, function, arguments = cloudpickle.loads(payload)
+        function(connection, *arguments)
+    except ClinscaleError as error:
+        said = error
+    except BaseException as error:  # noqa: BLE001  its text may quote data: only its kind travels
+        said = type(error).__name__
+    connection.send_bytes(cloudpickle.dumps(said))  # an error's class may be a test's or a notebook's
+    connection.close()
+    os._exit(0)  # gloo's threads may abort a process that takes itself apart
+
+
+def _die_with_the_driver() -> None:
+    """What a killed driver leaves behind must not go on writing where the next one goes on."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def call_fork(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function(*arguments)` returns in a fork; errors as `run_once`."""
+    fork = Fork(_send_answer, function, arguments)
+    try:
+        said = fork.hear()
+    except EOFError:
+        said = "a kill"
+    finally:
+        fork.end()
+    if isinstance(said, ClinscaleError):
+        raise said
+    if isinstance(said, str):
+        raise failed(what, said)
+    return said[0]
+
+
+def failed(what: str, kind: str) -> ClusterError:
+    """The error of work that ended with one of that kind, which is not ours."""
+    return ClusterError(
+        f"{what} failed with {kind}; look at Ray's logs, or lower batch_size if memory may be short"
+    )
+
+
+def _send_answer(connection: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    connection.send((function(*arguments),))
 
 
 class ForkContext:
@@ -142,29 +235,20 @@ def _group(
     call: Callable[[Any, Any], None], config: Any, seats: Sequence[_Seat], tell: Callable[[dict[str, float]], None]
 ) -> dict[int, str]:
     """One start of the group: how ranks failed, in words without text of theirs; empty when all came to their end."""
-    from ray import cloudpickle  # functions of a test or a notebook travel by value
-
-    forks = multiprocessing.get_context("forkserver")
-    payload = cloudpickle.dumps((call, config))
-    ranks: dict[Any, int] = {}
-    processes = []
+    forks: list[Fork] = []
     failures: dict[int, str] = {}
     try:
         for seat in seats:
-            ours, theirs = forks.Pipe(duplex=False)
-            process = forks.Process(target=_rank, args=(payload, seat, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            ranks[ours] = seat.rank
+            forks.append(Fork(_rank, seat, call, config))
+        ranks = {fork.connection: rank for rank, fork in enumerate(forks)}
         while ranks:
             spoken = multiprocessing.connection.wait(list(ranks), timeout=_LAST_WORDS_S if failures else None)
             if not spoken:  # the others wait for the one that failed
                 break
             for connection in spoken:
-                assert isinstance(connection, multiprocessing.connection.Connection)
+                rank = ranks[connection]
                 try:
-                    said = connection.recv()
+                    said = forks[rank].hear()
                 except EOFError:
                     failures.setdefault(ranks.pop(connection), "it was killed")
                     continue
@@ -173,38 +257,26 @@ def _group(
                 if isinstance(said, dict):
                     tell(said)
                     continue
-                rank = ranks.pop(connection)
+                del ranks[connection]
                 if isinstance(said, str):
                     failures[rank] = said
     finally:
-        for process in processes:
-            process.kill()
-            process.join()
+        for fork in forks:
+            fork.end()
     return failures
 
 
-def _rank(payload: bytes, seat: _Seat, connection: Any) -> None:
-    """One rank from its fork to its end; its last word is None, an error of ours, or the kind of another one."""
+def _rank(connection: Any, seat: _Seat, call: Callable[[Any, Any], None], config: Any) -> None:
+    """What one rank does."""
     import torch.distributed
-    from ray import cloudpickle
 
-    said: Any = None
-    try:
-        numbers = {"RANK": seat.rank, "LOCAL_RANK": seat.rank, "WORLD_SIZE": seat.world_size, "NODE_RANK": 0}
-        os.environ.update({key: str(value) for key, value in numbers.items()})
-        torch.distributed.init_process_group(
-            "gloo",
-            init_method=f"file://{seat.rendezvous}",
-            rank=seat.rank,
-            world_size=seat.world_size,
-            timeout=timedelta(seconds=seat.timeout_s),
-        )
-        call, config = cloudpickle.loads(payload)
-        call(ForkContext(seat.rank, seat.world_size, seat.attempt, connection), config)
-    except ClinscaleError as error:
-        said = error
-    except BaseException as error:  # noqa: BLE001  its text may quote data: only its kind travels
-        said = type(error).__name__
-    connection.send_bytes(cloudpickle.dumps(said))  # an error's class may be a test's or a notebook's
-    connection.close()
-    os._exit(0)  # gloo's threads may abort a process that takes itself apart
+    numbers = {"RANK": seat.rank, "LOCAL_RANK": seat.rank, "WORLD_SIZE": seat.world_size, "NODE_RANK": 0}
+    os.environ.update({key: str(value) for key, value in numbers.items()})
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{seat.rendezvous}",
+        rank=seat.rank,
+        world_size=seat.world_size,
+        timeout=timedelta(seconds=seat.timeout_s),
+    )
+    call(ForkContext(seat.rank, seat.world_size, seat.attempt, connection), config)

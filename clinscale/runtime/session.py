@@ -167,8 +167,8 @@ class Cluster:
 def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[Cluster]:
     """Join the cluster at `address` or `RAY_ADDRESS`, else start Ray here; leave no process of ours behind.
 
-    A session inside a session is the same one. The local Ray listens on loopback and asks for a token
-    of its own; it has a dashboard, because the State API needs that to free the workers of stopped trials.
+    A session inside a session is the same one, a `fork_session` too. The local Ray listens on loopback and asks for a
+    token of its own; it has a dashboard, because the State API needs that to free the workers of stopped trials.
 
     Args:
         address: of a running head; None looks at RAY_ADDRESS, then starts a local Ray.
@@ -179,7 +179,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     """
     import ray
 
-    if ray.is_initialized():
+    if without_ray or ray.is_initialized():
         yield current_cluster()
         return
     switch_off()

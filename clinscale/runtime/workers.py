@@ -12,8 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from clinscale.errors import ClinscaleError, OutOfMemoryError
-from clinscale.runtime.forks import Forks, run_forks
+from clinscale.errors import ClinscaleError, OutOfMemoryError, own_cause
+from clinscale.runtime.forks import Forks, call_fork, failed, run_forks
 from clinscale.runtime.session import current_cluster, variables
 
 Metrics = dict[str, float]
@@ -211,6 +211,32 @@ def run_workers(
             raise as_ours(error) from None
         finally:
             shutil.rmtree(Path(scratch) / name, ignore_errors=True)
+
+
+def run_once(what: str, function: Callable[..., Any], *arguments: Any, cpus: float, gpus: float) -> Any:
+    """What `function(*arguments)` returns in one worker; needs a `ray_session` or a `fork_session`.
+
+    Args:
+        what: names the work in the message of an error.
+        function: the work; it, its arguments and what it returns travel by pickle.
+        arguments: of `function`.
+        cpus: that Ray sets aside for it.
+        gpus: that Ray sets aside for it.
+
+    Raises:
+        ClinscaleError: one of our own, from the worker.
+        ClusterError: another error, named by its kind: as text it would be a traceback, with whatever of the notes the
+            lines of the failure hold.
+    """
+    if isinstance(current_cluster(), Forks):
+        return call_fork(what, function, *arguments)
+    import ray
+
+    try:
+        return ray.get(ray.remote(function).options(num_cpus=cpus, num_gpus=gpus).remote(*arguments))
+    except ray.exceptions.RayError as error:
+        kind = type(getattr(error, "cause", None) or error).__name__
+        raise own_cause(error) or failed(what, kind) from None
 
 
 @contextlib.contextmanager

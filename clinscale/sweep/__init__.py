@@ -14,6 +14,7 @@ from clinscale.sweep.run import SweepProgress, SweepResult, load_sweep, sweep
 from clinscale.sweep.sampler import Proposer, quiet_optuna
 from clinscale.sweep.space import SearchSpace, load_space
 from clinscale.sweep.stints import run_stints
+from clinscale.sweep.trial import Report, Stint
 from clinscale.sweep.winner import StudyResult
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "Halving",
     "Ledger",
     "Proposer",
+    "Report",
     "Resume",
     "SearchSpace",
     "Spend",
     "Start",
+    "Stint",
     "Study",
     "StudyConfig",
     "StudyResult",

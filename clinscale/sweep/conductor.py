@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clinscale.errors import own_cause
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.ledger import Epoch, Ledger, Reason, State, Trial
 from clinscale.sweep.policy import (
@@ -74,7 +73,7 @@ class Conductor:
             if trial.state == "running":
                 ledger.end(trial, "lost" if self._goes_on(trial) else "paused", message="the driver was gone")
 
-    def next_stint(self, tune_id: str) -> Stint | None:
+    def next_stint(self, stint_id: str) -> Stint | None:
         """What a free worker does; None while it has to wait, or when the sweep is at its end."""
         if len(self._stints) >= self._slots():
             return None
@@ -87,7 +86,7 @@ class Conductor:
         trial = (
             self._ledger.resume(move.trial) if isinstance(move, Resume) else self._ledger.start(self._new(move))
         )
-        self._stints[tune_id] = trial
+        self._stints[stint_id] = trial
         self._on_change()
         return Stint(trial.study, trial.id, trial.params, trial.seed, trial.epoch, trial.halvings)
 
@@ -95,49 +94,42 @@ class Conductor:
         """Whether a start of the sweep has anything to do."""
         return not isinstance(self._move(), Finish)
 
-    def report(self, tune_id: str, result: Mapping[str, Any]) -> bool:
+    def report(self, stint_id: str, result: Mapping[str, Any]) -> bool:
         """An epoch has ended; whether its trial trains on at once."""
-        trial = self._stints[tune_id]
+        trial = self._stints[stint_id]
         if FAILED in result:
-            self._end(tune_id, "failed", result[FAILED], result[MESSAGE])
+            self._end(stint_id, "failed", result[FAILED], result[MESSAGE])
             return False
         metrics = {key: float(value) for key, value in result.items() if key.startswith(_KEPT)}
         metrics["step"] = float(result["step"])
         epoch = Epoch(int(result["epoch"]), float(result[OBJECTIVE]), float(result["device_seconds"]), metrics)
-        trial = self._stints[tune_id] = self._ledger.report(trial, epoch)
+        trial = self._stints[stint_id] = self._ledger.report(trial, epoch)
         limit_s = self._studies[trial.study].limit_s
         if limit_s is not None and trial.searched and (needed_s := self._needed_s(trial)) > limit_s:
             limit = f"constraints.minutes_per_trial is {limit_s / 60:g}"
             message = f"needs about {needed_s / 60:.1f} device-minutes, {limit}"
-            self._end(tune_id, "failed", "over_time", message)
+            self._end(stint_id, "failed", "over_time", message)
             return False
         exhausted = self.spend.exhausted
         if self._goes_on(trial) and not exhausted:
             self._on_change()
             return True
         below_median = self._config.recipe.scheduler == "median" and not exhausted
-        self._end(tune_id, "pruned" if below_median else "paused")
+        self._end(stint_id, "pruned" if below_median else "paused")
         return False
 
-    def ended(self, tune_id: str) -> None:
+    def ended(self, stint_id: str) -> None:
         """A stint came to its own end: its trial is complete."""
-        if tune_id in self._stints:
-            self._end(tune_id, "complete")
+        if stint_id in self._stints:
+            self._end(stint_id, "complete")
 
-    def died(self, tune_id: str, error: BaseException | None) -> None:
-        """A stint's process or code failed: told by kind only, for the text of foreign errors may quote data."""
-        if tune_id not in self._stints:
+    def died(self, stint_id: str, reason: Reason, message: str) -> None:
+        """A stint's process or code failed; the message may not quote foreign errors, whose text may quote data."""
+        if stint_id not in self._stints:
             return
-        from ray.exceptions import OutOfMemoryError, RayActorError
-
-        trial = self._stints[tune_id]
-        ours = own_cause(error)
-        kind = type(error).__name__ if ours is None else str(ours)
-        reason: Reason = "lost" if error is None or isinstance(error, RayActorError) else "error"
-        if isinstance(error, OutOfMemoryError):  # Ray ended it, before the host would have run out
-            reason = "out_of_memory"
+        trial = self._stints[stint_id]
         again = reason != "error" and trial.losses < self._config.runtime.max_failures
-        self._end(tune_id, "lost" if again else "failed", reason, kind)
+        self._end(stint_id, "lost" if again else "failed", reason, message)
 
     def close(self) -> None:
         """At the end, what was not promoted is pruned; before it, what runs is left for the next start."""
@@ -145,8 +137,8 @@ class Conductor:
             for trial in self._ledger.trials:
                 if trial.state == "paused":
                     self._ledger.end(trial, "pruned", message="was not promoted")
-        for tune_id in list(self._stints):
-            self._end(tune_id, "lost", message="interrupted")
+        for stint_id in list(self._stints):
+            self._end(stint_id, "lost", message="interrupted")
         _live.pop(self.name, None)
 
     @property
@@ -167,8 +159,8 @@ class Conductor:
             confirm_seeds=self._config.recipe.confirm_seeds,
         )
 
-    def _end(self, tune_id: str, state: State, reason: Reason | None = None, message: str = "") -> None:
-        self._ledger.end(self._stints.pop(tune_id), state, reason, message)
+    def _end(self, stint_id: str, state: State, reason: Reason | None = None, message: str = "") -> None:
+        self._ledger.end(self._stints.pop(stint_id), state, reason, message)
         self._on_change()
 
     def _needed_s(self, trial: Trial) -> float:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import ClusterError, ConfigError, own_cause
+from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, seconds_per_epoch
-from clinscale.runtime import Cluster
+from clinscale.runtime import Cluster, run_once
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.inputs import StudyInputs, SweepInputs
 from clinscale.sweep.ledger import Trial
@@ -20,7 +20,8 @@ _SUGGESTIONS = 10
 def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> dict[str, Any]:
     """JSON-ready: each study's space, first suggestions and probed times; trials at once, hours and money in all.
 
-    Needs a `ray_session`; each study trains a few steps for some seconds on the resources of one trial.
+    Needs a `ray_session` or a `fork_session`; each study trains a few steps for some seconds on the resources of one
+    trial.
 
     Raises:
         DataError, OutOfMemoryError: what a trial would meet too.
@@ -80,27 +81,23 @@ def require_one_trial(config: SweepConfig, inputs: SweepInputs, *, on_study: Cal
 
 def device_seconds_per_epoch(config: SweepConfig, study: StudyInputs) -> float:
     """Measured on a few steps of the first setting, with the resources of one trial."""
-    import ray
-
     settings = config.runtime
     point = dict(study.proposer(config.recipe).propose([]).params)
     base = study.bases[int(point.pop(MODEL, 0))]
     recipe = study.space.recipe(base.path, point, config.recipe.seed)
     # of one worker: a group computes the same number of windows, and its start is no part of an epoch
     alone = settings.finetune.model_copy(update={"num_workers": 1})
-    task = ray.remote(_probe).options(num_cpus=settings.cpus_per_trial, num_gpus=settings.gpus_per_trial)
-    threads = max(1, int(settings.cpus_per_trial))
-    try:
-        found: float = ray.get(
-            task.remote(recipe, study.data.task, str(Path(study.config.data).absolute()), alone, threads)
-        )
-    except ray.exceptions.RayError as error:
-        # as text it would be a traceback, with whatever of the notes the lines of the failure hold
-        raise own_cause(error) or ClusterError(
-            f"study {study.config.name}: the steps that were to be timed failed with "
-            f"{type(getattr(error, 'cause', None) or error).__name__}; look at Ray's logs, or lower batch_size if "
-            "memory may be short"
-        ) from None
+    found: float = run_once(
+        f"study {study.config.name}: the steps that were to be timed",
+        _probe,
+        recipe,
+        study.data.task,
+        str(Path(study.config.data).absolute()),
+        alone,
+        max(1, int(settings.cpus_per_trial)),
+        cpus=settings.cpus_per_trial,
+        gpus=settings.gpus_per_trial,
+    )
     return found * (settings.gpus_per_trial or settings.cpus_per_trial)
 
 

@@ -1,6 +1,7 @@
-"""The driver side of a sweep: Ray Tune over all studies, then each study's winner, test score and version."""
+"""The driver side of a sweep: the trials of all studies, then each study's winner, test score and version."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ def sweep(
 ) -> SweepResult:
     """Search all studies under one budget; of each, judge the winner once on the test split and register it.
 
-    Needs a `ray_session`. The same name with the same recipe resumes, or returns what is finished already. `inputs` are
-    read unless given. A study without a winner is among the failures; the others have theirs.
+    Needs a `ray_session` or a `fork_session`. The same name with the same recipe resumes, or returns what is finished
+    already. `inputs` are read unless given. A study without a winner is among the failures; the others have theirs.
 
     Raises:
         ConfigError: the name stands for another recipe. ClusterError: Ray gave up, or another process runs this sweep.
@@ -202,7 +203,7 @@ class _Driver:
         )
 
     def search(self) -> None:
-        """Run Tune until the policy says that nothing is left to do."""
+        """Run stints until the policy says that nothing is left to do."""
         settings = self._config.runtime
         resources = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
         if settings.workers_per_trial > 1:
@@ -211,11 +212,10 @@ class _Driver:
         try:
             run_stints(
                 self._conductor,
-                run_stint,
-                specs=specs,
+                functools.partial(run_stint, specs=specs),
                 folder=self._folder,
                 resources=resources,
-                reuse_actors=settings.workers_per_trial == 1,
+                reuse_processes=settings.workers_per_trial == 1,
             )
         finally:
             self._conductor.close()

@@ -1,70 +1,67 @@
-"""Ray Tune runs stints, the uninterrupted pieces of trials.
+"""Who runs stints, the uninterrupted pieces of trials: Ray Tune, or forks of one process of this machine.
 
 A trial that pauses at a rung ends its stint, and its promotion is another stint that goes on from its checkpoint. So a
-pause holds no process and no placement group, and processes are reused by whatever comes next.
+pause holds no process and no placement group, and processes are free for whatever comes next. What runs next and what
+becomes of it is the conductor's to decide; a runner only carries questions and answers.
 """
 
-import logging
-import os
-import shutil
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from clinscale.errors import ClusterError
-from clinscale.runtime import ray_logs
+from clinscale.runtime import Forks, current_cluster
 from clinscale.sweep.conductor import Conductor
+from clinscale.sweep.trial import Report, Stint
+
+Work = Callable[[Report, Stint], None]
+"""What a process does for one stint; travels by pickle."""
+
+
+class StintRunner(Protocol):
+    """Runs stints until the conductor has no more.
+
+    It asks `next_stint` whenever a process may be free, hands every report to `report` and stops the trial where the
+    answer is no, and says how each stint ended with `ended` or `died`, each by the id it asked with.
+    """
+
+    def __call__(
+        self,
+        conductor: Conductor,
+        work: Work,
+        *,
+        folder: Path,
+        resources: Mapping[str, float],
+        reuse_processes: bool,
+    ) -> None:
+        """As `run_stints`."""
 
 
 def run_stints(
     conductor: Conductor,
-    trainable: Callable[..., None],
+    work: Work,
     *,
     folder: Path,
     resources: Mapping[str, float],
-    reuse_actors: bool = True,
-    **parameters: Any,
+    reuse_processes: bool = True,
 ) -> None:
-    """Let Ray Tune run `trainable(config, **parameters)` for each stint until the conductor has no more.
+    """Run `work(report, stint)` for each stint until the conductor has no more.
 
-    Needs a `ray_session`. Tune's own files lie in `folder/tune` meanwhile and are never read.
+    Needs a `ray_session` or a `fork_session`.
+
+    Args:
+        conductor: says what runs next.
+        work: what each process does.
+        folder: of the sweep; a runner's own files lie in it meanwhile and are never read.
+        resources: that Ray sets aside for each process, by kind.
+        reuse_processes: whether a process may take another stint after its first, where that saves a start.
 
     Raises:
-        ClusterError: Tune gave up.
+        ClusterError: the runner gave up.
     """
-    from ray import tune
-    from ray.tune import TuneError
-
-    from clinscale.sweep.tune_hooks import RungScheduler, SweepSearch  # they are Ray's own classes
-
     if not conductor.work_left():
         return
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to handle: runs must be closed
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # the ledger is the state
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its tracebacks may quote data
-    scratch = folder / "tune"
-    shutil.rmtree(scratch, ignore_errors=True)
-    bound = tune.with_parameters(trainable, **parameters) if parameters else trainable
-    try:
-        tune.Tuner(
-            tune.with_resources(bound, {kind: amount for kind, amount in resources.items() if amount}),
-            tune_config=tune.TuneConfig(
-                num_samples=-1,  # the policy says when it is enough
-                search_alg=SweepSearch(conductor),
-                scheduler=RungScheduler(conductor),
-                reuse_actors=reuse_actors,
-            ),
-            run_config=tune.RunConfig(
-                name=scratch.name,
-                storage_path=str(folder),
-                failure_config=tune.FailureConfig(max_failures=0),  # the ledger counts losses
-                verbose=0,
-            ),
-        ).fit()
-    except TuneError as error:
-        raise ClusterError(
-            f"sweep {conductor.name}: Ray Tune gave up ({type(error).__name__}); {ray_logs()}; run the same command to "
-            "resume it"
-        ) from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    # only the one that is asked for: Ray Tune costs a second to import
+    name = "fork_runner" if isinstance(current_cluster(), Forks) else "tune_runner"
+    run: StintRunner = importlib.import_module(f"clinscale.sweep.{name}").run
+    run(conductor, work, folder=folder, resources=resources, reuse_processes=reuse_processes)

@@ -1,8 +1,8 @@
-"""One stint of one trial: a fine-tuning in a process of Ray Tune, until its end or until it is told to pause."""
+"""One stint of one trial: a fine-tuning in a process of its own, until its end or until it is told to pause."""
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,14 @@ class Stint:
     """Of the micro batch, because the host's memory was too small for it."""
 
 
-def run_stint(config: dict[str, Any], *, specs: tuple[StudySpec, ...]) -> None:
-    """Fine-tune, reporting every epoch; Tune may stop it at any report, and a later stint goes on from there."""
-    import torch
-    from ray import tune
+Report = Callable[[Mapping[str, Any]], None]
+"""Takes what a trial tells of an epoch to the driver, and does not return where the trial is not to train on."""
 
-    stint = Stint(**config["stint"])
+
+def run_stint(report: Report, stint: Stint, *, specs: tuple[StudySpec, ...]) -> None:
+    """Fine-tune, reporting every epoch; any report may be the last, and a later stint goes on from there."""
+    import torch
+
     spec = specs[stint.study]
     torch.set_num_threads(spec.num_threads)
     metric = f"eval/{spec.task.name}/{metric_of(spec.task)}"
@@ -81,15 +83,15 @@ def run_stint(config: dict[str, Any], *, specs: tuple[StudySpec, ...]) -> None:
             return
         now_s = time.perf_counter()
         spent_s, last_s = (now_s - last_s) * spec.devices, now_s
-        tune.report({**metrics, OBJECTIVE: best, "device_seconds": spent_s})
+        report({**metrics, OBJECTIVE: best, "device_seconds": spent_s})
         last_s = time.perf_counter()  # waiting for the driver's word costs nobody's budget
 
     try:
         _limit_memory(limit_gb)
         _train(spec, stint, on_epoch)
     except ClinscaleError as error:
-        # told, not raised: Tune would end the process, which the next trial can use
-        tune.report({FAILED: reason_of(error), MESSAGE: str(error)})
+        # told, not raised: Ray Tune would end the process, which the next trial can use
+        report({FAILED: reason_of(error), MESSAGE: str(error)})
 
 
 def _train(spec: StudySpec, stint: Stint, on_epoch: Any) -> None:

@@ -3,8 +3,11 @@
 import pickle
 
 import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 
+from clinscale.errors import DataError
 from clinscale.sweep import Conductor, Ledger, Proposer, SearchSpace, Study, SweepConfig
+from clinscale.sweep.tune_runner import how_it_died
 
 SPACE = SearchSpace.parse({"parameters": {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}}, source="test")
 
@@ -68,18 +71,48 @@ def test_a_trial_is_lost_a_finite_number_of_times():
     asked = conductor(ledger)
     for _ in range(1 + config().runtime.max_failures):
         assert asked.next_stint("a").trial == ledger.trials[0].id
-        asked.died("a", None)
+        asked.died("a", "lost", "its process was killed")
     assert ledger.trials[0].state == "failed"
     assert asked.next_stint("b").trial != ledger.trials[0].id
 
 
-def test_a_foreign_error_is_told_by_its_kind_only():
-    ledger = Ledger()
-    asked = conductor(ledger)
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        (None, "lost", "NoneType"),
+        (ActorDiedError(), "lost", "ActorDiedError"),
+        (OutOfMemoryError("the node's memory"), "out_of_memory", "OutOfMemoryError"),
+        (ValueError("Mr Doe, aged 61, was admitted"), "error", "ValueError"),
+        (DataError("row 3 has no text"), "error", "row 3 has no text"),
+    ],
+)
+def test_a_foreign_error_on_ray_is_told_by_its_kind_only(error, reason, message):
+    assert how_it_died(error) == (reason, message)
+
+
+def test_a_stint_whose_host_had_too_little_memory_begins_again_with_half_the_micro_batch():
+    asked = conductor(Ledger())
     asked.next_stint("a")
-    asked.died("a", ValueError("Mr Doe, aged 61, was admitted"))
-    [trial] = ledger.trials
-    assert (trial.state, trial.reason, trial.message) == ("failed", "error", "ValueError")
+    asked.died("a", "out_of_memory", "OutOfMemoryError")
+    assert asked.next_stint("b").halvings == 1
+
+
+def test_a_budget_of_time_ends_the_search():
+    """25 device-seconds are spent within the third epoch of ten: what runs pauses, and nothing begins."""
+    ledger = Ledger()
+    asked = conductor(ledger, budget={"usd": 2.0, "usd_per_device_hour": 2.0 * 3600 / 25}, scheduler="none")
+    asked.next_stint("a")
+    asked.next_stint("b")
+    assert asked.report("a", epoch(1))
+    assert asked.report("b", epoch(1))
+    assert not asked.report("a", epoch(2))
+    assert asked.next_stint("c") is None
+    assert not asked.finished, "the other one is still at work"
+    assert not asked.report("b", epoch(2))
+    assert asked.next_stint("d") is None
+    assert asked.finished
+    asked.close()
+    assert {trial.state for trial in ledger.trials} == {"pruned"}
 
 
 def test_what_was_not_promoted_is_pruned_at_the_end():

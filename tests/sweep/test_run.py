@@ -1,32 +1,32 @@
-"""Sweeps on real Ray Tune, Optuna and MLflow; each costs seconds, so each test asks a lot."""
+"""Sweeps with real Optuna and MLflow: one on Ray Tune, the others on forks. Each costs seconds, so each asks a lot."""
 
-import json
+import contextlib
 import math
-import os
 import random
-import signal
-import subprocess
+import shutil
 import sys
-import time
 
 import psutil
 import pytest
 import transformers
 import yaml
+from ray import cloudpickle
 
-from clinscale import registry
+from clinscale import registry, runtime
 from clinscale.errors import ClusterError, ConfigError, DataError, RegistryError
 from clinscale.registry import Tag
 from clinscale.runtime import Cluster
 from clinscale.sweep import SweepConfig, SweepRuntime, load_sweep, read_inputs, sweep
 from clinscale.sweep.ledger import Ledger
 
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
+
 TRIALS = 4
 
 
 def write_space(folder, name="space", **changes):
     values = {
-        "fixed": {"epochs": 3, "dropout": 0.0, "batch_size": 8, "max_tokens": 256},
+        "fixed": {"epochs": 3, "dropout": 0.0, "batch_size": 8, "max_tokens": 64},
         "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
         "first_trials": [{"optimizer.learning_rate": 1e-3}],
     }
@@ -102,11 +102,21 @@ def test_two_studies_of_one_name_are_refused(demo_data, base_models):
 
 
 @pytest.mark.ray
-def test_a_sweep_ends_as_a_champion_and_its_name_is_kept(demo_data, base_models, tracking, tmp_path, ray_cluster):
+def test_a_sweep_that_loses_a_trial_ends_as_a_champion_and_its_name_is_kept(
+    demo_data, base_models, tracking, tmp_path, ray_cluster
+):
     space = write_space(tmp_path)
     settings = config(study(demo_data, base_models.values(), space), confirm_seeds=2)
-    seen = []
-    found = sweep(settings, tracking=tracking, home=tmp_path, cluster=ray_cluster, on_progress=seen.append)
+    seen, ledger = [], tmp_path / "sweep" / "pairs" / "ledger.jsonl"
+
+    def look(progress):
+        seen.append(progress)
+        # a process that is hit may just have ended its work: the ledger says when a trial was lost
+        if not losses(ledger) and progress.studies[0].epochs:
+            kill(tuning())
+
+    found = sweep(settings, tracking=tracking, home=tmp_path, cluster=ray_cluster, on_progress=look)
+    assert losses(ledger)
     [result] = found.studies
     parent, runs = runs_of(tracking)
     trials = [run for run in runs if Tag.CONFIRMS not in run.tags]
@@ -183,14 +193,12 @@ def test_a_sweep_ends_as_a_champion_and_its_name_is_kept(demo_data, base_models,
         )
 
 
-@pytest.mark.slow
-@pytest.mark.ray
 def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
-    demo_data, base_models, tracking, tmp_path, ray_cluster
+    demo_data, base_models, tracking, tmp_path, forks
 ):
     dimension = {"type": "categorical", "choices": [1e-3, 0.99]}
     points = [{"optimizer.learning_rate": 1e-3}, {"optimizer.learning_rate": 0.99}]
-    fixed = {"epochs": 2, "dropout": 0.0, "batch_size": 8, "max_tokens": 128, "optimizer.max_grad_norm": 1e9}
+    fixed = {"epochs": 1, "dropout": 0.0, "batch_size": 8, "max_tokens": 32, "optimizer.max_grad_norm": 1e9}
     space = write_space(
         tmp_path, fixed=fixed, parameters={"optimizer.learning_rate": dimension}, first_trials=points
     )
@@ -203,11 +211,11 @@ def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
             study(demo_data, poisoned, space, name="broken"),
             study(demo_data / "nowhere", one_model, space, name="missing"),
             name="several",
-            trials=6,
+            trials=4,
         ),
         tracking=tracking,
         home=tmp_path,
-        cluster=ray_cluster,
+        cluster=forks,
     )
     [result] = found.studies
     assert result.name == "demo_pairs"
@@ -221,9 +229,9 @@ def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
     failed = [run for run in runs if run.kind == "trial" and run.status == "FAILED"]
     assert failed
     assert all(run.tags[Tag.TRIAL_REASON].startswith("not_a_number") for run in failed)
-    alone = config(study(demo_data, poisoned, space, name="alone"), name="alone", trials=2)
+    alone = config(study(demo_data, poisoned, space, name="alone"), name="alone", trials=1)
     with pytest.raises((ConfigError, ClusterError), match="no trial ended with a score") as caught:
-        sweep(alone, tracking=tracking, home=tmp_path, cluster=ray_cluster)
+        sweep(alone, tracking=tracking, home=tmp_path, cluster=forks)
     assert "Traceback" not in str(caught.value)
 
 
@@ -240,23 +248,12 @@ def history(tracking, record, key):
     return registry.metric_history(tracking, record.id, key)
 
 
-@pytest.mark.slow
-@pytest.mark.ray
-def test_a_budget_of_time_ends_the_search_and_one_below_a_trial_is_refused(
-    demo_data, base_models, tracking, tmp_path, ray_cluster
-):
+def test_a_budget_below_one_trial_is_refused(demo_data, base_models, tracking, tmp_path, forks):
     one = study(demo_data, [base_models["longformer"]], write_space(tmp_path))
     small = config(one, name="small", trials=None, budget={"device_hours": 1e-6})
     with pytest.raises(ConfigError, match="is below one trial of demo_pairs, which needs about"):
-        sweep(small, tracking=tracking, home=tmp_path, cluster=ray_cluster)
-    limit_s = 40.0
-    timed = config(one, name="timed", budget={"usd": 2.0, "usd_per_device_hour": 2.0 * 3600 / limit_s})
-    sweep(timed, tracking=tracking, home=tmp_path, cluster=ray_cluster)
-    ledger = Ledger(tmp_path / "sweep" / "timed" / "ledger.jsonl")
-    longest_s = max(epoch.seconds for trial in ledger.trials for epoch in trial.epochs)
-    assert sum(trial.seconds for trial in ledger.trials) <= limit_s + 3 * longest_s
-    assert len(ledger.trials) > 1
-    assert {trial.state for trial in ledger.trials} <= {"complete", "pruned"}
+        sweep(small, tracking=tracking, home=tmp_path, cluster=forks)
+    assert Ledger(tmp_path / "sweep" / "small" / "ledger.jsonl").trials == []
 
 
 def test_a_sweep_can_be_cut_to_a_short_window(demo_data, base_models, tracking, tmp_path):
@@ -270,115 +267,109 @@ def test_a_sweep_can_be_cut_to_a_short_window(demo_data, base_models, tracking, 
         read_inputs(wrong, tracking=tracking, home=tmp_path)
 
 
-def tune_command(folder, demo_data, model, space, *more):
-    command = [sys.executable, "-m", "clinscale", "tune", "--task", "demo_pairs", "--data", str(demo_data)]
-    command += ["--model", model, "--space", space, "--name", "chaos", "--home", str(folder), "--json"]
-    return [*command, "recipe.budget.trials=5", "runtime.max_concurrent_trials=1", *more]
-
-
-def trial_processes(driver):
-    """Processes that are training for a driver."""
+def tuning():
+    """Processes of Ray Tune that train for this one."""
     found = []
-    for process in driver.children(recursive=True):
-        try:
-            if process.cmdline() and process.cmdline()[0].startswith("ray::ImplicitFunc"):
-                found.append(process)
-        except psutil.Error:
-            continue
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            found += [process] if process.cmdline()[:1] and "ImplicitFunc" in process.cmdline()[0] else []
     return found
 
 
-def environment():
-    """For a Ray of its own, whatever the other tests have running."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+def siblings(driver):
+    """Forks beside a driver that is one itself: its trials."""
+    forked = psutil.Process(driver.pid).parent().children()
+    return [process for process in forked if process.pid != driver.pid]
 
 
-def run_to_its_end(command, *, kills, rng, ledger):
-    """Run a sweep's command again and again, killing its trials' processes and itself; the last one's answer.
+def kill(processes):
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def losses(ledger):
+    """How many trials a running sweep has lost with their process."""
+    return ledger.read_text().count('"state":"lost","reason":"lost"') if ledger.exists() else 0
+
+
+def drive(connection, settings, home):
+    """A sweep in a process that may be killed."""
+    cluster = runtime.current_cluster()
+    found = sweep(settings, tracking=registry.connect(home=home), home=home, cluster=cluster)
+    connection.send((found.studies[0].value,))
+
+
+def drive_to_the_end(settings, home, *, kills, rng):
+    """Drive a sweep again and again, killing its trials and its driver; the value of its winner.
 
     Args:
-        command: of the sweep.
-        kills: `trial` or `driver`, in order.
-        rng: chooses the moments.
-        ledger: a kill comes when it has grown.
+        settings: of the sweep.
+        home: where it is.
+        kills: `trial` or `driver`, in order; one of a trial counts when the ledger says that a trial was lost, because
+            the process that was hit may just have ended its work.
+        rng: chooses the moments after the ledger has grown.
     """
-    kills = list(kills)
+    ledger = home / "sweep" / settings.name / "ledger.jsonl"
+    kills, lost = list(kills), 0
     while True:
-        process = subprocess.Popen(
-            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        driver, killed = psutil.Process(process.pid), False
-        family = set()
-        while process.poll() is None and kills:
+        driver = runtime.Fork(drive, settings, home)
+        try:
             size = ledger.stat().st_size if ledger.exists() else 0
-            while process.poll() is None and (not ledger.exists() or ledger.stat().st_size == size):
-                time.sleep(0.05)
-            time.sleep(rng.uniform(0, 1))
-            if process.poll() is not None:
-                break
-            family |= set(driver.children(recursive=True))
-            if kills[0] == "driver":
+            while kills and not driver.connection.poll(0.01):
+                if not ledger.exists() or ledger.stat().st_size == size:
+                    continue
+                size = ledger.stat().st_size
+                if losses(ledger) > lost:
+                    lost = losses(ledger)
+                    kills = kills[kills[0] == "trial" :]
+                    continue
+                if driver.connection.poll(rng.uniform(0, 0.3)):
+                    break
+                if kills[0] == "driver":
+                    break
+                kill(siblings(driver))
+            if kills and kills[0] == "driver" and not driver.connection.poll():
                 kills.pop(0)
-                process.send_signal(signal.SIGKILL)
-                killed = True
-                break
-            if training := trial_processes(driver):
-                kills.pop(0)
-                training[0].kill()
-        out, err = process.communicate()
-        psutil.wait_procs(family, timeout=30)
-        if not killed:
-            assert process.returncode == 0, err[-2000:]
+                continue
             assert not kills, "the sweep ended before all kills; give it more epochs"
-            return json.loads(out)
+            said = driver.hear()
+            assert isinstance(said, tuple), said
+            return said[0]
+        finally:
+            driver.end()
 
 
 @pytest.mark.chaos
-@pytest.mark.ray
-@pytest.mark.timeout(900)
 def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
-    demo_data, base_models, tmp_path, chaos_kills
+    demo_data, base_models, tmp_path, mlflow_database, chaos_kills, forks
 ):
-    space = write_space(tmp_path, fixed={"epochs": 6, "dropout": 0.1, "batch_size": 8, "max_tokens": 128})
-    rng = random.Random(0)
+    fixed = {"epochs": 2 + 2 * len(chaos_kills), "dropout": 0.1, "batch_size": 8, "max_tokens": 64}
+    one = study(demo_data, [base_models["longformer"]], write_space(tmp_path, fixed=fixed), name="chaos")
+    settings = config(one, name="chaos", trials=3)
+    settings = settings.model_copy(update={"runtime": SweepRuntime(max_concurrent_trials=1)})
     trials = {}
-    for home, kills in (("quiet", ()), ("killed", chaos_kills)):
-        folder = tmp_path / home
-        command = tune_command(folder, demo_data, base_models["longformer"], space)
-        path = folder / "sweep" / "chaos" / "ledger.jsonl"
-        answer = run_to_its_end(command, kills=kills, rng=rng, ledger=path)
-        ledger = Ledger(path)
+    for name, kills in (("quiet", ()), ("killed", chaos_kills)):
+        home = tmp_path / name
+        home.mkdir()
+        shutil.copy(mlflow_database, home / "mlflow.db")
+        value = drive_to_the_end(settings, home, kills=kills, rng=random.Random(0))
+        ledger = Ledger(home / "sweep" / "chaos" / "ledger.jsonl")
         ledger.close()
-        lost = sum(one.losses for one in ledger.trials)
-        assert lost == sum(kill == "trial" for kill in kills)
-        trials[home] = [
-            (one.number, dict(one.params), one.state, [(epoch.epoch, epoch.objective) for epoch in one.epochs])
-            for one in ledger.trials
-        ]
-        tracking = registry.connect(home=folder)
+        assert sum(one.losses for one in ledger.trials) >= sum(kill == "trial" for kill in kills)
+        trials[name] = (
+            value,
+            [
+                (one.number, dict(one.params), one.state, [(epoch.epoch, epoch.objective) for epoch in one.epochs])
+                for one in ledger.trials
+            ],
+        )
+        tracking = registry.connect(home=home)
         parent, runs = runs_of(tracking)
         assert sorted(run.name for run in runs) == [f"chaos-{one.id}" for one in ledger.trials]
         assert {run.status for run in [parent, *runs]} == {"FINISHED"}
         for run, one in zip(sorted(runs, key=lambda run: run.name), ledger.trials, strict=True):
             assert [value for _, value in history(tracking, run, "epoch")] == list(range(1, one.epoch + 1))
-        trials[f"{home}_winner"] = answer["winners"][0]["value"]
     assert trials["killed"] == trials["quiet"]
-    assert trials["killed_winner"] == trials["quiet_winner"]
-    again = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "clinscale",
-            "tune",
-            "--resume",
-            "chaos",
-            "--home",
-            str(tmp_path / "killed"),
-            "--json",
-        ],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(again.stdout)["winners"][0]["value"] == trials["killed_winner"]
+    [again] = sweep(load_sweep("chaos", home=home), tracking=tracking, home=home, cluster=forks).studies
+    assert again.value == value

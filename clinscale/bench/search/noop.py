@@ -9,7 +9,18 @@ from typing import Any
 
 from clinscale.errors import ConfigError
 from clinscale.runtime import ray_session
-from clinscale.sweep import Conductor, Ledger, Proposer, SearchSpace, Study, SweepConfig, quiet_optuna, run_stints
+from clinscale.sweep import (
+    Conductor,
+    Ledger,
+    Proposer,
+    Report,
+    SearchSpace,
+    Stint,
+    Study,
+    SweepConfig,
+    quiet_optuna,
+    run_stints,
+)
 
 
 def noop_ratio(count: int, repeats: int = 3) -> dict[str, float | None]:
@@ -60,14 +71,21 @@ def _run_empty_sweep(space: SearchSpace, count: int, folder: Path) -> None:
     conductor = Conductor(
         config, ledger, [Study("nothing", Proposer(space), 1, None)], slots=lambda: 2, on_change=lambda: None
     )
-    run_stints(conductor, _nothing, folder=folder, resources={"CPU": 1})
+    run_stints(conductor, _no_stint, folder=folder, resources={"CPU": 1})
     conductor.close()
     ledger.close()
     if len(ledger.trials) != count or any(trial.state != "complete" for trial in ledger.trials):
         raise ConfigError(f"the empty sweep ran {len(ledger.trials)} of {count} trials; look at Ray's logs")
 
 
+_NOTHING = {"objective": 0.0, "epoch": 1, "step": 1, "device_seconds": 0.0}
+
+
 def _nothing(config: Mapping[str, Any]) -> None:
     from ray import tune
 
-    tune.report({"objective": 0.0, "epoch": 1, "step": 1, "device_seconds": 0.0})
+    tune.report(_NOTHING)
+
+
+def _no_stint(report: Report, stint: Stint) -> None:
+    report(_NOTHING)

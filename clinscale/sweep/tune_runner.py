@@ -1,0 +1,117 @@
+"""Stints on Ray Tune: a searcher and a scheduler that ask the conductor, which is all that they know."""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune import TuneError
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from clinscale.errors import ClusterError, own_cause
+from clinscale.runtime import ray_logs
+from clinscale.sweep.conductor import Conductor
+from clinscale.sweep.ledger import Reason
+from clinscale.sweep.stints import Work
+from clinscale.sweep.trial import Stint
+
+
+def run(
+    conductor: Conductor, work: Work, *, folder: Path, resources: Mapping[str, float], reuse_processes: bool
+) -> None:
+    """See StintRunner; ClusterError when Tune gave up."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to handle: runs must be closed
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # the ledger is the state
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its tracebacks may quote data
+    scratch = folder / "tune"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(_live, work=work),
+                {kind: amount for kind, amount in resources.items() if amount},
+            ),
+            tune_config=tune.TuneConfig(
+                num_samples=-1,  # the policy says when it is enough
+                search_alg=SweepSearch(conductor),
+                scheduler=RungScheduler(conductor),
+                reuse_actors=reuse_processes,
+            ),
+            run_config=tune.RunConfig(
+                name=scratch.name,
+                storage_path=str(folder),
+                failure_config=tune.FailureConfig(max_failures=0),  # the ledger counts losses
+                verbose=0,
+            ),
+        ).fit()
+    except TuneError as error:
+        raise ClusterError(
+            f"sweep {conductor.name}: Ray Tune gave up ({type(error).__name__}); {ray_logs()}; run the same command to "
+            "resume it"
+        ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _live(config: dict[str, Any], work: Work) -> None:
+    work(tune.report, Stint(**config["stint"]))
+
+
+def how_it_died(error: BaseException | None) -> tuple[Reason, str]:
+    """Why a stint failed, in the ledger's words; foreign errors by kind only, for their text may quote data."""
+    ours = own_cause(error)
+    kind = type(error).__name__ if ours is None else str(ours)
+    if isinstance(error, OutOfMemoryError):  # Ray ended it, before the host would have run out
+        return "out_of_memory", kind
+    return ("lost" if error is None or isinstance(error, RayActorError) else "error"), kind
+
+
+class SweepSearch(Searcher):  # type: ignore[misc]
+    """Tune's questions for the conductor: what runs next, and how it ended."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self._conductor = conductor
+
+    def suggest(self, trial_id: str) -> Any:
+        """See Searcher."""
+        stint = self._conductor.next_stint(trial_id)
+        if stint is not None:
+            return {"stint": asdict(stint)}
+        return Searcher.FINISHED if self._conductor.finished else None
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """See Searcher; errors came through the scheduler, which is told their kind."""
+        if not error:
+            self._conductor.ended(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""
+
+
+class RungScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Tune's reports for the conductor: each epoch's score, and errors with their kind."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self._conductor = conductor
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """See TrialScheduler."""
+        if result.get("done"):  # Tune repeats the last report when a stint has come to its end
+            return str(TrialScheduler.CONTINUE)
+        on = self._conductor.report(trial.trial_id, result)
+        return str(TrialScheduler.CONTINUE if on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """See TrialScheduler."""
+        self._conductor.died(trial.trial_id, *how_it_died(trial.get_pickled_error()))
