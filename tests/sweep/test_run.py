@@ -276,10 +276,9 @@ def tuning():
     return found
 
 
-def siblings(driver):
-    """Forks beside a driver that is one itself: its trials."""
-    forked = psutil.Process(driver.pid).parent().children()
-    return [process for process in forked if process.pid != driver.pid]
+def trials_of(driver):
+    """Forks of the server of forks that a driver has started."""
+    return [fork for server in psutil.Process(driver.pid).children() for fork in server.children()]
 
 
 def kill(processes):
@@ -295,8 +294,8 @@ def losses(ledger):
 
 def drive(connection, settings, home):
     """A sweep in a process that may be killed."""
-    cluster = runtime.current_cluster()
-    found = sweep(settings, tracking=registry.connect(home=home), home=home, cluster=cluster)
+    with runtime.fork_session("clinscale.engine.preload", "clinscale.finetune", num_cpus=2) as cluster:
+        found = sweep(settings, tracking=registry.connect(home=home), home=home, cluster=cluster)
     connection.send((found.studies[0].value,))
 
 
@@ -328,7 +327,7 @@ def drive_to_the_end(settings, home, *, kills, rng):
                     break
                 if kills[0] == "driver":
                     break
-                kill(siblings(driver))
+                kill(trials_of(driver))
             if kills and kills[0] == "driver" and not driver.connection.poll():
                 kills.pop(0)
                 continue
