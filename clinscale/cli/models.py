@@ -349,7 +349,7 @@ def sign(
     tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:
-    """Sign name and digest of a version, so that `pull --trust` gives it to those who have the public key.
+    """Sign name, number and every file of a version, so that `pull --trust` gives it to those who have the public key.
 
     Keys are OpenSSL's: `openssl genpkey -algorithm ed25519 -out key.pem`, and what others are given:
     `openssl pkey -in key.pem -pubout -out key.pub.pem`.

@@ -22,6 +22,9 @@ def pull(
     update: Annotated[
         bool, typer.Option("--update", help="Take what the registry says now, and move the lock on.")
     ] = False,
+    allow_older: Annotated[
+        bool, typer.Option("--allow-older", help="Let --update go back to an older version, as after a rollback.")
+    ] = False,
     trust: Annotated[
         list[Path] | None,
         typer.Option(
@@ -38,7 +41,7 @@ def pull(
     tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:
-    """Download a version, check every file against its manifest, load nothing.
+    """Download a version, check every file of it against its manifest, load nothing.
 
     The first pull of a reference writes to models.lock what it stood for; from then on that is what it gives, whatever
     becomes of the alias. Downloads are kept in HOME/models/cache, and a pull that was cut goes on.
@@ -63,6 +66,7 @@ def pull(
                 home=home,
                 lock=lock,
                 update=update,
+                allow_older=allow_older,
                 trust=trust or [],
                 on_progress=lambda done, total: steps.update(done / _MEGABYTE, total / _MEGABYTE, "MB"),
             )

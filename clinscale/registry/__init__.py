@@ -5,6 +5,7 @@ of hashes, and a pyfunc written as *model from code*. No pickle, no remote code.
 MLflow.
 """
 
+from clinscale.registry.admission import UserRole
 from clinscale.registry.card import CARD, Section, write_card
 from clinscale.registry.contents import Files, Text, artifacts, contents, local_artifact
 from clinscale.registry.folders import folder_digest
@@ -13,7 +14,7 @@ from clinscale.registry.lineage import Link, find_base, lineage
 from clinscale.registry.lock import LOCK_FILE, read_lock
 from clinscale.registry.mlflow_model import Pyfunc
 from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull, pull_offline
-from clinscale.registry.rights import UserRole, set_user
+from clinscale.registry.rights import set_user
 from clinscale.registry.runs import (
     Run,
     RunRecord,

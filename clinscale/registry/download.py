@@ -5,6 +5,7 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from clinscale.errors import CapacityError, RegistryError
@@ -13,12 +14,13 @@ from clinscale.registry.folders import (
     MAX_PARSED_BYTES,
     FileFacts,
     check_names,
+    check_one_case,
     check_plain,
     digest_of,
     hash_folder,
     read_bounded_json,
 )
-from clinscale.registry.mlflow_model import HF_FOLDER, MANIFEST
+from clinscale.registry.mlflow_model import HF_FOLDER, MANIFEST, manifest_digest
 from clinscale.registry.stored import StoredFiles
 from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion
@@ -26,6 +28,8 @@ from clinscale.storage import sha256
 
 Progress = Callable[[int, int], None]
 """Told `(done_bytes, total_bytes)` while files come."""
+
+_AT_ONCE = 8
 
 _OF_MLFLOW = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
 """What `log_model` puts beside a model."""
@@ -45,8 +49,10 @@ def download(tracking: Tracking, version: ModelVersion, folder: Path, on_progres
         stored.fetch(MANIFEST, manifest, MAX_PARSED_BYTES)
         sizes = stored.sizes(HF_FOLDER)
         with _gone_if_refused(folder):
-            listed = _read_manifest(manifest, version)
+            listed, around = _read_manifest(manifest, version)
             _compare(sizes, listed, version)
+            if version.manifest:
+                _check_around(stored, around, version, Path(temporary))
     places = {name: (f"{HF_FOLDER}/{name}", facts["bytes"]) for name, facts in listed.items()}
     _fetch(stored, places, folder, version, on_progress, lambda file: sha256(file) == listed[file.name]["sha256"])
     with _gone_if_refused(folder):
@@ -133,24 +139,58 @@ def _fetch(
     on_progress(done_bytes, total_bytes)
 
 
-def _read_manifest(path: Path, version: ModelVersion) -> dict[str, FileFacts]:
-    """What the files are; refused unless they are the ones that the version's digest stands for."""
+def _check_around(
+    stored: StoredFiles, around: Mapping[str, FileFacts], version: ModelVersion, folder: Path
+) -> None:
+    """Look at the files that are not handed out, code above all: MLflow runs them where the version is served.
+
+    They are many and small, so they come side by side.
+    """
+    sizes = {path: size for path, size in _tree(stored, "") if path != MANIFEST}
+    check_one_case(around, source=version.label)
+    _compare(sizes, around, version)
+
+    def is_whole(number: int, path: str) -> bool:
+        file = folder / f"{number}"
+        stored.fetch(path, file, around[path]["bytes"])
+        return sha256(file) == around[path]["sha256"]
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        whole = dict(zip(around, pool.map(is_whole, range(len(around)), around), strict=True))
+    _refuse_changed([path for path in around if not whole[path]], version)
+
+
+def _tree(stored: StoredFiles, folder: str) -> Iterator[tuple[str, int]]:
+    """Path and size of all stored files but those of the HF folder, which is flat and was looked at."""
+    for name, size_bytes in stored.sizes(folder).items():
+        path = f"{folder}/{name}".lstrip("/")
+        if size_bytes is not None:
+            yield path, size_bytes
+        elif path != HF_FOLDER:
+            yield from _tree(stored, path)
+
+
+def _read_manifest(path: Path, version: ModelVersion) -> tuple[dict[str, FileFacts], dict[str, FileFacts]]:
+    """The files of the HF folder and those around it; refused unless the version's digests stand for them."""
     try:
         manifest = read_bounded_json(path)
     except RegistryError:
         manifest = None
     listed = manifest.get("files") if isinstance(manifest, dict) else None
+    around = manifest.get("around", {}) if isinstance(manifest, dict) else None
     if (
         not isinstance(listed, dict)
+        or not isinstance(around, dict)
+        or not all(map(_is_fact, [*listed.values(), *around.values()]))
         or digest_of(listed) != version.digest
-        or not all(map(_is_fact, listed.values()))
+        or version.manifest != (manifest_digest(listed, around) if "around" in manifest else "")
     ):
         raise RegistryError(
             f"{version.label}: {MANIFEST} does not match the version's digest {version.digest[:12]}; "
             "the stored files were changed after registration: register the model again"
         )
     check_names(list(listed), source=version.label)
-    return listed
+    return listed, around
 
 
 def _is_fact(value: object) -> bool:

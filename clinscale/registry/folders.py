@@ -6,11 +6,12 @@ One rule for both ends: `register` refuses to send what `pull` would refuse to t
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 from clinscale.errors import DataError, RegistryError
+from clinscale.registry.packages import is_known_package
 from clinscale.storage import read_json, sha256
 
 SUFFIXES = {".safetensors", ".json", ".txt", ".md", ".model"}
@@ -19,8 +20,20 @@ SUFFIXES = {".safetensors", ".json", ".txt", ".md", ".model"}
 REDIRECTS = {"adapter_config.json"}
 """Files by which `from_pretrained` would load a model from elsewhere."""
 
-REMOTE_CODE = {"auto_map", "custom_pipelines"}
-"""Config keys by which `transformers` would run code from the folder or the hub."""
+REMOTE_CODE = {
+    *("auto_map", "custom_pipelines", "trust_remote_code"),
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+    *("use_kernels", "kernel_config", "kernels"),
+}
+"""Config keys by which `transformers` would run code from the folder or the hub; of those that choose an
+implementation, a value with a slash is a kernel on the hub, and `save_pretrained` writes none of them."""
+
+ELSEWHERE = {
+    *("transformers_weights", "base_model_name_or_path", "backbone", "use_pretrained_backbone"),
+    *("use_timm_backbone", "index_path", "passages_path"),
+}
+"""Config keys by which it would load weights or pickles that no manifest lists."""
 
 MAX_PARSED_BYTES = 16 * 2**20
 """What is parsed here lies in memory whole: a config or a manifest is far smaller, a bomb is not."""
@@ -39,8 +52,20 @@ def check_plain(name: str, *, source: str) -> None:
         raise RegistryError(f"{source}: file name {name!r} is not plain; a model folder is flat")
 
 
+def check_one_case(names: Iterable[str], *, source: str) -> None:
+    """RegistryError where two names differ by case alone: on many disks the one would replace the other."""
+    known: dict[str, str] = {}
+    for name in sorted(names):
+        other = known.setdefault(name.casefold(), name)
+        if other != name:
+            raise RegistryError(
+                f"{source}: {other} and {name} differ by case alone, and on many disks are one file; rename one"
+            )
+
+
 def check_names(names: list[str], *, source: str) -> None:
     """RegistryError unless the file names are plain, of allowed kinds, and include a config and weights."""
+    check_one_case(names, source=source)
     for name in names:
         check_plain(name, source=source)
         if Path(name).suffix not in SUFFIXES or name in REDIRECTS:
@@ -106,7 +131,11 @@ def _refuse_remote_code(value: Any, place: str) -> None:
         if isinstance(inner, dict):
             if found := REMOTE_CODE & inner.keys():
                 raise RegistryError(
-                    f"{place} names code to run ({min(found)}); remote code is refused: use a stock model"
+                    f"{place} names code to run ({min(found)}); remote code is refused: use a stock model, without it"
+                )
+            if found := {key for key in ELSEWHERE & inner.keys() if inner[key] not in (None, False)}:
+                raise RegistryError(
+                    f"{place} names weights elsewhere ({min(found)}); only files of the folder are loaded: remove it"
                 )
             left += inner.values()
         elif isinstance(inner, list):
@@ -136,10 +165,18 @@ def _check_weights(file: Path, source: str) -> None:
 
 
 def _check_requirements(file: Path, source: str) -> None:
-    """Whoever installs the list gets named versions from the index of their own choice, and nothing else."""
+    """Whoever installs the list gets packages that clinscale knows, in one version each, and nothing else."""
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        if not re.fullmatch(rb"#.*|[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!]+", line):
+        match = re.fullmatch(
+            rb"#.*|([A-Za-z0-9][A-Za-z0-9._-]*)==[A-Za-z0-9.!]+( --hash=sha256:[0-9a-f]{64})*", line
+        )
+        if match is None:
             raise RegistryError(
-                f"{source}: {file.name} line {number} is no NAME==VERSION; URLs, options and ranges are refused: "
-                "save the model again"
+                f"{source}: {file.name} line {number} is no NAME==VERSION with hashes; URLs, options and ranges are "
+                "refused: save the model again"
+            )
+        if match[1] and not is_known_package(match[1].decode()):
+            raise RegistryError(
+                f"{source}: {file.name} line {number} names a package that no model of clinscale needs; "
+                "remove the line"
             )

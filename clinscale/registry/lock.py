@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from clinscale.config import Config
-from clinscale.errors import RegistryError
+from clinscale.errors import ConfigError, RegistryError
 from clinscale.permissions import make_folder
 from clinscale.registry.cache import exclusive
+from clinscale.registry.versions import names_version
 from clinscale.storage import atomic_path
 from clinscale.strict_yaml import write_yaml
 
@@ -31,6 +32,8 @@ class LockedModel(Config):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     version: Annotated[int, Field(ge=1)]
     digest: Hex
+    manifest: Hex | None = None
+    """Digest of all files of the version; None in entries and of versions from before it was kept."""
     signed_by: Hex | None = None
     """Fingerprint of the key whose signature was demanded and found."""
     signature: str | None = None
@@ -45,9 +48,24 @@ class _Lock(Config):
     format: Literal[1] = 1
     models: dict[str, LockedModel] = Field(default_factory=dict)
 
+    def check(self) -> None:
+        """ConfigError where an entry is of another model than its reference names, or two references look alike."""
+        alike: dict[str, str] = {}
+        for reference, entry in self.models.items():
+            if not names_version(reference, entry.name, entry.version):
+                raise ConfigError(
+                    f"models.{reference} must be a version that {reference} can name, got {entry.label}; "
+                    "somebody changed the lock file: restore it, or remove the entry and pull again"
+                )
+            other = alike.setdefault(reference.casefold(), reference)
+            if other != reference:
+                raise ConfigError(
+                    f"models.{other} and models.{reference} must not differ by case alone; remove one of them"
+                )
+
 
 def read_lock(path: str | Path) -> dict[str, LockedModel]:
-    """The entries by reference; none where there is no file. ConfigError for a file that is broken."""
+    """The entries by reference; none where there is no file. ConfigError for a file that is broken or not its own."""
     return _Lock.load(path).models if Path(path).exists() else {}
 
 
@@ -65,8 +83,10 @@ def write_lock(path: str | Path, reference: str, entry: LockedModel, *, replacin
             raise RegistryError(
                 f"{path.name} holds {models[reference].label} for {reference} by now, from another pull; pull it again"
             )
+        models[reference] = entry
+        _Lock(models=models).check()
         with atomic_path(path) as temporary:
-            temporary.write_text(_HEAD + _dump({**models, reference: entry}), encoding="utf-8")
+            temporary.write_text(_HEAD + _dump(models), encoding="utf-8")
 
 
 def _dump(models: dict[str, LockedModel]) -> str:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import RegistryError
-from clinscale.registry.folders import FileFacts, hash_folder
-from clinscale.storage import write_json
+from clinscale.registry.folders import FileFacts, digest_of, hash_folder
+from clinscale.storage import sha256, write_json
 
 MANIFEST = "manifest.json"
-"""In the root of each registered model: `{"files": {name: {"sha256": ..., "bytes": ...}}}` of its HF folder."""
+"""In the root of each registered model: `{"files": {name: {"sha256": ..., "bytes": ...}}, "around": {path: ...}}`,
+where `files` are those of its HF folder and `around` are all others, the pyfunc's code and requirements too. Versions
+that clinscale registered before it covered them have no `around`."""
 HF_FOLDER = "artifacts/hf"
 """Where the HF folder lies in a registered model."""
 
@@ -37,8 +39,11 @@ class Pyfunc:
 
 
 @contextlib.contextmanager
-def saved_model(folder: Path, files: Mapping[str, FileFacts], pyfunc: Pyfunc | None) -> Iterator[Path]:
-    """The MLflow model in a temporary folder; checked again there, since `folder` may have changed."""
+def saved_model(folder: Path, files: Mapping[str, FileFacts], pyfunc: Pyfunc | None) -> Iterator[tuple[Path, str]]:
+    """The MLflow model in a temporary folder, and the digest of all its files.
+
+    The HF folder is checked again there, since `folder` may have changed.
+    """
     with tempfile.TemporaryDirectory(prefix="clinscale-register-") as temporary:
         named = Path(temporary) / Path(HF_FOLDER).name
         shutil.copytree(folder, named)  # MLflow names an artifact folder after its source, and refuses links
@@ -52,8 +57,22 @@ def saved_model(folder: Path, files: Mapping[str, FileFacts], pyfunc: Pyfunc | N
             raise RegistryError(
                 f"{folder} changed while it was registered; register it when its writer has finished"
             )
-        write_json(saved / MANIFEST, {"files": files})
-        yield saved
+        around = {path: facts for path, facts in _hash_tree(saved).items() if not path.startswith(f"{HF_FOLDER}/")}
+        write_json(saved / MANIFEST, {"files": files, "around": around})
+        yield saved, manifest_digest(files, around)
+
+
+def manifest_digest(files: Mapping[str, FileFacts], around: Mapping[str, FileFacts]) -> str:
+    """One digest for every file of a version by its path: what a signature covers."""
+    return digest_of({**around, **{f"{HF_FOLDER}/{name}": facts for name, facts in files.items()}})
+
+
+def _hash_tree(folder: Path) -> dict[str, FileFacts]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in paths
+    }
 
 
 def _save_pyfunc(saved: Path, hf_folder: Path, pyfunc: Pyfunc, code: Path) -> None:

@@ -19,7 +19,7 @@ from clinscale.registry.cache import Cache, digest_or_none
 from clinscale.registry.download import Progress, download, download_foreign
 from clinscale.registry.folders import FileFacts, digest_of
 from clinscale.registry.lock import LOCK_FILE, LockedModel, read_lock, write_lock
-from clinscale.registry.signing import check_signature
+from clinscale.registry.signing import NO_MANIFEST, Signed, check_signature
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion, find_version, resolve
@@ -62,6 +62,7 @@ def pull(
     home: str | Path | None = None,
     lock: str | Path | None = None,
     update: bool = False,
+    allow_older: bool = False,
     trust: Sequence[str | Path] = (),
     on_progress: Progress = lambda done, total: None,
 ) -> Pulled:
@@ -74,18 +75,26 @@ def pull(
         home: keeps what was downloaded in `home/models/cache`, also of a pull that is cut; None keeps nothing.
         lock: the lock file. A reference that it holds gives that version and digest; another one is added.
         update: take what the registry says now and move the lock on; an unchanged copy of what it held is replaced.
-        trust: PEM files of ed25519 public keys, one of which must have signed name and digest.
+        allow_older: let an update go back to an older version, as after a rollback.
+        trust: PEM files of ed25519 public keys, one of which must have signed name, number and manifest.
         on_progress: told of what has come.
 
     Raises:
-        RegistryError: unknown reference, another digest than locked, no trusted signature, files that are unsafe,
-            unlisted, missing or changed, or `out` holds something else.
+        RegistryError: unknown reference, another digest than locked, an update that goes back, no trusted signature,
+            files that are unsafe, unlisted, missing or changed, or `out` holds something else.
         CapacityError: the disk does not hold what the manifest says.
         ConfigError: the lock file or a key is broken, or a folder cannot be written.
     """
     out = Path(out).absolute()
     entry = read_lock(lock).get(reference) if lock else None
     version, digest = _choose(tracking, reference, entry, update=update)
+    if entry and version.version < entry.version and not allow_older:
+        raise RegistryError(
+            f"{reference} is {version.label} by now, older than {entry.label}, which is locked; where its owner rolled "
+            "it back, give --allow-older, else ask them who moved the alias"
+        )
+    if version.digest and not version.manifest:
+        log.warning(f"{version.label} {NO_MANIFEST}")
     replaced = entry.digest if entry and update else None
     signed = _demand_signature(version, trust, entry if update else None)
     with _told(out), _cache(home or out.parent, keep=bool(home)) as cache:
@@ -94,7 +103,11 @@ def pull(
         folder, digest = _obtain(tracking, version, digest, cache, on_progress)
         if lock:
             made = LockedModel(
-                registry=tracking.shared_place, name=version.name, version=version.version, digest=digest
+                registry=tracking.shared_place,
+                name=version.name,
+                version=version.version,
+                digest=digest,
+                manifest=version.manifest or None,
             )
             locked = (entry if entry and not update else made).model_copy(update=signed)
             if locked != entry:
@@ -120,7 +133,8 @@ def pull_offline(
             f"{lock} does not hold {reference}, and --offline asks nobody else; pull it without --offline"
         )
     if trust:
-        check_signature(entry.label, entry.name, entry.digest, entry.signature, entry.signed_by, trusted=trust)
+        signed = Signed(entry.name, entry.version, entry.digest, entry.manifest, entry.signature, entry.signed_by)
+        check_signature(signed, trusted=trust)
     with _told(out), _cache(home) as cache:
         folder = cache.find(entry.digest)
         if folder is None:
@@ -176,19 +190,21 @@ def _choose(
         version = resolve(tracking, entry.label)
     if version.digest not in ("", entry.digest):
         raise _changed(version, version.digest, entry.digest)
+    if entry.manifest and version.manifest != entry.manifest:
+        raise _changed(version, version.manifest or "none", entry.manifest, of="manifest")
     return version, entry.digest
 
 
-def _changed(version: ModelVersion, found: str, locked: str) -> RegistryError:
+def _changed(version: ModelVersion, found: str, locked: str, *, of: str = "digest") -> RegistryError:
     return RegistryError(
-        f"{version.label} has digest {found[:12]}, locked is {locked[:12]}; somebody changed the version, or this is "
+        f"{version.label} has {of} {found[:12]}, locked is {locked[:12]}; somebody changed the version, or this is "
         "another registry: ask its owner, and remove the entry from the lock file if the change is meant"
     )
 
 
 def _demand_signature(
     version: ModelVersion, trust: Sequence[str | Path], left: LockedModel | None
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """What the lock records of the signature; `left` is the entry that an update moves on from."""
     if not trust:
         if left and left.signed_by:
@@ -203,8 +219,10 @@ def _demand_signature(
             "pull it without --trust, or register it with clinscale and sign it"
         )
     signature, signed_by = (version.tags.get(tag) for tag in (Tag.SIGNATURE, Tag.SIGNED_BY))
-    check_signature(version.label, version.name, version.digest, signature, signed_by, trusted=trust)
-    return {"signature": str(signature), "signed_by": str(signed_by)}
+    signed = Signed(version.name, version.version, version.digest, version.manifest, signature, signed_by)
+    check_signature(signed, trusted=trust)
+    # an entry of before has no manifest, which the signature is over
+    return {"signature": str(signature), "signed_by": str(signed_by), "manifest": version.manifest or None}
 
 
 def _obtain(

@@ -4,14 +4,13 @@ MLflow grants by kind of thing and by one id or all (`*`). A grant on all covers
 experiments need their ids, and nothing has to be granted again when a model is registered.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from clinscale.errors import ConfigError
+from clinscale.registry.admission import UserRole
 from clinscale.registry.server import MIN_PASSWORD_CHARACTERS
 from clinscale.registry.tags import Experiment
 from clinscale.registry.tracking import Tracking
-
-UserRole = Literal["reader", "trainer", "promoter"]
 
 _WORKSPACE = "default"  # MLflow's own, which everything is in that names no other
 _READ_MODELS = ("registered_model", "*", "READ")

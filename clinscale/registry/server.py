@@ -39,8 +39,11 @@ ADMIN_PASSWORD_FILE = "admin-password"
 MIN_PASSWORD_CHARACTERS = 12
 """MLflow's own rule."""
 
+_APPLICATION = "clinscale.registry.application"
 _INSTALL = "install it with: pip install 'clinscale[server]'"
 _NAME = re.compile(r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?P<port>:[0-9]+)?")
+_IMPLIED = {"http": 80, "https": 443}
+"""Ports that a browser leaves out."""
 _START_S, _END_S = 300.0, 15.0
 _TRUST_S = (
     30  # a login is checked again after this; a check costs a tenth of a second, and every request brings one
@@ -202,12 +205,11 @@ class Server:
 
     def _command(self) -> list[str]:
         config = self._config
-        command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--serve-artifacts"]
+        command = [sys.executable, "-m", _APPLICATION, "server", "--app-name", "basic-auth", "--serve-artifacts"]
         return [*command, "--host", config.host, "--port", str(config.port), "--workers", str(config.workers)]
 
     def _environment(self) -> dict[str, str]:
         """What MLflow reads instead of a command line, which everyone on the machine may see."""
-        schemes = sorted({self._scheme, "https"})  # a proxy may speak TLS for us
         settings = {
             "MLFLOW_ARTIFACTS_DESTINATION": self._artifacts(),
             "MLFLOW_AUTH_ADMIN_PASSWORD": self._admin_password,
@@ -215,14 +217,26 @@ class Server:
             "MLFLOW_BACKEND_STORE_URI": self._database.render_as_string(hide_password=False),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": self._secret_key,
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(self._hosts),
-            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
-                f"{scheme}://{host}" for host in self._hosts for scheme in schemes
-            ),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(self._origins()),
             "MLFLOW_UVICORN_OPTS": shlex.join(self._uvicorn_options()),
         }
         # a stray setting of the caller's own MLflow could open what is closed here
         kept = {key: value for key, value in os.environ.items() if not _is_of_mlflow(key)}
         return {**kept, **TELEMETRY_OFF, **_CLOSED, **settings}
+
+    def _origins(self) -> list[str]:
+        """The pages that may call with a user's login: the server's own, on this machine by its own port alone.
+
+        A proxy may speak TLS for us, on the port that https implies, for the names that users know.
+        """
+        local = (_own_host(self._config), "127.0.0.1", "localhost")
+        schemes = sorted({self._scheme, "https"})
+        return [
+            f"{scheme}://{host}"
+            for host in self._hosts
+            for scheme in schemes
+            if host not in local or self._config.port == _IMPLIED[scheme]
+        ]
 
     def _artifacts(self) -> str:
         place = self._config.artifacts or str(self.folder.path / "artifacts")

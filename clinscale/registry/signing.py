@@ -1,12 +1,16 @@
-"""Signatures of versions: ed25519 over name and digest, so that neither the files nor the name can be exchanged.
+"""Signatures of versions: ed25519 over name, number and the digest of every file, so that none can be exchanged.
 
-The keys are OpenSSL's PEM files. The signature lies in the version's tags; whoever checks it brings the public key.
+The number is covered so that an older version cannot be shown as the newest. Versions and signatures of before are
+still read, with a word about what they do not cover. The keys are OpenSSL's PEM files. The signature lies in the
+version's tags; whoever checks it brings the public key.
 """
 
 import base64
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,16 @@ from clinscale.registry.versions import ModelVersion, resolve, set_version_tags
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+log = logging.getLogger(__name__)
+
+NO_MANIFEST = (
+    "was registered before manifests listed every file: its code and requirements are in no digest and no signature; "
+    "register it again to cover them"
+)
+_OLD_SIGNATURE = (
+    "has a signature of the old kind, over name and digest alone: its number, code and requirements are not covered; "
+    "ask its owner to sign it again"
+)
 HOW_TO_MAKE_KEYS = (
     "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out key.pub.pem"
 )
@@ -45,7 +59,9 @@ def sign(
         raise RegistryError(
             f"{version.label} was not registered by clinscale and has no digest to sign; pull it and register it again"
         )
-    signature = private.sign(_message(version.name, version.digest))
+    if not version.manifest:
+        log.warning(f"{version.label} {NO_MANIFEST}")
+    signature = private.sign(_message(version.name, version.version, version.manifest or version.digest))
     tags = {
         Tag.SIGNATURE: base64.b64encode(signature).decode(),
         Tag.SIGNED_BY: _fingerprint(private.public_key()),
@@ -54,16 +70,29 @@ def sign(
     return resolve(tracking, version.label)
 
 
-def check_signature(
-    label: str,
-    name: str,
-    digest: str,
-    signature: str | None,
-    signed_by: str | None,
-    *,
-    trusted: Sequence[str | Path],
-) -> None:
-    """Pass only a valid signature over this name and digest by one of the public keys in the files `trusted`.
+@dataclass(frozen=True)
+class Signed:
+    """What a signature must have been made for, and the signature; empty or None where it is missing."""
+
+    name: str
+    version: int
+    digest: str
+    """Of the HF folder."""
+    manifest: str | None
+    """Of all files."""
+    signature: str | None
+    signed_by: str | None
+
+    @property
+    def label(self) -> str:
+        """`NAME/VERSION`."""
+        return f"{self.name}/{self.version}"
+
+
+def check_signature(signed: Signed, *, trusted: Sequence[str | Path]) -> None:
+    """Pass only a valid signature over this name, number and manifest by one of the public keys in files `trusted`.
+
+    One that clinscale made before it signed number and manifest passes with a warning.
 
     Raises:
         ConfigError: a file is no ed25519 public key.
@@ -71,6 +100,7 @@ def check_signature(
     """
     from cryptography.exceptions import InvalidSignature
 
+    label, signature, signed_by = signed.label, signed.signature, signed.signed_by
     keys = {_fingerprint(key): key for key in map(_public_key, map(Path, trusted))}
     named = ", ".join(fingerprint[:12] for fingerprint in keys)
     if not signature or not signed_by:
@@ -83,17 +113,25 @@ def check_signature(
             f"{label} is signed by key {signed_by[:12]}, trusted is {named}; ask its owner who signed it, "
             "or trust that key too"
         )
-    try:
-        keys[signed_by].verify(base64.b64decode(signature, validate=True), _message(name, digest))
-    except (InvalidSignature, ValueError):
-        raise RegistryError(
-            f"{label}: its signature was not made for this name and digest {digest[:12]}; "
-            "the version was changed after it was signed, or the signature is of another one: do not use it"
-        ) from None
+    messages = {
+        _message(signed.name, signed.version, signed.manifest or signed.digest): "",
+        f"clinscale-model-1\n{signed.name}\n{signed.digest}\n".encode(): _OLD_SIGNATURE,
+    }
+    for message, lacking in messages.items():
+        with contextlib.suppress(InvalidSignature, ValueError):
+            keys[signed_by].verify(base64.b64decode(signature, validate=True), message)
+            if lacking:
+                log.warning(f"{label} {lacking}")
+            return
+    raise RegistryError(
+        f"{label}: its signature was not made for this name, number and digest "
+        f"{(signed.manifest or signed.digest)[:12]}; the version was changed after it was signed, or the signature is "
+        "of another one: do not use it"
+    )
 
 
-def _message(name: str, digest: str) -> bytes:
-    return f"clinscale-model-1\n{name}\n{digest}\n".encode()
+def _message(name: str, version: int, digest: str) -> bytes:
+    return f"clinscale-model-2\n{name}\n{version}\n{digest}\n".encode()
 
 
 def _fingerprint(key: "Ed25519PublicKey") -> str:

@@ -34,6 +34,8 @@ class ModelVersion:
     tags: dict[str, str]
     digest: str
     """Of its HF folder; empty for a version that clinscale did not register."""
+    manifest: str
+    """Digest of all its files, code and requirements too; empty for a version registered before it was kept."""
     model_id: str
     """Of its LoggedModel, as MLflow's run pages link to; empty for a version that was made without one."""
 
@@ -79,19 +81,22 @@ def register(
     files = hash_folder(folder, source=str(folder))
     digest = digest_of(files)
     experiment_id = tracking.experiment_id(experiment) if experiment else None
-    equal = [known for known in _versions_of(tracking, name) if known.digest == digest]
+    known_versions = _versions_of(tracking, name)
+    if not known_versions:
+        _refuse_twin(tracking, name)
+    equal = [known for known in known_versions if known.digest == digest]
     version = next((known for known in equal if experiment_id in (None, experiment_of(tracking, known))), None)
     if version is None:
         with (
             tracking.faults(f"register a version of {name}"),
-            saved_model(folder, files, pyfunc) as saved,
+            saved_model(folder, files, pyfunc) as (saved, manifest),
         ):
             version = _upload(
                 tracking,
                 run_id,
                 saved,
                 name,
-                tags={**tags, Tag.CODE_VERSION: __version__, Tag.DIGEST: digest},
+                tags={**tags, Tag.CODE_VERSION: __version__, Tag.DIGEST: digest, Tag.MANIFEST: manifest},
                 description=_description(folder),
                 experiment_id=experiment_id,
             )
@@ -165,11 +170,28 @@ def list_versions(tracking: Tracking) -> list[ModelVersion]:
     return [version for name in sorted(model.name for model in found) for version in _versions_of(tracking, name)]
 
 
+def names_version(reference: str, name: str, version: int) -> bool:
+    """Whether `reference` can mean version `version` of model `name`: an alias means any of its own model."""
+    match = _REFERENCE.fullmatch(reference)
+    return bool(match and match["name"] == name and int(match["version"] or version) == version)
+
+
 def _parse(reference: str) -> dict[str, str | None]:
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise RegistryError(f"model reference {reference!r} must read NAME, NAME@alias or NAME/3")
     return match.groupdict()
+
+
+def _refuse_twin(tracking: Tracking, name: str) -> None:
+    """No new name that a reader, a disk or a database takes for one that is there."""
+    action, like = f"read models like {name}", f"name ILIKE '{name}'"  # a plain name has no quote
+    found = tracking.every(action, lambda at: tracking.client.search_registered_models(like, page_token=at))
+    twin = next((model.name for model in found if model.name.casefold() == name.casefold()), name)
+    if twin != name:
+        raise RegistryError(
+            f"model names {name} and {twin} differ by case alone, and {twin} is registered; choose another name"
+        )
 
 
 def _versions_of(tracking: Tracking, name: str) -> list[ModelVersion]:
@@ -193,6 +215,7 @@ def _versions_of(tracking: Tracking, name: str) -> list[ModelVersion]:
             run_id=item.run_id or "",
             tags=dict(item.tags),
             digest=item.tags.get(Tag.DIGEST, ""),
+            manifest=item.tags.get(Tag.MANIFEST, ""),
             model_id=next(iter(re.findall(r"/models/(m-[0-9a-f]{32})/", f"{item.source}/")), ""),
         )
         for item in versions

@@ -101,7 +101,32 @@ def package_by_url(folder):
     (folder / "requirements.txt").write_text("torch @ https://elsewhere/torch.whl\n")
 
 
+def unknown_package(folder):
+    (folder / "requirements.txt").write_text("torch==2.13.0\ntorhc==1.0\n")
+
+
+def twins(folder):
+    (folder / "Config.json").write_text("{}")
+
+
+def kernel_of_the_hub(folder):
+    edit_json(folder / "config.json", attn_implementation="somebody/attention")
+
+
+def kernel_in_a_part(folder):
+    edit_json(folder / "config.json", text_config={"_attn_implementation": "somebody/attention"})
+
+
+def weights_elsewhere(folder):
+    edit_json(folder / "config.json", transformers_weights="../other.safetensors")
+
+
 SPOILT = [
+    (unknown_package, r"requirements\.txt line 2 names a package that no model of clinscale needs"),
+    (twins, r"Config\.json and config\.json differ by case alone"),
+    (kernel_of_the_hub, r"names code to run \(attn_implementation\)"),
+    (kernel_in_a_part, r"names code to run \(_attn_implementation\)"),
+    (weights_elsewhere, r"names weights elsewhere \(transformers_weights\)"),
     (pickled, r"model\.pkl is not allowed"),
     (torch_weights, r"pytorch_model\.bin is not allowed"),
     (code, r"modeling_own\.py is not allowed"),
@@ -150,4 +175,10 @@ def test_sharded_weights_are_welcome(hf_folder):
     (hf_folder / "model.safetensors").rename(hf_folder / "model-00001-of-00001.safetensors")
     index = {"metadata": {}, "weight_map": {"weight": "model-00001-of-00001.safetensors"}}
     (hf_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert registry.folder_digest(hf_folder)
+
+
+def test_known_packages_pass_with_hashes_and_in_any_spelling(hf_folder):
+    lines = [f"torch==2.13.0 --hash=sha256:{'0' * 64} --hash=sha256:{'1' * 64}", "Typing_Extensions==4.1"]
+    (hf_folder / "requirements.txt").write_text("\n".join(["# fine", *lines, "nvidia-cublas-cu12==12.1"]) + "\n")
     assert registry.folder_digest(hf_folder)

@@ -54,6 +54,7 @@ def test_the_first_pull_writes_an_entry_that_people_can_read(tracking, versions,
                 "name": "radiology",
                 "version": version.version,
                 "digest": version.digest,
+                "manifest": version.manifest,
             }
             for which, version in zip(("/2", "@champion"), reversed(versions), strict=True)
         },
@@ -134,6 +135,21 @@ BROKEN = [
     ("models: [radiology]\n", "models: Input should be a valid dictionary"),
     ("models:\n  m: {registry: x, name: ../m, version: 1, digest: " + "0" * 64 + "}\n", "models.m.name"),
     ("models:\n  m: {registry: x, name: m, version: 1, digest: ../../m}\n", "models.m.digest"),
+    (
+        "models:\n  organs: {registry: r, name: pathology, version: 1, digest: " + "0" * 64 + "}\n",
+        r"models\.organs must be a version that organs can name, got pathology/1",
+    ),
+    (
+        "models:\n  organs/2: {registry: r, name: organs, version: 1, digest: " + "0" * 64 + "}\n",
+        r"models\.organs/2 must be a version that organs/2 can name, got organs/1",
+    ),
+    (
+        "models:\n"
+        + "".join(
+            f"  {name}: {{registry: r, name: {name}, version: 1, digest: {'0' * 64}}}\n" for name in ("m", "M")
+        ),
+        r"models\.m and models\.M must not differ by case alone",
+    ),
     ("format: 2\nmodels: {}\n", "format: Input should be 1"),
 ]
 
@@ -176,3 +192,39 @@ def test_a_pull_that_lost_a_race_says_so(tmp_path):
     with pytest.raises(RegistryError, match="holds m/1 for m by now"):
         write_lock(tmp_path / "models.lock", "m", entry(2), replacing=None)
     write_lock(tmp_path / "models.lock", "m", entry(2), replacing=entry(1))
+
+
+@pytest.mark.parametrize("action", ["pull", "offline", "fetch"])
+def test_no_door_takes_an_entry_of_another_model(tracking, versions, pull, offline, tmp_path, action):
+    pull()
+    lock = tmp_path / "models.lock"
+    lock.write_text(lock.read_text().replace("name: radiology", "name: pathology"))
+    doors = {
+        "pull": lambda: pull(out="again"),
+        "offline": lambda: offline(out="again"),
+        "fetch": lambda: registry.fetch_model(tracking, "radiology@champion", home=tmp_path, lock=lock),
+    }
+    with pytest.raises(ConfigError, match="got pathology/1"):
+        doors[action]()
+
+
+def test_an_update_goes_back_only_where_that_is_said(tracking, versions, pull, tmp_path):
+    registry.set_alias(tracking, versions[1])
+    pull()
+    registry.set_alias(tracking, versions[0])
+    with pytest.raises(RegistryError, match=r"is radiology/1 by now, older than radiology/2.*--allow-older"):
+        pull(update=True)
+    assert registry.read_lock(tmp_path / "models.lock")["radiology@champion"].version == 2
+    assert pull(update=True, allow_older=True).version == 1
+
+
+def test_an_entry_without_a_manifest_still_reads_and_one_with_it_holds_it(tracking, versions, pull, tmp_path):
+    pull()
+    lock = tmp_path / "models.lock"
+    held = lock.read_text()
+    lock.write_text("".join(line for line in held.splitlines(keepends=True) if "manifest" not in line))
+    assert pull(out="again").version == 1
+    lock.write_text(held)
+    tracking.client.set_model_version_tag("radiology", "1", Tag.MANIFEST, "0" * 64)
+    with pytest.raises(RegistryError, match="has manifest 000000000000, locked is"):
+        pull(out="third")

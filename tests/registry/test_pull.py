@@ -112,6 +112,27 @@ def broken_manifest(store):
     (store / "manifest.json").write_text('{"files": ["config.json"]}')
 
 
+def changed_code(store):
+    code = store / "tiny_pyfunc.py"
+    code.write_text(code.read_text().replace("Tiny", "Tini"))
+
+
+def longer_requirements(store):
+    with (store / "requirements.txt").open("a") as requirements:
+        requirements.write("a-package-of-mine\n")
+
+
+def changed_mlmodel(store):
+    """Another way for MLflow to load the model, in as many bytes."""
+    model = store / "MLmodel"
+    model.write_text(model.read_text().replace("mlflow.pyfunc", "mlflow.pyfunk"))
+
+
+def unlisted_code(store):
+    (store / "code").mkdir()
+    (store / "code/sitecustomize.py").write_text("")
+
+
 def rewritten_manifest(store):
     rewrite_manifest(store, {"config.json": {"sha256": "0" * 64, "bytes": 9}})
 
@@ -122,6 +143,10 @@ def rewrite_manifest(store, more):
 
 
 HOSTILE = [
+    (changed_code, r"tiny_pyfunc\.py differ from what was registered"),
+    (longer_requirements, r"requirements\.txt differ from what was registered"),
+    (changed_mlmodel, "MLmodel differ from what was registered"),
+    (unlisted_code, r"unlisted files 'code/sitecustomize\.py'"),
     (flipped_byte, r"model\.safetensors differ from what was registered"),
     (truncated_file, r"model\.safetensors differ from what was registered"),
     (bomb, r"model\.safetensors differ from what was registered"),
@@ -214,6 +239,8 @@ def forge(tracking, store, *, keep_manifest):
         (store / "manifest.json").write_text(json.dumps({"files": found}))
     digest = digest_of(json.loads((store / "manifest.json").read_text())["files"])
     tracking.client.set_model_version_tag("radiology", "1", Tag.DIGEST, digest)
+    if not keep_manifest:
+        tracking.client.delete_model_version_tag("radiology", "1", Tag.MANIFEST)
 
 
 def cached(home):
@@ -300,3 +327,15 @@ def test_a_model_is_a_folder_a_registered_name_or_a_hub_name(tracking, version, 
 def test_a_pull_into_a_folder_with_a_missing_parent_makes_it(tracking, version, tmp_path):
     assert registry.pull(tracking, "radiology", tmp_path / "a/b/out").path.is_dir()
     shutil.rmtree(tmp_path / "a")
+
+
+def test_a_version_from_before_manifests_were_whole_is_given_with_a_word(
+    tracking, version, store, tmp_path, caplog
+):
+    files = json.loads((store / "manifest.json").read_text())["files"]
+    (store / "manifest.json").write_text(json.dumps({"files": files}))
+    with pytest.raises(RegistryError, match="manifest"):
+        registry.pull(tracking, "radiology", tmp_path / "out")
+    tracking.client.delete_model_version_tag("radiology", "1", Tag.MANIFEST)
+    assert registry.pull(tracking, "radiology", tmp_path / "out").digest == version.digest
+    assert "its code and requirements are in no digest and no signature" in caplog.text

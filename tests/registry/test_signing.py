@@ -54,7 +54,7 @@ def test_openssl_itself_finds_the_signature_valid(tracking, version, keys, tmp_p
 
     tags = registry.sign(tracking, "radiology", keys / "owner.pem").tags
     (tmp_path / "signature").write_bytes(base64.b64decode(tags[Tag.SIGNATURE]))
-    (tmp_path / "message").write_text(f"clinscale-model-1\nradiology\n{version.digest}\n")
+    (tmp_path / "message").write_text(f"clinscale-model-2\nradiology\n1\n{version.manifest}\n")
     options = ["-verify", "-pubin", "-inkey", keys / "owner.pub.pem", "-rawin"]
     told = openssl("pkeyutl", *options, "-in", tmp_path / "message", "-sigfile", tmp_path / "signature")
     assert b"Verified Successfully" in told
@@ -89,6 +89,16 @@ def changed_after_it_was_signed(tracking, keys, other):
     tracking.client.set_model_version_tag("radiology", "1", Tag.DIGEST, "0" * 64)
 
 
+def with_other_code(tracking, keys, other):
+    registry.sign(tracking, "radiology", keys / "owner.pem")
+    tracking.client.set_model_version_tag("radiology", "1", Tag.MANIFEST, "0" * 64)
+
+
+def without_its_manifest(tracking, keys, other):
+    registry.sign(tracking, "radiology", keys / "owner.pem")
+    tracking.client.delete_model_version_tag("radiology", "1", Tag.MANIFEST)
+
+
 def move(tracking, signed):
     for tag in (Tag.SIGNATURE, Tag.SIGNED_BY):
         tracking.client.set_model_version_tag("radiology", "1", tag, signed.tags[tag])
@@ -97,10 +107,12 @@ def move(tracking, signed):
 UNTRUSTED = [
     (unsigned, r"radiology/1 is not signed.*clinscale models sign radiology/1 --key"),
     (another_key, "radiology/1 is signed by key .*, trusted is"),
-    (moved_from_another_model, "its signature was not made for this name and digest"),
-    (named_for_the_trusted_key, "its signature was not made for this name and digest"),
-    (garbled, "its signature was not made for this name and digest"),
-    (changed_after_it_was_signed, "its signature was not made for this name and digest"),
+    (moved_from_another_model, "its signature was not made for this name, number and digest"),
+    (named_for_the_trusted_key, "its signature was not made for this name, number and digest"),
+    (garbled, "its signature was not made for this name, number and digest"),
+    (with_other_code, "its signature was not made for this name, number and digest"),
+    (without_its_manifest, "its signature was not made for this name, number and digest"),
+    (changed_after_it_was_signed, "its signature was not made for this name, number and digest"),
 ]
 
 
@@ -162,3 +174,38 @@ def test_a_file_that_is_no_private_key_is_named(tracking, version, keys, name):
         registry.sign(tracking, "radiology", keys / name)
     with pytest.raises(ConfigError, match=r"owner\.pem holds no ed25519 public key"):
         registry.pull(tracking, "radiology", keys / "out", trust=[keys / "owner.pem"])
+
+
+def old_signature(keys, tmp_path, name, digest):
+    """What clinscale signed before it signed number and manifest, in base64."""
+    import base64
+
+    (tmp_path / "message").write_text(f"clinscale-model-1\n{name}\n{digest}\n")
+    options = ["-sign", "-inkey", keys / "owner.pem", "-rawin", "-in", tmp_path / "message"]
+    return base64.b64encode(openssl("pkeyutl", *options)).decode()
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_a_signature_of_the_old_kind_passes_with_a_word(
+    tracking, version, pull, keys, tmp_path, caplog, has_manifest
+):
+    registry.sign(tracking, "radiology", keys / "owner.pem")
+    if not has_manifest:
+        tracking.client.delete_model_version_tag("radiology", "1", Tag.MANIFEST)
+        [manifest] = (tmp_path / "mlartifacts").rglob("manifest.json")
+        manifest.write_text(json.dumps({"files": json.loads(manifest.read_text())["files"]}))
+    signature = old_signature(keys, tmp_path, "radiology", version.digest)
+    tracking.client.set_model_version_tag("radiology", "1", Tag.SIGNATURE, signature)
+    assert pull().version == 1
+    assert "its number, code and requirements are not covered" in caplog.text
+    assert ("in no digest and no signature" in caplog.text) != has_manifest
+
+
+def test_a_signed_version_under_another_number_is_refused(tracking, version, register_base, hf_folder, pull, keys):
+    """An owner of the server shows the signed first version once more as the newest."""
+    signed = registry.sign(tracking, "radiology", keys / "owner.pem")
+    source = tracking.client.get_model_version("radiology", "1")
+    tags = {**signed.tags}
+    tracking.client.create_model_version("radiology", source.source, tags=tags, model_id=signed.model_id)
+    with pytest.raises(RegistryError, match="radiology/2: its signature was not made for this name, number"):
+        pull("radiology/2")

@@ -128,3 +128,10 @@ def test_a_folder_that_changes_while_it_is_registered_is_refused(tracking, regis
     with pytest.raises(RegistryError, match="changed while it was registered"):
         register(hf_folder)
     assert registry.list_versions(tracking) == []
+
+
+def test_a_name_that_differs_by_case_alone_is_refused(register_base, hf_folder):
+    register_base(hf_folder, name="tumour_board")
+    with pytest.raises(RegistryError, match="Tumour_Board and tumour_board differ by case alone"):
+        register_base(hf_folder, name="Tumour_Board")
+    assert register_base(hf_folder, name="tumour-board").version == 1
