@@ -347,7 +347,7 @@ CVES = {
     "CVE-2025-14297, a job of another": ("GET", "/ajax-api/3.0/mlflow/jobs/1", None),
     "CVE-2025-15381, an assessment of a trace": ("POST", "/api/3.0/mlflow/traces/tr-1/assessments", {}),
     "CVE-2025-52967, a call by the gateway's proxy": (
-        *("POST", "/ajax-api/2.0/mlflow/gateway-proxy", {"gateway_path": "http://169.254.169.254/", "request_type": "GET"}),
+        *("POST", "/ajax-api/2.0/mlflow/gateway-proxy", {"gateway_path": "http://169.254.169.254/"}),
         (403,),
     ),
     "CVE-2026-0545, a job by FastAPI": ("POST", "/ajax-api/3.0/jobs/", {"job_name": "x", "params": {}}),
@@ -478,4 +478,3 @@ def test_what_needs_no_login_does_not_end_the_waiting(door, path):
         door.now[0] += door.waits[count]
         guess(door, path=path)
     assert door.waits == [0.5, 1, 2]
-

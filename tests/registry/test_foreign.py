@@ -104,6 +104,7 @@ def made_key(path):
 
     pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     path.write_bytes(Ed25519PrivateKey.generate().private_bytes(*pem))
+    path.chmod(0o600)
     return path
 
 

@@ -169,7 +169,7 @@ def entry(version, **changes):
 
 
 def test_writers_at_once_lose_nothing(tmp_path):
-    names = [f"model-{number}" for number in range(16)]
+    names = [f"m@alias-{number}" for number in range(16)]
     path = tmp_path / "deep" / "models.lock"
     start = threading.Barrier(len(names))
 
@@ -211,7 +211,7 @@ def test_no_door_takes_an_entry_of_another_model(tracking, versions, pull, offli
 def test_an_update_goes_back_only_where_that_is_said(tracking, versions, pull, tmp_path):
     registry.set_alias(tracking, versions[1])
     pull()
-    registry.set_alias(tracking, versions[0])
+    registry.set_alias(tracking, registry.resolve(tracking, "radiology/1"))
     with pytest.raises(RegistryError, match=r"is radiology/1 by now, older than radiology/2.*--allow-older"):
         pull(update=True)
     assert registry.read_lock(tmp_path / "models.lock")["radiology@champion"].version == 2

@@ -237,9 +237,9 @@ def forge(tracking, store, *, keep_manifest):
             for path in (store / "artifacts/hf").iterdir()
         }
         (store / "manifest.json").write_text(json.dumps({"files": found}))
-    digest = digest_of(json.loads((store / "manifest.json").read_text())["files"])
-    tracking.client.set_model_version_tag("radiology", "1", Tag.DIGEST, digest)
-    if not keep_manifest:
+    manifest = json.loads((store / "manifest.json").read_text())
+    tracking.client.set_model_version_tag("radiology", "1", Tag.DIGEST, digest_of(manifest["files"]))
+    if "around" not in manifest:  # as of versions from before it was kept
         tracking.client.delete_model_version_tag("radiology", "1", Tag.MANIFEST)
 
 
