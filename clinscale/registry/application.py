@@ -139,7 +139,7 @@ def _account(login: bytes) -> str:
 def _is_public(path: str) -> bool:
     from mlflow.server.auth import is_unprotected_route
 
-    return is_unprotected_route(path)
+    return bool(is_unprotected_route(path))
 
 
 async def _refuse(send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:

@@ -240,7 +240,7 @@ def _group(
     try:
         for seat in seats:
             forks.append(Fork(_rank, seat, call, config))
-        ranks = {fork.connection: rank for rank, fork in enumerate(forks)}
+        ranks: dict[Any, int] = {fork.connection: rank for rank, fork in enumerate(forks)}
         while ranks:
             spoken = multiprocessing.connection.wait(list(ranks), timeout=_LAST_WORDS_S if failures else None)
             if not spoken:  # the others wait for the one that failed
