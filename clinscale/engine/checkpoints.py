@@ -125,7 +125,8 @@ class CheckpointStore:
         self._writer.wait()
         partial = self._folder / f".{_name(step)}.partial"
         self._snapshot.clear()
-        make_folder(partial)  # before DeepSpeed does, for everybody
+        with contextlib.suppress(OSError):  # the writer tries again, and says it
+            make_folder(partial)  # before DeepSpeed does, for everybody
         engine.snapshot(self._snapshot, partial)
         manifest = Manifest(
             step=step,

@@ -157,7 +157,8 @@ def _at_database(uri: str, home: Path) -> Tracking:
     tracking = Tracking(f"sqlite:///{path}", str(path.parent / "mlartifacts"))
     try:
         make_folder(path.parent)
-        make_folder(path.parent / "mlartifacts")  # MLflow makes what lies below, for all
+        if not path.exists():
+            make_folder(path.parent / "mlartifacts")  # MLflow makes what lies below, for all
         open_private(path, "ab").close()  # and SQLite its journals with the rights of the database
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")

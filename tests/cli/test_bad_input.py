@@ -21,6 +21,8 @@ def place(tmp_path, mlflow_database):
     shutil.copy(mlflow_database, tmp_path / "mlflow.db")
     (tmp_path / "notes.csv").write_text(f"id,text,label\n1,{CANARY} one,a\n2,{CANARY} two,b\n")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "no.key").write_text("none")
+    (tmp_path / "no.key").chmod(0o600)
     (tmp_path / "blank.csv").write_text(f"id,text,label\n1,{CANARY},a\n2,,b\n")
     (tmp_path / "latin.csv").write_bytes(b"id,text,label\n1," + CANARY.encode() + b" \xe9,a\n")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress((CANARY * 99).encode())[:-12])
@@ -89,8 +91,8 @@ def tune(*arguments, task="demo_pairs", model="not-a-model"):
         (["pull", "m", "--out", "here", "--lock", "notes.csv", "--home", "."], "notes.csv"),
         (["pull", "m", "--out", "here", "--offline", "--update"], "give one of them"),
         (
-            ["models", "sign", "gone", "--key", "notes.csv", "--home", "."],
-            "notes.csv holds no ed25519 private key",
+            ["models", "sign", "gone", "--key", "no.key", "--home", "."],
+            "no.key holds no ed25519 private key",
         ),
         (["models", "show", "gone", "--home", "."], "no model 'gone'"),
         (["predict", "gone", "notes.csv", "--home", "."], "no model 'gone'"),

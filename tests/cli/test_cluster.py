@@ -36,6 +36,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "open" / "server").mkdir(parents=True)
     (tmp_path / "open" / "server").chmod(0o755)
     (tmp_path / "junk.pem").write_text("junk")
+    (tmp_path / "junk.pem").chmod(0o600)
     return tmp_path
 
 
@@ -152,6 +153,7 @@ def self_signed(folder):
     (folder / "lab.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     (folder / "lab.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *plain))
+    (folder / "lab.key").chmod(0o600)
     return str(folder / "lab.crt"), str(folder / "lab.key")
 
 

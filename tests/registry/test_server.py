@@ -113,6 +113,7 @@ def write_certificate(folder):
     )
     pem, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
     (folder / "tls.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password))
+    (folder / "tls.key").chmod(0o600)
     (folder / "tls.crt").write_bytes(certificate.public_bytes(pem))
     return folder / "tls.key", folder / "tls.crt"
 
