@@ -318,6 +318,7 @@ def postgres():
     secret.write_text("it's 100%:@/?#[] safe")
     secret.chmod(0o644)
     run("initdb", "-D", folder / "data", "-U", "clinscale", "--auth=scram-sha-256", f"--pwfile={secret}")
+    secret.chmod(0o600)
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
     run("pg_ctl", "-D", folder / "data", "-l", folder / "postgres.log", "-w", "-o", options, "start")
     try:
