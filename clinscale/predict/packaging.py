@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from clinscale import registry
 
 _ROOMS = (
-    *("cells", "config", "corpus", "errors", "filters", "models", "predict", "records", "runtime"),
-    *("storage", "strict_yaml", "tasks", "telemetry"),
+    *("cells", "config", "corpus", "errors", "filters", "models", "permissions", "predict", "records"),
+    *("runtime", "storage", "strict_yaml", "tasks", "telemetry"),
 )
 """The rooms and files of clinscale that prediction imports: corpus for its tokenizers, runtime for corpus."""
 
