@@ -61,7 +61,7 @@ def sign(
         )
     if not version.manifest:
         log.warning(f"{version.label} {NO_MANIFEST}")
-    signature = private.sign(_message(version.name, version.version, version.manifest or version.digest))
+    signature = private.sign(_message(version.name, version.version, version.digest, version.manifest))
     tags = {
         Tag.SIGNATURE: base64.b64encode(signature).decode(),
         Tag.SIGNED_BY: _fingerprint(private.public_key()),
@@ -114,7 +114,7 @@ def check_signature(signed: Signed, *, trusted: Sequence[str | Path]) -> None:
             "or trust that key too"
         )
     messages = {
-        _message(signed.name, signed.version, signed.manifest or signed.digest): "",
+        _message(signed.name, signed.version, signed.digest, signed.manifest): "",
         f"clinscale-model-1\n{signed.name}\n{signed.digest}\n".encode(): _OLD_SIGNATURE,
     }
     for message, lacking in messages.items():
@@ -130,8 +130,9 @@ def check_signature(signed: Signed, *, trusted: Sequence[str | Path]) -> None:
     )
 
 
-def _message(name: str, version: int, digest: str) -> bytes:
-    return f"clinscale-model-2\n{name}\n{version}\n{digest}\n".encode()
+def _message(name: str, version: int, digest: str, manifest: str | None) -> bytes:
+    # the digest too, which is in the manifest's: by it alone a folder is found in a cache
+    return f"clinscale-model-2\n{name}\n{version}\n{digest}\n{manifest or ''}\n".encode()
 
 
 def _fingerprint(key: "Ed25519PublicKey") -> str:

@@ -54,7 +54,7 @@ def test_openssl_itself_finds_the_signature_valid(tracking, version, keys, tmp_p
 
     tags = registry.sign(tracking, "radiology", keys / "owner.pem").tags
     (tmp_path / "signature").write_bytes(base64.b64decode(tags[Tag.SIGNATURE]))
-    (tmp_path / "message").write_text(f"clinscale-model-2\nradiology\n1\n{version.manifest}\n")
+    (tmp_path / "message").write_text(f"clinscale-model-2\nradiology\n1\n{version.digest}\n{version.manifest}\n")
     options = ["-verify", "-pubin", "-inkey", keys / "owner.pub.pem", "-rawin"]
     told = openssl("pkeyutl", *options, "-in", tmp_path / "message", "-sigfile", tmp_path / "signature")
     assert b"Verified Successfully" in told
@@ -112,7 +112,7 @@ UNTRUSTED = [
     (garbled, "its signature was not made for this name, number and digest"),
     (with_other_code, "its signature was not made for this name, number and digest"),
     (without_its_manifest, "its signature was not made for this name, number and digest"),
-    (changed_after_it_was_signed, r"manifest\.json does not match the version's digest"),
+    (changed_after_it_was_signed, "its signature was not made for this name, number and digest"),
 ]
 
 
@@ -201,11 +201,24 @@ def test_a_signature_of_the_old_kind_passes_with_a_word(
     assert ("in no digest and no signature" in caplog.text) != has_manifest
 
 
+def test_a_folder_of_the_cache_is_not_given_under_a_signed_name_that_is_not_its_own(
+    tracking, version, register_base, hf_folder, pull, keys
+):
+    """An owner of the server lets the signed version point at files that were pulled before."""
+    registry.sign(tracking, "radiology", keys / "owner.pem")
+    config = json.loads((hf_folder / "config.json").read_text())
+    (hf_folder / "config.json").write_text(json.dumps({**config, "note": "hostile"}))
+    hostile = register_base(hf_folder, name="pathology")
+    pull("pathology", trust=(), out="other")
+    tracking.client.set_model_version_tag("radiology", "1", Tag.DIGEST, hostile.digest)
+    with pytest.raises(RegistryError, match="its signature was not made for this name, number and digest"):
+        pull()
+
+
 def test_a_signed_version_under_another_number_is_refused(tracking, version, register_base, hf_folder, pull, keys):
     """An owner of the server shows the signed first version once more as the newest."""
     signed = registry.sign(tracking, "radiology", keys / "owner.pem")
     source = tracking.client.get_model_version("radiology", "1")
-    tags = {**signed.tags}
-    tracking.client.create_model_version("radiology", source.source, tags=tags)
+    tracking.client.create_model_version("radiology", source.source, tags=signed.tags)
     with pytest.raises(RegistryError, match="radiology/2: its signature was not made for this name, number"):
         pull("radiology/2")
