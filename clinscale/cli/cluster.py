@@ -159,6 +159,26 @@ def preflight(
 
 
 @app.command()
+def rights(json: Json = False) -> None:
+    """Which role may call which route of our MLflow server; what is not named here is refused.
+
+    `*` is one part of a path and `**` the rest; a route without a slash at its beginning is below /api/N.0/ and
+    /ajax-api/N.0/.
+
+    Example: `clinscale cluster rights`
+    """
+    from clinscale import registry
+
+    roles = ("reader", "trainer", "promoter", "admin", "anybody")
+    rows = [
+        {"method": method, "route": route} | {role: role in allowed for role in roles}
+        for method, route, allowed in registry.rights_table()
+    ]
+    shown = [row | {role: "yes" if row[role] else "" for role in roles} for row in rows]
+    emit({"rights": rows}, as_json=json, people=table("Rights", shown))
+
+
+@app.command()
 def user(
     name: Annotated[str, typer.Argument(help="Of a new user, or of one to change.")],
     role: Annotated[Literal["reader", "trainer", "promoter"], typer.Option(help="What the user may do.")],

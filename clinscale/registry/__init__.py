@@ -5,7 +5,7 @@ of hashes, and a pyfunc written as *model from code*. No pickle, no remote code.
 MLflow.
 """
 
-from clinscale.registry.admission import UserRole
+from clinscale.registry.admission import UserRole, rights_table
 from clinscale.registry.card import CARD, Section, write_card
 from clinscale.registry.contents import Files, Text, artifacts, contents, local_artifact
 from clinscale.registry.folders import folder_digest
@@ -101,6 +101,7 @@ __all__ = [
     "reopen_run",
     "resolve",
     "resume_or_start_run",
+    "rights_table",
     "set_alias",
     "set_user",
     "set_version_tags",

@@ -118,7 +118,7 @@ def roles_of(method: str, path: str) -> frozenset[Role] | None:
     )
 
 
-def table() -> list[tuple[str, str, frozenset[Role]]]:
+def rights_table() -> list[tuple[str, str, frozenset[Role]]]:
     """The rows: method, route, roles."""
     return [
         (words[at], words[at + 1], frozenset(roles))
@@ -133,7 +133,7 @@ def _rows() -> list[tuple[str, re.Pattern[str], frozenset[Role]]]:
     parts = {"**": ".+", "*": "[^/]+"}
     return [
         (verb, re.compile("".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*+)", route))), roles)
-        for verb, route, roles in table()
+        for verb, route, roles in rights_table()
     ]
 
 

@@ -1,6 +1,7 @@
 """`clinscale cluster mlflow` and `user`: every mistake a sentence, a small lab's server, and the compose file."""
 
 import datetime
+import io
 import ipaddress
 import json
 import re
@@ -202,3 +203,14 @@ def test_faults_of_a_launch_file_are_a_table_and_exit_code_1(place, clinscale):
     assert "Dockerfile is there and differs; --force" in again.stderr
     assert clinscale("cluster", "render", "docker", "--force", cwd=place).returncode == 0
     assert (place / "Dockerfile").read_text() == text
+
+
+def test_the_rights_of_each_role_can_be_printed(monkeypatch):
+    told = io.StringIO()
+    monkeypatch.setattr("clinscale.cli.output._stdout", told)
+    run("rights", "--json")
+    rows = {(row["method"], row["route"]): row for row in json.loads(told.getvalue())["rights"]}
+    unreleased = rows["GET", "/model-versions/get-artifact"]
+    assert (unreleased["reader"], unreleased["trainer"], unreleased["promoter"]) == (False, True, True)
+    assert not any(rows["*", "mlflow/webhooks/**"][role] for role in ("reader", "trainer", "promoter", "admin"))
+    assert rows["GET", "mlflow/users/list"]["admin"]
