@@ -139,5 +139,5 @@ def test_a_place_that_cannot_hold_the_page_is_named(tracking, tmp_path):
         write_report(tracking, tmp_path / "file" / "report.html")
 
 
-def test_the_page_is_readable_by_others(written):
-    assert written.stat().st_mode & 0o044 == 0o044
+def test_the_page_is_its_owners_until_he_shares_it(written):
+    assert written.stat().st_mode & 0o077 == 0
