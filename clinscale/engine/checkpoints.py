@@ -37,6 +37,7 @@ MANIFEST = "manifest.json"
 _STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _POLL_S, _RETRY_S = 0.05, 5.0
+_PART_S = 60.0  # the least that a worker's part is waited for: it may only be slower, or about to say what ails it
 _HEADROOM = 1.02
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class CheckpointStore:
         give_up_s = time.monotonic() + self._patience_s
         while True:
             try:
-                self._write(partial, manifest, state, give_up_s)
+                self._write(partial, manifest, state)
                 return
             except OSError as error:
                 if time.monotonic() + _RETRY_S > give_up_s:
@@ -228,7 +229,7 @@ class CheckpointStore:
                 )
                 time.sleep(_RETRY_S)
 
-    def _write(self, partial: Path, manifest: Manifest, state: str, give_up_s: float) -> None:
+    def _write(self, partial: Path, manifest: Manifest, state: str) -> None:
         make_folder(partial)
         needed = int(self._snapshot.size_bytes * _HEADROOM)
         free = shutil.disk_usage(partial).free
@@ -242,18 +243,20 @@ class CheckpointStore:
         files = {str(path.relative_to(partial)): known for path, known in written.items()}
         write_json(partial / f"rank-{self._rank}.json", files)
         if self._rank == 0:
-            self._commit(partial, manifest, give_up_s)
+            self._commit(partial, manifest)
 
-    def _commit(self, partial: Path, manifest: Manifest, give_up_s: float) -> None:
+    def _commit(self, partial: Path, manifest: Manifest) -> None:
         files: dict[str, tuple[int, str]] = {}
+        wait_s = max(self._patience_s, _PART_S)
+        give_up_s = time.monotonic() + wait_s
         for rank in range(self._world_size):
             said = partial / f"rank-{rank}.json"
             while not said.exists():
                 if time.monotonic() > give_up_s:
                     raise CapacityError(
                         f"checkpoint {partial.parent / _name(manifest.step)}: worker {rank} of {self._world_size} has "
-                        f"not written its part within {self._patience_s:g} s; all workers must see the folder of the "
-                        "run as one file system: choose a shared --home"
+                        f"not written its part within {wait_s:g} s; all workers must see the folder of the run as one "
+                        "file system with room on it: choose a shared --home, or see that worker's log"
                     )
                 time.sleep(_POLL_S)
             files |= read_json(said)

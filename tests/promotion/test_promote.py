@@ -14,7 +14,7 @@ from clinscale.registry import Experiment, Tag
 from clinscale.tasks import kind_of, load_task, read_task
 
 TASK = "demo_documents"
-NO_LATENCY = GateRules(max_latency_ratio=None)
+ANY_LATENCY = GateRules(max_latency_ratio=1000)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def submit(tracking, study, folder_of, data, tmp_path):
             outcomes=outcomes,
             data=data,
             home=tmp_path,
-            **changes,
+            **{"rules": ANY_LATENCY, **changes},
         )
 
     return submit
@@ -150,10 +150,10 @@ def test_the_champion_moves_when_the_gate_lets_it_and_goes_back(tracking, submit
 def test_what_was_registered_elsewhere_is_released_as_a_copy(tracking, submit, judged, tmp_path):
     submit(0, *[judged(0.3)] * 3)
     weak, _ = submit(1, *[judged(0.35)] * 3)
-    same, decision = promote(tracking, "ward@challenger", home=tmp_path, rules=NO_LATENCY)
+    same, decision = promote(tracking, "ward@challenger", home=tmp_path, rules=ANY_LATENCY)
     assert (same.label, decision.promoted) == (weak.label, False)
 
-    forced, _ = promote(tracking, "ward@challenger", home=tmp_path, rules=NO_LATENCY, force="asked by the ward")
+    forced, _ = promote(tracking, "ward@challenger", home=tmp_path, rules=ANY_LATENCY, force="asked by the ward")
     assert forced.version == 3
     assert forced.aliases == ("champion",)
     assert forced.digest == weak.digest
@@ -170,7 +170,7 @@ def test_a_champion_of_another_test_set_is_judged_again_on_this_one(tracking, su
     other = dataclasses.replace(judged(1.0), keys=tuple("x" for _ in judged(1.0).keys))
     submit(0, *[other] * 3)
     real = load_predictor(folder_of(0)).outcomes(data.splits["test"]).value()
-    _, decision = submit(1, *[judged(1.0)] * 3, rules=NO_LATENCY)
+    _, decision = submit(1, *[judged(1.0)] * 3)
     assert decision.promoted
     assert decision.difference[0] == pytest.approx(1 - real)
     assert "may have seen" in next(
@@ -219,14 +219,14 @@ def test_the_winner_of_an_account_that_may_only_train_waits_for_one_that_may_pro
         run.log_json(OUTCOMES_FILE, outcomes.plain())
         run.log_json(OUTCOMES_BY_SEED_FILE, [outcomes.plain()] * 2)
         run.end()
-        given = {"tags": {Tag.KIND: "task", Tag.METRIC: "accuracy"}, "outcomes": (outcomes,) * 3}
+        given = {"tags": {Tag.KIND: "task", Tag.METRIC: "accuracy"}, "outcomes": (outcomes,) * 3, "rules": ANY_LATENCY}
         return register_judged(tracking, run.id, folder_of(seed), name="wards", data=data, home=tmp_path, **given)
 
     with team_server.login("ted") as tracking:
         first, decision = submit(tracking, 0, judged(0.3))
         assert (decision.promoted, aliases(tracking, "wards")) == (False, {})
     with team_server.login("pia") as tracking:
-        champion, decision = promote(tracking, first.label, home=tmp_path, rules=NO_LATENCY)
+        champion, decision = promote(tracking, first.label, home=tmp_path, rules=ANY_LATENCY)
         assert decision.promoted
     with team_server.login("ted") as tracking:
         waiting, decision = submit(tracking, 2, judged(1.0))
@@ -234,6 +234,6 @@ def test_the_winner_of_an_account_that_may_only_train_waits_for_one_that_may_pro
         assert "this account may not read the champion or not promote" in decision.because
     with team_server.login("pia") as tracking:
         assert aliases(tracking, "wards") == {"champion": champion.label}
-        better, decision = promote(tracking, waiting.label, home=tmp_path, rules=NO_LATENCY)
+        better, decision = promote(tracking, waiting.label, home=tmp_path, rules=ANY_LATENCY)
         assert decision.promoted
         assert aliases(tracking, "wards")["champion"] == better.label
