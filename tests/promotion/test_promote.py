@@ -219,7 +219,11 @@ def test_the_winner_of_an_account_that_may_only_train_waits_for_one_that_may_pro
         run.log_json(OUTCOMES_FILE, outcomes.plain())
         run.log_json(OUTCOMES_BY_SEED_FILE, [outcomes.plain()] * 2)
         run.end()
-        given = {"tags": {Tag.KIND: "task", Tag.METRIC: "accuracy"}, "outcomes": (outcomes,) * 3, "rules": ANY_LATENCY}
+        given = {
+            "tags": {Tag.KIND: "task", Tag.METRIC: "accuracy"},
+            "outcomes": (outcomes,) * 3,
+            "rules": ANY_LATENCY,
+        }
         return register_judged(tracking, run.id, folder_of(seed), name="wards", data=data, home=tmp_path, **given)
 
     with team_server.login("ted") as tracking:
