@@ -1,8 +1,11 @@
 """The house: imports go down the floors only, heavy libraries have one owner, room interiors are private."""
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[1] / "clinscale"
 
@@ -123,6 +126,21 @@ def test_imports_go_down_the_floors_only():
             if not allowed:
                 breaches.append(f"{path.relative_to(PACKAGE)}:{line} imports {name}")
     assert not breaches, "\n".join(breaches)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    dotted = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in modules()}
+    paths = {name.removesuffix(".__init__"): path for name, path in dotted.items()}
+    imported: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        pairs = {(node.module or "", f"{node.module}.{alias.name}") for node in nodes for alias in node.names}
+        # `from clinscale.engine import run_key` is of the module `run_key`, where there is one, else of the room
+        imported[name] = {full if full in paths else module for module, full in pairs} & paths.keys()
+    try:
+        graphlib.TopologicalSorter(imported).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail("imports go in a circle: " + " < ".join(error.args[1]))
 
 
 def test_room_interiors_are_private():

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from clinscale.engine.manifest import Manifest
 from clinscale.engine.optim import OptimizerConfig, build_optimizer, build_schedule
 from clinscale.engine.snapshot import Snapshot
 from clinscale.engine.universal import ENGINE_TAG, ParameterStates, load_parameters
@@ -13,7 +14,6 @@ from clinscale.engine.zero import Precision, ZeroConfig, check_offload, deepspee
 if TYPE_CHECKING:
     import torch
 
-    from clinscale.engine.checkpoints import Manifest
 
 Batch = Mapping[str, "torch.Tensor"]
 
@@ -192,7 +192,7 @@ class DeepSpeedEngine:
         """Restore what `snapshot` copied, at the same stage, precision and number of workers."""
         self._engine.load_checkpoint(str(checkpoint), tag=ENGINE_TAG)
 
-    def load_converted(self, checkpoint: Path, manifest: "Manifest") -> None:
+    def load_converted(self, checkpoint: Path, manifest: Manifest) -> None:
         """Restore what another number of workers, stage or precision left; every rank must call it."""
         states = ParameterStates(checkpoint, stage=manifest.stage, names=manifest.parameters)
         load_parameters(

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from clinscale.config import Config
 from clinscale.engine import run_key
+from clinscale.engine.manifest import MANIFEST, Manifest, read_manifest
 from clinscale.engine.snapshot import Snapshot, Writer, write_files
 from clinscale.engine.universal import ENGINE_TAG, convert, universal_folder
 from clinscale.errors import AccessError, CapacityError, ClinscaleError, ConfigError
@@ -33,7 +34,6 @@ from clinscale.units import format_bytes
 if TYPE_CHECKING:
     from clinscale.engine.backend import DeepSpeedEngine
 
-MANIFEST = "manifest.json"
 _STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _POLL_S, _RETRY_S = 0.05, 5.0
@@ -57,35 +57,6 @@ class RetentionConfig(Config):
 
     keep_best: bool = False
     """The one with the lowest validation loss stays as well, among those that were taken with an evaluation."""
-
-
-class Manifest(Config):
-    """What a whole checkpoint is, and what each of its files must be."""
-
-    format: str = "clinscale-checkpoint-1"
-    step: int
-    """Steps done."""
-    updates: int
-    """Updates among them: steps that a guard or an overflow left out are none."""
-    schedule_steps: int
-    """How far the learning-rate schedule was."""
-    world_size: int
-    stage: int
-    precision: str
-    metric: float | None
-    """Validation loss, where one was measured at this step."""
-    parameters: tuple[str, ...]
-    """Names of the trained parameters in the order of the optimiser."""
-    files: dict[str, tuple[int, str]]
-    """Size in bytes and SHA-256 by path inside the checkpoint."""
-    taken_at_s: float
-    """Seconds since 1970."""
-    signature: str = ""
-    """Of all the rest, by the run's key; checkpoints of an earlier clinscale have none."""
-
-    def signed_text(self) -> bytes:
-        """What the signature is of."""
-        return json.dumps({**self.plain(), "signature": ""}, sort_keys=True).encode()
 
 
 class CheckpointStore:
@@ -170,7 +141,7 @@ class CheckpointStore:
                 _remove_unfinished(self._folder)
                 found = newest_checkpoint(self._folder, set_aside=True)
                 if found is not None:
-                    manifest = _manifest(found)
+                    manifest = read_manifest(found)
                     step = manifest.step
                     if manifest.stage and not self._fits(engine, manifest):
                         convert(found)
@@ -182,7 +153,7 @@ class CheckpointStore:
         if step < 0:
             return None
         checkpoint = self._folder / _name(step)
-        manifest = _manifest(checkpoint)
+        manifest = read_manifest(checkpoint)
         if manifest.parameters != engine.parameter_names:
             raise ConfigError(
                 f"checkpoint {checkpoint} holds {len(manifest.parameters)} trained parameters, the model of this run "
@@ -274,7 +245,7 @@ class CheckpointStore:
         manifests = {}
         for step in found:
             with contextlib.suppress(ClinscaleError):  # of a damaged one, which stays to be looked at
-                manifests[step] = _manifest(self._folder / _name(step))
+                manifests[step] = read_manifest(self._folder / _name(step))
         found = list(manifests)
         wanted, now_s = self._retention, time.time()
         keep = {
@@ -318,7 +289,7 @@ def fault_of(checkpoint: Path) -> str | None:
         AccessError: it is not.
     """
     try:
-        manifest = _manifest(checkpoint)
+        manifest = read_manifest(checkpoint)
     except ClinscaleError:
         return "its manifest cannot be read"
     if run_key.others_may_write(checkpoint) and not run_key.is_signed(
@@ -345,10 +316,6 @@ def fault_of(checkpoint: Path) -> str | None:
         if sha256(path) != digest:
             return f"{name} has other content than was written"
     return None
-
-
-def _manifest(checkpoint: Path) -> Manifest:
-    return Manifest.parse(read_json(checkpoint / MANIFEST), source=str(checkpoint / MANIFEST))
 
 
 def _committed(folder: Path) -> Iterator[int]:

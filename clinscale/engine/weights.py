@@ -5,11 +5,11 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clinscale.engine.checkpoints import MANIFEST, Manifest, fault_of
+from clinscale.engine.checkpoints import fault_of
+from clinscale.engine.manifest import MANIFEST, read_manifest
 from clinscale.engine.universal import ENGINE_TAG, ParameterStates, read_model_states
 from clinscale.engine.zero import import_deepspeed
 from clinscale.errors import ConfigError, DataError
-from clinscale.storage import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ def consolidated_state(checkpoint: str | Path) -> "dict[str, torch.Tensor]":
     checkpoint = Path(checkpoint)
     if not (checkpoint / MANIFEST).is_file():
         raise DataError(f"{checkpoint} is no complete checkpoint: it has no {MANIFEST}; use an older one")
-    manifest = Manifest.parse(read_json(checkpoint / MANIFEST), source=str(checkpoint / MANIFEST))
+    manifest = read_manifest(checkpoint)
     missing = [name for name in manifest.files if not (checkpoint / name).is_file()]
     if missing:
         raise DataError(f"{checkpoint} is no complete checkpoint: {missing[0]} is missing; use an older one")

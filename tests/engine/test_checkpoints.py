@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clinscale.engine import CheckpointStore, RetentionConfig, consolidated_state, newest_checkpoint, run_key
-from clinscale.engine.checkpoints import MANIFEST, Manifest
+from clinscale.engine.manifest import MANIFEST, Manifest
 from clinscale.engine.snapshot import write_files
 from clinscale.errors import AccessError, CapacityError, DataError
 from clinscale.storage import sha256

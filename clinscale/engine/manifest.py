@@ -1,0 +1,43 @@
+"""The manifest of a checkpoint: what it holds, and what each of its files must be."""
+
+import json
+from pathlib import Path
+
+from clinscale.config import Config
+from clinscale.storage import read_json
+
+MANIFEST = "manifest.json"
+
+
+class Manifest(Config):
+    """What a whole checkpoint is, and what each of its files must be."""
+
+    format: str = "clinscale-checkpoint-1"
+    step: int
+    """Steps done."""
+    updates: int
+    """Updates among them: steps that a guard or an overflow left out are none."""
+    schedule_steps: int
+    """How far the learning-rate schedule was."""
+    world_size: int
+    stage: int
+    precision: str
+    metric: float | None
+    """Validation loss, where one was measured at this step."""
+    parameters: tuple[str, ...]
+    """Names of the trained parameters in the order of the optimiser."""
+    files: dict[str, tuple[int, str]]
+    """Size in bytes and SHA-256 by path inside the checkpoint."""
+    taken_at_s: float
+    """Seconds since 1970."""
+    signature: str = ""
+    """Of all the rest, by the run's key; checkpoints of an earlier clinscale have none."""
+
+    def signed_text(self) -> bytes:
+        """What the signature is of."""
+        return json.dumps({**self.plain(), "signature": ""}, sort_keys=True).encode()
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """The manifest in a checkpoint's folder; ConfigError where it is none."""
+    return Manifest.parse(read_json(checkpoint / MANIFEST), source=str(checkpoint / MANIFEST))
