@@ -173,8 +173,9 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], source: str) -> st
     where = ".".join(map(shown_name, item["loc"]))
     given = item["input"]
     if item["type"] == "extra_forbidden":
-        known = _known_keys(model, item["loc"][:-1])
-        return f"{source}: {where} is not a known key; {nearest(str(item['loc'][-1]), known)}"
+        name = str(item["loc"][-1])
+        hint = _hint_elsewhere(model, name) or nearest(name, _known_keys(model, item["loc"][:-1]))
+        return f"{source}: {where} is not a known key; {hint}"
     if item["type"] == "missing":
         return f"{source}: {where} is required and has no default; add {where}=..."
     hint = ""
@@ -184,6 +185,13 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], source: str) -> st
     elif item["type"] == "string_type" and isinstance(given, bool | int | float):
         hint = f"; where it is meant as text, quote it: '{json.dumps(given)}'"
     return f"{source}: {where}: {item['msg']}, got {reprlib.repr(given)[:80]}{hint}"
+
+
+def _hint_elsewhere(model: type[BaseModel], name: str) -> str:
+    """`did you mean PATH?` when one key of the config, at another depth, has just this name; else empty."""
+    parts = [path.split(".") for path in key_paths(model)]
+    found = {".".join(path[: path.index(name) + 1]) for path in parts if name in path}
+    return f"did you mean {found.pop()}?" if len(found) == 1 else ""
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[Any]) -> list[str]:

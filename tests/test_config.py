@@ -63,6 +63,7 @@ def test_file_lies_over_base_and_overrides_over_both(tmp_path):
     ("text", "overrides", "words"),
     [
         ("name: x\nsed: 1", [], ["run.yaml", "sed is not a known key", "did you mean seed?"]),
+        ("name: x\ninner: {seed: 1}", [], ["inner.seed is not a known key", "did you mean seed?"]),
         ("name: x\ninner: {Rate: 1}", [], ["inner.Rate", "did you mean rate?"]),
         ("name: x\nparts: [{rat: 1}]", [], ["parts.0.rat", "did you mean rate?"]),
         ("seed: 1", [], ["name is required", "name=..."]),

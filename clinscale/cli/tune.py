@@ -25,7 +25,7 @@ from clinscale.errors import ConfigError
 from clinscale.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from clinscale.sweep import SweepConfig, SweepProgress, SweepResult
+    from clinscale.sweep import StudyResult, SweepConfig, SweepProgress, SweepResult
 
 _FAILED = 1
 _LINE_EVERY_S = 10.0
@@ -71,6 +71,8 @@ def tune(
 ) -> None:
     """Search fine-tuning hyperparameters with Ray Tune and Optuna; register the winner of each task and model.
 
+    What a winner must keep to become champion is set as in `models promote`, below `gate.`: gate.max_latency_ratio=2.
+
     Example: `clinscale tune --task task.yaml --data . --model lf --model bb recipe.budget.trials=24`
     """
     open_home(home, shared_with)
@@ -113,6 +115,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
     people: list[Any] = [table("Winners", winners)]
     if any(row["seeds"] > 1 for row in confirmed):
         people.append(table("Confirmed", confirmed))
+    people += [f"{study.name}: {_verdict(study)}" for study in result.studies]
     people.append(f"plots: {folder}/STUDY/plots")
     if result.freed.trials:
         people.append(
@@ -125,6 +128,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
             "name": result.name,
             "winners": winners,
             "confirmed": confirmed,
+            "decisions": {study.name: study.decision.plain() for study in result.studies},
             "plots": {study.name: [str(path) for path in study.plots] for study in result.studies},
             "freed_trials": result.freed.trials,
             "freed_bytes": result.freed.bytes,
@@ -135,6 +139,13 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
     )
     for study, message in failures.items():
         console.print(f"error: study {study}: {message}", style="red", soft_wrap=True)
+
+
+def _verdict(study: "StudyResult") -> str:
+    """Whether the winner is champion now, and why."""
+    decision, label = study.decision, study.version.label
+    is_champion = decision.promoted or decision.champion == label
+    return f"{label} is {'champion' if is_champion else 'not champion'} ({decision.because})"
 
 
 def _config(
@@ -293,6 +304,8 @@ def _forecast_tables(found: Mapping[str, Any]) -> list[Any]:
         people.append(", ".join(f"{key}={value}" for key, value in studies[0]["fixed"].items()))
         people.append(table("First suggestions, before any score is known", studies[0]["suggestions"]))
     people.append(table("Expected", found["expected"]))
+    limits = [{"gate": key, "limit": "none" if value is None else value} for key, value in found["gate"].items()]
+    people.append(table("Limits that a winner must keep to become champion", limits))
     people.append(
         f"{found['trials_at_once']} trials at once; {found['trials']} trials and {found['hours']:.2f} h in all, "
         f"{found['device_hours']:.2f} device-hours"

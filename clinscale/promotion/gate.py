@@ -106,6 +106,8 @@ class Decision:
     checks: tuple[Check, ...] = ()
     difference: tuple[float, float, float] | None = None
     """Candidate minus champion on the test set, and its 95 % interval."""
+    rules: GateRules | None = None
+    """The limits that were applied; None where nothing was compared."""
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -115,6 +117,7 @@ class Decision:
             "promoted": self.promoted,
             "because": self.because,
             "difference": self.difference,
+            "rules": self.rules and self.rules.plain(),
             "checks": [check.plain() for check in self.checks],
         }
 
@@ -153,6 +156,7 @@ def decide(
         because=because,
         checks=tuple(checks),
         difference=difference,
+        rules=rules,
     )
 
 

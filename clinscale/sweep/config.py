@@ -9,6 +9,7 @@ from clinscale.engine import ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRuntime
 from clinscale.models import Attention
+from clinscale.promotion import GateRules
 from clinscale.runfolder import check_plain_name
 from clinscale.sweep.disk import KeepTrials
 from clinscale.sweep.policy import Halving, Scheduler
@@ -259,3 +260,7 @@ class SweepConfig(Config):
 
     runtime: SweepRuntime = SweepRuntime()
     """Changes speed, place or cost."""
+
+    gate: GateRules = GateRules()
+    """Limits that a winner must keep to become champion, as `clinscale models promote` takes them. They change no
+    number, so another start of the sweep may change them."""

@@ -18,7 +18,7 @@ _SUGGESTIONS = 10
 
 
 def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> dict[str, Any]:
-    """JSON-ready: each study's space, first suggestions and probed times; trials at once, hours and money in all.
+    """What a sweep will do, JSON-ready: spaces, first suggestions, probed times, the gate's limits, hours and money.
 
     Needs a `ray_session` or a `fork_session`; each study trains a few steps for some seconds on the resources of one
     trial.
@@ -54,6 +54,7 @@ def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> d
             }
             for seconds, study in zip(epoch_s, inputs.studies, strict=True)
         ],
+        "gate": config.gate.plain(),
         "failures": {name: str(error) for name, error in inputs.failures.items()},
         "trials_at_once": at_once,
         "trials": trials,

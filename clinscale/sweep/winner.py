@@ -211,6 +211,7 @@ def _register(
         outcomes=tuple(Outcomes.parse(one, source=str(folder / WINNER_FILE)) for one in winner["outcomes"]),
         data=data,
         home=home,
+        rules=config.gate,
     )
     return StudyResult(
         name=study.config.name,

@@ -55,6 +55,7 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     assert study["suggestions"][0]["from"] == "first"
     assert found["trials"] == 3
     assert found["trials_at_once"] >= 1
+    assert found["gate"]["min_seeds"] == 3
     assert 0 < found["hours"] <= found["device_hours"] < 1
     assert "does not exist" in found["failures"]["demo_entities-longformer"]
     ledger = folder / "sweep" / "two" / "ledger.jsonl"
@@ -98,6 +99,7 @@ def test_studies_with_the_same_space_are_shown_once():
     found = {
         "studies": [study("one", 1), study("two", 1), study("three", 2)],
         "expected": [{"study": "one"}],
+        "gate": {"min_seeds": 3, "max_size_bytes": None},
         "trials_at_once": 2,
         "trials": 3,
         "hours": 1.0,
@@ -108,3 +110,4 @@ def test_studies_with_the_same_space_are_shown_once():
     assert shown.count("epochs=3") == 2
     assert "one, two: space" in shown
     assert "three: space" in shown
+    assert "Limits that a winner must keep to become champion" in shown

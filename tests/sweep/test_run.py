@@ -13,7 +13,9 @@ import yaml
 from ray import cloudpickle
 
 from clinscale import registry, runtime
+from clinscale.config import merge
 from clinscale.errors import ClusterError, ConfigError, DataError, RegistryError
+from clinscale.promotion import GateRules
 from clinscale.registry import Tag
 from clinscale.runtime import Cluster
 from clinscale.sweep import SweepConfig, SweepRuntime, load_sweep, read_inputs, sweep
@@ -93,6 +95,20 @@ def test_what_is_missing_is_said_before_a_trial_starts(demo_data, base_models, t
 def test_a_recipe_that_makes_no_sense_is_refused(demo_data, base_models, recipe, message):
     with pytest.raises(ConfigError, match=message):
         config(study(demo_data, base_models.values(), None), **recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gate": {"max_latency_ration": 2}}, "gate.max_latency_ration .* did you mean max_latency_ratio"),
+        ({"gate": {"min_seeds": 0}}, "min_seeds must be at least 1"),
+        ({"recipe": {"gate": {"min_seeds": 1}}}, "recipe.gate is not a known key; did you mean gate"),
+    ],
+)
+def test_a_gate_that_makes_no_sense_is_refused(demo_data, base_models, changes, message):
+    values = config(study(demo_data, base_models.values(), None)).plain()
+    with pytest.raises(ConfigError, match=message):
+        SweepConfig.parse(merge(values, changes), source="test")
 
 
 def test_two_studies_of_one_name_are_refused(demo_data, base_models):
@@ -205,24 +221,28 @@ def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
     one_model = [base_models["longformer"]]
     poisoned = [str(broken_copy(base_models["longformer"], tmp_path / "broken"))]
     # one command: a task whose data is missing and a model that trains to no number do not stop the others
-    found = sweep(
-        config(
-            study(demo_data, one_model, space),
-            study(demo_data, poisoned, space, name="broken"),
-            study(demo_data / "nowhere", one_model, space, name="missing"),
-            name="several",
-            trials=4,
-        ),
-        tracking=tracking,
-        home=tmp_path,
-        cluster=forks,
+    several = config(
+        study(demo_data, one_model, space),
+        study(demo_data, poisoned, space, name="broken"),
+        study(demo_data / "nowhere", one_model, space, name="missing"),
+        name="several",
+        trials=4,
     )
+    strict = several.model_copy(update={"gate": GateRules(max_size_bytes=1)})
+    found = sweep(strict, tracking=tracking, home=tmp_path, cluster=forks)
     [result] = found.studies
     assert result.name == "demo_pairs"
     assert math.isfinite(result.value)
     assert set(found.failures) == {"broken", "missing"}
     assert "the loss of epoch 1 is nan" in str(found.failures["broken"])
     assert "does not exist" in str(found.failures["missing"])
+    assert not result.decision.promoted
+    assert [check.rule for check in result.decision.checks if not check.passed] == ["size"]
+    assert result.decision.rules == strict.gate
+    assert result.version.aliases == ()
+    # another start may judge by other limits: nothing is trained again
+    [again] = sweep(several, tracking=tracking, home=tmp_path, cluster=forks).studies
+    assert again.decision.promoted
     runs = registry.read_runs(tracking)
     assert "RUNNING" not in {run.status for run in runs}
     assert {run.name: run.status for run in runs if run.kind == "sweep"}["broken"] == "FAILED"
