@@ -218,5 +218,6 @@ def _emit(
         table("Long against short", [long_versus_short]),
         table("Pulled and used", [pulled]),
         f"report: {report}   ({seconds:.0f} s)",
+        f"every run in a browser: clinscale ui --home {report.parent}",
     ]
     emit(values, as_json=as_json, people=people)

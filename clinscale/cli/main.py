@@ -30,6 +30,7 @@ from clinscale.cli import (
     submit,
     tasks,
     tune,
+    ui,
 )
 from clinscale.cli.output import VisibleFormatter, keep_stdout_clean, visible
 from clinscale.errors import ClinscaleError
@@ -53,6 +54,7 @@ app.command()(tune.tune)
 app.command()(pull.pull)
 app.command()(predict.predict)
 app.command()(report.report)
+app.command()(ui.ui)
 app.command()(doctor.doctor)
 app.command()(submit.submit)
 app.command()(guide.guide)
@@ -80,6 +82,8 @@ def main() -> NoReturn:
     handler.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal; `nohup` ignores it
+        signal.signal(signal.SIGHUP, _interrupt)
     close_process()
     sys.unraisablehook = _interrupt_again
     _refuse_odd_arguments()

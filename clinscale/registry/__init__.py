@@ -13,6 +13,7 @@ from clinscale.registry.leftovers import CutUpload, cut_uploads, remove_upload
 from clinscale.registry.lineage import Link, find_base, lineage
 from clinscale.registry.lock import LOCK_FILE, read_lock
 from clinscale.registry.mlflow_model import Pyfunc
+from clinscale.registry.own_server import own_server
 from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull, pull_offline
 from clinscale.registry.rights import set_user
 from clinscale.registry.runs import (
@@ -89,6 +90,7 @@ __all__ = [
     "local_artifact",
     "metric_history",
     "open_run",
+    "own_server",
     "pull",
     "pull_offline",
     "read_json_artifact",

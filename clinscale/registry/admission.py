@@ -181,7 +181,7 @@ def _is_refused(request: Any, user: Any) -> bool:
     roles = _roles(user)
     if not roles & (roles_of(request.method, request.path) or frozenset()):
         return True
-    if request.headers.get(_WORKSPACE_HEADER, _WORKSPACE) != _WORKSPACE:
+    if (request.headers.get(_WORKSPACE_HEADER) or _WORKSPACE) != _WORKSPACE:  # MLflow's own pages send it empty
         return True
     body = request.get_json(force=True, silent=True) if request.content_length else None
     if not _is_plain(request, body):

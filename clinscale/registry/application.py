@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from clinscale.registry.server import PROOF, PROOF_HEADER
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -35,7 +37,7 @@ def create_app() -> App:
 
     dummy_hash()
     origins = [origin for origin in os.environ.get(_ORIGINS, "").split(",") if origin]
-    return Door(create_mlflow(), origins)
+    return Door(create_mlflow(), origins, proof=os.environ.get(PROOF, ""))
 
 
 class Failures:
@@ -81,11 +83,13 @@ class Door:
         *,
         failures: Failures | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        proof: str = "",
     ) -> None:
         self._app = app
         self._origins = {origin.encode() for origin in origins}
         self._failures = failures or Failures()
         self._sleep = sleep
+        self._proof = proof.encode()
         self._key = secrets.token_bytes(32)
         self._proven: OrderedDict[bytes, None] = OrderedDict()
 
@@ -97,7 +101,10 @@ class Door:
         headers = dict(scope["headers"])
         origin = headers.get(b"origin")
         if origin is not None and origin not in self._origins:
-            await _refuse(send, 403, "Cross-origin request blocked")
+            await _answer(send, 403, "Cross-origin request blocked")
+            return
+        if scope["path"] == "/health" and self._proof:
+            await _answer(send, 200, "OK", (PROOF_HEADER.encode(), self._proof))
             return
         login = headers.get(b"authorization")
         if login is None:
@@ -106,7 +113,7 @@ class Door:
         who = _account(login), (scope.get("client") or ("",))[0]
         proof = hashlib.blake2b(login, key=self._key).digest()
         if proof not in self._proven and (wait_s := self._failures.wait_s(who)):
-            await _refuse(send, 429, "Too many wrong passwords; wait", (b"retry-after", b"%d" % (wait_s + 1)))
+            await _answer(send, 429, "Too many wrong passwords; wait", (b"retry-after", b"%d" % (wait_s + 1)))
             return
         # what needs no login and what is answered before it says nothing of the password
         asks_login = scope["method"] != "OPTIONS" and not _is_public(scope["path"])
@@ -142,7 +149,7 @@ def _is_public(path: str) -> bool:
     return bool(is_unprotected_route(path))
 
 
-async def _refuse(send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
+async def _answer(send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
     await send(
         {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain"), *headers]}
     )

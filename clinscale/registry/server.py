@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinscale.errors import CapacityError, ConfigError, RegistryError
-from clinscale.permissions import read_secret
+from clinscale.permissions import make_folder, read_secret
 from clinscale.storage import is_remote
 from clinscale.telemetry import TELEMETRY_OFF
 
@@ -38,6 +38,8 @@ ADMIN = "admin"
 ADMIN_PASSWORD_FILE = "admin-password"
 MIN_PASSWORD_CHARACTERS = 12
 """MLflow's own rule."""
+PROOF, PROOF_HEADER = "CLINSCALE_SERVER_PROOF", "x-clinscale-proof"
+"""The variable and the header of `/health` by which whoever started the server knows that it is his that answers."""
 
 _APPLICATION = "clinscale.registry.application"
 _INSTALL = "install it with: pip install 'clinscale[server]'"
@@ -57,6 +59,7 @@ _CLOSED = {
     "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+_SINGLE_USER = {"MLFLOW_ENABLE_WORKSPACES": "false", "PYTHONWARNINGS": "ignore"}
 _AUTH_INI = """\
 [mlflow]
 default_permission = NO_PERMISSIONS
@@ -136,6 +139,8 @@ class ServerConfig:
     database: str | None = None
     """`postgresql://USER@HOST/NAME` or `sqlite:///FILE`; None is SQLite in the folder."""
     database_password_file: Path | None = None
+    accounts_database: str | None = None
+    """Where MLflow keeps users and their rights, `sqlite:///FILE`; None is in the database."""
     artifacts: str | None = None
     """Where the server alone reads and writes the artifacts: a folder or an object store; None is in the folder."""
     host: str = "127.0.0.1"
@@ -145,6 +150,8 @@ class ServerConfig:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     workers: int = 2
+    single_user: bool = False
+    """For its one account on this machine: without workspaces, and without a log of each request."""
 
 
 class Server:
@@ -186,16 +193,17 @@ class Server:
         Raises:
             RegistryError: MLflow ended by itself, or did not answer in time.
         """
-        environment = self._environment()
         # a certificate knows the server's name only, and without one the name may be a proxy's
         own = self.url if self._scheme == "https" else f"http://{_own_host(self._config)}:{self._config.port}"
         self.folder.write("url", own)
         # a group of its own, so that Ctrl-C reaches the children once, from us, and none outlives us
+        proof = secrets.token_urlsafe(24)
+        environment = self._environment() | {PROOF: proof}
         child = subprocess.Popen(
             self._command(), env=environment, cwd=self.folder.path, start_new_session=True, umask=0o077
         )
         try:
-            self._wait_until_ready(child)
+            self._wait_until_ready(child, proof)
             on_ready(self)
             raise RegistryError(
                 f"mlflow server ended by itself with exit code {child.wait()}; its lines above say why"
@@ -219,10 +227,13 @@ class Server:
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(self._hosts),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(self._origins()),
             "MLFLOW_UVICORN_OPTS": shlex.join(self._uvicorn_options()),
+            # MLflow makes locks of names that anybody can work out
+            "TMPDIR": str(make_folder(self.folder.path / "tmp")),
         }
         # a stray setting of the caller's own MLflow could open what is closed here
         kept = {key: value for key, value in os.environ.items() if not _is_of_mlflow(key)}
-        return {**kept, **TELEMETRY_OFF, **_CLOSED, **settings}
+        alone = _SINGLE_USER if self._config.single_user else {}
+        return {**kept, **TELEMETRY_OFF, **_CLOSED, **alone, **settings}
 
     def _origins(self) -> list[str]:
         """The pages that may call with a user's login: the server's own, on this machine by its own port alone.
@@ -243,17 +254,21 @@ class Server:
         return place if is_remote(place) else str(Path(place).absolute())
 
     def _auth_config(self) -> Path:
-        database = self._database.render_as_string(hide_password=False).replace("%", "%%")  # as .ini files want it
+        database = self._config.accounts_database or self._database.render_as_string(hide_password=False)
+        database = database.replace("%", "%%")  # as .ini files want it
         return self.folder.write("auth.ini", _AUTH_INI.format(database=database, admin=ADMIN, trust_s=_TRUST_S))
 
     def _uvicorn_options(self) -> list[str]:
         options = ["--timeout-graceful-shutdown", f"{_END_S / 2:.0f}"]
+        if self._config.single_user:
+            options += ["--no-access-log", "--log-level", "warning"]
         if self._config.tls_certificate and self._config.tls_key:
             options += ["--ssl-certfile", str(self._config.tls_certificate.absolute())]
             options += ["--ssl-keyfile", str(self._config.tls_key.absolute())]
         return options
 
-    def _wait_until_ready(self, child: "subprocess.Popen[bytes]") -> None:
+    def _wait_until_ready(self, child: "subprocess.Popen[bytes]", proof: str) -> None:
+        """Wait for our own server's answer; another user's, who was faster at the port, lacks the proof."""
         health = f"{self._scheme}://{_own_host(self._config)}:{self._config.port}/health"
         unverified = ssl.create_default_context()  # our own child, and nothing secret is sent
         unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
@@ -262,9 +277,9 @@ class Server:
         )
         end = time.monotonic() + _START_S
         while time.monotonic() < end and child.poll() is None:
-            with contextlib.suppress(OSError):
-                direct.open(health, timeout=2).close()
-                return
+            with contextlib.suppress(OSError), direct.open(health, timeout=2) as answer:
+                if answer.headers.get(PROOF_HEADER) == proof:
+                    return
             time.sleep(0.2)
         state = f"ended with exit code {child.returncode}" if child.returncode is not None else "hangs"
         raise RegistryError(f"mlflow server did not answer at {health}: it {state}; its lines above say why")

@@ -228,6 +228,10 @@ def test_a_request_for_another_workspace_is_refused(app):
     assert ask(app, "GET", path, user="tom", x_mlflow_workspace="other").status in (403, 404)
 
 
+def test_the_pages_which_name_no_workspace_by_an_empty_header_get_their_data(app):
+    assert ask(app, "GET", "/ajax-api/3.0/mlflow/workspaces", user="rita", x_mlflow_workspace="").status == 200
+
+
 API = "/api/2.0/mlflow"
 
 
