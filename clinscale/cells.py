@@ -1,4 +1,4 @@
-"""What one value of a table or of JSON means: as a text, an id, a label, a truth, a whole number.
+"""The meaning of one value of a table or of JSON, read as a text, an id, a label, a truth, a whole number.
 
 CSV holds only text, JSON and Parquet hold types, and pandas turns whole numbers into `7.0` and what is missing into
 NaN on the way. Corpus, tasks, scan and predict all read values here, so that the same patient has the same id in each.
@@ -28,7 +28,7 @@ class CellError(DataError):
 
 
 SPELLED_MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "NULL", "null", r"\N", "#N/A"})
-"""How pandas, databases and Excel write a missing value into a CSV. `None` and `NA` may be meant as they stand."""
+"""Spellings of a missing value in a CSV by pandas, databases and Excel. `None` and `NA` may be meant literally."""
 
 _FLOAT_OF_A_WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")

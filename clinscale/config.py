@@ -82,7 +82,7 @@ def fingerprint(values: Any) -> str:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What changed between two plain configs, as `key.path: old -> new`, in key order."""
+    """Changes between two plain configs, as `key.path: old -> new`, in key order."""
     old, new = dict(flatten(before)), dict(flatten(after))
     return [
         f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"

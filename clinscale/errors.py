@@ -11,7 +11,7 @@ class ClinscaleError(Exception):
     """Base of all errors that clinscale raises on purpose; the command line prints it without a traceback."""
 
     exit_code = 1
-    """What the command line exits with: 1 the work failed, 2 the request was wrong."""
+    """Exit code of the command line: 1 if the work failed, 2 if the request was wrong."""
 
 
 class ConfigError(ClinscaleError):

@@ -30,7 +30,7 @@ class RowFilter:
 
     @property
     def columns(self) -> list[str]:
-        """What a file must have."""
+        """Columns that a file must have."""
         return [*self._keep, *self._drop]
 
     def keeps(self, record: Record) -> bool:

@@ -1,4 +1,4 @@
-"""Who may read what clinscale writes: its owner alone, under any umask, or a group that a folder was opened to.
+"""Permissions of what clinscale writes: for its owner alone, under any umask, or a group that a folder was opened to.
 
 A folder that was shared (`share`) has the set-gid bit, gives its group everything and others nothing. What is made in
 such a folder takes after it; what is made anywhere else is for its owner: folders 0700, files 0600.
@@ -16,7 +16,7 @@ from typing import IO, Any
 from clinscale.errors import ConfigError
 
 _CONTAINERS_SECRETS = "/run/secrets"
-"""Where Docker puts secrets of root that all may read: the accounts of a container are those of its one service."""
+"""Folder of Docker's secrets, which all may read: the accounts of a container are those of its one service."""
 
 _FOR_OTHERS = 0o007
 _FOR_NOT_OWNER = 0o077
@@ -125,7 +125,7 @@ def own_temporary_folder(name: str) -> Path:
 
 
 def read_secret(path: str | Path, what: str) -> bytes:
-    """What the file of a password or key holds.
+    """Content of the file of a password or key.
 
     Raises:
         ConfigError: it cannot be read, or others can read it. PostgreSQL's rule: 0600 or less of this user's, 0640 or
@@ -179,7 +179,7 @@ def close_process(home: str | Path | None = None) -> None:
 
 
 def open_paths(folder: str | Path) -> Iterator[Path]:
-    """What of `folder` others than its owner, or than the group it is shared with, may read or write.
+    """Paths in `folder` that others than its owner, or than the group it is shared with, may read or write.
 
     What lies below a folder that nobody else may enter is out of reach, whatever its own rights.
     """

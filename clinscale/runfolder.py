@@ -12,7 +12,7 @@ from clinscale.storage import read_json, write_json
 RECIPE_FILE = "recipe.json"
 
 PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-"""What file systems, URLs and the registry take alike, and what a reference `NAME@alias` can be read from."""
+"""Names that file systems, URLs and the registry all accept, so that a reference `NAME@alias` can be parsed."""
 
 _MOST_CHARACTERS = 200
 """Most characters of a name: file systems end at 255 bytes, MLflow's columns at 250, and more is added to it."""

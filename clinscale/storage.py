@@ -27,10 +27,10 @@ MAX_WHOLE_BYTES = 2**30
 """The largest file, decompressed, that is read as a whole: text, XML and JSON documents."""
 
 _MAX_UNPACKING = 100
-"""How many times its own size a compressed file may have when it is unpacked; notes have 3 to 20 times."""
+"""Largest allowed ratio of a compressed file's unpacked size to its own; that of notes is 3 to 20."""
 
 _UNPACKED_FREELY_BYTES = 2**26
-"""Below this, no one asks how well a file was compressed."""
+"""Unpacked size below which a file's ratio of compression is not checked."""
 
 _LFS_POINTER = b"version https://git-lfs"
 _LFS_POINTER_BYTES = 1024  # as long as one may be
@@ -128,7 +128,7 @@ def _unpacked(
 
 
 class _Unpacking(io.RawIOBase):
-    """What a compressed file holds, until that is so much that the file was made to fill memory or disk."""
+    """Content of a compressed file, up to so much that the file must be made to fill memory or disk."""
 
     def __init__(self, stream: IO[bytes], packed_bytes: int | None, uri: str) -> None:
         self._stream, self._uri = stream, uri
@@ -223,11 +223,11 @@ _NO_TEXT = {
     b"\xd0\xcf\x11\xe0": "an old Office file, which is saved anew as .xlsx or text",
     b"version https://git-lfs": "a pointer of Git LFS, whose file comes by git lfs pull",
 }
-"""How files begin that hold no text, or not their own."""
+"""First bytes of files that hold no text, or not their own."""
 
 
 def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
-    """How a file is encoded that begins with `head`, and the length of its byte-order mark in bytes.
+    """The encoding of a file that begins with `head`, and the length of its byte-order mark in bytes.
 
     A mark says more than `encoding`, as in the WHATWG's encoding standard: what Excel calls "Unicode text" is UTF-16.
 
@@ -257,7 +257,7 @@ def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
 
 
 def not_valid(uri: str | Path, codec: str, byte: int) -> str:
-    """What is said of a file with a byte that its encoding does not have."""
+    """The message about a file with a byte that is not valid in its encoding."""
     return (
         f"{uri} is not valid {codec.upper()} at byte {byte}; set encoding: to what it was written in (latin-1 and "
         "cp1252 are common), or convert it: iconv -f LATIN1 -t UTF-8"

@@ -183,7 +183,7 @@ def shown_name(name: object) -> str:
 
 
 def _without_values(error: yaml.MarkedYAMLError) -> str:
-    """What is wrong, without the names of tags and anchors that PyYAML quotes from the file."""
+    """The fault, without the names of tags and anchors that PyYAML quotes from the file."""
     problem = error.problem or "it is malformed"
     foreign = isinstance(error, yaml.composer.ComposerError | yaml.constructor.ConstructorError)
     return re.sub(r" '[^\n]*'", "", problem) if foreign and not problem.startswith("key ") else problem

@@ -15,7 +15,7 @@ DurationUnit = Literal["steps", "tokens", "epochs"]
 
 @dataclass(frozen=True)
 class Duration:
-    """How long to train, written `200steps`, `1e9tokens` or `2epochs` (OLMo-core's idea of a Duration)."""
+    """Length of a training, written `200steps`, `1e9tokens` or `2epochs` (OLMo-core's idea of a Duration)."""
 
     value: float
     unit: DurationUnit
@@ -52,7 +52,7 @@ class Duration:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """In configs a Duration is its text form."""
+        """Let a Duration be its text form in configs."""
 
         def validate(value: Any) -> Duration:
             try:

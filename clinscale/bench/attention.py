@@ -160,7 +160,7 @@ class _Head:
 
 
 class _Hidden(tuple):  # type: ignore[type-arg]
-    """What all families' MLM models read of their encoder's output."""
+    """The part of their encoder's output that all families' MLM models read."""
 
     hidden_states = attentions = global_attentions = None
 

@@ -95,7 +95,7 @@ def bench_corpus(
 
 
 class _RunMlm:
-    """What transformers' examples/pytorch/language-modeling/run_mlm.py does before training."""
+    """The steps of transformers' examples/pytorch/language-modeling/run_mlm.py before training."""
 
     def __init__(self, notes: Path, tokenizer: Path, cache: Path) -> None:
         from transformers import AutoTokenizer
@@ -231,7 +231,10 @@ def _tokenizer(folder: Path, notes: Path) -> Path:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """For tokenizers and Arrow; a few threads of DuckDB come after what is measured with duplicates off."""
+    """Restrict tokenizers and Arrow to one thread.
+
+    A few threads of DuckDB come after what is measured with duplicates off.
+    """
     import pyarrow
 
     before, threads = os.environ.get("TOKENIZERS_PARALLELISM"), pyarrow.cpu_count()

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 # Shape letters: B rows of a batch, L tokens of a row
 
 FAMILIES = models.EXACT_FAMILIES
-"""Those whose attention is measured; names of what is measured of the first have no prefix."""
+"""Families whose attention is measured; the first one's measurements have names without a prefix."""
 
 MASKED_SHARE = 0.15
-"""Of tokens, as BERT and the paper mask them."""
+"""Share of tokens that is masked, as BERT and the paper mask them."""
 
 
 def prefix_of(family: str) -> str:
-    """What the names of a family's measurements begin with."""
+    """The beginning of the names of a family's measurements."""
     return "" if family == FAMILIES[0] else f"{family}_"
 
 

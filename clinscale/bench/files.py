@@ -33,7 +33,7 @@ class Texts:
 
 
 def invent_texts(seed: int) -> Texts:
-    """What the files are made of."""
+    """The invented texts that the files are made of."""
     with tempfile.TemporaryDirectory() as temporary:
         demo = Path(temporary)
         write_demo_data(demo, seed=seed, scale=_SCALE)

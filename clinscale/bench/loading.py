@@ -111,7 +111,7 @@ def _run_reader(name: str, files: Sequence[Path], findings: Findings | None = No
 
 
 def _assert_equal(name: str, theirs: list[Any], reader: Callable[..., list[Any]]) -> int:
-    """How many repairs the reader counts; ClinscaleError where it gives something else without one."""
+    """Number of repairs that the reader counts; ClinscaleError where it gives something else without one."""
     findings = Findings("skip")
     ours = [_comparable(read) for read in reader(findings=findings)]
     theirs = [_comparable(read) for read in theirs]

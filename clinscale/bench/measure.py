@@ -26,7 +26,7 @@ class Times:
     b_s: list[float]
 
     def ratio(self, asked: float | None) -> dict[str, float | None]:
-        """How many times faster B is: of each pair of neighbouring runs."""
+        """Speed of B as a multiple of A's, over each pair of neighbouring runs."""
         return ratio([a / b for a, b in zip(self.a_s, self.b_s, strict=True)], asked)
 
     def seconds(self) -> dict[str, dict[str, float]]:
@@ -85,7 +85,7 @@ def saved_bytes(work: Callable[[], torch.Tensor]) -> int:
 
 
 def in_fresh_process(work: Callable[..., int], *arguments: Any) -> int:
-    """What `work` returns in a process of its own, whose memory nothing has been in before."""
+    """Run `work` in a new process, whose memory nothing has used before, and return its result."""
     # not multiprocessing.Pool: it waits forever for a child that was killed for its memory
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()

@@ -240,7 +240,7 @@ def _recovery(task: WorkerTask, folder: Path, *, dies_after: int) -> dict[str, f
 
 
 def _ends(folder: Path) -> list[tuple[int, float]]:
-    """When each step ended, and in which process of rank 0."""
+    """Time at which each step ended, and the process of rank 0 that it ended in."""
     lines = (line.split() for line in (folder / "times").read_text(encoding="utf-8").splitlines())
     return [(int(process), float(end)) for process, end in lines]
 
@@ -265,7 +265,7 @@ class _Process:
 
 
 def _main(task_file: Path) -> None:
-    """What each process of torchrun does."""
+    """The work of each process of torchrun."""
     import torch
 
     values = json.loads(task_file.read_text(encoding="utf-8"))

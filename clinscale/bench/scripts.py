@@ -28,7 +28,7 @@ def read_csv(files: Sequence[Path]) -> list[Row]:
 
 
 def read_csv_in_chunks(files: Sequence[Path]) -> list[Row]:
-    """As for a file that is larger than the memory."""
+    """Read in chunks, as a file larger than the memory needs it."""
     import pandas
 
     rows: list[Row] = []

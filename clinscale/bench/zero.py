@@ -20,7 +20,10 @@ _ASKED = 1.05
 _TOKENS = 512
 
 SMALL_ELEMENTS = 100_000
-"""Up to here a parameter is not worth gathering in each step: DeepSpeed's `stage3_param_persistence_threshold`."""
+"""Size up to which gathering a parameter in each step is not worth it.
+
+DeepSpeed's `stage3_param_persistence_threshold`.
+"""
 
 
 def bench_zero(

@@ -1,4 +1,4 @@
-"""Which of the installed packages a database of advisories names; the database is a file, so nothing calls out."""
+"""Installed packages that a database of advisories names. The database is a file, so nothing calls out."""
 
 import importlib.metadata
 import json
@@ -30,7 +30,7 @@ def installed() -> dict[str, str]:
 
 
 def touching(path: Path, packages: Mapping[str, str]) -> tuple[int, list[Advisory]]:
-    """How many advisories a file holds for Python packages, and those that touch `packages`.
+    """Count the advisories on Python packages in a file, and list those that concern `packages`.
 
     Args:
         path: in the format of OSV (https://ossf.github.io/osv-schema): its `all.zip` of PyPI, or JSON of one or a list,
@@ -78,7 +78,7 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _is_affected(version: str, affected: Mapping[str, Any]) -> bool:
-    """By OSV's rules: a version that is named, or lies between two events of a range."""
+    """Whether OSV's rules cover a version: it is named, or is between two events of a range."""
     mine = _version(version)
     if version in affected.get("versions", []) or mine in map(_version, affected.get("versions", [])):
         return True

@@ -191,7 +191,7 @@ def checkpoint(
     repeats: Repeats = 5,
     json: Json = False,
 ) -> None:
-    """What a checkpoint costs training, against DeepSpeed's save and a copy to storage, which training waits for.
+    """Cost of a checkpoint for training, against DeepSpeed's save and a copy to storage, which training waits for.
 
     Example: `clinscale bench checkpoint --layers 12`
     """

@@ -160,7 +160,7 @@ def preflight(
 
 @app.command()
 def rights(json: Json = False) -> None:
-    """Which role may call which route of our MLflow server; what is not named here is refused.
+    """Routes of our MLflow server and the roles that may call each; a route that is not listed is refused.
 
     `*` is one part of a path and `**` the rest; a route without a slash at its beginning is below /api/N.0/ and
     /ajax-api/N.0/.
@@ -289,7 +289,7 @@ def _has_password(uri: str) -> bool:
 
 
 def _password(name: str) -> str:
-    """From the environment, else the terminal, else the first line of stdin."""
+    """The password from the environment, else the terminal, else the first line of stdin."""
     if "CLINSCALE_USER_PASSWORD" in os.environ:
         return os.environ["CLINSCALE_USER_PASSWORD"]
     if not sys.stdin.isatty():

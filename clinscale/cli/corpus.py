@@ -11,7 +11,7 @@ from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError, DataError
 
 _LARGE_BYTES = 64 * 2**20
-"""Below, starting Ray takes longer than the work."""
+"""Size below which starting Ray takes longer than the work."""
 
 app = typer.Typer(help="Notes to tokenised, memory-mapped shards.", no_args_is_help=True)
 

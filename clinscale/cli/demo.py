@@ -27,7 +27,7 @@ SHORT_TOKENS = 512
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Where the demo works and how large it is."""
+    """Folder and size of the demo."""
 
     folder: Path
     tracking: "Tracking"

@@ -24,7 +24,7 @@ PAGES = {
     "figures": ("clinscale/bench/README.md", "what was measured, where, and with which command"),
     "house": ("clinscale/README.md", "how the code is laid out; how to add to it"),
 }
-"""By topic: the page within a checkout, and what it is about."""
+"""Each topic's page within a checkout, and its subject."""
 
 
 def guide(

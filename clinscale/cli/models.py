@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _NOT_LOOKED_INTO = 3
-"""What `scan` exits with where it cannot say that there is nothing."""
+"""Exit code of `scan` where it cannot say that nothing was found."""
 
 Reference = Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version.")]
 
@@ -91,7 +91,7 @@ def lineage(
     tracking_uri: TrackingUri = None,
     json: Json = False,
 ) -> None:
-    """Where a version came from, link by link back to the note files; what is not known is said.
+    """Lineage of a version, link by link back to the note files; an unknown link is shown as unknown.
 
     Example: `clinscale models lineage tcga_organ@champion`
     """

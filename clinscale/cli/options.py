@@ -97,7 +97,7 @@ def open_tracking(tracking_uri: str | None, home: Path) -> "Tracking":
 
 
 def paths_and_overrides(words: Sequence[str], config: "type[Config]") -> tuple[list[str], list[str]]:
-    """Which of a verb's words are paths and which are overrides of `config`: paths may hold `=`, as `year=2020/n.csv`.
+    """Separate a verb's words into paths and overrides of `config`; paths may hold `=`, as `year=2020/n.csv`.
 
     Raises:
         ConfigError: a word may be meant as either, or can be neither.

@@ -1,4 +1,4 @@
-"""What verbs print: one JSON document or tables on stdout, progress and messages on stderr.
+"""Output of verbs: one JSON document or tables on stdout, progress and messages on stderr.
 
 Names, labels and answers come from files, so no character of theirs reaches a terminal that would steer it.
 """
@@ -61,7 +61,7 @@ _stdout = sys.stdout
 
 @contextlib.contextmanager
 def keep_stdout_clean() -> Iterator[None]:
-    """While a verb runs, whatever libraries and child processes write to stdout goes to stderr."""
+    """Send to stderr whatever libraries and child processes write to stdout while a verb runs."""
     global _stdout
     sys.stdout.flush()
     saved = os.dup(1)
@@ -150,7 +150,7 @@ class Steps:
             console.print(line.rstrip(), soft_wrap=True)
 
     def say(self, sentence: str) -> None:
-        """What happens beside the steps: above the bar, or as a line of its own."""
+        """Print an event outside the steps, above the bar or as a line of its own."""
         console.print(f"{self._title}: {sentence}", soft_wrap=True)
 
     def _left(self, now_s: float, done: float, total: float | None) -> str:

@@ -149,7 +149,7 @@ def verify_resume(
 
 
 def base_row(result: "PretrainResult") -> dict[str, Any]:
-    """How a base model is shown, here and in the demo."""
+    """The row that shows a base model, here and in the demo."""
     from clinscale.pretrain import memorised
 
     row = {
@@ -165,7 +165,7 @@ def base_row(result: "PretrainResult") -> dict[str, Any]:
 
 
 def told(done: int, total: int, metrics: dict[str, float]) -> tuple[int, int, str]:
-    """How progress is shown, here and in the demo: for `Steps.update`."""
+    """Arguments of `Steps.update` that show progress, here and in the demo."""
     shown = [
         f"{name} {metrics[key]:{form}}"
         for key, name, form in (

@@ -51,7 +51,7 @@ def show(
     model: Tokenizer = None,
     json: Json = False,
 ) -> None:
-    """What a task is, every choice it leaves open, and what is found at PATH: counts only, no text.
+    """Show a task, every choice that it leaves open, and what PATH holds: counts only, no text.
 
     Example: `clinscale tasks show tcga_organ --data path/to/reports`
     """

@@ -227,7 +227,7 @@ class _Lines:
 
 
 def spent(at: "SweepProgress") -> str:
-    """What has been spent, and what is left; before and after the trials, what is done."""
+    """The spent and the remaining budget; before and after the trials, the present activity."""
     trials = f"{at.trials} of {at.trials_budget} trials" if at.trials_budget else f"{at.trials} trials"
     used = format_seconds(at.device_seconds)
     hours = f" of {format_seconds(at.device_seconds_budget)}" if at.device_seconds_budget else ""
@@ -253,7 +253,7 @@ def progress_table(name: str, at: "SweepProgress") -> Any:
 
 
 def trial_progress(steps: Any) -> Any:
-    """How a sweep's progress is shown as a bar, in the demo."""
+    """A callback that shows a sweep's progress as a bar, in the demo."""
 
     def show(at: "SweepProgress") -> None:
         best = ", ".join(f"{one.best:.3f}" for one in at.studies if one.best is not None)
@@ -263,7 +263,7 @@ def trial_progress(steps: Any) -> Any:
 
 
 def winner_row(result: Any) -> dict[str, Any]:
-    """How a study's winner is shown, here and in the demo."""
+    """The row that shows a study's winner, here and in the demo."""
     return {
         "task": result.task,
         "kind": result.kind,

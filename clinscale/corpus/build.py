@@ -100,13 +100,13 @@ _DRAWN = -1
 
 
 class CorpusConfig(Config):
-    """What a ShardSet is made from; all of it changes the tokens, so all of it is recipe."""
+    """Everything that a ShardSet is made from; all of it changes the tokens, so all of it is recipe."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     """Files and folders of notes, read in this order."""
 
     cleaning: CleaningConfig = CleaningConfig()
-    """What is changed in the notes and which are left out."""
+    """Changes to the notes, and the notes that are left out."""
 
     tokenizer: str | None = None
     """HF name or folder, e.g. that of the model to continue from; None trains one on the training notes."""
@@ -123,23 +123,23 @@ class CorpusConfig(Config):
     """A tokenizer is trained on about this much of the sources, drawn from all training notes by a hash."""
 
     near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
-    """Which notes count as almost the same; of those the first stays."""
+    """The rule by which notes count as almost the same; the first of them stays."""
 
     leakage: LeakageConfig = LeakageConfig()
-    """What is done about notes that hold the test documents of tasks; needs the tasks' texts."""
+    """Treatment of notes that hold the test documents of tasks; needs the tasks' texts."""
 
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Probability of a patient, where a source has a `group_column`, or else of a note to be held out for validation;
     decided by a hash, so that added notes move no other."""
 
     seed: int = Field(default=0, ge=0)
-    """Of the validation split."""
+    """Seed of the validation split."""
 
     shard_tokens: int = Field(default=2**24, ge=1)
     """Tokens per file; one file of each split is held in memory while building (32 MiB at 2 bytes)."""
 
     def is_validation(self, document: Document) -> bool:
-        """By a hash of the patient or of the text: exact duplicates never straddle."""
+        """Whether a note is for validation, by a hash of its patient or text: exact duplicates stay together."""
         return text_digest(document.group or document.text, self.seed) < self.validation_fraction * 2**64
 
 
@@ -252,10 +252,10 @@ def source_bytes(config: CorpusConfig) -> int:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which notes of the parts go into no shard, and why."""
+    """Notes of the parts that go into no shard, and the reasons."""
 
     dropped: NDArray[np.int64]
-    """Their numbers, sorted."""
+    """Numbers of the dropped notes, sorted."""
     left_out: dict[str, int]
     leakage: dict[str, dict[str, int]]
 
@@ -307,7 +307,7 @@ def _choose(parts: str, config: CorpusConfig, tests: TestTexts | None, *, scratc
 
 
 def _refuse_unmet(parts: str, units: Sequence[Unit]) -> None:
-    """Over all parts of a source: see `refuse_unmet`."""
+    """Call `refuse_unmet` with all parts of a source."""
     met: dict[int, set[Choice]] = defaultdict(set)
     others: dict[int, set[str]] = defaultdict(set)
     for name in part_names(parts):
@@ -386,7 +386,7 @@ def _recipe(
     tests: TestTexts | None,
     digests: Sequence[str],
 ) -> dict[str, Any]:
-    """What decides the tokens: contents instead of places, so that moved notes are still the same corpus."""
+    """Everything that decides the tokens: contents, not places, so that moved notes are still the same corpus."""
     recipe = config.plain()
     recipe["tokenizer"] = tokenizer_fingerprint(given) if given else "trained"
     if given:

@@ -31,7 +31,7 @@ class CanaryConfig(Config):
     """Canaries of a pretraining run; each is read `repeats` times in every epoch."""
 
     count: int = Field(default=8, ge=1, le=1000)
-    """How many different ones; more make a weaker memory visible."""
+    """Number of different canaries; more make a weaker memory visible."""
 
     repeats: int = Field(default=4, ge=1)
     """Training rows that hold each; as often as a phrase that must not be learnt may stand in the notes."""
@@ -44,7 +44,7 @@ class CanaryProbe:
     seen: NDArray[np.int64]
     """A row of the canary alone, its secret masked; (CANARY_TOKENS + FRAME_TOKENS,)."""
     secret_at: slice
-    """Where in `seen` the secret is asked for."""
+    """Positions in `seen` at which the secret is asked for."""
     secrets: NDArray[np.int64]
     """The planted secret, then its alternatives; (ALTERNATIVES + 1, SECRET_TOKENS)."""
 

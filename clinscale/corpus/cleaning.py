@@ -1,4 +1,4 @@
-"""What is changed in a note before it is tokenised: recorded switches, all of them off where they alter the text.
+"""Changes to a note before it is tokenised, as recorded switches; all that alter the text are off by default.
 
 Tasks and `predict` feed notes to a model as they are, so by default pretraining does too. How the paper cleaned
 MIMIC-III is not public (reference/paper.md, section 2); no combination of these switches is claimed to be it.
@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class CleaningConfig(Config):
-    """Which notes are left out, and what is changed in the rest."""
+    """The notes that are left out, and the changes to the rest."""
 
     placeholders: Literal["keep", "remove", "replace"] = "keep"
     """De-identification brackets such as `[**Hospital1 18**]`; `replace` writes `___`, as MIMIC-IV does."""
@@ -29,7 +29,7 @@ class CleaningConfig(Config):
     drops what is left beyond ASCII."""
 
     lower_case: bool = False
-    """Off: the paper's models are cased."""
+    """Whether texts are put in lower case; off, because the paper's models are cased."""
 
     collapse_whitespace: bool = False
     """Every run of white space becomes one space; line breaks go too, and with them the layout of sections."""
@@ -38,7 +38,7 @@ class CleaningConfig(Config):
     """Notes shorter than this after cleaning are left out and counted."""
 
     drop_duplicates: bool = True
-    """Of notes with exactly the same cleaned text the first is kept."""
+    """Whether only the first of several notes with exactly the same cleaned text is kept."""
 
     empty: Literal["skip", "raise"] = "skip"
     """Real exports hold rows without text: by default they are left out and counted in the manifest."""

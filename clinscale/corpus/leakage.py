@@ -28,7 +28,7 @@ _WHOLE = 2**32
 _MARKS = re.compile("[\u0300-\u036f\xad\u200b-\u200f\u2060\ufeff]")
 """Accents, once they are characters of their own, and signs that nobody sees."""
 _PLAIN_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "þ": "th"})
-"""Of letters that Unicode does not take apart."""
+"""Plain forms of letters that Unicode does not decompose."""
 _READABLE = CleaningConfig(characters="printable", placeholders="replace")
 _ASCII = CleaningConfig(characters="ascii", placeholders="replace")
 
@@ -37,7 +37,7 @@ Positions = NDArray[np.int64]
 
 
 class LeakageConfig(Config):
-    """What counts as a leak, and what is done about it."""
+    """The definition of a leak, and the treatment of leaks."""
 
     action: Literal["report", "drop", "refuse"] = "drop"
     """Say how many notes leak, leave them out of the corpus, or build none."""
@@ -60,15 +60,15 @@ class TestTexts:
 
     tasks: tuple[str, ...]
     task_of: NDArray[np.int64]
-    """Of each test document, the index of its task."""
+    """Index of the task of each test document."""
     document_of: NDArray[np.int64]
-    """Of each form of a test document, the document."""
+    """Index of the test document of each form."""
     starts: Positions
-    """Of each form, where its words begin when all are laid end to end; and where the last ones end."""
+    """Start of each form's words when all are laid end to end, and the end of the last."""
     hashes: Hashes
-    """Of all phrases, sorted."""
+    """Hashes of all phrases, sorted."""
     places: Positions
-    """Where each of them begins, among the words of all forms."""
+    """Start of each phrase among the words of all forms."""
     config: LeakageConfig
 
     @classmethod
@@ -110,7 +110,7 @@ class TestTexts:
         return []
 
     def report(self, found: Iterable[int]) -> dict[str, dict[str, int]]:
-        """By task, how many test documents there are and how many of them were `found` in the corpus."""
+        """Number of each task's test documents, and how many of them were `found` in the corpus."""
         leaked = np.zeros(len(self.task_of), dtype=bool)
         leaked[list(found)] = True
         return {
@@ -169,7 +169,7 @@ class _Shared:
 
     @functools.cached_property
     def test_words(self) -> int:
-        """How many words of the test documents lie in any."""
+        """Number of words of the test documents that are in any."""
         return len(np.unique(self.in_tests[:, None] + np.arange(self.size)))
 
 

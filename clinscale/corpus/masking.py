@@ -19,7 +19,10 @@ IGNORED = -100
 
 
 class MaskingConfig(Config):
-    """Which tokens the encoder is asked to recover; the defaults are those of BERT and of HF's collator."""
+    """The rule by which tokens are masked for the encoder to recover.
+
+    The defaults are those of BERT and of HF's collator.
+    """
 
     mask_fraction: float = 0.15
     """Probability of each non-special token to be chosen; a row that has any has at least one."""
@@ -49,7 +52,7 @@ class MaskingConfig(Config):
 
 
 def word_starts(tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.bool_]:
-    """Where words start, by token id: does one start at the token, does one start behind it; (2, vocab_size).
+    """Table by token id: whether a word starts at the token, and whether one starts behind it; (2, vocab_size).
 
     A word of a byte-level BPE or SentencePiece vocabulary is what stands between white space, as in fairseq's
     whole-word masking; one of WordPiece is what BERT splits before it looks for pieces, so punctuation is apart.
@@ -87,7 +90,7 @@ def mask_row(
     special: SpecialIds,
     word_starts: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What the model sees of a row, and the labels, -100 where nothing is asked; both (row_tokens,).
+    """A row as the model sees it, and its labels, -100 where nothing is asked; both (row_tokens,).
 
     `word_starts` is the table of that name; `masking.whole_words` needs it, ConfigError without.
     """
@@ -110,7 +113,7 @@ def mask_row(
 
 
 def _first_of_word(row: NDArray[np.int64], word_starts: NDArray[np.bool_] | None) -> NDArray[np.intp]:
-    """For each token where its word starts; (row_tokens,)."""
+    """Index at which each token's word starts; (row_tokens,)."""
     if word_starts is None:
         raise ConfigError("masking.whole_words needs the table of word starts; pass corpus.word_starts(tokenizer)")
     starts_here, starts_behind = word_starts[:, row]
@@ -122,7 +125,7 @@ def _first_of_word(row: NDArray[np.int64], word_starts: NDArray[np.bool_] | None
 
 @lru_cache(maxsize=4)
 def ordinary(special: SpecialIds) -> NDArray[np.bool_]:
-    """For each id whether it is an ordinary token; (vocab_size,)."""
+    """Whether each id is an ordinary token; (vocab_size,)."""
     table = np.ones(special.vocab_size, dtype=np.bool_)
     table[list(special.all)] = False
     return table

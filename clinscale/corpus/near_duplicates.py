@@ -22,10 +22,10 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class NearDuplicatesConfig(Config):
-    """Which notes count as almost the same."""
+    """The rule by which notes count as almost the same."""
 
     enabled: bool = True
-    """Off: only exact copies are dropped."""
+    """Whether near copies are dropped; without it only exact copies are."""
 
     threshold: float = Field(default=0.9, gt=0, le=1)
     """Share of word shingles that two notes have in common (Jaccard), as their signatures estimate it."""

@@ -117,7 +117,7 @@ class Rows(Sequence[NDArray[np.int64]]):
         return used / (rows * self.row_tokens)
 
     def _slices(self, index: int) -> list[tuple[int, int]]:
-        """Where in the stream the segments of a row start, and how many tokens they have without their frames."""
+        """Start of a row's segments in the stream, and their numbers of tokens without their frames."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         if self._pieces:

@@ -65,11 +65,11 @@ class Block:
     others: list[str] = field(default_factory=list)
     """Columns that have held other values."""
     is_last: bool = False
-    """Of its unit."""
+    """Whether the block is the last of its unit."""
 
     @property
     def name(self) -> str:
-        """Of its part file, in the order of the notes."""
+        """Name of the block's part file; names sort in the order of the notes."""
         return f"{self.unit:06d}-{self.number:06d}{_PART_SUFFIX}"
 
 
@@ -78,7 +78,7 @@ class Surveyor:
     """Turns blocks into part files: what decides which notes stay. Travels to the workers."""
 
     folder: str
-    """Of the parts, where every worker can write."""
+    """Folder of the parts, in which every worker can write."""
     cleaning: CleaningConfig
     near_duplicates: NearDuplicatesConfig
     test_texts: TestTexts | None
@@ -154,7 +154,7 @@ def read_part(folder: str, name: str, columns: Sequence[str]) -> "pyarrow.Table"
 
 
 def read_about(folder: str, name: str) -> dict[str, Any]:
-    """What a part says of its block: `counts`, `is_last`, `met`, `others`."""
+    """The facts that a part records of its block: `counts`, `is_last`, `met`, `others`."""
     import pyarrow.parquet
 
     with open_binary(join(folder, name)) as stream:
@@ -163,7 +163,7 @@ def read_about(folder: str, name: str) -> dict[str, Any]:
 
 
 def units_of(sources: Sequence[SourceConfig]) -> list[Unit]:
-    """What is read apart: each large file, and small files of a folder together."""
+    """The units that are read separately: each large file, and small files of a folder together."""
     units: list[Unit] = []
     for source in sources:
         uris = files_of(source)
@@ -225,7 +225,7 @@ def encode_parts(encoder: Encoder, *, num_cpus: int) -> None:
 def _each(
     sources: Sequence[Callable[[], Iterator[Any]]], work: Callable[[Any], int], num_cpus: int
 ) -> Iterator[int]:
-    """What `work` makes of each item; on Ray a few tasks read and stream items to the others."""
+    """Results of `work` for each item; on Ray a few tasks read and stream items to the others."""
     if not num_cpus:
         return (work(item) for source in sources for item in source())
     return stream(
@@ -302,7 +302,7 @@ def _created(path: str) -> Iterator[IO[bytes]]:
 
 
 def cannot_write(uri: str, error: OSError) -> CapacityError:
-    """What to say when a disk is full or read-only."""
+    """The error for a disk that is full or read-only."""
     return CapacityError(
         f"{uri} cannot be written ({error.strerror or type(error).__name__}); make room or choose another folder, "
         "then run the same command again: the parts that are done are kept"

@@ -31,17 +31,17 @@ class ShardFile(Config):
     """One file of token ids."""
 
     name: Annotated[str, Field(pattern=r"^(train|validation)-\d{5,}\.tokens$")]
-    """In the folder of the ShardSet."""
+    """Name of the file in the ShardSet's folder."""
 
     tokens: int
     """Number of ids; the file is this many times the width of `dtype` long."""
 
     sha256: str
-    """Of the file's bytes."""
+    """SHA-256 of the file's bytes."""
 
 
 class SplitCard(Config):
-    """What a split holds."""
+    """Contents of a split."""
 
     documents: int
     """Notes."""
@@ -50,14 +50,14 @@ class SplitCard(Config):
     """Ids, the separators after each note included."""
 
     files: tuple[ShardFile, ...]
-    """In the order of the stream."""
+    """Files of the split, in the order of the stream."""
 
     lengths_sha256: str
-    """Of `SPLIT-documents.lengths`: for each note its ids, the separator included, as little-endian uint32."""
+    """SHA-256 of `SPLIT-documents.lengths`: each note's number of ids with the separator, as little-endian uint32."""
 
 
 class Manifest(Config):
-    """What a ShardSet holds and what it was made from; counts and hashes only."""
+    """Contents and origin of a ShardSet; counts and hashes only."""
 
     format: Literal["clinscale-shards-2"] = "clinscale-shards-2"
     """Changes when older code could misread the files."""
@@ -66,13 +66,13 @@ class Manifest(Config):
     """All that decides the tokens: cleaning, split, tokenizer, digests of the sources."""
 
     sources: tuple[str, ...]
-    """Where the notes were read."""
+    """Places from which the notes were read."""
 
     tokenizer_fingerprint: str
-    """Of the tokenizer in `tokenizer/`."""
+    """Fingerprint of the tokenizer in `tokenizer/`."""
 
     special: SpecialIds
-    """Its special tokens and vocabulary size."""
+    """Special tokens and vocabulary size of the tokenizer."""
 
     dtype: Literal["uint16", "uint32"]
     """Width of an id on disk."""
@@ -84,7 +84,7 @@ class Manifest(Config):
     """Rows that are not in the shards: filtered, empty, short, duplicate, near_duplicate, leaked."""
 
     leakage: dict[str, dict[str, int]] = Field(default={})
-    """By task, its test documents and how many of them were found in the sources."""
+    """Number of each task's test documents, and how many of them were found in the sources."""
 
     document_tokens: dict[str, float]
     """Mean, quantiles and maximum of the notes' lengths, without special tokens."""
@@ -99,9 +99,9 @@ class ShardSet:
     def __init__(self, uri: str, folder: Path, manifest: Manifest) -> None:
         """Use `open_shards`."""
         self.uri = uri
-        """Where it lies; absolute when local, so that workers elsewhere can open it."""
+        """Place of the ShardSet; absolute when local, so that workers elsewhere can open it."""
         self.manifest = manifest
-        """What it holds and was made from."""
+        """Contents and origin of the ShardSet."""
         self._folder = folder
 
     @property

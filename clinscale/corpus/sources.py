@@ -63,7 +63,7 @@ class Note:
     id: str
     text: str
     group: str | None
-    """Of the patient, where the source names a column for it."""
+    """Id of the patient, where the source names a column for it."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
 _SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")
-"""Of BigBird and ALBERT, of XLM-RoBERTa and CamemBERT, and of DeBERTa."""
+"""Vocabulary files of BigBird and ALBERT, of XLM-RoBERTa and CamemBERT, and of DeBERTa."""
 
 
 class SpecialIds(Config):

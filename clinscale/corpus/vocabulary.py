@@ -1,4 +1,4 @@
-"""Which pieces may enter a vocabulary: those that many patients or documents share, as it travels with every model."""
+"""The pieces that may enter a vocabulary: those that many patients or documents share, as every model carries it."""
 
 import json
 from collections import Counter

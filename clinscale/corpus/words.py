@@ -1,10 +1,10 @@
-"""Where GPT-2's byte-level BPE, and so RoBERTa's, cuts a text before it merges anything."""
+"""The places at which GPT-2's byte-level BPE, and so RoBERTa's, cuts a text before it merges anything."""
 
 import re
 import unicodedata
 
 _KNOWN_CHARACTERS = 0x3000
-"""Below lie the letters, numbers and signs of nearly all notes in languages with spaces."""
+"""Code point below which are the letters, numbers and signs of nearly all notes in languages with spaces."""
 
 
 def _class_of(category: str) -> str:
@@ -19,7 +19,10 @@ WORD = re.compile(
     rf" ?[{_LETTER}]+| ?[{_NUMBER}]+|'(?:s|t|re|ve|m|ll|d)| ?[^{_SPACE}{_LETTER}{_NUMBER}]+"
     rf"|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+"
 )
-"""Where GPT-2's byte-level BPE, and so RoBERTa's, cuts a text. Its `s` and `L` are those of Unicode, `re`'s are not."""
+"""The pieces into which GPT-2's byte-level BPE, and so RoBERTa's, cuts a text.
+
+Its `s` and `L` are those of Unicode, `re`'s are not.
+"""
 OTHER_CHARACTERS = re.compile("[^\0-\u1c7f\u1c90-\u2fff]")
 """Here Unicode's versions, and so two libraries, may differ in what is a letter."""
 

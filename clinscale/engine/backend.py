@@ -168,19 +168,19 @@ class DeepSpeedEngine:
 
     @property
     def device(self) -> "torch.device":
-        """Where this rank computes."""
+        """Device on which this rank computes."""
         import torch
 
         return torch.device(self._engine.device)
 
     @property
     def updates(self) -> int:
-        """How often the weights have been updated."""
+        """Number of updates of the weights so far."""
         return next((int(state["step"]) for state in self._adamw.state.values()), 0)
 
     @property
     def schedule_steps(self) -> int:
-        """How far the learning-rate schedule is."""
+        """Number of steps that the learning-rate schedule has taken."""
         return int(self._engine.lr_scheduler.last_epoch)
 
     def snapshot(self, snapshot: Snapshot, folder: Path) -> None:

@@ -123,7 +123,7 @@ class CheckpointStore:
     close = wait
 
     def at(self, step: int) -> Path:
-        """Where the checkpoint of `step` lies when it is whole."""
+        """Folder of the checkpoint of `step` when it is whole."""
         return self._folder / _name(step)
 
     def restore(self, engine: "DeepSpeedEngine") -> dict[str, Any] | None:
@@ -281,7 +281,9 @@ def newest_checkpoint(folder: Path, *, set_aside: bool = False) -> Path | None:
 
 
 def fault_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, if anything; reads every byte, and must be asked before anything unpickles it.
+    """The fault of a checkpoint, None if there is none.
+
+    Reads every byte, and must be called before anything unpickles it.
 
     Where others may write, its manifest must be signed with the run's key.
 

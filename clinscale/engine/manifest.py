@@ -10,7 +10,7 @@ MANIFEST = "manifest.json"
 
 
 class Manifest(Config):
-    """What a whole checkpoint is, and what each of its files must be."""
+    """Description of a whole checkpoint, and what each of its files must be."""
 
     format: str = "clinscale-checkpoint-1"
     step: int
@@ -18,7 +18,7 @@ class Manifest(Config):
     updates: int
     """Updates among them: steps that a guard or an overflow left out are none."""
     schedule_steps: int
-    """How far the learning-rate schedule was."""
+    """Number of steps that the learning-rate schedule had taken."""
     world_size: int
     stage: int
     precision: str
@@ -31,10 +31,10 @@ class Manifest(Config):
     taken_at_s: float
     """Seconds since 1970."""
     signature: str = ""
-    """Of all the rest, by the run's key; checkpoints of an earlier clinscale have none."""
+    """Signature of all other fields, by the run's key; checkpoints of an earlier clinscale have none."""
 
     def signed_text(self) -> bytes:
-        """What the signature is of."""
+        """The bytes that are signed."""
         return json.dumps({**self.plain(), "signature": ""}, sort_keys=True).encode()
 
 

@@ -20,7 +20,7 @@ _FOLDER = "~/.clinscale/run-keys"
 
 
 def key_file(folder: Path) -> Path:
-    """Where this user's key of the checkpoints in `folder` lies."""
+    """File of this user's key for the checkpoints in `folder`."""
     keys = Path(os.environ.get(RUN_KEYS) or _FOLDER).expanduser()
     return keys / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
 

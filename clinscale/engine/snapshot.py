@@ -24,7 +24,7 @@ class Snapshot:
         self._used = 0
         self._seen: dict[tuple[Any, ...], torch.Tensor] = {}
         self.files: dict[Path, Any] = {}
-        """What to write: a copy of each file's content."""
+        """Copies of the contents of the files to write."""
 
     @property
     def size_bytes(self) -> int:

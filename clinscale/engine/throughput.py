@@ -1,4 +1,4 @@
-"""How fast a loop goes, in the unit that users pay for, and what share of the machine that is."""
+"""Speed of a loop, in the unit that users pay for and as a share of the machine's peak."""
 
 import time
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What a checkpoint knows of each parameter, whatever ZeRO stage and number of workers wrote or read it.
+"""The state of each parameter in a checkpoint, whatever ZeRO stage and number of workers wrote or read it.
 
 DeepSpeed shards weights and Adam's moments for one group of workers and one stage. Its universal checkpoints
 (`ds_to_universal`) undo that for stages 1 to 3; stage 0 keeps them whole. Loading is our own, because DeepSpeed's does
@@ -42,14 +42,14 @@ class ParameterStates:
         self._whole = {} if stage else _whole_states(checkpoint, names)
 
     def of(self, name: str) -> ParameterState:
-        """What the checkpoint knows of the parameter `name`."""
+        """State of the parameter `name` in the checkpoint."""
         if self._folder is None:
             return self._whole[name]
         return ParameterState(*(_read_slice(self._folder / name / f"{key}.pt") for key in _KEYS))
 
 
 def universal_folder(checkpoint: Path) -> Path:
-    """Where the converted copy of a checkpoint lies: beside it, so that its manifest stays true."""
+    """Folder of the converted copy of a checkpoint: beside it, so that its manifest stays true."""
     return checkpoint.with_name(f".{checkpoint.name}.universal")
 
 
@@ -172,7 +172,7 @@ def _whole_states(checkpoint: Path, names: Sequence[str]) -> dict[str, Parameter
 
 
 def read_model_states(checkpoint: Path) -> Any:
-    """What the first rank wrote beside the shards; unpickled, so `checkpoint` must be one of our own runs."""
+    """States that the first rank wrote beside the shards; unpickled, so `checkpoint` must be one of our own runs."""
     import torch
 
     path = checkpoint / ENGINE_TAG / "mp_rank_00_model_states.pt"

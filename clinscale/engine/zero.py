@@ -1,4 +1,4 @@
-"""What one key of ours means in DeepSpeed's configuration."""
+"""DeepSpeed's configuration for one key of ours."""
 
 import contextlib
 import logging
@@ -17,12 +17,12 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def describe_precision(precision: Precision, stored: str = "") -> str:
-    """What a run computes with, for people: `fp32 weights, bf16 arithmetic`; `stored` is its checkpoint's format."""
+    """The precision of a run, for people: `fp32 weights, bf16 arithmetic`; `stored` is its checkpoint's format."""
     return f"fp32 weights, {precision} arithmetic" + (f", from a checkpoint in {stored}" if stored else "")
 
 
 Place = Literal["none", "cpu", "nvme"]
-"""Where a rank keeps a part of its state: on its device, in the host's memory, or on a disk of the host."""
+"""The place of a part of a rank's state: on its device, in the host's memory, or on a disk of the host."""
 
 
 class ZeroConfig(Config):

@@ -24,7 +24,7 @@ class FinetuneRecipe(Config):
     """Overlap of neighbouring windows of longer documents (entities and answers only)."""
 
     long_documents: LongDocuments = "truncate"
-    """How a text to classify that is longer than the window is read: `truncate`, `head_tail`, or `pool` windows."""
+    """The reading of a text to classify that is longer than the window: `truncate`, `head_tail`, or `pool` windows."""
 
     epochs: int = 6
     """Passes over the training split at most; early stopping may end sooner."""
@@ -88,14 +88,14 @@ class FinetuneRuntime(Config):
     """1 on a GPU cluster; 0 trains several workers on CPU through gloo."""
 
     zero: ZeroConfig = ZeroConfig()
-    """What DeepSpeed shards over several workers. At stage 3 no worker holds the whole model, and all of them
+    """The parts that DeepSpeed shards over several workers. At stage 3 no worker holds the whole model, and all of them
     evaluate every example; below it each evaluates its share."""
 
     max_failures: int = Field(default=3, ge=0)
     """Restarts of the worker group, each from the last whole epoch, before the fine-tuning is given up."""
 
     start_timeout_s: float = Field(default=600, gt=0)
-    """How long to wait for workers that the cluster does not have free, e.g. while it scales up."""
+    """Seconds to wait for workers that the cluster does not have free, e.g. while it scales up."""
 
     collective_timeout_s: float = Field(default=1800, gt=0)
     """A worker that does not answer the others for so long counts as failed."""

@@ -28,7 +28,7 @@ OUTCOMES_BY_SEED_FILE = "test_outcomes_by_seed.json"
 """Artifact of runs that trained one recipe under more seeds: a list of the others' outcomes."""
 
 SHORT_TOKENS = 512
-"""What BERT reads; models that read more are also judged in windows of this."""
+"""Window of BERT; models that read more are also judged in windows of this length."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Judgement:
     lengths: tuple[Band, ...]
     """The metric by length of the document in the model's own tokens."""
     calibration: dict[str, float]
-    """How far stated probabilities lie from the truth; lower is better. Classification only."""
+    """Distances of the stated probabilities from the truth; lower is better. Classification only."""
     max_tokens: int
     """Window that the model read."""
     outcomes: Outcomes
-    """What became of each example, to compare models with later."""
+    """Outcome of each example, for comparing models later."""
     short: Comparison | None
-    """How much better the whole window is than windows of SHORT_TOKENS, with the same weights; None where the window
+    """Advantage of the whole window over windows of SHORT_TOKENS, with the same weights; None where the window
     is no longer than that."""
 
     def as_metrics(self, task: str, dev: float) -> dict[str, float]:
@@ -72,14 +72,14 @@ class Judgement:
 
 
 def stored_outcomes(tracking: registry.Tracking, run_id: str) -> tuple[Outcomes, ...]:
-    """What a run logged of its test, the kept seed first, then the others of its recipe; empty when it judged none."""
+    """Test outcomes that a run logged, the kept seed first, then the others of its recipe; empty if it judged none."""
     kept = registry.read_json_artifact(tracking, run_id, OUTCOMES_FILE)
     others = registry.read_json_artifact(tracking, run_id, OUTCOMES_BY_SEED_FILE) or []
     return tuple(Outcomes.parse(one, source=f"run {run_id}") for one in (kept, *others) if one)
 
 
 def task_tags(data: TaskData) -> dict[str, str]:
-    """What runs and versions made from a task's data carry, so that a score can be walked back to it."""
+    """Tags of runs and versions made from a task's data, by which a score can be traced back to it."""
     return {
         Tag.TASK: data.task.name,
         Tag.TASK_KIND: data.task.kind,

@@ -94,7 +94,7 @@ def finetune_on_workers(
 
 @dataclass(frozen=True)
 class GroupTask:
-    """What the caller sends to every rank; paths and configs only, no notes."""
+    """The message from the caller to every rank; paths and configs only, no notes."""
 
     recipe: FinetuneRecipe
     task: TaskConfig
@@ -150,12 +150,12 @@ def _run(work: GroupTask, told: "_Told", on_event: Event | None) -> None:
 
 
 class _Told:
-    """What rank 0 reported, each epoch once and in order however often the group started; tells the caller."""
+    """Reports of rank 0, passed to the caller once per epoch and in order, however often the group started."""
 
     def __init__(self, on_epoch: OnEpoch | None, *, stop_file: Path) -> None:
         self.history: list[dict[str, float]] = []
         self.error: BaseException | None = None
-        """What the caller answered with."""
+        """The error that the caller raised in answer."""
         self._on_epoch, self._stop_file = on_epoch, stop_file
         self._arrived: dict[float, dict[str, float]] = {}
 
@@ -204,7 +204,7 @@ class _Rank(EpochLoop):
 
     @property
     def done(self) -> bool:
-        """As in one process, or the caller has had enough; the same on all ranks."""
+        """Whether training is over, as in one process or because the caller ended it; the same on all ranks."""
         return super().done or self._stopped
 
     def restore(self) -> None:

@@ -93,7 +93,7 @@ def finetune(
 def seconds_per_epoch(
     recipe: FinetuneRecipe, data: TaskData, *, runtime: FinetuneRuntime | None = None, seconds: float = 3.0
 ) -> float:
-    """What an epoch of a fine-tuning will take here, in one process: measured on some steps and examples.
+    """Seconds that an epoch of a fine-tuning will take here, in one process, measured on some steps and examples.
 
     Raises:
         As `finetune`.
@@ -132,7 +132,7 @@ class EpochLoop(ABC):
         self._steps_per_epoch = -(-len(self._windows) // recipe.batch_size)
         self._total_steps = self._steps_per_epoch * recipe.epochs
         self.history: list[dict[str, float]] = []
-        """What each epoch reported."""
+        """Reports of the epochs."""
 
     def run(self, on_epoch: OnEpoch, until_epoch: int | None) -> FinetuneResult:
         """Train from where `restore` is to the last epoch; `on_epoch` is told of what had been done before as well."""
@@ -407,7 +407,7 @@ class _Cache:
         self._kept: dict[Any, Any] = {}
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` returns, made once while the key is among the last used."""
+        """The result of `make`, made once while the key is among the last used."""
         if key not in self._kept:
             while len(self._kept) >= _CACHED_SPLITS:
                 self._kept.pop(next(iter(self._kept)))

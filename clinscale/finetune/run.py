@@ -23,7 +23,7 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True)
 class FinetuneSummary:
-    """What a finished fine-tuning scored; of several seeds, the one that was best on the development split."""
+    """Scores of a finished fine-tuning; of several seeds, the one that was best on the development split."""
 
     folder: Path
     """HF folder of that seed."""

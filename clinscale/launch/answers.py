@@ -1,4 +1,4 @@
-"""What `render` asks: one strict config per kind of launch file."""
+"""Questions of `render`: one strict config per kind of launch file."""
 
 import ipaddress
 import re
@@ -34,7 +34,7 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 
 
 class Answers(Config):
-    """What all kinds have in common: rendering, and that no answer breaks out of its place in a shell command."""
+    """The common part of all kinds: rendering, and that no answer breaks out of its place in a shell command."""
 
     FREE: ClassVar[frozenset[str]] = frozenset()
     """Fields that may hold spaces and the like, since no shell reads them."""
@@ -51,7 +51,7 @@ class Answers(Config):
 
 
 class Cluster(Answers):
-    """What every Ray cluster launcher file needs to know."""
+    """Answers that every Ray cluster launcher file needs."""
 
     cluster_name: str = "clinscale"
     """Two clusters of one account need two names."""
@@ -64,7 +64,7 @@ class Cluster(Answers):
     tls: str | None = None
     """Local folder (0700) with `ca.crt` and `ca.key`: Ray's gRPC then talks TLS, each node with its own certificate."""
     shared_folder: str = "/shared"
-    """Where every node sees the shared storage: shards, runs and checkpoints."""
+    """Path at which every node sees the shared storage: shards, runs and checkpoints."""
 
     def check(self) -> None:
         """Names, bounds and paths."""
@@ -78,12 +78,12 @@ class Cluster(Answers):
 
 
 class Cloud(Cluster):
-    """What the three clouds have in common: rented nodes, so a price, and one network that SSH comes from."""
+    """The common part of the three clouds: rented nodes, so a price, and one network that SSH comes from."""
 
     gpu: str
     """The GPU that the workers carry."""
     num_gpu_workers: int | tuple[int, int]
-    """How many GPU nodes, or `[fewest,most]`; the most caps what is spent."""
+    """Number of GPU nodes, or `[fewest,most]`; the most caps the cost."""
     ssh_address: str
     """The address or CIDR that SSH may come from: yours, or that of the bastion or VPN."""
     python: str = f"python{pins()['python']}"
@@ -95,7 +95,7 @@ class Cloud(Cluster):
     disk_gb: Annotated[int, Field(ge=50)] = 200
     """Disk of each node: environment, logs, spilled objects."""
     usd_per_hour_head: _Price = None
-    """What the head costs; with the workers' price the file states the ceiling."""
+    """Price of the head; with the workers' price the file states the ceiling."""
     usd_per_hour_worker: _Price = None
     """The most that a worker of any of the types costs."""
 
@@ -262,7 +262,7 @@ class OnPremAnswers(Cluster):
     """`on-prem`: your own hosts, which SSH reaches and which share a folder."""
 
     num_gpu_workers: Annotated[int, Field(ge=1)] | None = None
-    """How many of the workers to use; the default is all."""
+    """Number of the workers to use; the default is all."""
     head: str
     """Address of the head, as the workers reach it."""
     workers: _Names
@@ -329,14 +329,14 @@ class KuberayAnswers(Answers):
     token_secret: str = "clinscale-ray-token"
     """Secret with the token in its key auth_token."""
     operator_namespace: str = "kuberay-system"
-    """Where the KubeRay operator runs: it alone reaches the dashboard from outside the cluster's pods."""
+    """Namespace in which the KubeRay operator runs: it alone reaches the dashboard from outside the cluster's pods."""
     mlflow: str
     """Address of the team's MLflow server."""
     idle_minutes: Annotated[int, Field(ge=1)] = 10
     hours: Annotated[int, Field(ge=1)] = 72
     """A job that takes longer is ended: with the most workers this caps what is spent."""
     usd_per_hour_worker: _Price = None
-    """What a worker's node costs at most."""
+    """Highest price of a worker's node."""
     usd_per_hour_head: _Price = None
 
     FREE = frozenset({"spot_label"})
@@ -384,7 +384,7 @@ class DockerAnswers(Answers):
     base: str = f"python:{pins()['python']}-slim-bookworm"
     """Image to start from."""
     torch_index: str | None = None
-    """Where torch comes from, e.g. https://download.pytorch.org/whl/cpu; PyPI's build is for CUDA."""
+    """Package index that torch comes from, e.g. https://download.pytorch.org/whl/cpu; PyPI's build is for CUDA."""
     extra: str | None = None
     """An extra of clinscale, e.g. spacy."""
 
@@ -398,7 +398,7 @@ class MlflowAnswers(Answers):
     """`mlflow`: the team's MLflow server with PostgreSQL, by docker compose."""
 
     artifacts: str | None = None
-    """Where artifacts go: s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; the default is a volume of this machine."""
+    """Place of artifacts: s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; the default is a volume of this machine."""
     postgres: str = "postgres:17"
     """Image of the database; its major version stays, since the volume is of that version."""
     port: _Port = 5000

@@ -55,7 +55,7 @@ def check_launcher(file: str, text: str, config: Mapping[str, Any]) -> Iterator[
 
 
 def _schema(file: str, config: Mapping[str, Any]) -> Iterator[Problem]:
-    """What `ray up` itself would refuse, all of it."""
+    """All problems for which `ray up` itself would refuse a file."""
     import click
     import jsonschema
     import ray.autoscaler

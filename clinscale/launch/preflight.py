@@ -1,4 +1,4 @@
-"""What a cluster must have before anything expensive starts, looked at from each of its nodes."""
+"""Checks of what a cluster must have before anything expensive starts, made from each of its nodes."""
 
 import contextlib
 import importlib.metadata
@@ -28,7 +28,7 @@ class Limits:
     free_bytes: int = 5 * 2**30
     """Free bytes of each node's disk with Ray's files, and of the shared storage."""
     skew_s: float = 2.0
-    """Between the clocks of a node and of the one that looks."""
+    """Largest difference in seconds between the clocks of a node and of the one that checks."""
     bytes_per_s: float = 20 * 2**20
     """Bandwidth from node to node; ZeRO sends the whole model in every step."""
     answer_s: float = 60.0

@@ -1,4 +1,4 @@
-"""What is wrong with a launch file."""
+"""One problem of a launch file."""
 
 import dataclasses
 
@@ -11,5 +11,5 @@ class Problem:
     rule: str
     """A short name of the rule, the same for all kinds of files."""
     found: str
-    """What stands in the file; never a secret."""
+    """The value in the file; never a secret."""
     mend: str

@@ -23,7 +23,7 @@ _FILES = {
     "on-prem": ["on-prem.yaml"],
     "slurm": ["slurm/sweep.sbatch"],
 }
-"""What each kind writes; the template of `a/b.yaml` is `a/b.yaml.j2`."""
+"""Files that each kind writes; the template of `a/b.yaml` is `a/b.yaml.j2`."""
 
 
 def answers(kind: str, given: Sequence[str]) -> Answers:

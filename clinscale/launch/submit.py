@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 VERBS = ("corpus", "pretrain", "finetune", "tune", "tasks", "predict", "report", "models", "bench", "doctor")
-"""What a cluster is asked to do; the others are for the machine one sits at."""
+"""Verbs that a cluster runs; the others are for the user's own machine."""
 _CONFIGS = (".yaml", ".yml", ".toml", ".sh", ".md", ".py")  # notes come as JSON, and without any ending
 _MOST_BYTES = 20 * 2**20
 _MOST_FILE_BYTES = 2**20
@@ -37,7 +37,7 @@ _READY_S = 60.0
 
 @dataclass(frozen=True)
 class Shipment:
-    """What a job takes along from this machine."""
+    """Files that a job takes along from this machine."""
 
     arguments: tuple[str, ...]
     """Arguments of `clinscale` on the cluster, with the paths that the files have there."""
@@ -70,7 +70,7 @@ class Shipment:
 
 
 def pack(arguments: Sequence[str], working_dir: str | Path | None = None) -> Shipment:
-    """What the verb needs from here: the configs that it names, or all of `working_dir`, which may hold no data.
+    """The files that the verb needs: the configs that it names, or all of `working_dir`, which may hold no data.
 
     Raises:
         ConfigError: no verb that a cluster runs, no home on storage that all nodes share, data among the files.
@@ -270,7 +270,7 @@ class Jobs:
         return [_job(details) for details in found if details.submission_id]
 
     def job(self, job_id: str) -> Job:
-        """As it is now; ConfigError that names the nearest for an id that is not there."""
+        """The job in its present state; ConfigError that names the nearest for an id that is not there."""
         known = self.list()
         for job in known:
             if job.id == job_id:

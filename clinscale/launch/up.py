@@ -25,12 +25,12 @@ _TOKEN_MOUNT = "~/.ray"
 _REACH_S = 10
 """Seconds in which a host must take a connection, and then the key."""
 _REFUSED = "Permission denied"
-"""What ssh says when a host does not know the key."""
+"""Message of ssh when a host does not know the key."""
 
 
 @dataclass(frozen=True)
 class LaunchFile:
-    """What is needed of a Ray cluster launcher file, whatever the provider."""
+    """The fields that are needed of a Ray cluster launcher file, whatever the provider."""
 
     path: Path
     values: dict[str, Any]
@@ -178,7 +178,7 @@ def reach(file: LaunchFile, on_progress: Callable[[str], None] = lambda what: No
 
 
 def _knock(file: LaunchFile, host: str) -> str:
-    """Why there is no way in, `_REFUSED` where the key is it; empty where there is one."""
+    """Reason why SSH cannot connect, `_REFUSED` if the host refuses the key; empty if it connects."""
     try:
         socket.create_connection((host, 22), timeout=_REACH_S).close()
         ssh = subprocess.run(

@@ -1,4 +1,4 @@
-"""Which encoder to pretrain; plain values, no torch."""
+"""The encoder to pretrain; plain values, no torch."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from clinscale.models.families import FAMILIES, PretrainableFamily, family_named
 
 
 class ModelConfig(Config):
-    """Which encoder to pretrain: published weights by HF name or folder, or a new one at a named size."""
+    """The encoder to pretrain: published weights by HF name or folder, or a new one at a named size."""
 
     family: str = "longformer"
     """`longformer`, `bigbird` or `modernbert`; of a new model. Published weights bring their own."""
@@ -74,7 +74,10 @@ def family_of(model_type: str) -> str:
 
 
 def _model_type_in(folder: str) -> str | None:
-    """What the `config.json` of a local folder says; None where there is none, which loading will say more plainly."""
+    """Model type in the `config.json` of a local folder.
+
+    None where there is none, which loading will say more plainly.
+    """
     try:
         model_type = json.loads(Path(folder, "config.json").read_bytes())["model_type"]
     except (OSError, ValueError, KeyError, TypeError):

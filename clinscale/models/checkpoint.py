@@ -1,4 +1,4 @@
-"""What a checkpoint holds against what a model needs: no weight of an encoder is ever drawn at random unseen.
+"""Comparison of a checkpoint's weights with a model's: no weight of an encoder is ever drawn at random unseen.
 
 `transformers` answers a checkpoint whose names are not the model's (`module.` of DDP, `model.` of Lightning, a layer
 too few) with new random weights and a table in its log. Here such names are understood, or refused.
@@ -23,7 +23,7 @@ logger = logging.getLogger("clinscale.models")
 
 _SAFETENSORS, _BIN = "model.safetensors", "pytorch_model.bin"
 _KINDS = (_SAFETENSORS, f"{_SAFETENSORS}.index.json", _BIN, f"{_BIN}.index.json")
-"""In the order in which `transformers` looks for them."""
+"""Weight files in the order in which `transformers` looks for them."""
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which Lightning, other trainers and DeepSpeed put the weights into their file."""
@@ -36,16 +36,16 @@ _NAMES_SHOWN = 3
 
 @dataclass(frozen=True)
 class Fit:
-    """How the names and shapes of a checkpoint fit a model's; full names of the model."""
+    """Fit of a checkpoint's names and shapes to a model's; full names of the model."""
 
     missing: frozenset[str]
     unexpected: frozenset[str]
     reshaped: Mapping[str, str]
-    """By name: both shapes."""
+    """Both shapes of each reshaped weight, by name."""
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> "Fit":
-        """From what `from_pretrained` tells as its loading info."""
+        """The fit that the loading info of `from_pretrained` describes."""
         reshaped = {
             name: f"{_shape(stored)}, not {_shape(wanted)}" for name, stored, wanted in info["mismatched_keys"]
         }
@@ -160,7 +160,7 @@ def _fill_from_prefix(
 
 
 def _prefixes(names: Collection[str], inner: Collection[str]) -> dict[str, int]:
-    """By prefix, how many of the encoder's weights lie under it in the checkpoint."""
+    """Number of the encoder's weights under each prefix in the checkpoint."""
     counts: dict[str, int] = {}
     for name in names:
         parts = name.split(".")
@@ -262,7 +262,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """By name: `dtype`, `shape` and `data_offsets`; DataError unless the file is as long as they say."""
+    """Each tensor's `dtype`, `shape` and `data_offsets`, by name; DataError unless the file is as long as they say."""
     size = path.stat().st_size
     try:
         with path.open("rb") as stream:

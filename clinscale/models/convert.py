@@ -229,7 +229,7 @@ def _repeat_positions(
 
 
 def _draw(model: "PreTrainedModel", known: Collection[str], seed: int) -> "dict[str, torch.Tensor]":
-    """What the source does not have, as HF starts it: a head, BigBird's pooler."""
+    """Weights that the source lacks, drawn as HF initialises them: a head, BigBird's pooler."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

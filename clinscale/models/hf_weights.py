@@ -179,7 +179,7 @@ def set_attention(
 
 
 def attention_backend() -> str:
-    """What the exact attention runs with on this machine, in a few words."""
+    """The exact attention's backend on this machine, in a few words."""
     from clinscale.models.attention import backend_here
 
     return backend_here()
@@ -232,7 +232,7 @@ def _check_padding(config: dict[str, Any], name: str) -> None:
 
 
 def _folder_of(name_or_folder: str) -> Path:
-    """Where the files of a model lie that `transformers` has just loaded."""
+    """Folder with the files of a model that `transformers` has just loaded."""
     from transformers.utils import cached_file
 
     if Path(name_or_folder).is_dir():

@@ -46,7 +46,7 @@ def _forward(
     segment_ids: "torch.Tensor | None" = None,
     **inputs: Any,
 ) -> Any:
-    """In place of `forward` of HF's masked language model."""
+    """Replacement of `forward` of HF's masked language model."""
     import torch
     from transformers.modeling_outputs import MaskedLMOutput
 

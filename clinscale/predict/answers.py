@@ -1,4 +1,4 @@
-"""What `clinscale predict` writes: one line per document, its answer or the reason why there is none."""
+"""Output of `clinscale predict`: one line per document, its answer or the reason why there is none."""
 
 import contextlib
 import csv
@@ -79,9 +79,9 @@ class Tally:
     def __init__(self) -> None:
         self.documents = 0
         self.errors = 0
-        """How many of the documents have an error line."""
+        """Number of documents with an error line."""
         self.repeated_ids = 0
-        """How many have an id that an earlier one has; `file` and `row` tell them apart."""
+        """Number of documents whose id an earlier one has; `file` and `row` tell them apart."""
         self._ids: set[str] = set()
         self._first_error = ""
 
@@ -152,7 +152,7 @@ def _csv(path: Path, card: "TaskCard") -> Iterator[Write]:
 
 
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-"""With these, the wide ones too, a cell begins that a spreadsheet computes (OWASP, CSV Injection)."""
+"""Characters, the wide ones too, with which a cell begins that a spreadsheet computes (OWASP, CSV Injection)."""
 
 
 def _cell(value: Any) -> Any:

@@ -28,7 +28,7 @@ class TaskCard(Config):
     """Overlap of neighbouring windows of a longer document (HF tokenizers' `stride`)."""
 
     long_documents: LongDocuments = "truncate"
-    """How a document longer than the window is classified."""
+    """The reading of a document to classify that is longer than the window."""
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:

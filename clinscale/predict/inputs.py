@@ -1,4 +1,4 @@
-"""What users hand to `clinscale predict`: files and folders, read as the task's files were for training."""
+"""Inputs of `clinscale predict`: files and folders, read as the task's files were for training."""
 
 import itertools
 from collections import Counter
@@ -27,9 +27,9 @@ class Source:
     """One file of documents."""
 
     file: str
-    """As the user named it."""
+    """Name of the file as the user gave it."""
     path: str
-    """Where it is read from, on any node."""
+    """Path from which any node reads the file."""
     format: DocumentFormat
     name: str
     """Begins the ids of documents that bring none; no other source of one reading has the same."""
@@ -101,7 +101,7 @@ class Inputs:
                 raise ConfigError(f"{out} must not be among the inputs, got one of them; write to another file")
 
     def count(self) -> int:
-        """How many documents there are; reads all of them.
+        """Number of documents; reads all of them.
 
         Raises:
             DataError: as `documents`.

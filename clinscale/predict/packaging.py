@@ -1,4 +1,4 @@
-"""What a registered model takes along, so that MLflow can load and serve it where clinscale is not installed."""
+"""Files of a registered model with which MLflow can load and serve it where clinscale is not installed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ _PARAMS: list[dict[str, Any]] = [
 
 
 def as_pyfunc(folder: str | Path) -> "registry.Pyfunc":
-    """How MLflow loads and serves a fine-tuned HF folder: clinscale's own code goes along, so none need be installed.
+    """The pyfunc by which MLflow loads and serves a fine-tuned HF folder; clinscale's own code goes along.
 
     Raises:
         DataError: `folder` is not a fine-tuned clinscale model.

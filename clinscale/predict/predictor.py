@@ -127,7 +127,7 @@ class Predictor:
         return self.kind.score(examples, self.predict(examples, windows=windows), self.card.labels)
 
     def outcomes(self, examples: Sequence[Example]) -> Outcomes:
-        """What becomes of each of the examples, for intervals and comparisons."""
+        """Outcome of each example, for intervals and comparisons."""
         return Outcomes.of(self.kind, examples, self.predict(examples), self.card.labels, self.count_tokens)
 
     def count_tokens(self, text: str) -> int:
@@ -170,7 +170,7 @@ def load_predictor(
 
 
 def _without_padding(output: "dict[str, np.ndarray[Any, Any]]", tokens: int) -> "dict[str, np.ndarray[Any, Any]]":
-    """Per-token outputs cut to the window's own length; per-window outputs as they are."""
+    """Outputs without padding: per-token ones are cut to the window's own length; per-window outputs as they are."""
     return {
         name: array[:tokens] if name != "logits" or array.ndim == 2 else array for name, array in output.items()
     }

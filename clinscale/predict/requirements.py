@@ -14,7 +14,7 @@ _DIRECT = (
     *("pydantic", "pyyaml", "fsspec", "ijson"),
     *("mlflow-skinny", "cryptography", "typer", "rich"),  # to be served, pulled, and asked on the command line
 )
-"""What prediction imports: neither Ray nor DeepSpeed, and of MLflow the part without its server."""
+"""Packages that prediction imports: neither Ray nor DeepSpeed, and of MLflow the part without its server."""
 _OF_TORCH = ("nvidia-", "cuda-", "triton")
 """Beginnings of the packages that a build of torch for GPUs brings by itself."""
 

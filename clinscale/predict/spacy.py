@@ -64,7 +64,7 @@ class ClinscaleComponent:
 def make_component(
     nlp: Language, name: str, model: str, batch_size: int, alignment_mode: str
 ) -> ClinscaleComponent:
-    """What `nlp.add_pipe("clinscale", config=...)` makes.
+    """The component that `nlp.add_pipe("clinscale", config=...)` makes.
 
     Args:
         nlp: the pipeline.

@@ -17,7 +17,7 @@ _SHARES = 4
 def answers_of_workers(
     load: Callable[[], Predictor], inputs: Inputs, total: int, *, num_workers: int, cluster: Cluster
 ) -> Generator[list[Line]]:
-    """What `answer` makes of the documents on the workers of a `ray_session`, in their order, as it comes.
+    """Yield the lines that `answer` makes of the documents on the workers of a `ray_session`, in their order.
 
     A worker that dies is started again, and its documents with it.
 

@@ -1,4 +1,4 @@
-"""What a pretraining run is: the recipe that makes its numbers, the runtime that makes its speed."""
+"""Definition of a pretraining run: the recipe that makes its numbers, the runtime that makes its speed."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -25,7 +25,7 @@ class PretrainRecipe(Config):
     """Folder or URI of a ShardSet; the run records its fingerprint, not its place."""
 
     model: ModelConfig = ModelConfig()
-    """Which encoder, from published weights or from scratch."""
+    """The encoder, from published weights or from scratch."""
 
     row_tokens: int | None = None
     """Length of each training row; None is all that the model can read."""
@@ -41,10 +41,10 @@ class PretrainRecipe(Config):
     """Global batch in tokens, in place of `rows_per_step`: as many rows as fit, at least one."""
 
     duration: Duration = Duration(1, "epochs")
-    """How long to train, as `200steps`, `1e9tokens` or `2epochs`."""
+    """Length of the training, as `200steps`, `1e9tokens` or `2epochs`."""
 
     masking: MaskingConfig = MaskingConfig()
-    """Which tokens the encoder is asked to recover."""
+    """The rule by which tokens are masked for the encoder to recover."""
 
     # left out of `plain` where there are none, so that runs from before there were any keep their fingerprint
     canaries: CanaryConfig | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -62,17 +62,19 @@ class PretrainRecipe(Config):
     such as the paper's V100."""
 
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Of attention probabilities; None is the model's own, 0.1 as published. FlexAttention, which makes a GPU fast, has
-    none: with 0 it is used, with more Hugging Face's own attention."""
+    """Dropout of attention probabilities; None is the model's own, 0.1 as published.
+
+    FlexAttention, which makes a GPU fast, has none: with 0 it is used, with more Hugging Face's own attention.
+    """
 
     global_first_token: bool = False
     """Give Longformer's first token global attention. The paper did not, so its global projections never trained."""
 
     evaluation_pattern: EvaluationPattern = "training"
-    """Which blocks BigBird sees in evaluation: those it trains on, or plain `transformers`' (`hf`)."""
+    """The blocks that BigBird sees in evaluation: those it trains on, or plain `transformers`' (`hf`)."""
 
     seed: int = 0
-    """Of initialisation, order, masks and dropout."""
+    """Seed of initialisation, order, masks and dropout."""
 
     def rows_of_step(self, row_tokens: int) -> int:
         """The global batch in rows of `row_tokens`."""
@@ -96,7 +98,7 @@ class PretrainRuntime(Config):
     """1 on a GPU cluster; 0 trains on CPU through gloo."""
 
     zero: ZeroConfig = ZeroConfig()
-    """What DeepSpeed shards over the workers."""
+    """The parts that DeepSpeed shards over the workers."""
 
     micro_rows_per_gpu: int | None = Field(default=None, ge=1)
     """Rows of one forward pass; None begins with a worker's whole share of the global batch. Where it does not fit
@@ -115,7 +117,7 @@ class PretrainRuntime(Config):
     """A killed run loses at most this many steps; training goes on while a checkpoint is written."""
 
     retention: RetentionConfig = RetentionConfig()
-    """Which checkpoints stay on disk."""
+    """The rule by which checkpoints stay on disk."""
 
     evaluate_every_steps: int = Field(default=1000, ge=1)
     """Validation loss and perplexity on held-out rows, besides before the first and after the last step."""
@@ -130,13 +132,14 @@ class PretrainRuntime(Config):
     """Restarts because a node was taken away, counted apart: they are no fault of the run."""
 
     start_timeout_s: float = Field(default=600, gt=0)
-    """How long to wait for workers that the cluster does not have free, e.g. while it scales up."""
+    """Seconds to wait for workers that the cluster does not have free, e.g. while it scales up."""
 
     collective_timeout_s: float = Field(default=1800, gt=0)
     """A worker that does not answer for so long counts as failed."""
 
     storage_patience_s: float = Field(default=300, ge=0)
-    """How long a checkpoint that cannot be written is tried again, while training goes on, before the run stops."""
+    """Seconds in which a checkpoint that cannot be written is tried again, while training goes on, before the run
+    stops."""
 
     @property
     def least_workers(self) -> int:
@@ -158,7 +161,10 @@ class PretrainConfig(Config):
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = (), *, base: Any = None) -> Self:
-        """As `Config.load`; a `path` without a suffix is the name of a recipe of the package, see `recipes`."""
+        """Load a config as `Config.load` does.
+
+        A `path` without a suffix is the name of a recipe of the package, see `recipes`.
+        """
         if path is not None and not Path(path).suffix and not Path(path).exists():
             if str(path) not in recipes():
                 raise ConfigError(

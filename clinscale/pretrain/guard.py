@@ -12,13 +12,13 @@ _LEAST_HISTORY = 16
 
 
 class SpikeGuardConfig(Config):
-    """When the loss of a step is so far above the last ones that its update is left out."""
+    """The rule by which a step's update is left out because its loss is far above the last ones."""
 
     max_z_score: float = 6.0
     """Standard deviations above the mean of the last losses; a lower loss is never a spike."""
 
     window_steps: int = 128
-    """How many losses that were no spikes are looked back on."""
+    """Number of last losses, spikes excluded, that a loss is compared with."""
 
     def check(self) -> None:
         """Something can be judged."""
@@ -39,7 +39,7 @@ class SpikeGuard:
 
     @property
     def losses(self) -> list[float]:
-        """What the next guard must know to judge as this one would."""
+        """The losses that the next guard needs to judge as this one would."""
         return list(self._losses)
 
     def is_spike(self, loss: float) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MEMORISATION_FILE = "memorisation.json"
-"""In the run's folder and artifacts: count, repeats, and the exposure of each canary in bits."""
+"""File in the run's folder and artifacts: count, repeats, and the exposure of each canary in bits."""
 
 FALSE_ALARMS = 0.05
 """Share of models without any memory of their canaries that `memorised` takes for ones that have."""
@@ -60,7 +60,7 @@ def exposure_metrics(exposures: Sequence[float]) -> dict[str, float]:
 
 
 def measure_exposures(folder: str | Path, recipe: PretrainRecipe, special: corpus.SpecialIds) -> list[float]:
-    """In bits, of each canary of `recipe`, asked of the HF model in `folder` with all of the secret masked."""
+    """Exposure in bits of each canary of `recipe` in the HF model in `folder`, with all of the secret masked."""
     import transformers
 
     if recipe.canaries is None:
@@ -91,7 +91,7 @@ def _logits(model: "PreTrainedModel", row: NDArray[np.int64], global_first: bool
 
 
 def _exposure(logits: NDArray[np.float64], secrets: NDArray[np.int64]) -> float:
-    """Of the first of `secrets` (n, k) among all of them, by `logits` (k, V) at its places.
+    """Exposure of the first of `secrets` (n, k) among all of them, by `logits` (k, V) at its places.
 
     Sums of logits order the secrets as sums of log-probabilities do. A tie counts as lost.
     """

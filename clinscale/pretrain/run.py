@@ -40,7 +40,7 @@ class PretrainResult:
     perplexity_before: float
     perplexity_after: float
     exposures: tuple[float, ...]
-    """Of each canary in bits; none where none was planted."""
+    """Exposure of each canary in bits; none where none was planted."""
 
 
 def pretrain(
@@ -129,7 +129,7 @@ def pretrain(
 
 
 def _exposures(recipe: PretrainRecipe, shards: corpus.ShardSet, folder: Path) -> list[float]:
-    """Of the canaries in the model that run `folder` exported, measured once."""
+    """Exposures of the canaries in the model that the run in `folder` exported, measured once."""
     known = folder / MEMORISATION_FILE
     if recipe.canaries is None:
         return []

@@ -28,7 +28,7 @@ _EXECUTED = "executed.txt"
 
 @dataclass(frozen=True)
 class Verification:
-    """How a run that was killed again and again compares with an undisturbed one."""
+    """Comparison of a run that was killed again and again with an undisturbed one."""
 
     stage: int
     num_workers: int
@@ -38,7 +38,10 @@ class Verification:
     replayed_steps: int
     """Steps done more than once, because they came after the last checkpoint."""
     most_lost_steps: int
-    """Of one kill; `checkpoint_every_steps`, and what was done while the last checkpoint was being written."""
+    """Most steps that one kill lost.
+
+    `checkpoint_every_steps`, and those done while the last checkpoint was being written.
+    """
     losses_identical: bool
     """Every loss, replayed ones included, to the last bit."""
     weights_identical: bool
@@ -106,7 +109,7 @@ def verify_resume(
 @dataclass(frozen=True)
 class _Outcome:
     losses: dict[int, list[float]]
-    """By step, in the order of their executions."""
+    """Losses by step, in the order of their executions."""
     weights: "dict[str, torch.Tensor]"
     executed: list[int]
     """Steps in the order in which they were done, those done again included."""

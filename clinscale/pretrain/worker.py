@@ -29,20 +29,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What the driver sends to every rank."""
+    """The message from the driver to every rank."""
 
     config: PretrainConfig
     shards_uri: str
     row_tokens: int
     total_steps: int
     checkpoint_dir: str
-    """On a file system that all workers share."""
+    """Folder of the checkpoints, on a file system that all workers share."""
     micro_rows_per_gpu: int | None
     """Rows of one forward pass at most, as far as memory is known to allow."""
 
 
 class Context(Protocol):
-    """What the loop needs of its group: `runtime.WorkerContext`, or anything that starts it elsewhere."""
+    """The part of its group that the loop needs: `runtime.WorkerContext`, or anything that starts it elsewhere."""
 
     rank: int
     world_size: int
@@ -241,7 +241,7 @@ class _Loop:
         return {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))}
 
     def speed(self) -> Metrics:
-        """Since the last reading: tokens per second of all workers, share of their peak, wait for checkpoints."""
+        """Tokens per second of all workers, share of their peak and wait for checkpoints, since the last reading."""
         tokens_per_second = self._meter.tokens_per_second()
         stall_s, self._stall_s = self._stall_s, 0.0
         return {

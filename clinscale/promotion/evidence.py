@@ -1,4 +1,4 @@
-"""What the gate is told of a version: read from MLflow, or judged again on the test set at hand."""
+"""Evidence on a version for the gate: read from MLflow, or judged again on the test set at hand."""
 
 import time
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def candidate_evidence(
     outcomes: tuple[Outcomes, ...],
     tags: Mapping[str, str],
 ) -> Evidence:
-    """Of a version whose outcomes are known; `tags` are those it has or will have."""
+    """Evidence on a version whose outcomes are known; `tags` are those it has or will have."""
     size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     kind: Literal["base", "task"] = "base" if tags.get(Tag.KIND) == "base" else "task"
     return Evidence(label, kind, outcomes, size_bytes, _memorised(tracking, tags))
@@ -39,7 +39,7 @@ def version_evidence(
     data: TaskData | None = None,
     like: Outcomes | None = None,
 ) -> Evidence:
-    """Of a registered version: outcomes that its run recorded, or those on the test set of `data`.
+    """Evidence on a registered version: outcomes that its run recorded, or those on the test set of `data`.
 
     With `like`, it is judged again only where what its run recorded is not of the same examples by the same rules.
 
@@ -90,7 +90,10 @@ def _recorded(tracking: registry.Tracking, version: registry.ModelVersion) -> tu
 
 
 def _memorised(tracking: registry.Tracking, tags: Mapping[str, str]) -> bool | None:
-    """What the base's pretraining measured with canaries; None where it had none or the base is not known here."""
+    """Whether the base memorised canaries, as its pretraining measured.
+
+    None where it had none or the base is not known here.
+    """
     if tags.get(Tag.KIND) != "base":
         base = registry.find_base(tracking, tags)
         tags = base.tags if base else {}

@@ -20,16 +20,16 @@ _JUDGE = "give the task's data with --data to judge both now"
 
 
 class GateRules(Config):
-    """What a candidate must satisfy; a limit of None is not asked for."""
+    """Rules that a candidate must satisfy; a limit of None is not checked."""
 
     min_seeds: int = 3
     """Seeds under which the candidate's recipe was trained, so that the noise between seeds is known."""
 
     max_loss_in_band: float = 0.02
-    """How much of the metric it may lose in a length band; more counts where it is beyond noise."""
+    """Loss of the metric that is allowed in a length band; more counts where it is beyond noise."""
 
     max_loss_in_label: float = 0.05
-    """How much F1 it may lose on a label; more counts where it is beyond noise."""
+    """Loss of F1 that is allowed on a label; more counts where it is beyond noise."""
 
     max_calibration_loss: float = 0.02
     """The most by which its calibration error may lie above the champion's."""
@@ -57,7 +57,7 @@ class GateRules(Config):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a version."""
+    """Everything that the gate knows of a version."""
 
     label: str
     """`NAME/VERSION`, or what will be called so."""
@@ -70,7 +70,7 @@ class Evidence:
     memorised: bool | None
     """Whether its base remembers planted phrases; None where none were planted."""
     note: str = ""
-    """What the reader of a decision must know of this evidence."""
+    """A remark on this evidence for the reader of a decision."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate says of a candidate, with all its numbers."""
+    """The gate's verdict on a candidate, with all its numbers."""
 
     candidate: str
     champion: str | None
@@ -161,7 +161,7 @@ def decide(
 
 
 def _absolute(candidate: Evidence, rules: GateRules, latency: Latency | None) -> Iterator[Check]:
-    """What is asked of the candidate alone."""
+    """Checks of the candidate alone."""
     if candidate.kind == "task":
         judged = (
             f"{len(candidate.outcomes[0].keys):,} examples" if candidate.outcomes else f"none on record; {_JUDGE}"
@@ -199,7 +199,7 @@ def _same_test(candidate: Evidence, champion: Evidence) -> Check:
 def _against(
     candidate: Evidence, champion: Evidence, rules: GateRules, latency: Latency | None, resamples: int
 ) -> tuple[tuple[float, float, float], list[Check]]:
-    """What is asked of the candidate beside the champion, on the same documents."""
+    """Checks of the candidate against the champion, on the same documents."""
     ours, theirs = candidate.outcomes[0], champion.outcomes[0]
     metric = metric_of(ours.task)
     found = compare(ours, theirs, resamples=resamples)

@@ -14,7 +14,10 @@ _ROWS_AT_ONCE = 256
 _PARQUET = "a readable Parquet file; is it truncated or damaged?"
 _ARROW = "a whole Arrow stream or file; is it truncated or damaged? save it again"
 _ARROW_FILE, _FEATHER_1 = b"ARROW1", b"FEA1"
-"""How Arrow's files begin, and Feather of before 2020; Arrow's streams, as `save_to_disk` writes them, have no mark."""
+"""First bytes of Arrow's files, and of Feather from before 2020.
+
+Arrow's streams, as `save_to_disk` writes them, have no mark.
+"""
 
 
 def read_parquet(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:

@@ -27,7 +27,7 @@ MAX_LINE_BYTES = 2**26
 """The longest line of a table: what is longer is no row, and would take all memory before that shows."""
 
 _DATASET_CARDS = frozenset({"dataset_dict.json", "dataset_info.json", "state.json"})
-"""What `datasets.save_to_disk` writes beside the rows."""
+"""Files that `datasets.save_to_disk` writes beside the rows."""
 
 _ASIDE = re.compile(r"(^|/)(\.|~\$|__MACOSX/)")
 """Files and folders that programs leave beside the data: hidden ones, `.ipynb_checkpoints`, Excel's locks."""
@@ -114,7 +114,7 @@ def open_text(uri: str, encoding: str) -> Iterator[io.TextIOWrapper]:
 
 
 def _bad_byte(uri: str, codec: str, start: int) -> int:
-    """Where the first byte of the file lies that is not in its encoding; constant memory."""
+    """Position of the first byte of the file that is not valid in its encoding; constant memory."""
     decoder = codecs.getincrementaldecoder(codec)()
     with open_binary(uri) as stream:
         offset = len(stream.read(start))
@@ -137,7 +137,7 @@ class _Lines(io.BufferedIOBase):
         self._stream, self.name = stream, uri
         self._since_break_bytes = 0
         self.head = stream.read(4096)
-        """What is read first, to see how it is encoded."""
+        """The first bytes, read to detect the encoding."""
 
     def readable(self) -> bool:
         return True

@@ -25,11 +25,11 @@ class Record(NamedTuple):
 
     @property
     def place(self) -> str:
-        """How errors name this row."""
+        """Name of this row in errors."""
         return f"{self.uri} row {self.number}"
 
     def value(self, column: str) -> Any:
-        """What is in `column`, a name or a path such as `report.findings` or `sections.0.text`; None where absent."""
+        """The value in `column`, a name or a path such as `report.findings` or `sections.0.text`; None where absent."""
         found = self._find(column)
         return None if found is _ABSENT else found
 
@@ -38,7 +38,7 @@ class Record(NamedTuple):
         return self._find(column) is not _ABSENT
 
     def read(self, cell: Cell[T], column: str) -> T:
-        """What is in `column` by one of the readings of `cells`: `record.read(as_id, "SUBJECT_ID")`.
+        """The value in `column`, read by one of the functions of `cells`: `record.read(as_id, "SUBJECT_ID")`.
 
         Raises:
             CellError: it is not what the reading needs; with the row's place.
@@ -91,7 +91,7 @@ def absent(wanted: Sequence[str], found: Collection[str], *, nested: bool) -> st
 
 
 def no_column(column: str, wanted: Collection[str], found: Sequence[str]) -> str:
-    """What is said of a column that is not there: the nearest name, or the known ones.
+    """The message about a missing column: the nearest name, or the known ones.
 
     The first row of a file without a header, or keys that are ids or texts, would be patients' data. So a name is
     printed only when it is one plain word that resembles the column asked for, or when other columns that were

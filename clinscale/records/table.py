@@ -1,4 +1,4 @@
-"""How the text files and tables of a task or source are written, where a file does not tell it itself."""
+"""Format of the text files and tables of a task or source, where a file itself does not say it."""
 
 import codecs
 from typing import Literal
@@ -15,14 +15,14 @@ _SPELLED = {"\\t": "\t", "tab": "\t"}
 
 
 class TableFormat(Config):
-    """What a file does not tell about itself; the base of whatever names files to read."""
+    """Format facts that a file does not state itself; the base of each config that names files to read."""
 
     encoding: str = "utf-8"
     """Encoding of text files; what is not valid in it is named by file and byte. `latin-1` and `cp1252` are common. A
     byte-order mark in the file says more."""
 
     delimiter: str | None = None
-    """What separates the fields of CSV and TSV, one character (`tab` for a tab); absent: comma or tab by the file's
+    """Separator of the fields of CSV and TSV, one character (`tab` for a tab); absent: comma or tab by the file's
     name, or of comma, `;`, tab and `|` the one that gives the columns that are asked for."""
 
     quoting: Quoting | None = None

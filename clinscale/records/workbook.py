@@ -88,7 +88,7 @@ def _sheet_of(uri: str, workbook: Any, sheet: str | None) -> str:
 
 
 def _fault(cell: Any, formula: Any) -> str | None:
-    """What is wrong with a cell."""
+    """The fault of a cell, None if there is none."""
     if cell.data_type == "e":
         return "holds an error of Excel, such as #REF!; mend the formula"
     if cell.value is None and formula.data_type == "f":

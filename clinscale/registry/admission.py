@@ -1,4 +1,4 @@
-"""Who may pass the doors of our MLflow server: one table of its routes and the roles that may use each.
+"""Access control of our MLflow server: one table of its routes and the roles that may use each.
 
 What the table does not name is refused, so that a route which a later MLflow adds stays shut until somebody has
 looked at it. MLflow calls `authenticate` at every request, because the server's `auth.ini` names it, and checks after
@@ -109,7 +109,10 @@ _WORKSPACE_HEADER, _WORKSPACE = "X-MLFLOW-WORKSPACE", "default"
 
 
 def roles_of(method: str, path: str) -> frozenset[Role] | None:
-    """Who may call a route of MLflow; None for one that the table does not know, which is refused like a shut one."""
+    """Roles that may call a route of MLflow.
+
+    None for one that the table does not know, which is refused like a shut one.
+    """
     below_api = _API.fullmatch(path)
     name = below_api[1] if below_api else path
     method = "GET" if method == "HEAD" else method

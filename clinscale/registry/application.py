@@ -41,7 +41,7 @@ def create_app() -> App:
 
 
 class Failures:
-    """How often a login has failed lately, by account and address; each failure doubles the wait of the next."""
+    """Recent failed logins by account and address; each failure doubles the wait for the next try."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -19,7 +19,7 @@ from clinscale.permissions import make_folder, open_private, refuse_foreign
 from clinscale.registry.folders import folder_digest
 
 LOCK_PATIENCE_S = 1800.0
-"""How long a process waits for another one that holds a lock: as long as a large model may take to come."""
+"""Seconds that a process waits for another one that holds a lock: as many as a large model may take to arrive."""
 
 _POLL_S = 0.1
 

@@ -9,7 +9,7 @@ import yaml
 from clinscale.storage import atomic_path, sha256
 
 CARD = "README.md"
-"""As the hub calls it."""
+"""Name of the card's file on the hub."""
 
 _GAP = "\u00a0\u00a0"
 

@@ -21,11 +21,11 @@ class Text:
     """One text of MLflow."""
 
     owner: str
-    """Whose it is: `run 3f2a...`, `model readmission`."""
+    """Owner of the text: `run 3f2a...`, `model readmission`."""
     field: str
     """`name`, `param`, `tag`, `metric`, `description`, `dataset`."""
     key: str
-    """Of a param or tag; may be text that somebody wrote."""
+    """Key of a param or tag; may be text that somebody wrote."""
     value: str
 
 
@@ -38,7 +38,7 @@ class Files:
 
     @property
     def folder(self) -> Path | None:
-        """Where it lies, when this machine sees it as a folder."""
+        """Folder of the content, if this machine sees it as one."""
         path = Path(self.uri.removeprefix("file://"))
         return path if path.is_absolute() else None
 

@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 _AT_ONCE = 8
 
 _OF_MLFLOW = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
-"""What `log_model` puts beside a model."""
+"""Files that `log_model` puts beside a model."""
 
 
 def download(tracking: Tracking, version: ModelVersion, folder: Path, on_progress: Progress) -> None:
@@ -203,7 +203,7 @@ def _is_fact(value: object) -> bool:
 
 
 def _compare(sizes: Mapping[str, int | None], listed: Mapping[str, FileFacts], version: ModelVersion) -> None:
-    """What lies in the store against the manifest, by name and size."""
+    """Compare the files in the store with the manifest, by name and size."""
     if sizes.keys() != listed.keys():
         strange = sorted(sizes.keys() - listed.keys()) or sorted(listed.keys() - sizes.keys())
         rule = "unlisted" if sizes.keys() - listed.keys() else "missing"

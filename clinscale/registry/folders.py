@@ -1,4 +1,4 @@
-"""Which HF folders are safe to hand on: a flat folder of weights, configs and tokenizer files, nothing that runs.
+"""The rule for safe HF folders: a flat folder of weights, configs and tokenizer files, nothing that runs.
 
 One rule for both ends: `register` refuses to send what `pull` would refuse to take.
 """
@@ -36,11 +36,11 @@ ELSEWHERE = {
 """Config keys by which it would load weights or pickles that no manifest lists."""
 
 MAX_PARSED_BYTES = 16 * 2**20
-"""What is parsed here lies in memory whole: a config or a manifest is far smaller, a bomb is not."""
+"""Largest file that is parsed, since it is read whole into memory: configs are far smaller, bombs are not."""
 
 
 class FileFacts(TypedDict):
-    """What a manifest says of one file."""
+    """A manifest's facts on one file."""
 
     sha256: str
     bytes: int
@@ -111,7 +111,7 @@ def folder_digest(folder: str | Path) -> str:
 
 
 def read_bounded_json(file: Path) -> Any:
-    """What a small JSON file holds; RegistryError where it is broken, bottomless, or not small."""
+    """Content of a small JSON file; RegistryError where it is broken, bottomless, or not small."""
     if file.stat().st_size > MAX_PARSED_BYTES:
         raise RegistryError(
             f"{file.name} has more than {MAX_PARSED_BYTES:,} bytes, and no config needs so many; save the model again"
@@ -165,7 +165,7 @@ def _check_weights(file: Path, source: str) -> None:
 
 
 def _check_requirements(file: Path, source: str) -> None:
-    """Whoever installs the list gets packages that clinscale knows, in one version each, and nothing else."""
+    """Refuse a list of requirements unless it holds only packages that clinscale knows, in one version each."""
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         match = re.fullmatch(
             rb"#.*|([A-Za-z0-9][A-Za-z0-9._-]*)==[A-Za-z0-9.!]+( --hash=sha256:[0-9a-f]{64})*", line

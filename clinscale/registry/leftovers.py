@@ -1,4 +1,4 @@
-"""What a registration that was cut leaves behind: a logged model without a version, and the files that had arrived."""
+"""Leftovers of an interrupted registration: a logged model without a version, and the files that had arrived."""
 
 import time
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ class CutUpload:
     name: str
     run_id: str
     uri: str
-    """Where its files lie."""
+    """Place of the upload's files."""
     bytes: int
-    """Of them."""
+    """Size of the files."""
 
 
 def cut_uploads(tracking: Tracking, *, older_than_s: float = _DAY_S) -> Iterator[CutUpload]:

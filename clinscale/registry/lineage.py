@@ -1,4 +1,4 @@
-"""Where a version came from, link by link, as far as MLflow remembers it; nothing is guessed."""
+"""Lineage of a version, link by link, as far as MLflow remembers it; nothing is guessed."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ class Link:
     what: str
     """`task version`, `trial`, `study`, `task data`, `base version`, `pretraining run`, `shards`, `note files`."""
     name: str = ""
-    """As its owner calls it; empty for what has only a fingerprint."""
+    """Name that its owner uses; empty for what has only a fingerprint."""
     id: str = ""
-    """What it can be checked by: a run's id, a digest, a fingerprint."""
+    """Identity by which it can be checked: a run's id, a digest, a fingerprint."""
     facts: dict[str, str] = field(default_factory=dict)
     missing: str = ""
-    """Why the link is not known; empty where it is."""
+    """Reason why the link is not known; empty if it is."""
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -38,7 +38,7 @@ class Link:
 
 
 def lineage(tracking: Tracking, version: ModelVersion) -> tuple[Link, ...]:
-    """From the version to the note files; a link that is not known is there and says why.
+    """Links from the version to the note files; an unknown link is included and says why.
 
     Raises:
         RegistryError: the server fails.

@@ -25,10 +25,10 @@ Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class LockedModel(Config):
-    """What a reference stands for."""
+    """The version that a reference is locked to."""
 
     registry: str
-    """Where it was pulled from first, without user and password."""
+    """Registry from which it was pulled first, without user and password."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     version: Annotated[int, Field(ge=1)]
     digest: Hex

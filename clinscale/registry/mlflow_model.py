@@ -1,4 +1,4 @@
-"""What a version is in MLflow: a flat HF folder, its manifest and, where it answers, a pyfunc from code."""
+"""Form of a version in MLflow: a flat HF folder, its manifest and, where it answers, a pyfunc from code."""
 
 import contextlib
 import json
@@ -15,21 +15,21 @@ from clinscale.registry.folders import FileFacts, digest_of, hash_folder
 from clinscale.storage import sha256, write_json
 
 MANIFEST = "manifest.json"
-"""In the root of each registered model: `{"files": {name: {"sha256": ..., "bytes": ...}}, "around": {path: ...}}`,
+"""File in the root of each registered model: `{"files": {name: {"sha256": ..., "bytes": ...}}, "around": {path: ...}}`,
 where `files` are those of its HF folder and `around` are all others, the pyfunc's code and requirements too. Versions
 that clinscale registered before it covered them have no `around`."""
 HF_FOLDER = "artifacts/hf"
-"""Where the HF folder lies in a registered model."""
+"""Place of the HF folder in a registered model."""
 
 
 @dataclass(frozen=True)
 class Pyfunc:
-    """How MLflow loads and serves a version: a *model from code*, so that nothing is pickled."""
+    """The way in which MLflow loads and serves a version: a *model from code*, so that nothing is pickled."""
 
     code: Path
     """The file that MLflow runs to load the model; it gets artifact `hf`."""
     pip_requirements: tuple[str, ...]
-    """What that file needs; given, because MLflow's guess starts the model."""
+    """Requirements of that file; given, because MLflow's guess starts the model."""
     code_files: Mapping[str, Path] = field(default_factory=dict)
     """Code that the version carries, by its place below MLflow's `code_paths`."""
     signature: Mapping[str, Sequence[Mapping[str, Any]]] | None = None

@@ -1,4 +1,4 @@
-"""Whose files are whose on our MLflow server: who made a run or a logged model, and nobody else, writes its files.
+"""Ownership of files on our MLflow server: only the account that made a run or logged model writes its files.
 
 MLflow gives rights by experiment, and trainers share experiments. So the server itself notes on each run and logged
 model which account made it, and a model's files are closed for good as soon as the model is ready: a version is made

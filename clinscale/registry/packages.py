@@ -18,7 +18,7 @@ torch tqdm transformers triton truststore typer typer-slim typing-extensions typ
 uvicorn wrapt zipp
 """
 KNOWN_PACKAGES = frozenset(_NAMES.split())
-"""By their canonical names."""
+"""Known packages by their canonical names."""
 
 _OF_TORCH = re.compile(r"(nvidia|cuda)-[a-z0-9-]+")
 

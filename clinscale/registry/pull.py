@@ -1,4 +1,4 @@
-"""From the registry to a local HF folder, trusting nothing but the digest.
+"""Pull a version from the registry to a local HF folder, trusting nothing but the digest.
 
 A registered version of MLflow is not immutable, and loading a hostile one runs its code. So a pull never loads
 anything: it compares names and sizes before it downloads and hashes after it, keeps what is right in the cache, and
@@ -47,11 +47,11 @@ class FetchedModel:
     path: str
     """Local HF folder, or a hub name for `from_pretrained`."""
     label: str
-    """What lineage records: `NAME/VERSION` from the registry, path and digest of a folder, a hub's name."""
+    """Label that lineage records: `NAME/VERSION` from the registry, path and digest of a folder, a hub's name."""
     digest: str = ""
-    """Of a version or a folder that is safe to register; empty for a hub's name."""
+    """Digest of a version or of a folder that is safe to register; empty for a hub's name."""
     model_id: str = ""
-    """Of a version's LoggedModel."""
+    """Id of a version's LoggedModel."""
 
 
 def pull(
@@ -119,7 +119,7 @@ def pull(
 def pull_offline(
     reference: str, out: str | Path, *, home: str | Path, lock: str | Path, trust: Sequence[str | Path] = ()
 ) -> Pulled:
-    """Like `pull`, from the lock file and the cache alone: no server is asked.
+    """Pull from the lock file and the cache alone, without asking a server.
 
     Raises:
         RegistryError: the lock does not hold the reference, the cache has no intact copy of what it says, no trusted
@@ -149,7 +149,7 @@ def pull_offline(
 def fetch_model(
     tracking: Tracking, model: str, *, home: str | Path, lock: str | Path | None = LOCK_FILE
 ) -> FetchedModel:
-    """What a config calls a model: a folder, a registry reference or a hub's `ORG/NAME`.
+    """Fetch the model that a config names: a folder, a registry reference or a hub's `ORG/NAME`.
 
     A reference is fetched to the cache below `home`. What `lock`, by default `models.lock` in the current folder,
     holds of it is kept to, as a package that a program imports is the locked one; nothing is added to it.
@@ -205,7 +205,7 @@ def _changed(version: ModelVersion, found: str, locked: str, *, of: str = "diges
 def _demand_signature(
     version: ModelVersion, trust: Sequence[str | Path], left: LockedModel | None
 ) -> dict[str, str | None]:
-    """What the lock records of the signature; `left` is the entry that an update moves on from."""
+    """The signature's entries in the lock; `left` is the entry that an update moves on from."""
     if not trust:
         if left and left.signed_by:
             raise RegistryError(

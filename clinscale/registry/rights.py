@@ -33,7 +33,7 @@ _GRANTS: dict[UserRole, list[tuple[str, str, str]]] = {
         ("experiment", Experiment.RELEASES, "EDIT"),
     ],
 }
-"""By role: the kind of thing, its name or `*`, and MLflow's permission."""
+"""Grants by role: the kind of thing, its name or `*`, and MLflow's permission."""
 
 
 def set_user(tracking: Tracking, name: str, role: UserRole, password: str | None = None) -> bool:

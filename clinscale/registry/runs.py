@@ -37,7 +37,7 @@ class UsedData:
     fingerprint: str
     """Equal exactly when the data are."""
     context: str
-    """What for, e.g. `pretraining`."""
+    """Purpose of the data, e.g. `pretraining`."""
     facts: Mapping[str, Any]
     """Counts and sizes."""
 
@@ -197,7 +197,7 @@ def start_run(
 
 @contextlib.contextmanager
 def _ended_if_interrupted(tracking: Tracking, experiment_id: str, name: str) -> Iterator[None]:
-    """What is interrupted inside leaves no running run of that name: nobody holds it yet who would end it."""
+    """End the running run of that name when the block is interrupted, as nobody else holds it yet."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -294,7 +294,7 @@ def metric_history(tracking: Tracking, run_id: str, key: str) -> list[tuple[int,
 
 
 def read_json_artifact(tracking: Tracking, run_id: str, name: str) -> Any:
-    """What `Run.log_json` stored; None where the run has no such artifact."""
+    """The document that `Run.log_json` stored; None where the run has no such artifact."""
     with tracking.faults(f"read {name}"):
         if name not in {artifact.path for artifact in tracking.client.list_artifacts(run_id)}:
             return None

@@ -73,7 +73,7 @@ auth_cache_ttl_seconds = {trust_s}
 
 @dataclass(frozen=True)
 class Account:
-    """What an administrator on the server's machine needs: where it is and who may do everything."""
+    """Address and administrator's login of the server, for work on its machine."""
 
     url: str
     user: str
@@ -134,7 +134,7 @@ class ServerFolder:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How the server is reached and where its things lie."""
+    """Address of the server and places of its files."""
 
     database: str | None = None
     """`postgresql://USER@HOST/NAME` or `sqlite:///FILE`; None is SQLite in the folder."""
@@ -142,7 +142,10 @@ class ServerConfig:
     accounts_database: str | None = None
     """Where MLflow keeps users and their rights, `sqlite:///FILE`; None is in the database."""
     artifacts: str | None = None
-    """Where the server alone reads and writes the artifacts: a folder or an object store; None is in the folder."""
+    """Place of the artifacts, which the server alone reads and writes: a folder or an object store.
+
+    None is in the folder.
+    """
     host: str = "127.0.0.1"
     port: int = 5000
     allowed_hosts: Sequence[str] = ()
@@ -184,7 +187,7 @@ class Server:
 
     @property
     def database(self) -> str:
-        """Where it is, without the password."""
+        """Address of the database, without the password."""
         return self._database.render_as_string(hide_password=True)
 
     def run(self, on_ready: Callable[["Server"], None]) -> None:
@@ -217,7 +220,7 @@ class Server:
         return [*command, "--host", config.host, "--port", str(config.port), "--workers", str(config.workers)]
 
     def _environment(self) -> dict[str, str]:
-        """What MLflow reads instead of a command line, which everyone on the machine may see."""
+        """Environment that MLflow reads instead of a command line, which everyone on the machine may see."""
         settings = {
             "MLFLOW_ARTIFACTS_DESTINATION": self._artifacts(),
             "MLFLOW_AUTH_ADMIN_PASSWORD": self._admin_password,
@@ -286,7 +289,7 @@ class Server:
 
 
 def _own_host(config: ServerConfig) -> str:
-    """By what name the machine itself reaches the server."""
+    """Name by which the machine itself reaches the server."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
     return f"[{host}]" if ":" in host else host
 

@@ -72,14 +72,14 @@ def sign(
 
 @dataclass(frozen=True)
 class Signed:
-    """What a signature must have been made for, and the signature; empty or None where it is missing."""
+    """The signed values and the signature; empty or None where it is missing."""
 
     name: str
     version: int
     digest: str
-    """Of the HF folder."""
+    """Digest of the HF folder."""
     manifest: str | None
-    """Of all files."""
+    """Manifest of all files."""
     signature: str | None
     signed_by: str | None
 

@@ -22,7 +22,7 @@ from clinscale.registry.tracking import Tracking
 from clinscale.storage import read_json, write_json
 
 HEARTBEAT_S = 60.0
-"""How often an open run says that it is alive."""
+"""Seconds between two signs of life of an open run."""
 
 _POINTS_PER_CALL = 1000  # MLflow's limit of one log_batch
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
@@ -102,7 +102,7 @@ class Spool:
         return self._path.with_name(f"{self._path.name}.delivered")
 
     def _delivered(self) -> int:
-        """How much of the file this run has."""
+        """Number of the file's bytes that this run has delivered."""
         with contextlib.suppress(ClinscaleError, KeyError, TypeError):
             mark = read_json(self._mark)
             return int(mark["bytes"]) if mark["run_id"] == self._run_id else 0
@@ -124,7 +124,7 @@ class Spool:
             self._is_ill = True
 
     def _deliver_all(self) -> None:
-        """Until closed and empty."""
+        """Deliver entries until the spool is closed and empty."""
         pause_s, next_beat_s, told = _FIRST_PAUSE_S, time.monotonic(), False
         while True:
             with self._lock:

@@ -1,4 +1,4 @@
-"""What MLflow keeps of a version: names, sizes, and the bytes of one file at a time. Nothing is loaded.
+"""Stored content of a version in MLflow: names, sizes, and the bytes of one file at a time. Nothing is loaded.
 
 MLflow's own download takes whatever the store sends, and begins anew when it is cut. Here a file goes on where it
 stopped (MLflow's proxied route knows HTTP ranges), and never beyond what it is said to hold.

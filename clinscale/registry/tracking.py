@@ -31,7 +31,7 @@ class Tracking:
     uri: str
     """Absolute, so that a change of folder or process does not change what it names."""
     artifact_root: str | None
-    """Where new experiments keep their files; None lets the server decide."""
+    """Place where new experiments keep their files; None lets the server decide."""
 
     @property
     def client(self) -> Any:
@@ -40,7 +40,7 @@ class Tracking:
 
     @property
     def place(self) -> str:
-        """How messages name the server: its URI without a password."""
+        """Name of the server in messages: its URI without a password."""
         return _without_password(self.uri)
 
     @property
@@ -171,7 +171,7 @@ def _at_database(uri: str, home: Path) -> Tracking:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What a server or a database that fails raises; who only pulls from a server has no SQLAlchemy."""
+    """Exceptions of a failing server or database; an installation that only pulls has no SQLAlchemy."""
     import requests
 
     if find_spec("sqlalchemy") is None:

@@ -33,11 +33,11 @@ class ModelVersion:
     """The run that made it."""
     tags: dict[str, str]
     digest: str
-    """Of its HF folder; empty for a version that clinscale did not register."""
+    """Digest of its HF folder; empty for a version that clinscale did not register."""
     manifest: str
     """Digest of all its files, code and requirements too; empty for a version registered before it was kept."""
     model_id: str
-    """Of its LoggedModel, as MLflow's run pages link to; empty for a version that was made without one."""
+    """Id of its LoggedModel, as MLflow's run pages link to; empty for a version that was made without one."""
 
     @property
     def label(self) -> str:
@@ -153,7 +153,7 @@ def resolve(tracking: Tracking, reference: str) -> ModelVersion:
 
 
 def find_version(tracking: Tracking, reference: str) -> ModelVersion | None:
-    """Like `resolve`, but None when there is no such version."""
+    """The version that `resolve` returns, but None when there is no such version."""
     wanted = _parse(reference)
     versions = _versions_of(tracking, str(wanted["name"]))
     if wanted["version"]:
@@ -195,7 +195,7 @@ def _refuse_twin(tracking: Tracking, name: str) -> None:
 
 
 def _versions_of(tracking: Tracking, name: str) -> list[ModelVersion]:
-    """By number; empty for a name that is unknown, or that this account may not see."""
+    """Versions by number; empty for a name that is unknown, or that this account may not see."""
     quoted = name.replace("'", "''")
     action, named = f"read model {name}", f"name = '{quoted}'"
     # a search, because a server with rights answers 403 to who asks for a model that is not there

@@ -156,7 +156,7 @@ def _svg(figure: "Figure", spoken: str) -> str:
 
 
 def _drawable(curve: Curve) -> Curve:
-    """Without what no axis can hold: not-a-number, and the astronomic perplexities of a run that diverged."""
+    """The points that an axis can hold: neither not-a-number nor the astronomic perplexities of a run that diverged."""
     return [(step, value) for step, value in curve if abs(value) < 1e15]
 
 

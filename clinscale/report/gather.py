@@ -1,4 +1,4 @@
-"""What the page shows, read from the registry alone. What was not recorded is None, never a guess."""
+"""Content of the page, read from the registry alone. A value that was not recorded is None, never a guess."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class Base:
 
     @property
     def family(self) -> str | None:
-        """As recorded on the version."""
+        """Model family as recorded on the version."""
         return next((version.tags.get(Tag.FAMILY) for version in self.versions), None)
 
     @property
@@ -144,7 +144,7 @@ class Findings:
 
     place: str
     as_of: datetime | None
-    """When the last run started or ended; None for an empty registry."""
+    """Time at which the last run started or ended; None for an empty registry."""
     winners: tuple[Winner, ...]
     bases: tuple[Base, ...]
     sweeps: tuple[Sweep, ...]

@@ -50,7 +50,7 @@ class LengthAnswer:
 
     @property
     def verdict(self) -> str:
-        """In a few words, at the 5 % level."""
+        """Verdict in a few words, at the 5 % level."""
         if self.over_seeds is None:
             return "one seed each cannot tell"
         if self.over_seeds.low <= 0 <= self.over_seeds.high:
@@ -59,7 +59,7 @@ class LengthAnswer:
 
 
 def length_answers(tracking: Tracking, runs: Iterable[RunRecord]) -> tuple[LengthAnswer, ...]:
-    """For each task that was judged on the same test examples with a short window and with a long one."""
+    """Answers on length, one for each task judged on the same test examples with a short window and with a long one."""
     asked: defaultdict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         if run.kind in ("sweep", "finetune") and run.tags.get(Tag.MAX_TOKENS, "").isdecimal():

@@ -1,4 +1,4 @@
-"""Where code runs: connect to or start Ray, or fork local processes; run one function on N workers."""
+"""Running code: connect to or start Ray, or fork local processes; run one function on N workers."""
 
 from clinscale.runtime.forks import Fork, Forks, fork_session
 from clinscale.runtime.session import (

@@ -1,4 +1,4 @@
-"""What we want otherwise than Ray Train's controller has it; loads Ray Train, so imported only to start a group.
+"""Overrides of Ray Train's controller; loads Ray Train, so import it only to start a group.
 
 All classes here but the trainer live in the controller's process.
 """
@@ -69,7 +69,7 @@ class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
         self._tell = tell
 
     def make_decision(self, training_failed_error: Any) -> Any:
-        """What Ray asks after each failure: to retry or to raise."""
+        """Answer to Ray after each failure: to retry or to raise."""
         if _own_error(training_failed_error):
             return FailureDecision.RAISE
         self._tell(f"the group ended: {_describe(training_failed_error)}")
@@ -77,7 +77,7 @@ class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
 
 
 _own_nodes: list[str] = []
-"""In the controller: of each worker of the group that holds resources, running or failed."""
+"""Node of each worker of the group that holds resources, running or failed; set in the controller."""
 
 
 class _Groups(WorkerGroupCallback, WorkerCallback):  # type: ignore[misc]
@@ -115,7 +115,7 @@ class _ElasticPolicy(ElasticScalingPolicy):  # type: ignore[misc]
         self._waits_since: float | None = None
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
-        """What Ray asks after each look at the group: to leave it or to let it grow.
+        """Answer to Ray after each look at the group: to leave it or to let it grow.
 
         It never shrinks a group that runs: one that lost a node fails by itself, and one whose node is being taken
         away still has time to save.
@@ -126,7 +126,7 @@ class _ElasticPolicy(ElasticScalingPolicy):  # type: ignore[misc]
         return decision
 
     def make_decision_for_non_running_worker_group(self) -> Any:
-        """What Ray asks, again and again, while no group runs."""
+        """Answer to Ray, again and again, while no group runs."""
         decision = super().make_decision_for_non_running_worker_group()
         now = time.monotonic()
         if isinstance(decision, ResizeDecision):
@@ -143,7 +143,7 @@ class _ElasticPolicy(ElasticScalingPolicy):  # type: ignore[misc]
         return decision
 
     def _get_reserved_resources(self) -> Any:
-        """By node, of what Ray's coordinator grants us, as much as is free or ours already; None if nobody can tell."""
+        """Resources by node that Ray's coordinator grants us and that are free or ours already; None if unknown."""
         try:
             granted = ray.get(
                 self._autoscaling_coordinator.get_reserved_resources.remote(self._requester_id, recompute=True),
@@ -165,7 +165,7 @@ class _ElasticPolicy(ElasticScalingPolicy):  # type: ignore[misc]
 
 
 def _answering(ids: Collection[str]) -> Iterator[str]:
-    """Of nodes, those where somebody listens; Ray itself notices only after 15 s that a node is gone."""
+    """The nodes that answer on their port; Ray itself notices only after 15 s that a node is gone."""
     for node in ray.nodes():
         if node["Alive"] and node["NodeID"] in ids:
             with contextlib.suppress(OSError):
@@ -174,7 +174,7 @@ def _answering(ids: Collection[str]) -> Iterator[str]:
 
 
 def as_ours(error: Any) -> ClinscaleError:
-    """What a failed group means for the user: ranks and kinds of errors, not their text, which may quote data."""
+    """The user's error for a failed group: ranks and kinds of errors, not their text, which may quote data."""
     if own := _own_error(error):
         return own
     if isinstance(_controller_failure(error), WorkerGroupStartupTimeoutError):
@@ -205,7 +205,7 @@ def _describe(error: Any) -> str:
 
 
 def _failures(error: Any) -> Mapping[int, BaseException]:
-    """By rank; empty when the controller failed, or a node was taken away, rather than a worker."""
+    """Errors by rank; empty when the controller failed, or a node was taken away, rather than a worker."""
     failures = getattr(error, "worker_failures", None) or {}
     return {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
 

@@ -25,7 +25,7 @@ from clinscale.runtime import session
 from clinscale.runtime.session import Cluster, cpu_model
 
 _LAST_WORDS_S = 2.0
-"""How long ranks may still say why they end after the first of them failed."""
+"""Seconds in which ranks may still say why they end, after the first of them failed."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Fork:
 
     @property
     def pid(self) -> int:
-        """Its process's number."""
+        """Id of the fork's process."""
         assert self._process.pid is not None
         return self._process.pid
 
     def hear(self) -> Any:
-        """What it says next: something sent, or its last word.
+        """The fork's next message: something sent, or its last word.
 
         The last word is None at the function's own end, an error of ours, or what else it failed with in words without
         text of that error, which may quote data. EOFError when the process was killed.
@@ -116,7 +116,7 @@ def _live(payload: bytes, connection: Any) -> None:
 
 
 def _die_with_the_driver() -> None:
-    """What a killed driver leaves behind must not go on writing where the next one goes on."""
+    """End this process with its driver, so that it does not write where the next driver goes on."""
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()
@@ -124,7 +124,7 @@ def _die_with_the_driver() -> None:
 
 
 def call_fork(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function(*arguments)` returns in a fork; errors as `run_once`."""
+    """Call `function(*arguments)` in a fork and return its result; errors as `run_once`."""
     fork = Fork(_send_answer, function, arguments)
     try:
         said = fork.hear()
@@ -151,7 +151,7 @@ def _send_answer(connection: Any, function: Callable[..., Any], arguments: tuple
 
 
 class ForkContext:
-    """What the function on each rank sees of the group: a `WorkerContext`."""
+    """The group as the function on each rank sees it: a `WorkerContext`."""
 
     def __init__(self, rank: int, world_size: int, attempt: int, connection: Any) -> None:
         self.rank, self.world_size, self.attempt = rank, world_size, attempt
@@ -267,7 +267,7 @@ def _group(
 
 
 def _rank(connection: Any, seat: _Seat, call: Callable[[Any, Any], None], config: Any) -> None:
-    """What one rank does."""
+    """The work of one rank."""
     import torch.distributed
 
     numbers = {"RANK": seat.rank, "LOCAL_RANK": seat.rank, "WORLD_SIZE": seat.world_size, "NODE_RANK": 0}

@@ -53,10 +53,10 @@ starts it again.
 _LOCAL_OBJECT_STORE_BYTES = 160 * 2**20  # our objects are configs and metrics; data goes through files
 
 _OF_RAY = "ray"
-"""Its folder below ours: Ray opens whatever it is given to everybody."""
+"""Name of Ray's folder below ours, because Ray opens the folder that it is given to everybody."""
 
 _STARTS = 3
-"""How often a local Ray is started before it is given up."""
+"""Number of times that a local Ray is started before giving up."""
 
 _started_here: set[str] = set()
 """GCS addresses of the clusters that this process started."""
@@ -67,17 +67,17 @@ without_ray: "Cluster | None" = None
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the connected Ray cluster has."""
+    """Resources of the connected Ray cluster."""
 
     address: str
     num_cpus: int
     num_gpus: int
     num_nodes: int
     started_here: bool = False
-    """By this process, for itself: nothing else runs there and no node will ever join."""
+    """Whether this process started it for itself: nothing else runs there and no node will ever join."""
 
     def slots(self, *, cpus: float, gpus: float) -> int:
-        """How many processes asking for this much run at once; at least one."""
+        """Number of processes asking for this much that run at once; at least one."""
         by_cpu = self.num_cpus // cpus if cpus else self.num_cpus
         return max(1, int(min(by_cpu, self.num_gpus // gpus) if gpus else by_cpu))
 
@@ -141,7 +141,7 @@ class Cluster:
             remove_placement_group(group)
 
     def hardware(self) -> str:
-        """What computes here, e.g. `4 x H100 on 2 nodes`; the CPU's model only of a Ray that we started."""
+        """The computing hardware, e.g. `4 x H100 on 2 nodes`; the CPU's model only of a Ray that we started."""
         kind = "GPU" if self.num_gpus else "CPU"
         nodes = [node for node in _nodes() if node["Resources"].get(kind)]
         where = f"on {len(nodes)} node" + "s" * (len(nodes) > 1)
@@ -152,7 +152,7 @@ class Cluster:
         return f"{self.num_cpus} CPUs{model} {where}"
 
     def _room(self, share: dict[str, float]) -> str:
-        """What is free, and how many processes of that share fit at best."""
+        """The free resources, and the number of processes of that share that fit at best."""
         import ray
 
         total, free, nodes = ray.cluster_resources(), ray.available_resources(), _nodes()
@@ -238,23 +238,26 @@ def variables(**values: str) -> Iterator[None]:
 
 
 def hardware() -> str:
-    """What computes in the open `ray_session`, in words: `Cluster.hardware` as it is now."""
+    """The hardware of the open `ray_session`, in words: `Cluster.hardware` as it is now."""
     return current_cluster().hardware()
 
 
 def ray_logs() -> str:
-    """Where to read what Ray's processes wrote."""
+    """Folder with the logs of Ray's processes."""
     return f"Ray's logs: {_scratch() / _OF_RAY}/session_latest/logs on this machine, `ray logs` on a cluster"
 
 
 @functools.cache
 def _scratch() -> Path:
-    """Of a local Ray: for this user alone, and short, because Ray's sockets need a short path."""
+    """Folder of a local Ray: for this user alone, and short, because Ray's sockets need a short path."""
     return own_temporary_folder("clinscale")
 
 
 def _environment(address: str | None) -> dict[str, str]:
-    """Of every worker. Ray refuses a name that the job which this process belongs to has set for its workers."""
+    """Environment of every worker.
+
+    Ray refuses a name that the job which this process belongs to has set for its workers.
+    """
     values = {name: os.environ[name] for name in (*QUIET, *TELEMETRY_OFF)}
     if address and "://" not in address and address != "auto":
         values["RAY_ADDRESS"] = address  # with two clusters on a host, a worker's helpers must find their own
@@ -360,7 +363,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _slots(node: dict[str, Any], share: dict[str, float]) -> int:
-    """How many processes of that share the node can hold when it is empty."""
+    """Number of processes of that share that the node can hold when it is empty."""
     return int(min(node["Resources"].get(kind, 0) // asked for kind, asked in share.items()))
 
 

@@ -28,7 +28,7 @@ def stream(
     num_actors: int | None = None,
     in_order: bool = False,
 ) -> Generator[Any]:
-    """What `work()` makes of each item of the sources, as it comes; needs a `ray_session`.
+    """Yield the results of `work()` for each item of the sources, as they come; needs a `ray_session`.
 
     Args:
         sources: each is read by one task, which hands on every item at once. Items travel by pickle.
@@ -97,7 +97,10 @@ def stream(
 
 
 class _Worker:
-    """What a task or actor calls with each item; what goes wrong in our way is an item, too: Ray would add advice."""
+    """The callable of a task or actor for each item.
+
+    An error of ours is returned as an item, as Ray would add advice.
+    """
 
     def __init__(self, work: Callable[[], Work]) -> None:
         self._make = work

@@ -23,7 +23,7 @@ _START_PATIENCE_S = 30.0
 
 
 class WorkerContext(Protocol):
-    """What the function on each worker sees of the group."""
+    """The group as the function on each worker sees it."""
 
     rank: int
     world_size: int
@@ -214,7 +214,7 @@ def run_workers(
 
 
 def run_once(what: str, function: Callable[..., Any], *arguments: Any, cpus: float, gpus: float) -> Any:
-    """What `function(*arguments)` returns in one worker; needs a `ray_session` or a `fork_session`.
+    """Call `function(*arguments)` in one worker and return its result; needs a `ray_session` or a `fork_session`.
 
     Args:
         what: names the work in the message of an error.
@@ -273,7 +273,7 @@ class _Call:
 
 
 class _Entry:
-    """What Ray calls on each worker; a class, so that the user's function travels by reference."""
+    """The callable that Ray runs on each worker; a class, so that the user's function travels by reference."""
 
     def __init__(self, function: Callable[[WorkerContext, Any], None]) -> None:
         self._call = _Call(function)
@@ -284,7 +284,7 @@ class _Entry:
 
 
 def exhausted_memory(error: Exception) -> str | None:
-    """Which memory (`host`, `GPU`) was too small, when the error says so; torch has no type for the host's."""
+    """The memory (`host`, `GPU`) that was too small, if the error says so; torch has no type for the host's."""
     text = str(error)
     if (
         isinstance(error, MemoryError)

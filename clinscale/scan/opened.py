@@ -1,4 +1,4 @@
-"""What files hold, layer by layer: archives, compressed streams, tables; damage and what is sealed is told."""
+"""Contents of files, layer by layer: archives, compressed streams, tables; damaged and sealed ones are reported."""
 
 import bz2
 import gzip
@@ -23,7 +23,7 @@ FAULTS = (
     OverflowError,
     struct.error,
 )
-"""What reading a damaged file raises, or, NotImplementedError, a file of a format that is not opened."""
+"""Exceptions of reading a damaged file or, NotImplementedError, one of a format that is not opened."""
 
 DEEPEST = 16
 """Layers of archives and compression that are opened; more of them are no accident."""

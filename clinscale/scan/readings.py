@@ -1,4 +1,4 @@
-"""What a text says beside its letters: in tokens of a vocabulary, with tags between its words, or as token ids."""
+"""Further readings of a text: tokens of a vocabulary, words with tags between them, or token ids."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _SPACES = str.maketrans("ĠĊĉ▁", "    ")
-"""How byte-level and SentencePiece vocabularies write white space."""
+"""White space as byte-level and SentencePiece vocabularies write it."""
 _PIECES = re.compile(r'["\']\s*,\s*["\']|[ \t\r\n]+')
 _CONTINUED = re.compile(r'["\']?\s*,?\s*["\']?##')
 _NUMBERED = re.compile(r'["\'](?=[^"\'\s]*[^\W\d])([^"\'\s]{1,60})["\']\s*[:,]\s*-?\d+(?:\.\d+)?')
@@ -23,7 +23,7 @@ _FEW = 8
 
 
 def readings(text: str, tokenizers: Sequence["Tokenizer"]) -> Iterator[str]:
-    """What else stands in `text`; nothing where it is ordinary.
+    """Yield the other readings of `text`; none if it is ordinary.
 
     Args:
         text: of any file.

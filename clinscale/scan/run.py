@@ -26,7 +26,7 @@ PHRASE_WORDS = 8
 """Words in a row that count as text of a note, case, punctuation, white space and markup aside."""
 
 _INDEX_PHRASES = 2**24
-"""Of what is kept, in memory at once: some 600 MB while they are sorted; the notes are read once for each."""
+"""Number of phrases that are in memory at once: some 600 MB while they are sorted; the notes are read once for each."""
 _NOTES_NAMED = 5
 _TOKENIZER = "tokenizer.json"
 _CONTENT, _NAME = 0, 1
@@ -39,7 +39,7 @@ class Finding:
 
     place: str
     position: int
-    """Of the first phrase, in bytes; near it where the text stands escaped, as in JSON."""
+    """Position of the first phrase in bytes; near it if the text is escaped, as in JSON."""
     phrases: int
     """Different ones."""
     num_notes: int
@@ -49,16 +49,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What was looked through, and what was found."""
+    """The scanned files, and the findings."""
 
     notes: int
     notes_too_short: int
-    """That have fewer words than a phrase, so that nothing of them can be found."""
+    """Number of notes with fewer words than a phrase, of which nothing can be found."""
     files: int
     texts: int
     """Names, params, tags and descriptions in MLflow."""
     bytes: int
-    """Of the files."""
+    """Size of the files."""
     unread: tuple[str, ...]
     """Files that could not be looked into: damaged, encrypted, or of a format that is not opened."""
     findings: tuple[Finding, ...]
@@ -66,10 +66,10 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class _Label:
-    """How a place is called."""
+    """Name of a place."""
 
     root: str
-    """Where it is, in words that nobody has written into a run."""
+    """Place in words that nobody has written into a run."""
     name: str
 
     def of(self, inside: str) -> "_Label":
@@ -140,12 +140,12 @@ class _Scan:
         self._tracking, self._notes, self._on_progress, self._skip = tracking, notes, on_progress, skip
         self._labels: list[_Label] = []
         self._same: dict[int, list[int]] = defaultdict(list)
-        """Of a label whose content was read, the further ones of the same content."""
+        """Further labels with the same content, by the label whose content was read."""
         self._read: dict[str, dict[str, int]] = {}
-        """Of each file by its content, the labels of its readable parts."""
+        """Labels of the readable parts of each file, by its content."""
         self._walked: set[Path] = set()
         self._tokenizers: dict[str, Tokenizer] = {}
-        """By digest; those met so far, of the versions and of folders."""
+        """Tokenizers met so far, of versions and of folders, by digest."""
         self._files = self._texts = self._bytes = self._num_notes = self._short = 0
         self._unread: list[tuple[int, str]] = []
         self._found: dict[int, _Found] = {}
@@ -182,7 +182,7 @@ class _Scan:
                 self._look_into(path, _Label(files.owner, f"{files.owner}: artifact {name}"))
 
     def finish(self) -> ScanResult:
-        """What all of it comes to."""
+        """The result of everything that was scanned."""
         self._compare()
         findings = []
         for place, found in self._found.items():
@@ -234,7 +234,10 @@ class _Scan:
             self._tokenizers[digest] = Tokenizer.from_file(str(path))
 
     def _new(self, label: _Label) -> int:
-        """Its number. It may quote a note itself, so it is looked at like any other text before it is told."""
+        """Add a label and return its number.
+
+        It may quote a note itself, so it is scanned like any text before it is shown.
+        """
         number = len(self._labels)
         self._labels.append(label)
         self._add(_NAME + 2 * number, label.name, 0, len(label.name))
@@ -299,7 +302,7 @@ class _Scan:
 
 
 def _counts(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which phrases are numbers in a row, nobody's text: lists in notes count, and so do the ids of a vocabulary."""
+    """Whether each phrase is numbers in a row, nobody's text: lists in notes, or ids of a vocabulary."""
     known = _counting()
     return np.equal(known[np.searchsorted(known[:-1], hashes)], hashes)
 

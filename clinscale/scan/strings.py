@@ -16,9 +16,9 @@ __all__ = ["FAULTS", "Piece", "plain", "read_pieces"]
 
 _BLOCK_BYTES = 2**20
 _OVERLAP_BYTES = 2**13
-"""Of neighbouring blocks: longer than any phrase."""
+"""Overlap of neighbouring blocks: longer than any phrase."""
 _LEAST_BYTES = 15
-"""Of a readable part: eight words of one letter and what parts them."""
+"""Least length of a readable part: eight words of one letter and the blanks between them."""
 
 _ENCODED_DEEPEST = 4
 """Layers of base64 and hexadecimal digits that are taken off."""
@@ -39,9 +39,9 @@ class Piece(NamedTuple):
     """A readable part of a file."""
 
     inside: str
-    """Of what is compressed, which part of the file; else empty."""
+    """Part of the file, if it is compressed; else empty."""
     offset: int
-    """Of its first byte."""
+    """Offset of its first byte."""
     raw: bytes
     encoding: str = "utf-8"
 
@@ -92,7 +92,7 @@ def _pieces(inside: str, stream: IO[bytes], encoded: int = 0) -> Iterator[Piece]
 
 
 def _decoded(piece: Piece, encoded: int) -> Iterator[Piece]:
-    """What stands in base64 or hexadecimal digits, from each place at which a block may have cut them."""
+    """Contents of base64 or hexadecimal digits, from each place at which a block may have cut them."""
     for run in _ENCODED.finditer(piece.raw):
         digits = _BREAKS.sub(b"", run[0]).rstrip(b"=")
         found = []
@@ -123,7 +123,7 @@ def _padded(digits: bytes, at: int) -> bool:
 
 
 def _readable_utf16(block: bytes) -> Iterator[tuple[int, int, str]]:
-    """Where Latin text stands in two bytes a letter, in either order and from either byte."""
+    """Places of Latin text in two bytes a letter, in either order and from either byte."""
     for order, encoding in (("<u2", "utf-16-le"), (">u2", "utf-16-be")):
         for first in (0, 1):
             codes = np.frombuffer(block[first:], order, count=(len(block) - first) // 2)
@@ -135,7 +135,7 @@ def _readable_utf16(block: bytes) -> Iterator[tuple[int, int, str]]:
 
 
 def _readable(block: bytes) -> Iterator[tuple[int, int]]:
-    """Where printable UTF-8 stands, long enough to be a phrase; in weights that is nearly nowhere."""
+    """Places of printable UTF-8 that is long enough to be a phrase; weights hold next to none."""
     codes = np.frombuffer(block, np.uint8)
     opens, follows = (codes >= 0xC2) & (codes < 0xF5), (codes & 0xC0) == 0x80
     good = _ASCII[codes]

@@ -1,4 +1,4 @@
-"""Which trial wins, as a pure function."""
+"""The choice of the winning trial, as a pure function."""
 
 import statistics
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Candidate:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return statistics.fmean(self.scores.values())
 
     def plain(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the workers of a sweep ask and are told, turned into moves of the policy and entries of the ledger."""
+"""Requests and reports of a sweep's workers, turned into moves of the policy and entries of the ledger."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Study:
     name: str
     proposer: Proposer
     epochs: int
-    """Of a trial that goes to its end."""
+    """Epochs of a trial that goes to its end."""
     limit_s: float | None
     """Device-seconds that one trial may take."""
 
@@ -68,13 +68,13 @@ class Conductor:
         self.name = config.name
         _live[config.name] = self
         self.finished: str | None = None
-        """Why the sweep has ended."""
+        """Reason why the sweep has ended."""
         for trial in ledger.trials:  # of a driver that died, perhaps before it wrote what it had decided
             if trial.state == "running":
                 ledger.end(trial, "lost" if self._goes_on(trial) else "paused", message="the driver was gone")
 
     def next_stint(self, stint_id: str) -> Stint | None:
-        """What a free worker does; None while it has to wait, or when the sweep is at its end."""
+        """The next stint of a free worker; None while it has to wait, or when the sweep is at its end."""
         if len(self._stints) >= self._slots():
             return None
         move = self._move()
@@ -132,7 +132,7 @@ class Conductor:
         self._end(stint_id, "lost" if again else "failed", reason, message)
 
     def close(self) -> None:
-        """At the end, what was not promoted is pruned; before it, what runs is left for the next start."""
+        """Prune what was not promoted if the sweep is at its end; else leave the running trials for the next start."""
         if self.finished:
             for trial in self._ledger.trials:
                 if trial.state == "paused":

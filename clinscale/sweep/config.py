@@ -1,4 +1,4 @@
-"""What a sweep is: one or many studies under one budget."""
+"""Definition of a sweep: one or many studies under one budget."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ from clinscale.sweep.policy import Halving, Scheduler
 from clinscale.sweep.sampler import Objective, Sampler
 
 _MOST_BYTES = 200
-"""Of a study's name, which is a folder and the beginning of its trials' names."""
+"""Longest name of a study, which is a folder and the beginning of its trials' names."""
 
 
 class StudyConfig(Config):
     """One task asked of one base model, or of several that are searched too: what Optuna calls a study."""
 
     name: str
-    """Of its MLflow run and its folder; unique within the sweep."""
+    """Name of its MLflow run and its folder; unique within the sweep."""
 
     task: str
     """Name in `clinscale tasks`, or a YAML file of your own task."""
@@ -62,7 +62,7 @@ class StudyConfig(Config):
 
 
 class BudgetConfig(Config):
-    """What all studies together may use; the first limit that is reached ends the search."""
+    """Limits of all studies together; the first limit that is reached ends the search."""
 
     trials: int | None = None
     """Hyperparameter settings tried in all; None without another limit is 16 for each study."""
@@ -112,17 +112,17 @@ class SweepRecipe(Config):
     """All that changes the numbers."""
 
     studies: tuple[StudyConfig, ...] = Field(min_length=1)
-    """What is searched; the budget moves to where the expected gain is largest."""
+    """The studies that are searched; the budget moves to where the expected gain is largest."""
 
     budget: BudgetConfig = BudgetConfig()
-    """What all studies together may use."""
+    """Limits of all studies together."""
 
     sampler: Sampler = "tpe"
     """Optuna's TPE, GP, CMA-ES or NSGA-II; `qmc` (Sobol), `random`, `grid`."""
 
     scheduler: Scheduler = "asha"
-    """Which trials end early: `asha` and `hyperband` pause them at rungs and promote the best, `median` stops what is
-    below the median, `none` trains all to their end."""
+    """The rule by which trials end early: `asha` and `hyperband` pause them at rungs and promote the best, `median`
+    stops what is below the median, `none` trains all to their end."""
 
     grace_epochs: int = 2
     """No trial ends before this many epochs: after the first one, entities often still score nothing."""
@@ -131,7 +131,10 @@ class SweepRecipe(Config):
     """One trial in this many goes on at each rung."""
 
     objectives: tuple[Objective, ...] = ("score",)
-    """With more than one (`latency`, `cost`) the search is for a Pareto front; the winner is best by the first."""
+    """Objectives of the search; more than one (`latency`, `cost`) is a search for a Pareto front.
+
+    The winner is best by the first.
+    """
 
     warm_start: tuple[str, ...] = ()
     """Names of earlier studies in MLflow whose best settings are tried first; `auto` finds those of the same task, then
@@ -141,11 +144,14 @@ class SweepRecipe(Config):
     """Settings taken from earlier studies."""
 
     confirm_seeds: int = 1
-    """With 3, the winner, the runner-up and the first trial are trained under two more seeds each before one is
-    chosen, which guards against a lucky seed."""
+    """Number of seeds in the final comparison.
+
+    With 3, the winner, the runner-up and the first trial are trained under two more seeds each before one is
+    chosen, which guards against a lucky seed.
+    """
 
     seed: int = 0
-    """Of the samplers and of every trial."""
+    """Seed of the samplers and of every trial."""
 
     def check(self) -> None:
         """The parts fit together."""
@@ -190,7 +196,7 @@ class SweepRuntime(Config):
     """GPUs for each trial (each worker of it); a fraction shares one."""
 
     workers_per_trial: int = 1
-    """With more, each trial is a Ray Train group under `zero`: for models that one GPU does not hold."""
+    """Workers of each trial; several are a Ray Train group under `zero`, for models that one GPU does not hold."""
 
     zero: ZeroConfig = ZeroConfig()
     """DeepSpeed ZeRO of trials of several workers."""
@@ -208,11 +214,14 @@ class SweepRuntime(Config):
     """Restarts of one trial whose process or node died; it goes on from its last epoch."""
 
     disk_quota_gb: float | None = None
-    """Of all checkpoints and weights together; over it, those of the weakest trials go first. None is no limit."""
+    """Limit of all checkpoints and weights together; over it, those of the weakest trials go first.
+
+    None is no limit.
+    """
 
     keep_trials: KeepTrials = "finalists"
-    """Whose weights stay when a study is finished and its winner registered: `winner` alone, `finalists` (winner,
-    runner-up and first trial, under all their seeds), or `all`."""
+    """The trials whose weights stay when a study is finished and its winner registered: `winner` alone, `finalists`
+    (winner, runner-up and first trial, under all their seeds), or `all`."""
 
     def check(self) -> None:
         """Shares are positive."""
@@ -238,7 +247,7 @@ class SweepRuntime(Config):
 
     @property
     def finetune(self) -> FinetuneRuntime:
-        """Of each trial."""
+        """Runtime settings of each trial."""
         return FinetuneRuntime(
             attention=self.attention,
             activation_checkpointing=self.activation_checkpointing,

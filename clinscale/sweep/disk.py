@@ -1,4 +1,4 @@
-"""What trials leave on disk, and what may go: nothing that can still win, unless the quota leaves no choice."""
+"""Files of trials, and those that may be removed: none of a trial that can still win, unless the quota requires it."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,12 @@ from clinscale.sweep.policy import finalists
 from clinscale.sweep.trial import state_file, trial_folder
 
 KeepTrials = Literal["winner", "finalists", "all"]
-"""Which trials of a finished study keep their weights."""
+"""The trials of a finished study that keep their weights."""
 
 
 @dataclass(frozen=True)
 class Freed:
-    """What went."""
+    """The files that were removed."""
 
     trials: int = 0
     bytes: int = 0
@@ -66,7 +66,7 @@ def tidy(folders: Mapping[int, Path], trials: Sequence[Trial], quota_bytes: floa
 
 
 def size_bytes(folder: Path) -> int:
-    """Of all files below `folder`, as far as they are still there."""
+    """Size of all files below `folder`, as far as they still exist."""
     total = 0
     for path in folder.rglob("*"):
         try:

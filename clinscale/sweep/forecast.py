@@ -1,4 +1,4 @@
-"""What a sweep would do and cost, before it does: the dry run, and the check that a budget holds one trial."""
+"""Forecast of a sweep's work and cost: the dry run, and the check that a budget holds one trial."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ _SUGGESTIONS = 10
 
 
 def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> dict[str, Any]:
-    """What a sweep will do, JSON-ready: spaces, first suggestions, probed times, the gate's limits, hours and money.
+    """The work of a sweep, JSON-ready: spaces, first suggestions, probed times, the gate's limits, hours and money.
 
     Needs a `ray_session` or a `fork_session`; each study trains a few steps for some seconds on the resources of one
     trial.
@@ -103,7 +103,7 @@ def device_seconds_per_epoch(config: SweepConfig, study: StudyInputs) -> float:
 
 
 def expected_epochs(epochs: int, halving: Halving) -> float:
-    """Of a trial on average, where one in `reduction_factor` goes on at each rung."""
+    """Epochs of a trial on average, where one in `reduction_factor` goes on at each rung."""
     if halving.scheduler not in ("asha", "hyperband"):
         return float(epochs)
     rungs = [*halving.rungs(epochs), epochs]

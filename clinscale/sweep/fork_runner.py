@@ -36,7 +36,7 @@ def run(
 
 
 def _goes_on(conductor: Conductor, stint_id: str, fork: Fork) -> bool:
-    """What the fork says, told to the conductor; whether the fork is to say more."""
+    """Pass a fork's message to the conductor, and return whether the fork will send more."""
     try:
         said = fork.hear()
     except EOFError:

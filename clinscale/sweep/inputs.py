@@ -1,4 +1,4 @@
-"""What a sweep reads before anything is started, so that every mistake comes out before a GPU is asked for."""
+"""Inputs that a sweep reads before anything starts, so that every mistake is found before a GPU is requested."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ from clinscale.tasks import TaskConfig, TaskData, kind_of, load_task, read_task
 
 @dataclass(frozen=True)
 class StudyInputs:
-    """What one study reads before anything is started."""
+    """Inputs that one study reads before anything starts."""
 
     config: StudyConfig
     data: TaskData
     space: SearchSpace
-    """With the base model as a dimension where there are several."""
+    """The space, with the base model as a dimension if there are several."""
     bases: tuple[registry.FetchedModel, ...]
     warm: tuple[Mapping[str, Any], ...]
     """Points of earlier studies."""
 
     @property
     def epochs(self) -> int:
-        """Of a trial that goes to its end; the most that the space allows."""
+        """Epochs of a trial that goes to its end; the most that the space allows."""
         dimension = self.space.parameters.get("epochs")
         most = dimension.examples() if dimension else [self.space.recipe("-", {}).epochs]
         return max(int(epochs) for epochs in most)
@@ -42,7 +42,7 @@ class StudyInputs:
         return [key for key in self.space.parameters if key != MODEL]
 
     def proposer(self, recipe: SweepRecipe) -> Proposer:
-        """What decides its points; ConfigError for a grid over a range without end."""
+        """The proposer of its points; ConfigError for a grid over a range without end."""
         made = Proposer(
             self.space,
             sampler=recipe.sampler,
@@ -66,11 +66,11 @@ class StudyInputs:
 
 @dataclass(frozen=True)
 class SweepInputs:
-    """What a sweep reads before anything is started."""
+    """Inputs that a sweep reads before anything starts."""
 
     studies: tuple[StudyInputs, ...]
     failures: Mapping[str, DataError]
-    """By study: its data or model are not there. The others run."""
+    """Errors of studies whose data or model is missing, by study. The others run."""
 
 
 def read_inputs(config: SweepConfig, *, tracking: registry.Tracking, home: str | Path) -> SweepInputs:

@@ -27,18 +27,18 @@ State = Literal["running", "paused", "lost", "complete", "pruned", "failed"]
 FINAL: tuple[State, ...] = ("complete", "pruned", "failed")
 
 Reason = Literal["not_a_number", "out_of_memory", "over_time", "error", "lost"]
-"""Why a trial failed; the first three are limits of the settings, which the sampler learns from."""
+"""Reason why a trial failed; the first three are limits of the settings, which the sampler learns from."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What a trial reported after one epoch."""
+    """Report of a trial after one epoch."""
 
     epoch: int
     objective: float
     """Best score on the development split so far; higher is better."""
     seconds: float
-    """That the epoch took on all devices of the trial together."""
+    """Seconds that the epoch took on all devices of the trial together."""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -54,17 +54,17 @@ class Trial:
     """`first` (published settings), `warm` (an earlier sweep), `sampler`, or `confirm` (another seed)."""
     seed: int
     of: int | None = None
-    """Of a `confirm` trial: the number of the trial whose setting it repeats."""
+    """Number of the trial whose setting a `confirm` trial repeats."""
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
-    """What the sampler left on it."""
+    """Attributes that the sampler stored on it."""
     epochs: tuple[Epoch, ...] = ()
     state: State = "running"
     reason: Reason | None = None
     message: str = ""
     losses: int = 0
-    """How often its process died."""
+    """Number of times that its process died."""
     halvings: int = 0
-    """How often it died because the host's memory was too small: it starts again with half the micro batch."""
+    """Number of times that the host's memory was too small: the trial starts again with half the micro batch."""
 
     @property
     def epoch(self) -> int:
@@ -190,7 +190,7 @@ class Ledger:
         return self._fold(event)
 
     def _fold(self, event: "_Event") -> Trial:
-        """What an event makes of its trial; KeyError for one of a trial that has not started."""
+        """Apply an event to its trial; KeyError for one of a trial that has not started."""
         key = (event.study, event.number)
         if isinstance(event, _Start):
             trial = Trial(**event.model_dump(exclude={"event"}))

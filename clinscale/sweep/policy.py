@@ -1,4 +1,4 @@
-"""What a sweep does next, as pure functions of its ledger: who is promoted, which study goes on, when to end.
+"""The next move of a sweep, as pure functions of its ledger: promotion, choice of the study, end.
 
 Successive halving by promotion (Li et al. 2018, A System for Massively Parallel Hyperparameter Tuning, algorithm 2): a
 trial pauses at each rung and goes on from its checkpoint when it is among the best `1 / reduction_factor` of those that
@@ -23,7 +23,7 @@ _SPACINGS = 4
 
 @dataclass(frozen=True)
 class Halving:
-    """When trials are judged, and how many of them go on."""
+    """The epochs at which trials are judged, and the share of them that goes on."""
 
     scheduler: Scheduler = "asha"
     grace_epochs: int = 2
@@ -58,9 +58,9 @@ class StudyState:
 
     trials: Sequence[Trial]
     epochs: int
-    """Of a trial that goes to its end."""
+    """Epochs of a trial that goes to its end."""
     num_points: int | None = None
-    """How many points the space has, where a grid ends the search."""
+    """Number of points of the space, if a grid ends the search."""
 
     @property
     def hopeless(self) -> bool:
@@ -142,7 +142,7 @@ def goes_on(trial: Trial, peers: Sequence[Trial], halving: Halving, epochs: int)
 
 
 def next_move(studies: Sequence[StudyState], spend: Spend, halving: Halving, *, confirm_seeds: int = 1) -> Move:
-    """What a free worker does."""
+    """The next move of a free worker."""
     alive = [study for study in studies if not study.hopeless]
     running = any(trial.state == "running" for study in alive for trial in study.trials)
     lost = [trial for study in alive for trial in study.trials if trial.state == "lost"]
@@ -166,7 +166,7 @@ def next_move(studies: Sequence[StudyState], spend: Spend, halving: Halving, *, 
 
 
 def expected_gain(trials: Sequence[Trial]) -> float:
-    """How much the best score of a study is expected to rise by one more trial.
+    """Expected rise of a study's best score by one more trial.
 
     The next of n + 1 exchangeable trials is the best one with probability 1 / (n + 1); by how much is the mean
     excess of an exponential tail, estimated from the spacings of the top scores (Renyi: k times the k-th spacing

@@ -36,7 +36,7 @@ class StudyRuns:
         self._name, self._describe, self._log_inputs = name, describe, log_inputs
         self._runs: dict[str, registry.Run] = {}
         self._told: dict[str, tuple[int, str]] = {}
-        """By trial: the last epoch that MLflow has, and the state it was told."""
+        """The last epoch and state that MLflow has, by trial."""
         self._known = {run.name: run for run in registry.read_runs(tracking, parent=parent.id)}
         self._best: float | None = None
         self._away = False
@@ -54,7 +54,7 @@ class StudyRuns:
             self._away = False
 
     def catch_up(self) -> None:
-        """As `follow`, but RegistryError when the server is away."""
+        """Record as `follow` does; RegistryError when the server is away."""
         trials = self._ledger.of_study(self._study)
         for trial in trials:
             if self._told.get(trial.id) != (trial.epoch, trial.state):

@@ -27,24 +27,24 @@ from clinscale.sweep.trial import StudySpec, run_stint
 from clinscale.sweep.winner import StudyResult, finish_study
 
 CONFIG_FILE = "config.json"
-"""In a sweep's folder: all that `--resume` needs."""
+"""File in a sweep's folder with all that `--resume` needs."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep found."""
+    """Result of a sweep."""
 
     name: str
     studies: tuple[StudyResult, ...]
     failures: Mapping[str, ClinscaleError]
-    """By study that has no winner: why."""
+    """Reason of each study that has no winner."""
     freed: Freed
     """Trials that `runtime.keep_trials` does not keep."""
 
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """What a person watching one study wants to know."""
+    """Progress of one study for a person who watches it."""
 
     name: str
     trials: int
@@ -58,13 +58,13 @@ class StudyProgress:
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """What a person watching a sweep wants to know."""
+    """Progress of a sweep for a person who watches it."""
 
     studies: tuple[StudyProgress, ...]
     trials_budget: int | None
     device_seconds_budget: float | None
     doing: str | None = None
-    """Before the first trial and after the last one."""
+    """Present activity before the first trial and after the last one."""
 
     @property
     def trials(self) -> int:

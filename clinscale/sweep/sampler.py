@@ -1,4 +1,4 @@
-"""Which point a study tries next: Optuna's samplers, asked about a study that is made from the ledger each time.
+"""The next point of a study, from Optuna's samplers, asked about a study that is made from the ledger each time.
 
 The study tells the truth: a paused or stopped trial is PRUNED with the score of each epoch, a running one is RUNNING
 (so that TPE's constant liar keeps others away), one that was too large or diverged is infeasible. Nothing of it lives
@@ -70,11 +70,11 @@ class Proposer:
         return self._ask(trials)
 
     def num_points(self) -> int | None:
-        """How many points there are, for a grid."""
+        """Number of points of a grid."""
         return len(self._grid()) + len(self._given()) if self.sampler == "grid" else None
 
     def _given(self) -> list[Proposal]:
-        """What is tried before the sampler is asked, each point once."""
+        """Points that are tried before the sampler is asked, each once."""
         given = [
             *(Proposal(point, "warm") for point in self.warm),
             *(Proposal(point, "first") for point in self.first),

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 _LARGEST = 2**53
-"""Up to which a float, in which Optuna counts, holds every whole number."""
+"""Largest whole number up to which a float, in which Optuna counts, holds every one."""
 
 
 class _Dimension(Config):
-    """What all dimensions share."""
+    """The common part of all dimensions."""
 
     when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Searched only where each of these parameters, listed above it, has one of these values; else the recipe's own
@@ -54,7 +54,7 @@ class _Range(_Dimension):
             raise ConfigError(f"search space: low and high must lie within {_LARGEST:g} of 0; narrow the range")
 
     def examples(self) -> list[Any]:
-        """Its ends."""
+        """Values at the ends of the dimension."""
         return [self.low, self.high]  # type: ignore[attr-defined]
 
     def holds(self, value: Any) -> bool:
@@ -66,13 +66,13 @@ class _Range(_Dimension):
         return step is None or (_decimal(value) - _decimal(low)) % _decimal(step) == 0
 
     def told(self) -> str:
-        """What `holds` holds, in words."""
+        """The values that `holds` accepts, in words."""
         low, high, step = self.low, self.high, self.step  # type: ignore[attr-defined]
         kind = "a whole number" if self.numbers == (int,) else "a number"  # type: ignore[attr-defined]
         return f"{kind} from {low} to {high}" + (f" in steps of {step}" if step not in (None, 1) else "")
 
     def share(self, value: float) -> float:
-        """Where `value` lies between the ends, 0 to 1."""
+        """Place of `value` between the ends, 0 to 1."""
         low, high = self.low, self.high  # type: ignore[attr-defined]
         if low == high:
             return 0.0
@@ -85,7 +85,7 @@ class FloatDimension(_Range):
     """A real number; Optuna's FloatDistribution."""
 
     type: Literal["float"]
-    """Which kind of dimension this is."""
+    """Type of the dimension."""
     low: float
     """Smallest value."""
     high: float
@@ -98,13 +98,13 @@ class FloatDimension(_Range):
     numbers: ClassVar = (float, int)
 
     def distribution(self) -> "BaseDistribution":
-        """For Optuna."""
+        """The dimension as Optuna's distribution."""
         from optuna.distributions import FloatDistribution
 
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def suggest(self, trial: "Trial", name: str) -> float:
-        """What an Optuna trial chooses."""
+        """The value that an Optuna trial chooses."""
         return float(trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step))
 
     def at(self, share: float) -> float:
@@ -132,7 +132,7 @@ class IntDimension(_Range):
     """A whole number; Optuna's IntDistribution."""
 
     type: Literal["int"]
-    """Which kind of dimension this is."""
+    """Type of the dimension."""
     low: int
     """Smallest value."""
     high: int
@@ -145,13 +145,13 @@ class IntDimension(_Range):
     numbers: ClassVar = (int,)
 
     def distribution(self) -> "BaseDistribution":
-        """For Optuna."""
+        """The dimension as Optuna's distribution."""
         from optuna.distributions import IntDistribution
 
         return IntDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def suggest(self, trial: "Trial", name: str) -> int:
-        """What an Optuna trial chooses."""
+        """The value that an Optuna trial chooses."""
         return int(trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step))
 
     def at(self, share: float) -> int:
@@ -170,7 +170,7 @@ class CategoricalDimension(_Dimension):
     """One of a few values; Optuna's CategoricalDistribution."""
 
     type: Literal["categorical"]
-    """Which kind of dimension this is."""
+    """Type of the dimension."""
     choices: tuple[bool | int | float | str | None, ...] = Field(min_length=1)
     """The values."""
 
@@ -183,13 +183,13 @@ class CategoricalDimension(_Dimension):
             raise ConfigError(f"choices must differ from each other, got {list(self.choices)}")
 
     def distribution(self) -> "BaseDistribution":
-        """For Optuna."""
+        """The dimension as Optuna's distribution."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.choices)
 
     def suggest(self, trial: "Trial", name: str) -> Any:
-        """What an Optuna trial chooses."""
+        """The value that an Optuna trial chooses."""
         return trial.suggest_categorical(name, self.choices)
 
     def examples(self) -> list[Any]:
@@ -236,7 +236,7 @@ class Constraints(Config):
 
 
 class SearchSpace(Config):
-    """Which fields of the fine-tuning recipe are searched, which are fixed, and what is tried first."""
+    """Fields of the fine-tuning recipe that are searched, those that are fixed, and the first trials."""
 
     fixed: dict[str, Any] = Field(default_factory=dict)
     """Recipe fields (dotted) with one value for all trials."""
@@ -283,7 +283,7 @@ class SearchSpace(Config):
         return FinetuneRecipe.parse({"seed": seed, **values, "model": model}, source="search space")
 
     def distributions(self, params: Mapping[str, Any]) -> "dict[str, BaseDistribution]":
-        """Of the parameters of one point, for Optuna."""
+        """Optuna's distributions of the parameters of one point."""
         return {key: self.parameters[key].distribution() for key in params}
 
     def suggest(self, trial: "Trial") -> dict[str, Any]:
@@ -295,7 +295,7 @@ class SearchSpace(Config):
         return params
 
     def active(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of `params` that are searched at this point."""
+        """The members of `params` that are searched at this point."""
         kept: dict[str, Any] = {}
         for key, dimension in self.parameters.items():
             if key in params and dimension.active(kept):
@@ -411,7 +411,7 @@ def load_space(path_or_names: str | Path | Sequence[str]) -> SearchSpace:
 
 
 def spaces_folder() -> Path:
-    """Where the spaces that clinscale ships lie: in the wheel, or beside the package in a checkout."""
+    """Folder of the spaces that clinscale ships: in the wheel, or beside the package in a checkout."""
     package = Path(clinscale.__file__).parent
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
@@ -420,5 +420,7 @@ def spaces_folder() -> Path:
 if __name__ == "__main__":  # the schema by which editors complete and check the YAML files
     import json
 
-    text = json.dumps(SearchSpace.model_json_schema(), indent=2)
+    from clinscale.sweep import space  # inherited fields of a class of `__main__` have no docstrings
+
+    text = json.dumps(space.SearchSpace.model_json_schema(), indent=2)
     (spaces_folder() / "schema.json").write_text(f"{text}\n", encoding="utf-8")

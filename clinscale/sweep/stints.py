@@ -1,4 +1,4 @@
-"""Who runs stints, the uninterrupted pieces of trials: Ray Tune, or forks of one process of this machine.
+"""Runners of stints, the uninterrupted pieces of trials: Ray Tune, or forks of one process of this machine.
 
 A trial that pauses at a rung ends its stint, and its promotion is another stint that goes on from its checkpoint. So a
 pause holds no process and no placement group, and processes are free for whatever comes next. What runs next and what
@@ -15,7 +15,7 @@ from clinscale.sweep.conductor import Conductor
 from clinscale.sweep.trial import Report, Stint
 
 Work = Callable[[Report, Stint], None]
-"""What a process does for one stint; travels by pickle."""
+"""The work of a process for one stint; travels by pickle."""
 
 
 class StintRunner(Protocol):
@@ -34,7 +34,7 @@ class StintRunner(Protocol):
         resources: Mapping[str, float],
         reuse_processes: bool,
     ) -> None:
-        """As `run_stints`."""
+        """Run stints as `run_stints` describes."""
 
 
 def run_stints(

@@ -14,7 +14,7 @@ from clinscale.sweep.space import MODEL, SearchSpace
 from clinscale.tasks import TaskConfig, TaskData, metric_of, read_task
 
 OBJECTIVE = "objective"
-"""What is maximised: the trial's best development score so far."""
+"""Key of the maximised value: the trial's best development score so far."""
 
 FAILED, MESSAGE = "failed", "message"
 """Keys of the last report of a trial that cannot go on."""
@@ -22,7 +22,7 @@ FAILED, MESSAGE = "failed", "message"
 
 @dataclass(frozen=True)
 class StudySpec:
-    """What the driver sends to every trial of a study; paths and configs only, no notes."""
+    """The message from the driver to every trial of a study; paths and configs only, no notes."""
 
     task: TaskConfig
     data: str
@@ -33,9 +33,9 @@ class StudySpec:
     """Each trial keeps its best weights in `folder/TRIAL_ID/hf` and its state beside them."""
     num_threads: int
     devices: float
-    """Of every trial: what its seconds are multiplied by."""
+    """Devices of every trial, by which its seconds are multiplied."""
     runtime: FinetuneRuntime
-    """Of every trial."""
+    """Runtime settings of every trial."""
     pauses: tuple[int, ...] = ()
     """Epochs after which a trial of several workers gives them back until it is known whether it goes on."""
 
@@ -47,17 +47,17 @@ class StudySpec:
 
 @dataclass(frozen=True)
 class Stint:
-    """What the searcher asks of one trial."""
+    """A request of the searcher to one trial."""
 
     study: int
     trial: str
-    """Its id, by which its folder is found."""
+    """Id of the trial, by which its folder is found."""
     params: Mapping[str, Any]
     seed: int
     known_epochs: int = 0
     """Already in the ledger."""
     halvings: int = 0
-    """Of the micro batch, because the host's memory was too small for it."""
+    """Number of halvings of the micro batch, because the host's memory was too small for it."""
 
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -141,19 +141,19 @@ def _check_memory(limit_gb: float | None) -> None:
 
 
 def reason_of(error: ClinscaleError) -> Reason:
-    """Why a trial failed, in the ledger's words."""
+    """Reason why a trial failed, in the ledger's words."""
     if isinstance(error, OutOfMemoryError):
         return "out_of_memory"
     return "not_a_number" if isinstance(error, DivergenceError) else "error"
 
 
 def trial_folder(folder: Path, trial_id: str) -> Path:
-    """Where a trial's best weights lie."""
+    """Folder of a trial's best weights."""
     return folder / trial_id / "hf"
 
 
 def state_file(folder: Path, trial_id: str) -> Path:
-    """Where a trial keeps what its next epoch needs."""
+    """File in which a trial keeps the state that its next epoch needs."""
     return folder / trial_id / "state.pt"
 
 

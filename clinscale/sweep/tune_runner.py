@@ -64,7 +64,7 @@ def _live(config: dict[str, Any], work: Work) -> None:
 
 
 def how_it_died(error: BaseException | None) -> tuple[Reason, str]:
-    """Why a stint failed, in the ledger's words; foreign errors by kind only, for their text may quote data."""
+    """Reason why a stint failed, in the ledger's words; foreign errors by kind only, for their text may quote data."""
     ours = own_cause(error)
     kind = type(error).__name__ if ours is None else str(ours)
     if isinstance(error, OutOfMemoryError):  # Ray ended it, before the host would have run out

@@ -75,7 +75,7 @@ def _related(earlier: Sequence[RunRecord], task: TaskConfig) -> list[RunRecord]:
 
 
 def _difference(run: RunRecord, space: SearchSpace) -> str | None:
-    """How the spaces differ in what they search; None where they do not."""
+    """Difference between the searched parts of the spaces; None if there is none."""
     try:
         theirs = set(json.loads(run.tags.get(Tag.SPACE, "")))
     except ValueError:

@@ -1,4 +1,4 @@
-"""From a study's ledger to its winner: chosen on the development split, judged once on the test split, registered."""
+"""The winner of a study's ledger: chosen on the development split, judged once on the test split, registered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ class StudyResult:
     family: str
     metric: str
     value: float
-    """On the test split."""
+    """Value of the metric on the test split."""
     trivial: float
-    """Of the trivial baseline on the test split."""
+    """Value of the trivial baseline on the test split."""
     test: dict[str, float]
     interval: tuple[float, float]
     """95 % of `value`, by bootstrap over documents."""
@@ -52,7 +52,7 @@ class StudyResult:
     device_seconds: float
     """Spent on the study."""
     finalists: tuple[dict[str, Any], ...]
-    """What was compared at the end: `trial`, `role`, `dev` by seed, `mean` and `deviation`."""
+    """The trials that were compared at the end: `trial`, `role`, `dev` by seed, `mean` and `deviation`."""
     recipe: FinetuneRecipe
     """The winner's own fine-tuning recipe."""
     version: registry.ModelVersion

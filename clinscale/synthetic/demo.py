@@ -20,7 +20,7 @@ SIZES = {
     "entities": {"train": 120, "dev": 30, "test": 40},
     "questions": {"train": 90, "dev": 20, "test": 30},
 }
-"""How many notes, documents, pairs, annotated notes and question contexts are written at scale 1."""
+"""Numbers of notes, documents, pairs, annotated notes and question contexts are written at scale 1."""
 
 
 def write_demo_data(folder: Path, *, seed: int = 0, scale: float = 1.0) -> None:

@@ -29,7 +29,7 @@ DIAGNOSES = {
     "neurologic": ("cerebral stroke", "left hemiparesis", "focal seizures", "expressive aphasia"),
     "renal": ("tubular necrosis", "oliguric nephropathy", "uremic encephalopathy", "glomerular failure"),
 }
-"""What decides the label of a document, by label; no word of one label occurs under another."""
+"""Diagnoses that decide the label of a document, by label; no word of one label occurs under another."""
 
 SERVICES = {
     "cardiac": "cardiology",

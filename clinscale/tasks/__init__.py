@@ -1,4 +1,4 @@
-"""What is asked of a model: task contract, kinds (sequence, pair, tokens, spans, relations), open formats, catalog.
+"""Tasks of a model: contract, kinds (sequence, pair, tokens, spans, relations), open formats, catalog.
 
     task files ──read_task──▶ TaskData ──kind.windows──▶ model ──kind.decode──▶ predictions ──kind.score──▶ metrics
 

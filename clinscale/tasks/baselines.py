@@ -13,5 +13,5 @@ def classical(data: TaskData, split: str = "test") -> list[Prediction]:
 
 
 def trivial(data: TaskData, split: str = "test") -> list[Prediction]:
-    """What one would answer without reading: the majority label, no entities, no answer."""
+    """Answers without reading: the majority label, no entities, no answer."""
     return kind_of(data.task).trivial(data.splits["train"], data.splits[split], data.labels)

@@ -1,4 +1,4 @@
-"""What the readers make and the kinds take: examples with gold labels, entities or answers."""
+"""Examples, which readers make and kinds take, with gold labels, entities or answers."""
 
 import dataclasses
 import hashlib
@@ -55,9 +55,9 @@ class Example:
     gold: tuple[Any, ...] = ()
     """Gold that is none of these, such as relations: frozen dataclasses of plain values, as their kind defines them."""
     group: str | None = field(default=None, compare=False)
-    """What must stay in one split with this example, beside equal texts."""
+    """Group of examples that must stay in one split, beside equal texts."""
     split: str | None = field(default=None, compare=False)
-    """What the split column of its file says."""
+    """Value of the split column of its file."""
     place: str = field(default="", compare=False)
     """File and row that it was read from, where its reader tells."""
     is_split_into_words: bool = field(default=False, compare=False)
@@ -65,7 +65,7 @@ class Example:
 
     @property
     def name(self) -> str:
-        """How messages call it: by its id where that cannot be a piece of a note, else by its place."""
+        """Name in messages: its id if that cannot be a piece of a note, else its place."""
         return self.id if is_short_name(self.id) else self.place or "whose id is no short name"
 
 
@@ -80,7 +80,7 @@ class TaskData:
     fingerprint: str
     """Equal exactly when examples, splits and labels are equal."""
     findings: Findings
-    """What was found, repaired and left out."""
+    """Counts of what was found, repaired and left out."""
     duplicates: int
     """Examples whose texts are those of an earlier example of their split."""
     duplicates_across_splits: int
@@ -106,7 +106,7 @@ def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, 
 
 
 def count_repeats(splits: dict[str, tuple[Example, ...]]) -> tuple[int, int]:
-    """How often an example repeats the texts of one in its own split, and how many texts stand in several splits."""
+    """Number of examples that repeat the texts of one in their own split, and number of texts in several splits."""
     duplicates = 0
     seen: Counter[tuple[str, str | None]] = Counter()
     for examples in splits.values():

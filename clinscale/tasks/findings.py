@@ -1,4 +1,4 @@
-"""What reading came across: what was found, repaired and left out, and where; counts and places, never text."""
+"""Findings of reading: what was found, repaired and left out, and where; counts and places, never text."""
 
 from collections import Counter, defaultdict
 from typing import Literal
@@ -18,13 +18,13 @@ class Findings:
     def __init__(self, on_error: OnError = "raise") -> None:
         self.on_error = on_error
         self.found: Counter[str] = Counter()
-        """What the files hold, by the format's own words: `documents`, `annotations`, `rows`, ..."""
+        """Contents of the files, in the format's own words: `documents`, `annotations`, `rows`, ..."""
         self.rejected: Counter[str] = Counter()
         """Reason -> how many were left out, as broken or by a rule of the task."""
         self.repaired: Counter[str] = Counter()
         """Reason -> how many were mended."""
         self.remarks: list[str] = []
-        """What differs from the release that is expected, in sentences."""
+        """Differences from the expected release, in sentences."""
         self.met: set[tuple[str, ...]] = set()
         """Values that the task asks for, rows to keep or labels to map, and that were found: option first."""
         self.places: defaultdict[str, list[str]] = defaultdict(list)

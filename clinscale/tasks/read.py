@@ -31,7 +31,7 @@ _READERS: dict[str, Reader] = {
 """Open format -> (task, path, findings) -> examples."""
 
 _LONGEST_MATCH_S = 5.0
-"""Of a pattern in one id; what takes longer goes back over its repeats without end."""
+"""Longest time for a pattern in one id; one that takes longer backtracks without end."""
 
 MAX_LABEL_CHARACTERS = 100
 """A longer label is surely a text: the columns are mixed up."""
@@ -120,7 +120,7 @@ def _spellings(names: Iterable[str]) -> dict[str, str]:
 
 
 def _report_unmet(task: TaskConfig, findings: Findings) -> None:
-    """What the task names and no file holds: it is spelled otherwise there, and would change nothing in silence."""
+    """Report names in the task that no file holds: they are spelled otherwise there, and would change nothing."""
     rows = RowFilter(task.keep_rows, task.drop_rows)
     for option, column, value in rows.unmet(findings.met):
         place = f"task {task.name}: {option}, column {column!r}, value {value!r}"
@@ -154,7 +154,7 @@ def _mapped(kind: Kind, own: Mapping[str, str], example: Example, findings: Find
 def _with_known_labels(
     kind: Kind, example: Example, known: Mapping[str, str], place: str, findings: Findings
 ) -> Example | None:
-    """Without annotations of unknown types; nothing of an example whose own label is unknown."""
+    """The example without annotations of unknown types; None if its own label is unknown."""
     strange = [label for label in kind.labels_of(example) if label not in known]
     for _ in strange:  # a label can be a text, when columns are mixed up, so it is not printed
         findings.reject(

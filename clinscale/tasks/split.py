@@ -15,7 +15,7 @@ _SPLIT_NAMES = {
     **{split: split for split in SPLITS},
     **dict.fromkeys(("validation", "validate", "valid", "val", "devel", "development"), "dev"),
 }
-"""What data sets call their splits -> ours."""
+"""Names of splits in data sets -> ours."""
 
 
 def split_by_group(

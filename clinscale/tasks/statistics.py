@@ -1,4 +1,4 @@
-"""How sure a score is: intervals, a paired test between two models, scores by length of the documents.
+"""Certainty of scores: intervals, a paired test between two models, scores by length of the documents.
 
 Examples of one document are never independent, so whole documents are drawn again, not single examples.
 """
@@ -26,7 +26,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of each test example: numbers from which every score of any subset follows, and no text."""
+    """Outcome of each test example: numbers from which every score of any subset follows, and no text."""
 
     task: TaskConfig
     keys: tuple[str, ...]
@@ -38,9 +38,9 @@ class Outcomes:
     rows: np.ndarray
     """(examples, k) as `Kind.outcomes` gives them."""
     labels: tuple[str, ...] = ()
-    """In the order of the model's outputs."""
+    """Labels in the order of the model's outputs."""
     scorer: str | None = None
-    """Whose rules `rows` were counted by; scores by different rules are never compared. None for labels."""
+    """Scorer by whose rules `rows` were counted; scores by different rules are never compared. None for labels."""
 
     @classmethod
     def of(
@@ -79,7 +79,7 @@ class Outcomes:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
-        """What `plain` made; DataError when it is something else."""
+        """Outcomes from the values that `plain` made; DataError when it is something else."""
         try:
             task = TaskConfig.parse(values["task"], source=source)
             return cls(
@@ -109,7 +109,7 @@ class Outcomes:
 
     @property
     def calibration(self) -> dict[str, float]:
-        """How far stated probabilities lie from the truth; lower is better. Classification only."""
+        """Distances of the stated probabilities from the truth; lower is better. Classification only."""
         return kind_of(self.task).calibration(self.rows)
 
 
@@ -124,11 +124,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better the first model is than the second on the same examples."""
+    """Advantage of the first model over the second on the same examples."""
 
     difference: Estimate
     p_value: float
-    """How often a difference of this size arises when each document's two outcomes are swapped at random."""
+    """Share of such differences when each document's two outcomes are swapped at random."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, see
     kind, members = kind_of(ours.task), _members(ours.documents)
 
     def difference(swapped: np.ndarray) -> float:
-        """With the two models' outcomes exchanged on the documents that are `swapped`."""
+        """The difference when the two models' outcomes are exchanged on the documents that are `swapped`."""
         where = np.zeros((len(ours.rows), 1), dtype=bool)
         for number in np.flatnonzero(swapped):
             where[members[number]] = True
@@ -191,7 +191,7 @@ def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, see
 def compare_seeds(
     ours: Sequence[Outcomes], theirs: Sequence[Outcomes], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate | None:
-    """How much better our recipe is than theirs, each trained under several seeds, with a 95 % t interval.
+    """Advantage of our recipe over theirs, each trained under several seeds, with a 95 % t interval.
 
     The variance is that of the mean difference over documents (paired bootstrap) plus that of each side's mean over its
     seeds; degrees of freedom after Welch and Satterthwaite. A side with one seed is taken to vary as the other one

@@ -1,4 +1,4 @@
-"""What a task's files hold, in numbers: for people before they spend GPU hours on it. No text."""
+"""Contents of a task's files, in numbers: for people before they spend GPU hours on it. No text."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import kind_of
 
 CUTS = (512, 4096)
-"""What short and long models read; `over_512` counts the documents that are longer."""
+"""Windows of short and long models; `over_512` counts the documents that are longer."""
 
 
 def survey(data: TaskData, count_tokens: Callable[[str], int] | None = None) -> dict[str, Any]:

@@ -16,11 +16,11 @@ SPLITS = ("train", "dev", "test")
 """The names of the splits that every task ends up with."""
 
 _MOST_CHARACTERS = 100
-"""Of a task's name: MLflow's names of scores end at 250, and hold more than it."""
+"""Longest name of a task: MLflow's names of scores end at 250, and hold more than it."""
 
 
 class KindRules:
-    """What the config of a task asks its kind; every `Kind` answers."""
+    """Questions of a task's config to its kind; every `Kind` answers."""
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
@@ -30,7 +30,7 @@ class KindRules:
     scorers: ClassVar[tuple[str, ...]] = ()
     """The scorers that a task can choose; none where scikit-learn scores labels."""
     needs: ClassVar[str] = ""
-    """What a document must bring beside its text, in words; empty where the text is enough."""
+    """Parts that a document must have beside its text, in words; empty where the text is enough."""
     second_text_column: ClassVar[str | None] = None
     """The default name of the column of the second text; None for kinds without one."""
     takes_several_labels: ClassVar[bool] = False
@@ -62,7 +62,7 @@ def _kinds_that(takes: str) -> str:
 
 
 class ColumnsConfig(Config):
-    """Which columns of records (CSV, TSV, JSON, JSON lines, Parquet, XLSX, HF dataset folder) mean what.
+    """Meaning of the columns of records (CSV, TSV, JSON, JSON lines, Parquet, XLSX, HF dataset folder).
 
     In nested records a column is a path: `report.findings`, `sections.0.text`.
     """
@@ -109,14 +109,14 @@ class TaskConfig(TableFormat):
     `register_as` names another."""
 
     about: str = ""
-    """What it is, where its files come from and how they are split, in a sentence or two."""
+    """Description of the task, the origin of its files and their split, in a sentence or two."""
 
     kind: str
-    """What is predicted: `sequence` (labels of a text), `pair` (of two texts), `tokens` (entities), `spans` (the answer
-    to a question) or `relations` (between given entities)."""
+    """Kind of the prediction: `sequence` (labels of a text), `pair` (of two texts), `tokens` (entities), `spans` (the
+    answer to a question) or `relations` (between given entities)."""
 
     format: str
-    """What the files are: `records` (rows with columns), `bio` (token per line), `brat` stand-off, `i2b2_xml`
+    """Format of the files: `records` (rows with columns), `bio` (token per line), `brat` stand-off, `i2b2_xml`
     stand-off, `squad` JSON; or a distribution that `clinscale tasks` knows."""
 
     splits: dict[str, str] = Field(default_factory=dict)
@@ -142,23 +142,28 @@ class TaskConfig(TableFormat):
     """The same for documents in files: a regular expression whose first group, searched in the id, is the patient."""
 
     seed: int = 0
-    """Of the split by `split_ratios`; what a distribution draws itself has a seed among its options."""
+    """Seed of the split by `split_ratios`; a distribution that draws a split itself has a seed among its options."""
 
     keep_rows: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Of records, only rows whose column holds one of these values, e.g. `CATEGORY: [Discharge summary]`; 1 and 1.0 are
-    one value, "" is a blank. A value that no row holds is refused."""
+    """Rows of records to keep: those whose column holds one of these values, e.g. `CATEGORY: [Discharge summary]`.
+
+    1 and 1.0 are one value, "" is a blank. A value that no row holds is refused.
+    """
 
     drop_rows: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Of records, no row whose column holds one of these values, e.g. `ISERROR: ["1"]`."""
+    """Rows of records to drop: those whose column holds one of these values, e.g. `ISERROR: ["1"]`."""
 
     columns: ColumnsConfig = ColumnsConfig()
     """Columns of records."""
 
     options: dict[str, Any] = Field(default_factory=dict)
-    """What a distribution leaves open; `clinscale tasks show` explains each."""
+    """Options that a distribution leaves open; `clinscale tasks show` explains each."""
 
     kind_options: dict[str, Any] = Field(default_factory=dict)
-    """What a kind leaves open, such as which pairs `relations` asks about; `clinscale tasks show` explains each."""
+    """Options that a kind leaves open, such as which pairs `relations` asks about.
+
+    `clinscale tasks show` explains each.
+    """
 
     label_from: Literal["column", "file"] = "column"
     """`file`: the label is the name of the file that holds the row, without its suffixes."""
@@ -174,13 +179,13 @@ class TaskConfig(TableFormat):
     """Whether a text can have none or several labels."""
 
     label_separator: str = ";"
-    """What joins several labels in one column."""
+    """Separator of several labels in one column."""
 
     unit: Literal["document", "line"] = "document"
     """Kind tokens: what one example is. `line` is the unit of the paper's public scripts."""
 
     on_error: OnError = "raise"
-    """What happens to a broken row, file or annotation: refuse the task, or leave it out and count it."""
+    """Treatment of a broken row, file or annotation: refuse the task, or leave it out and count it."""
 
     unanswerable: bool = True
     """Spans: whether `no answer` is a possible answer. False: the best span is always given, and questions
@@ -190,14 +195,15 @@ class TaskConfig(TableFormat):
     """Spans: the longest answer that is given."""
 
     metric: str | None = None
-    """What sweeps maximise; absent: the default of the kind."""
+    """Metric that sweeps maximise; absent: the default of the kind."""
 
     scorer: str | None = None
-    """Whose rules count entities or answers: those of an official script, where they differ on duplicates, overlaps,
-    parts of words or no answer. Tokens: `characters` (default: same characters and type), `seqeval` (default for files
-    of tokens: on those tokens), `i2b2_2010`, `i2b2_2012`, `i2b2_2014`, `n2c2_2018`, `n2c2_2018_lenient`, `meddocan`,
-    `bc5cdr`, `words` (earlier versions of clinscale). Spans: `squad_v2` (default), `squad_v1` (default where
-    `unanswerable` is false). Relations: `strict` (default), `strict_spans` (types of entities are not compared)."""
+    """Rules by which entities or answers are counted: those of an official script, where they differ on duplicates,
+    overlaps, parts of words or no answer. Tokens: `characters` (default: same characters and type), `seqeval`
+    (default for files of tokens: on those tokens), `i2b2_2010`, `i2b2_2012`, `i2b2_2014`, `n2c2_2018`,
+    `n2c2_2018_lenient`, `meddocan`, `bc5cdr`, `words` (earlier versions of clinscale). Spans: `squad_v2`
+    (default), `squad_v1` (default where `unanswerable` is false). Relations: `strict` (default), `strict_spans`
+    (types of entities are not compared)."""
 
     @property
     def scored_by(self) -> str | None:
@@ -206,7 +212,7 @@ class TaskConfig(TableFormat):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `kind_options` where there are none, so that recipes recorded before there were any stay equal."""
+        """The dump without empty `kind_options`, so that recipes recorded before there were any stay equal."""
         values: dict[str, Any] = dump(self)
         return values if self.kind_options else {name: v for name, v in values.items() if name != "kind_options"}
 

@@ -16,7 +16,7 @@ from clinscale.tasks.readers import bio, i2b2_xml, records, squad
 from clinscale.tasks.task import TaskConfig
 
 DocumentFormat = Literal["text", "records", "bio", "i2b2_xml", "squad"]
-"""What a file of documents is; `text` is one document, such as a note that brat's annotations lie beside."""
+"""Format of a file of documents; `text` is one document, such as a note that brat's annotations lie beside."""
 
 _SUFFIXES: dict[str, DocumentFormat] = {
     ".txt": "text",
@@ -37,14 +37,14 @@ class Unlabelled:
 
     id: str
     row: int
-    """Its place in the file, counted from 1: row, sentence or question."""
+    """Number in the file, counted from 1: row, sentence or question."""
     example: Example | None = None
     fault: str = ""
     """A clause that holds no text of the document."""
 
 
 def document_format(task: TaskConfig, file: str) -> DocumentFormat:
-    """What a file is to a model of `task`: told by the ending of its name.
+    """The format of a file for a model of `task`, known by the ending of its name.
 
     By its beginning where `.txt`, `.tsv` or `.json` leave that open.
 
@@ -114,7 +114,7 @@ class _Fault(Exception):
 
 
 class _Refusals(Findings):
-    """For readers to log to: what they would reject is a fault of the document."""
+    """Findings for readers to log to: what they would reject is a fault of the document."""
 
     def reject(self, reason: str, place: str, mend: str) -> None:
         raise _Fault(reason)

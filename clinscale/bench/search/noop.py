@@ -1,4 +1,4 @@
-"""What a trial costs that does nothing, under stock Ray Tune and in a sweep."""
+"""Cost of a trial that does nothing, under stock Ray Tune and in a sweep."""
 
 import statistics
 import tempfile

@@ -33,7 +33,7 @@ class Job:
 
     key: Any
     params: Mapping[str, Any]
-    """What was proposed; then what the recorded configuration has that stands for it."""
+    """The proposed values; later those of the recorded configuration that represents them."""
     done: int = 0
     """Epochs that are trained already."""
     index: int | None = None
@@ -44,7 +44,7 @@ class Method(Protocol):
     """A search, asked by a simulator of workers."""
 
     def next(self) -> Job | None:
-        """What a free worker does; None while it has to wait."""
+        """The next job of a free worker; None while it has to wait."""
 
     def began(self, job: Job) -> None:
         """A new job has begun, with the parameters of the configuration that stands for it."""

@@ -34,7 +34,7 @@ SPACE = {
         {"optimizer.learning_rate": 1e-3, "batch_size": 8, "dropout": 0.1, "optimizer.warmup_ratio": 0.1}
     ],
 }
-"""What the recorded configurations were drawn from."""
+"""The space that the recorded configurations were drawn from."""
 
 TASKS: dict[str, dict[str, Any]] = {
     "entities_84_notes": {"task": "demo_entities", "scale": 0.7, "seed": 0},
@@ -67,7 +67,7 @@ class Table:
 
     @classmethod
     def read(cls, path: str | Path) -> "Table":
-        """What `record_table` wrote; DataError for a file that is missing or no JSON."""
+        """The table that `record_table` wrote; DataError for a file that is missing or no JSON."""
         values = read_json(path)
         return cls(
             SearchSpace.parse(values["space"], source=str(path)),
@@ -79,7 +79,7 @@ class Table:
         )
 
     def write(self, path: str | Path) -> None:
-        """As compressed JSON."""
+        """Write the table as compressed JSON."""
         values = {
             "space": self.space.plain(),
             "params": list(self.params),

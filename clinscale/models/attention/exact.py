@@ -41,13 +41,13 @@ logger = logging.getLogger("clinscale.models")
 
 @dataclass(frozen=True)
 class ExactAttention:
-    """How the encoder of one model attends; kept on the encoder."""
+    """Attention settings of one model's encoder; kept on the encoder."""
 
     unpad: bool
     """Leave padding out of the layers: hidden states of padding come back as zeros."""
     evaluation_pattern: EvaluationPattern
     sticky: bool
-    """After one short batch BigBird stays at full attention for good, as HF's does."""
+    """Whether BigBird keeps full attention for good after one short batch, as HF's does."""
     first_token_only: bool
     """The head reads nothing else: without gradients the last layer is computed for no other token."""
 
@@ -62,12 +62,12 @@ class Batch:
     """One batch on its way through the layers."""
 
     pattern_of: Callable[[Any], Pattern]
-    """Who sees whom in the layer of a self-attention module."""
+    """Pattern of the layer of a self-attention module."""
     backend: Backend
     dropout: float
-    """Of attention probabilities; 0 outside training."""
+    """Dropout of attention probabilities; 0 outside training."""
     packed_T: torch.Tensor | None
-    """Where each token of the packed axis lies in the padded batch, B * L for those that fill up blocks; None when
+    """Index of each token of the packed axis in the padded batch, B * L for those that fill up blocks; None when
     the axes are the same."""
     globals: Sequence[GlobalTokens] = ()
     """Longformer's documents with global tokens."""
@@ -101,7 +101,7 @@ class Batch:
 
 @contextlib.contextmanager
 def keep_apart(encoder: Any, segment_ids_BL: torch.Tensor) -> Iterator[None]:
-    """While this lasts, no token that `encoder` reads attends to another document of its row.
+    """Keep each token that `encoder` reads from attending to another document of its row, inside a `with` block.
 
     Args:
         encoder: that clinscale's forward passes are bound to; None is one that they cannot be.

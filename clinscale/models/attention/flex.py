@@ -39,13 +39,13 @@ TEST_TOKENS = 2048
 """Enough for every kind of tile; the reference that a self-test compares with is dense."""
 
 MAX_COMPILATIONS = 128
-"""For each length of the token axis, each window, training and evaluation; torch gives up after 8."""
+"""Compilations that torch may make, one for each length, window and mode; its default of 8 is too few."""
 
 
 def why_not(
     device: torch.device, dtype: torch.dtype, head_dim: int, pattern: Pattern, dropout: float
 ) -> str | None:
-    """Why this backend cannot run a batch, as a part of a sentence; None when it can.
+    """The reason why this backend cannot run a batch, as a part of a sentence; None when it can.
 
     The first batch of a kind compiles FlexAttention and compares it with the reference, which takes seconds.
 
@@ -117,7 +117,7 @@ def attend(
 
 
 def _kernel_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any] | None:
-    """What torch's own choice for a GPU is changed in; each change was measured on an H200."""
+    """Changes to torch's own choice for a GPU; each was measured on an H200."""
     if device.type == "cpu":
         return None
     # with torch's blocks of 128 x 128 a mask takes more registers than there are: fifteen times as slow
@@ -139,7 +139,7 @@ def _kernel_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any] 
 
 @dataclass(frozen=True)
 class Plan:
-    """What FlexAttention has to know of a batch in one layer."""
+    """The facts that FlexAttention needs of a batch in one layer."""
 
     tokens: int
     """Length of the token axis with the padding behind it."""
@@ -177,7 +177,7 @@ def plan_of(pattern: Pattern, device: torch.device) -> Plan:
 def _tile_lists(
     tiles_HQK: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each tile of queries how many tiles of keys there are, (1, H, Q), and which, before all others (1, H, Q, K).
+    """Number of key tiles of each query tile, (1, H, Q), and their indices, before all others (1, H, Q, K).
 
     As wide as there are tiles, however few are seen: another shape would compile anew.
     """
@@ -296,7 +296,7 @@ def _bigbird(pattern: BigBirdPattern, tokens: int, device: torch.device) -> tupl
 
 @functools.lru_cache(maxsize=1024)
 def _block_times(pattern: BigBirdPattern, num_blocks: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """How often a block of queries sees a block of keys in a block-sparse document (H, B, B)."""
+    """Number of times that a block of queries sees a block of keys in a block-sparse document (H, B, B)."""
     times_HBB = np.zeros((pattern.heads, num_blocks, num_blocks), np.uint8)
     times_HBB[:, [0, -1]] = 1
     for row, seen_HM, times_M in pattern.rows(num_blocks):
@@ -340,7 +340,7 @@ def _flex_attention(device_type: str) -> Any:
 
 @functools.cache
 def _self_test(device: torch.device, dtype: torch.dtype, head_dim: int, family: Pattern) -> str | None:
-    """Why this backend cannot be trusted with a family of patterns (one without documents); None if it can."""
+    """Reason not to trust this backend with a family of patterns (one without documents); None if it can be trusted."""
     test = f"its self-test on {device}, {_name(dtype)}"
     try:
         for pattern in _test_patterns(family, TEST_TOKENS):
@@ -377,7 +377,7 @@ def _test_patterns(family: Pattern, tokens: int) -> list[Pattern]:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _difference(device: torch.device, dtype: torch.dtype, head_dim: int, pattern: Pattern) -> float:
-    """From the reference's output and gradients in fp32: the largest, as a share of the reference's norm."""
+    """Largest difference from the reference's output and gradients in fp32, as a share of the reference's norm."""
     shape = (pattern.tokens, pattern.heads if isinstance(pattern, BigBirdPattern) else 2, head_dim)
     draw = torch.Generator().manual_seed(0)  # not the global one, which training draws from
     query_THD, key_THD, value_THD, grad_THD = (

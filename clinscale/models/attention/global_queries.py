@@ -30,13 +30,13 @@ class GlobalTokens:
     tokens: slice
     """The document up to its last token that is not padding."""
     global_G: torch.Tensor
-    """Its global tokens, relative to its start."""
+    """Global tokens of the document, relative to its start."""
     hole_mask_L: torch.Tensor | None
-    """Its masked tokens; None where there are none."""
+    """Masked tokens of the document; None where there are none."""
 
 
 def global_tokens_of(documents: Sequence[Document], device: torch.device) -> list[GlobalTokens]:
-    """What `with_global_rows` needs of those documents that have global tokens."""
+    """Inputs of `with_global_rows` for the documents that have global tokens."""
     found = []
     for document in documents:
         if document.global_tokens:

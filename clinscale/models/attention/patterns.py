@@ -1,8 +1,8 @@
-"""Who sees whom: the one definition of each pattern, as plain numbers that every backend reads.
+"""The one definition of each attention pattern, as plain numbers that every backend reads.
 
-Tokens of a batch lie end to end: document b of a padded batch begins at b * L, of an unpadded one where the last
-ended. Longformer after Beltagy et al. 2020 (section 3.1), BigBird after Zaheer et al. 2020 (section 2), each as
-`transformers` runs it.
+Tokens of a batch are laid end to end: document b of a padded batch begins at b * L, of an unpadded one where the
+last ended. Longformer after Beltagy et al. 2020 (section 3.1), BigBird after Zaheer et al. 2020 (section 2), each
+as `transformers` runs it.
 """
 
 import functools
@@ -22,7 +22,7 @@ class Document:
     """One row of a batch, or one note of a row that holds several, on the token axis."""
 
     start: int
-    """Its first token."""
+    """Index of the document's first token."""
 
     rows: int
     """Tokens that an answer is given for, padding included."""
@@ -94,7 +94,7 @@ class BigBirdPattern:
         return self.always_full or document.rows <= (5 + 2 * self.num_random_blocks) * self.block_size
 
     def rows(self, num_blocks: int) -> "Iterator[tuple[int, Ints, np.ndarray]]":
-        """For each block but the first and last: its number, the blocks seen (H, M) and their multiplicity (M,)."""
+        """Rows of all blocks but the first and last: the number, the blocks seen (H, M) and their multiplicity (M,)."""
         plan = random_blocks(
             self.layer,
             num_blocks * self.block_size,

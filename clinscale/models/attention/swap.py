@@ -60,7 +60,7 @@ def leaves_padding_out(model: "PreTrainedModel") -> bool:
 
 
 def backend_here() -> str:
-    """What attention runs with on this machine, in a few words; a GPU is tested for it."""
+    """The attention backend of this machine, in a few words; a GPU is tested for it."""
     if not torch.cuda.is_available():
         return "exact, tile by tile on the CPU"
     from clinscale.models.attention import flex

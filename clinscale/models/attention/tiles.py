@@ -21,7 +21,7 @@ QUERIES_PER_TILE = 64
 """Fewer waste less of the band, more make better matrix products; measured with `clinscale bench attention`."""
 
 HEADS_PER_TILE = 6
-"""Of 4-byte numbers: as many as keep a tile's scores in a core's cache."""
+"""Heads of one tile: as many as keep its scores, 4-byte numbers, in a core's cache."""
 
 
 def attend(
@@ -114,7 +114,7 @@ def tiles_of(pattern: LongformerPattern | BigBirdPattern, dtype: torch.dtype) ->
 
 
 class Tiles:
-    """What `attend` works through."""
+    """The tiles that `attend` works through."""
 
     def __init__(self, tiles: Sequence[Tile], zero_rows: torch.Tensor) -> None:
         self._tiles = tiles

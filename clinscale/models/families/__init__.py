@@ -24,7 +24,7 @@ __all__ = [
 _KNOWN: tuple[PretrainableFamily, ...] = (Longformer(), BigBird(), ModernBert())
 
 FAMILIES = {family.name: family for family in _KNOWN}
-"""By name, those that clinscale builds anew and pretrains."""
+"""Families by name, those that clinscale builds anew and pretrains."""
 
 EXACT_FAMILIES = tuple(family.name for family in _KNOWN if isinstance(family, ExactFamily))
 """Names of those with sparse attention of clinscale's own."""
@@ -48,7 +48,7 @@ def family_named(name: str) -> Family:
 
 
 def pretrainable_family(name: str, *, source: str = "") -> PretrainableFamily:
-    """As `family_named`, of those that are pretrained; `source` is the model in the message.
+    """The family of that name, if clinscale pretrains it; `source` is the model in the message.
 
     Raises:
         ConfigError: it is not one of them.

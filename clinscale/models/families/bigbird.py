@@ -36,7 +36,7 @@ class BigBird(ExactFamily):
         return int(config.block_size)
 
     def new_mlm(self, shape: Mapping[str, Any], *, max_tokens: int) -> "PreTrainedModel":
-        """As google/bigbird-roberta-base."""
+        """A new model like google/bigbird-roberta-base."""
         import transformers
 
         own = {"max_position_embeddings": max_tokens}
@@ -92,7 +92,7 @@ def _bind(encoder: Any) -> None:
 
 
 def _remember_attention_type(self: Any, value: str) -> None:
-    """In place of `BigBirdEncoder.set_attention_type`, which makes new modules in the middle of a forward pass."""
+    """Replacement of `BigBirdEncoder.set_attention_type`, which makes new modules in the middle of a forward pass."""
     self.attention_type = value
 
 
@@ -103,7 +103,7 @@ def _encoder(
     to_mask: "torch.Tensor | None" = None,
     **kwargs: Any,
 ) -> Any:
-    """In place of `BigBirdEncoder.forward`."""
+    """Replacement of `BigBirdEncoder.forward`."""
     from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
     from clinscale.models.attention.exact import check_rows_are_whole, is_recorded, last_layer
@@ -207,7 +207,7 @@ def _codes(
 def _self_attention(
     self: Any, hidden_states: "torch.Tensor", *args: Any, batch: "Batch | None" = None, **kwargs: Any
 ) -> Any:
-    """In place of `forward` of both of HF's BigBird self-attentions; from HF's own encoder it is HF's."""
+    """Replacement of `forward` of both of HF's BigBird self-attentions; from HF's own encoder it is HF's."""
     if batch is None:
         return type(self).forward(self, hidden_states, *args, **kwargs)
     output_TE = batch.attend(self, hidden_states, self.num_attention_heads, self.attention_head_size)

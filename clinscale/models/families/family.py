@@ -192,7 +192,10 @@ class ExactFamily(PretrainableFamily):
 
     @abstractmethod
     def batch_of(self, encoder: Any, hidden_BLE: "torch.Tensor", code_BL: "torch.Tensor") -> "Batch | None":
-        """Who sees whom in a batch, from 0 (masked), 1 (local) and 2 (global) for each token; None leaves it to HF."""
+        """Attention pattern of a batch, from 0 (masked), 1 (local) and 2 (global) for each token.
+
+        None leaves it to HF.
+        """
 
     def use_hf(self, model: "PreTrainedModel", *, sticky: bool) -> None:
         """Set up HF's own code on a model from which clinscale's forward passes have been taken."""

@@ -30,7 +30,7 @@ class Longformer(ExactFamily):
     converted_fields: ClassVar[Mapping[str, int]] = {"attention_window": 512}
 
     def new_mlm(self, shape: Mapping[str, Any], *, max_tokens: int) -> "PreTrainedModel":
-        """As allenai/longformer-base-4096: RoBERTa's position offset, one token type, RoBERTa's norm."""
+        """A new model like allenai/longformer-base-4096: RoBERTa's position offset, one token type, RoBERTa's norm."""
         import transformers
 
         own = {
@@ -80,7 +80,7 @@ def _encoder(
     output_hidden_states: bool = False,
     return_dict: bool = True,
 ) -> Any:
-    """In place of `LongformerEncoder.forward`."""
+    """Replacement of `LongformerEncoder.forward`."""
     from transformers.models.longformer.modeling_longformer import LongformerBaseModelOutput
 
     from clinscale.models.attention.exact import check_rows_are_whole, is_recorded, last_layer
@@ -148,7 +148,7 @@ def _batch(self: Any, hidden_BLE: "torch.Tensor", code_BL: "torch.Tensor") -> "B
 def _self_attention(
     self: Any, hidden_states: "torch.Tensor", attention_mask: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
-    """In place of `LongformerSelfAttention.forward`; from HF's own encoder it is HF's."""
+    """Replacement of `LongformerSelfAttention.forward`; from HF's own encoder it is HF's."""
     from clinscale.models.attention.exact import Batch
     from clinscale.models.attention.global_queries import with_global_rows
 

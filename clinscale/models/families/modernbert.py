@@ -42,7 +42,7 @@ class ModernBert(PretrainableFamily):
     inner_products = 3
 
     def new_mlm(self, shape: Mapping[str, Any], *, max_tokens: int) -> "PreTrainedModel":
-        """As answerdotai/ModernBERT-base."""
+        """A new model like answerdotai/ModernBERT-base."""
         import transformers
 
         own = {"max_position_embeddings": max_tokens}

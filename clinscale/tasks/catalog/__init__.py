@@ -48,7 +48,7 @@ def load_task(name_or_yaml: str, changes: Mapping[str, Any] | Sequence[str] = ()
 
 
 def options_of(task: TaskConfig) -> list[dict[str, Any]]:
-    """What the task's distribution and kind leave open: `option`, `value`, `default`, `why` (the field's own words)."""
+    """Options of the task's distribution and kind: `option`, `value`, `default`, `why` (the field's own words)."""
     of_kind = _rows_of(KINDS[task.kind].options, task.kind_options, task, "kind_options")
     if task.format not in DISTRIBUTIONS:
         return of_kind

@@ -13,12 +13,12 @@ Splits = Mapping[str, list[Example]]
 
 
 class NoOptions(Config):
-    """For distributions that leave nothing open."""
+    """Options of a distribution that leaves nothing open."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How one data set is read as it lies on disk after unpacking."""
+    """Reader of one data set as it is on disk after unpacking."""
 
     read: Callable[[str, Any, Findings], Splits]
     """(data folder, options, findings) -> examples by split."""

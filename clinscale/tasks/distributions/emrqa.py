@@ -33,7 +33,7 @@ from clinscale.tasks.task import SPLITS
 _NUM_NOTES = {"medication": 261, "relations": 425, "risk-dataset": 119}
 
 _TRAIN_SHARE, _DEV_SHARE = 0.7, 0.1
-"""Of the notes, rounded down; the other notes are the test set."""
+"""Shares of the notes, rounded down; the other notes are the test set."""
 
 _SHUFFLED_BEFORE = {"relations": _NUM_NOTES["medication"]}
 """CliniRC shuffles the notes of medication and then, by the same generator, those of relations. Heart disease, which it
@@ -44,11 +44,11 @@ _STEMS = {"medication": "medication", "relations": "relation", "risk-dataset": "
 
 _REPEATED_ID = "id that occurs several times"
 _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What JSON of another layout ends in."""
+"""Exceptions that JSON of another layout causes."""
 
 
 class EmrqaOptions(Config):
-    """How notes, questions and answers are prepared; the defaults are CliniRC's, except where said."""
+    """Preparation of notes, questions and answers; the defaults are CliniRC's, except where said."""
 
     subset: Literal["medication", "relations", "risk-dataset"] = "medication"
     """Title of the subset in `data.json`; `risk-dataset` is heart disease. Smoking and obesity, whose answers do not
@@ -66,7 +66,7 @@ class EmrqaOptions(Config):
     """Answers whose parts are right only together: `parts` would accept each part alone, so they are skipped."""
 
     occurrence: Literal["nearest", "first"] = "nearest"
-    """Which of several equal passages is meant: the one nearest to the annotated line. CliniRC takes the first of the
+    """Choice among several equal passages: the one nearest to the annotated line. CliniRC takes the first of the
     note, which is often in another section."""
 
     shorten: bool = True
@@ -83,7 +83,7 @@ class EmrqaOptions(Config):
     """Each paraphrase is a question of its own; `first` asks less, for a quicker evaluation."""
 
     seed: int = 55
-    """Of the split by note and of the sample."""
+    """Seed of the split by note and of the sample."""
 
     sample_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the questions of each training note that are kept, at least one. Most are alike, so CliniRC and the
@@ -314,7 +314,7 @@ class _Context:
         return answer
 
     def _occurrence(self, surface: str, near: int) -> int:
-        """Where `surface` starts, -1 if nowhere; the nearest in whole words, if any is: `5` is no `2015`."""
+        """Start of `surface`, -1 if there is none; the nearest in whole words, if any is: `5` is no `2015`."""
         if self.options.occurrence == "first":
             return self.text.find(surface)
 
@@ -326,19 +326,19 @@ class _Context:
         return min(places, key=lambda place: (is_inside(place), abs(place - near)), default=-1)
 
     def _at_token(self, line: int, token: int) -> int:
-        """About where a token of a line has gone; lines count from 1, tokens from 0."""
+        """Approximate place to which a token of a line has gone; lines count from 1, tokens from 0."""
         line = min(line, len(self._lines)) - 1
         words = re.finditer(r"\S+", self._lines[line])
         column = next((word.start() for word in islice(words, token, None)), 0)
         return self._at_character(self._starts_before[line] + column)
 
     def _at_character(self, start: int) -> int:
-        """About where a character of the lines has gone, each line break being one."""
+        """Approximate place to which a character of the lines has gone, each line break being one."""
         line = min(bisect(self._starts_before, start), len(self._lines)) - 1
         return self._starts[line] + self._length(self._lines[line][: start - self._starts_before[line]])
 
     def _length(self, before: str) -> int:
-        """How many characters cleaning leaves of `before`, when something follows it."""
+        """Number of characters that cleaning leaves of `before`, when something follows it."""
         return len(self._clean(f"{before}x")) - 1
 
     def _clean(self, text: str) -> str:
@@ -357,7 +357,7 @@ _REPLACED = (
     ("&apos;", "'"),
     ('"', ""),
 )
-"""In this order, so that what was escaped twice comes out as CliniRC has it."""
+"""Replacements in this order, so that text that was escaped twice comes out as CliniRC has it."""
 
 _BLANK_BEFORE_MARK = re.compile(r" ([?.!',)](?: |$))")
 _REPEATED_MARK = re.compile(r"[?.!,]+([?.!,])")
@@ -386,7 +386,7 @@ def _notes(file: str, title: str | None, findings: Findings) -> Iterator[Any]:
 
 
 def _parsed(file: str, encoding: str, prefix: str, entries: set[int] | None = None) -> Iterator[Any]:
-    """What lies at `prefix`, in the given entries of `data` only."""
+    """Values at `prefix`, in the given entries of `data` only."""
     with open_binary(file) as stream:
         source = ijson.from_iter(codecs.iterencode(codecs.iterdecode(_chunks(stream), encoding), "utf-8"))
         try:

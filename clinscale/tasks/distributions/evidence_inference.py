@@ -13,19 +13,19 @@ from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
 
 _LABELS = {"-1": "significantly decreased", "0": "no significant difference", "1": "significantly increased"}
-"""By `Label Code`: the column `Label` spells the third in two ways."""
+"""Labels by `Label Code`: the column `Label` spells the third in two ways."""
 
 _PROMPT = (
     "With respect to {Outcome}, characterize the reported difference between {Intervention} and those receiving "
     "{Comparator}."
 )
-"""As the release words it."""
+"""The prompt as the release words it."""
 
 _OFFICIAL_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 class EvidenceInferenceOptions(Config):
-    """What the release leaves open."""
+    """Choices that the release leaves open."""
 
     judgements: Literal["majority", "each"] = "majority"
     """One example per prompt, with the label that most annotators gave, and none on a tie; or one per judgement, which
@@ -69,7 +69,7 @@ def read_evidence_inference(data: str, options: EvidenceInferenceOptions, findin
 def _judgements(
     folder: str, options: EvidenceInferenceOptions, findings: Findings
 ) -> defaultdict[str, list[_Judgement]]:
-    """Those that count, by prompt."""
+    """Judgements that count, by prompt."""
     by_prompt: defaultdict[str, list[_Judgement]] = defaultdict(list)
     for row in read_records(_table(folder, "annotations"), ["PromptID", "UserID", "Valid Label", "Label Code"]):
         findings.find("judgements")

@@ -19,13 +19,13 @@ _STEMS = {"train": "deid_surrogate_train_all_version2", "test": "deid_surrogate_
 _NUM_RECORDS = {"train": 669, "test": 220}
 
 _UNCLOSED = re.compile(rb'(<PHI TYPE="DATE">[^<]*)<PHI TYPE="DOCTOR">')
-"""In the published training file one date is closed by an opening tag."""
+"""A date that an opening tag closes, as one does in the published training file."""
 
 _END = re.compile(r"\s*(\[\s*report_end\s*\])?\s*\Z")
 
 
 class I2b2_2006Options(Config):
-    """How dev is taken from the training file, which the release does not do."""
+    """Choice of dev from the training file, as the release has none."""
 
     dev_split: Literal["sequential", "random"] = "sequential"
     """`sequential` holds out the end of the training file, as the paper's pipeline does, but whole records where that
@@ -35,7 +35,7 @@ class I2b2_2006Options(Config):
     """Share of the training records that become dev; 0.3 as in the paper's pipeline."""
 
     seed: int = 0
-    """Of the draw, where `dev_split` is random; another seed shows how much dev depends on it."""
+    """Seed of the draw, where `dev_split` is random; another seed shows how much dev depends on it."""
 
 
 def read_i2b2_2006(data: str, options: I2b2_2006Options, findings: Findings) -> Splits:

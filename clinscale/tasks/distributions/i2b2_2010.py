@@ -25,13 +25,13 @@ _TRAIN, _TEST, _REFERENCE = (
 
 
 class I2b2_2010Options(Config):
-    """How dev is taken from the training records, which the release does not do."""
+    """Choice of dev from the training records, as the release has none."""
 
     dev_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training records of each hospital that become dev; a tenth as in the paper's pipeline."""
 
     seed: int = 0
-    """Of the draw of dev. The paper's own draw cannot be repeated: it permutes an unordered list."""
+    """Seed of the draw of dev. The paper's own draw cannot be repeated: it permutes an unordered list."""
 
 
 def read_i2b2_2010(data: str, options: I2b2_2010Options, findings: Findings) -> Splits:
@@ -57,7 +57,7 @@ class Part:
     relations: tuple[str, ...]
     """Globs of the files of relations."""
     prefix: str = ""
-    """What an id has before the file's name."""
+    """Prefix of an id before the file's name."""
 
 
 def read_parts(

@@ -28,7 +28,7 @@ _NUM_TRAIN, _NUM_TEST = 190, 120
 
 
 class I2b2_2012Options(Config):
-    """Which of two encodings and which annotations are read, and how dev is taken from the training records."""
+    """The encoding and the annotations that are read, and the choice of dev from the training records."""
 
     encoding: Literal["xml", "extent"] = "xml"
     """XML counts characters, and extents lines and tokens, of the same annotations. XML is what the paper's pipeline
@@ -42,7 +42,7 @@ class I2b2_2012Options(Config):
     """Share of the training records that become dev; a tenth as in the paper's pipeline."""
 
     seed: int = 0
-    """Of the draw of dev. The paper's own draw cannot be repeated: it permutes an unordered list."""
+    """Seed of the draw of dev. The paper's own draw cannot be repeated: it permutes an unordered list."""
 
 
 def read_i2b2_2012(data: str, options: I2b2_2012Options, findings: Findings) -> Splits:

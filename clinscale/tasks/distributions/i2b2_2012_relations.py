@@ -31,7 +31,7 @@ text)."""
 
 
 class I2b2_2012RelationsOptions(Config):
-    """Which links are read, and how dev is taken from the training records."""
+    """The links that are read, and the choice of dev from the training records."""
 
     section_times: bool = False
     """Whether links of events to the dates of admission and discharge are read. Those dates stand far from the events,
@@ -41,7 +41,7 @@ class I2b2_2012RelationsOptions(Config):
     """Share of the training records that become dev; a tenth as for the events."""
 
     seed: int = 0
-    """Of the draw of dev."""
+    """Seed of the draw of dev."""
 
 
 def read_i2b2_2012_relations(data: str, options: I2b2_2012RelationsOptions, findings: Findings) -> Splits:
@@ -82,7 +82,7 @@ def _records(files: Sequence[str], options: I2b2_2012RelationsOptions, findings:
 
 
 def _name(element: ElementTree.Element) -> str:
-    """What links call an element: its id; a section time, the type that it has."""
+    """Name of an element in links: its id; a section time, the type that it has."""
     return str(element.get("type" if element.tag == "SECTIME" else "id", "")).upper()
 
 

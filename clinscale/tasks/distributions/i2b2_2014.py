@@ -22,13 +22,13 @@ _NUM_TRAIN, _NUM_TEST, _NUM_PATIENTS = 790, 514, 296
 
 
 class I2b2_2014Options(Config):
-    """How dev is taken from the training notes, which the release does not do."""
+    """Choice of dev from the training notes, as the release has none."""
 
     dev_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training notes that become dev, in whole patients; a tenth as in the paper's pipeline."""
 
     seed: int = 0
-    """Of the draw of dev. The paper's own draw cannot be repeated: it permutes an unordered list."""
+    """Seed of the draw of dev. The paper's own draw cannot be repeated: it permutes an unordered list."""
 
 
 def read_i2b2_2014(data: str, options: I2b2_2014Options, findings: Findings) -> Splits:

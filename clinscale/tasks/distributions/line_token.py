@@ -24,12 +24,12 @@ from clinscale.tasks.readers.i2b2_xml import NO_TYPE, with_entities
 MISCOUNTED = "line or token number off"
 
 _ANNOTATION = re.compile(r'(\w+)="(.*)"\s+(\d+:\d+\s+\d+:\d+)\s*\|\|\s*t(?:ype)?="([^"]*)".*')
-"""What is marked, quoted text (up to the last quote before numbers), lines and tokens, type."""
+"""The kind of mark, its quoted text (up to the last quote before numbers), lines and tokens, and type."""
 ReadGold = Callable[[str, str, Sequence[tuple[str, Mark]]], Mapping[str, Any]]
 """(stem of the file, text, its annotations after their numbers) -> fields of the example."""
 
 _EXTENTS = frozenset({"EVENT", "TIMEX3", "SECTIME"})
-"""What extents mark; the numbers of a SECTIME can be underscores, so what is not wanted is not parsed."""
+"""Elements that extents mark; the numbers of a SECTIME can be underscores, so what is not wanted is not parsed."""
 
 
 def read_line_token(
@@ -125,9 +125,9 @@ class _Token(NamedTuple):
     start: int
     end: int
     word: str
-    """In lower case, as it is quoted."""
+    """The word in lower case, as it is quoted."""
     numbers: tuple[int, int, int]
-    """Its number on the line if a blank at the line's start counts as a token; if not; if each blank ends a token."""
+    """Number on the line if a blank at the line's start counts as a token; if not; if each blank ends a token."""
 
 
 class _Place(NamedTuple):
@@ -139,7 +139,7 @@ class _Place(NamedTuple):
 
 
 class _Tokens:
-    """Where the tokens of a text lie in its characters."""
+    """Places of a text's tokens among its characters."""
 
     def __init__(self, text: str) -> None:
         self._tokens: list[_Token] = []
@@ -170,7 +170,7 @@ class _Tokens:
         return best.start, best.end, False
 
     def _places(self, line: int, quoted: str) -> Iterator[_Place]:
-        """Where `quoted` stands that begins on the line, which is counted from 1."""
+        """Places where `quoted` begins on the line, which is counted from 1."""
         words = " ".join(html.unescape(quoted).lower().split())
         num_tokens = words.count(" ") + 1
         for number in self._lines[line - 1] if words and 0 < line <= len(self._lines) else ():

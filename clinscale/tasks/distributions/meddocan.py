@@ -23,10 +23,10 @@ _READERS: dict[str, Callable[[str, Findings], list[Example]]] = {
 
 
 class MeddocanOptions(Config):
-    """What the release leaves open."""
+    """Choices that the release leaves open."""
 
     encoding: Literal["brat", "xml"] = "brat"
-    """Which of the two forms is read; both hold the same texts and annotations, and give the same entities."""
+    """The form that is read; both hold the same texts and annotations, and give the same entities."""
 
 
 def read_meddocan(data: str, options: MeddocanOptions, findings: Findings) -> Splits:
@@ -53,7 +53,7 @@ def read_meddocan(data: str, options: MeddocanOptions, findings: Findings) -> Sp
 
 
 def _unmarked(examples: list[Example]) -> list[Example]:
-    """Without a byte-order mark at the start of a text, which is no character of it."""
+    """Examples without a byte-order mark at the start of their texts, which is no character of them."""
     return [_moved(example) if example.text.startswith("\ufeff") else example for example in examples]
 
 

@@ -9,7 +9,7 @@ from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
 
 _FOLDER = "mednli-a-natural-language-inference-dataset-for-the-clinical-domain-1.0.0"
-"""What PhysioNet's zip is called and unpacks to."""
+"""Name of PhysioNet's zip and of the folder that it unpacks to."""
 
 _FILES = {split: f"mli_{split}_v1.jsonl" for split in ("train", "dev", "test")}
 _NUM_PAIRS = {"train": 11_232, "dev": 1_395, "test": 1_422}

@@ -26,11 +26,11 @@ _VIEW = re.compile(
     "chest|portable|ribs|bone window|frontal and|pa and lat|ap and lateral|lateral and (pa|ap)|"
     "(one|frontal|lateral|pa|ap) view|two views|frontal (semi-)?upright"
 )
-"""What a heading says that names the image taken: under it stand the findings."""
+"""Words of a heading that names the image taken; the findings are under it."""
 
 
 class MimicCxrOptions(Config):
-    """What MIMIC-CXR leaves open and the paper's sources do not say."""
+    """Choices that MIMIC-CXR leaves open and the paper's sources do not state."""
 
     mimic_cxr: str = "mimic-cxr"
     """Folder below the data folder with the reports, unpacked: `files/pXX/pXXXXXXXX/sXXXXXXXX.txt`."""
@@ -40,15 +40,15 @@ class MimicCxrOptions(Config):
     with the images."""
 
     labeler: Literal["chexpert", "negbio"] = "chexpert"
-    """Which program's labels are learned. MIMIC-CXR-JPG ships both; CheXpert's are the ones that most later work
+    """The program whose labels are learned. MIMIC-CXR-JPG ships both; CheXpert's are the ones that most later work
     trains on."""
 
     uncertain: Literal["positive", "negative", "drop"] = "positive"
-    """What the label -1 means; `drop` leaves out each report that has one. Positive, because the one training row that
+    """Meaning of the label -1; `drop` leaves out each report that has one. Positive, because the one training row that
     the authors show hedges on an edema and has the label 1.0: too little to prove it, but all there is."""
 
     sections: tuple[Section, ...] = ("findings", "impression")
-    """What is read of a report of either collection, in this order; the paper reads both."""
+    """Sections that are read of a report of either collection, in this order; the paper reads both."""
 
     def check(self) -> None:
         """Refuse to read nothing."""

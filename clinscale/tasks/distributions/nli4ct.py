@@ -22,18 +22,18 @@ _Trial = Mapping[str, Sequence[str]]
 
 
 class Nli4ctOptions(Config):
-    """What the release leaves open."""
+    """Choices that the release leaves open."""
 
     premise: Literal["section", "record"] = "section"
-    """What is read of a trial: the section that the statement is about, which is the task as its authors define and
-    score it; or the whole record, in which the section has yet to be found."""
+    """The part of a trial that is read: the section that the statement is about, which is the task as its authors
+    define and score it; or the whole record, in which the section has yet to be found."""
 
     dev_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the official train that is held out as dev, by primary trial: the labels of the official test are not
     public, so the official dev is the test set."""
 
     dev_seed: int = 0
-    """Which trials are held out for development; any number, kept fixed so that scores stay comparable."""
+    """Seed of the trials held out for development; any number, kept fixed so that scores stay comparable."""
 
 
 def read_nli4ct(data: str, options: Nli4ctOptions, findings: Findings) -> Splits:

@@ -33,7 +33,7 @@ _NUM_REPORTS = {_XML: 3_955, _CSV: 3_851}
 
 
 class OpeniOptions(MimicCxrOptions):
-    """What Open-i and MIMIC-CXR leave open and the paper's sources do not say."""
+    """Choices that Open-i and MIMIC-CXR leave open and the paper's sources do not state."""
 
     openi: str = "openi"
     """Folder below the data folder, or the data folder itself, with Open-i: `ecgen-radiology/N.xml` as published, else
@@ -43,7 +43,7 @@ class OpeniOptions(MimicCxrOptions):
     """MIMIC-CXR as in the paper, Open-i being the test set; or Open-i alone, which the task then splits."""
 
     uncoded: Literal["drop", "negative"] = "drop"
-    """What becomes of reports that say `No Indexing` in place of terms. They are dropped, because nobody has judged
+    """Treatment of reports that say `No Indexing` in place of terms. They are dropped, because nobody has judged
     them; `negative` counts them as free of all findings, as most of their texts are."""
 
 
@@ -51,7 +51,7 @@ class OpeniOptions(MimicCxrOptions):
 class _Report:
     id: str
     heads: frozenset[str]
-    """What people coded: MeSH head terms in lower case."""
+    """Terms that people coded: MeSH head terms in lower case."""
     sections: dict[str, str]
 
 
@@ -116,7 +116,7 @@ def _read_csv(file: str) -> Iterator[_Report]:
 
 
 def _heads(terms: Iterable[str]) -> frozenset[str]:
-    """What stands before the first slash of each term; some end in blanks, some differ in case."""
+    """The part before the first slash of each term; some end in blanks, some differ in case."""
     heads = (" ".join(term.partition("/")[0].lower().split()) for term in terms)
     return frozenset(head for head in heads if head)
 

@@ -1,4 +1,4 @@
-"""Where the files of a release lie that is made of several archives, wherever below the data folder they unpacked."""
+"""Files of a release of several archives, wherever below the data folder they were unpacked."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath

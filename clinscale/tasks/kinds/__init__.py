@@ -52,5 +52,5 @@ def metric_of(task: TaskConfig) -> str:
 
 
 def scores_equal(task: TaskConfig) -> str:
-    """Whose scores those of `task` equal, in words."""
+    """Name of the script whose scores those of `task` equal."""
     return kind_of(task).scores_equal

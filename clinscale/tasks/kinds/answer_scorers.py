@@ -48,7 +48,7 @@ class AnswerScorer:
     """The rules of one scorer."""
 
     about: str
-    """Which script the scores equal, and what is special about it."""
+    """The script whose scores these equal, and what is special about it."""
     measure: Callable[[str, Sequence[str]], tuple[float, float]]
     """(answer, gold answers) -> F1 and exact match."""
 

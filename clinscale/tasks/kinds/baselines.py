@@ -103,7 +103,7 @@ def entities(train: Sequence[Example], examples: Sequence[Example]) -> list[Pred
 
 
 def _word_features(text: str, words: Sequence[tuple[int, int]]) -> list[list[str]]:
-    """What is seen of each word: its form, its ends, its shape, and the forms of its neighbours."""
+    """Features of each word: its form, its ends, its shape, and the forms of its neighbours."""
     forms = [text[start:end] for start, end in words]
     lower = ["<", "<", *(form.lower() for form in forms), ">", ">"]
     return [

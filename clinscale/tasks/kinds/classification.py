@@ -9,7 +9,7 @@ Measure = Callable[[np.ndarray, np.ndarray], float | None]
 
 
 def single_label_measures() -> dict[str, Measure]:
-    """By metric, for truth (N,) class numbers and probabilities (N, labels)."""
+    """Measures by metric, for truth (N,) class numbers and probabilities (N, labels)."""
     from sklearn.metrics import f1_score, roc_auc_score
 
     def f1(average: str) -> Measure:
@@ -35,7 +35,7 @@ def single_label_measures() -> dict[str, Measure]:
 
 
 def multi_label_measures() -> dict[str, Measure]:
-    """By metric, for truth and probabilities (N, labels); roc_auc is the mean over labels."""
+    """Measures by metric, for truth and probabilities (N, labels); roc_auc is the mean over labels."""
     from sklearn.metrics import f1_score, roc_auc_score
 
     def f1(average: str) -> Measure:

@@ -84,7 +84,7 @@ def _to_ends_of_words(offsets: list[Span], ends: np.ndarray) -> list[Span]:
 
 
 def _num_tokens(first: np.ndarray, behind: np.ndarray, num_words: int) -> np.ndarray:
-    """Of each word, how many tokens reach into it."""
+    """Number of tokens that reach into each word."""
     visible = behind > first
     steps = np.bincount(first[visible], minlength=num_words + 1) - np.bincount(
         behind[visible], minlength=num_words + 1
@@ -95,7 +95,7 @@ def _num_tokens(first: np.ndarray, behind: np.ndarray, num_words: int) -> np.nda
 def _pieces(
     text: str, words: Sequence[Span], token: Span, cuts: Collection[int], *, only_cuts: bool
 ) -> list[Span]:
-    """What each word has of a token, neighbours that may share one joined."""
+    """The piece of a token that each word has, neighbours that may share one joined."""
     pieces = [(max(words[0][0], token[0]), min(words[0][1], token[1]))]
     for word, following in itertools.pairwise(words):
         end = min(following[1], token[1])
@@ -115,7 +115,7 @@ class _Speller:
         self._added: Collection[int] = tokenizer.added_tokens_decoder
         self._known: dict[tuple[str, bool], list[int]] = {}
         self._mark = self._parts(" a")[0].removesuffix("a")
-        """What the first token of a word begins with: `Ġ`, `▁`, or nothing."""
+        """The beginning of a word's first token: `Ġ`, `▁`, or nothing."""
 
     def is_added(self, token_id: int) -> bool:
         """Whether the token is one that was added to the vocabulary, and not what stands for the unknown."""
@@ -141,7 +141,7 @@ class _Speller:
         return found or ([] if unknown is None else [unknown])
 
     def _parts(self, text: str) -> list[str]:
-        """What the tokenizer's model would be given of `text`."""
+        """The parts of `text` that the tokenizer's model would be given."""
         backend = self._backend
         normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
         if backend.pre_tokenizer is None:

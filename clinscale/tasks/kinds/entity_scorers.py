@@ -20,7 +20,7 @@ Counted = tuple[Collection[Entity], Collection[Entity], Collection[Entity]]
 
 
 def count_entities(scorer: str, example: Example, found: Sequence[Entity], labels: Sequence[str]) -> list[int]:
-    """How the entities `found` in `example` compare with its gold, by the rules of `scorer`.
+    """Counts that compare the entities `found` in `example` with its gold, by the rules of `scorer`.
 
     Right, predicted, gold; predicted that overlap gold, gold that is overlapped; then right, predicted and gold of
     each label.
@@ -95,7 +95,10 @@ def _untyped(entities: Iterable[Entity]) -> list[Entity]:
 
 
 def _num_overlapped(entities: Iterable[Entity], others: Iterable[Entity], least_reach: int) -> int:
-    """How many overlap one of `others` of their type; one that begins earlier must reach `least_reach` into them."""
+    """Number of entities that overlap one of `others` of their type.
+
+    One that begins earlier must reach `least_reach` into them.
+    """
     of_label: defaultdict[str, list[Entity]] = defaultdict(list)
     for other in sorted(others):
         of_label[other.label].append(other)
@@ -121,15 +124,15 @@ class EntityScorer:
     """The rules of one scorer."""
 
     about: str
-    """Which script the scores equal, and what is special about it."""
+    """The script whose scores these equal, and what is special about it."""
     count: Callable[[Sequence[Entity], Sequence[Entity]], Counted] = _each_once
     """(gold, predictions) -> what counts for F1, precision and recall."""
     units: Callable[[Example], Sequence[tuple[int, int]]] | None = None
     """The words whose numbers are compared; None: characters are."""
     overlap_needs_type: bool = True
-    """Of relaxed F1: whether the types must be equal."""
+    """Whether relaxed F1 requires equal types."""
     least_reach: int = 1
-    """Of relaxed F1: characters that an entity which begins earlier must reach into the other."""
+    """Least overlap for relaxed F1: characters that an entity which begins earlier must reach into the other."""
 
 
 ENTITY_SCORERS = {

@@ -25,9 +25,12 @@ Prediction = dict[str, Any]
 """A JSON-ready answer; its keys depend on the kind and are listed at `decode` of each."""
 
 LongDocuments = Literal["truncate", "head_tail", "pool"]
-"""What becomes of a text to classify that is longer than the model: its start is read; its first quarter and last three
-quarters of what fits (Sun et al. 2019, How to fine-tune BERT for text classification); or all of it in windows, whose
-probabilities are averaged. Entities and answers are always sought in overlapping windows."""
+"""Reading of a text to classify that is longer than the model's window: its start is read.
+
+Its first quarter and last three quarters of what fits (Sun et al. 2019, How to fine-tune BERT for text
+classification); or all of it in windows, whose probabilities are averaged. Entities and answers are always sought
+in overlapping windows.
+"""
 
 IGNORED = -100
 """Target of positions that the loss must skip, as in torch's cross entropy."""
@@ -51,7 +54,7 @@ class Window:
     """The model's label arguments, when training."""
 
     def packed(self) -> "Window":
-        """For training, which needs no offsets: 5 bytes a token, where lists and tuples take about 160."""
+        """The window for training, which needs no offsets: 5 bytes a token, where lists and tuples take about 160."""
         return Window(array("i", self.input_ids), [], array("b", self.global_mask), targets=self.targets)
 
     @property
@@ -66,14 +69,14 @@ def column(name: str, type: str, *, required: bool = True, **more: Any) -> dict[
 
 
 class Kind(KindRules, ABC):
-    """How one kind of task is read, asked, answered and judged; no state but the task's choices.
+    """One kind of task: how it is read, asked, answered and judged; no state but the task's choices.
 
     Everything that differs between kinds is answered here, so that a new kind is one module: no other code compares
     names of kinds.
     """
 
     head: ClassVar[Literal["sequence", "tokens", "spans"]]
-    """Which head a model needs: one output row per text, one per token, or a start and an end per token."""
+    """The head that a model needs: one output row per text, one per token, or a start and an end per token."""
     output_columns: ClassVar[Sequence[Mapping[str, Any]]]
     """The keys of what `decode` answers, as `column` makes them."""
     input_columns: ClassVar[Sequence[Mapping[str, Any]]] = ()
@@ -95,7 +98,7 @@ class Kind(KindRules, ABC):
     @property
     @abstractmethod
     def metrics(self) -> tuple[str, ...]:
-        """What `score` can return, each in 0..1, higher is better."""
+        """Metrics that `score` can return, each in 0..1, higher is better."""
 
     @property
     @abstractmethod
@@ -108,7 +111,7 @@ class Kind(KindRules, ABC):
         return self.task.metric or self.default_metric
 
     def problem_type(self, task: TaskConfig) -> str | None:
-        """What transformers' sequence heads call the loss of `task`; None for other heads."""
+        """Name of the loss of `task` in transformers' sequence heads; None for other heads."""
         return None
 
     def num_outputs(self, labels: Sequence[str]) -> int:
@@ -196,7 +199,10 @@ class Kind(KindRules, ABC):
         return {}
 
     def calibration(self, outcomes: np.ndarray) -> dict[str, float]:
-        """How far the stated probabilities can be trusted; lower is better. Nothing for entities and answers."""
+        """Measures of how far the stated probabilities can be trusted; lower is better.
+
+        Nothing for entities and answers.
+        """
         return {}
 
     def second_text(self, example: Example) -> str:
@@ -209,17 +215,17 @@ class Kind(KindRules, ABC):
     def trivial(
         self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
     ) -> list[Prediction]:
-        """What one would answer without reading `examples`: the floor that a model must beat."""
+        """Answers without reading `examples`: the floor that a model must beat."""
 
     @abstractmethod
     def baseline(
         self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]
     ) -> list[Prediction]:
-        """What a classical model answers that learned from `train`: seconds to minutes on one core, untuned."""
+        """Answers of a classical model that learned from `train`: seconds to minutes on one core, untuned."""
 
     @property
     def scores_equal(self) -> str:
-        """Whose scores those of the task equal, in words."""
+        """Name of the script whose scores those of the task equal."""
         return "scikit-learn's"
 
     @property
@@ -259,7 +265,7 @@ class Kind(KindRules, ABC):
         return [*example.labels, *(one.label for one in self.annotations(example))]
 
     def annotations(self, example: Example) -> tuple[Any, ...]:
-        """What of the example the task's labels name, beside its own labels."""
+        """Annotations of the example that the task's labels name, beside its own labels."""
         return tuple(getattr(example, self.annotation_field))
 
     def with_annotations(self, example: Example, annotations: Sequence[Any], labels: Sequence[str]) -> Example:
@@ -307,5 +313,5 @@ class Kind(KindRules, ABC):
         return len(windows)
 
     def reading_of_long_documents(self, how: LongDocuments) -> str:
-        """What happens to documents longer than the window, as a model card says it."""
+        """Treatment of documents longer than the window, as a model card says it."""
         return "read in overlapping windows"

@@ -86,12 +86,12 @@ class Pair:
 
     @property
     def gap_characters(self) -> int:
-        """How many characters lie between the two; 0 for those that overlap."""
+        """Number of characters between the two; 0 for those that overlap."""
         return max(0, self.second.start - self.first.end)
 
 
 class RelationsOptions(Config):
-    """Which pairs are asked about, and what the direction of a relation means."""
+    """The pairs that are asked about, and the meaning of a relation's direction."""
 
     within: Literal["line", "document"] = "document"
     """`line`: only pairs that share a line of the text, as in i2b2 2010, where a line is a sentence. An entity over a
@@ -478,7 +478,7 @@ class RelationsKind(Kind):
         return np.array(rows, dtype=float)
 
     def _scored(self, relation: Relation) -> Relation:
-        """What is compared: without the types of entities where the scorer is `strict_spans`."""
+        """The compared form of a relation: without the types of entities if the scorer is `strict_spans`."""
         relation = self._directed(relation)
         if self.task.scored_by == "strict":
             return relation

@@ -64,7 +64,7 @@ class SequenceKind(Kind):
         return "micro_f1" if self.task.multi_label else "accuracy"
 
     def problem_type(self, task: TaskConfig) -> str | None:
-        """By it transformers chooses the loss."""
+        """The name by which transformers chooses the loss."""
         return "multi_label_classification" if task.multi_label else "single_label_classification"
 
     def output_names(self, labels: Sequence[str]) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class SequenceKind(Kind):
         return np.hstack([gold, probabilities])
 
     def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
-        """Through scikit-learn."""
+        """Scores from scikit-learn."""
         truth, probabilities = self._truth_and_probabilities(outcomes)
         measures = multi_label_measures() if self.task.multi_label else single_label_measures()
         values = {name: measures[name](truth, probabilities) for name in metrics or self.metrics}
@@ -235,7 +235,7 @@ class SequenceKind(Kind):
             )
 
     def reading_of_long_documents(self, how: LongDocuments) -> str:
-        """As the model was trained to read them."""
+        """Reading of long documents, as the model was trained for."""
         return {
             "truncate": "cut at the window",
             "head_tail": "read at both ends",

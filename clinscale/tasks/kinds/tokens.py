@@ -76,7 +76,7 @@ class TokensKind(Kind):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Over all entities together (micro), by the rules of the task's scorer.
+        """Metrics over all entities together (micro), by the rules of the task's scorer.
 
         `relaxed_f1` asks only that spans of one type overlap (i2b2 2012: of any type).
         """
@@ -225,7 +225,7 @@ class TokensKind(Kind):
         return {"entities": entities}
 
     def settled(self, example: Example, findings: Findings) -> Example:
-        """Of entities that overlap the longest: among those that the task asks for, so after its labels are settled."""
+        """Keep the longest of overlapping entities among those that the task asks for, so settle its labels first."""
         if all(one.end <= following.start for one, following in itertools.pairwise(example.entities)):
             return example
         distinct = dict.fromkeys(example.entities)
@@ -289,7 +289,7 @@ def _heads(windows: Sequence[Window], words: Sequence[tuple[int, int]]) -> dict[
 
 
 def _by_position(window: Window, by_token: Mapping[int, Any], otherwise: Any) -> list[Any]:
-    """What each position of a window has of the tokens of the text."""
+    """The value of each position of a window, by the tokens of the text."""
     positions = window.text_positions
     here = [
         by_token.get(token, otherwise) for token in range(window.first_token, window.first_token + len(positions))

@@ -14,15 +14,15 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds.words import whole_words
 
 REACH = 20
-"""How many characters an annotated surface may lie from where its neighbours say; farther may be another mention."""
+"""Characters that a surface may be away from where its neighbours say; farther may be another mention."""
 _SKIP = 2 * REACH + 1
-"""What it costs to leave a mark out: more than to mend one alone, there and back again."""
+"""Cost of leaving a mark out: more than correcting one alone, there and back again."""
 _JUMP = 3 * _SKIP
-"""What it costs to go farther than REACH: only several marks that agree on one drift are worth it."""
+"""Cost of going farther than REACH: only several marks that agree on one drift are worth it."""
 _FEW = 3
-"""So many marks, or fewer, are not believed to agree on a drift beyond REACH."""
+"""Number of marks up to which their agreement on a drift beyond REACH is not believed."""
 _STATES = 32
-"""How many drifts are followed at a time."""
+"""Number of drifts that are followed at a time."""
 
 OFF = "offset off by a few characters"
 NOT_THERE = "span not found at its offset"
@@ -45,7 +45,7 @@ class Mark(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Where a mark stands in the text, without white space at its ends."""
+    """Place of a mark in the text, without white space at its ends."""
 
     start: int
     end: int
@@ -84,7 +84,7 @@ def distinct(entities: Iterable[Entity | None], findings: Findings) -> tuple[Ent
 
 
 def locate(text: str, marks: Sequence[Mark]) -> list[Span | None]:
-    """Where each of one document's marks stands, None for what is not there; white space is compared as blanks.
+    """Places of one document's marks, None for a missing one; white space is compared as blanks.
 
     Offsets of one document are wrong together: another count of line ends or characters, something added or taken away
     before them. So marks are not looked for one by one, where the nearest equal words may be another mention: those
@@ -141,7 +141,7 @@ class _Sought:
         self._patterns: list[regex.Pattern[str]] = []
 
     def _begin(self, start: int, surface: str) -> int:
-        """Where a surface begins that may have white space in front, which its offset counts or not."""
+        """Beginning of a surface that may have white space in front, which its offset counts or not."""
         blanks = len(surface) - len(surface.lstrip())
         here = self._count(start)
         return here if self._text[here : here + 1].strip() else self._count(start + blanks)
@@ -157,7 +157,7 @@ class _Sought:
 
     @functools.cached_property
     def drifts(self) -> list[int]:
-        """By how much the places where the mark stands in whole words differ from its offset; in order."""
+        """Differences from the mark's offset of the places where it is found in whole words; in order."""
         if not self._pieces:
             return []
         start, _ = self._pieces[0]
@@ -212,13 +212,13 @@ def _pieces(mark: Mark) -> list[tuple[int, str]]:
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """Without the white space at both ends."""
+    """The range without the white space at both ends."""
     part = text[max(0, start) : max(0, end)]
     return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
 
 
 def _count_of(text: str, marks: Sequence[Mark]) -> _Count:
-    """How the file counts characters: the way by which most marks stand where they should, by one small drift."""
+    """The file's way of counting characters: that by which most marks are where they should be, by one small drift."""
     stated = [mark for mark in marks if mark.surface is not None]
     best: _Count = int
     most = -1
@@ -253,7 +253,7 @@ class _Path(NamedTuple):
     span: Span | None
 
     def spans(self) -> list[Span | None]:
-        """Of all marks so far."""
+        """Places of all marks so far."""
         found: list[Span | None] = []
         path = self
         while path.before is not None:

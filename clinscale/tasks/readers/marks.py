@@ -33,7 +33,7 @@ def words_in(record: Record, column: str) -> list[str]:
 
 
 def from_json(text: str, column: str) -> Any:
-    """What a cell of JSON holds; CellError where it is none."""
+    """Content of a cell of JSON; CellError where it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):  # no JSON, digits without end, brackets without end

@@ -94,7 +94,7 @@ def answers_of_questions(
 
 
 def _mark(answer: Mapping[str, Any], place: str, findings: Findings) -> Mark | None:
-    """What an answer states; None when it was rejected."""
+    """The mark that an answer states; None when it was rejected."""
     try:
         stated, start = answer["text"], as_whole_number(answer["answer_start"], "answer_start")
     except (KeyError, TypeError, CellError):

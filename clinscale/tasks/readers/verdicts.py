@@ -1,4 +1,4 @@
-"""What annotation tools write beside an annotation that its annotator has rejected or skipped: no gold."""
+"""Verdicts of annotation tools on annotations that their annotator rejected or skipped: no gold."""
 
 from collections.abc import Collection, Mapping
 from typing import Any

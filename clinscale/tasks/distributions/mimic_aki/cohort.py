@@ -1,4 +1,4 @@
-"""Which ICU stays are in the MIMIC-AKI cohort, and which of them developed AKI."""
+"""The ICU stays in the MIMIC-AKI cohort, and those of them that developed AKI."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +26,7 @@ class Stay:
     stage: int
     """Highest KDIGO stage in the horizon."""
     onset_hours: float | None
-    """From INTIME to the first time in the horizon at which the stage is reached that the label asks for."""
+    """Hours from INTIME to the first time in the horizon at which the stage of the label is reached."""
 
 
 def cohort(data: str, options: MimicAkiOptions, findings: Findings) -> list[Stay]:
@@ -91,7 +91,7 @@ def _reject_incomplete(tables: Tables) -> None:
 
 
 def _rules(options: MimicAkiOptions) -> dict[str, str]:
-    """Why a stay is left out -> the condition on its facts; the first that holds counts."""
+    """Reason for leaving out a stay -> the condition on its facts; the first that holds counts."""
     days = options.require_creatinine_days
     rules = {
         "later icu stay of the patient": "number > 1" if options.unit == "patient" else "",

@@ -1,4 +1,4 @@
-"""Where the tables of MIMIC-III lie, and what is needed of each."""
+"""Files of MIMIC-III's tables, and the columns that are needed of each."""
 
 import csv
 import io
@@ -15,11 +15,11 @@ RELEASE = "MIMIC-III v1.4"
 
 @dataclass(frozen=True)
 class Table:
-    """What is needed of one table."""
+    """Needs of one table."""
 
     gives: str
     rows: int
-    """In the release, as mimic-code checks a build."""
+    """Number of rows in the release, as mimic-code checks a build."""
     columns: Mapping[str, str]
     """Name -> SQL type."""
 
@@ -119,7 +119,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Head:
-    """How the file of a table begins."""
+    """Beginning of the file of a table."""
 
     columns: dict[str, str]
     """All columns in the file's order: name in capitals -> as the file spells it."""

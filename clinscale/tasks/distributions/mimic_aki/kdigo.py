@@ -22,7 +22,7 @@ MAX_CREATININE = 150
 """Higher values are errors."""
 
 IRRIGANT_IN = 227488
-"""What flows into the bladder, and so counts against what comes out."""
+"""Item of the irrigant that flows into the bladder, and so is subtracted from the output."""
 
 URINE = (
     *(40055, 43175, 40069, 40094, 40715, 40473, 40085, 40057, 40056, 40405, 40428, 40086, 40096, 40651),  # CareVue
@@ -31,7 +31,7 @@ URINE = (
 """Items of OUTPUTEVENTS that are urine; the second row is MetaVision's."""
 
 MAX_URINE_ML = 5000
-"""From here on one entry is an error."""
+"""Volume above which one entry is an error."""
 
 ADMISSION_WEIGHT = (762, 226512)
 """Items of CHARTEVENTS, in kg: CareVue's, MetaVision's."""

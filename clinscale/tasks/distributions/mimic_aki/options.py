@@ -45,10 +45,12 @@ class MimicAkiOptions(Config):
     """The target is AKI within these hours after the note window: 48 makes days 2 and 3, as in ICIBM 2018."""
 
     criterion: Literal["creatinine", "creatinine_urine"] = "creatinine"
-    """By creatinine alone, which everybody in the cohort has on every day; `creatinine_urine` adds urine output by
-    the weight that holds at the time, as charted in CHARTEVENTS and held by mimic-code's weight_durations. A stay
-    without any takes those of INPUTEVENTS_MV, not of echo reports as in mimic-code; stays before 2008 have a weight in
-    CHARTEVENTS (33 GB) only."""
+    """Criterion of AKI: `creatinine` alone, which everybody in the cohort has on every day.
+
+    `creatinine_urine` adds urine output by the weight that holds at the time, as charted in CHARTEVENTS and held by
+    mimic-code's weight_durations. A stay without any takes those of INPUTEVENTS_MV, not of echo reports as in
+    mimic-code; stays before 2008 have a weight in CHARTEVENTS (33 GB) only.
+    """
 
     min_stage: int = Field(default=1, ge=1, le=3)
     """Lowest KDIGO stage that is the label aki: 1, any AKI. Whatever it is, stage 1 before the horizon excludes."""
@@ -85,11 +87,12 @@ class MimicAkiOptions(Config):
     """Remove `[** ... **]`; kept by default, as in the notes that the models are pretrained on."""
 
     memory_limit: str = Field(default="4GB", pattern=r"^[0-9]+(\.[0-9]+)? ?[KMG]i?B$")
-    """What DuckDB may hold in memory: 4GB is enough for all of MIMIC-III; what is more goes to a private temporary
+    """Memory that DuckDB may use: 4GB is enough for all of MIMIC-III; what is more goes to a private temporary
     folder (below TMPDIR), which is removed afterwards."""
 
     threads: int = Field(default=2, ge=1)
-    """Of DuckDB: 2, since CSV with quoted line breaks is read safely by one thread only and the rest is quick."""
+    """Threads of DuckDB: 2, since CSV with quoted line breaks is read safely by one thread only and the rest is
+    quick."""
 
     def check(self) -> None:
         """Refuse windows beyond the staged week, categories without a time, and what is no ICD-9 code."""

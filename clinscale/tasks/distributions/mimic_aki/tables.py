@@ -26,7 +26,7 @@ _FAULTS = {
     "LINE SIZE OVER MAXIMUM": "row is longer than 2 MB, so a quote may be missing",
     "INVALID ENCODING": "text is not valid UTF-8",
 }
-"""What DuckDB calls a fault -> the same in words."""
+"""DuckDB's name of a fault -> the same in words."""
 
 
 class Tables:
