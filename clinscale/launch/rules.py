@@ -61,7 +61,7 @@ def versions(file: str, text: str) -> Iterator[Problem]:
         if not is_supported_python(found):
             yield Problem(file, "version", f"Python {found}", f"use Python {known['python']}")
     for name in ("ray", "torch", "clinscale"):
-        if re.search(rf"pip3? install{_SAME_COMMAND}*?\s[\"']?{name}(\[[\w,]*\])?[\"']?(\s|$)", bare):
+        if re.search(rf"pip3? install{_SAME_COMMAND}*?\s[\"']?{name}(\[[\w,]*\])?[\"']?(\s(?!@)|$)", bare):
             yield Problem(file, "version", f"pip takes any {name}", f"pin it: {name}=={known[name]}")
     if match := re.search(r"ray-wheels/\S+|\bray-3\.0\.0\.dev0\S*|rayproject/\S*nightly\S*", bare):
         yield Problem(file, "nightly Ray", match[0][:60], f"install ray=={known['ray']}")

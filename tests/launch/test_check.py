@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 CRDS = ROOT.parent / "shared" / "data" / "kuberay-crds"
 FILES = sorted(
-    path.relative_to(CLUSTER).as_posix() for path in CLUSTER.rglob("*") if path.is_file() and path.suffix != ".md"
+    path.relative_to(CLUSTER).as_posix()
+    for path in CLUSTER.rglob("*")
+    if path.is_file() and path.suffix not in (".md", ".txt")
 )
 
 SCRIPT = """#!/bin/bash
