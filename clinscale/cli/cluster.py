@@ -12,6 +12,7 @@ import typer
 from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri, local_only
 from clinscale.cli.output import console, emit, table
 from clinscale.errors import ConfigError
+from clinscale.visible import visible
 
 if TYPE_CHECKING:
     from clinscale.registry import Server, ServerFolder
@@ -295,7 +296,12 @@ def _password(name: str) -> str:
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     asked: str = typer.prompt(
-        f"Password of {name}", default="", show_default=False, hide_input=True, confirmation_prompt=True, err=True
+        f"Password of {visible(name)}",
+        default="",
+        show_default=False,
+        hide_input=True,
+        confirmation_prompt=True,
+        err=True,
     )
     return asked
 

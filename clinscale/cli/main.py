@@ -32,10 +32,11 @@ from clinscale.cli import (
     tune,
     ui,
 )
-from clinscale.cli.output import VisibleFormatter, keep_stdout_clean, visible
+from clinscale.cli.output import VisibleFormatter, keep_stdout_clean
 from clinscale.errors import ClinscaleError
 from clinscale.permissions import close_process
 from clinscale.runtime import QUIET
+from clinscale.visible import visible
 
 _INTERRUPTED = 130
 TRACEBACK = "CLINSCALE_TRACEBACK"
@@ -127,7 +128,7 @@ def _foreign(error: Exception) -> int:
         _tell(f"{error.filename}: {error.strerror}; check the path, its permissions and the disk")
         return 2
     if os.environ.get(TRACEBACK):
-        traceback.print_exception(error)
+        print(visible("".join(traceback.format_exception(error))), file=sys.stderr)
         return 1
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     _tell(

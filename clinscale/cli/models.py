@@ -21,6 +21,7 @@ from clinscale.cli.options import (
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
 from clinscale.units import format_bytes
+from clinscale.visible import visible
 
 if TYPE_CHECKING:
     from clinscale.scan import ScanResult
@@ -359,7 +360,7 @@ def sign(
     from clinscale import registry
 
     def passphrase() -> str:
-        return str(typer.prompt(f"Passphrase of {key}", hide_input=True, err=True))
+        return str(typer.prompt(f"Passphrase of {visible(str(key))}", hide_input=True, err=True))
 
     version = registry.sign(registry.connect(tracking_uri, home=home), reference, key, passphrase=passphrase)
     signed_by = version.tags[registry.Tag.SIGNED_BY]

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,17 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clinscale.units import format_seconds
-
-_STEERING = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # escape sequences begin with one of these; a carriage return overwrites
-    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # the order of writing, and line breaks of another kind
-    "\ud800-\udfff\U000e0000-\U000e007f]"  # half characters, which cannot be written; tags, which nobody sees
-)
-
-
-def visible(text: str) -> str:
-    r"""`text` with the characters that steer a terminal or the order of writing as escapes: `\x1b`, `\u202e`."""
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+from clinscale.visible import STEERING, visible
 
 
 class VisibleFormatter(logging.Formatter):
@@ -79,7 +68,7 @@ def emit(values: Any, *, as_json: bool, people: Any = None) -> None:
     """The verb's result: `values` as JSON, or `people` (text or a table) for people."""
     if as_json:
         text = json.dumps(values, ensure_ascii=False, indent=2, default=str)
-        escaped = _STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
+        escaped = STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
         print(escaped, file=_stdout, flush=True)
         return
     printer = _Console(file=_stdout, highlight=False, width=None if _stdout.isatty() else 160)

@@ -13,6 +13,7 @@ from clinscale.cli.options import Json
 from clinscale.cli.output import console, emit, table
 from clinscale.errors import ConfigError
 from clinscale.units import format_bytes
+from clinscale.visible import visible_log
 
 if TYPE_CHECKING:
     from clinscale.launch import Job, Jobs
@@ -104,7 +105,7 @@ def submit(
 
 def _follow(jobs: "Jobs", job_id: str, json: bool) -> None:
     def write(text: str) -> None:
-        sys.stderr.write(text)
+        sys.stderr.write(visible_log(text))
         sys.stderr.flush()
 
     def say(why: str) -> None:

@@ -20,6 +20,7 @@ from clinscale.errors import AccessError, CapacityError, ClusterError, ConfigErr
 from clinscale.launch.check import check
 from clinscale.runtime import make_token
 from clinscale.strict_yaml import read_yaml
+from clinscale.visible import run_visibly
 
 _TOKEN_MOUNT = "~/.ray"
 _REACH_S = 10
@@ -137,11 +138,7 @@ def down(path: str | Path, *, on_progress: Callable[[str], None] = lambda what: 
     if _ray("down", path, "--yes"):
         raise ClusterError(f"`ray down` of {path} failed; what it said is above")
     stop = file.command("ray", "stop")
-    left = [
-        host
-        for host in file.workers
-        if subprocess.run(file.ssh(host, stop), check=False, stdout=sys.stderr.fileno()).returncode
-    ]
+    left = [host for host in file.workers if run_visibly(file.ssh(host, stop))]
     if left:
         raise ClusterError(f"Ray may still run on {', '.join(left)}: on each of them run `ray stop`")
 
@@ -197,7 +194,7 @@ def _ray(verb: str, path: str | Path, *arguments: str, quiet: bool = False) -> i
     environment = os.environ | {"RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.setdefault("AUTOSCALER_NODE_START_WAIT_S", "300")
     command = [sys.executable, "-m", "ray.scripts.scripts", verb, str(path), *arguments]
-    to = subprocess.DEVNULL if quiet else sys.stderr.fileno()
-    return subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=to, stderr=to, check=False
-    ).returncode
+    if quiet:
+        silence = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        return subprocess.run(command, env=environment, check=False, **silence).returncode
+    return run_visibly(command, env=environment | {"PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,8 +125,8 @@ def open_answers(out: str | Path, card: "TaskCard") -> Iterator[Write]:
     """A function that writes lines to `out`, which is there, whole, once the block has ended without an error.
 
     The ending of its name tells the format (`check_out`): JSON lines as the lines are; CSV with lists and scores as
-    JSON, and an apostrophe before what a spreadsheet would take for a formula; Parquet with columns of lists and
-    structs.
+    JSON, and an apostrophe before what a spreadsheet would take for a formula and before apostrophes that lead there
+    already, so that who takes one away has what it was; Parquet with columns of lists and structs.
 
     Raises:
         ConfigError: as `check_out`.
@@ -151,14 +152,14 @@ def _csv(path: Path, card: "TaskCard") -> Iterator[Write]:
         yield lambda lines: rows.writerows([_cell(line.get(name)) for name in names] for line in lines)
 
 
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-"""Characters, the wide ones too, with which a cell begins that a spreadsheet computes (OWASP, CSV Injection)."""
+_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
+"""How a cell begins, with wide characters too, that a spreadsheet computes (OWASP, CSV Injection)."""
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, (list, dict)):
         return json.dumps(value, ensure_ascii=False)
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 @contextlib.contextmanager

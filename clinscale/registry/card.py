@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from clinscale.storage import atomic_path, sha256
+from clinscale.visible import visible
 
 CARD = "README.md"
 """Name of the card's file on the hub."""
@@ -39,7 +40,7 @@ def write_card(
         if section:
             parts += [f"## {heading}", section if isinstance(section, str) else _table(section)]
     with atomic_path(folder / CARD) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        temporary.write_text(visible("\n\n".join(parts)) + "\n", encoding="utf-8")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -29,6 +29,7 @@ from clinscale.errors import CapacityError, ConfigError, RegistryError
 from clinscale.permissions import make_folder, read_secret
 from clinscale.storage import is_remote
 from clinscale.telemetry import TELEMETRY_OFF
+from clinscale.visible import start_visibly
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -202,7 +203,8 @@ class Server:
         # a group of its own, so that Ctrl-C reaches the children once, from us, and none outlives us
         proof = secrets.token_urlsafe(24)
         environment = self._environment() | {PROOF: proof}
-        child = subprocess.Popen(
+        # what anybody asks of the server may stand in its log
+        child, _ = start_visibly(
             self._command(), env=environment, cwd=self.folder.path, start_new_session=True, umask=0o077
         )
         try:
@@ -270,7 +272,7 @@ class Server:
             options += ["--ssl-keyfile", str(self._config.tls_key.absolute())]
         return options
 
-    def _wait_until_ready(self, child: "subprocess.Popen[bytes]", proof: str) -> None:
+    def _wait_until_ready(self, child: "subprocess.Popen[str]", proof: str) -> None:
         """Wait for our own server's answer; another user's, who was faster at the port, lacks the proof."""
         health = f"{self._scheme}://{_own_host(self._config)}:{self._config.port}/health"
         unverified = ssl.create_default_context()  # our own child, and nothing secret is sent
@@ -391,7 +393,7 @@ def _check_port(host: str, port: int) -> None:
         ) from None
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def _end(child: "subprocess.Popen[str]") -> None:
     """Ask the server to finish its requests, then end whatever is left of its group."""
     child.terminate()
     try:

@@ -9,6 +9,7 @@ from clinscale.report.charts import learning_charts, search_chart
 from clinscale.report.gather import gather
 from clinscale.storage import atomic_path
 from clinscale.units import format_seconds
+from clinscale.visible import visible
 
 _ABSENT = "–"
 
@@ -46,7 +47,7 @@ def write_report(tracking: Tracking, out: str | Path) -> Path:
     path = Path(out)
     try:
         with atomic_path(path) as temporary:
-            temporary.write_text(html, encoding="utf-8")
+            temporary.write_text(visible(html), encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"report {path} cannot be written ({type(error).__name__}); give another file name"

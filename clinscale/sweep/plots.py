@@ -10,6 +10,7 @@ from clinscale.permissions import make_folder
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.sampler import Objective, study_of
 from clinscale.sweep.space import SearchSpace
+from clinscale.visible import visible
 
 _LABELS: dict[Objective, str] = {
     "score": "score on the development split",
@@ -94,6 +95,6 @@ def _learning_curves(pyplot: Any, trials: Sequence[Trial], title: str) -> None:
         )
     axes.set_xlabel("epoch")
     axes.set_ylabel("best score so far")
-    axes.set_title(title)
+    axes.set_title(visible(title), parse_math=False)  # a task may be called `$x$`
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="lower right")

@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from clinscale.cli import output
-from clinscale.cli.output import VisibleFormatter, emit, table, visible
+from clinscale.cli.output import VisibleFormatter, emit, table
+from clinscale.visible import STEERING, visible
 
-STEERING = {
+ODD = {
     "colour": "\x1b[31m",
     "window title": "\x1b]0;title\x07",
     "eight-bit escape": "\x9b2J",
@@ -42,33 +43,33 @@ def stdout(monkeypatch):
     return written
 
 
-@pytest.mark.parametrize("name", STEERING)
+@pytest.mark.parametrize("name", ODD)
 def test_nothing_from_the_data_steers_the_terminal(stdout, name):
-    text = f"before {STEERING[name]} after"
+    text = f"before {ODD[name]} after"
     emit({}, as_json=False, people=[text, table(text, [{text: text}])])
     emit({text: [text]}, as_json=True)
-    assert not any(output._STEERING.search(line) for line in stdout.getvalue().split("\n"))
+    assert not any(STEERING.search(line) for line in stdout.getvalue().split("\n"))
     assert stdout.getvalue().count("before") >= 5
     stdout.getvalue().encode()
 
 
-@pytest.mark.parametrize("name", STEERING)
+@pytest.mark.parametrize("name", ODD)
 def test_json_keeps_what_is_escaped(stdout, name):
-    emit({"text": STEERING[name]}, as_json=True)
-    assert json.loads(stdout.getvalue()) == {"text": STEERING[name]}
+    emit({"text": ODD[name]}, as_json=True)
+    assert json.loads(stdout.getvalue()) == {"text": ODD[name]}
 
 
 def test_messages_logs_and_progress_do_not_steer_either(monkeypatch):
     written = io.StringIO()
     monkeypatch.setattr(output.console, "file", written)
-    text = "".join(STEERING.values())
+    text = "".join(ODD.values())
     output.console.print(text, style="red")
     with output.Steps(text, text) as steps:
         steps.update(1, 1, text)
         steps.say(text)
     record = logging.LogRecord("n", logging.WARNING, "p", 1, "%s", (text,), None)
     written.write(VisibleFormatter("%(message)s").format(record))
-    assert not output._STEERING.search(written.getvalue())
+    assert not STEERING.search(written.getvalue())
 
 
 def test_brackets_are_no_markup(stdout):
@@ -93,4 +94,4 @@ def test_an_error_does_not_steer_the_terminal(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert not output._STEERING.search(capsys.readouterr().err)
+    assert not STEERING.search(capsys.readouterr().err)

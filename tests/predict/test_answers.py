@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pyarrow.parquet
 import pytest
@@ -50,6 +51,13 @@ def test_no_cell_begins_a_formula(value, written):
     line = {"id": "1", "file": "f", "row": 1, "answer": value, "start": 0, "end": 2, "score": 1.0}
     [row] = csv.DictReader(written("o.csv", [line], card("demo_questions", ())).open(newline=""))
     assert row["answer"] == f"'{value}"
+
+
+@pytest.mark.parametrize("value", ["=1", "'=1", "''=1", "'n abend", "''", "'", "-", "a=1"])
+def test_what_was_neutralised_can_be_read_back_and_no_two_ids_become_one(value, written):
+    line = {"id": value, "file": "f", "row": 1, "answer": "a", "start": 0, "end": 1, "score": 1.0}
+    [row] = csv.DictReader(written("o.csv", [line], card("demo_questions", ())).open(newline=""))
+    assert re.sub("^'('*[=+\\-@])", r"\1", row["id"]) == value
 
 
 def test_parquet_holds_what_the_lines_hold(written):

@@ -7,6 +7,7 @@ from clinscale import registry
 from clinscale.errors import DataError, RegistryError
 from clinscale.registry import Tag
 from clinscale.report import write_report
+from clinscale.visible import STEERING
 
 VOID = {"meta", "br", "link", "img"}
 
@@ -108,6 +109,16 @@ def test_names_cannot_smuggle_markup_into_the_page(past, tracking, tmp_path):
     page = Page(write_report(tracking, tmp_path / "report.html").read_text())
     assert "script" not in page.elements
     assert attack in page
+
+
+def test_no_name_changes_the_order_of_writing_or_breaks_the_page(past, tracking, tmp_path):
+    attack = "\u202egpj\x1b[2J\u2066\x00"
+    tags = {Tag.KIND: "sweep", Tag.TASK: attack, Tag.METRIC: attack}
+    sweep = past.run("clinscale-sweep", attack, tags, {})
+    past.run("clinscale-sweep", attack, {Tag.KIND: "trial"}, {"model": attack}, sweep.id).end()
+    text = write_report(tracking, tmp_path / "report.html").read_text()
+    assert not STEERING.search(text)
+    assert "\\u202egpj\\x1b[2J\\u2066\\x00" in text
 
 
 def test_an_empty_registry_has_a_page_that_says_so(tracking, tmp_path):
