@@ -1,4 +1,4 @@
-"""What of a text from data, files and servers may reach a terminal or a page: nothing that would steer it.
+"""Text from data, files and servers as it may reach a terminal or a page: nothing in it steers them.
 
 Names, tags, labels and answers are other people's. Escape sequences in them could rewrite what a terminal shows or
 type for its user; marks of writing direction make a name look like another.
@@ -20,7 +20,7 @@ STEERING = re.compile(
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _REST_S = 2.0
-"""For the rest of the output after the end: what a program left running, as ssh does, may hold it open."""
+"""The wait for the rest of the output after the end: what a program left running, as ssh does, may hold it open."""
 _OVERWRITE = re.compile(r"\r+\n?")
 
 

@@ -153,7 +153,7 @@ def _csv(path: Path, card: "TaskCard") -> Iterator[Write]:
 
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
-"""How a cell begins, with wide characters too, that a spreadsheet computes (OWASP, CSV Injection)."""
+"""The beginning, with wide characters too, of a cell that a spreadsheet computes (OWASP, CSV Injection)."""
 
 
 def _cell(value: Any) -> Any:

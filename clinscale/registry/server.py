@@ -141,7 +141,7 @@ class ServerConfig:
     """`postgresql://USER@HOST/NAME` or `sqlite:///FILE`; None is SQLite in the folder."""
     database_password_file: Path | None = None
     accounts_database: str | None = None
-    """Where MLflow keeps users and their rights, `sqlite:///FILE`; None is in the database."""
+    """The place of MLflow's users and their rights, `sqlite:///FILE`; None is in the database."""
     artifacts: str | None = None
     """Place of the artifacts, which the server alone reads and writes: a folder or an object store.
 
@@ -155,7 +155,7 @@ class ServerConfig:
     tls_key: Path | None = None
     workers: int = 2
     single_user: bool = False
-    """For its one account on this machine: without workspaces, and without a log of each request."""
+    """A server for its one account on this machine has no workspaces, and no log of each request."""
 
 
 class Server:
