@@ -249,12 +249,12 @@ def convert(
 
     Example: `clinscale models convert emilyalsentzer/Bio_ClinicalBERT --family longformer --out clinical-lf`
     """
-    from clinscale import corpus
     from clinscale import models as encoders
+    from clinscale.tokenizers import load_tokenizer
 
     values = {"pretrained": source, "convert_to": family, "max_tokens": max_tokens}
     config = encoders.ModelConfig.load(overrides=overrides or [], base=values)
-    done = encoders.convert_to_folder(config, corpus.load_tokenizer(source), out)
+    done = encoders.convert_to_folder(config, load_tokenizer(source), out)
     head = "with its head" if done["has_mlm_head"] else "without a head of masked-language modelling"
     people = f"{out}: a {family} of {max_tokens:,} tokens, {done['parameters']:,} parameters, {head}"
     emit(done, as_json=json, people=people)

@@ -174,7 +174,7 @@ def _surveyed(read: "TaskData", model: str | None) -> dict[str, Any]:
 
     if model is None:
         return survey(read)
-    from clinscale.corpus import load_tokenizer
+    from clinscale.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     return survey(read, lambda text: len(tokenizer(text, verbose=False)["input_ids"]))

@@ -18,7 +18,8 @@ from clinscale.corpus.masking import MaskingConfig, word_starts
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.shards import ShardSet, open_shards
 from clinscale.corpus.sources import Document, SourceConfig, files_of, read_documents
-from clinscale.corpus.tokenizing import SpecialIds, load_tokenizer, tokenizer_fingerprint, train_tokenizer
+from clinscale.corpus.tokenizing import train_tokenizer
+from clinscale.tokenizers import SpecialIds, load_tokenizer, tokenizer_fingerprint
 
 __all__ = [
     "CanaryConfig",

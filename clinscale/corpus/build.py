@@ -59,13 +59,7 @@ from clinscale.corpus.sources import (
     source_digest,
     text_digest,
 )
-from clinscale.corpus.tokenizing import (
-    SMALLEST_VOCABULARY,
-    SpecialIds,
-    load_tokenizer,
-    tokenizer_fingerprint,
-    train_tokenizer,
-)
+from clinscale.corpus.tokenizing import SMALLEST_VOCABULARY, train_tokenizer
 from clinscale.corpus.vocabulary import MIN_DOCUMENTS
 from clinscale.errors import ConfigError, DataError
 from clinscale.filters import Choice
@@ -82,6 +76,7 @@ from clinscale.storage import (
     upload,
     write_json,
 )
+from clinscale.tokenizers import SpecialIds, load_tokenizer, tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,8 +18,8 @@ from clinscale.corpus.loader import epoch_order
 from clinscale.corpus.masking import ordinary
 from clinscale.corpus.packing import FRAME_TOKENS, Rows
 from clinscale.corpus.streams import CANARIES, CANARY_ALTERNATIVES, CANARY_ROWS, generator
-from clinscale.corpus.tokenizing import SpecialIds
 from clinscale.errors import ConfigError
+from clinscale.tokenizers import SpecialIds
 
 NAME_TOKENS, SECRET_TOKENS = 8, 6
 CANARY_TOKENS = NAME_TOKENS + SECRET_TOKENS

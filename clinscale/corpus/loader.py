@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from clinscale.corpus.masking import IGNORED, MaskingConfig, mask_row
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.streams import EVALUATION_MASKS, ORDER, TRAINING_MASKS, generator
-from clinscale.corpus.tokenizing import SpecialIds
 from clinscale.errors import DataError
+from clinscale.tokenizers import SpecialIds
 
 Batch = dict[str, NDArray[np.int64]]
 """`input_ids`, `labels` (-100 where nothing is asked) and `attention_mask`, each (rows, row_tokens).

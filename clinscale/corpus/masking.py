@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinscale.config import Config
-from clinscale.corpus.tokenizing import SpecialIds
 from clinscale.errors import ConfigError
+from clinscale.tokenizers import SpecialIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

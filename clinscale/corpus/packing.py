@@ -16,8 +16,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clinscale.corpus.tokenizing import SpecialIds
 from clinscale.errors import ConfigError, DataError
+from clinscale.tokenizers import SpecialIds
 
 FRAME_TOKENS = 2
 """Each row, or each piece of a document, starts with the classification token and ends with a separator."""

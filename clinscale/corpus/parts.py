@@ -22,11 +22,12 @@ from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import TestTexts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig, band_keys, signatures
 from clinscale.corpus.sources import Document, Note, SourceConfig, cleaned, files_of, read_notes
-from clinscale.corpus.tokenizing import SpecialIds, encode
+from clinscale.corpus.tokenizing import encode
 from clinscale.errors import CapacityError
 from clinscale.filters import Choice
 from clinscale.runtime import stream
 from clinscale.storage import atomic_path, create_binary, files_in, filesystem, is_remote, join, open_binary
+from clinscale.tokenizers import SpecialIds
 
 if TYPE_CHECKING:
     import pyarrow

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from clinscale.config import Config, fingerprint, nearest
 from clinscale.corpus.packing import Rows
-from clinscale.corpus.tokenizing import SpecialIds
 from clinscale.errors import ConfigError, DataError
 from clinscale.storage import exists, is_remote, join, local_copy, read_json
+from clinscale.tokenizers import SpecialIds
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clinscale import corpus, models
+from clinscale import models
 from clinscale.engine import Engine, TorchEngine
 from clinscale.errors import ConfigError, DataError, DivergenceError, OutOfMemoryError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
@@ -23,6 +23,7 @@ from clinscale.predict import Predictor, TaskCard, collate
 from clinscale.runtime import exhausted_memory
 from clinscale.storage import atomic_path
 from clinscale.tasks import TaskConfig, TaskData, Window, kind_of, metric_of
+from clinscale.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -397,7 +398,7 @@ def _predictor(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime)
 
 @functools.lru_cache(maxsize=2)
 def _tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    return corpus.load_tokenizer(model)
+    return load_tokenizer(model)
 
 
 class _Cache:

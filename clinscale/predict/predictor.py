@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinscale import corpus, models
+from clinscale import models
 from clinscale.predict.batching import collate, length_sorted_batches
 from clinscale.predict.card import TaskCard
 from clinscale.tasks import Example, Outcomes, Prediction, Window, kind_of, lines_of
+from clinscale.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +167,7 @@ def load_predictor(
     model = models.load_hf(str(folder), head=head, attention=attention, unpad=True, new_head=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    return Predictor(model.to(device, dtype), corpus.load_tokenizer(str(folder)), card, batch_size=batch_size)
+    return Predictor(model.to(device, dtype), load_tokenizer(str(folder)), card, batch_size=batch_size)
 
 
 def _without_padding(output: "dict[str, np.ndarray[Any, Any]]", tokens: int) -> "dict[str, np.ndarray[Any, Any]]":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinscale import corpus, models, registry
+from clinscale import models, registry
 from clinscale.config import merge
 from clinscale.errors import DataError
 from clinscale.finetune import task_inputs
@@ -15,6 +15,7 @@ from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.space import MODEL, SearchSpace, load_space
 from clinscale.sweep.warm import warm_points
 from clinscale.tasks import TaskConfig, TaskData, kind_of, load_task, read_task
+from clinscale.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _read_study(
     bases = tuple(registry.fetch_model(tracking, model, home=home) for model in study.models)
     for base in bases:  # as each trial will: a GPU is not asked for to find out that a base does not load
         models.load_hf(base.path, head=kind_of(task).head)
-        corpus.load_tokenizer(base.path)
+        load_tokenizer(base.path)
     recipe = config.recipe
     warm = warm_points(
         tracking, recipe.warm_start, task=task, space=space, count=recipe.warm_points, own=study.name

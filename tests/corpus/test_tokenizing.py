@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -7,7 +6,6 @@ from hypothesis import strategies as st
 
 from clinscale.corpus import SpecialIds, load_tokenizer, tokenizer_fingerprint, train_tokenizer
 from clinscale.corpus.tokenizing import SPECIAL_TOKENS, encode
-from clinscale.errors import DataError
 
 TEXTS = [f"The patient was given {n} mg of aspirin for chest pain. <mask> Größe {n * 7} cm." for n in range(300)]
 
@@ -149,126 +147,3 @@ def test_both_families_of_models_read_it(trained, family):
     logits = model(**batch).logits
     assert logits.shape == (*batch["input_ids"].shape, len(trained))
     assert torch.isfinite(logits).all()
-
-
-def test_fingerprint_ignores_the_last_calls_state_and_follows_the_vocabulary(trained):
-    before = tokenizer_fingerprint(trained)
-    trained("a b c", truncation=True, max_length=3, padding="max_length")
-    assert tokenizer_fingerprint(trained) == before
-    assert tokenizer_fingerprint(train_tokenizer(TEXTS, 299)) != before
-
-
-def test_a_tokenizer_without_mask_token_is_refused():
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")), cls_token="a")
-    with pytest.raises(DataError, match="no sep and no pad and no mask token"):
-        SpecialIds.from_tokenizer(bare)
-
-
-def test_a_slow_or_foreign_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match="neither a folder with an HF tokenizer"):
-        load_tokenizer(str(tmp_path))
-    with pytest.raises(DataError, match="none does not exist"):
-        load_tokenizer(str(tmp_path / "none"))
-
-
-@pytest.mark.parametrize("model_type", ["longformer", "big_bird"])
-def test_a_model_folder_without_tokenizer_is_refused(tmp_path, model_type):
-    """transformers 5 returns a tokenizer of special tokens only, under which every text is `<unk>`."""
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    with pytest.raises(DataError, match="holds no tokenizer vocabulary"):
-        load_tokenizer(str(tmp_path))
-
-
-def test_a_truncated_tokenizer_is_named(trained, tmp_path):
-    trained.save_pretrained(tmp_path)
-    whole = (tmp_path / "tokenizer.json").read_bytes()
-    (tmp_path / "tokenizer.json").write_bytes(whole[:1000])
-    with pytest.raises(DataError, match=r"tokenizer\.json is not valid JSON"):
-        load_tokenizer(str(tmp_path))
-
-
-def test_remote_code_is_not_run(trained, tmp_path):
-    trained.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    config |= {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(DataError):
-        load_tokenizer(str(tmp_path))
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.fixture(scope="module")
-def spiece(tmp_path_factory):
-    """A BigBird folder as published: `spiece.model` and no tokenizer.json."""
-    import sentencepiece
-
-    folder = tmp_path_factory.mktemp("bigbird")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS * 10),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=60,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        control_symbols=["[SEP]", "[MASK]", "[CLS]"],
-        minloglevel=2,
-    )
-    (folder / "spiece.vocab").unlink()
-    (folder / "config.json").write_text(json.dumps({"model_type": "big_bird"}))
-    return folder
-
-
-def test_a_published_bigbird_tokenizer_reads_as_sentencepiece_does(spiece):
-    import sentencepiece
-
-    loaded = load_tokenizer(str(spiece))
-    theirs = sentencepiece.SentencePieceProcessor(str(spiece / "spiece.model"))
-    for text in TEXTS:
-        assert loaded(text, add_special_tokens=False)["input_ids"] == theirs.encode(" ".join(text.split()))
-
-
-@pytest.mark.parametrize("size", [0, 300, 301])
-def test_a_cut_sentencepiece_file_is_told_as_such(spiece, tmp_path, size):
-    """At 300 bytes it ends between two pieces, and `transformers` reads it without a word."""
-    shutil.copytree(spiece, tmp_path / "cut")
-    (tmp_path / "cut" / "spiece.model").write_bytes((spiece / "spiece.model").read_bytes()[:size])
-    with pytest.raises(DataError, match=r"spiece\.model is cut off"):
-        load_tokenizer(str(tmp_path / "cut"))
-
-
-@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.txt"])
-def test_a_tokenizer_that_git_lfs_has_not_fetched_is_refused(trained, tmp_path, file):
-    """As a vocabulary, the three lines of a pointer are three words."""
-    trained.save_pretrained(tmp_path)
-    (tmp_path / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5948\n")
-    with pytest.raises(DataError, match=rf"{file} is a Git LFS pointer"):
-        load_tokenizer(str(tmp_path))
-
-
-@pytest.mark.parametrize("fewer", [0, 1])
-def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(trained, tmp_path, fewer):
-    trained.save_pretrained(tmp_path)
-    config = {"model_type": "longformer", "vocab_size": len(trained) - fewer}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    if not fewer:
-        assert len(load_tokenizer(str(tmp_path))) == len(trained)
-        return
-    with pytest.raises(DataError, match=rf"has {len(trained)} tokens, and the model beside it knows"):
-        load_tokenizer(str(tmp_path))
-
-
-def test_a_tokenizer_without_padding_is_refused(tmp_path):
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {"[UNK]": 0, "chest": 1, "pain": 2}
-    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")))
-    bare.save_pretrained(tmp_path)
-    with pytest.raises(DataError, match="no pad token"):
-        load_tokenizer(str(tmp_path))
