@@ -4,6 +4,7 @@ A message holds four things: the thing by its full name, the rule, the value fou
 holds note text. Every error is built from one string, so all of them survive pickling across Ray processes.
 """
 
+import errno
 import re
 
 
@@ -60,6 +61,18 @@ def own_cause(error: BaseException | None) -> ClinscaleError | None:
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
+
+
+def exhausted_memory(error: Exception) -> str | None:
+    """The memory (`host`, `GPU`) that was too small, if the error says so; torch has no type for the host's."""
+    text = str(error)
+    if (
+        isinstance(error, MemoryError)
+        or "can't allocate memory" in text
+        or getattr(error, "errno", 0) == errno.ENOMEM
+    ):
+        return "host"
+    return "GPU" if "out of memory" in text else None
 
 
 def reason_of(error: Exception) -> str:

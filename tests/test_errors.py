@@ -1,3 +1,4 @@
+import errno
 import inspect
 import pickle
 
@@ -41,3 +42,19 @@ def test_an_error_of_ours_comes_out_of_rays_wrapping_with_its_own_text():
     found = errors.own_cause(wrapped)
     assert type(found) is errors.DataError
     assert str(found) == "row 3 has no text"
+
+
+def test_what_python_torch_and_the_system_say_without_memory_is_told_from_other_errors():
+    import torch
+
+    with pytest.raises(MemoryError) as python:
+        bytearray(2**60)
+    with pytest.raises(RuntimeError) as on_host:
+        torch.empty(2**50)
+    for error in (python.value, on_host.value, OSError(errno.ENOMEM, "Cannot allocate memory")):
+        assert errors.exhausted_memory(error) == "host"
+    assert (
+        errors.exhausted_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")) == "GPU"
+    )
+    assert errors.exhausted_memory(RuntimeError("Connection closed by peer")) is None
+    assert errors.exhausted_memory(OSError(errno.ENOSPC, "No space left on device")) is None

@@ -7,12 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clinscale.errors import ClinscaleError, DataError, reason_of
+from clinscale.errors import ClinscaleError, DataError, exhausted_memory, reason_of
 from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, weight_files
 from clinscale.models.families import family_named
 from clinscale.models.options import Attention, EvaluationPattern
 from clinscale.permissions import adopt, make_folder
-from clinscale.runtime import exhausted_memory
 from clinscale.storage import refuse_lfs_pointers
 
 if TYPE_CHECKING:

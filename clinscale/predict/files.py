@@ -4,15 +4,17 @@ import contextlib
 import functools
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clinscale import models
 from clinscale.predict.answers import Line, Tally, answer, check_out, open_answers
 from clinscale.predict.card import TaskCard
 from clinscale.predict.inputs import Inputs
 from clinscale.predict.predictor import CHUNK, Predictor, load_predictor
-from clinscale.predict.workers import answers_of_workers, check_workers
-from clinscale.runtime import Cluster
 from clinscale.tasks import DocumentFormat, OnError
+
+if TYPE_CHECKING:
+    from clinscale.runtime import Cluster
 
 OnProgress = Callable[[int, int, int], None]
 """Called with the documents done, all documents, and the windows of the model that this process has read."""
@@ -26,7 +28,7 @@ def predict_files(
     on_error: OnError | None = None,
     format: DocumentFormat | None = None,
     num_workers: int | None = None,
-    cluster: Cluster | None = None,
+    cluster: "Cluster | None" = None,
     batch_size: int = 8,
     attention: models.Attention = "exact",
     precision: models.InferencePrecision = "fp32",
@@ -64,6 +66,9 @@ def predict_files(
     if out is not None:
         check_out(out)
     if cluster is not None:
+        # late: the one module here that needs the room of clusters, which no registered version carries
+        from clinscale.predict.workers import answers_of_workers, check_workers
+
         check_workers(num_workers or 1, cluster)
     inputs = Inputs.find(uris, card, on_error=on_error, format=format)
     if out is not None:

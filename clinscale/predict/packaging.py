@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from clinscale import registry
 
 _ROOMS = (
-    *("cells", "config", "corpus", "errors", "filters", "models", "permissions", "predict", "records"),
-    *("runtime", "storage", "strict_yaml", "tasks", "telemetry"),
+    *("cells", "config", "errors", "filters", "models", "permissions", "predict", "records"),
+    *("storage", "strict_yaml", "tasks", "telemetry", "tokenizers"),
 )
-"""The rooms and files of clinscale that prediction imports: corpus for its tokenizers, runtime for corpus."""
+"""The rooms and files of clinscale that prediction imports."""
+
+_OF_CLUSTERS = {"predict/workers.py"}
+"""What prediction imports only where a cluster is at hand, which a served version never has."""
 
 _EXAMPLE = "The patient was admitted with chest pain. Metoprolol 25 mg was given twice daily."
 
@@ -54,4 +57,5 @@ def _own_code() -> dict[str, Path]:
     files = [package / "__init__.py"]
     for room in _ROOMS:
         files += [package / f"{room}.py"] if (package / f"{room}.py").exists() else (package / room).rglob("*.py")
-    return {f"{package.name}/{file.relative_to(package)}": file for file in files}
+    places = {file.relative_to(package).as_posix(): file for file in files}
+    return {f"{package.name}/{place}": file for place, file in places.items() if place not in _OF_CLUSTERS}

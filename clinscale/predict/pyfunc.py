@@ -4,15 +4,21 @@ MLflow executes this file when a version is loaded; the HF folder is its artifac
 `text` column and what else the task's kind needs (`text_pair`: the hypothesis or the question); output is one
 prediction per row.
 
-The version carries clinscale's code for prediction, and MLflow puts it before an installed clinscale. In a process
-that has imported clinscale already, that one answers.
+The version carries clinscale's code for prediction in one archive, which comes before an installed clinscale. In a
+process that has imported clinscale already, that one answers.
 """
 
+# ruff: noqa: E402  the archive must be on the path before clinscale is imported from it
+
 import pkgutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import mlflow.models
 import mlflow.pyfunc
+
+sys.path[:0] = map(str, Path(__file__).parent.glob("code/*.zip"))
 
 import clinscale
 from clinscale.cells import CellError

@@ -3,11 +3,11 @@
 import functools
 from collections.abc import Callable, Generator
 
-from clinscale.errors import CapacityError, OutOfMemoryError
+from clinscale.errors import CapacityError, OutOfMemoryError, exhausted_memory
 from clinscale.predict.answers import Line, answer
 from clinscale.predict.inputs import Document, Inputs
 from clinscale.predict.predictor import CHUNK, Predictor
-from clinscale.runtime import Cluster, exhausted_memory, stream
+from clinscale.runtime import Cluster, stream
 from clinscale.tasks import OnError
 
 _SHARES = 4

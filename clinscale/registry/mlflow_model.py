@@ -5,6 +5,7 @@ import json
 import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ where `files` are those of its HF folder and `around` are all others, the pyfunc
 that clinscale registered before it covered them have no `around`."""
 HF_FOLDER = "artifacts/hf"
 """Place of the HF folder in a registered model."""
+_UNIX = 3
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Pyfunc:
     pip_requirements: tuple[str, ...]
     """Requirements of that file; given, because MLflow's guess starts the model."""
     code_files: Mapping[str, Path] = field(default_factory=dict)
-    """Code that the version carries, by its place below MLflow's `code_paths`."""
+    """Code that the version carries, by its place in `code/code.zip`, which `code` puts on Python's path."""
     signature: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
     """`inputs`, `outputs` and `params` as MLflow writes them into a model's JSON."""
     input_example: Sequence[Mapping[str, str]] = ()
@@ -52,7 +54,7 @@ def saved_model(folder: Path, files: Mapping[str, FileFacts], pyfunc: Pyfunc | N
             (saved / HF_FOLDER).parent.mkdir(parents=True)
             named.rename(saved / HF_FOLDER)
         else:
-            _save_pyfunc(saved, named, pyfunc, Path(temporary) / "code")
+            _save_pyfunc(saved, named, pyfunc, Path(temporary) / "code.zip")
         if hash_folder(saved / HF_FOLDER, source=str(folder)) != files:
             raise RegistryError(
                 f"{folder} changed while it was registered; register it when its writer has finished"
@@ -75,15 +77,13 @@ def _hash_tree(folder: Path) -> dict[str, FileFacts]:
     }
 
 
-def _save_pyfunc(saved: Path, hf_folder: Path, pyfunc: Pyfunc, code: Path) -> None:
+def _save_pyfunc(saved: Path, hf_folder: Path, pyfunc: Pyfunc, archive: Path) -> None:
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from pandas import DataFrame
 
-    code.mkdir()
-    for place, source in pyfunc.code_files.items():
-        (code / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, code / place)
+    if pyfunc.code_files:
+        _write_archive(archive, pyfunc.code_files)
     signature = pyfunc.signature and ModelSignature.from_dict(
         {part: json.dumps(schema) for part, schema in pyfunc.signature.items()}
     )
@@ -93,7 +93,16 @@ def _save_pyfunc(saved: Path, hf_folder: Path, pyfunc: Pyfunc, code: Path) -> No
             python_model=str(pyfunc.code),
             artifacts={hf_folder.name: str(hf_folder)},
             pip_requirements=list(pyfunc.pip_requirements),
-            code_paths=[str(path) for path in sorted(code.iterdir())] or None,
+            code_paths=[str(archive)] if pyfunc.code_files else None,
             signature=signature,
             input_example=DataFrame(pyfunc.input_example) if pyfunc.input_example else None,
         )
+
+
+def _write_archive(archive: Path, files: Mapping[str, Path]) -> None:
+    """One file for all code, because a store takes a request for each; the same code gives the same bytes."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for place, source in sorted(files.items()):
+            entry = zipfile.ZipInfo(place)  # of 1980, by nobody
+            entry.create_system, entry.external_attr = _UNIX, 0o100644 << 16
+            packed.writestr(entry, source.read_bytes(), zipfile.ZIP_DEFLATED)

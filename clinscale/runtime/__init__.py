@@ -1,5 +1,6 @@
 """Running code: connect to or start Ray, or fork local processes; run one function on N workers."""
 
+from clinscale.errors import exhausted_memory
 from clinscale.runtime.forks import Fork, Forks, fork_session
 from clinscale.runtime.session import (
     PATIENT,
@@ -13,7 +14,7 @@ from clinscale.runtime.session import (
 )
 from clinscale.runtime.streams import stream
 from clinscale.runtime.token import make_token, read_token, replace_open_token
-from clinscale.runtime.workers import WorkerContext, exhausted_memory, run_once, run_workers
+from clinscale.runtime.workers import WorkerContext, run_once, run_workers
 
 __all__ = [
     "PATIENT",

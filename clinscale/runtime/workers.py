@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import errno
 import logging
 import os
 import shutil
@@ -12,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from clinscale.errors import ClinscaleError, OutOfMemoryError, own_cause
+from clinscale.errors import ClinscaleError, OutOfMemoryError, exhausted_memory, own_cause
 from clinscale.runtime.forks import Forks, call_fork, failed, run_forks
 from clinscale.runtime.session import current_cluster, variables
 
@@ -281,18 +280,6 @@ class _Entry:
     def __call__(self, loop_config: dict[str, Any]) -> None:
         context = _RayContext(loop_config["queue"], loop_config["collective_timeout_s"])
         self._call(context, loop_config["config"])
-
-
-def exhausted_memory(error: Exception) -> str | None:
-    """The memory (`host`, `GPU`) that was too small, if the error says so; torch has no type for the host's."""
-    text = str(error)
-    if (
-        isinstance(error, MemoryError)
-        or "can't allocate memory" in text
-        or getattr(error, "errno", 0) == errno.ENOMEM
-    ):
-        return "host"
-    return "GPU" if "out of memory" in text else None
 
 
 class _Driver:

@@ -20,7 +20,7 @@ def forget_clinscale():
     """As in a fresh process: no clinscale is imported, and none that a version carries is in the way."""
     for name in [name for name in sys.modules if name.split(".")[0] == "clinscale"]:
         del sys.modules[name]
-    sys.path[:] = [place for place in sys.path if Path(place).name != "code"]
+    sys.path[:] = [place for place in sys.path if "code" not in Path(place).parts[-2:]]
 
 
 def served(version):

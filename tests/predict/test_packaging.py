@@ -1,8 +1,10 @@
 """What a version takes along is all that prediction needs, and no more."""
 
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from clinscale import registry
 from clinscale.errors import DataError
 from clinscale.predict import as_pyfunc, packaging
 from clinscale.predict.requirements import locked_requirements, write_requirements
+from clinscale.registry.folders import hash_folder
+from clinscale.registry.mlflow_model import saved_model
 
 
 def test_the_locked_packages_are_exact_and_few():
@@ -41,9 +45,22 @@ def test_the_code_of_a_version_is_complete(folders):
     code = as_pyfunc(folders("demo_pairs", "longformer")).code_files
     carried = {place.split("/")[1].removesuffix(".py") for place in code}
     for place, file in code.items():
-        named = set(re.findall(r"^\s*from clinscale\.(\w+)", file.read_text(), re.MULTILINE))
+        text = re.sub(r"^if TYPE_CHECKING:\n( .*\n|\n)+", "", file.read_text(), flags=re.MULTILINE)
+        named = set(re.findall(r"^\s*from clinscale\.(\w+)", text, re.MULTILINE))
         assert named <= carried, f"{place} needs {named - carried}"
-    assert not {"registry", "engine", "finetune", "sweep", "cli"} & carried
+    assert not {"registry", "engine", "finetune", "sweep", "cli", "corpus", "runtime"} & carried
+
+
+def test_a_version_carries_its_code_as_one_file_of_the_same_bytes_each_time(folders, tmp_path):
+    pyfunc, files = as_pyfunc(folders("demo_pairs", "longformer")), []
+    for copy in ("one", "other"):
+        hf_folder = shutil.copytree(folders("demo_pairs", "longformer"), tmp_path / copy / "hf")
+        with saved_model(hf_folder, hash_folder(hf_folder, source="test"), pyfunc) as (saved, _):
+            files.append((saved / "code" / "code.zip").read_bytes())
+            [alone] = (saved / "code").iterdir()
+            assert set(zipfile.ZipFile(alone).namelist()) == set(pyfunc.code_files)
+            assert sum(path.is_file() for path in saved.rglob("*")) < 25
+    assert files[0] == files[1]
 
 
 def test_a_base_model_has_no_pyfunc(base_models):

@@ -1,6 +1,5 @@
 """Groups of workers that die, hang, run out of memory, and whose nodes come and go."""
 
-import errno
 import json
 import os
 import signal
@@ -13,7 +12,6 @@ import pytest
 
 from clinscale import runtime
 from clinscale.errors import CapacityError, ClusterError, DataError, OutOfMemoryError
-from clinscale.runtime.workers import exhausted_memory
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
 
@@ -65,20 +63,6 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_one_without_memory_is_an_an
     assert len(ended) == 2, told
     started = [sentence for sentence in told if "world size 2" in sentence]
     assert ["(attempt 1," in started[0], "(attempt 2," in started[1]] == [True, True], told
-
-
-def test_what_python_torch_and_the_system_say_without_memory_is_told_from_other_errors():
-    import torch
-
-    with pytest.raises(MemoryError) as python:
-        bytearray(TOO_LARGE * 2**10)
-    with pytest.raises(RuntimeError) as on_host:
-        torch.empty(TOO_LARGE)
-    for error in (python.value, on_host.value, OSError(errno.ENOMEM, "Cannot allocate memory")):
-        assert exhausted_memory(error) == "host"
-    assert exhausted_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")) == "GPU"
-    assert exhausted_memory(RuntimeError("Connection closed by peer")) is None
-    assert exhausted_memory(OSError(errno.ENOSPC, "No space left on device")) is None
 
 
 def test_what_ended_a_group_is_named_without_the_text_of_its_errors():
