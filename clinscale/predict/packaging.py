@@ -18,7 +18,7 @@ _ROOMS = (
 """The rooms and files of clinscale that prediction imports."""
 
 _OF_CLUSTERS = {"predict/workers.py"}
-"""What prediction imports only where a cluster is at hand, which a served version never has."""
+"""Modules that prediction imports only with a cluster, which a served version never has."""
 
 _EXAMPLE = "The patient was admitted with chest pain. Metoprolol 25 mg was given twice daily."
 
