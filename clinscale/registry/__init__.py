@@ -10,7 +10,7 @@ from clinscale.registry.card import CARD, Section, write_card
 from clinscale.registry.contents import Files, Text, artifacts, contents, local_artifact
 from clinscale.registry.folders import folder_digest
 from clinscale.registry.leftovers import CutUpload, cut_uploads, remove_upload
-from clinscale.registry.lineage import Link, find_base, lineage
+from clinscale.registry.lineage import Link, base_among, find_base, lineage
 from clinscale.registry.lock import LOCK_FILE, read_lock
 from clinscale.registry.mlflow_model import Pyfunc
 from clinscale.registry.own_server import own_server
@@ -75,6 +75,7 @@ __all__ = [
     "UsedData",
     "UserRole",
     "artifacts",
+    "base_among",
     "close_orphans",
     "connect",
     "contents",

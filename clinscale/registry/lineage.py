@@ -1,6 +1,7 @@
 """Lineage of a version, link by link, as far as MLflow remembers it; nothing is guessed."""
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,10 +50,24 @@ def lineage(tracking: Tracking, version: ModelVersion) -> tuple[Link, ...]:
 
 
 def find_base(tracking: Tracking, tags: Mapping[str, str]) -> ModelVersion | None:
-    """The base version that a task version's tags mean: found by its digest, for names move and folders have none."""
-    label, digest = tags.get(Tag.BASE), tags.get(Tag.BASE_DIGEST)
-    equal = [known for known in list_versions(tracking) if known.digest == digest] if digest else []
+    """The base version that a task version's tags mean, as `base_among` finds it in the registry."""
+    return base_among(list_versions(tracking), tags)
+
+
+def base_among(versions: Iterable[ModelVersion], tags: Mapping[str, str]) -> ModelVersion | None:
+    """The base version that a task version's tags mean, found by its digest: names move, and folders have none.
+
+    Only where no digest is recorded, in the tags or in a folder's label `PATH#DIGEST`, its label counts.
+    """
+    label, digest = tags.get(Tag.BASE, ""), _base_digest(tags)
+    equal = [known for known in versions if (known.digest.startswith(digest) if digest else known.label == label)]
     return next((known for known in equal if known.label == label), equal[0] if equal else None)
+
+
+def _base_digest(tags: Mapping[str, str]) -> str:
+    """Digest of the base, or the beginning of it that a folder's label has; empty for a base from a hub."""
+    in_label = re.search(r"#([0-9a-f]{12,})$", tags.get(Tag.BASE, ""))
+    return tags.get(Tag.BASE_DIGEST, "") or (in_label[1] if in_label else "")
 
 
 def _task(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
@@ -81,18 +96,15 @@ def _study_facts(run: RunRecord) -> dict[str, str]:
 
 
 def _base_of(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
-    label, digest = version.tags.get(Tag.BASE, ""), version.tags.get(Tag.BASE_DIGEST, "")
-    if not label:
+    label, digest = version.tags.get(Tag.BASE, ""), _base_digest(version.tags)
+    if base := find_base(tracking, version.tags):
+        yield from _base(tracking, base)
+    elif not label:
         yield Link("base version", missing=f"{version.label} names no base model")
-        return
-    if not digest:
+    elif not digest:
         yield Link("base version", label, missing="from a hub, so this registry knows nothing of its training")
-        return
-    base = find_base(tracking, version.tags)
-    if base is None:
+    else:
         yield Link("base version", label, digest, missing="no version in this registry has this digest any more")
-        return
-    yield from _base(tracking, base)
 
 
 def _base(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:

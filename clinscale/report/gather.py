@@ -110,7 +110,7 @@ class Single:
 
 
 @dataclass(frozen=True)
-class Link:
+class Step:
     """One step on the way from the notes to a task model."""
 
     stage: str
@@ -135,7 +135,7 @@ class Winner:
     """95 % of `value`."""
     trivial: float | None
     trials: str | None
-    lineage: tuple[Link, ...]
+    lineage: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
@@ -248,42 +248,36 @@ def _winner(version: ModelVersion, versions: Sequence[ModelVersion], runs: Mappi
     )
 
 
-def _lineage(version: ModelVersion, versions: Sequence[ModelVersion], sweep: RunRecord | None) -> tuple[Link, ...]:
+def _lineage(version: ModelVersion, versions: Sequence[ModelVersion], sweep: RunRecord | None) -> tuple[Step, ...]:
     """Notes, base, search, version; each link from what was recorded when it was made."""
     label = version.tags.get(Tag.BASE)
-    base = next((known for known in versions if _is_base(known, label or "")), None)
+    base = registry.base_among(versions, version.tags)
     shards = base.tags.get(Tag.SHARDS) if base else None
     if shards:
-        notes = Link("Notes", f"ShardSet {shards}")
+        notes = Step("Notes", f"ShardSet {shards}")
     else:
-        notes = Link("Notes", "not recorded" if base or not label else "outside this registry", missing=True)
+        notes = Step("Notes", "not recorded" if base or not label else "outside this registry", missing=True)
     if base:
-        made = Link("Base model", base.label, base.tags.get(Tag.FAMILY, ""))
+        made = Step("Base model", base.label, base.tags.get(Tag.FAMILY, ""))
     elif label:
-        made = Link("Base model", label, "not in this registry", missing=True)
+        made = Step("Base model", label, "not in this registry", missing=True)
     else:
-        made = Link("Base model", "not recorded", missing=True)
+        made = Step("Base model", "not recorded", missing=True)
     data = version.tags.get(Tag.DATA)
-    asked = Link("Task data", data, version.tags.get(Tag.TASK, "")) if data else None
+    asked = Step("Task data", data, version.tags.get(Tag.TASK, "")) if data else None
     if sweep:
-        search = Link(
+        search = Step(
             "Search", sweep.name, f"{version.tags[Tag.TRIALS]} trials" if Tag.TRIALS in version.tags else ""
         )
     else:
-        search = Link("Search", "its run is not in MLflow", missing=True)
+        search = Step("Search", "its run is not in MLflow", missing=True)
     return (
         notes,
         made,
-        asked or Link("Task data", "not recorded", missing=True),
+        asked or Step("Task data", "not recorded", missing=True),
         search,
-        Link("Task model", version.label, f"digest {version.digest[:12]}"),
+        Step("Task model", version.label, f"digest {version.digest[:12]}"),
     )
-
-
-def _is_base(version: ModelVersion, label: str) -> bool:
-    """Whether `label` names the version: `NAME/VERSION`, or a folder's `PATH#DIGEST` with the same content."""
-    _, mark, digest = label.rpartition("#")
-    return version.label == label or bool(mark and digest and version.digest.startswith(digest))
 
 
 def _made_by(run: RunRecord, versions: Sequence[ModelVersion]) -> tuple[ModelVersion, ...]:

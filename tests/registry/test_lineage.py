@@ -90,6 +90,17 @@ def test_a_base_is_known_by_its_digest_and_not_by_its_name(tracking, chain, regi
     assert "from a hub" in last.missing
 
 
+def test_a_copy_of_a_base_stands_for_the_version_that_is_gone(tracking, chain):
+    """As `models promote` makes one: other name or number, same content."""
+    tags = {**chain["tags"], Tag.BASE: "ours/7"}
+    assert registry.find_base(tracking, tags) == chain["base"]
+    assert registry.find_base(tracking, {Tag.BASE: f"/data/ours#{chain['base'].digest[:12]}"}) == chain["base"]
+    assert registry.find_base(tracking, {Tag.BASE: "ours/1"}) == chain["base"], "nothing but a label is recorded"
+    assert registry.find_base(tracking, {Tag.BASE: "ours/1", Tag.BASE_DIGEST: "0" * 64}) is None
+    assert registry.find_base(tracking, {Tag.BASE: f"/data/ours#{chain['base'].digest[:3]}"}) is None
+    assert registry.find_base(tracking, {}) is None
+
+
 def test_a_version_made_by_other_means_invents_nothing(tracking, run, hf_folder):
     version = registry.register(tracking, run.id, hf_folder, name="plain", tags={})
     links = registry.lineage(tracking, version)

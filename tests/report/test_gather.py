@@ -51,9 +51,12 @@ def test_a_base_taken_from_a_folder_is_known_by_its_content(past, tracking):
     base = past.pretraining("notes-base", "longformer", steps=40)
     run = past.run("clinscale-sweep", "s", {Tag.KIND: "sweep"}, {})
     past.version(run, "known", {Tag.KIND: "task", Tag.BASE: f"/home/me/pulled#{base.digest[:12]}"})
+    moved = {Tag.BASE: "notes-base/7", Tag.BASE_DIGEST: base.digest}  # as where a released copy alone is left
+    past.version(run, "moved", {Tag.KIND: "task", **moved})
     past.version(run, "strange", {Tag.KIND: "task", Tag.BASE: "/home/me/other#000000000000"})
-    known, strange = (winner.lineage for winner in gather(tracking).winners)
+    known, moved, strange = (winner.lineage for winner in gather(tracking).winners)
     assert [link.name for link in known[:2]] == ["ShardSet 5f1c09ab77e2", "notes-base/1"]
+    assert moved[:2] == known[:2]
     assert strange[0].missing
     assert strange[1].missing
 
