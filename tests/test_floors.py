@@ -33,6 +33,7 @@ FLOORS: list[set[str]] = [
     {"promotion"},
     {"sweep"},
     {"bench", "report", "launch"},
+    {"study"},
     {"cli"},
 ]
 """From the ground up. Rooms on one floor never import each other; the ground's own order is GROUND."""

@@ -104,8 +104,7 @@ def _task_and_path(option: str) -> tuple[str, str]:
 def _test_texts(task: str, path: str) -> list[str]:
     from clinscale.tasks import load_task, read_task
 
-    data = read_task(load_task(task), path)
-    texts = [text for example in data.splits.get("test", ()) for text in (example.text, example.text_pair) if text]
+    texts = read_task(load_task(task), path).texts("test")
     if not texts:
         raise DataError(
             f"--leakage {task}={path}: the task must have test documents there and has none; give their folder"

@@ -27,6 +27,7 @@ from clinscale.cli import (
     pretrain,
     pull,
     report,
+    study,
     submit,
     tasks,
     tune,
@@ -52,6 +53,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(finetune.finetune)
 app.command()(tune.tune)
+app.command()(study.study)
 app.command()(pull.pull)
 app.command()(predict.predict)
 app.command()(report.report)

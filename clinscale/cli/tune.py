@@ -98,7 +98,7 @@ def tune(
         return
     console.print(f"Sweep {config.name} ...", soft_wrap=True)
     try:
-        with ray_session(address) as cluster, _shown(config) as show:
+        with ray_session(address) as cluster, shown(config) as show:
             result = sweep(config, tracking=tracking, home=home, cluster=cluster, inputs=inputs, on_progress=show)
     except KeyboardInterrupt:
         console.print(f"go on with: clinscale tune --resume {config.name} --home {home}", soft_wrap=True)
@@ -201,7 +201,7 @@ def _registered_as(config: "SweepConfig", name: str) -> "SweepConfig":
 
 
 @contextmanager
-def _shown(config: "SweepConfig") -> Iterator[Any]:
+def shown(config: "SweepConfig") -> Iterator[Any]:
     """A live table on a terminal, a line every few seconds elsewhere."""
     if not console.is_terminal:
         yield _Lines(config)

@@ -226,9 +226,10 @@ def _beyond_seeds(candidate: Evidence, champion: Evidence, rules: GateRules, res
     if have < rules.min_seeds:
         ask = f"trained under {have} seed{'' if have == 1 else 's'}, asked {rules.min_seeds}"
         return Check(rule, False, f"{ask} (recipe.confirm_seeds={rules.min_seeds})")
-    spread = compare_seeds(candidate.outcomes, champion.outcomes, resamples=resamples)
-    if spread is None:
+    compared = compare_seeds(candidate.outcomes, champion.outcomes, resamples=resamples)
+    if compared is None:
         return Check(rule, rules.min_seeds == 1, "one seed each, so the noise between seeds is not known")
+    spread = compared.difference
     return Check(rule, spread.low > 0, f"{spread.value:+.4f} (95 % {spread.low:+.4f} to {spread.high:+.4f})")
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from clinscale import registry
 from clinscale.registry import ModelVersion, RunRecord, Tag, Tracking
+from clinscale.report.league import League, leagues
 from clinscale.report.lengths import LengthAnswer, length_answers
 
 Curve = list[tuple[int, float]]
@@ -150,6 +151,7 @@ class Findings:
     sweeps: tuple[Sweep, ...]
     singles: tuple[Single, ...]
     lengths: tuple[LengthAnswer, ...]
+    leagues: tuple[League, ...]
 
 
 def gather(tracking: Tracking) -> Findings:
@@ -170,6 +172,7 @@ def gather(tracking: Tracking) -> Findings:
         sweeps=tuple(_sweep(tracking, run, of_kind["trial"], versions) for run in of_kind["sweep"]),
         singles=tuple(_single(run) for run in of_kind["finetune"]),
         lengths=length_answers(tracking, runs.values()),
+        leagues=leagues(tracking, runs.values()),
     )
 
 

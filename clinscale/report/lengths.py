@@ -80,12 +80,12 @@ def _answer(tracking: Tracking, task: str, metric: str, runs: Sequence[RunRecord
         return None
     try:
         found = compare(long.outcomes[0], short.outcomes[0])
-        over_seeds = compare_seeds(long.outcomes, short.outcomes)
+        seeds = compare_seeds(long.outcomes, short.outcomes)
     except (
         DataError
     ):  # runs of an earlier version of the files under one fingerprint cannot be, but tags can be edited
         return None
-    return LengthAnswer(task, metric, tuple(models), long, short, found, over_seeds)
+    return LengthAnswer(task, metric, tuple(models), long, short, found, seeds.difference if seeds else None)
 
 
 def _judged(tracking: Tracking, run: RunRecord, task: str, metric: str) -> Judged | None:

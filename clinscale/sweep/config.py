@@ -43,6 +43,19 @@ class StudyConfig(Config):
     space: str | None = None
     """YAML file of the search space; None takes `search_spaces/` by task, then by kind."""
 
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    """Recipe fields (dotted) that have one value in every trial, whatever the space says, as
+    `long_documents: head_tail`."""
+
+    arm: str | None = None
+    """Model's name in the league table: a base model and how it reads; None is the study's name."""
+
+    league: str | None = None
+    """League table that it is a cell of; None is that of its sweep."""
+
+    seen_tests: bool = False
+    """Whether a base model may have seen the task's test documents in its pretraining, which is recorded."""
+
     register_as: str | None = None
     """Registered model that the winner becomes a version of; None is the task's name."""
 

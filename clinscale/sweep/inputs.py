@@ -132,6 +132,8 @@ def _read_study(
         advice="give another with --register-as, or register_as of the study, or rename the task",
     )
     space = load_space(study.space or [task.name, task.kind])
+    if study.fixed:
+        space = space.with_fixed(study.fixed, source=f"study {study.name}")
     if study.max_tokens:
         space = SearchSpace.parse(
             merge(space.plain(), {"fixed": {"max_tokens": study.max_tokens}}), source=f"max_tokens of {study.name}"

@@ -123,6 +123,9 @@ def sweep(
                     tags={
                         **task_tags(study.data),
                         Tag.SWEEP: config.name,
+                        Tag.LEAGUE: study.config.league or config.name,
+                        Tag.ARM: study.config.arm or study.config.name,
+                        **({Tag.SEEN_TESTS: "true"} if study.config.seen_tests else {}),
                         Tag.SPACE: json.dumps(study.searched),
                     },
                     params={**recipe, **config.runtime.plain()},

@@ -331,6 +331,26 @@ class SearchSpace(Config):
         # not `parse`: the base model is chosen beside the recipe's fields, not among them
         return self.model_copy(update={"parameters": {MODEL: model, **self.parameters}, "first_trials": points})
 
+    def with_fixed(self, values: Mapping[str, Any], *, source: str) -> "SearchSpace":
+        """The space with one value for these recipe fields, whether it searched them or not.
+
+        Parameters that are searched only at other values of them go too, and so do first trials that then lack one.
+
+        Raises:
+            ConfigError: a key is no field of the recipe, a value is not legal there, or nothing is left to search.
+        """
+        parameters: dict[str, Any] = {}
+        for key, dimension in self.parameters.items():
+            unmet = {other: allowed for other, allowed in dimension.when.items() if other not in values}
+            met = all(values[other] in allowed for other, allowed in dimension.when.items() if other in values)
+            if key not in values and met and all(other in parameters for other in unmet):
+                parameters[key] = {**dimension.plain(), "when": unmet}
+        points = [{key: value for key, value in point.items() if key in parameters} for point in self.first_trials]
+        changed = {"fixed": {**self.fixed, **values}, "parameters": parameters, "first_trials": []}
+        fixed = SearchSpace.parse({**self.plain(), **changed}, source=source)
+        whole = [point for point in points if set(point) == set(fixed._searched_at(point))]
+        return SearchSpace.parse({**fixed.plain(), "first_trials": whole}, source=source)
+
     def _searched_at(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter that a point like this must give."""
         here: dict[str, Any] = {}

@@ -32,9 +32,11 @@ from clinscale.tasks.statistics import (
     differences_by_label,
     differences_by_length,
     estimate,
+    estimate_seeds,
+    holm,
 )
 from clinscale.tasks.survey import counts_of, survey
-from clinscale.tasks.task import ColumnsConfig, TaskConfig
+from clinscale.tasks.task import KINDS, ColumnsConfig, TaskConfig
 from clinscale.tasks.unlabelled import (
     DOCUMENT_SUFFIXES,
     DocumentFormat,
@@ -45,6 +47,7 @@ from clinscale.tasks.unlabelled import (
 
 __all__ = [
     "DOCUMENT_SUFFIXES",
+    "KINDS",
     "Answer",
     "Band",
     "ColumnsConfig",
@@ -75,6 +78,8 @@ __all__ = [
     "differences_by_length",
     "document_format",
     "estimate",
+    "estimate_seeds",
+    "holm",
     "kind_of",
     "lines_of",
     "load_task",

@@ -86,6 +86,12 @@ class TaskData:
     duplicates_across_splits: int
     """Texts that stand in more than one split."""
 
+    def texts(self, split: str) -> list[str]:
+        """All texts of a split's examples, e.g. to keep those of `test` out of a corpus; empty where there are none."""
+        return [
+            text for example in self.splits.get(split, ()) for text in (example.text, example.text_pair) if text
+        ]
+
 
 def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, ...]) -> str:
     """Twelve hex digits over all examples, their gold and the label order; each distinct text is hashed once."""

@@ -188,10 +188,23 @@ def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, see
     return Comparison(spread, float(found.pvalue))
 
 
+def estimate_seeds(outcomes: Sequence[Outcomes], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """The mean score of one recipe over its seeds, with a 95 % interval that covers documents and seeds.
+
+    Of one seed it is `estimate`, which knows nothing of the noise between seeds.
+
+    Raises:
+        DataError: the seeds were not all judged by one metric on the same examples.
+    """
+    if len(outcomes) == 1:
+        return estimate(outcomes[0], resamples=resamples, seed=seed)
+    return _over_seeds([outcomes], resamples, seed).estimate
+
+
 def compare_seeds(
     ours: Sequence[Outcomes], theirs: Sequence[Outcomes], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate | None:
-    """Advantage of our recipe over theirs, each trained under several seeds, with a 95 % t interval.
+) -> Comparison | None:
+    """Advantage of our recipe over theirs, each trained under several seeds: a 95 % t interval and its p.
 
     The variance is that of the mean difference over documents (paired bootstrap) plus that of each side's mean over its
     seeds; degrees of freedom after Welch and Satterthwaite. A side with one seed is taken to vary as the other one
@@ -200,33 +213,71 @@ def compare_seeds(
     Raises:
         DataError: they were not all judged by one metric on the same examples.
     """
-    from scipy.stats import t
-
     for other in (*ours[1:], *theirs):
         _check_comparable(ours[0], other)
-    members = _members(ours[0].documents)
-    sides = [np.array([one.value() for one in side]) for side in (ours, theirs)]
-    spreads = [side.var(ddof=1) for side in sides if len(side) > 1]
-    if not spreads or len(members) < 2:
+    if (len(ours) < 2 and len(theirs) < 2) or len(_members(ours[0].documents)) < 2:
         return None
+    found = _over_seeds([ours, theirs], resamples, seed)
+    return Comparison(found.estimate, found.p_value)
 
-    def difference(drawn: np.ndarray) -> float:
-        means = [np.mean([one.value(drawn) for one in side]) for side in (ours, theirs)]
-        return float(means[0] - means[1])
 
-    drawn = _drawn(difference, members, resamples, seed)
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of tests made together, adjusted so that the chance of any false alarm is kept (Holm 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(
+        [min(1.0, (len(p_values) - rank) * p_values[index]) for rank, index in enumerate(order)]
+    )
+    return [float(value) for value in adjusted]
+
+
+@dataclass(frozen=True)
+class _OverSeeds:
+    """A mean, or a difference of means, with its variance over documents and seeds."""
+
+    at: float
+    variance: float
+    freedom: float
+
+    @property
+    def estimate(self) -> Estimate:
+        from scipy.stats import t
+
+        reach = float(t.ppf(0.975, self.freedom)) * self.variance**0.5 if self.variance else 0.0
+        return Estimate(self.at, self.at - reach, self.at + reach)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, that there is no difference."""
+        from scipy.stats import t
+
+        if not self.variance:
+            return float(self.at == 0)
+        return float(2 * t.sf(abs(self.at) / self.variance**0.5, self.freedom))
+
+
+def _over_seeds(recipes: Sequence[Sequence[Outcomes]], resamples: int, seed: int) -> _OverSeeds:
+    """The mean of one recipe's seeds, or of the first minus that of the second."""
+    first = recipes[0][0]
+    for other in (outcomes for recipe in recipes for outcomes in recipe):
+        _check_comparable(first, other)
+    members = _members(first.documents)
+    sides = [np.array([one.value() for one in recipe]) for recipe in recipes]
+    spreads = [side.var(ddof=1) for side in sides if len(side) > 1]
+
+    def at(drawn: np.ndarray) -> float:
+        means = [np.mean([one.value(drawn) for one in recipe]) for recipe in recipes]
+        return float(means[0] - sum(means[1:]))
+
+    drawn = _drawn(at, members, resamples, seed) if len(members) > 1 else np.zeros(2)
     # variance and its degrees of freedom: of the documents, then of each side's seeds
-    parts = [(float(drawn.var(ddof=1)), len(members) - 1)]
+    parts = [(float(drawn.var(ddof=1)), max(1, len(members) - 1))]
     for side in sides:
         spread = side.var(ddof=1) if len(side) > 1 else spreads[0]
         parts.append((float(spread) / len(side), max(1, len(side) - 1)))
     variance = sum(part for part, _ in parts)
-    at = float(sides[0].mean() - sides[1].mean())
-    if variance == 0:
-        return Estimate(at, at, at)
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    reach = float(t.ppf(0.975, freedom)) * variance**0.5
-    return Estimate(at, at - reach, at + reach)
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts) if variance else 1.0
+    return _OverSeeds(float(sides[0].mean() - sum(side.mean() for side in sides[1:])), variance, freedom)
 
 
 def differences_by_length(

@@ -94,8 +94,11 @@ class Past:
             tags |= {Tag.TRIALS: str(trials), Tag.BASE: base, Tag.DATA: "9a40d1c3be55"}
             return self.version(run, task, tags)
 
-    def judged(self, name, max_tokens, hits, *, task="demo", dev=None, texts=None, others=()):
-        """A single fine-tuning that was right on the test examples where `hits` says so; `others` are of more seeds."""
+    def judged(self, name, max_tokens, hits, *, task="demo", dev=None, texts=None, others=(), tags=None, linear=None):
+        """A single fine-tuning that was right on the test examples where `hits` says so; `others` are of more seeds.
+
+        With `tags`, those of a study's cell, it is a search of a league table.
+        """
         config = TaskConfig.parse(
             {"name": task, "kind": "sequence", "format": "records", "splits": dict.fromkeys(SPLITS, "a")},
             source="test",
@@ -109,8 +112,8 @@ class Past:
             return Outcomes.of(kind_of(config), examples, answers, ("no", "yes"), lambda text: len(text.split()))
 
         outcomes = judge(hits)
-        tags = {Tag.KIND: "finetune", Tag.NAME: name, Tag.TASK: task, Tag.METRIC: "accuracy"}
-        tags |= {Tag.DATA: "9a40d1c3be55", Tag.MAX_TOKENS: str(max_tokens)}
+        kind = {Tag.KIND: "sweep" if tags else "finetune", Tag.DATA: "9a40d1c3be55", **(tags or {})}
+        tags = {Tag.NAME: name, Tag.TASK: task, Tag.METRIC: "accuracy", Tag.MAX_TOKENS: str(max_tokens), **kind}
         with self.run("clinscale-finetune", name, tags, {}) as run:
             run.log_json(OUTCOMES_FILE, outcomes.plain())
             run.log_json(OUTCOMES_BY_SEED_FILE, [judge(one).plain() for one in others])
@@ -118,6 +121,8 @@ class Past:
             key = f"test/{task}/accuracy"
             run.log({key: value.value, f"{key}_low": value.low, f"{key}_high": value.high})
             run.log({f"trivial/{task}/accuracy": 0.5, f"dev/{task}/accuracy": dev or value.value})
+            if linear is not None:
+                run.log({f"linear/{task}/accuracy": linear})
 
     def run(self, experiment, name, tags, params, parent=None):
         return registry.start_run(

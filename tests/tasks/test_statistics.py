@@ -16,6 +16,8 @@ from clinscale.tasks import (
     differences_by_label,
     differences_by_length,
     estimate,
+    estimate_seeds,
+    holm,
     kind_of,
 )
 
@@ -126,12 +128,31 @@ def test_a_recipe_is_better_only_beyond_the_noise_between_its_seeds(task_of):
 
     clear = compare_seeds(seeds(0.9, 0.91, 0.89), seeds(0.6, 0.61, 0.62), resamples=100)
     assert clear is not None
-    assert clear.low > 0
+    assert clear.difference.low > 0
+    assert clear.p_value < 0.05
     lucky = compare_seeds(seeds(0.9, 0.6, 0.75), seeds(0.6, 0.8, 0.7), resamples=100)
     assert lucky is not None
-    assert lucky.low < 0 < lucky.high
+    assert lucky.difference.low < 0 < lucky.difference.high
+    assert lucky.p_value > 0.05
     assert compare_seeds(seeds(0.9), seeds(0.6)) is None
     assert compare_seeds(seeds(0.9, 0.9), seeds(0.6), resamples=100) is not None
+
+
+def test_an_interval_over_seeds_is_wider_than_over_documents_alone(task_of):
+    rng = np.random.default_rng(2)
+    same = judged(task_of, rng.random(150) < 0.7)
+    apart = [judged(task_of, rng.random(150) < rate) for rate in (0.5, 0.7, 0.9)]
+    alone, alike, spread = (estimate_seeds(seeds, resamples=200) for seeds in ([same], [same, same], apart))
+    assert alone == estimate(same, resamples=200)
+    assert alike.value == same.value()
+    assert spread.value == pytest.approx(np.mean([one.value() for one in apart]))
+    assert spread.high - spread.low > 2 * (alike.high - alike.low)
+
+
+def test_tests_made_together_are_adjusted_by_holms_method():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # worked out by hand
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_differences_are_told_by_length_and_by_label(task_of):

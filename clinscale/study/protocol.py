@@ -1,0 +1,177 @@
+"""What a study is: which models, how they are made, which tasks, under which search."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+
+from clinscale.config import Config, nearest
+from clinscale.corpus import CorpusConfig
+from clinscale.errors import ConfigError
+from clinscale.models import ModelConfig
+from clinscale.pretrain import PretrainConfig, PretrainRuntime
+from clinscale.runfolder import check_plain_name
+from clinscale.sweep import StudyConfig, SweepConfig, SweepRuntime
+from clinscale.tasks import KINDS
+
+_PROTOCOLS = files("clinscale.study") / "protocols"
+
+
+class BaseConfig(Config):
+    """A base model: published weights, as they are or converted, and pretrained further or not."""
+
+    model: ModelConfig
+    """Where its weights come from: `pretrained`, and `convert_to` with `max_tokens` where it becomes another family."""
+
+    pretrain: dict[str, Any] | None = None
+    """Fields of a pretraining's recipe (`duration: 2000steps`) by which it is pretrained further on the protocol's
+    corpus; None leaves it as it is."""
+
+    def check(self) -> None:
+        """Weights come from somewhere."""
+        if not self.model.pretrained and self.pretrain is None:
+            raise ConfigError(
+                "a base needs weights: name them by model.pretrained, or add pretrain to train new ones"
+            )
+
+
+class ArmConfig(Config):
+    """A model of the league table: a base and how it reads."""
+
+    base: str
+    """Name of one of the protocol's bases."""
+
+    max_tokens: int | None = None
+    """Window; None is all that the model reads, and 512 the short baseline."""
+
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the fine-tuning recipe (dotted) that are not searched: `long_documents: head_tail`."""
+
+    kinds: tuple[str, ...] | None = None
+    """Kinds of task that it is asked; None is all."""
+
+
+class TaskEntry(Config):
+    """A task of the protocol."""
+
+    data: str
+    """Folder of its files, below `data_folder`."""
+
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Fields laid over the task: `metric: macro_f1`."""
+
+    space: str | None = None
+    """YAML file of its search space; None takes that of `search_spaces/`."""
+
+    note: str | None = None
+    """How it deviates from what it stands for, which is printed with the results."""
+
+
+class Protocol(Config):
+    """One study under one name."""
+
+    name: str
+    """Name of the study and its folder, and the beginning of the names of its sweeps; the same name resumes."""
+
+    about: str = ""
+    """What it asks, in a sentence or two, which is printed with the results."""
+
+    bases: dict[str, BaseConfig] = Field(min_length=1)
+    """Base models by name."""
+
+    models: dict[str, ArmConfig] = Field(min_length=1)
+    """Columns of the league table by name."""
+
+    tasks: dict[str, TaskEntry] = Field(min_length=1)
+    """Rows of the league table by name in `clinscale tasks`, or by YAML file."""
+
+    data_folder: str = "."
+    """Folder below which the tasks' data lie."""
+
+    corpus: dict[str, Any] | None = None
+    """Fields of a corpus (`sources`, `cleaning`) that bases are pretrained on, without the tasks' test documents."""
+
+    shards: str | None = None
+    """ShardSet in place of `corpus`, made with the bases' tokenizer and without the tasks' test documents."""
+
+    allow_seen_tests: bool = False
+    """Go on where the test documents of a task may be in `shards`; the league table names the task."""
+
+    seeds: int = Field(default=3, ge=1)
+    """Seeds under which the finalists of each search are trained."""
+
+    search: dict[str, Any] = Field(default_factory=dict)
+    """Fields of a sweep's recipe, one sweep for each task over all of its models, which share its budget:
+    `budget: {trials: 40}`, `scheduler: none`."""
+
+    sweep_runtime: SweepRuntime = SweepRuntime()
+    """Speed, place and cost of the searches."""
+
+    pretrain_runtime: PretrainRuntime = PretrainRuntime()
+    """Speed, place and cost of the pretrainings."""
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = (), *, base: Any = None) -> Self:
+        """As `Config.load`; a `path` without a suffix is the name of a protocol of the package, see `protocols`."""
+        if path is not None and not Path(path).suffix and not Path(path).exists():
+            if str(path) not in protocols():
+                raise ConfigError(
+                    f"{path} is neither a YAML file nor a protocol of the package; {nearest(str(path), protocols())}"
+                )
+            path = Path(str(_PROTOCOLS / f"{path}.yaml"))
+        return super().load(path, overrides, base=base)
+
+    def check(self) -> None:
+        """Names meet, and what pretraining and searches will ask for is legal now, not in a night's time."""
+        check_plain_name("study name", self.name)
+        for name, base in self.bases.items():
+            check_plain_name("base", f"{self.name}-{name}")
+            if base.pretrain is not None:
+                self.pretraining(name, "-")
+        for name, arm in self.models.items():
+            if arm.base not in self.bases:
+                raise ConfigError(
+                    f"models.{name}.base must be one of bases, got {arm.base}; {nearest(arm.base, list(self.bases))}"
+                )
+            odd = sorted(set(arm.kinds or ()) - set(KINDS))
+            if odd:
+                raise ConfigError(f"models.{name}.kinds: {odd[0]} is no kind; {nearest(odd[0], list(KINDS))}")
+        pretrained = [name for name, base in self.bases.items() if base.pretrain is not None]
+        if pretrained and (self.corpus is None) == (self.shards is None):
+            raise ConfigError(
+                f"base {pretrained[0]} is pretrained further, which needs notes: give either corpus or shards"
+            )
+        odd = sorted({"studies", "confirm_seeds"} & set(self.search))
+        if odd:
+            raise ConfigError(f"search.{odd[0]} is made by the protocol (models, tasks, seeds); drop it")
+        dummy = StudyConfig(name="-", task="-", data="-", models=("-",))
+        self.sweep([dummy], "-")
+
+    def pretraining(self, base: str, shards: str) -> PretrainConfig:
+        """The pretraining of one base on a ShardSet."""
+        recipe = {**(self.bases[base].pretrain or {}), "shards": shards, "model": self.bases[base].model.plain()}
+        values = {"name": f"{self.name}-{base}", "recipe": recipe, "runtime": self.pretrain_runtime.plain()}
+        return PretrainConfig.parse(values, source=f"bases.{base}.pretrain")
+
+    def corpus_of(self, tokenizer: str | None) -> CorpusConfig:
+        """The corpus that bases with this tokenizer are pretrained on; None trains one on it."""
+        return CorpusConfig.parse({"tokenizer": tokenizer, **(self.corpus or {})}, source="corpus")
+
+    def sweep(self, studies: Sequence[StudyConfig], task: str) -> SweepConfig:
+        """The sweep over the models of one task."""
+        recipe = {
+            **self.search,
+            "confirm_seeds": self.seeds,
+            "studies": [study.plain() for study in studies],
+        }
+        values = {"name": f"{self.name}-{task}", "recipe": recipe, "runtime": self.sweep_runtime.plain()}
+        return SweepConfig.parse(values, source="search")
+
+
+def protocols() -> list[str]:
+    """Names of the protocols that come with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in _PROTOCOLS.iterdir() if entry.name.endswith(".yaml")
+    )

@@ -1,0 +1,311 @@
+"""The steps of a study in their order; each is a verb's own function and resumes by its name."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinscale import corpus, models, registry
+from clinscale.errors import ClusterError, ConfigError, DataError
+from clinscale.pretrain import pretrain
+from clinscale.report import League, league_markdown, leagues
+from clinscale.runfolder import claim_run_folder
+from clinscale.runtime import Cluster
+from clinscale.storage import atomic_path, write_json
+from clinscale.study.protocol import Protocol
+from clinscale.sweep import StudyConfig, SweepConfig, SweepProgress, forecast, read_inputs, sweep
+from clinscale.tasks import TaskConfig, TaskData, load_task, read_task
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_FILE = "protocol.json"
+LEAGUE_FILE = "league.md"
+
+Event = Callable[[str], None]
+"""Called with a sentence on the step that begins."""
+
+Watch = Callable[[SweepConfig], AbstractContextManager[Callable[[SweepProgress], None]]]
+"""Opens what shows the progress of one search."""
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """What a study found."""
+
+    name: str
+    league: League | None
+    """None where fewer than two models were judged on one task."""
+    failures: Mapping[str, str]
+    """Reason by base, task or cell that has no score; the others have theirs."""
+    markdown: Path
+    """The league table as Markdown."""
+
+
+@dataclass(frozen=True)
+class StudyOutline:
+    """What a study would do, before anything is started."""
+
+    bases: tuple[dict[str, str], ...]
+    """How each base is made, and whether it is there."""
+    grid: tuple[dict[str, str], ...]
+    """By task: what is there of its data, and which models are asked."""
+    forecasts: tuple[dict[str, Any], ...]
+    """Expected trials and hours of each task's search, by probes; of tasks whose bases are all there."""
+    failures: Mapping[str, str]
+    """What is missing on disk."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    name: str
+    """As the protocol calls it."""
+    config: TaskConfig
+    data: TaskData | None
+    """None where it cannot be read."""
+    place: str
+
+
+def run_study(
+    protocol: Protocol,
+    *,
+    tracking: registry.Tracking,
+    home: str | Path,
+    cluster: Cluster,
+    on_event: Event | None = None,
+    watch: Watch | None = None,
+) -> StudyOutcome:
+    """Make the bases, search every task with every model, write the league table; what is done is not done again.
+
+    Needs a `ray_session`; a `fork_session` does where no base is pretrained. A task whose data, or a base whose weights
+    are missing is left out and named among the failures.
+
+    Raises:
+        ConfigError: the name stands for another protocol (names what differs), or a test set may have been seen in
+            pretraining. ClinscaleError: nothing could be judged; the first reason.
+    """
+    say = on_event or log.info
+    folder = claim_run_folder(home, "study", protocol.name, _recipe(protocol))
+    write_json(folder / PROTOCOL_FILE, protocol.plain())
+    tasks, failures = _read_tasks(protocol)
+    seen = _seen_tests(protocol, tasks)
+    bases: dict[str, str] = {}
+    for name in protocol.bases:
+        try:
+            bases[name] = _make(protocol, name, tasks, folder, tracking=tracking, home=home, say=say)
+        except (DataError, ClusterError) as error:
+            failures[f"base {name}"] = str(error)
+            say(f"base {name} cannot be made, its models are left out: {error}")
+    for task in tasks:
+        cells = _cells(protocol, task, bases, task.name in seen)
+        if task.data is None or not cells:
+            continue
+        search = protocol.sweep(cells, task.config.name)
+        say(f"searching {task.config.name} with {len(cells)} models")
+        try:
+            inputs = read_inputs(search, tracking=tracking, home=home)
+            with (watch or _unwatched)(search) as on_progress:
+                found = sweep(
+                    search, tracking=tracking, home=home, cluster=cluster, inputs=inputs, on_progress=on_progress
+                )
+        except (DataError, ClusterError) as error:
+            failures[f"task {task.name}"] = str(error)
+            continue
+        failures |= {f"cell {name}": str(error) for name, error in found.failures.items()}
+    runs = registry.read_runs(tracking, kind="sweep")
+    league = next((one for one in leagues(tracking, runs) if one.name == protocol.name), None)
+    if league is None and failures:
+        raise DataError(f"study {protocol.name}: no two models were judged on one task; {_first(failures)}")
+    markdown = folder / LEAGUE_FILE
+    with atomic_path(markdown) as temporary:
+        temporary.write_text(_page(protocol, league, failures), encoding="utf-8")
+    return StudyOutcome(protocol.name, league, failures, markdown)
+
+
+def outline(
+    protocol: Protocol, *, tracking: registry.Tracking, home: str | Path, cluster: Cluster | None = None
+) -> StudyOutline:
+    """What the study would do: nothing is made, trained or registered.
+
+    With a `cluster`, a few steps of each search are trained to say how long it takes, where its bases are there.
+    """
+    tasks, failures = _read_tasks(protocol)
+    seen = _seen_tests(protocol, tasks)
+    folder = Path(home).absolute() / "study" / protocol.name
+    made = {name: place for name in protocol.bases if (place := _place_of(protocol, name, folder, tracking))}
+    forecasts, grid = [], []
+    for task in tasks:
+        asked = [name for name, arm in protocol.models.items() if _is_asked(task, arm.kinds)]
+        cells = _cells(protocol, task, made, task.name in seen)
+        grid.append(
+            {
+                "task": task.name,
+                "kind": task.config.kind,
+                "data": f"{sum(map(len, task.data.splits.values())):,} examples" if task.data else "missing",
+                "models": ", ".join(asked),
+                "deviation": protocol.tasks[task.name].note or "",
+            }
+        )
+        if cluster and task.data and len(cells) == len(asked):
+            search = protocol.sweep(cells, task.config.name)
+            inputs = read_inputs(search, tracking=tracking, home=home)
+            forecasts.append(forecast(search, inputs, cluster=cluster))
+    rows = [
+        {
+            "base": name,
+            "from": base.model.pretrained or "new weights",
+            "becomes": base.model.convert_to or "as it is",
+            "pretrained further": "no" if base.pretrain is None else str(base.pretrain.get("duration", "yes")),
+            "state": "ready" if name in made else "to be made",
+        }
+        for name, base in protocol.bases.items()
+    ]
+    return StudyOutline(tuple(rows), tuple(grid), tuple(forecasts), failures)
+
+
+def _recipe(protocol: Protocol) -> dict[str, Any]:
+    """All that changes the numbers; places of data may move."""
+    left_out = {"name", "about", "data_folder", "sweep_runtime", "pretrain_runtime", "allow_seen_tests"}
+    return {key: value for key, value in protocol.plain().items() if key not in left_out}
+
+
+def _read_tasks(protocol: Protocol) -> tuple[list[_Task], dict[str, str]]:
+    tasks, failures = [], {}
+    for name, entry in protocol.tasks.items():
+        config = load_task(name, entry.changes)
+        place, data = str(Path(protocol.data_folder, entry.data)), None
+        try:
+            data = read_task(config, place)
+        except DataError as error:
+            failures[f"task {name}"] = str(error)
+        tasks.append(_Task(name, config, data, place))
+    return tasks, failures
+
+
+def _seen_tests(protocol: Protocol, tasks: list[_Task]) -> set[str]:
+    """Tasks whose test documents a given ShardSet may hold; ConfigError unless that is allowed."""
+    if protocol.shards is None or all(base.pretrain is None for base in protocol.bases.values()):
+        return set()
+    kept_out = corpus.open_shards(protocol.shards).manifest.leakage
+    seen = {task.name for task in tasks if not {task.name, task.config.name} & set(kept_out)}
+    if seen and not protocol.allow_seen_tests:
+        raise ConfigError(
+            f"ShardSet {protocol.shards} was built without keeping out the test documents of "
+            f"{', '.join(sorted(seen))}; build it with --leakage TASK=PATH, give corpus in place of shards, or set "
+            "allow_seen_tests=true, which the league table then says"
+        )
+    return seen
+
+
+def _place_of(protocol: Protocol, name: str, folder: Path, tracking: registry.Tracking) -> str | None:
+    """What a finished base is fetched by; None where it is still to be made."""
+    base = protocol.bases[name]
+    if base.pretrain is not None:
+        version = registry.find_version(tracking, f"{protocol.name}-{name}@champion")
+        return version.label if version else None
+    if base.model.convert_to is None:
+        return base.model.pretrained
+    converted = folder / "bases" / name
+    return str(converted) if (converted / "config.json").is_file() else None
+
+
+def _make(
+    protocol: Protocol,
+    name: str,
+    tasks: list[_Task],
+    folder: Path,
+    *,
+    tracking: registry.Tracking,
+    home: str | Path,
+    say: Event,
+) -> str:
+    """The base as fine-tuning fetches it: a folder, or a version of the registry."""
+    base = protocol.bases[name]
+    if base.pretrain is not None:
+        shards = protocol.shards or _build_corpus(protocol, name, tasks, folder, say)
+        say(f"pretraining {name}")
+        return pretrain(
+            protocol.pretraining(name, shards), tracking=tracking, home=home, on_event=say
+        ).version.label
+    if base.model.convert_to is None:
+        assert base.model.pretrained
+        return base.model.pretrained
+    converted = folder / "bases" / name
+    if not (converted / "config.json").is_file():
+        assert base.model.pretrained
+        say(f"converting {name} to {base.model.convert_to}")
+        with atomic_path(converted) as temporary:
+            models.convert_to_folder(base.model, corpus.load_tokenizer(base.model.pretrained), temporary)
+    return str(converted)
+
+
+def _build_corpus(protocol: Protocol, name: str, tasks: list[_Task], folder: Path, say: Event) -> str:
+    """A ShardSet in the tokens of the base, without the test documents of the tasks; bases of one source share it."""
+    source = protocol.bases[name].model.pretrained
+    first = next(
+        other
+        for other, base in protocol.bases.items()
+        if base.pretrain is not None and base.model.pretrained == source
+    )
+    missing = [task.name for task in tasks if task.data is None]
+    if missing and not protocol.allow_seen_tests:
+        raise DataError(
+            f"the test documents of {', '.join(missing)} cannot be kept out of the corpus, as their data cannot be "
+            "read; give their data, drop the tasks, or set allow_seen_tests=true"
+        )
+    texts = {task.name: task.data.texts("test") for task in tasks if task.data}
+    say(f"building the corpus in the tokens of {source or 'its own tokenizer'}")
+    place = folder / "shards" / first
+    return corpus.build_shards(protocol.corpus_of(source), str(place), test_texts=texts).uri
+
+
+def _cells(protocol: Protocol, task: _Task, bases: Mapping[str, str], seen: bool) -> list[StudyConfig]:
+    """One search for each model that the task is asked of and whose base is there."""
+    entry = protocol.tasks[task.name]
+    return [
+        StudyConfig(
+            name=f"{task.config.name}-{name}",
+            task=task.name,
+            task_changes=entry.changes,
+            data=task.place,
+            models=(bases[arm.base],),
+            max_tokens=arm.max_tokens,
+            space=entry.space,
+            fixed=arm.fixed,
+            arm=name,
+            league=protocol.name,
+            seen_tests=seen,
+        )
+        for name, arm in protocol.models.items()
+        if arm.base in bases and _is_asked(task, arm.kinds)
+    ]
+
+
+def _is_asked(task: _Task, kinds: tuple[str, ...] | None) -> bool:
+    return kinds is None or task.config.kind in kinds
+
+
+def _page(protocol: Protocol, league: League | None, failures: Mapping[str, str]) -> str:
+    """The league table with what the protocol says of itself, and what is missing."""
+    lines = [
+        league_markdown(league) if league else f"# {protocol.name}\n\nOne model was judged: there is no table.\n"
+    ]
+    if protocol.about:
+        lines += [protocol.about, ""]
+    notes = {name: entry.note for name, entry in protocol.tasks.items() if entry.note}
+    lines += [*(f"- {name}: {note}" for name, note in notes.items()), *([""] if notes else [])]
+    if failures:
+        lines += ["## Missing", "", *(f"- {name}: {why}" for name, why in failures.items()), ""]
+    return "\n".join(lines)
+
+
+def _first(failures: Mapping[str, str]) -> str:
+    name, why = next(iter(failures.items()))
+    return f"{name}: {why}"
+
+
+@contextlib.contextmanager
+def _unwatched(_: SweepConfig) -> Iterator[Callable[[SweepProgress], None]]:
+    yield lambda progress: None
