@@ -22,19 +22,41 @@ _PROTOCOLS = files("clinscale.study") / "protocols"
 class BaseConfig(Config):
     """A base model: published weights, as they are or converted, and pretrained further or not."""
 
-    model: ModelConfig
-    """Where its weights come from: `pretrained`, and `convert_to` with `max_tokens` where it becomes another family."""
+    pretrained: str
+    """Folder, registry name or hub name of the weights that it begins from."""
+
+    convert_to: str | None = None
+    """`longformer` or `bigbird`: the family that a short encoder is turned into; None keeps it as it is."""
+
+    max_tokens: int | None = None
+    """Tokens that the converted model reads; None is 4,096."""
+
+    hf_overrides: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the converted model's Hugging Face config: `attention_window: 256`."""
 
     pretrain: dict[str, Any] | None = None
     """Fields of a pretraining's recipe (`duration: 2000steps`) by which it is pretrained further on the protocol's
     corpus; None leaves it as it is."""
 
     def check(self) -> None:
-        """Weights come from somewhere."""
-        if not self.model.pretrained and self.pretrain is None:
+        """What is set belongs to a conversion, or to a family that is pretrained."""
+        if self.convert_to is None and (self.max_tokens is not None or self.hf_overrides):
             raise ConfigError(
-                "a base needs weights: name them by model.pretrained, or add pretrain to train new ones"
+                f"base of {self.pretrained}: max_tokens and hf_overrides are for a conversion; add convert_to, or drop "
+                "them (the window of a model is max_tokens under models)"
             )
+        if self.convert_to is not None or self.pretrain is not None:
+            _ = self.model
+
+    @property
+    def model(self) -> ModelConfig:
+        """What is converted or pretrained."""
+        return ModelConfig(
+            pretrained=self.pretrained,
+            convert_to=self.convert_to,
+            max_tokens=self.max_tokens,
+            hf_overrides=self.hf_overrides,
+        )
 
 
 class ArmConfig(Config):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -155,8 +156,8 @@ def outline(
     rows = [
         {
             "base": name,
-            "from": base.model.pretrained or "new weights",
-            "becomes": base.model.convert_to or "as it is",
+            "from": base.pretrained,
+            "becomes": base.convert_to or "as it is",
             "pretrained further": "no" if base.pretrain is None else str(base.pretrain.get("duration", "yes")),
             "state": "ready" if name in made else "to be made",
         }
@@ -205,8 +206,8 @@ def _place_of(protocol: Protocol, name: str, folder: Path, tracking: registry.Tr
     if base.pretrain is not None:
         version = registry.find_version(tracking, f"{protocol.name}-{name}@champion")
         return version.label if version else None
-    if base.model.convert_to is None:
-        return base.model.pretrained
+    if base.convert_to is None:
+        return base.pretrained
     converted = folder / "bases" / name
     return str(converted) if (converted / "config.json").is_file() else None
 
@@ -229,25 +230,23 @@ def _make(
         return pretrain(
             protocol.pretraining(name, shards), tracking=tracking, home=home, on_event=say
         ).version.label
-    if base.model.convert_to is None:
-        assert base.model.pretrained
-        return base.model.pretrained
+    if base.convert_to is None:
+        return base.pretrained
     converted = folder / "bases" / name
     if not (converted / "config.json").is_file():
-        assert base.model.pretrained
-        say(f"converting {name} to {base.model.convert_to}")
-        with atomic_path(converted) as temporary:
-            models.convert_to_folder(base.model, corpus.load_tokenizer(base.model.pretrained), temporary)
+        say(f"converting {name} to {base.convert_to}")
+        unfinished = converted.with_name(f".{name}.unfinished")  # of a start that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
+        models.convert_to_folder(base.model, corpus.load_tokenizer(base.pretrained), unfinished)
+        unfinished.replace(converted)
     return str(converted)
 
 
 def _build_corpus(protocol: Protocol, name: str, tasks: list[_Task], folder: Path, say: Event) -> str:
     """A ShardSet in the tokens of the base, without the test documents of the tasks; bases of one source share it."""
-    source = protocol.bases[name].model.pretrained
+    source = protocol.bases[name].pretrained
     first = next(
-        other
-        for other, base in protocol.bases.items()
-        if base.pretrain is not None and base.model.pretrained == source
+        other for other, base in protocol.bases.items() if base.pretrain is not None and base.pretrained == source
     )
     missing = [task.name for task in tasks if task.data is None]
     if missing and not protocol.allow_seen_tests:

@@ -94,7 +94,9 @@ class Past:
             tags |= {Tag.TRIALS: str(trials), Tag.BASE: base, Tag.DATA: "9a40d1c3be55"}
             return self.version(run, task, tags)
 
-    def judged(self, name, max_tokens, hits, *, task="demo", dev=None, texts=None, others=(), tags=None, linear=None):
+    def judged(
+        self, name, max_tokens, hits, *, task="demo", dev=None, texts=None, others=(), tags=None, linear=None
+    ):
         """A single fine-tuning that was right on the test examples where `hits` says so; `others` are of more seeds.
 
         With `tags`, those of a study's cell, it is a search of a league table.

@@ -1,0 +1,69 @@
+"""Protocols: what is wrong in one is said before anything is made."""
+
+import pytest
+
+from clinscale.errors import ConfigError
+from clinscale.study import Protocol, protocols
+
+GOOD = {
+    "name": "trial",
+    "bases": {"short": {"pretrained": "bert"}},
+    "models": {"short 64": {"base": "short", "max_tokens": 64}},
+    "tasks": {"demo_documents": {"data": "."}},
+}
+
+
+def changed(**values):
+    return {**GOOD, **values}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            changed(models={"m": {"base": "shrt"}}),
+            "models.m.base must be one of bases, got shrt; did you mean short",
+        ),
+        (changed(models={"m": {"base": "short", "kinds": ["sequences"]}}), "did you mean sequence"),
+        (changed(bases={"short": {"pretrained": "bert", "max_tokens": 64}}), "are for a conversion"),
+        (changed(bases={"short": {"pretrained": "bert", "convert_to": "long"}}), "longformer"),
+        (
+            changed(bases={"short": {"pretrained": "bert", "pretrain": {}}}),
+            "give either corpus or shards",
+        ),
+        (
+            changed(
+                bases={"short": {"pretrained": "b", "convert_to": "bigbird", "pretrain": {"durration": "9steps"}}},
+                shards="s",
+            ),
+            "did you mean duration",
+        ),
+        (changed(search={"budget": {"trails": 4}}), "did you mean trials"),
+        (changed(search={"studies": []}), "search.studies is made by the protocol"),
+        (changed(search={"confirm_seeds": 3}), "search.confirm_seeds is made by the protocol"),
+        (changed(name="a/b"), "plain word"),
+        (changed(seeds=0), "seeds"),
+    ],
+)
+def test_a_mistake_is_found_in_the_file(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Protocol.parse(values, source="study.yaml")
+
+
+@pytest.mark.parametrize("name", ["open", "paper"])
+def test_protocols_of_the_package_are_whole(name):
+    assert name in protocols()
+    protocol = Protocol.load(name)
+    from clinscale.tasks import load_task
+
+    assert len(protocol.tasks) == 10
+    for task, entry in protocol.tasks.items():
+        assert load_task(task, entry.changes).kind
+    reading = {arm.max_tokens for arm in protocol.models.values()}
+    assert 512 in reading  # the short baseline, without which length cannot be judged
+    assert reading - {512}
+
+
+def test_a_protocol_that_is_not_there_is_said_with_the_nearest():
+    with pytest.raises(ConfigError, match="neither a YAML file nor a protocol of the package; did you mean open"):
+        Protocol.load("opem")

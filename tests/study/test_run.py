@@ -1,0 +1,109 @@
+"""A study from short published weights to a league table, on forks; what is missing is left out and said."""
+
+import pytest
+import torch
+import transformers
+import yaml
+
+from clinscale import corpus, registry
+from clinscale.errors import ConfigError, DataError
+from clinscale.registry import Tag
+from clinscale.study import Protocol, outline, run_study
+
+
+@pytest.fixture(scope="module")
+def short_encoder(tmp_path_factory, shards):
+    """A RoBERTa of 64 tokens, as it may lie on a disk."""
+    folder = tmp_path_factory.mktemp("encoder") / "roberta"
+    tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    shape |= {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(0)
+    transformers.RobertaForMaskedLM(
+        transformers.RobertaConfig(vocab_size=len(tokenizer), **shape)
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def values(short_encoder, demo_data, tmp_path):
+    space = {
+        "fixed": {"epochs": 1, "dropout": 0.0, "batch_size": 8},
+        "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
+        "first_trials": [{"optimizer.learning_rate": 1e-3}],
+    }
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    longer = {"convert_to": "longformer", "max_tokens": 128, "hf_overrides": {"attention_window": 32}}
+    return {
+        "name": "trial",
+        "data_folder": str(demo_data),
+        "bases": {
+            "short": {"pretrained": str(short_encoder)},
+            "long": {"pretrained": str(short_encoder), **longer},
+            "lost": {"pretrained": str(tmp_path / "nowhere"), **longer},
+        },
+        "models": {
+            "short 64": {"base": "short", "max_tokens": 64},
+            "long 128": {"base": "long", "max_tokens": 128},
+            "lost 128": {"base": "lost", "max_tokens": 128},
+        },
+        "tasks": {
+            "demo_pairs": {"data": ".", "space": str(tmp_path / "space.yaml"), "note": "an invented task"},
+            "demo_documents": {"data": "missing", "space": str(tmp_path / "space.yaml")},
+        },
+        "seeds": 1,
+        "search": {"budget": {"trials": 2}, "scheduler": "none"},
+    }
+
+
+def test_a_study_ends_with_a_table_of_what_is_there(values, tracking, tmp_path, forks):
+    protocol = Protocol.parse(values, source="test")
+    planned = outline(protocol, tracking=tracking, home=tmp_path)
+    assert {row["base"]: row["state"] for row in planned.bases} == {
+        "short": "ready",
+        "long": "to be made",
+        "lost": "to be made",
+    }
+    assert list(planned.failures) == ["task demo_documents"]
+    assert not (tmp_path / "study").exists()
+
+    outcome = run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+    assert set(outcome.failures) == {"base lost", "task demo_documents"}
+    assert outcome.league is not None
+    assert outcome.league.models == ("short 64", "long 128")
+    [row] = outcome.league.rows
+    assert row.task == "demo_pairs"
+    assert row.entries["long 128"].max_tokens == 128
+    page = outcome.markdown.read_text()
+    assert "- demo_pairs: an invented task" in page
+    assert "- base lost: " in page
+    runs = registry.read_runs(tracking, kind="sweep")
+    assert {run.tags[Tag.LEAGUE] for run in runs} == {"trial"}
+    plain = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "study" / "trial" / "bases" / "long")
+    assert plain.config.model_type == "longformer"
+
+    trials = len(registry.read_runs(tracking, kind="trial"))
+    again = run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+    assert len(registry.read_runs(tracking, kind="trial")) == trials  # what is done is not done again
+    assert again.markdown.read_text() == page
+
+    other = Protocol.parse({**values, "seeds": 2}, source="test")
+    with pytest.raises(ConfigError, match=r"study run 'trial' exists .* differing: seeds"):
+        run_study(other, tracking=tracking, home=tmp_path, cluster=forks)
+
+
+def test_nothing_to_judge_is_an_error_with_the_first_reason(values, tracking, tmp_path, forks):
+    values["tasks"].pop("demo_pairs")
+    with pytest.raises(DataError, match="no two models were judged on one task; task demo_documents: .* does not exist"):
+        run_study(Protocol.parse(values, source="test"), tracking=tracking, home=tmp_path, cluster=forks)
+
+
+def test_a_test_set_that_pretraining_may_have_seen_is_refused_or_named(values, shards, tracking, tmp_path):
+    values["bases"]["long"]["pretrain"] = {"duration": "2steps", "rows_per_step": 2}
+    values["shards"] = str(shards.uri)
+    protocol = Protocol.parse(values, source="test")
+    with pytest.raises(ConfigError, match=r"without keeping out the test documents of demo_documents, demo_pairs"):
+        outline(protocol, tracking=tracking, home=tmp_path)
+    allowed = Protocol.parse({**values, "allow_seen_tests": True}, source="test")
+    assert outline(allowed, tracking=tracking, home=tmp_path).grid
