@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Gain:
-    """What reading more than 512 tokens changes on one task: the best long model against the best short one."""
+    """Effect of reading more than 512 tokens on one task: the best long model against the best short one."""
 
     long: str
     short: str
@@ -115,7 +115,7 @@ class League:
 
     @property
     def verdict(self) -> str:
-        """What the table shows, in plain words."""
+        """Reading of the table in plain words."""
         asked = [row for row in self.rows if row.gain]
         pays = [row.task for row in asked if row.length_pays]
         harms = [row.task for row in asked if row.length_pays is False]

@@ -1,4 +1,4 @@
-"""What a study is: which models, how they are made, which tasks, under which search."""
+"""Protocol of a study: which models, how they are made, which tasks, under which search."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -39,7 +39,7 @@ class BaseConfig(Config):
     corpus; None leaves it as it is."""
 
     def check(self) -> None:
-        """What is set belongs to a conversion, or to a family that is pretrained."""
+        """Check that what is set belongs to a conversion, or to a family that is pretrained."""
         if self.convert_to is None and (self.max_tokens is not None or self.hf_overrides):
             raise ConfigError(
                 f"base of {self.pretrained}: max_tokens and hf_overrides are for a conversion; add convert_to, or drop "
@@ -50,7 +50,7 @@ class BaseConfig(Config):
 
     @property
     def model(self) -> ModelConfig:
-        """What is converted or pretrained."""
+        """Model that is converted or pretrained."""
         return ModelConfig(
             pretrained=self.pretrained,
             convert_to=self.convert_to,
@@ -88,7 +88,7 @@ class TaskEntry(Config):
     """YAML file of its search space; None takes that of `search_spaces/`."""
 
     note: str | None = None
-    """How it deviates from what it stands for, which is printed with the results."""
+    """Deviation from what it stands for, which is printed with the results."""
 
 
 class Protocol(Config):
@@ -98,7 +98,7 @@ class Protocol(Config):
     """Name of the study and its folder, and the beginning of the names of its sweeps; the same name resumes."""
 
     about: str = ""
-    """What it asks, in a sentence or two, which is printed with the results."""
+    """Question in a sentence or two, which is printed with the results."""
 
     bases: dict[str, BaseConfig] = Field(min_length=1)
     """Base models by name."""
@@ -136,7 +136,7 @@ class Protocol(Config):
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = (), *, base: Any = None) -> Self:
-        """As `Config.load`; a `path` without a suffix is the name of a protocol of the package, see `protocols`."""
+        """Read a protocol as `Config.load` does; a `path` without a suffix names one of the package, see `protocols`."""
         if path is not None and not Path(path).suffix and not Path(path).exists():
             if str(path) not in protocols():
                 raise ConfigError(

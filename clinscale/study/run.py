@@ -34,7 +34,7 @@ Watch = Callable[[SweepConfig], AbstractContextManager[Callable[[SweepProgress],
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """What a study found."""
+    """Result of a study."""
 
     name: str
     league: League | None
@@ -47,22 +47,22 @@ class StudyOutcome:
 
 @dataclass(frozen=True)
 class StudyOutline:
-    """What a study would do, before anything is started."""
+    """Outline of what a study would do, before anything is started."""
 
     bases: tuple[dict[str, str], ...]
-    """How each base is made, and whether it is there."""
+    """Bases: how each is made, and whether it is there."""
     grid: tuple[dict[str, str], ...]
-    """By task: what is there of its data, and which models are asked."""
+    """Tasks: what is there of the data of each, and which models are asked."""
     forecasts: tuple[dict[str, Any], ...]
     """Expected trials and hours of each task's search, by probes; of tasks whose bases are all there."""
     failures: Mapping[str, str]
-    """What is missing on disk."""
+    """Reason by task whose data are missing."""
 
 
 @dataclass(frozen=True)
 class _Task:
     name: str
-    """As the protocol calls it."""
+    """Name in the protocol."""
     config: TaskConfig
     data: TaskData | None
     """None where it cannot be read."""
@@ -128,7 +128,7 @@ def run_study(
 def outline(
     protocol: Protocol, *, tracking: registry.Tracking, home: str | Path, cluster: Cluster | None = None
 ) -> StudyOutline:
-    """What the study would do: nothing is made, trained or registered.
+    """Outline the study: nothing is made, trained or registered.
 
     With a `cluster`, a few steps of each search are trained to say how long it takes, where its bases are there.
     """
@@ -201,7 +201,7 @@ def _seen_tests(protocol: Protocol, tasks: list[_Task]) -> set[str]:
 
 
 def _place_of(protocol: Protocol, name: str, folder: Path, tracking: registry.Tracking) -> str | None:
-    """What a finished base is fetched by; None where it is still to be made."""
+    """Reference by which a finished base is fetched; None where it is still to be made."""
     base = protocol.bases[name]
     if base.pretrain is not None:
         version = registry.find_version(tracking, f"{protocol.name}-{name}@champion")
