@@ -14,6 +14,7 @@ from clinscale.errors import ConfigError
 PAGES = {
     "tasks": ("clinscale/tasks/README.md", "data sets by name, your own data, how they are read and scored"),
     "sweeps": ("search_spaces/README.md", "how hyperparameters are searched; the grammar of a space"),
+    "studies": ("clinscale/study/README.md", "models by tasks by seeds under one protocol; the league table"),
     "pretrain": ("clinscale/pretrain/README.md", "corpus, pretraining, checkpoints"),
     "models": ("clinscale/registry/README.md", "registry, gate, versions, pull, prediction, signatures"),
     "clusters": ("cluster/README.md", "Ray clusters, Slurm, Kubernetes, a server for a team, no internet"),
