@@ -136,7 +136,7 @@ class Protocol(Config):
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = (), *, base: Any = None) -> Self:
-        """Read a protocol as `Config.load` does; a `path` without a suffix names one of the package, see `protocols`."""
+        """Read a protocol as `Config.load` does; a `path` without a suffix names one of the package."""
         if path is not None and not Path(path).suffix and not Path(path).exists():
             if str(path) not in protocols():
                 raise ConfigError(

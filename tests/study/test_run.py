@@ -96,7 +96,7 @@ def test_a_study_ends_with_a_table_of_what_is_there(values, tracking, tmp_path, 
 def test_nothing_to_judge_is_an_error_with_the_first_reason(values, tracking, tmp_path, forks):
     values["tasks"].pop("demo_pairs")
     with pytest.raises(
-        DataError, match="no two models were judged on one task; task demo_documents: .* does not exist"
+        DataError, match=r"no two models were judged on one task; task demo_documents: .* does not exist"
     ):
         run_study(Protocol.parse(values, source="test"), tracking=tracking, home=tmp_path, cluster=forks)
 
