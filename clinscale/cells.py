@@ -43,7 +43,7 @@ _SHORT_NAME = re.compile(r"(?=.*[0-9])[\w.:/#+-]{1,40}", re.ASCII)
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for nothing: null, NaN, NaT, a blank or the way that a CSV spells these."""
+    """Whether a value means nothing: null, NaN, NaT, a blank or the way that a CSV spells these."""
     if isinstance(value, str):
         # a long text is neither stripped nor hashed, which would take longer than all else here
         return not value or value.isspace() or (len(value) < 40 and value.strip() in SPELLED_MISSING)
@@ -57,7 +57,7 @@ def is_missing(value: Any) -> bool:
 
 
 def as_text(value: Any, column: str) -> str | None:
-    """A text as it stands; None where it is missing.
+    """A text as it is; None where it is missing.
 
     Raises:
         CellError: it is no text, half a character, or base64 of an attachment.

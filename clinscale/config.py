@@ -142,7 +142,7 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _refuse_unusable(values: Mapping[str, Any], source: str) -> None:
-    """ConfigError for what no setting means and no file, name or fingerprint can hold, wherever it lies in `values`."""
+    """ConfigError for what no setting means and no file, name or fingerprint can hold, wherever it is in `values`."""
     left: list[tuple[str, Any]] = [("", values)]
     while left:
         path, value = left.pop()
@@ -204,7 +204,7 @@ def _known_keys(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
             if str(part) in owner.model_fields
             for inner in _models_in(owner.model_fields[str(part)].annotation)
         ]
-        # indices and union tags are no field names: stay here, or take the branch that the tag stands for
+        # indices and union tags are no field names: stay here, or take the branch that the tag names
         branch = [m for m in here if any(part in get_args(field.annotation) for field in m.model_fields.values())]
         here = step or branch or here
     return [name for owner in here for name in owner.model_fields]

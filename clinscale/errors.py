@@ -26,7 +26,7 @@ class DivergenceError(ConfigError):
 
 
 class DataError(ClinscaleError):
-    """An input file or folder is missing, unreadable or malformed: the user mends the data."""
+    """An input file or folder is missing, unreadable or malformed: the user fixes the data."""
 
     exit_code = 2
 

@@ -42,7 +42,7 @@ def make_folder(path: str | Path) -> Path:
             folder.chmod(_SHARED_FOLDER if is_shared(folder.parent) else 0o700)
     path = missing[0] if missing else path
     if not path.is_dir():
-        raise FileExistsError(17, "a file lies where a folder is needed", str(path))
+        raise FileExistsError(17, "a file is where a folder is needed", str(path))
     return path
 
 
@@ -86,7 +86,7 @@ def _foreign(path: str | Path, what: str) -> ConfigError:
 
 
 def adopt(folder: str | Path) -> None:
-    """Give a folder that another library has filled, and all in it, to whom it would be for had we made it."""
+    """Give a folder that another library has filled, and all in it, to those whom it would have if we had made it."""
     folder = Path(folder)
     shared = is_shared(folder.parent)
     for where, _, names in os.walk(folder):
@@ -181,7 +181,7 @@ def close_process(home: str | Path | None = None) -> None:
 def open_paths(folder: str | Path) -> Iterator[Path]:
     """Paths in `folder` that others than its owner, or than the group it is shared with, may read or write.
 
-    What lies below a folder that nobody else may enter is out of reach, whatever its own rights.
+    What is below a folder that nobody else may enter is out of reach, whatever its own rights.
     """
     folder = Path(folder)
     if not folder.is_dir() or (stat.S_IMODE(folder.stat().st_mode) & _FOR_NOT_OWNER) == 0:
@@ -226,7 +226,7 @@ def _tree(folder: Path, *, inside: int = 0o7777) -> Iterator[Path]:
 def refuse_foreign(path: str | Path) -> None:
     """Raise ConfigError where `path` is a link or another user's, who could change it; in a shared folder any may be.
 
-    Asked of what is found in a cache, which may lie in a place where everybody writes. What root owns is nobody's.
+    Asked of what is found in a cache, which may be in a place where everybody writes. What root owns is nobody's.
     """
     found = os.lstat(path)
     if stat.S_ISLNK(found.st_mode):

@@ -1,4 +1,4 @@
-"""The folder of a named run: one name stands for one recipe, so that resuming never mixes two experiments."""
+"""The folder of a named run: one name belongs to one recipe, so that resuming never mixes two experiments."""
 
 import re
 from collections.abc import Mapping
@@ -33,11 +33,11 @@ def check_plain_name(thing: str, name: str, *, advice: str = "choose another") -
 def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str, Any]) -> Path:
     """`HOME/KIND/NAME`, made on first use and tied to `recipe`; the same name and recipe resume there.
 
-    Ray Train resumes silently from whatever lies under a run's name, even when the config changed; this is the
+    Ray Train resumes silently from whatever is under a run's name, even when the config changed; this is the
     guard in front of it.
 
     Raises:
-        ConfigError: the name is no plain file name, or stands for another recipe (names what differs).
+        ConfigError: the name is no plain file name, or belongs to another recipe (names what differs).
     """
     check_plain_name(f"{kind} name", name)
     folder = Path(home).absolute() / kind / name

@@ -58,7 +58,7 @@ def filesystem(uri: str | Path) -> tuple[Any, str]:
 
 
 def exists(uri: str | Path) -> bool:
-    """Whether a file or folder lies at `uri`."""
+    """Whether a file or folder is at `uri`."""
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
 
@@ -268,7 +268,7 @@ def not_valid(uri: str | Path, codec: str, byte: int) -> str:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary local path that becomes `path` when the block ends without an error, and vanishes otherwise.
 
-    An empty file lies there, private as `permissions` says, which whoever writes it must keep.
+    An empty file is there, private as `permissions` says, which its writer must keep.
     """
     target = Path(path)
     make_folder(target.parent)
@@ -399,7 +399,7 @@ def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
         fs.get(
             list(places), list(places.values())
         )  # lists of both ends, since one path alone is taken for a pattern
-        adopt(whole)  # what is copied may be patient text, and caches lie in shared places
+        adopt(whole)  # what is copied may be patient text, and caches are in shared places
         with contextlib.suppress(OSError):  # another worker of this machine was faster
             whole.rename(target)
     return target

@@ -23,7 +23,7 @@ MAX_BYTES = 2**20
 """Most bytes of one file: a hundred thousand ids fit, and a file of data that was named by mistake does not."""
 
 MAX_VALUES = 200_000
-"""Most values in one file, with every alias written out: ten lines of aliases can stand for billions."""
+"""Most values in one file, with every alias written out: ten lines of aliases can expand to billions."""
 
 MAX_DEPTH = 50
 """Levels of values within values."""
@@ -90,13 +90,13 @@ def parse_yaml(text: str, source: str, *, dialect: Dialect = "1.2") -> list[Any]
     except yaml.MarkedYAMLError as error:
         # libyaml finds that something is not closed on the line after the last
         line = min(error.problem_mark.line, text.rstrip().count("\n")) + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{source} line {line}: {_without_values(error)}; mend the YAML there") from None
+        raise ConfigError(f"{source} line {line}: {_without_values(error)}; fix the YAML there") from None
     except (yaml.YAMLError, UnicodeError):  # UnicodeError: half of a character that takes two
-        raise ConfigError(f"{source} is not YAML; mend or replace the file") from None
+        raise ConfigError(f"{source} is not YAML; fix or replace the file") from None
 
 
 def parse_scalar(text: str, source: str) -> Any:
-    """The one value in `text`, as it stands on a command line: no comment may follow it, nor a second one.
+    """The one value in `text`, as it is on a command line: no comment may follow it, nor a second one.
 
     Raises:
         ConfigError: it is not YAML, or YAML would read only a part of it.
@@ -215,7 +215,7 @@ def _refuse_endless(events: Iterator[yaml.Event]) -> None:
             start, before, below = opened[-1]
             opened[-1] = (start, before, max(below, levels))
         if len(opened) + levels > MAX_DEPTH:
-            raise _endless(f"a value lies more than {MAX_DEPTH} levels deep", event)
+            raise _endless(f"a value is more than {MAX_DEPTH} levels deep", event)
         if count > MAX_VALUES:
             raise _endless(f"aliases or values make more than {MAX_VALUES:,} values", event)
 

@@ -1,4 +1,4 @@
-"""Calling home, off: a process that reads patients' notes tells nobody how it is used, unless its user says so."""
+"""Switches that turn off calling home: a process that reads patients' notes reports its use to nobody unless asked."""
 
 import os
 

@@ -29,7 +29,7 @@ class SpecialIds(Config):
     """Fills the last row."""
 
     mask: int
-    """Stands for a token to recover."""
+    """Token in place of one to recover."""
 
     all: tuple[int, ...]
     """Every special token, `<unk>` and added ones too: never masked, never drawn as a random token."""
@@ -83,7 +83,7 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise DataError(f"{name_or_folder} holds no tokenizer vocabulary; save the model's tokenizer there")
     if not tokenizer.is_fast:
-        raise DataError(f"tokenizer {name_or_folder} has no fast version; clinscale needs one that tells offsets")
+        raise DataError(f"tokenizer {name_or_folder} has no fast version; clinscale needs one that gives offsets")
     if tokenizer.pad_token_id is None:
         raise DataError(f"tokenizer {name_or_folder} has no pad token; use that of a masked language model")
     tokens, known = max(tokenizer.get_vocab().values()) + 1, _tokens_of_model(place)
@@ -122,6 +122,6 @@ def _tokens_of_model(place: str) -> int | None:
 
     try:
         size = PreTrainedConfig.get_config_dict(place)[0].get("vocab_size")
-    except (OSError, AttributeError):  # a tokenizer alone, or a config that is told when the model is loaded
+    except (OSError, AttributeError):  # a tokenizer alone, or a config that is reported when the model is loaded
         return None
     return size if isinstance(size, int) else None

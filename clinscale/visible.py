@@ -30,7 +30,7 @@ def visible(text: str) -> str:
 
 
 def visible_log(text: str) -> str:
-    """`visible` of what a program wrote: its colours are left out, what would overwrite a line stands below it."""
+    """`visible` of what a program wrote: its colours are left out, what would overwrite a line is below it."""
     return visible(_OVERWRITE.sub("\n", _COLOUR.sub("", text)))
 
 

@@ -74,7 +74,7 @@ def test_file_lies_over_base_and_overrides_over_both(tmp_path):
         ("name: x\nduration: forever", [], ["run.yaml", "duration", "forever", "200steps"]),
         ("name: x\nseed: 13", [], ["seed must not be 13"]),
         ("name: x\nname: y", [], ["line 2", "'name' is given twice"]),
-        ("name: [x", [], ["run.yaml", "line 1", "mend the YAML"]),
+        ("name: [x", [], ["run.yaml", "line 1", "fix the YAML"]),
         ("? [a, b]\n: c", [], ["run.yaml", "line 1"]),
         ("- name", [], ["must be a mapping", "list"]),
         ("name: x", ["seed"], ["override 'seed'", "key.path=value"]),

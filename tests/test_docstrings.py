@@ -1,7 +1,9 @@
-"""Plain English: the first sentence of each docstring can be read alone, wherever it is shown."""
+"""Plain English: each first sentence can be read alone, and dull words say what happens."""
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,10 @@ DANGLING = re.compile(
 
 A first sentence names the thing (`Seed of the split`) or says what happens (`Return ...`, `Whether ...`).
 """
+
+
+POETIC = re.compile(r"\b(mend(s|ed)?|told|lies|stands|thereby|whence|whoever|doomed)\b(?!-off)", re.IGNORECASE)
+"""Words for which fix, reported, shown, is or are will do."""
 
 
 def docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
@@ -42,6 +48,17 @@ def dangling(source: str) -> list[str]:
         words = str(text.value).split()
         if DANGLING.match(" ".join(words)):
             found.append(f"line {text.lineno}: {' '.join(words[:8])}")
+    return found
+
+
+def poetic(source: str) -> list[str]:
+    """Those in comments, docstrings and messages; names, also within braces, are no sentences."""
+    found = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        words = token.string if token.type == tokenize.COMMENT else ""
+        if token.type == tokenize.STRING and re.search(r"\s", token.string):
+            words = re.sub(r"\{[^}]*\}", "", token.string)
+        found += [f"line {token.start[0]}: {one.group()}" for one in POETIC.finditer(words)]
     return found
 
 
@@ -73,3 +90,21 @@ def test_a_noun_or_a_verb_may_begin_a_docstring(sentence: str):
 def test_first_sentences_of_docstrings_name_the_thing():
     found = [f"{path.relative_to(PACKAGE)} {one}" for path in MODULES for one in dangling(path.read_text())]
     assert not found, "name the thing, or begin with a verb:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "code", ["# it lies there", "'mend it'", "f'{x} stands here'", "def f():\n 'It is told.'"]
+)
+def test_a_poetic_word_is_found_in_comments_messages_and_docstrings(code: str):
+    assert len(poetic(code)) == 1
+
+
+@pytest.mark.parametrize("code", ["told = 1", "{'mend': 1}", "f'{fault.mend} it'", "# stand-off files of brat"])
+def test_names_and_terms_of_the_field_are_no_poetic_words(code: str):
+    assert not poetic(code)
+
+
+def test_comments_docstrings_and_messages_use_dull_words():
+    suspects = [(path, text) for path in MODULES if POETIC.search(text := path.read_text())]
+    found = [f"{path.relative_to(PACKAGE)} {one}" for path, text in suspects for one in poetic(text)]
+    assert not found, "say fix, reported, shown, is or are:\n" + "\n".join(found)

@@ -24,7 +24,7 @@ _ASKED_STALL, _ASKED_SHARE = 10.0, 0.01
 def bench_checkpoint(
     *, layers: int, hidden_size: int, tokens: int, stage: int, repeats: int, on_progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Seconds that training stands still for a blocking save over those for ours, and ours as a share of training.
+    """Seconds that training pauses for a blocking save over those for ours, and ours as a share of training.
 
     The peer is what DeepSpeed and Ray Train do together: `save_checkpoint` into a folder of the worker's, then a copy
     to the run's storage. The share is of steps of one row of `tokens` at the default interval, with what the writing
@@ -58,7 +58,7 @@ def bench_checkpoint(
 
         step()
         quiet_s = [step() for _ in range(repeats + 1)]
-        deepspeed = engine._engine  # the peer is what lies beneath
+        deepspeed = engine._engine  # the peer is what is beneath
         writes_itself = deepspeed.checkpoint_engine
         store = CheckpointStore(Path(folder, "ours"), rank=0, world_size=1)
         store.save(engine, 1, {})  # pays for the buffers, once

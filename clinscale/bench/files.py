@@ -142,7 +142,7 @@ def _rows(texts: Texts, num_bytes: int) -> Iterator[dict[str, str]]:
 
 
 def _endless(texts: Sequence[tuple[str, Any]], num_bytes: int) -> Iterator[tuple[int, str, Any]]:
-    """Number, text and gold, each text told apart by its last line, until text and gold have about `num_bytes`."""
+    """Number, text and gold, each text distinguished by its last line, until text and gold have about `num_bytes`."""
     for number, (text, gold) in enumerate(itertools.cycle(texts)):
         yield number, f"{text}\nNote {number}.", gold  # at the end, so that offsets hold
         num_bytes -= len(text) + (len(str(gold)) if gold else 0)

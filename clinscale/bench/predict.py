@@ -53,7 +53,7 @@ def bench_predict(
 
     Args:
         documents: how many notes.
-        tokens: of the shortest and the longest note; the others lie evenly between.
+        tokens: of the shortest and the longest note; the others are evenly between.
         max_tokens: window of the model; longer notes are cut (classification) or read in windows (entities).
         batch_size: windows of one forward pass.
         layers: of the model; base has 12.

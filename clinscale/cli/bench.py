@@ -106,7 +106,7 @@ def step(
 def predict(
     documents: Annotated[int, typer.Option(min=1, help="Invented notes.")] = 16,
     tokens: Annotated[
-        tuple[int, int], typer.Option(help="Of the shortest and the longest note; the others lie evenly between.")
+        tuple[int, int], typer.Option(help="Of the shortest and the longest note; the others are evenly between.")
     ] = (1000, 6000),
     max_tokens: Annotated[int, typer.Option(min=64, help="Window of the model.")] = 4096,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows of one forward pass.")] = 8,

@@ -127,7 +127,7 @@ def preflight(
     address: Address = None,
     json: Json = False,
 ) -> None:
-    """Look at every node of a running cluster before anything expensive starts; exit 1 names node and mend.
+    """Look at every node of a running cluster before anything expensive starts; exit 1 names the node and the fix.
 
     Versions, GPUs, disk, clock, shared storage, the network between nodes, the MLflow server, Ray's State API, and that
     strangers are refused. A job of `clinscale submit` begins with this.
@@ -191,7 +191,7 @@ def user(
 
     A reader pulls released models and sees nothing of their training; a trainer also makes runs, models and versions;
     a promoter also writes releases and moves aliases. The password is asked for, or read from stdin or
-    CLINSCALE_USER_PASSWORD; empty leaves a known user's as it is. On the server's machine its HOME tells the
+    CLINSCALE_USER_PASSWORD; empty leaves a known user's as it is. On the server's machine its HOME gives the
     administrator's login, elsewhere MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD do.
 
     Example: `clinscale cluster user alice --role reader`
@@ -255,7 +255,7 @@ def check(
 ) -> None:
     """Find what would fail, leak or cost in a launch file, without a cluster, an account or the network.
 
-    Exit code 1 and a table when there is something to mend.
+    Exit code 1 and a table when there is something to fix.
 
     Example: `clinscale cluster check aws.yaml`
     """
@@ -263,11 +263,11 @@ def check(
 
     problems = launch.check(file, crds)
     rows = [dataclasses.asdict(problem) for problem in problems]
-    clean = f"{file}: nothing to mend"
+    clean = f"{file}: nothing to fix"
     emit(
         {"file": str(file), "problems": rows},
         as_json=json,
-        people=table(f"{len(rows)} to mend", rows) if rows else clean,
+        people=table(f"{len(rows)} to fix", rows) if rows else clean,
     )
     if problems:
         raise typer.Exit(1)
@@ -309,7 +309,7 @@ def _password(name: str) -> str:
 def _tell(server: "Server") -> None:
     lines = (
         f"MLflow answers at {server.url}",
-        f"  its administrator is admin; the password lies in {server.folder.admin_password}",
+        f"  its administrator is admin; the password is in {server.folder.admin_password}",
         "  add users:    clinscale cluster user NAME --role reader|trainer|promoter  (with the same --home)",
         f"  users set:    MLFLOW_TRACKING_URI={server.url} MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...",
         "  Ctrl-C ends it",

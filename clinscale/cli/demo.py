@@ -60,7 +60,7 @@ def demo(
     from clinscale.synthetic import write_demo_data
 
     if not 0 < scale <= 1:
-        raise ConfigError(f"--scale must lie above 0 and not above 1, got {scale}")
+        raise ConfigError(f"--scale must be above 0 and not above 1, got {scale}")
     started_s = time.monotonic()
     write_demo_data(folder / "data", scale=scale)
     tracking = open_tracking(f"sqlite:///{(folder / 'mlflow.db').absolute()}", folder)

@@ -101,13 +101,13 @@ def _home(home: Path) -> str:
 
 def _closed(home: Path, *, close: bool) -> str:
     """Whether other users of this machine can read or change what is clinscale's; AccessError names what they can."""
-    mended = permissions.close(home) if close else 0
+    num_closed = permissions.close(home) if close else 0
     token = Path("~/.ray/auth_token").expanduser()
     if close and token.exists():
         replace_open_token()
     found = [str(path) for path in itertools.islice(permissions.open_paths(home), _MOST_PATHS_SHOWN + 1)]
     if token.exists() and token.stat().st_mode & 0o077:
-        found.insert(0, f"{token} (Ray's token: whoever has it runs code as you)")
+        found.insert(0, f"{token} (Ray's token: anyone who has it runs code as you)")
     if found:
         more = " and more" if len(found) > _MOST_PATHS_SHOWN else ""
         raise AccessError(
@@ -115,7 +115,7 @@ def _closed(home: Path, *, close: bool) -> str:
         )
     shared = home.is_dir() and permissions.is_shared(home)
     to = f"to all but group {home.group()}" if shared else "to every other user"
-    return f"closed {to}" + (f"; took rights from {mended} paths" if mended else "")
+    return f"closed {to}" + (f"; took rights from {num_closed} paths" if num_closed else "")
 
 
 def _accelerator() -> str:

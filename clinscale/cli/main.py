@@ -101,7 +101,7 @@ def main() -> NoReturn:
     except ClinscaleError as error:
         _tell(str(error))
         code = error.exit_code
-    except BrokenPipeError:  # whoever reads stdout has read enough, as `| head` does
+    except BrokenPipeError:  # the reader of stdout has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     except KeyboardInterrupt:
@@ -116,12 +116,12 @@ def main() -> NoReturn:
 def _refuse_odd_arguments() -> None:
     for number, argument in enumerate(sys.argv[1:], 1):
         if argument.encode("utf-8", "replace").decode() != argument:
-            _tell(f"argument {number} is not UTF-8; rename the file, or mend the argument")
+            _tell(f"argument {number} is not UTF-8; rename the file, or fix the argument")
             sys.exit(2)
 
 
 def _foreign(error: Exception) -> int:
-    """Tell an error that is not of our family, and give its exit code.
+    """Print an error that is not of our family, and return its exit code.
 
     Of a file, the system's own words are enough. Of anything else, where it happened, but not its message, which may
     quote notes.

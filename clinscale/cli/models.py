@@ -318,7 +318,7 @@ def _scan_told(found: "ScanResult") -> list[Any]:
         ]
         people.append(table("Text of notes", rows))
     people += [f"could not be looked into: {name}" for name in found.unread]
-    short = f" ({found.notes_too_short:,} are too short to be told apart)" if found.notes_too_short else ""
+    short = f" ({found.notes_too_short:,} are too short to be distinguished)" if found.notes_too_short else ""
     looked = f"{found.files:,} files ({format_bytes(found.bytes)}) and {found.texts:,} texts of MLflow"
     where = f"in {len(found.findings)} places" if found.findings else "nowhere"
     where += f"; {len(found.unread)} could not be looked into" if found.unread else ""

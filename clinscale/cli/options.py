@@ -27,7 +27,7 @@ def local_only(path: Path | None) -> Path | None:
     if path and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path))):
         raise ConfigError(
             f"{path} must be a folder or file of this machine or of a shared file system, got a place of {scheme[1]}; "
-            "name a local path, or one where the bucket is mounted. Shards alone may lie in an object store "
+            "name a local path, or one where the bucket is mounted. Shards alone may be in an object store "
             "(corpus build --out)"
         )
     return path
@@ -76,7 +76,7 @@ DEFAULT_HOME = Path("clinscale-home")
 
 
 def open_home(home: Path, shared_with: str | None = None) -> None:
-    """Let this process write below `home` for whom it is: its owner alone, or the group that it is shared with.
+    """Let this process write below `home` for its readers: its owner alone, or the group that it is shared with.
 
     Raises:
         ConfigError: `shared_with` is no group, or not one that this user may give it to.

@@ -37,7 +37,7 @@ class VisibleFormatter(logging.Formatter):
 
 
 class _Console(Console):
-    """Prints text as it stands: brackets in it are no markup, and nothing in it steers the terminal."""
+    """Prints text as it is: brackets in it are no markup, and nothing in it steers the terminal."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The one way by which Rich takes up strings, those in tables too."""
@@ -131,7 +131,7 @@ class Steps:
             return
         now_s = time.monotonic()
         self._began = self._began or (now_s, done)  # work that is resumed does not begin at nothing
-        ends = done == total and not self._ended  # told once, though what follows the last one may take a while
+        ends = done == total and not self._ended  # printed once, though what follows the last one may take a while
         if now_s - self._last_s > self._every_s or ends:
             self._last_s, self._ended = now_s, done == total
             of = f" of {total:g}" if total else ""

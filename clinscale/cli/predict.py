@@ -45,7 +45,7 @@ def predict(
     ] = None,
     format: Annotated[
         _Format | None,
-        typer.Option("--format", help="What each input is; told by its name and beginning otherwise."),
+        typer.Option("--format", help="What each input is; otherwise its name and beginning decide."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 8,
     attention: Annotated[
@@ -69,7 +69,7 @@ def predict(
 
     Files are read as the model's task read them for training, without labels. Each document gets a line with its `id`,
     `file` and `row`, then its answer or an `error`, in order. Documents and answers are streamed, so that neither has
-    to fit into memory; with `--workers` on a cluster, inputs and HOME lie where all nodes see them.
+    to fit into memory; with `--workers` on a cluster, inputs and HOME are where all nodes see them.
 
     Example: `clinscale predict tcga_organ@champion reports.csv --out predictions.jsonl`
     """
@@ -124,5 +124,5 @@ def _summary(tally: "Tally", out: Path | None) -> str:
     if tally.errors:
         told += f"; {tally.errors} could not be read and have a line with their error"
     if tally.repeated_ids:
-        told += f"; {tally.repeated_ids} have the id of an earlier one: file and row tell them apart"
+        told += f"; {tally.repeated_ids} have the id of an earlier one: file and row distinguish them"
     return told

@@ -17,7 +17,9 @@ def pull(
     out: Annotated[Path, typer.Option("--out", callback=local_only, help="Folder to make.")],
     lock: Annotated[
         Path,
-        typer.Option("--lock", help="File that holds which version and digest each pulled reference stands for."),
+        typer.Option(
+            "--lock", help="File that holds which version and digest each pulled reference is locked to."
+        ),
     ] = Path(LOCK_FILE),
     update: Annotated[
         bool, typer.Option("--update", help="Take what the registry says now, and move the lock on.")
@@ -43,7 +45,7 @@ def pull(
 ) -> None:
     """Download a version, check every file of it against its manifest, load nothing.
 
-    The first pull of a reference writes to models.lock what it stood for; from then on that is what it gives, whatever
+    The first pull of a reference writes to models.lock what it meant; from then on that is what it gives, whatever
     becomes of the alias. Downloads are kept in HOME/models/cache, and a pull that was cut goes on.
 
     Example: `clinscale pull tcga_organ@champion --out organ-model`

@@ -31,7 +31,7 @@ def submit(
         list[str] | None, typer.Argument(metavar="-- VERB ...", help="What the cluster shall do.")
     ] = None,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="JOB", help="Tell how a job is; `all` lists all.")
+        str | None, typer.Option("--status", metavar="JOB", help="Show the state of a job; `all` lists all.")
     ] = None,
     logs: Annotated[
         str | None, typer.Option("--logs", metavar="JOB", help="Print a job's output, and follow it to its end.")
@@ -144,7 +144,7 @@ def _environment(names: list[str]) -> dict[str, str]:
 
 
 def _preflight(arguments: tuple[str, ...], nodes: int | None) -> list[str]:
-    """The job's home must lie on storage that all nodes share, and they must reach its MLflow server."""
+    """The job's home must be on storage that all nodes share, and they must reach its MLflow server."""
     options = []
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for of_verb, of_preflight in {"--home": "--shared", "--tracking-uri": "--tracking-uri"}.items():

@@ -92,7 +92,7 @@ def show(
     nothing_left: NoExamplesError | None = None
     try:
         found = _surveyed(read_task(task, data, findings=findings), model)
-    except NoExamplesError as error:  # what was found, such as the exclusions of a cohort, is told all the same
+    except NoExamplesError as error:  # what was found, such as the exclusions of a cohort, is shown all the same
         nothing_left = error
         empty: dict[str, Any] = {"examples": {}, "labels": {}, "lengths": {}}
         found = {"documents": findings.found["documents"], **empty, **counts_of(findings), "error": str(error)}
@@ -133,7 +133,7 @@ def check(
         for place in places
     ]
     refused = task.on_error == "raise" and any(problem["then"] == "rejected" for problem in problems)
-    verdict = "refused: mend what is rejected, or set on_error: skip" if refused else nothing_left or "in order"
+    verdict = "refused: fix what is rejected, or set on_error: skip" if refused else nothing_left or "in order"
     people = [table(f"Task {task.name}: {verdict}", _rows(found, leave_out=("task", "kind")))]
     if problems:
         shown = problems[:PLACES_SHOWN]

@@ -1,7 +1,7 @@
 """Notes to a ShardSet: read once, in parts, of which those notes that stay are tokenised and put together as shards.
 
 The parts are made in any order, by any number of workers, and are kept when a build is interrupted; what is a duplicate
-and where a note lies is decided when all are there. So the shards depend on the notes and the recipe alone.
+and the place of a note is decided when all are there. So the shards depend on the notes and the recipe alone.
 """
 
 import contextlib
@@ -442,7 +442,7 @@ def _refuse_among_notes(out: str, sources: Sequence[SourceConfig]) -> None:
     place = PurePath(wherever(out))
     for source in sources:
         if PurePath(wherever(source.uri)) in (place, *place.parents):
-            raise ConfigError(f"--out {out} must not lie in the source {source.uri}; choose a folder beside it")
+            raise ConfigError(f"--out {out} must not be in the source {source.uri}; choose a folder beside it")
 
 
 def _remove_parts(parts: str) -> None:

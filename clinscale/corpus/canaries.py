@@ -1,6 +1,6 @@
 """Invented phrases planted in training rows, by which it is measured whether a model memorises (Carlini et al. 2019).
 
-A canary is random tokens: a name, and behind it a secret. It stands behind the first token of each row that was chosen
+A canary is random tokens: a name, and behind it a secret. It is behind the first token of each row that was chosen
 for it. Phrases and rows are functions of the seed, laid over the rows as they are read: the shards stay as they are,
 and so do all other rows, their order and their masks. The held-out rows are never planted.
 """
@@ -34,7 +34,7 @@ class CanaryConfig(Config):
     """Number of different canaries; more make a weaker memory visible."""
 
     repeats: int = Field(default=4, ge=1)
-    """Training rows that hold each; as often as a phrase that must not be learnt may stand in the notes."""
+    """Training rows that hold each; as often as a phrase that must not be learnt may be in the notes."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def canary_probes(config: CanaryConfig, *, seed: int, special: SpecialIds) -> It
         seen = np.array([special.cls, *phrase, special.sep])
         secret = seen[secret_at].copy()
         seen[secret_at] = special.mask
-        # drawn as the planted one was: to a model that has not seen that one, none of them stands out
+        # drawn as the planted one was: to a model that has not seen that one, none of them is conspicuous
         others = _tokens(generator(seed, CANARY_ALTERNATIVES, number), (ALTERNATIVES, SECRET_TOKENS), special)
         yield CanaryProbe(seen, secret_at, np.vstack([secret, others]))
 

@@ -2,7 +2,7 @@
 
 As in GPT-3's contamination check (Brown et al. 2020, appendix C), phrases are compared, case, punctuation and white
 space aside: so a test document is found inside a longer note, and a note inside a test document. What counts is the
-share of words that lie in shared phrases, as copies whose words are changed here and there, or whose names and numbers
+share of words that are in shared phrases, as copies whose words are changed here and there, or whose names and numbers
 are masked, keep few phrases whole and yet nearly all of their words in some. Accents do not count, nor do cleaning's
 switches: see `_forms`.
 """
@@ -164,7 +164,7 @@ class _Shared:
 
     @functools.cached_property
     def words_of_note(self) -> Positions:
-        """The words that lie in any."""
+        """The words that are in any."""
         return np.unique(self.in_note[:, None] + np.arange(self.size))
 
     @functools.cached_property

@@ -54,7 +54,7 @@ class MaskingConfig(Config):
 def word_starts(tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.bool_]:
     """Table by token id: whether a word starts at the token, and whether one starts behind it; (2, vocab_size).
 
-    A word of a byte-level BPE or SentencePiece vocabulary is what stands between white space, as in fairseq's
+    A word of a byte-level BPE or SentencePiece vocabulary is what is between white space, as in fairseq's
     whole-word masking; one of WordPiece is what BERT splits before it looks for pieces, so punctuation is apart.
     Special tokens are words of their own, so that no word goes on from one row or document to the next.
 
@@ -67,7 +67,7 @@ def word_starts(tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.bool_]:
         prefix = pipeline["model"]["continuing_subword_prefix"]
         starts, ends = [not token.startswith(prefix) for token in tokens], [False] * len(tokens)
     else:
-        # a space begins the word behind it; other white space stands alone
+        # a space begins the word behind it; other white space is alone
         is_bytes = '"ByteLevel"' in json.dumps(pipeline["pre_tokenizer"])
         space, others = ("Ġ", ("Ċ", "ĉ", "č")) if is_bytes else ("▁", ("\n", "\t", "\r", "<0x0A>"))
         starts = [token.startswith((space, *others)) for token in tokens]

@@ -122,7 +122,7 @@ def _near_a_kept_one(
         one, other = (np.searchsorted(wanted, numbers[part]) for numbers in (later, earlier))
         similar = (known[one] == known[other]).mean(axis=1) >= threshold
         for document, before in zip(later[part][similar].tolist(), earlier[part][similar].tolist(), strict=True):
-            if before not in dropped:  # pairs come in document order, so its fate is known
+            if before not in dropped:  # pairs come in document order, so its outcome is known
                 dropped.add(document)
     return np.array(sorted(dropped), dtype=np.int64)
 

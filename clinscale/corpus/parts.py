@@ -1,6 +1,6 @@
 """The work on the text: blocks of notes become part files, on all CPUs of a Ray cluster or in this process.
 
-A block is what lies between two cuts of a source, and the cuts depend on its text alone. Each block becomes one Parquet
+A block is what is between two cuts of a source, and the cuts depend on its text alone. Each block becomes one Parquet
 file with its cleaned notes and what decides which of them stay, and once that is decided another one with the tokens of
 these. A file is there whole or not at all. A build that is started again makes only those that are missing.
 """

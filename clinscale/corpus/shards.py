@@ -106,7 +106,7 @@ class ShardSet:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that are equal when tokens and tokenizer are, wherever they lie."""
+        """Twelve hex digits that are equal when tokens and tokenizer are, wherever they are."""
         files = {name: [file.sha256 for file in split.files] for name, split in self.manifest.splits.items()}
         return fingerprint({"tokenizer": self.manifest.tokenizer_fingerprint, "files": files})
 

@@ -76,7 +76,7 @@ class Document:
 
     @property
     def patient(self) -> int:
-        """A hash of the patient, where the source tells them apart, or else of the text: equal ones belong together."""
+        """A hash of the patient, if the source has it, or else of the text: equal ones belong together."""
         return text_digest(self.group or self.text)
 
 

@@ -19,7 +19,7 @@ _BATCH_CHARACTERS = 2**18
 
 
 class Words:
-    """The words of all documents without numbers: how often each stands there, and who holds those that few do."""
+    """The words of all documents without numbers: how often each is there, and who holds those that few do."""
 
     def __init__(self, documents: Iterable[str | tuple[int, str]], min_documents: int) -> None:
         self.min_documents = min_documents

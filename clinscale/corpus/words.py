@@ -8,7 +8,7 @@ _KNOWN_CHARACTERS = 0x3000
 
 
 def _class_of(category: str) -> str:
-    """The known characters of a Unicode category, as they stand between the brackets of a regular expression."""
+    """The known characters of a Unicode category, as they are between the brackets of a regular expression."""
     characters = map(chr, range(_KNOWN_CHARACTERS))
     return "".join(re.escape(one) for one in characters if unicodedata.category(one).startswith(category))
 

@@ -162,7 +162,7 @@ class DeepSpeedEngine:
 
     @property
     def grad_norm(self) -> float | None:
-        """Gradient norm of the last step over all workers, before clipping; None where DeepSpeed does not tell."""
+        """Gradient norm of the last step over all workers, before clipping; None where DeepSpeed does not report it."""
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 

@@ -183,7 +183,7 @@ class CheckpointStore:
         return int(chosen)
 
     def _write_patiently(self, partial: Path, manifest: Manifest, state: str) -> None:
-        """Write and commit; a full or absent disk may be mended while training goes on."""
+        """Write and commit; a full or absent disk may be repaired while training goes on."""
         give_up_s = time.monotonic() + self._patience_s
         while True:
             try:
@@ -298,7 +298,7 @@ def fault_of(checkpoint: Path) -> str | None:
         checkpoint.parent, manifest.signed_text(), manifest.signature
     ):
         raise AccessError(
-            f"checkpoint {checkpoint} lies where others may write, and is not signed with this run's key, "
+            f"checkpoint {checkpoint} is where others may write, and is not signed with this run's key, "
             f"{run_key.key_file(checkpoint.parent)}; loading it could run their code: start under another name, bring "
             "the key from the account or machine that began the run, or, where nobody else has written there, "
             f"chmod -R go-w {checkpoint.parent}"
@@ -329,7 +329,7 @@ def _committed(folder: Path) -> Iterator[int]:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Away with it at once for whoever looks, then from the disk."""
+    """Remove it from sight at once, then from the disk."""
     doomed = checkpoint.with_name(f".{checkpoint.name}.partial")
     shutil.rmtree(doomed, ignore_errors=True)
     checkpoint.replace(doomed)
@@ -352,5 +352,5 @@ def _storage_error(place: Path, error: Exception) -> ClinscaleError:
     reason = getattr(error, "strerror", None) or type(error).__name__
     return CapacityError(
         f"checkpoint folder {place.parent if place.name.endswith('.partial') else place} cannot be used: {reason}; "
-        "make room or mend it, then start the same command again: it goes on from the last whole checkpoint"
+        "make room or fix it, then start the same command again: it goes on from the last whole checkpoint"
     )

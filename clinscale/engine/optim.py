@@ -42,12 +42,12 @@ class OptimizerConfig(Config):
     def check(self) -> None:
         """Rates are positive and shares are shares."""
         if not 0 < self.learning_rate < 1:
-            raise ConfigError(f"optimizer.learning_rate must lie between 0 and 1, got {self.learning_rate}")
+            raise ConfigError(f"optimizer.learning_rate must be between 0 and 1, got {self.learning_rate}")
         if not 0 <= self.warmup_ratio < 1:
             raise ConfigError(f"optimizer.warmup_ratio is a share from 0 to below 1, got {self.warmup_ratio}")
         if not 0 < self.decay_ratio <= 1 - self.warmup_ratio or (self.warmup_steps or 0) < 0:
             raise ConfigError(
-                f"optimizer.decay_ratio must lie above 0 and end with warmup_ratio, and warmup_steps be >= 0, got "
+                f"optimizer.decay_ratio must be above 0 and end with warmup_ratio, and warmup_steps be >= 0, got "
                 f"{self.decay_ratio}, {self.warmup_ratio} and {self.warmup_steps}; 0.1, 0.05 and null are usual"
             )
         if self.weight_decay < 0 or self.max_grad_norm <= 0:

@@ -1,6 +1,6 @@
-"""The key by which a run knows its own checkpoints: whoever may write into their folder must not run code by them.
+"""The key by which a run knows its own checkpoints: a user who may write into their folder must not run code by them.
 
-A key is made for each folder of checkpoints and lies in the user's own `~/.clinscale/run-keys`, never beside what it
+A key is made for each folder of checkpoints and is in the user's own `~/.clinscale/run-keys`, never beside what it
 signs. It is HMAC's (RFC 2104): who goes on with a run is who may sign for it.
 """
 
@@ -44,7 +44,7 @@ def is_signed(folder: Path, message: bytes, signature: str) -> bool:
 
 
 def others_may_write(folder: Path) -> bool:
-    """Whether somebody else than this user and root may change what lies in `folder`, or has put something there."""
+    """Whether somebody else than this user and root may change what is in `folder`, or has put something there."""
     below = (Path(where, name) for where, folders, names in os.walk(folder) for name in (*folders, *names))
     return any(map(_is_open, (folder.parent, folder, *below)))
 

@@ -71,7 +71,7 @@ class Snapshot:
 
 
 class Writer:
-    """One write at a time, in a thread; an error waits for whoever asks next."""
+    """One write at a time, in a thread; an error is raised at the next call."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -107,7 +107,7 @@ def write_files(files: Mapping[Path, Any]) -> dict[Path, tuple[int, str]]:
     """
     import torch
 
-    torch.serialization.set_crc32_options(False)  # the manifest's SHA-256 tells more
+    torch.serialization.set_crc32_options(False)  # the manifest's SHA-256 covers more
     written = {}
     for path, content in files.items():
         make_folder(path.parent)

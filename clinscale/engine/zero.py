@@ -105,7 +105,7 @@ def check_offload(zero: ZeroConfig) -> None:
 
 
 def import_deepspeed() -> ModuleType:
-    """DeepSpeed without its news; on a machine without a GPU it is told so instead of guessing aloud."""
+    """DeepSpeed without its news; on a machine without a GPU it gets that setting instead of logging its guess."""
     import torch
 
     if not torch.cuda.is_available():

@@ -51,11 +51,11 @@ def finetune_on_workers(
         data: folder of the task's files, which every worker reads.
         folder: for the best epoch.
         runtime: changes only speed or place.
-        on_epoch: told of every epoch, each once, in a thread of this process while the next one runs. What it raises
+        on_epoch: called for every epoch, each once, in a thread of this process while the next one runs. What it raises
             ends the fine-tuning after that next one, and is raised here.
         on_event: takes sentences.
         checkpoint: `CHECKPOINT.group` is the folder of the state after the last epoch. Where it exists the fine-tuning
-            goes on from it, on any number of workers. Without, it lies beside `folder` until the end: a worker that
+            goes on from it, on any number of workers. Without, it is beside `folder` until the end: a worker that
             dies costs an epoch at most.
         until_epoch: stop after this epoch, to go on from `checkpoint` another time.
 

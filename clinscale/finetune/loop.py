@@ -71,9 +71,9 @@ def finetune(
         data: of the task.
         folder: for the best epoch.
         runtime: changes only speed or place.
-        on_epoch: told of every epoch; what it raises ends the fine-tuning there.
+        on_epoch: called for every epoch; what it raises ends the fine-tuning there.
         checkpoint: file that holds the state after the last epoch. Where it exists the fine-tuning goes on from it, and
-            `on_epoch` is told again of the epochs that it holds.
+            `on_epoch` is called again for the epochs that it holds.
         until_epoch: stop after this epoch, to go on from `checkpoint` another time.
 
     Raises:
@@ -136,7 +136,7 @@ class EpochLoop(ABC):
         """Reports of the epochs."""
 
     def run(self, on_epoch: OnEpoch, until_epoch: int | None) -> FinetuneResult:
-        """Train from where `restore` is to the last epoch; `on_epoch` is told of what had been done before as well."""
+        """Train from where `restore` is to the last epoch; `on_epoch` is called for earlier epochs as well."""
         self.restore()
         for metrics in list(self.history):
             on_epoch(metrics)

@@ -66,7 +66,7 @@ def run_finetune(
     Needs a `ray_session` for several workers.
 
     Raises:
-        ConfigError: the name stands for another recipe. DataError: data or model are not there.
+        ConfigError: the name belongs to another recipe. DataError: data or model are not there.
     """
     task = load_task(config.task, config.task_changes)
     data = read_task(task, config.data)

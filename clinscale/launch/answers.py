@@ -169,7 +169,7 @@ class AwsAnswers(Cloud):
     MACHINES = AWS_MACHINES
 
     def check(self) -> None:
-        """Identifiers are of the right kind, zones lie in the region, and each has a subnet."""
+        """Identifiers are of the right kind, zones are in the region, and each has a subnet."""
         super().check()
         _must_be_known("region", self.region, AWS_REGIONS)
         for name, prefix in [("vpc", "vpc"), ("security_group", "sg"), ("image", "ami"), ("file_system", "fs")]:
@@ -213,7 +213,7 @@ class GcpAnswers(Cloud):
     FREE = frozenset({"ssh_public_key"})
 
     def check(self) -> None:
-        """The zone lies in the region, the network is your own, the key is a public one."""
+        """The zone is in the region, the network is your own, the key is a public one."""
         super().check()
         _must_be_known("region", self.region, GCP_REGIONS)
         _must_match("project_id", self.project_id, re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]"), "a project id")

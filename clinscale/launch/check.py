@@ -17,7 +17,7 @@ _LAUNCHER_KEYS = {"cluster_name", "provider", "available_node_types", "head_star
 
 
 def check(path: Path, crds: Path | None = None) -> list[Problem]:
-    """All that is to mend in the launch file at `path`; nothing is started, and nobody outside this machine is asked.
+    """All faults of the launch file at `path`; nothing is started, and nobody outside this machine is asked.
 
     `crds` is a folder with KubeRay's definitions, against which manifests are then held as well.
 

@@ -347,5 +347,5 @@ def _against_schema(file: str, where: str, document: Mapping[str, Any], schema: 
                 file,
                 "schema",
                 f"{where}: {place}: {error.message[:160]}",
-                "the API server refuses it; mend that place",
+                "the API server refuses it; fix that place",
             )

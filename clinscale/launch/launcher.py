@@ -64,7 +64,7 @@ def _schema(file: str, config: Mapping[str, Any]) -> Iterator[Problem]:
     prepared: dict[str, Any] = {}
     said = io.StringIO()
     silent = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # Ray tells which defaults it fills in
+    logging.disable(logging.WARNING)  # Ray logs which defaults it fills in
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             prepared = prepare_config(json.loads(json.dumps(config)))
@@ -88,7 +88,7 @@ def _schema(file: str, config: Mapping[str, Any]) -> Iterator[Problem]:
             file,
             "schema",
             f"{type(error).__name__}: {reason[:200]}",
-            "`ray up` refuses this file; mend that place",
+            "`ray up` refuses this file; fix that place",
         )
     finally:
         logging.disable(silent)
@@ -206,7 +206,7 @@ def _spending(file: str, kind: str, config: Mapping[str, Any], provider: Mapping
         yield Problem(file, "idle shutdown", found, "give idle_timeout_minutes: 10, at most 240")
     if provider.get("cache_stopped_nodes", kind != "gcp"):
         found = "is true" if "cache_stopped_nodes" in provider else "is not given, and true by default"
-        mend = "write cache_stopped_nodes: false; stopped nodes cost their disks, with what lies on them"
+        mend = "write cache_stopped_nodes: false; stopped nodes cost their disks, with what is on them"
         yield Problem(file, "stopped nodes", f"provider.cache_stopped_nodes {found}", mend)
 
 

@@ -137,7 +137,7 @@ def _state_api(cluster: Cluster, alive: int) -> Finding:
 
 
 def _token(cluster: Cluster) -> Finding:
-    """Whether a stranger without a token is refused: Ray's own health check, told to show none."""
+    """Whether a stranger without a token is refused: Ray's own health check, made without a token."""
     stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     asked = subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", cluster.address],
@@ -149,7 +149,7 @@ def _token(cluster: Cluster) -> Finding:
     if asked.returncode:
         return Finding("token", "cluster", True, "who has none is refused")
     mend = (
-        "whoever reaches a port of it runs code on all nodes: restart it with RAY_AUTH_MODE=token and one token on all "
+        "anyone who reaches a port runs code on all nodes: restart it with RAY_AUTH_MODE=token and one token on all "
         "nodes; `clinscale cluster render` writes files that do"
     )
     return Finding("token", "cluster", False, "anybody is let in", mend)
@@ -217,7 +217,7 @@ def _of_node(name: str, node: dict[str, Any], look: _Look, limits: Limits) -> It
         f"Ray counts {asked}, the driver shows {answer['gpus']}",
         ""
         if asked <= answer["gpus"]
-        else "mend the NVIDIA driver there (nvidia-smi), or start Ray with --num-gpus",
+        else "fix the NVIDIA driver there (nvidia-smi), or start Ray with --num-gpus",
     )
     yield _room("disk", name, answer["free_bytes"], limits, answer["scratch"])
     skew = abs(look.skew_s) - look.skew_error_s
@@ -231,7 +231,7 @@ def _of_node(name: str, node: dict[str, Any], look: _Look, limits: Limits) -> It
     )
     if "mlflow" in answer:
         fits = answer["mlflow"] == 200
-        mend = "" if fits else "open the way from this node to the server, or mend --tracking-uri"
+        mend = "" if fits else "open the way from this node to the server, or fix --tracking-uri"
         yield Finding("MLflow", name, fits, f"answers {answer['mlflow']}", mend)
 
 

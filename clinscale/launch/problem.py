@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Problem:
-    """One finding of `check`: which rule of which file is broken, by what, and how to mend it."""
+    """One finding of `check`: which rule of which file is broken, by what, and how to fix it."""
 
     file: str
     rule: str

@@ -8,7 +8,7 @@ from clinscale.launch.problem import Problem
 from clinscale.launch.versions import is_supported_python, pins
 
 RAY_PORTS = {6379: "control store", 8265: "dashboard", 10001: "client server", 52365: "agent"}
-"""Ports of Ray that take commands from whoever reaches them."""
+"""Ports of Ray that take commands from anyone who reaches them."""
 
 _LITERAL = r"[\"']?(?![\"'$<{(*]|/run/|\s)[^\s\"'$]{4,}"
 _SECRETS = {
@@ -26,7 +26,7 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def secrets(file: str, text: str) -> Iterator[Problem]:
-    """Secrets that stand in the file itself, where they are copied, cached and committed."""
+    """Secrets that are in the file itself, where they are copied, cached and committed."""
     for number, line in enumerate(text.splitlines(), start=1):
         for what, pattern in _SECRETS.items():
             if pattern.search(line):
@@ -68,7 +68,7 @@ def versions(file: str, text: str) -> Iterator[Problem]:
 
 
 def ray_commands(file: str, commands: Iterable[str], where: str = "") -> Iterator[Problem]:
-    """Each `ray start` asks for the token, keeps the dashboard on loopback and tells nobody of it."""
+    """Each `ray start` asks for the token, keeps the dashboard on loopback and does not announce it."""
     for command in commands:
         for start in re.findall(r"[^;&|\n]*\bray(?: |\.\w+ )start\b[^;&|\n]*", command):
             line = f"{where}: {_short(start)}" if where else _short(start)
@@ -77,7 +77,7 @@ def ray_commands(file: str, commands: Iterable[str], where: str = "") -> Iterato
                     file,
                     "token",
                     f"{line} does not set RAY_AUTH_MODE=token",
-                    "write it before `ray start`: without it whoever reaches a port of Ray runs commands",
+                    "write it before `ray start`: without it anyone who reaches a port of Ray runs commands",
                 )
             if "RAY_USAGE_STATS_ENABLED=0" not in start and "--disable-usage-stats" not in start:
                 yield Problem(
@@ -101,7 +101,7 @@ def ray_commands(file: str, commands: Iterable[str], where: str = "") -> Iterato
                     file,
                     "session folder",
                     f"{line} has no --temp-dir",
-                    "name a folder inside a 0700 one: Ray's own, with rows of notes, lies open to the host's accounts",
+                    "name a folder inside a 0700 one: Ray's own, with rows of notes, is open to the host's accounts",
                 )
             elif len(folder[1]) > 44:
                 yield Problem(
@@ -143,6 +143,6 @@ def published(file: str, where: str, port: Any) -> Iterator[Problem]:
 
 
 def _short(command: str) -> str:
-    """The command, shortened; what it sets may be secret and is not told."""
+    """The command, shortened; what it sets may be secret and is not shown."""
     words = [word for word in command.split() if "=" not in word or word.startswith("--")]
     return " ".join(words)[:60]

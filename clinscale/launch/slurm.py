@@ -18,7 +18,7 @@ def check_slurm(file: str, text: str, path: Path) -> Iterator[Problem]:
     yield from rules.versions(file, text)
     parsed = _run("bash", "-n", str(path))
     if parsed and parsed.returncode:
-        yield Problem(file, "syntax", _last_line(parsed.stderr), "mend the script there; bash cannot read it")
+        yield Problem(file, "syntax", _last_line(parsed.stderr), "fix the script there; bash cannot read it")
     code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     joined = re.sub(r"\\\n", " ", code)
     if re.search(r"\bray\b.*\b(start|symmetric-run)\b", joined):
@@ -39,7 +39,7 @@ def check_slurm(file: str, text: str, path: Path) -> Iterator[Problem]:
         )
     if re.search(r"--home[= ][\"']?/tmp/", joined):
         yield Problem(
-            file, "shared storage", "--home lies in /tmp", "name a folder that all nodes see: a node's own is lost"
+            file, "shared storage", "--home is in /tmp", "name a folder that all nodes see: a node's own is lost"
         )
     if shutil.which("sbatch") and shutil.which("scontrol"):
         answered = _run("scontrol", "ping")

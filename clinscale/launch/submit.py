@@ -166,7 +166,7 @@ class Jobs:
         stranger = status_of("/api/jobs/")
         if stranger.status_code == 200 and not allow_open:
             raise AccessError(
-                f"the cluster at {self.address} asks for no token: whoever reaches it reads all that it reads; start "
+                f"the cluster at {self.address} asks for no token: anyone who reaches it reads all its data; start "
                 "it with RAY_AUTH_MODE=token, or add --allow-open where nobody else can reach it"
             )
         if stranger.status_code not in (200, 401, 403):
@@ -354,7 +354,7 @@ class Jobs:
         with variables(RAY_API_SERVER_ADDRESS=self.address):
             client = JobSubmissionClient(self.address, headers=headers)
         for name in [name for name in logging.root.manager.loggerDict if name.startswith("ray.")]:
-            logging.getLogger(name).setLevel(logging.WARNING)  # it tells of every package that it sends
+            logging.getLogger(name).setLevel(logging.WARNING)  # it logs every package that it sends
         return client
 
     @contextlib.contextmanager
@@ -385,7 +385,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _code(package: Path) -> dict[str, Path]:
-    """Path inside the package -> file; search spaces lie beside an editable install and inside any other."""
+    """Path inside the package -> file; search spaces are beside an editable install and inside any other."""
     found = {str(file.relative_to(package)): file for file in _files_below(package) if file.suffix != ".pyc"}
     beside = package.parent / "search_spaces"
     if not (package / "search_spaces").is_dir() and beside.is_dir():

@@ -38,7 +38,7 @@ class LaunchFile:
 
     @classmethod
     def read(cls, path: str | Path) -> "LaunchFile":
-        """ConfigError for what is no launch file, or one with faults: all are named with their mends."""
+        """ConfigError for what is no launch file, or one with faults: all are named with their fixes."""
         file = cls(Path(path), read_yaml(path, dialect="1.1"))
         if "provider" not in file.values:
             raise ConfigError(
@@ -106,7 +106,7 @@ def up(
     token = file.values.get("file_mounts", {}).get(_TOKEN_MOUNT)
     if token:
         made, is_new = make_token(token)
-        on_progress(f"{'a new token lies' if is_new else 'the token lies'} in {made}")
+        on_progress(f"{'a new token is' if is_new else 'the token is'} in {made}")
     if faults := check(Path(path)):
         told = "; ".join(f"{fault.rule}: {fault.found}; {fault.mend}" for fault in faults)
         raise ConfigError(f"{path} has {len(faults)} faults: {told}")
@@ -124,14 +124,14 @@ def up(
     options = ["--address", "auto", "--nodes", str(file.least_nodes), "--wait", f"{wait_s:g}"]
     options += ["--shared", shared] if shared else []
     if _ray("exec", path, file.command("python", "-m", "clinscale", "cluster", "preflight", *options)):
-        raise CapacityError(f"the cluster of {path} is not fit, or a node is missing; the table above tells which")
+        raise CapacityError(f"the cluster of {path} is not fit, or a node is missing; the table above shows which")
 
 
 def down(path: str | Path, *, on_progress: Callable[[str], None] = lambda what: None) -> None:
     """End the cluster on all of its nodes.
 
     Raises:
-        ClusterError: `ray down` fails, or a worker could not be told; it is named.
+        ClusterError: `ray down` fails, or a worker could not be reached; it is named.
     """
     file = LaunchFile.read(path)
     on_progress("ray down")

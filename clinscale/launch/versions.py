@@ -11,7 +11,7 @@ from clinscale.errors import ConfigError
 def pins() -> dict[str, str]:
     """`{"python": "3.11", "ray": "2.60.0", "torch": "2.13.0", "clinscale": "0.1.0"}`, read from the package's metadata.
 
-    All nodes of a cluster, and whoever joins it, need the same ones; so every file names them exactly.
+    All nodes of a cluster, and machines that join it, need the same ones; so every file names them exactly.
 
     Raises:
         ConfigError: clinscale was not installed, so there is no metadata.

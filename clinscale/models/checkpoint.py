@@ -95,7 +95,7 @@ def fill(model: "PreTrainedModel", fit: Fit, name: str, folder: Path, *, new_hea
     if found:
         raise DataError(
             f"model {name} must hold the {len(encoder)} weights of the {model.config.model_type} encoder that its "
-            f"config.json describes, and has {'; '.join(found)}. Export it again with save_pretrained, or mend "
+            f"config.json describes, and has {'; '.join(found)}. Export it again with save_pretrained, or fix "
             "config.json"
         )
     head = new_weights(model, fit)
@@ -126,7 +126,7 @@ def _is_of_encoder(model: "PreTrainedModel", name: str) -> bool:
 def _fill_from_prefix(
     model: "PreTrainedModel", encoder: set[str], fit: Fit, name: str, folder: Path
 ) -> tuple[Fit, str | None]:
-    """Load what lies under one other prefix, or wrapped by a trainer: how that fits, and the line that says so."""
+    """Load what is under one other prefix, or wrapped by a trainer: how that fits, and the line that says so."""
     import torch
 
     weights = read_weights(folder)
@@ -155,7 +155,7 @@ def _fill_from_prefix(
             ours[one].copy_(renamed[one])
     tied = {id(ours[one]) for one in taken}
     missing = frozenset(one for one, value in ours.items() if one not in renamed and id(value) not in tied)
-    said = f"model {name}: its {len(inner)} encoder weights lie under {prefix!r} and are read as {base!r}"
+    said = f"model {name}: its {len(inner)} encoder weights are under {prefix!r} and are read as {base!r}"
     return Fit(missing, frozenset(renamed.keys() - ours.keys()), reshaped), said
 
 
@@ -256,7 +256,7 @@ def _check_whole(path: Path) -> None:
     with path.open("rb") as stream:
         is_old = (
             stream.read(1) == b"\x80"
-        )  # a pickle of torch before 1.6; only loading it tells whether it is whole
+        )  # a pickle of torch before 1.6; only loading it shows whether it is whole
     if not is_old and not zipfile.is_zipfile(path):
         raise DataError(f"{path} is cut off or no file of weights; copy it, or pull the model, again")
 

@@ -1,4 +1,4 @@
-"""Arithmetic of a model, counted from its shape: what a step must compute, whoever computes it."""
+"""Arithmetic of a model, counted from its shape: what a step must compute on any hardware."""
 
 from typing import TYPE_CHECKING
 

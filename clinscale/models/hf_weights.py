@@ -39,7 +39,7 @@ def load_hf(
     """Load an HF encoder by name or folder with the given head; a missing head is initialised from `seed`.
 
     Weights come as fp32, whatever the checkpoint holds: training in less loses small updates. Every weight of the
-    encoder is the checkpoint's; where they lie under another prefix (`module.`, `model.`), a line in the log says so.
+    encoder is the checkpoint's; where they are under another prefix (`module.`, `model.`), a line in the log says so.
 
     Args:
         name_or_folder: hub name or a folder that `save_hf` or `save_pretrained` wrote.
@@ -97,7 +97,7 @@ def load_with_fit(
     options: dict[str, Any] = {
         "trust_remote_code": False,
         "dtype": torch.float32,
-        "ignore_mismatched_sizes": True,  # `fill` tells those that matter
+        "ignore_mismatched_sizes": True,  # `fill` names those that matter
         "output_loading_info": True,
     }
     if labels:
@@ -246,7 +246,7 @@ def _not_loaded(name: str, error: Exception, *, is_local: bool) -> DataError:
             f"({type(error).__name__}); check the path, or pull the model first"
         )
     return DataError(
-        f"model {name!r} cannot be loaded by transformers ({reason_of(error)}); mend its config.json and "
+        f"model {name!r} cannot be loaded by transformers ({reason_of(error)}); fix its config.json and "
         "weights, or pull or export it again"
     )
 

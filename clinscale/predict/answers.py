@@ -30,7 +30,7 @@ _BEFORE = (column("id", "string"), column("file", "string"), column("row", "long
 _AFTER = (column("error", "string", required=False),)
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet")
-"""The endings that tell what a file of answers is; the first two are JSON lines."""
+"""The endings that name the format of a file of answers; the first two are JSON lines."""
 
 
 def answer(
@@ -82,7 +82,7 @@ class Tally:
         self.errors = 0
         """Number of documents with an error line."""
         self.repeated_ids = 0
-        """Number of documents whose id an earlier one has; `file` and `row` tell them apart."""
+        """Number of documents whose id an earlier one has; `file` and `row` distinguish them."""
         self._ids: set[str] = set()
         self._first_error = ""
 
@@ -110,7 +110,7 @@ def check_out(out: str | Path) -> None:
     """Refuse a file for answers that could not be written, before there are any.
 
     Raises:
-        ConfigError: an ending that tells no format, a folder, or a place in an object store.
+        ConfigError: an ending that names no format, a folder, or a place in an object store.
     """
     if is_remote(out):
         raise ConfigError(f"{out} must be a local file, got a remote one; write it here and copy it there")
@@ -124,7 +124,7 @@ def check_out(out: str | Path) -> None:
 def open_answers(out: str | Path, card: "TaskCard") -> Iterator[Write]:
     """A function that writes lines to `out`, which is there, whole, once the block has ended without an error.
 
-    The ending of its name tells the format (`check_out`): JSON lines as the lines are; CSV with lists and scores as
+    The ending of its name gives the format (`check_out`): JSON lines as the lines are; CSV with lists and scores as
     JSON, and an apostrophe before what a spreadsheet would take for a formula and before apostrophes that lead there
     already, so that who takes one away has what it was; Parquet with columns of lists and structs.
 

@@ -40,7 +40,7 @@ def predict_files(
     All documents are read once before any work starts, so that a bad one is refused at once.
 
     Args:
-        folder: HF folder of a fine-tuned model; with workers it and `uris` lie where all nodes see them.
+        folder: HF folder of a fine-tuned model; with workers it and `uris` are where all nodes see them.
         uris: files and folders.
         out: as in `open_answers`, in the order of the documents; whole or not at all. None: only `on_lines`.
         on_error: as in `Inputs.find`.

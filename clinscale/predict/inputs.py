@@ -41,7 +41,7 @@ class Document:
 
     id: str
     file: str
-    """`file` and `row` tell documents apart whose ids are equal."""
+    """`file` and `row` distinguish documents whose ids are equal."""
     row: int
     """Counted from 1: row of a table, sentence of a BIO file, question of a SQuAD file."""
     example: Example | None
@@ -51,7 +51,7 @@ class Document:
     def refusal(self, fault: str) -> DataError:
         """The error that says what is wrong with it, where that is to be raised."""
         place = f"{self.file} row {self.row}"
-        return DataError(f"{place}: {fault}; mend it, or answer the others by --on-error skip")
+        return DataError(f"{place}: {fault}; fix it, or answer the others by --on-error skip")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Inputs:
             card: of the model that will answer.
             on_error: what becomes of a document that cannot be read or answered: `raise` refuses all, `skip` gives a
                 line that says why. Absent: as the task was trained.
-            format: what each file is; absent: told by name and beginning.
+            format: what each file is; absent: name and beginning decide.
 
         Raises:
             ConfigError: a file is given twice.

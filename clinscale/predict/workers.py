@@ -1,4 +1,4 @@
-"""Prediction by many processes: documents stream in, answers stream out in the same order, little lies in between."""
+"""Prediction by many processes: documents stream in, answers stream out in the same order, little is in between."""
 
 import functools
 from collections.abc import Callable, Generator

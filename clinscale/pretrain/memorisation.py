@@ -1,6 +1,6 @@
 """Whether a pretrained model has memorised what it read: the exposure of planted canaries.
 
-A canary's exposure (Carlini et al. 2019, arXiv:1802.08232) is how many bits of guessing the model spares whoever looks
+A canary's exposure (Carlini et al. 2019, arXiv:1802.08232) is how many bits of guessing the model spares one who looks
 for its secret: among n secrets that might have been planted, the one that was has rank r in the model's opinion, and
 the exposure is log2(n) - log2(r). A model that has not seen the canary gives every rank alike, so that an exposure of e
 bits or more comes with probability 2^-e, whatever the model, and 1.44 bits on average. That makes the verdict a test

@@ -57,7 +57,7 @@ def pretrain(
     or returns what is finished already.
 
     Raises:
-        ConfigError: the name stands for another recipe, the model is of a family that is not pretrained, the rows are
+        ConfigError: the name belongs to another recipe, the model is of a family that is not pretrained, the rows are
             longer than the model, or too few for the canaries.
         DataError: no ShardSet at `recipe.shards`, or one that was not made with the model's tokenizer.
         CapacityError: the cluster, its memory or its disk is too small. ClusterError: the workers failed for good.
@@ -165,7 +165,7 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         )
     rows_per_step = recipe.rows_of_step(row_tokens)
     steps = recipe.duration.steps(rows=len(rows), rows_per_step=rows_per_step, tokens_per_row=row_tokens)
-    if recipe.canaries:  # whether they can be is told before any worker starts
+    if recipe.canaries:  # whether they can be is checked before any worker starts
         corpus.plant_canaries(rows, recipe.canaries, seed=recipe.seed, rows_read=steps * rows_per_step)
     known = folder / _MEMORY_FILE
     return WorkerTask(
@@ -229,7 +229,7 @@ def _half(task: WorkerTask, error: OutOfMemoryError) -> int:
 
 
 def _check_tokenizer(pretrained: str, shards: corpus.ShardSet) -> None:
-    """DataError unless the shards speak the model's tokens; equal sizes alone would train on gibberish."""
+    """DataError unless the shards hold the model's tokens; equal sizes alone would train on gibberish."""
     ours, theirs = (corpus.load_tokenizer(place) for place in (str(shards.tokenizer_dir), pretrained))
     if ours.get_vocab() != theirs.get_vocab():
         raise DataError(

@@ -70,7 +70,7 @@ def verify_resume(
 
     Model, shards, workers, ZeRO stage and precision are those of `config`; nothing is tracked or registered. Needs a
     `ray_session` and leaves its two runs below `folder`. Bit-identity holds where kernels are deterministic: on CPU
-    always; a GPU may differ in the last digits, which the differences tell.
+    always; a GPU may differ in the last digits, which the differences show.
 
     Raises:
         ConfigError: more kills than steps, or an elastic number of workers, which no kill leaves as it was.

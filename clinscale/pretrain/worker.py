@@ -176,7 +176,7 @@ class _Loop:
         self._stall_s += self.checkpoints.save(self.engine, step, state, metric=validation_loss)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Tell the driver, and remember for one that comes later."""
+        """Report to the driver, and remember for one that comes later."""
         self._history.append({"step": step, **metrics})
         self._context.log(self._history[-1])
 

@@ -32,7 +32,7 @@ class GateRules(Config):
     """Loss of F1 that is allowed on a label; more counts where it is beyond noise."""
 
     max_calibration_loss: float = 0.02
-    """The most by which its calibration error may lie above the champion's."""
+    """The most by which its calibration error may be above the champion's."""
 
     max_latency_ratio: float | None = 1.5
     """The most that its seconds may be over the champion's on the same documents, in turns on one machine."""
@@ -145,7 +145,7 @@ def decide(
     elif champion is None:
         because = "there is no champion yet"
     elif difference is None:
-        because = "a base model is judged by the tasks that are tuned from it; nothing speaks against this one"
+        because = "a base model is judged by the tasks that are tuned from it; nothing is known against this one"
     else:
         metric, (value, low, high) = metric_of(candidate.outcomes[0].task), difference
         because = f"{metric} is {value:.4f} above {champion.label}'s (95 % {low:.4f} to {high:.4f})"

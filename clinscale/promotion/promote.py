@@ -52,7 +52,7 @@ def register_judged(
 ) -> tuple[ModelVersion, Decision]:
     """Register a task model that was judged on the test set of `data`; champion where the gate lets it pass.
 
-    A champion that was judged on other examples is judged again on these. The version lies in the release experiment
+    A champion that was judged on other examples is judged again on these. The version is in the release experiment
     when it is promoted, else in its run's. An account that may not promote leaves the candidate for one that may.
 
     Raises:
@@ -95,7 +95,7 @@ def promote(
     """Make a version champion where the gate lets it pass, or for a reason of one's own.
 
     A version that was registered elsewhere is copied to the release experiment: its files as they were verified, with
-    the code of this installation, whatever lies beside them.
+    the code of this installation, whatever is beside them.
 
     Args:
         tracking: where.

@@ -17,7 +17,7 @@ _BY_SUFFIX = {".csv": ",", ".tsv": "\t"}
 _SEPARATORS = ",;\t|"
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
-"""The line by which Excel is told the separator."""
+"""The line that names the separator for Excel."""
 
 
 def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:
@@ -50,7 +50,7 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
                 yield Record(uri, number, fields)
         except csv.Error as error:
             hint = "set quoting: none where quotation marks are part of the text"
-            raise DataError(f"{uri} row {number + 1} is malformed: {error}; mend it, or {hint}") from None
+            raise DataError(f"{uri} row {number + 1} is malformed: {error}; fix it, or {hint}") from None
 
 
 def _misfit(row: Sequence[str], width: int, *, over_lines: bool) -> str:
@@ -100,7 +100,7 @@ def _separator_of(named: Mapping[str, Sequence[str]], columns: Sequence[str]) ->
 
 
 def _is_rows(row: Sequence[str], separator: str) -> bool:
-    """Whether a field holds just what lies between its place in one line and its place in a later one."""
+    """Whether a field holds just what is between its place in one line and its place in a later one."""
     gaps = len(row) - 1
     for index, field in enumerate(row):
         if (found := _LINE_BREAK.search(field)) and field.count(separator, 0, found.start()) == gaps - index:
@@ -111,7 +111,7 @@ def _is_rows(row: Sequence[str], separator: str) -> bool:
 
 
 def _refuse_rows(uri: str, number: int, num_lines: int, table: TableFormat, separator: str, width: int) -> None:
-    """DataError where most lines of the file are whole rows when quotation marks are taken as they stand."""
+    """DataError where most lines of the file are whole rows when quotation marks are taken as they are."""
     with open_text(uri, table.encoding) as text:
         rows = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_NONE)
         fit = Counter(len(row) == width for row in rows if row)

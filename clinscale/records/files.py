@@ -39,7 +39,7 @@ def read_text(uri: str, encoding: str = "utf-8") -> str:
 
 
 def data_suffix(uri: str) -> str:
-    """The suffix that tells the format: `.csv` for `notes.csv.gz`."""
+    """The suffix that names the format: `.csv` for `notes.csv.gz`."""
     return posixpath.splitext(str(uri).lower().removesuffix(".gz"))[1]
 
 

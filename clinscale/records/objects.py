@@ -10,7 +10,7 @@ from clinscale.records.table import TableFormat
 from clinscale.storage import parse_json, read_json
 
 _LONGEST_FIRST_LINE = 2**20
-"""Characters that are looked at to tell JSON lines from one document."""
+"""Characters that are read to distinguish JSON lines from one document."""
 
 _DOCUMENT = "; one document that holds all rows is named .json"
 

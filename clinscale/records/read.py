@@ -34,7 +34,7 @@ def read_records(
     table: TableFormat = TableFormat(),
     on_bad_row: OnBadRow = refuse,
 ) -> Iterator[Record]:
-    """Stream the rows of one file; the format is told by its name, `.gz` is decompressed.
+    """Stream the rows of one file; its name shows the format, `.gz` is decompressed.
 
     Args:
         uri: a `.csv`, `.tsv`, `.jsonl`/`.ndjson`, `.json` (an object, a list, JSON lines, or objects by id: the id
@@ -42,7 +42,7 @@ def read_records(
             writes it, too), local or remote.
         columns: names that must be present, in a table at its header, in JSON at every row. `a.b` is `b` in `a`, and
             must be there in some row.
-        table: what the file does not tell itself: encoding, delimiter, quoting, sheet.
+        table: what the file does not state itself: encoding, delimiter, quoting, sheet.
         on_bad_row: what to do about one malformed row.
 
     Raises:
@@ -62,7 +62,7 @@ def read_records(
     first = next(records, None)
     if first is None:
         if num_bad:
-            raise DataError(f"{uri} holds no row that can be used, {num_bad} are malformed; mend them")
+            raise DataError(f"{uri} holds no row that can be used, {num_bad} are malformed; fix them")
         raise DataError(f"{uri} holds no rows; give a file with data")
     unseen = [column for column in columns if not first.holds(column)]
     yield first

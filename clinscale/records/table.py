@@ -48,7 +48,7 @@ class TableFormat(Config):
 
     @property
     def separator(self) -> str | None:
-        """The character that `delimiter` stands for."""
+        """The character that `delimiter` represents."""
         return None if self.delimiter is None else _SPELLED.get(self.delimiter, self.delimiter)
 
     @property

@@ -90,7 +90,7 @@ def _sheet_of(uri: str, workbook: Any, sheet: str | None) -> str:
 def _fault(cell: Any, formula: Any) -> str | None:
     """The fault of a cell, None if there is none."""
     if cell.data_type == "e":
-        return "holds an error of Excel, such as #REF!; mend the formula"
+        return "holds an error of Excel, such as #REF!; fix the formula"
     if cell.value is None and formula.data_type == "f":
         return "holds a formula without its value; open the workbook in Excel and save it"
     if isinstance(cell.value, str) and len(cell.value) >= _LONGEST_CELL:

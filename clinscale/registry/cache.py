@@ -1,6 +1,6 @@
 """Verified HF folders below `HOME/models/cache`, each under the digest of its content.
 
-What lies under a digest was checked before it was put there, is checked again whenever it is asked for, and is
+What is under a digest was checked before it was put there, is checked again whenever it is asked for, and is
 handed out as a copy where somebody may edit it.
 """
 

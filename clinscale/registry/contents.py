@@ -1,4 +1,4 @@
-"""Everything that a tracking server holds, as texts and files: for whoever has to look through all of it.
+"""Everything that a tracking server holds, as texts and files: for those who have to look through all of it.
 
 Deleted runs and models are still there until `mlflow gc` removes them, so they are among them.
 """
@@ -44,7 +44,7 @@ class Files:
 
 
 def contents(tracking: Tracking) -> Iterator[Text | Files]:
-    """Names, params, tags, metric keys, descriptions, data sets, traces, and where the artifacts lie."""
+    """Names, params, tags, metric keys, descriptions, data sets, traces, and where the artifacts are."""
     places: dict[str, str] = {}
     for experiment in tracking.every("list experiments", functools.partial(_search_experiments, tracking)):
         yield from _texts(f"experiment {experiment.experiment_id}", experiment.name, tag=experiment.tags)

@@ -27,7 +27,7 @@ from clinscale.registry.versions import ModelVersion
 from clinscale.storage import sha256
 
 Progress = Callable[[int, int], None]
-"""Told `(done_bytes, total_bytes)` while files come."""
+"""Callback that gets `(done_bytes, total_bytes)` while files arrive."""
 
 _AT_ONCE = 8
 
@@ -171,7 +171,7 @@ def _tree(stored: StoredFiles, folder: str) -> Iterator[tuple[str, int]]:
 
 
 def _read_manifest(path: Path, version: ModelVersion) -> tuple[dict[str, FileFacts], dict[str, FileFacts]]:
-    """The files of the HF folder and those around it; refused unless the version's digests stand for them."""
+    """The files of the HF folder and those around it; refused unless the version's digests cover them."""
     try:
         manifest = read_bounded_json(path)
     except RegistryError:

@@ -47,7 +47,7 @@ class FileFacts(TypedDict):
 
 
 def check_plain(name: str, *, source: str) -> None:
-    """RegistryError unless a name can lead nowhere but to what lies directly in its folder."""
+    """RegistryError unless a name can lead nowhere but to what is directly in its folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise RegistryError(f"{source}: file name {name!r} is not plain; a model folder is flat")
 

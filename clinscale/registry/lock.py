@@ -1,6 +1,6 @@
-"""`models.lock`: which version and digest each pulled reference stands for, kept outside the registry.
+"""`models.lock`: which version and digest each pulled reference is locked to, kept outside the registry.
 
-A registry's aliases move and its tags can be rewritten; this file lies with the user's code and says what was
+A registry's aliases move and its tags can be rewritten; this file is with the user's code and says what was
 pulled, so that the next pull gives the same bytes or says that it cannot.
 """
 

@@ -1,7 +1,7 @@
 """MLflow's pages of a database on this machine, for the one who started them alone.
 
 The team's server with one account and nobody else: it listens on loopback, its login is made anew at each start and
-lies in a folder that only its owner may open, and the logins' tables are there too: the database stays as it is.
+is in a folder that only its owner may open, and the logins' tables are there too: the database stays as it is.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def own_server(home: str | Path, port: int | None = None) -> Iterator[Server]:
     _check_schema(home)
     with tempfile.TemporaryDirectory(dir=own_temporary_folder("clinscale-ui")) as path:
         folder = ServerFolder(path)
-        # of this start alone: whoever listens here after its end may be sent it by a browser
+        # of this start alone: a browser may send it to another process that listens here after its end
         folder.write(ADMIN_PASSWORD_FILE, secrets.token_urlsafe(24))
         config = ServerConfig(
             database=f"sqlite:///{home / DATABASE_FILE}",

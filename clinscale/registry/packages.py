@@ -1,7 +1,7 @@
 """The packages that a model's `requirements.txt` may name: what answering needs, directly or not.
 
 A list by name, because a hostile version would name a package of its author's, or one that is spelt almost like a
-known one, and whoever prepares a machine for the model installs it.
+known one, and the person who prepares a machine for the model installs it.
 """
 
 import re

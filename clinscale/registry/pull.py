@@ -2,7 +2,7 @@
 
 A registered version of MLflow is not immutable, and loading a hostile one runs its code. So a pull never loads
 anything: it compares names and sizes before it downloads and hashes after it, keeps what is right in the cache, and
-shows a copy. What a reference stood for is written to `models.lock`, and is what it stands for from then on.
+shows a copy. The meaning of a reference is written to `models.lock`, and is kept from then on.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ def pull(
         update: take what the registry says now and move the lock on; an unchanged copy of what it held is replaced.
         allow_older: let an update go back to an older version, as after a rollback.
         trust: PEM files of ed25519 public keys, one of which must have signed name, number and manifest.
-        on_progress: told of what has come.
+        on_progress: called with the number of bytes that have arrived.
 
     Raises:
         RegistryError: unknown reference, another digest than locked, an update that goes back, no trusted signature,
@@ -174,7 +174,7 @@ def fetch_model(
 def _choose(
     tracking: Tracking, reference: str, entry: LockedModel | None, *, update: bool = False
 ) -> tuple[ModelVersion, str]:
-    """The version that is meant and the digest that it must have, empty where only its files can tell."""
+    """The version that is meant and the digest that it must have, empty where only its files can show it."""
     if entry is None or update:
         version = resolve(tracking, reference)
         same = entry and (entry.registry, entry.label) == (tracking.shared_place, version.label)
@@ -243,7 +243,7 @@ def _obtain(
         return found, digest
     log.warning(
         f"{version.label} was not registered by clinscale: no manifest says what it should hold; its files are checked "
-        "for code and pickles, and only a lock file tells when they change"
+        "for code and pickles, and only a lock file shows when they change"
     )
     with tempfile.TemporaryDirectory(dir=cache.root, prefix=".foreign-") as temporary:
         folder = Path(temporary) / "hf"
@@ -303,6 +303,6 @@ def _told(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(
-            f"{error.filename or place} cannot be written or read ({error.strerror or type(error).__name__}); mend its "
+            f"{error.filename or place} cannot be written or read ({error.strerror or type(error).__name__}); fix its "
             "permissions or make room, or give another folder with --out or --home"
         ) from None

@@ -55,7 +55,7 @@ class Run:
         self.name = name
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> bool:
-        """Store metrics of one step; whether any was new, which only a spool can tell.
+        """Store metrics of one step; whether any was new, which only a spool knows.
 
         Without a spool: RegistryError when the server stays away longer than MLflow's retries.
         """

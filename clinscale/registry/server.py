@@ -1,7 +1,7 @@
 """An MLflow server for a team: PostgreSQL or SQLite, logins, artifacts by proxy, closed to everything else.
 
-All that it needs lies in one folder that only its owner may open: secrets made on the first start, the files of
-SQLite and of the artifacts where no other place is given. No secret ever stands on a command line.
+All that it needs is in one folder that only its owner may open: secrets made on the first start, the files of
+SQLite and of the artifacts where no other place is given. No secret is ever on a command line.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ ADMIN_PASSWORD_FILE = "admin-password"
 MIN_PASSWORD_CHARACTERS = 12
 """MLflow's own rule."""
 PROOF, PROOF_HEADER = "CLINSCALE_SERVER_PROOF", "x-clinscale-proof"
-"""The variable and the header of `/health` by which whoever started the server knows that it is his that answers."""
+"""The variable and the header of `/health` by which the starter of the server knows that its own one answers."""
 
 _APPLICATION = "clinscale.registry.application"
 _INSTALL = "install it with: pip install 'clinscale[server]'"
@@ -159,7 +159,7 @@ class ServerConfig:
 
 
 class Server:
-    """A server whose settings were checked; `run` serves until it is told to end."""
+    """A server whose settings were checked; `run` serves until it is asked to end."""
 
     def __init__(self, folder: ServerFolder, config: ServerConfig) -> None:
         """Check all that can be checked before anything starts, and make the secrets.
@@ -203,7 +203,7 @@ class Server:
         # a group of its own, so that Ctrl-C reaches the children once, from us, and none outlives us
         proof = secrets.token_urlsafe(24)
         environment = self._environment() | {PROOF: proof}
-        # what anybody asks of the server may stand in its log
+        # what anybody asks of the server may be in its log
         child, _ = start_visibly(
             self._command(), env=environment, cwd=self.folder.path, start_new_session=True, umask=0o077
         )
@@ -297,7 +297,7 @@ def _own_host(config: ServerConfig) -> str:
 
 
 def _is_of_mlflow(variable: str) -> bool:
-    # the artifacts' object store is told its endpoint this way
+    # the artifacts' object store gets its endpoint this way
     return variable.startswith(("MLFLOW_", "_MLFLOW_")) and not variable.startswith("MLFLOW_S3_")
 
 

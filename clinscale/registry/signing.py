@@ -1,8 +1,8 @@
 """Signatures of versions: ed25519 over name, number and the digest of every file, so that none can be exchanged.
 
 The number is covered so that an older version cannot be shown as the newest. Versions and signatures of before are
-still read, with a word about what they do not cover. The keys are OpenSSL's PEM files. The signature lies in the
-version's tags; whoever checks it brings the public key.
+still read, with a word about what they do not cover. The keys are OpenSSL's PEM files. The signature is in the
+version's tags; its checker brings the public key.
 """
 
 import base64

@@ -32,20 +32,20 @@ class StoredFiles:
         with tracking.faults(self._action):
             uri = tracking.client.get_model_version_download_uri(version.name, str(version.version))
             found = get_artifact_repository(uri, tracking_uri=tracking.uri, registry_uri=tracking.uri)
-        self._repository = getattr(found, "repo", found)  # what a `runs:/` or `models:/` URI stands for
+        self._repository = getattr(found, "repo", found)  # what a `runs:/` or `models:/` URI points to
         self._is_http = isinstance(self._repository, HttpArtifactRepository)
         self._is_local = isinstance(self._repository, LocalArtifactRepository)
         if self._is_http and _host(self._repository.artifact_uri) != _host(tracking.uri):
             raise RegistryError(  # it would be sent the user's password
-                f"{self._label}: its files lie on another server than {tracking.place}, "
+                f"{self._label}: its files are on another server than {tracking.place}, "
                 f"{_host(self._repository.artifact_uri)}; ask its owner to register it here"
             )
 
     def sizes(self, folder: str = "") -> dict[str, int | None]:
-        """Bytes by name of what lies directly in `folder`; None for a folder in it.
+        """Bytes by name of what is directly in `folder`; None for a folder in it.
 
         Raises:
-            RegistryError: the server is away or says no, or a link lies there.
+            RegistryError: the server is away or says no, or a link is there.
         """
         with self._tracking.faults(self._action):
             listed = self._repository.list_artifacts(folder or None)
@@ -63,7 +63,7 @@ class StoredFiles:
     ) -> None:
         """Append to `target` what it lacks of the file at `path`, and at most one byte more than `limit_bytes`.
 
-        `on_bytes` is told how many bytes of the file are there.
+        `on_bytes` is called with the number of the file's bytes that are there.
 
         Raises:
             RegistryError: the server is away or says no; what has come stays in `target`.

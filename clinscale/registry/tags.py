@@ -1,4 +1,4 @@
-"""The names under which clinscale's facts lie in MLflow: one list for writers and readers."""
+"""The names under which clinscale's facts are in MLflow: one list for writers and readers."""
 
 
 class Tag:
@@ -100,7 +100,7 @@ class Tag:
     ACCOUNT = "clinscale.account"
     """Account that made a run or logged model of our MLflow server, as the server itself records it."""
     OWNER = "clinscale.owner"
-    """Process that writes the run: `HOST PID START`, to tell orphans."""
+    """Process that writes the run: `HOST PID START`, to detect orphans."""
 
 
 class Experiment:

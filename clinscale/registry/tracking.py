@@ -1,4 +1,4 @@
-"""The connection to MLflow: where it is, whether it answers, and how its failures are told.
+"""The connection to MLflow: where it is, whether it answers, and how its failures are reported.
 
 Only `MlflowClient` with explicit ids is used, never the fluent API: its run stack is thread-local, and
 `set_experiment` exports variables that redirect the runs of child processes.
@@ -87,7 +87,7 @@ class Tracking:
                 os.environ.pop(name, None)
 
     def every(self, action: str, search: Callable[[str | None], Any]) -> Iterator[Any]:
-        """All items of a paged MLflow search; `search` is given the page token, faults are told as of `action`."""
+        """All items of a paged MLflow search; `search` gets the page token, faults are reported as of `action`."""
         token: str | None = None
         while True:
             with self.faults(action):
@@ -158,14 +158,14 @@ def _at_database(uri: str, home: Path) -> Tracking:
     try:
         make_folder(path.parent)
         if not path.exists():
-            make_folder(path.parent / "mlartifacts")  # MLflow makes what lies below, for all
+            make_folder(path.parent / "mlartifacts")  # MLflow makes what is below, for all
         open_private(path, "ab").close()  # and SQLite its journals with the rights of the database
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")
     except (sqlite3.Error, OSError) as error:
         raise RegistryError(
             f"tracking database {path} cannot be used ({type(error).__name__}: {error}); "
-            "name another one with --tracking-uri, or mend its permissions"
+            "name another one with --tracking-uri, or fix its permissions"
         ) from None
     return tracking
 

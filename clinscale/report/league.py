@@ -99,7 +99,7 @@ class League:
     """Mean rank by model over the tasks on which all were judged; 1 is best. Empty below two tasks or models."""
     ranked_tasks: int
     critical_difference: float | None
-    """Mean ranks that differ by less are not told apart (Nemenyi, 5 %)."""
+    """Mean ranks that differ by less are not distinguished (Nemenyi, 5 %)."""
     seen_tests: tuple[str, ...] = ()
     """Tasks whose test documents a base model may have seen in its pretraining."""
 
@@ -329,7 +329,7 @@ def league_markdown(league: League) -> str:
         lines += [
             "",
             f"Over {league.ranked_tasks} tasks; ranks that differ by less than {league.critical_difference:.2f} are "
-            "not told apart (Nemenyi, 5 %).",
+            "not distinguished (Nemenyi, 5 %).",
         ]
     lines += ["", f"{league.trials} trials, {league.device_hours:.2f} device-hours.", ""]
     return "\n".join(lines)

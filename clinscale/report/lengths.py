@@ -52,7 +52,7 @@ class LengthAnswer:
     def verdict(self) -> str:
         """Verdict in a few words, at the 5 % level."""
         if self.over_seeds is None:
-            return "one seed each cannot tell"
+            return "one seed each cannot decide"
         if self.over_seeds.low <= 0 <= self.over_seeds.high:
             return "no difference that these seeds and this test set can show"
         return "length pays" if self.over_seeds.value > 0 else "length does not pay"

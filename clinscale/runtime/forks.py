@@ -191,7 +191,7 @@ def run_forks(
     def tell(metrics: dict[str, float]) -> None:
         try:
             on_log(metrics)
-        except ClinscaleError as error:  # training goes on; the driver hears of it at the end
+        except ClinscaleError as error:  # training goes on; the driver gets it at the end
             heard.append(error)
 
     for attempt in itertools.count():

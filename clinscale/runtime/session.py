@@ -27,7 +27,7 @@ QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the controller sees that a worker died; Ray's is 2 s
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # clouds give 30 s of notice, Ray would spend 5 of them
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # a dead peer never answers; Ray would wait 30 s for it
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",  # a paragraph each, beside the sentence we tell
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",  # a paragraph each, beside our own sentence
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -106,9 +106,9 @@ class Cluster:
         timeout_s: float,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
-        """Return as soon as `processes` asking for this much each can start at once; an autoscaler hears of the need.
+        """Return as soon as `processes` asking for this much each can start at once; an autoscaler gets the demand.
 
-        `on_wait` is told what is needed and what is free, at first and whenever that changes.
+        `on_wait` is called with what is needed and what is free, at first and whenever that changes.
 
         Raises:
             CapacityError: a Ray that we started is too small, or the resources were not free within `timeout_s`.

@@ -1,4 +1,4 @@
-"""Work on a stream of items by many processes: Ray Data bounds what lies between readers and workers."""
+"""Work on a stream of items by many processes: Ray Data bounds what is between readers and workers."""
 
 import functools
 import logging

@@ -109,6 +109,6 @@ def _check_private(path: Path) -> None:
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         raise ConfigError(
-            f"the token {path} may be read by others (mode {mode:04o}), and whoever reads it owns the cluster; "
+            f"the token {path} may be read by others (mode {mode:04o}), and every reader of it owns the cluster; "
             f"make a new one, or where nobody else is on this machine: chmod 600 {path}"
         )

@@ -35,7 +35,7 @@ class WorkerContext(Protocol):
     def preempted(self) -> bool:
         """Whether a node of the group is about to be taken away: time to save. Call it once a step on every rank.
 
-        All ranks get the same answer at the same call, at most one call after the first of them heard of it.
+        All ranks get the same answer at the same call, at most one call after the first of them was informed.
         """
 
 
@@ -322,7 +322,7 @@ class _Driver:
                     self._on_log(item)
                 elif self._on_event:
                     self._on_event(item)
-            except ClinscaleError as error:  # training goes on; the driver hears of it at the end
+            except ClinscaleError as error:  # training goes on; the driver gets it at the end
                 if self._error is None:
                     log.warning("%s", error)
                 self._error = error

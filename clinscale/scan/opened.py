@@ -70,7 +70,7 @@ def _of_archive(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[
                 if member.flag_bits & 1:
                     raise NotImplementedError  # encrypted
                 with archive.open(member) as inner:
-                    inner._expected_crc = None  # type: ignore[attr-defined]  # torch writes none, and damage is told
+                    inner._expected_crc = None  # type: ignore[attr-defined]  # torch writes none, and damage is reported
                     yield from open_layers(inner, f"{inside} entry {number}".strip(), depth + 1)
             except FAULTS as error:
                 fault = fault or error
@@ -163,7 +163,7 @@ def _batches(stream: Any, head: bytes) -> Iterator[Any]:
 
 
 class _Rows(io.RawIOBase):
-    """A table as JSON lines, read as bytes; bytes in it stand as they are."""
+    """A table as JSON lines, read as bytes; bytes in it are as they are."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self._batches, self._left = batches, b""

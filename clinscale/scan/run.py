@@ -1,4 +1,4 @@
-"""Notes against everything that is kept: any eight words of a note in a row, wherever they stand."""
+"""Notes against everything that is kept: any eight words of a note in a row, wherever they are."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ _INDEX_PHRASES = 2**24
 _NOTES_NAMED = 5
 _TOKENIZER = "tokenizer.json"
 _CONTENT, _NAME = 0, 1
-"""A place is the content or the name of what a label stands for: twice its number, plus this."""
+"""A place is the content or the name of what a label represents: twice its number, plus this."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def read_pieces(path: Path) -> Iterator[Piece]:
 
 
 def plain(text: str) -> str:
-    """`text` as its reader sees it, whether it stands in JSON, YAML, HTML or as it is: the same from all of them."""
+    """`text` as its reader sees it, whether it is in JSON, YAML, HTML or as it is: the same from all of them."""
     if "\\" in text:
         text = _ESCAPE.sub(lambda found: chr(int(found[1] or found[2] or "20", 16)), text)
     if "&" in text:

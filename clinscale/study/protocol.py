@@ -88,7 +88,7 @@ class TaskEntry(Config):
     """YAML file of its search space; None takes that of `search_spaces/`."""
 
     note: str | None = None
-    """Deviation from what it stands for, which is printed with the results."""
+    """Deviation from what it represents, which is printed with the results."""
 
 
 class Protocol(Config):
@@ -110,7 +110,7 @@ class Protocol(Config):
     """Rows of the league table by name in `clinscale tasks`, or by YAML file."""
 
     data_folder: str = "."
-    """Folder below which the tasks' data lie."""
+    """Folder below which the tasks' data are."""
 
     corpus: dict[str, Any] | None = None
     """Fields of a corpus (`sources`, `cleaning`) that bases are pretrained on, without the tasks' test documents."""

@@ -84,7 +84,7 @@ def run_study(
     are missing is left out and named among the failures.
 
     Raises:
-        ConfigError: the name stands for another protocol (names what differs), or a test set may have been seen in
+        ConfigError: the name represents another protocol (names what differs), or a test set may have been seen in
             pretraining. ClinscaleError: nothing could be judged; the first reason.
     """
     say = on_event or log.info

@@ -40,12 +40,12 @@ _live: dict[str, "Conductor"] = {}
 
 
 def live_conductor(sweep: str) -> "Conductor":
-    """The conductor of a sweep in this process: what a pickled one stands for."""
+    """The conductor of a sweep in this process: what a pickled one represents."""
     return _live[sweep]
 
 
 class Conductor:
-    """Asks the policy, writes the ledger, and tells whoever listens.
+    """Asks the policy, writes the ledger, and reports to listeners.
 
     Tune pickles whatever it is given, but a ledger has one writer: a pickle is only the sweep's name.
     """
@@ -143,7 +143,7 @@ class Conductor:
 
     @property
     def spend(self) -> Spend:
-        """The budget as it stands, with what was begun and not reported yet left out."""
+        """The budget as it is, with what was begun and not reported yet left out."""
         budget = self._config.recipe.budget
         return Spend(
             budget.trials_of(len(self._studies)),

@@ -110,11 +110,11 @@ def study_recipe(config: SweepConfig, study: StudyInputs) -> dict[str, Any]:
 
 
 def sweep_recipe(config: SweepConfig, inputs: SweepInputs) -> dict[str, Any]:
-    """All that changes the sweep's numbers; a study that could not be read stands there by its name."""
+    """All that changes the sweep's numbers; a study that could not be read is there by its name."""
     by_study: dict[str, Any] = {name: "not read" for name in inputs.failures}
     shared = {key: value for key, value in config.recipe.plain().items() if key != "studies"}
     for study in inputs.studies:
-        # what a warm start finds in MLflow may be more by the time of a resume; the ledger tells what it was
+        # what a warm start finds in MLflow may be more by the time of a resume; the ledger records what it was
         left_out = {"warm", *shared}
         by_study[study.config.name] = {
             key: value for key, value in study_recipe(config, study).items() if key not in left_out

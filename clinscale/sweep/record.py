@@ -42,7 +42,7 @@ class StudyRuns:
         self._away = False
 
     def follow(self) -> None:
-        """Bring MLflow up to the ledger; a server that is away is told of next time."""
+        """Bring MLflow up to the ledger; a server that is away is brought up next time."""
         try:
             with self._tracking.impatient():
                 self.catch_up()
@@ -100,7 +100,7 @@ class StudyRuns:
         self._told[trial.id] = (trial.epoch, trial.state)
 
     def _open(self, trial: Trial) -> registry.Run:
-        """The trial's run: one that is there already is gone on with, whoever made it."""
+        """The trial's run: one that exists is continued, whichever process made it."""
         name = f"{self._name}-{trial.id}"
         known = self._known.get(name)
         if known:

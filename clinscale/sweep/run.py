@@ -101,7 +101,7 @@ def sweep(
     already. `inputs` are read unless given. A study without a winner is among the failures; the others have theirs.
 
     Raises:
-        ConfigError: the name stands for another recipe. ClusterError: Ray gave up, or another process runs this sweep.
+        ConfigError: the name belongs to another recipe. ClusterError: Ray gave up, or another process runs this sweep.
         ClinscaleError: the only study has no winner. Else as `read_inputs`.
     """
     inputs = inputs or read_inputs(config, tracking=tracking, home=home)
@@ -234,7 +234,7 @@ class _Driver:
         self.show()
 
     def show(self, doing: str | None = None) -> None:
-        """Tell whoever watches how things stand."""
+        """Report the state to those who watch."""
         if self._on_progress:
             spend = self._conductor.spend
             studies = tuple(

@@ -1,6 +1,6 @@
 """The next point of a study, from Optuna's samplers, asked about a study that is made from the ledger each time.
 
-The study tells the truth: a paused or stopped trial is PRUNED with the score of each epoch, a running one is RUNNING
+The study states facts: a paused or stopped trial is PRUNED with the score of each epoch, a running one is RUNNING
 (so that TPE's constant liar keeps others away), one that was too large or diverged is infeasible. Nothing of it lives
 longer than the question, and its randomness is a function of (seed, number of the trial): there is no state to restore,
 and no zombie trial that keeps the search away from where nothing runs.
@@ -129,7 +129,7 @@ def study_of(
     sampler: "BaseSampler | None" = None,
     name: str | None = None,
 ) -> "Study":
-    """The searched trials as an Optuna study in memory: for samplers, plots and whoever else reads Optuna."""
+    """The searched trials as an Optuna study in memory: for samplers, plots and other readers of Optuna."""
     import optuna
 
     with quiet_optuna():

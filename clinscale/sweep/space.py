@@ -51,7 +51,7 @@ class _Range(_Dimension):
         if step is not None and step <= 0:
             raise ConfigError(f"search space: step must be above 0, got {step}")
         if max(abs(low), abs(high)) > _LARGEST:
-            raise ConfigError(f"search space: low and high must lie within {_LARGEST:g} of 0; narrow the range")
+            raise ConfigError(f"search space: low and high must be within {_LARGEST:g} of 0; narrow the range")
 
     def examples(self) -> list[Any]:
         """Values at the ends of the dimension."""

@@ -52,7 +52,7 @@ def run_stints(
     Args:
         conductor: says what runs next.
         work: what each process does.
-        folder: of the sweep; a runner's own files lie in it meanwhile and are never read.
+        folder: of the sweep; a runner's own files are in it meanwhile and are never read.
         resources: that Ray sets aside for each process, by kind.
         reuse_processes: whether a process may take another stint after its first, where that saves a start.
 

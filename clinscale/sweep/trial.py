@@ -1,4 +1,4 @@
-"""One stint of one trial: a fine-tuning in a process of its own, until its end or until it is told to pause."""
+"""One stint of one trial: a fine-tuning in a process of its own, until its end or until it must pause."""
 
 import functools
 import time
@@ -61,7 +61,7 @@ class Stint:
 
 
 Report = Callable[[Mapping[str, Any]], None]
-"""Takes what a trial tells of an epoch to the driver, and does not return where the trial is not to train on."""
+"""Takes a trial's report of an epoch to the driver, and does not return where the trial is not to train on."""
 
 
 def run_stint(report: Report, stint: Stint, *, specs: tuple[StudySpec, ...]) -> None:
@@ -90,7 +90,7 @@ def run_stint(report: Report, stint: Stint, *, specs: tuple[StudySpec, ...]) -> 
         _limit_memory(limit_gb)
         _train(spec, stint, on_epoch)
     except ClinscaleError as error:
-        # told, not raised: Ray Tune would end the process, which the next trial can use
+        # returned, not raised: Ray Tune would end the process, which the next trial can use
         report({FAILED: reason_of(error), MESSAGE: str(error)})
 
 

@@ -87,7 +87,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]
         return Searcher.FINISHED if self._conductor.finished else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """See Searcher; errors came through the scheduler, which is told their kind."""
+        """See Searcher; errors came through the scheduler, which gets their kind."""
         if not error:
             self._conductor.ended(trial_id)
 

@@ -26,7 +26,7 @@ def warm_points(
 ) -> tuple[dict[str, Any], ...]:
     """The best points of the studies called `names` that this space holds, at most `count`, the best of each first.
 
-    `auto` stands for the finished studies of the same task, or where there are none, of the same kind.
+    `auto` means the finished studies of the same task, or where there are none, of the same kind.
 
     Args:
         tracking: where they are.
@@ -101,7 +101,7 @@ def _distinct(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _point(params: Mapping[str, str], space: SearchSpace) -> dict[str, Any] | None:
-    """A trial's parameters as this space spells them; None where one lies outside."""
+    """A trial's parameters as this space spells them; None where one is outside."""
     point: dict[str, Any] = {}
     for key, dimension in space.parameters.items():
         if not dimension.active(point):

@@ -78,7 +78,7 @@ def finish_study(
     """Choose, judge, draw and register; what an earlier start has done already is not done again.
 
     Raises:
-        ClusterError: no trial has a score; tells why the first one failed.
+        ClusterError: no trial has a score; says why the first one failed.
         RegistryError: the server fails.
     """
     if not (folder / WINNER_FILE).exists():

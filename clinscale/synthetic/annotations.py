@@ -22,7 +22,7 @@ UNRELATED = (
     "The {family} of the patient is a {work}.",
     "The patient may go home on {day}.",
 )
-"""Hypotheses that no premise here speaks of."""
+"""Hypotheses that no premise here mentions."""
 
 
 def pair(rng: random.Random, label: str) -> dict[str, str]:
@@ -61,7 +61,7 @@ def squad_paragraph(rng: random.Random, name: str) -> dict[str, Any]:
     given = [
         fill(rng, "The patient was given {treatment} {dose} {frequency}.", {"treatment": d}) for d in drugs[:3]
     ]
-    # The asked-for facts stand in a paragraph of their own: no other sentence names a dose or performs a test.
+    # The asked-for facts are in a paragraph of their own: no other sentence names a dose or performs a test.
     facts = join([*given, fill(rng, "The {test} was performed on {day}.", {"test": test})])
     headings = [
         "HISTORY OF PRESENT ILLNESS",

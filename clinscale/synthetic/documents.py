@@ -1,4 +1,4 @@
-"""Pretraining notes, and long documents whose label is told only beyond their first 512 tokens."""
+"""Pretraining notes, and long documents whose label is decided only after their first 512 tokens."""
 
 import random
 

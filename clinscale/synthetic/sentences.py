@@ -1,4 +1,4 @@
-"""Templates to passages: invented clinical sentences that remember where each slot's filling lies."""
+"""Templates to passages: invented clinical sentences that remember where each slot's filling is."""
 
 import random
 from collections.abc import Iterable, Mapping

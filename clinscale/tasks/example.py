@@ -24,7 +24,7 @@ class Entity:
 
 @dataclass(frozen=True, order=True)
 class Answer:
-    """An answer that stands in the text at character `start`."""
+    """An answer that is in the text at character `start`."""
 
     start: int
     text: str
@@ -59,7 +59,7 @@ class Example:
     split: str | None = field(default=None, compare=False)
     """Value of the split column of its file."""
     place: str = field(default="", compare=False)
-    """File and row that it was read from, where its reader tells."""
+    """File and row that it was read from, where its reader says so."""
     is_split_into_words: bool = field(default=False, compare=False)
     """Whether its file gives the tokens one by one: they are what blanks part in the text."""
 
@@ -84,7 +84,7 @@ class TaskData:
     duplicates: int
     """Examples whose texts are those of an earlier example of their split."""
     duplicates_across_splits: int
-    """Texts that stand in more than one split."""
+    """Texts that are in more than one split."""
 
     def texts(self, split: str) -> list[str]:
         """All texts of a split's examples, e.g. to keep those of `test` out of a corpus; empty where there are none."""

@@ -22,7 +22,7 @@ class Findings:
         self.rejected: Counter[str] = Counter()
         """Reason -> how many were left out, as broken or by a rule of the task."""
         self.repaired: Counter[str] = Counter()
-        """Reason -> how many were mended."""
+        """Reason -> how many were repaired."""
         self.remarks: list[str] = []
         """Differences from the expected release, in sentences."""
         self.met: set[tuple[str, ...]] = set()
@@ -52,7 +52,7 @@ class Findings:
             self.rejected[reason] += number
 
     def repair(self, reason: str, place: str) -> None:
-        """Count something mended at `place`."""
+        """Count something repaired at `place`."""
         self.repaired[reason] += 1
         self.places[reason].append(place)
 

@@ -42,7 +42,7 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
 
     Args:
         task: from `load_task`.
-        data: the folder as it lies on disk.
+        data: the folder as it is on disk.
         findings: what to count in, to be looked at even when the reading fails; `Findings("skip")` in place of the
             task's own `on_error` finds everything that is wrong.
 
@@ -191,7 +191,7 @@ def _in_units(task: TaskConfig, examples: Sequence[Example]) -> tuple[Example, .
 
 
 def _lines(example: Example) -> list[Example]:
-    """Each line with something on it, and what of the entities lies in it; an entity over a line break is parted."""
+    """Each line with something on it, and what of the entities is in it; an entity over a line break is parted."""
     lines = []
     for number, start, line in lines_of(example.text):
         end = start + len(line)
@@ -238,6 +238,6 @@ def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
     kind.check_found_labels(sorted(labels), num_examples)
     if odd := sorted(labels & SPELLED_MISSING - set(task.label_map.values())):
         raise DataError(
-            f"task {task.name}: {odd[0]!r} stands where a label should; map it to null by label_map where it means a "
+            f"task {task.name}: {odd[0]!r} is where a label should be; map it to null by label_map where it means a "
             "missing value, or list it in labels"
         )

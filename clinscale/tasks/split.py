@@ -76,7 +76,7 @@ def keep_groups_apart(
 
 
 def read_ids(uri: str, encoding: str = "utf-8") -> dict[str, str]:
-    """The ids in a text file, one a line, and the line that each stands on."""
+    """The ids in a text file, one a line, and the line that each is on."""
     lines = enumerate(read_text(uri, encoding).splitlines(), 1)
     found = ((as_id(line, "id"), f"{uri} line {number}") for number, line in lines)
     return {id: place for id, place in found if id is not None}

@@ -175,7 +175,7 @@ def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, see
     spread = _estimate(lambda drawn: ours.value(drawn) - theirs.value(drawn), members, resamples, seed)
     if len(members) < 2:
         return Comparison(spread, 1.0)  # one document proves nothing
-    # a document's number stands for our outcome on it, its number beyond theirs for theirs; scipy exchanges the two
+    # a document's number represents our outcome on it, its number beyond theirs for theirs; scipy exchanges the two
     documents = np.arange(len(members))
     found = permutation_test(
         (documents, documents + len(members)),

@@ -16,7 +16,7 @@ from clinscale.tasks.readers import bio, i2b2_xml, records, squad
 from clinscale.tasks.task import TaskConfig
 
 DocumentFormat = Literal["text", "records", "bio", "i2b2_xml", "squad"]
-"""Format of a file of documents; `text` is one document, such as a note that brat's annotations lie beside."""
+"""Format of a file of documents; `text` is one document, such as a note that brat's annotations are beside."""
 
 _SUFFIXES: dict[str, DocumentFormat] = {
     ".txt": "text",
@@ -65,7 +65,7 @@ def _looks_like_bio(task: TaskConfig, file: str) -> bool:
     """Whether the first lines are tokens with their tags: all of them; to a task of BIO files most, or tokens alone."""
     try:
         first = itertools.islice(bio.sentences(read_text(file, task.encoding), tagged=False), 50)
-    except DataError:  # told when it is read
+    except DataError:  # reported when it is read
         return False
     lines = [line for _, tokens, tags in first for line in zip(tokens, tags, strict=True)]
     is_alone = task.format == "bio" and all(token == tag for token, tag in lines)

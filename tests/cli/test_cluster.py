@@ -187,12 +187,12 @@ def test_faults_of_a_launch_file_are_a_table_and_exit_code_1(place, clinscale):
     made = clinscale("cluster", "render", "docker", "--json", cwd=place)
     assert (made.returncode, json.loads(made.stdout)) == (0, {"files": ["Dockerfile"]})
     clean = clinscale("cluster", "check", "Dockerfile", cwd=place)
-    assert (clean.returncode, clean.stdout) == (0, "Dockerfile: nothing to mend\n")
+    assert (clean.returncode, clean.stdout) == (0, "Dockerfile: nothing to fix\n")
     text = (place / "Dockerfile").read_text()
     (place / "Dockerfile").write_text(text.replace("USER clinscale", "EXPOSE 8265"))
     shown = clinscale("cluster", "check", "Dockerfile", cwd=place)
     assert shown.returncode == 1
-    assert "2 to mend" in shown.stdout
+    assert "2 to fix" in shown.stdout
     told = clinscale("cluster", "check", "Dockerfile", "--json", cwd=place)
     assert told.returncode == 1
     problems = json.loads(told.stdout)["problems"]

@@ -253,7 +253,7 @@ def test_shards_do_not_go_among_the_notes(tmp_path, out):
     (tmp_path / "notes").mkdir()
     config_of(NOTES, tmp_path / "notes" / "n.jsonl")
     config = CorpusConfig(sources=(SourceConfig(uri=str(tmp_path / "notes")),))
-    with pytest.raises(ConfigError, match="must not lie in the source"):
+    with pytest.raises(ConfigError, match="must not be in the source"):
         build_shards(config, str(tmp_path / "notes" / out))
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["n.jsonl"]
 

@@ -478,7 +478,7 @@ MISTAKES = [
     ("SCRIPT", r"RAY_AUTH_MODE=token ", "", "token", "without RAY_AUTH_MODE=token", "export"),
     ("SCRIPT", r"#SBATCH --time.*\n", "", "spend cap", "no #SBATCH --time", "longest time"),
     ("SCRIPT", r" RAY_USAGE_STATS_ENABLED=0", "", "telemetry", "reports its use", "export"),
-    ("SCRIPT", r"export", "if true; export", "syntax", "syntax error", "mend"),
+    ("SCRIPT", r"export", "if true; export", "syntax", "syntax error", "fix"),
     ("SCRIPT", r"--home /shared/runs", "--home /tmp/runs", "shared storage", "/tmp", "all nodes see"),
 ]
 

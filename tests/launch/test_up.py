@@ -147,7 +147,7 @@ def test_head_and_worker_join_and_strangers_do_not(running):
     assert running.nodes() == {hosts.head.address, hosts.worker.address}
     status = running("ray", "exec", running.file, f"{' '.join(running.variables())} ray status")
     assert "Autoscaler status" in status.stdout, status.stderr
-    assert "token lies in /root/.clinscale/token/auth_token" in running.said
+    assert "token is in /root/.clinscale/token/auth_token" in running.said
     secret = hosts.launcher.run("cat ~/.clinscale/token/auth_token", check=True).stdout.strip()
     assert len(secret) == 64
     for host in hosts.all:

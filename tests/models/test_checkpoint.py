@@ -85,7 +85,7 @@ def test_weights_under_another_prefix_are_loaded_and_that_is_said_in_one_line(ki
     loaded = models.load_hf(str(copy(**CHECKPOINTS[kind](weights))), head="mlm", new_head=False).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())
     [line] = caplog.messages
-    assert "encoder weights lie under" in line
+    assert "encoder weights are under" in line
 
 
 SAME = {

@@ -42,7 +42,7 @@ def test_one_seed_each_cannot_tell(past, tracking):
     past.judged("short", 512, [True] * 3 + [False] * 37)
     past.judged("long", 4096, [True] * 38 + [False] * 2)
     [answer] = gather(tracking).lengths
-    assert answer.verdict == "one seed each cannot tell"
+    assert answer.verdict == "one seed each cannot decide"
 
 
 def test_a_lucky_seed_does_not_make_length_pay(past, tracking):

@@ -68,7 +68,7 @@ def test_dimensions_are_optunas():
             "epochs depends on batch_sise, which is no parameter above it",
         ),
         ({"parameters": {"optimizer.learning_rate": RATE}, "constraints": {"memory_gb": 0}}, "must be above 0"),
-        ({"parameters": {"epochs": {"type": "int", "low": 1, "high": 10**20}}}, "must lie within"),
+        ({"parameters": {"epochs": {"type": "int", "low": 1, "high": 10**20}}}, "must be within"),
         ({"parameters": {"dropout": {"type": "float", "low": 0, "high": 0.3, "step": 0}}}, "step must be above 0"),
         (
             {"parameters": {"model": {"type": "categorical", "choices": ["a"]}}},

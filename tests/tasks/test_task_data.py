@@ -295,7 +295,7 @@ def test_a_label_map_holds_over_all_splits_and_types(task_of, tmp_path):
 @pytest.mark.parametrize("spelled", ["nan", "NULL", "<NA>"])
 def test_a_label_that_spells_a_missing_value_is_asked_about(task_of, tmp_path, spelled):
     files = write(tmp_path, train=ROWS, dev=ROWS, test=[*ROWS, ("three", spelled)])
-    with pytest.raises(DataError, match=f"{spelled!r} stands where a label should; map it to null"):
+    with pytest.raises(DataError, match=f"{spelled!r} is where a label should be; map it to null"):
         read_task(task_of("sequence", **files), str(tmp_path))
     assert read_task(task_of("sequence", **files, label_map={spelled: None}), str(tmp_path)).labels == ("a", "b")
     assert spelled in read_task(task_of("sequence", **files, labels=("a", "b", spelled)), str(tmp_path)).labels

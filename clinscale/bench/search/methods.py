@@ -186,7 +186,7 @@ def _random_points(space: SearchSpace, seed: int) -> Iterator[dict[str, Any]]:
 def _grid_points(space: SearchSpace, seed: int) -> Iterator[dict[str, Any]]:
     """The paper's examples and ClinicalBERT's authors vary rate and batch: five rates by all batches, shuffled.
 
-    What a grid does not vary stands where the first trial has it.
+    A value that a grid does not vary is that of the first trial.
     """
     rates = [space.parameters["optimizer.learning_rate"].at((place + 0.5) / 5) for place in range(5)]
     batches = space.parameters["batch_size"].grid() or []

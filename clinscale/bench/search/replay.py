@@ -2,7 +2,7 @@
 
 Workers finish in the order in which the table's seconds say (as in mfhpo-simulator), so that asynchronous decisions see
 what they would have seen. A proposed point is answered by the nearest recorded configuration that was not tried yet,
-and that is what the search is told to have run; else it would learn that good places are bad, once those are taken.
+and that is what the search gets as what it ran; else it would learn that good places are bad, once those are taken.
 The cost counts all workers' seconds, the sampler's own measured time, and for each start of a trial the same constant.
 """
 
@@ -37,7 +37,7 @@ class Job:
     done: int = 0
     """Epochs that are trained already."""
     index: int | None = None
-    """Index of the recorded configuration that stands for it."""
+    """Index of the recorded configuration that represents it."""
 
 
 class Method(Protocol):
@@ -47,7 +47,7 @@ class Method(Protocol):
         """The next job of a free worker; None while it has to wait."""
 
     def began(self, job: Job) -> None:
-        """A new job has begun, with the parameters of the configuration that stands for it."""
+        """A new job has begun, with the parameters of the configuration that represents it."""
 
     def report(self, job: Job, value: float, seconds: float) -> bool:
         """An epoch of `job` has ended with the trial's best score so far; whether it trains on."""
@@ -66,7 +66,7 @@ class Task:
         self._shares = np.array([self._share(params) for params in table.params])
 
     def take(self, job: Job, taken: list[int]) -> bool:
-        """Let the nearest recorded configuration of those not taken stand for `job`; False when all are taken."""
+        """Let the nearest recorded configuration of those not taken represent `job`; False when all are taken."""
         distance = ((self._shares - self._share(job.params)) ** 2).sum(axis=1)
         distance[taken] = math.inf
         index = int(np.argmin(distance))

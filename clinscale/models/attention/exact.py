@@ -171,7 +171,7 @@ def documents_in(
     block_size: int = 1,
     is_full: Callable[[Document], bool] = lambda document: True,
 ) -> tuple[tuple[Document, ...], torch.Tensor | None]:
-    """The batch's documents on the axis that the layers work on, and where its tokens lie in the padded batch."""
+    """The batch's documents on the axis that the layers work on, and where its tokens are in the padded batch."""
     codes_BL, device = code_BL.cpu().numpy(), code_BL.device
     segments_BL = getattr(encoder, "segment_ids_BL", None)
     if segments_BL is not None:
@@ -189,7 +189,7 @@ def documents_in(
 def _unpadded(
     documents: tuple[Document, ...], tokens: int, block_size: int, is_full: Callable[[Document], bool]
 ) -> tuple[tuple[Document, ...], torch.Tensor | None]:
-    """The documents without their padding, end to end, and where their tokens lie among the `tokens` of the batch.
+    """The documents without their padding, end to end, and where their tokens are among the `tokens` of the batch.
 
     Documents that are read in blocks are filled up to whole blocks, and then all begin at a multiple of one.
     """

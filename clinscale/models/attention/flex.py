@@ -1,6 +1,6 @@
-"""The CUDA backend: FlexAttention, told which tiles of the scores a pattern touches.
+"""The CUDA backend: FlexAttention, given the tiles of the scores that a pattern touches.
 
-All documents lie on one token axis, so that padded and unpadded batches are one case. FlexAttention skips a tile in
+All documents are on one token axis, so that padded and unpadded batches are one case. FlexAttention skips a tile in
 which no query sees a key, takes one as it is in which every query sees every key, and asks a mask about the others.
 The pairs seen in a tile are counted from the pattern in closed form; nothing here is as large as the scores.
 

@@ -71,7 +71,7 @@ class LongformerPattern:
 class BigBirdPattern:
     """A block of tokens sees its neighbours, the first and last block and a few random ones; short rows see all.
 
-    A key that is drawn twice weighs twice in the softmax, as in HF. In block-sparse rows a masked query gets zeros;
+    A key that is drawn twice counts twice in the softmax, as in HF. In block-sparse rows a masked query gets zeros;
     in full rows it gets an answer like any other. A document that is all padding gets zeros (HF: the mean of padding).
     """
 
@@ -85,7 +85,7 @@ class BigBirdPattern:
     """The model's position table; the paper's plan is drawn for that length."""
     layer: int
     random: bool
-    """Random blocks as in training; otherwise block 0 stands for each of them, as HF evaluates."""
+    """Random blocks as in training; otherwise block 0 represents each of them, as HF evaluates."""
     always_full: bool = False
     """Every row sees all, however long: `attention_type="original_full"`."""
 

@@ -26,7 +26,7 @@ def attend(
             x_THD[rows].transpose(0, 1).to(weight_HRR.dtype) for x_THD in (query_THD, key_THD, value_THD)
         )
         scores_HRR = query_HRD @ key_HRD.transpose(1, 2) * query_THD.shape[-1] ** -0.5
-        # a key seen m times weighs m times in the softmax: its score grows by log m
+        # a key seen m times counts m times in the softmax: its score grows by log m
         scores_HRR = torch.where(weight_HRR > 0, scores_HRR + weight_HRR.clamp(min=1).log(), -torch.inf)
         sees_any_HR1 = (weight_HRR > 0).any(-1, keepdim=True)
         probs_HRR = torch.where(sees_any_HR1, scores_HRR, 0).softmax(-1) * sees_any_HR1

@@ -65,7 +65,7 @@ class Tile:
     """Consecutive tokens, or blocks of `block_size` tokens (H, M), each head its own."""
 
     block_size: int = 1
-    """Tokens that an entry of `keys` stands for, where it is a tensor."""
+    """Tokens that an entry of `keys` represents, where it is a tensor."""
 
     more_keys: torch.Tensor | None = None
     """Tokens (G,) seen besides consecutive `keys`: Longformer's global ones."""
@@ -148,7 +148,7 @@ def _band(pattern: LongformerPattern, document: Document, dtype: torch.dtype) ->
         biases = []
         if removed_T is not None and (values_K := removed_T[keys.start - first : keys.stop - first]).any():
             biases.append(Bias(slice(0, len(values_K)), values_K[None, None]))
-        # the band is a parallelogram: two corners of the rectangle lie outside, less what the document's ends cut off
+        # the band is a parallelogram: two corners of the rectangle are outside, less what the document's ends cut off
         left_QQ, right_QQ = _corner(stop - start, dtype)
         cut_off = keys.start - (start - window)
         if (columns := stop - start - cut_off) > 0:

@@ -29,7 +29,7 @@ def load_task(name_or_yaml: str, changes: Mapping[str, Any] | Sequence[str] = ()
         changes: plain nested values, or `key.path=value` overrides.
 
     Raises:
-        ConfigError: no such name (the nearest is told) or file, or the result is no valid task.
+        ConfigError: no such name (the nearest is named) or file, or the result is no valid task.
     """
     from_file = Path(name_or_yaml).suffix in (".yaml", ".yml")
     values = read_yaml(name_or_yaml) if from_file else {"extends": name_or_yaml}
@@ -37,7 +37,7 @@ def load_task(name_or_yaml: str, changes: Mapping[str, Any] | Sequence[str] = ()
     base = merge(_known(str(extended)).plain() if extended is not None else {}, values)
     if isinstance(changes, Mapping):
         base, changes = merge(base, changes), ()
-    # a mistake in the file is told by the file's name, one on the command line as one of the options
+    # a mistake in the file is reported by the file's name, one on the command line as one of the options
     task = TaskConfig.load(None, changes, base=base) if changes else TaskConfig.parse(base, source=name_or_yaml)
     if task.format in DISTRIBUTIONS:
         DISTRIBUTIONS[task.format].options.parse(task.options, source=f"task {task.name}: options")

@@ -2,7 +2,7 @@
 
     data.json ──clean, find answers──▶ notes ──split by note──▶ train, dev, test ──sample train──▶ examples
 
-The defaults are the preparation that the paper names, CliniRC's. Where its output already lies in the folder instead of
+The defaults are the preparation that the paper names, CliniRC's. Where its output already is in the folder instead of
 `data.json` (`medication-train.json` and so on), that is read as it is.
 """
 
@@ -52,7 +52,7 @@ class EmrqaOptions(Config):
 
     subset: Literal["medication", "relations", "risk-dataset"] = "medication"
     """Title of the subset in `data.json`; `risk-dataset` is heart disease. Smoking and obesity, whose answers do not
-    stand in the text, cannot be read."""
+    are in the text, cannot be read."""
 
     clean: Literal["clinirc", "none"] = "clinirc"
     """`clinirc` puts a note on one line, without underscores, HTML entities, double quotes, blanks before punctuation
@@ -60,7 +60,7 @@ class EmrqaOptions(Config):
 
     answer: Literal["auto", "evidence", "entity"] = "auto"
     """The evidence is the line that holds the answer, the entity the annotated words in it. `auto` is the evidence, as
-    in the paper's pipeline, but for `risk-dataset` the entity, for which an unused branch of CliniRC's code speaks."""
+    in the paper's pipeline, but for `risk-dataset` the entity, which an unused branch of CliniRC's code suggests."""
 
     complex_answers: Literal["skip", "parts"] = "skip"
     """Answers whose parts are right only together: `parts` would accept each part alone, so they are skipped."""
@@ -272,7 +272,7 @@ class _Context:
         self._starts = list(accumulate(map(self._length, self._lines), initial=0))
 
     def parts(self, answer: Mapping[str, Any], findings: Findings) -> list[tuple[str, int]]:
-        """The cleaned texts of which an answer consists, and about where each stands in this text."""
+        """The cleaned texts of which an answer consists, and about where each is in this text."""
         by_character = self.options.subset == "risk-dataset"
         entity = self.options.answer == "entity" or (self.options.answer == "auto" and by_character)
         texts = answer["text" if entity else "evidence"]
@@ -291,7 +291,7 @@ class _Context:
         return list(zip(surfaces, places, strict=True))
 
     def find(self, surface: str, near: int, place: str, findings: Findings) -> Answer | None:
-        """The answer that stands near `near`; None where it is left out."""
+        """The answer that is near `near`; None where it is left out."""
         if not surface:
             findings.leave_out("answer without text")
             return None
@@ -375,7 +375,7 @@ def _notes(file: str, title: str | None, findings: Findings) -> Iterator[Any]:
     """Each note of the subset of this title, or of a SQuAD file, parsed alone: the whole would not fit in memory."""
     encoding = _encoding(file, findings)
     entries = None
-    if title:  # it may stand behind the notes: Python 2 wrote the keys in no order
+    if title:  # it may be behind the notes: Python 2 wrote the keys in no order
         titles = list(_parsed(file, encoding, "data.item.title"))
         entries = {number for number, found in enumerate(titles) if found == title}
         if not entries:

@@ -43,7 +43,7 @@ class _Judgement(NamedTuple):
 def read_evidence_inference(data: str, options: EvidenceInferenceOptions, findings: Findings) -> Splits:
     """Pairs of article and prompt, grouped by article. Finds `documents` (articles), `prompts`, `judgements`.
 
-    Split by the official lists of articles where they lie in `splits`; otherwise `all`.
+    Split by the official lists of articles where they are in `splits`; otherwise `all`.
     """
     folder = data if exists(join(data, "txt_files")) else join(data, "annotations")
     if not exists(join(folder, "txt_files")):

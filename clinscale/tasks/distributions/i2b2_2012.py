@@ -22,7 +22,7 @@ _TEST_FOLDERS = {
     "xml": (f"{_TEST}/xml", f"{_LATER_TEST}/merged_xml"),
     "extent": (f"{_TEST}/i2b2", f"{_LATER_TEST}/unmerged_i2b2", f"{_LATER_TEST}/merged_i2b2"),
 }
-"""Encoding -> where the test records may lie, the preferred folder first; the later release has the same events."""
+"""Encoding -> where the test records may be, the preferred folder first; the later release has the same events."""
 
 _NUM_TRAIN, _NUM_TEST = 190, 120
 

@@ -34,7 +34,7 @@ class I2b2_2012RelationsOptions(Config):
     """The links that are read, and the choice of dev from the training records."""
 
     section_times: bool = False
-    """Whether links of events to the dates of admission and discharge are read. Those dates stand far from the events,
+    """Whether links of events to the dates of admission and discharge are read. Those dates are far from the events,
     in the header, so that most such links are out of reach of pairs within a window. Left out, they are counted."""
 
     dev_share: float = Field(default=0.1, gt=0, lt=1)

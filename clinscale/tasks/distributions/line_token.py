@@ -3,7 +3,7 @@
     c="dry cough" 2:0 2:1||t="problem"
     EVENT="a mild fever" 4:2 4:4||type="PROBLEM"||modality="FACTUAL"||polarity="POS"
 
-Lines count from 1, tokens from 0, the last one included. The quoted text tells which words are meant; the numbers only
+Lines count from 1, tokens from 0, the last one included. The quoted text shows which words are meant; the numbers only
 where to look for them, since files differ in how they count blanks.
 """
 
@@ -43,7 +43,7 @@ def read_line_token(
 ) -> list[Example]:
     """One example per text and its annotations, which share the name before the suffix.
 
-    Finds `documents`, `annotations`. Windows line ends become one character. What stands elsewhere on its line is
+    Finds `documents`, `annotations`. Windows line ends become one character. A mark that is elsewhere on its line is
     repaired, as is a file whose lines are counted from 0. Rejects a malformed line, words that are not there, and a
     file without its other one.
 
@@ -155,7 +155,7 @@ class _Tokens:
             start += len(line) + 1
 
     def locate(self, line: int, number: int, quoted: str) -> tuple[int, int, bool] | None:
-        """Start and end of what is quoted, and whether it stands where the numbers say."""
+        """Start and end of what is quoted, and whether it is where the numbers say."""
         here = list(self._places(line, quoted))
         if there := [place for place in here if number in place.first.numbers]:
             best = min(there, key=lambda place: (not place.whole, place.first.numbers.index(number)))

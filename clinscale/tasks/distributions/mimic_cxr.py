@@ -36,7 +36,7 @@ class MimicCxrOptions(Config):
     """Folder below the data folder with the reports, unpacked: `files/pXX/pXXXXXXXX/sXXXXXXXX.txt`."""
 
     mimic_cxr_jpg: str = "mimic-cxr-jpg"
-    """Folder of the label and split files, where they do not lie in the reports' folder: PhysioNet publishes them
+    """Folder of the label and split files, where they are not in the reports' folder: PhysioNet publishes them
     with the images."""
 
     labeler: Literal["chexpert", "negbio"] = "chexpert"

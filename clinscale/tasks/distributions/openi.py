@@ -84,7 +84,7 @@ def _examples(data: str, options: OpeniOptions, findings: Findings) -> list[Exam
 
 
 def _reports(data: str, options: OpeniOptions, findings: Findings) -> tuple[str, list[_Report]]:
-    """The form in which Open-i lies there, and what is in it."""
+    """The form in which Open-i is there, and what is in it."""
     for folder in (join(data, options.openi), data):
         if exists(join(folder, _XML)):
             return _XML, list(_read_xml(join(folder, _XML), findings))

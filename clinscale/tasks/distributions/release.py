@@ -10,7 +10,7 @@ _PACKED = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class Release:
-    """The files below a data folder; what belongs to a part of the release is told by its last folders."""
+    """The files below a data folder; the last folders show what belongs to a part of the release."""
 
     def __init__(self, data: str, suffixes: Sequence[str]) -> None:
         self._data = data
@@ -21,7 +21,7 @@ class Release:
         ]
 
     def files(self, *globs: str) -> list[str]:
-        """The files of the first of `globs` that has any; `*` stands for a part of one name."""
+        """The files of the first of `globs` that has any; `*` matches a part of one name."""
         for glob in globs:
             if found := [file for file in self._files if PurePosixPath(file).match(glob)]:
                 return found

@@ -87,7 +87,7 @@ def entities(train: Sequence[Example], examples: Sequence[Example]) -> list[Pred
         words = words_of(example.text)
         rows += _word_features(example.text, words)
         tags += tag_words(words, example.entities)
-    if len(set(tags)) < 2:  # nothing to tell apart
+    if len(set(tags)) < 2:  # nothing to distinguish
         return None
     model = SGDClassifier(loss="modified_huber", alpha=1e-6, max_iter=20, tol=None, random_state=0)
     model.fit(hasher.transform(rows), tags)

@@ -52,7 +52,7 @@ def multi_label_measures() -> dict[str, Measure]:
 
 
 def calibration(hits: np.ndarray, confidence: np.ndarray, *, bins: int = 15) -> float:
-    """Expected calibration error: how far confidence lies from accuracy, over equal bins (Guo et al. 2017).
+    """Expected calibration error: how far confidence is from accuracy, over equal bins (Guo et al. 2017).
 
     Args:
         hits: (N,) 1 where the answer was right.

@@ -1,6 +1,6 @@
 """Tokens cut where words end: what a tokenizer joins, as `%)` or `▁25mg.`, could not say where an entity ends.
 
-Tokens that lie within words stay as they are. The others are spelled anew, piece by piece, by the tokenizer's model.
+Tokens that are within words stay as they are. The others are spelled anew, piece by piece, by the tokenizer's model.
 """
 
 import itertools
@@ -28,7 +28,7 @@ def cut_at_words(
     """Ids and offsets of `text` in which no token reaches over the end of a word, and each word has a token.
 
     Tokens that were added to the vocabulary, such as `[DATE]`, are cut at `cuts` alone, and neighbours in a script
-    without blanks may share a token unless one of `cuts` lies between them.
+    without blanks may share a token unless one of `cuts` is between them.
 
     Args:
         tokenizer: a fast one.
@@ -44,7 +44,7 @@ def cut_at_words(
     first = np.searchsorted(ends, token_starts, side="right")
     behind = np.searchsorted(starts, token_ends, side="left")
     spelled = _Speller(tokenizer, text)
-    changed: dict[int, tuple[list[int], list[Span]]] = {}  # number of a token -> what stands in its place
+    changed: dict[int, tuple[list[int], list[Span]]] = {}  # number of a token -> what is in its place
     for token in np.flatnonzero(behind - first > 1).tolist():
         reached = words[first[token] : behind[token]]
         pieces = _pieces(text, reached, offsets[token], cuts, only_cuts=spelled.is_added(ids[token]))
@@ -118,7 +118,7 @@ class _Speller:
         """The beginning of a word's first token: `Ġ`, `▁`, or nothing."""
 
     def is_added(self, token_id: int) -> bool:
-        """Whether the token is one that was added to the vocabulary, and not what stands for the unknown."""
+        """Whether the token is one that was added to the vocabulary, and not what represents the unknown."""
         return token_id in self._added and token_id != self._tokenizer.unk_token_id
 
     def ids(self, piece: Span, *, of: int | None) -> list[int]:

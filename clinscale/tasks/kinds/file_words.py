@@ -19,7 +19,7 @@ def words_of_file(example: Example) -> list[tuple[int, int]]:
 def in_whole_words(words: Iterable[tuple[int, int]], entities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Predicted entities, in order and apart, as whole `words`: each is of the entity that holds its first character.
 
-    So the first token of a file's own word speaks for it, as everywhere where words are given.
+    So the first token of a file's own word represents it, as everywhere where words are given.
     """
     whole: list[dict[str, Any]] = []
     at, last = 0, -1

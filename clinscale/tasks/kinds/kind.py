@@ -42,7 +42,7 @@ class Window:
 
     input_ids: Sequence[int]
     offsets: list[tuple[int, int] | None]
-    """Characters [start, end) of the text that each token stands for, without white space at its ends (a token
+    """Characters [start, end) of the text that each token represents, without white space at its ends (a token
     of white space alone: an empty range); None for special tokens and for a question's tokens."""
     global_mask: Sequence[int]
     """1 where Longformer attends globally, by the defaults of transformers."""

@@ -573,7 +573,7 @@ def gold_of(
 
 
 def read_brat_relations(text: str, lines: Sequence[str], file: str, findings: Findings) -> dict[str, Any]:
-    """The text-bound annotations of a document and its `R` lines; an event stands for its trigger."""
+    """The text-bound annotations of a document and its `R` lines; an event counts as its trigger."""
     marks: dict[str, Mark] = marks_of(lines, file, findings)
     entities = entity_of_each(text, list(marks.values()), findings)
     by_name = dict(zip(marks, entities, strict=True))

@@ -85,7 +85,7 @@ class SpansKind(Kind):
         """Overlapping windows; targets are the first answer's first and last token.
 
         In a window that shows only one end of the answer, the other target is `no answer`. In training a token that
-        reaches over an end of that answer is cut there, so that the answer is learned as it stands.
+        reaches over an end of that answer is cut there, so that the answer is learned as it is.
         """
         answer = example.answers[0] if train and example.answers else None
         windows = overlapping(
@@ -111,7 +111,7 @@ class SpansKind(Kind):
     ) -> Prediction:
         """`answer`, its `start` and `end` characters (None: no answer), `score` (probability of its two ends).
 
-        outputs: `start_logits`, `end_logits` (tokens,). A token is judged by how far it lies above its own window's `no
+        outputs: `start_logits`, `end_logits` (tokens,). A token is judged by how far it is above its own window's `no
         answer`, because logits of two windows are on two scales, and by the window that likes it best. So an answer
         may begin in one window and end in the next.
         """

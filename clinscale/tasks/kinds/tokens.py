@@ -1,4 +1,4 @@
-"""Kind tokens: entities as BIO tags. The first token of each word speaks for the word; windows overlap."""
+"""Kind tokens: entities as BIO tags. The first token of each word represents the word; windows overlap."""
 
 import dataclasses
 import itertools
@@ -105,7 +105,7 @@ class TokensKind(Kind):
         """Overlapping windows; the target is the word's tag at its first token and -100 elsewhere.
 
         Words end where the text says so. Gold that begins or ends inside one cuts it in training, so that gold is
-        learned as it stands; prediction, which knows no gold, answers in whole words.
+        learned as it is; prediction, which knows no gold, answers in whole words.
         """
         cuts = {end for entity in example.entities for end in (entity.start, entity.end)} if train else ()
         windows = overlapping(
@@ -261,7 +261,7 @@ def _harmonic(precision: float, recall: float) -> float:
 
 
 def _heads(windows: Sequence[Window], words: Sequence[tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    """Token -> the first and the last word it speaks for: those that it reaches and no earlier token does.
+    """Token -> the first and the last word it represents: those that it reaches and no earlier token does.
 
     Tokens count over the whole text. The two words differ only where a script without blanks lets words share a token.
     """

@@ -1,7 +1,7 @@
 """The words of a text and their BIO tags: the unit in which entities are learned and answered.
 
 A word is a run of letters, of digits or of one mark. In scripts that put no blanks between words, or join particles to
-them, each character is one. Where a word begins or ends is told by the text alone, so that training and prediction cut
+them, each character is one. The text alone decides where a word begins or ends, so that training and prediction cut
 alike; to learn from gold that begins or ends inside a word, training cuts it there too (`cuts`).
 """
 

@@ -56,7 +56,7 @@ class Span(NamedTuple):
 def entities_of(text: str, marks: Iterable[Mark], findings: Findings) -> tuple[Entity, ...]:
     """The entities that `marks` mean: by start and end, each within the text, of equal ones one. They may overlap.
 
-    What stands elsewhere than its offset says is found by `locate` and counted; what is not there is rejected.
+    A mark that is elsewhere than its offset says is found by `locate` and counted; what is not there is rejected.
     """
     return distinct(entity_of_each(text, list(marks), findings), findings)
 
@@ -147,7 +147,7 @@ class _Sought:
         return here if self._text[here : here + 1].strip() else self._count(start + blanks)
 
     def at(self, drift: int) -> Span | None:
-        """The span if the mark stands where its offset says, moved by `drift`."""
+        """The span if the mark is where its offset says, moved by `drift`."""
         if not self.has_surface:
             return self._span(self._count(self._mark.start) + drift, self._count(self._mark.end) + drift)
         ends = [self._end(number, start + drift) for number, (start, _) in enumerate(self._pieces)]

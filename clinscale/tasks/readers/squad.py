@@ -77,9 +77,9 @@ def _given_answers(fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def answers_of(
     context: str, given: Iterable[Mapping[str, Any]], place: str, findings: Findings
 ) -> tuple[Answer, ...]:
-    """The answers to one question where they stand in the text: stripped, each once.
+    """The answers to one question where they are in the text: stripped, each once.
 
-    What stands elsewhere than its offset says is found by `locate` and counted; what is not there is rejected.
+    A mark that is elsewhere than its offset says is found by `locate` and counted; what is not there is rejected.
     """
     return answers_of_questions(context, [(given, place)], findings)[0]
 

@@ -32,7 +32,7 @@ class Stay:
 def cohort(data: str, options: MimicAkiOptions, findings: Findings) -> list[Stay]:
     """The cohort of the tables below `data` without its notes, ordered by stay; `findings` says who was left out."""
     folder = Folder(data)
-    for name in _needed(folder, options):  # before the long scan of one tells that another is missing
+    for name in _needed(folder, options):  # before the long scan of one shows that another is missing
         if not read_head(folder.uri(name), name).has_rows:
             raise DataError(f"{folder.uri(name)} has a header and no rows; give {name} of {RELEASE}")
     with open_tables(folder, options, findings) as tables:

@@ -90,8 +90,8 @@ def load_creatinine(tables: Tables, options: MimicAkiOptions) -> None:
 def add_urine(tables: Tables) -> None:
     """Add the stages by urine output in mL/kg/h to `stages`.
 
-    An entry is the output of the hour before it. Hence the last 6 hours are the entries of the last 5 and the
-    hours documented are one more than lie between the first and the last of them.
+    An entry is the output of the hour before it. So the last 6 hours are the entries of the last 5 and the
+    hours documented are one more than those between the first and the last of them.
     """
     tables.load("OUTPUTEVENTS", f"itemid IN {URINE} AND value < {MAX_URINE_ML} AND icustay_id IS NOT NULL")
     _load_weights(tables)

@@ -25,7 +25,7 @@ TIMED_CATEGORIES = (
 """The categories of NOTEEVENTS whose notes carry a time, without the blanks that end some of them."""
 
 DATED_CATEGORIES = ("Discharge summary", "ECG", "Echo")
-"""The categories whose notes carry a date only, so that nobody can tell whether they fall into the note window."""
+"""The categories whose notes carry a date only, so that it is unknown whether they fall into the note window."""
 
 STAGED_HOURS = 168
 """KDIGO is staged in the first seven days of a stay."""
@@ -78,7 +78,7 @@ class MimicAkiOptions(Config):
 
     note_categories: tuple[str, ...] = TIMED_CATEGORIES
     """Notes of these categories, in any case: all twelve that carry a time. Discharge summaries, ECG and echo carry
-    only a date and cannot be placed in the window; discharge summaries tell the outcome besides."""
+    only a date and cannot be placed in the window; discharge summaries also state the outcome."""
 
     note_headers: bool = True
     """Put category and hours since INTIME on a line above each note, since order and author mean something."""
