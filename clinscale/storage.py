@@ -32,6 +32,13 @@ _MAX_UNPACKING = 100
 _UNPACKED_FREELY_BYTES = 2**26
 """Unpacked size below which a file's ratio of compression is not checked."""
 
+_EXTRAS = {
+    **dict.fromkeys(("s3", "s3a", "s3fs", "boto3", "botocore"), "s3"),
+    **dict.fromkeys(("gs", "gcs", "gcsfs", "google"), "gs"),
+    **dict.fromkeys(("abfs", "abfss", "az", "adlfs", "azure"), "azure"),
+}
+"""Extra of clinscale by the protocol of an object store, or by the package that opens it."""
+
 _LFS_POINTER = b"version https://git-lfs"
 _LFS_POINTER_BYTES = 1024  # as long as one may be
 
@@ -53,8 +60,15 @@ def filesystem(uri: str | Path) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(str(uri))
     except (ImportError, ValueError) as error:  # fsspec's answers to a missing driver and an unknown protocol
-        raise ConfigError(f"{uri} cannot be opened: {error}") from None
+        install = how_to_install(str(uri).partition("://")[0])
+        raise ConfigError(f"{uri} cannot be opened: {install or error}") from None
     return fs, str(path)
+
+
+def how_to_install(needed: str) -> str:
+    """The sentence that names the extra for a protocol or a package of an object store; empty where there is none."""
+    extra = _EXTRAS.get(needed.partition(".")[0])
+    return f"its library is not installed here; install it: pip install 'clinscale[{extra}]'" if extra else ""
 
 
 def exists(uri: str | Path) -> bool:

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import sys
 
 import pytest
 
@@ -155,6 +156,22 @@ def test_an_interrupted_download_leaves_nothing(tmp_path, bucket, monkeypatch):
             storage.local_copy(f"{bucket}/set", tmp_path)
     assert not list(tmp_path.iterdir())
     assert storage.read_json(storage.local_copy(f"{bucket}/set", tmp_path) / "a.json") == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "extra"),
+    [("s3://bucket/notes.csv", "s3"), ("gs://b/n", "gs"), ("abfs://c/n", "azure"), ("az://c/n", "azure")],
+)
+def test_an_object_store_whose_library_is_missing_names_the_extra(uri, extra, monkeypatch):
+    for driver in ("s3fs", "gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(ConfigError, match=rf"{uri} cannot be opened: .*pip install 'clinscale\[{extra}\]'"):
+        storage.exists(uri)
+
+
+def test_a_protocol_that_nobody_speaks_is_named_without_an_extra():
+    with pytest.raises(ConfigError, match=r"foo://bucket/a cannot be opened: Protocol not known: foo$"):
+        storage.exists("foo://bucket/a")
 
 
 def test_local_copy_of_nothing(tmp_path, bucket):

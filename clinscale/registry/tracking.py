@@ -16,8 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import AccessError, RegistryError
+from clinscale.errors import AccessError, ConfigError, RegistryError
 from clinscale.permissions import make_folder, open_private
+from clinscale.storage import how_to_install
 
 _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 _DENIED = (401, 403)
@@ -50,11 +51,20 @@ class Tracking:
 
     @contextlib.contextmanager
     def faults(self, action: str) -> Iterator[None]:
-        """Turn what MLflow raises while it does `action` into one RegistryError that names the server."""
+        """Turn what MLflow raises while it does `action` into one RegistryError that names the server.
+
+        ConfigError where the server's files are in an object store whose library is not installed here.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
             yield
+        except ModuleNotFoundError as error:  # MLflow imports the library of an object store when it first asks it
+            if not (install := how_to_install(error.name or "")):
+                raise
+            raise ConfigError(
+                f"tracking server {self.place} could not {action}: its files are in an object store, and {install}"
+            ) from None
         except MlflowException as error:
             reason = f"{error.error_code}: {_first_line(error)}"
             denied = error.get_http_status_code() in _DENIED

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from clinscale import registry
-from clinscale.errors import RegistryError
+from clinscale.errors import ConfigError, RegistryError
 
 
 def test_importing_the_room_loads_no_mlflow():
@@ -53,6 +53,19 @@ def test_a_server_that_does_not_answer_is_named(listening):
     assert f"127.0.0.1:{uri.rpartition(':')[2]}" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ, "patience returns once connected"
+
+
+@pytest.mark.parametrize(("uri", "extra"), [("s3://bucket/a", "s3"), ("gs://bucket/a", "gs")])
+def test_files_in_an_object_store_whose_library_is_missing_name_the_extra(tracking, uri, extra, monkeypatch):
+    import mlflow.artifacts
+
+    for library in ("boto3", "google.cloud", "google.cloud.storage"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with (
+        pytest.raises(ConfigError, match=rf"could not look: .*pip install 'clinscale\[{extra}\]'"),
+        tracking.faults("look"),
+    ):
+        mlflow.artifacts.list_artifacts(artifact_uri=uri, tracking_uri=tracking.uri)
 
 
 @pytest.mark.timeout(60)
