@@ -15,6 +15,7 @@ from ray._private import state as ray_state
 from ray.exceptions import OutOfMemoryError as KilledForMemory
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import WorkerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
@@ -42,6 +43,10 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
     def __init__(self, function: Any, *, tell: Tell, start_timeout_s: float, **options: Any) -> None:
         super().__init__(function, **options)
         self._tell, self._start_timeout_s = tell, start_timeout_s
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Ray's, without the actor that would hand out data sets of Ray Data, of which our workers get none."""
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, *, callbacks: list[Any], **options: Any) -> Any:
         options["failure_policy"] = _FailurePolicy(self.run_config.failure_config, self._tell)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from clinscale.errors import ClinscaleError, OutOfMemoryError, exhausted_memory, own_cause
 from clinscale.runtime.forks import Forks, call_fork, failed, run_forks
-from clinscale.runtime.session import current_cluster, variables
+from clinscale.runtime.session import Cluster, current_cluster, variables
 
 Metrics = dict[str, float]
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def run_workers(
     )
     driver = _Driver(on_log, on_event)
     name = uuid.uuid4().hex  # Ray Train would return the old result of a name that it knows
-    with _ray_train_environment(patience_s, collective_timeout_s), driver:
+    with _ray_train_environment(cluster, patience_s, collective_timeout_s), driver:
         try:
             Trainer(
                 _Entry(function),
@@ -239,7 +239,9 @@ def run_once(what: str, function: Callable[..., Any], *arguments: Any, cpus: flo
 
 
 @contextlib.contextmanager
-def _ray_train_environment(start_timeout_s: float, collective_timeout_s: float) -> Iterator[None]:
+def _ray_train_environment(
+    cluster: Cluster, start_timeout_s: float, collective_timeout_s: float
+) -> Iterator[None]:
     """The settings that Ray Train takes from nowhere else; it hands them on to its controller and workers."""
     from ray.train.v2._internal import constants
 
@@ -249,6 +251,8 @@ def _ray_train_environment(start_timeout_s: float, collective_timeout_s: float) 
         constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR: start_timeout_s,
         constants.WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR: collective_timeout_s,
     }
+    if cluster.started_here:  # nobody takes its node away, so none of our processes need ask whether somebody does
+        settings[constants.ENABLE_PREEMPTION_WATCHER_ENV_VAR] = 0
     with variables(**{key: str(value) for key, value in settings.items()}):
         yield
 
