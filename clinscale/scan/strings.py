@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from clinscale.scan.opened import FAULTS, open_layers
 
@@ -24,6 +25,10 @@ _ENCODED_DEEPEST = 4
 """Layers of base64 and hexadecimal digits that are taken off."""
 
 _ASCII = np.array([32 <= code < 127 or code in b"\t\n\r" for code in range(256)])
+_LATIN = np.zeros(2**16, bool)
+"""By a little-endian code of two bytes: Latin letters and signs, their breaks, dashes and quotation marks."""
+_LATIN[[9, 10, 13]] = _LATIN[32:0x250] = _LATIN[0x2010:0x2070] = True
+_LATIN_SWAPPED = _LATIN[np.arange(2**16, dtype=np.uint16).byteswap()]
 
 _ESCAPE = re.compile(r"(?<!\\)\\++(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[nrtbf])")
 _MARKUP = re.compile(r"<[/!?a-zA-Z][^<>]{0,400}>")
@@ -124,14 +129,13 @@ def _padded(digits: bytes, at: int) -> bool:
 
 def _readable_utf16(block: bytes) -> Iterator[tuple[int, int, str]]:
     """Places of Latin text in two bytes a letter, in either order and from either byte."""
-    for order, encoding in (("<u2", "utf-16-le"), (">u2", "utf-16-be")):
+    if len(block) < 2 * _LEAST_BYTES:
+        return
+    for latin, encoding in ((_LATIN, "utf-16-le"), (_LATIN_SWAPPED, "utf-16-be")):
         for first in (0, 1):
-            codes = np.frombuffer(block[first:], order, count=(len(block) - first) // 2)
-            good = ((codes >= 32) & (codes < 0x250)) | np.isin(codes, (9, 10, 13))
-            good |= (codes >= 0x2010) & (codes < 0x2070)  # dashes and quotation marks
-            edges = np.concatenate([[-1], np.flatnonzero(~good), [len(codes)]])
-            for at in np.flatnonzero(np.diff(edges) > _LEAST_BYTES):
-                yield first + 2 * (int(edges[at]) + 1), first + 2 * int(edges[at + 1]), encoding
+            codes = np.frombuffer(block, "<u2", count=(len(block) - first) // 2, offset=first)
+            for start, stop in _runs(latin.take(codes)):
+                yield first + 2 * start, first + 2 * stop, encoding
 
 
 def _readable(block: bytes) -> Iterator[tuple[int, int]]:
@@ -141,6 +145,11 @@ def _readable(block: bytes) -> Iterator[tuple[int, int]]:
     good = _ASCII[codes]
     good |= opens & np.append(follows[1:], True)
     good |= follows & np.append(True, (opens | follows)[:-1])
-    edges = np.concatenate([[-1], np.flatnonzero(~good), [len(codes)]])
+    yield from _runs(good)
+
+
+def _runs(good: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Ranges in which enough are good in a row."""
+    edges = np.concatenate([[-1], np.flatnonzero(~good), [len(good)]])
     for at in np.flatnonzero(np.diff(edges) > _LEAST_BYTES):
         yield int(edges[at]) + 1, int(edges[at + 1])
