@@ -45,7 +45,7 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         self._tell, self._start_timeout_s = tell, start_timeout_s
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Ray's, without the actor that would hand out data sets of Ray Data, of which our workers get none."""
+        """Ray's callbacks without the actor that hands out data sets of Ray Data, of which our workers get none."""
         return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, *, callbacks: list[Any], **options: Any) -> Any:

@@ -26,7 +26,7 @@ _ENCODED_DEEPEST = 4
 
 _ASCII = np.array([32 <= code < 127 or code in b"\t\n\r" for code in range(256)])
 _LATIN = np.zeros(2**16, bool)
-"""By a little-endian code of two bytes: Latin letters and signs, their breaks, dashes and quotation marks."""
+"""Whether a little-endian code of two bytes is of Latin text: letters, signs, breaks, dashes or quotation marks."""
 _LATIN[[9, 10, 13]] = _LATIN[32:0x250] = _LATIN[0x2010:0x2070] = True
 _LATIN_SWAPPED = _LATIN[np.arange(2**16, dtype=np.uint16).byteswap()]
 
