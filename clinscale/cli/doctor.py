@@ -16,6 +16,7 @@ from clinscale.cli.options import DEFAULT_HOME, Home, Json, SharedWith, Tracking
 from clinscale.cli.output import emit, table
 from clinscale.errors import AccessError, CapacityError, ClinscaleError, DataError
 from clinscale.runtime import replace_open_token
+from clinscale.storage import write_json
 from clinscale.units import format_bytes
 
 _PACKAGES = ("clinscale", "torch", "ray", "transformers", "deepspeed", "mlflow", "optuna")
@@ -30,6 +31,9 @@ def doctor(
     advisories: Annotated[
         Path | None,
         typer.Option("--advisories", help="File of advisories in OSV's format: does one touch what is installed?"),
+    ] = None,
+    sbom: Annotated[
+        Path | None, typer.Option("--sbom", help="File to write: all that is installed, as CycloneDX 1.6 JSON.")
     ] = None,
     close: Annotated[
         bool, typer.Option("--close", help="Take from other users what the check `closed` finds open.")
@@ -53,6 +57,8 @@ def doctor(
     }
     if advisories:
         checks["advisories"] = lambda: _advisories(advisories)
+    if sbom:
+        checks["sbom"] = lambda: _sbom(sbom)
     if not quick:
         checks["ray"] = _ray
     rows = [_run(name, check) for name, check in checks.items()]
@@ -87,6 +93,14 @@ def _advisories(path: Path) -> str:
         ]
         raise DataError(f"{len(found)} advisories touch what is installed; update: {'; '.join(told)}")
     return f"none of {count:,} touches the {len(packages)} packages here"
+
+
+def _sbom(path: Path) -> str:
+    from clinscale.cli.bom import installation_bom
+
+    bom = installation_bom()
+    write_json(path, bom)
+    return f"{path}: clinscale and the {len(bom['components'])} other packages here"
 
 
 def _home(home: Path) -> str:

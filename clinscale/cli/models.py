@@ -117,6 +117,37 @@ def lineage(
 
 
 @app.command()
+def bom(
+    reference: Reference,
+    out: Annotated[
+        Path | None, typer.Option(callback=local_only, help="File to write; without it, the bill is printed.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
+) -> None:
+    """Write the bill of materials of a version as CycloneDX 1.6 JSON: files with hashes, packages, base, data.
+
+    Of data it holds fingerprints, and of notes no text. Equal versions give equal bytes.
+
+    Example: `clinscale models bom tcga_organ/3 --out tcga_organ.cdx.json`
+    """
+    from clinscale import registry
+    from clinscale.cli.bom import version_bom
+    from clinscale.storage import write_json
+
+    tracking = registry.connect(tracking_uri, home=home)
+    version = registry.resolve(tracking, reference)
+    bill = version_bom(version, *registry.stored_files(tracking, version))
+    if out is None:
+        emit(bill, as_json=True)
+        return
+    write_json(out, bill)
+    values = {"file": str(out), "version": version.label, "components": len(bill["components"])}
+    emit(values, as_json=json, people=f"{out}: {version.label} with {len(bill['components'])} files and packages")
+
+
+@app.command()
 def promote(
     reference: Reference,
     overrides: Overrides = None,

@@ -8,7 +8,8 @@ MLflow.
 from clinscale.registry.admission import UserRole, rights_table
 from clinscale.registry.card import CARD, Section, write_card
 from clinscale.registry.contents import Files, Text, artifacts, contents, local_artifact
-from clinscale.registry.folders import folder_digest
+from clinscale.registry.download import stored_files
+from clinscale.registry.folders import FileFacts, folder_digest
 from clinscale.registry.leftovers import CutUpload, cut_uploads, remove_upload
 from clinscale.registry.lineage import Link, base_among, find_base, lineage
 from clinscale.registry.lock import LOCK_FILE, read_lock
@@ -57,6 +58,7 @@ __all__ = [
     "CutUpload",
     "Experiment",
     "FetchedModel",
+    "FileFacts",
     "Files",
     "Link",
     "ModelVersion",
@@ -110,5 +112,6 @@ __all__ = [
     "set_version_tags",
     "sign",
     "start_run",
+    "stored_files",
     "write_card",
 ]

@@ -31,7 +31,9 @@ Progress = Callable[[int, int], None]
 
 _AT_ONCE = 8
 
-_OF_MLFLOW = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
+REQUIREMENTS = "requirements.txt"
+
+_OF_MLFLOW = {"MLmodel", "conda.yaml", "python_env.yaml", REQUIREMENTS}
 """Files that `log_model` puts beside a model."""
 
 
@@ -58,6 +60,30 @@ def download(tracking: Tracking, version: ModelVersion, folder: Path, on_progres
     with _gone_if_refused(folder):
         found = hash_folder(folder, source=version.label)
         _refuse_changed([name for name in listed if found.get(name) != listed[name]], version)
+
+
+def stored_files(tracking: Tracking, version: ModelVersion) -> tuple[dict[str, FileFacts], tuple[str, ...]]:
+    """Facts of every file of a version by its path, as its manifest says, and the lines of its `requirements.txt`.
+
+    Raises:
+        RegistryError: clinscale did not register the version, or what is stored is not what was registered.
+    """
+    if not version.digest:
+        raise RegistryError(
+            f"{version.label} must have a manifest, got none: clinscale did not register it; pull it, and register it"
+        )
+    stored = StoredFiles(tracking, version)
+    with tempfile.TemporaryDirectory() as temporary:
+        manifest, requirements = Path(temporary) / MANIFEST, Path(temporary) / REQUIREMENTS
+        stored.fetch(MANIFEST, manifest, MAX_PARSED_BYTES)
+        listed, around = _read_manifest(manifest, version)
+        lines: list[str] = []
+        if REQUIREMENTS in listed:
+            stored.fetch(f"{HF_FOLDER}/{REQUIREMENTS}", requirements, MAX_PARSED_BYTES)
+            if sha256(requirements) != listed[REQUIREMENTS]["sha256"]:
+                _refuse_changed([REQUIREMENTS], version)
+            lines = requirements.read_text("utf-8").splitlines()
+    return {**{f"{HF_FOLDER}/{name}": facts for name, facts in listed.items()}, **around}, tuple(lines)
 
 
 def download_foreign(tracking: Tracking, version: ModelVersion, folder: Path, on_progress: Progress) -> str:
