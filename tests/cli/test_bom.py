@@ -10,6 +10,7 @@ from clinscale.cli import doctor
 from clinscale.cli.bom import installation_bom, version_bom
 from clinscale.registry import ModelVersion, Tag
 
+
 @pytest.fixture(scope="module")
 def installed():
     return installation_bom()

@@ -335,6 +335,7 @@ def test_who_made_a_run_is_noted_by_the_server_alone(app, made):
     assert {tag["key"]: tag["value"] for tag in run["data"]["tags"]}[ACCOUNT_TAG] == "tom"
 
 
+# each number is of a published advisory; a line without one is of a hole whose number could not be confirmed
 CVES = {
     "CVE-2025-1473, an account by a form of another page": ("POST", f"{API}/users/create-ui", {"username": "eve"}),
     "CVE-2025-1474, an account without a password": (
@@ -348,15 +349,15 @@ CVES = {
         *("PATCH", f"{API}/users/update-password", {"username": "tom", "password": "short"}),
         (400, 403),
     ),
-    "CVE-2025-14297, a job of another": ("GET", "/ajax-api/3.0/mlflow/jobs/1", None),
+    "a job of another": ("GET", "/ajax-api/3.0/mlflow/jobs/1", None),
     "CVE-2025-15381, an assessment of a trace": ("POST", "/api/3.0/mlflow/traces/tr-1/assessments", {}),
     "CVE-2025-52967, a call by the gateway's proxy": (
         *("POST", "/ajax-api/2.0/mlflow/gateway-proxy", {"gateway_path": "http://169.254.169.254/"}),
         (403,),
     ),
     "CVE-2026-0545, a job by FastAPI": ("POST", "/ajax-api/3.0/jobs/", {"job_name": "x", "params": {}}),
-    "CVE-2026-2033, a path out of the artifacts": ("GET", "/api/2.0/mlflow-artifacts/artifacts/../../etc/passwd", None),
-    "CVE-2026-2033, the same, encoded twice": (
+    "a path out of the artifacts": ("GET", "/api/2.0/mlflow-artifacts/artifacts/../../etc/passwd", None),
+    "a path out of the artifacts, encoded twice": (
         *("PUT", "/api/2.0/mlflow-artifacts/artifacts/%2e%2e/%252e%252e/etc/cron.d/x", None),
         (400, 403),
     ),
@@ -364,6 +365,23 @@ CVES = {
         "POST", "/api/2.0/mlflow-artifacts/mpu/create/1/models/m-0/artifacts/MLmodel", {"path": "x", "num_parts": 1}
     ),
     "CVE-2026-2652, traces by FastAPI": ("POST", "/v1/traces", {}),
+    "CVE-2026-2614, a model's source that is called a prompt": (
+        *("POST", f"{API}/model-versions/create"),
+        {"name": "organs", "source": "/etc", "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]},
+        (400, 403),
+    ),
+    "CVE-2026-8147, the traces of others": ("POST", f"{API}/traces/delete-traces", {"experiment_id": "1"}, (403,)),
+    "CVE-2026-13484, a label schema of others": (
+        *("POST", "/api/3.0/mlflow/label-schemas/create", {"experiment_id": "1", "name": "x"}, (403,)),
+    ),
+    "CVE-2026-64849, a call to the server's own network by a webhook": (
+        *("POST", f"{API}/webhooks", {"name": "x", "url": "http://169.254.169.254/", "events": []}, (403,)),
+    ),
+    "CVE-2026-71211, a call to it by a secret of the gateway": (
+        *("POST", "/api/3.0/mlflow/gateway/secrets/create"),
+        {"secret_name": "x", "auth_config": {"api_base": "http://169.254.169.254/"}},
+        (403,),
+    ),
     "CVE-2026-33866, a model's files by the page's own route": (
         "GET", "/ajax-api/2.0/mlflow/logged-models/{ready}/artifacts/files?artifact_file_path=MLmodel", None
     ),
