@@ -27,10 +27,11 @@ _MAX_LICENCE = 100
 def installation_bom() -> dict[str, Any]:
     """The bill of all installed packages, and of what each needs of the others, its extras included."""
     from cyclonedx.model.bom import Bom
+    from cyclonedx.model.component import Component
 
     read = [one.metadata for one in importlib.metadata.distributions()]  # each access parses the file anew
-    found = {canonicalize_name(one["Name"]): one for one in read if one["Name"]}
-    components = {name: _package(name, one["Version"], _licences(one)) for name, one in found.items()}
+    found: dict[str, Any] = {canonicalize_name(one["Name"]): one for one in read if one["Name"]}
+    components: dict[str, Component] = {name: _package(name, one["Version"], _licences(one)) for name, one in found.items()}
     root = components.pop("clinscale")
     bom = Bom(components=components.values())
     bom.metadata.component = root
