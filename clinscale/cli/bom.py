@@ -31,7 +31,9 @@ def installation_bom() -> dict[str, Any]:
 
     read = [one.metadata for one in importlib.metadata.distributions()]  # each access parses the file anew
     found: dict[str, Any] = {canonicalize_name(one["Name"]): one for one in read if one["Name"]}
-    components: dict[str, Component] = {name: _package(name, one["Version"], _licences(one)) for name, one in found.items()}
+    components: dict[str, Component] = {
+        name: _package(name, one["Version"], _licences(one)) for name, one in found.items()
+    }
     root = components.pop("clinscale")
     bom = Bom(components=components.values())
     bom.metadata.component = root
