@@ -1,7 +1,7 @@
 """Bills of materials as CycloneDX 1.6: of what is installed here, and of a registered version with its files.
 
 They hold names, versions, hashes, licences and fingerprints: neither text of notes nor names of hosts and users. Equal
-contents give equal bytes, so neither the time nor a random number stands in them.
+contents give equal bytes, so they hold neither the time nor a random number.
 """
 
 import importlib.metadata
@@ -131,7 +131,7 @@ def _package(name: str, version: str, licences: Iterable[Any] = ()) -> "Componen
 
 
 def _licences(metadata: Any) -> list[Any]:
-    """As SPDX's expression, else as PyPI's classifiers or the metadata name them; none where only a text is there."""
+    """Licences as SPDX's expression, else as PyPI's classifiers name them; none where only a text is there."""
     from cyclonedx.contrib.license.factories import LicenseFactory
 
     named = [metadata.get("License-Expression") or ""]
