@@ -27,39 +27,53 @@ os.environ.setdefault("RAY_worker_register_timeout_seconds", "180")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-ONE_PROCESS = (
-    "tests/launch/",
-    "tests/cli/test_demo.py",
-    "tests/cli/test_tune.py",
-    "tests/sweep/test_run.py",
-    "tests/sweep/test_nodes.py",
-    "tests/pretrain/test_run.py",
-    "tests/finetune/test_group.py",
-    "tests/predict/test_workers.py",
-    "tests/runtime/",
-    "tests/corpus/test_parts.py",
-    "tests/bench/test_corpus.py",
-    "tests/bench/search/test_noop.py",
-    "tests/test_telemetry.py",
-)
-"""Files whose tests start Ray, of which one at a time is enough for a machine of two cores: Ray gives a node 30 s."""
+TOGETHER = {
+    "ray": (
+        "tests/cli/test_demo.py",
+        "tests/sweep/test_run.py",
+        "tests/sweep/test_nodes.py",
+        "tests/pretrain/test_run.py",
+        "tests/finetune/test_group.py",
+        "tests/predict/test_workers.py",
+        "tests/runtime/",
+        "tests/corpus/test_parts.py",
+        "tests/bench/test_corpus.py",
+        "tests/bench/search/test_noop.py",
+        "tests/test_telemetry.py",
+    ),
+    "ray up": ("tests/launch/test_up.py",),
+    "slurm": ("tests/launch/test_slurm.py",),
+    "loopback": ("tests/launch/test_preflight.py", "tests/launch/test_submit.py"),
+    "tune": ("tests/cli/test_tune.py",),
+}
+"""Files that share a Ray, or are longer than others, the longest first; with `-n 2` so no more than two Rays run.
+
+Their nodes start one after another (`runtime.one_start_at_a_time`), which two cores need.
+"""
+
+
+def together(nodeid):
+    """What a test shares: a key of `TOGETHER`, or its file."""
+    shared = (name for name, files in TOGETHER.items() if nodeid.startswith(files))
+    return next(shared, nodeid.partition("::")[0])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """For `pytest -n 2`: tests of one file share its fixtures, and those of `ONE_PROCESS` a Ray."""
+    """For `pytest -n 2`: tests of one file share its fixtures, and some files a Ray."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return "ray" if nodeid.startswith(ONE_PROCESS) else nodeid.partition("::")[0]
+            return together(nodeid)
 
     return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items):
-    """The longest group begins."""
-    items.sort(key=lambda item: not item.nodeid.startswith(ONE_PROCESS))
+    """The longest begin."""
+    order = {name: place for place, name in enumerate(TOGETHER)}
+    items.sort(key=lambda item: order.get(together(item.nodeid), len(order)))
 
 
 minutes = collections.Counter()

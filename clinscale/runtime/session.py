@@ -1,6 +1,7 @@
 """Connect to a Ray cluster, or start one on this machine for the length of a `with` block."""
 
 import contextlib
+import fcntl
 import functools
 import json
 import logging
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import CapacityError, ClusterError
-from clinscale.permissions import own_temporary_folder
+from clinscale.permissions import open_private, own_temporary_folder
 from clinscale.runtime.token import replace_open_token, session_token
 from clinscale.telemetry import TELEMETRY_OFF, switch_off
 
@@ -294,7 +295,7 @@ def _start_here(options: dict[str, object]) -> Any:
     for _ in range(_STARTS):
         before = set(psutil.Process().children(recursive=True))
         try:
-            with _loopback_is_an_address():
+            with one_start_at_a_time(), _loopback_is_an_address():
                 return _init(None, options)
         except Exception as error:
             # Ray says it with these two, and keeps what it had started
@@ -312,6 +313,14 @@ def _start_here(options: dict[str, object]) -> Any:
         f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs); end other work here, or set RAY_ADDRESS to a running "
         "cluster"
     ) from failure
+
+
+@contextlib.contextmanager
+def one_start_at_a_time() -> Iterator[None]:
+    """Nodes that this user starts on this machine wait for one another: two at once miss Ray's 15 s on few cores."""
+    with open_private(_scratch() / "starting", "w", follow=False) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system gives it up when a process is killed
+        yield
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     assert process.returncode == 130
     assert "clinscale tune --resume two" in told
     assert "Traceback" not in told
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=90)
     assert not alive
 
     again = subprocess.run(

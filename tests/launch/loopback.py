@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from clinscale.runtime import PATIENT
+from clinscale.runtime import PATIENT, one_start_at_a_time
 
 _QUICK = {
     "OMP_NUM_THREADS": "1",
@@ -55,7 +55,8 @@ class Loopback:
     def kill(self, node):
         """SIGKILL to all of a node at once, as a power cut does."""
         for process in _tree(node.pid):
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # ended by the death of another
+                os.kill(process, signal.SIGKILL)
         node.wait()
 
     def stop(self):
@@ -70,6 +71,7 @@ class Loopback:
                 self.kill(node)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    @one_start_at_a_time()
     def _start(self, name, options, prefix=(), environment=None):
         """The node when it runs; on a busy machine Ray may give it up, and it is started again."""
         for _ in range(3):

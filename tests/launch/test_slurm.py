@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from clinscale import registry
+from clinscale.runtime import one_start_at_a_time
 from clinscale.sweep.ledger import Ledger
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -75,10 +76,14 @@ class Slurm:
         return self.hosts.head.run(command, env={**self._environment, **environment}, cwd=self.home)
 
     def submit(self, options, *command, **environment):
-        """The number of a job that runs the command by the committed script."""
-        asked = self(["sbatch", "--parsable", *options, SCRIPT, *command], **environment)
-        assert asked.returncode == 0, asked.stderr
-        return int(asked.stdout)
+        """The number of a job that runs the command by the committed script, when its nodes are in or it has ended."""
+        with one_start_at_a_time():
+            asked = self(["sbatch", "--parsable", *options, SCRIPT, *command], **environment)
+            assert asked.returncode == 0, asked.stderr
+            number = int(asked.stdout)
+            while self.job(number)["JobState"] in ("PENDING", "RUNNING") and " nodes, " not in self.log(number):
+                time.sleep(0.5)
+        return number
 
     def job(self, number):
         """What Slurm says about it, by key."""
@@ -165,7 +170,15 @@ def trials_in(ledger, copy):
 
 
 def left_over(slurm):
-    """Processes of Ray and scratch on the nodes, tokens on the shared folder."""
+    """Processes of Ray and scratch on the nodes, tokens on the shared folder, that do not go by themselves."""
+    for _ in range(60):
+        if not (left := _left_now(slurm)):
+            break
+        time.sleep(0.5)
+    return left
+
+
+def _left_now(slurm):
     processes = [line for host in slurm.hosts.all for line in host.processes() if "ray" in line or "sleep" in line]
     scratch = [path for host in slurm.hosts.all for path in (host.root / "tmp").glob("clinscale-[0-9]*")]
     return [*processes, *scratch, *slurm.home.glob(".clinscale-*")]
@@ -218,13 +231,13 @@ def test_a_node_that_cannot_join_is_named(slurm):
     program = f"{sys.prefix}/bin/ray"
     slurm.hosts.worker.mount("--bind", "/bin/false", program)
     try:
-        number = slurm.submit([], "touch", "started", CLINSCALE_JOIN_S="20")
+        number = slurm.submit([], "touch", "started", CLINSCALE_JOIN_S="40")
         job = slurm.wait(number)
     finally:
         slurm.hosts.run("worker", ["umount", program], check=True)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "1:0")
     assert re.search(
-        "error: 1 of 2 nodes have not joined after .* of 20 s: worker$", slurm.log(number), re.MULTILINE
+        "error: 1 of 2 nodes have not joined after .* of 40 s: worker$", slurm.log(number), re.MULTILINE
     )
     assert not (slurm.home / "started").exists()
     assert left_over(slurm) == []

@@ -19,22 +19,29 @@ from clinscale import corpus
 from clinscale.pretrain import PretrainConfig
 from clinscale.pretrain.run import CHECKPOINTS, train, worker_task
 from clinscale.pretrain.worker import train_worker
-from clinscale.runtime import ray_session
+from clinscale.runtime import one_start_at_a_time, ray_session
 
-GRACE_S = 30
+GRACE_S = 60
+
+ray.cluster_utils.Cluster.add_node = one_start_at_a_time()(ray.cluster_utils.Cluster.add_node)
 
 
 class Slow:
-    """A context whose first group takes steps long enough for a notice to come in between."""
+    """A context whose first group waits after a step for its notice, and after the one that saves for its end."""
 
     def __init__(self, context):
         self.rank, self.world_size, self.log = context.rank, context.world_size, context.log
-        self._heard = context
+        self._heard, self._told = context, False
 
     def preempted(self):
-        if self._heard.attempt == 0:
-            time.sleep(3)
-        return self._heard.preempted()
+        if self._heard.attempt:
+            return self._heard.preempted()
+        if self._told:
+            time.sleep(600)
+        while not self._heard.preempted():
+            time.sleep(0.1)
+        self._told = True
+        return True
 
 
 def train_slowly(context, task):

@@ -14,9 +14,11 @@ from ray._raylet import GcsClient
 from ray.core.generated import autoscaler_pb2
 
 from clinscale.errors import CapacityError
-from clinscale.runtime import hardware, ray_session, run_workers
+from clinscale.runtime import hardware, one_start_at_a_time, ray_session, run_workers
 
-GRACE_S = 5
+GRACE_S = 60
+
+ray.cluster_utils.Cluster.add_node = one_start_at_a_time()(ray.cluster_utils.Cluster.add_node)
 
 
 def stay(context, folder):
@@ -53,7 +55,7 @@ def members(folder, running, attempt, world_size, preempted=False):
 
 
 def loses_and_gains_nodes(cluster, nodes, folder):
-    """One node dies, one comes, one is reclaimed with a notice; at most one failure and one preemption."""
+    """One node dies, one comes, one is reclaimed when its notice was heard; at most one failure and one preemption."""
     told, groups, seconds = [], [], []
 
     def see(attempt, world_size, **what):
@@ -81,6 +83,7 @@ def loses_and_gains_nodes(cluster, nodes, folder):
                 int((time.time() + GRACE_S) * 1000),
             )
             see(2, 2, preempted=True)
+            cluster.remove_node(nodes[-1], allow_graceful=False)
             see(3, 1)
         finally:
             (folder / "enough").touch()

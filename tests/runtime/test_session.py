@@ -5,13 +5,14 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from clinscale.errors import CapacityError, ClusterError
-from clinscale.runtime import Cluster, ray_session
+from clinscale.runtime import Cluster, one_start_at_a_time, ray_session, session
 
 CLUSTER = Cluster(address="head:6379", num_cpus=8, num_gpus=2, num_nodes=2)
 
@@ -68,6 +69,18 @@ def test_a_local_ray_that_a_busy_machine_does_not_start_is_started_again():
     ran = subprocess.run([sys.executable, "-c", BUSY], env=clean, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == ["1", "1"], "what had come up the first time is gone"
+
+
+def test_a_local_ray_waits_for_another_that_is_starting_on_this_machine(monkeypatch):
+    order = []
+    monkeypatch.setattr(session, "_init", lambda *_: order.append("second"))
+    waits = threading.Thread(target=session._start_here, args=({},))
+    with one_start_at_a_time():
+        waits.start()
+        waits.join(0.3)
+        order.append("first")
+    waits.join()
+    assert order == ["first", "second"]
 
 
 @pytest.mark.ray

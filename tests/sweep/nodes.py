@@ -5,13 +5,16 @@ It leaves `seen.json` in the folder given: what was seen. Apart from the tests b
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import ray.cluster_utils
 
 from clinscale import registry
-from clinscale.runtime import ray_session
+from clinscale.runtime import one_start_at_a_time, ray_session
 from clinscale.sweep import SweepConfig, sweep
+
+ray.cluster_utils.Cluster.add_node = one_start_at_a_time()(ray.cluster_utils.Cluster.add_node)
 
 
 def main(folder: Path, settings: Path) -> None:
@@ -36,7 +39,11 @@ def main(folder: Path, settings: Path) -> None:
                 cluster=session,
                 on_progress=on_progress,
             )
-            free, total = ray.available_resources().get("CPU", 0), ray.cluster_resources()["CPU"]
+            for _ in range(300):  # a trial that has just ended frees its CPU a moment later
+                free, total = ray.available_resources().get("CPU", 0), ray.cluster_resources()["CPU"]
+                if free == total:
+                    break
+                time.sleep(0.1)
         seen = {"winner": result.studies[0].value, "most_at_once": max(most_at_once), "nodes": len(nodes)}
         (folder / "seen.json").write_text(json.dumps(seen | {"free_cpus": free, "cpus": total}))
     finally:
