@@ -24,6 +24,9 @@ from clinscale.storage import read_json, write_json
 HEARTBEAT_S = 60.0
 """Seconds between two signs of life of an open run."""
 
+PATIENCE_S = 30.0
+"""Seconds that the end of a run waits for a server that has not taken all."""
+
 _POINTS_PER_CALL = 1000  # MLflow's limit of one log_batch
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
@@ -73,12 +76,12 @@ class Spool:
             self._lock.notify()
         return True
 
-    def close(self, patience_s: float = 30.0) -> int:
-        """Deliver what is left for at most `patience_s`; how many calls of `log` are still undelivered."""
+    def close(self) -> int:
+        """Deliver what is left for at most `PATIENCE_S`; how many calls of `log` are still undelivered."""
         self._closed.set()
         with self._lock:
             self._lock.notify()
-        self._thread.join(patience_s)
+        self._thread.join(PATIENCE_S)
         return len(self._waiting)
 
     def _recover(self) -> None:

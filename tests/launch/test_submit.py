@@ -107,14 +107,14 @@ def test_a_cluster_with_another_ray_is_refused():
 
 
 @pytest.mark.cluster
-def test_only_the_right_token_lets_anybody_in(loopback, tmp_path, monkeypatch):
+def test_only_the_right_token_lets_anybody_in(clinscale, loopback, tmp_path, monkeypatch):
     wrong = tmp_path / "wrong"
     wrong.write_text("0" * 64)
     wrong.chmod(0o600)
     with pytest.raises(AccessError, match="refuses this token"):
         Jobs(loopback.dashboard, token_file=wrong)
     home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    stranger = run("submit", loopback.dashboard, "--status", "all", environment=home)
+    stranger = clinscale("submit", loopback.dashboard, "--status", "all", **home)
     assert stranger.returncode == 2
     assert "asks for a token and this user has none" in stranger.stderr
     # Ray's own doors: a job by its own client, a driver by the client port and by the head's
@@ -143,30 +143,30 @@ def test_only_the_right_token_lets_anybody_in(loopback, tmp_path, monkeypatch):
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
-def test_a_job_runs_the_code_from_here_once_and_its_exit_code_comes_back(loopback, tmp_path):
+def test_a_job_runs_the_code_from_here_once_and_its_exit_code_comes_back(clinscale, loopback):
     asked = ["submit", loopback.dashboard, "--token-file", loopback.token_file]
     work = ["--nodes", "2", "--", "models", "--home", loopback.folder / "home", "--json"]
-    first = run(*asked, *work)
+    first = clinscale(*asked, *work)
     assert first.returncode == 0, first.stderr
     assert "sends 0 configs and clinscale's code, " in first.stderr
     assert "shared storage" in first.stderr, "the job began with a look at every node"
     assert '"models": []' in first.stderr
-    again = run(*asked, "--json", *work)
+    again = clinscale(*asked, "--json", *work)
     job = json.loads(again.stdout)
     assert job["status"] == "SUCCEEDED"
     assert f"job {job['id']} does this already, or has done it" in again.stderr
     mistake = ["--no-preflight", "--", "models", "show", "gone", "--home", loopback.folder / "home"]
-    failed = [run(*asked, *mistake) for _ in range(2)]
+    failed = [clinscale(*asked, *mistake) for _ in range(2)]
     assert [ended.returncode for ended in failed] == [2, 2]
     assert "no model 'gone'" in failed[0].stderr
-    listed = json.loads(run(*asked, "--status", "all", "--json").stdout)["jobs"]
+    listed = json.loads(clinscale(*asked, "--status", "all", "--json").stdout)["jobs"]
     mine = [job["id"] for job in listed if "show gone" in job["entrypoint"]]
     assert mine[1] == f"{mine[0]}-2", "what failed may be tried again"
     secret = loopback.token_file.read_text()
     assert secret not in first.stderr + again.stderr + json.dumps(listed)
     shown = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert secret not in shown
-    unknown = run(*asked, "--status", "models-0")
+    unknown = clinscale(*asked, "--status", "models-0")
     assert unknown.returncode == 2
     assert "no job 'models-0'" in unknown.stderr
 
@@ -213,14 +213,3 @@ def test_plain_ray_job_submit_does_the_same(loopback):
 
 def clean():
     return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-
-
-def run(*arguments, environment=None):
-    return subprocess.run(
-        [sys.executable, "-m", "clinscale", *map(str, arguments)],
-        env=environment or clean(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )

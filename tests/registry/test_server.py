@@ -17,7 +17,7 @@ import pytest
 
 from clinscale import registry
 from clinscale.errors import AccessError, RegistryError
-from clinscale.registry import Tag
+from clinscale.registry import Tag, spool
 
 pytestmark = pytest.mark.slow
 
@@ -45,52 +45,74 @@ def stop(server):
     server.wait(timeout=60)
 
 
-@pytest.fixture
-def port():
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
-def test_the_whole_way_over_http(mlflow_database, tmp_path, port, hf_folder, pyfunc_code, monkeypatch):
-    database = tmp_path / "server.db"
-    database.write_bytes(mlflow_database.read_bytes())
-    with (tmp_path / "server.log").open("wb") as log:
-        server = serve(database, tmp_path / "artifacts", port, log)
-        try:
-            tracking = registry.connect(f"http://127.0.0.1:{port}", home=tmp_path)
-            run = registry.start_run(
-                tracking, experiment="clinscale-sweep", name="s", tags={Tag.KIND: "sweep"}, params={"a": {"b": 1}}
-            )
-            run.log({"train/loss": 1.0}, step=1)
-            version = registry.register(
-                tracking,
-                run.id,
-                hf_folder,
-                name="radiology",
-                tags={},
-                pyfunc=registry.Pyfunc(pyfunc_code, ("torch",)),
-                alias="champion",
-            )
-            pulled = registry.pull(tracking, "radiology", tmp_path / "out")
-            assert registry.folder_digest(pulled.path) == version.digest
-            with pytest.raises(RegistryError, match="did you mean radiology"):
-                registry.resolve(tracking, "radiolog")
-        finally:
-            stop(server)
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        with pytest.raises(RegistryError, match=f"http://127.0.0.1:{port} could not log"):
-            run.log({"train/loss": 0.5}, step=2)
-        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-        server = serve(database, tmp_path / "artifacts", port, log)
-        try:
-            with run:  # the run outlives its server
-                run.log({"train/loss": 0.5}, step=2)
-            [record] = registry.read_runs(tracking, kind="sweep")
-            assert record.status == "FINISHED"
-            assert registry.metric_history(tracking, run.id, "train/loss") == [(1, 1.0), (2, 0.5)]
-        finally:
-            stop(server)
+class Served:
+    """A server of the tests that need no login, which can be stopped, killed and started again."""
+
+    def __init__(self, database, folder):
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._database, self._folder = folder / "server.db", folder
+        self._database.write_bytes(database.read_bytes())
+        self.start()
+
+    def start(self):
+        with (self._folder / "server.log").open("ab") as log:
+            self.process = serve(self._database, self._folder / "artifacts", self.port, log)
+
+    def stop(self):
+        stop(self.process)
+
+    def kill(self):
+        """With its workers."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def running(mlflow_database, tmp_path_factory):
+    """Such a server; a test leaves it running."""
+    server = Served(mlflow_database, tmp_path_factory.mktemp("served"))
+    yield server
+    if server.process.poll() is None:
+        server.stop()
+
+
+def test_the_whole_way_over_http(running, tmp_path, hf_folder, pyfunc_code, monkeypatch):
+    tracking = registry.connect(running.uri, home=tmp_path)
+    run = registry.start_run(
+        tracking, experiment="clinscale-sweep", name="s", tags={Tag.KIND: "sweep"}, params={"a": {"b": 1}}
+    )
+    run.log({"train/loss": 1.0}, step=1)
+    version = registry.register(
+        tracking,
+        run.id,
+        hf_folder,
+        name="radiology",
+        tags={},
+        pyfunc=registry.Pyfunc(pyfunc_code, ("torch",)),
+        alias="champion",
+    )
+    pulled = registry.pull(tracking, "radiology", tmp_path / "out")
+    assert registry.folder_digest(pulled.path) == version.digest
+    with pytest.raises(RegistryError, match="did you mean radiology"):
+        registry.resolve(tracking, "radiolog")
+    running.stop()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryError, match=f"{running.uri} could not log"):
+        run.log({"train/loss": 0.5}, step=2)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    running.start()
+    with run:  # the run outlives its server
+        run.log({"train/loss": 0.5}, step=2)
+    [record] = registry.read_runs(tracking, kind="sweep")
+    assert record.status == "FINISHED"
+    assert registry.metric_history(tracking, run.id, "train/loss") == [(1, 1.0), (2, 0.5)]
     assert not (tmp_path / "mlartifacts").exists(), "the server keeps the files"
 
 
@@ -122,8 +144,9 @@ PASSWORD = "a-long-and@secret-word"
 
 
 def test_a_pull_over_tls_with_a_login_goes_on_where_it_was_cut(
-    mlflow_database, tmp_path, port, hf_folder, monkeypatch, caplog, capfd
+    mlflow_database, tmp_path, hf_folder, monkeypatch, caplog, capfd
 ):
+    port = free_port()
     key, certificate = write_certificate(tmp_path)
     database, store = tmp_path / "server.db", tmp_path / "artifacts"
     database.write_bytes(mlflow_database.read_bytes())
@@ -192,30 +215,25 @@ def test_a_pull_over_tls_with_a_login_goes_on_where_it_was_cut(
 
 
 @pytest.mark.chaos
-def test_a_server_that_is_away_stops_no_training_and_gets_everything_once(mlflow_database, tmp_path, port):
-    database = tmp_path / "server.db"
-    database.write_bytes(mlflow_database.read_bytes())
-    with (tmp_path / "server.log").open("wb") as log:
-        server = serve(database, tmp_path / "artifacts", port, log)
-        tracking = registry.connect(f"http://127.0.0.1:{port}", home=tmp_path)
-        options = {"experiment": "clinscale-pretrain", "name": "base", "kind": "pretrain", "recipe": "r"}
-        options |= {"tags": {}, "params": {}, "spool": tmp_path / "metrics.jsonl"}
-        run = registry.resume_or_start_run(tracking, **options)
-        run.log({"train/loss": 0.0}, step=0)
-        os.killpg(server.pid, signal.SIGKILL)  # with its workers
-        server.wait()
-        for step in range(1, 200):
-            run.log({"train/loss": float(step)}, step=step)
-        assert server.poll() is not None  # all of it was logged while nobody listened
-        with pytest.raises(RegistryError, match=r"has not taken \d+ steps of run base; they are kept"):
-            run.end()
-        server = serve(database, tmp_path / "artifacts", port, log)
-        try:
-            with registry.resume_or_start_run(tracking, **options) as again:
-                assert not again.log({"train/loss": 7.0}, step=7)
-            assert again.id == run.id
-            stored = tracking.client.get_metric_history(run.id, "train/loss")
-            assert sorted((point.step, point.value) for point in stored) == [(n, float(n)) for n in range(200)]
-            assert registry.read_runs(tracking)[0].status == "FINISHED"
-        finally:
-            stop(server)
+def test_a_server_that_is_away_stops_no_training_and_gets_everything_once(running, tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "PATIENCE_S", 3.0)
+    tracking = registry.connect(running.uri, home=tmp_path)
+    options = {"experiment": "clinscale-pretrain", "name": "base", "kind": "pretrain", "recipe": "r"}
+    options |= {"tags": {}, "params": {}, "spool": tmp_path / "metrics.jsonl"}
+    run = registry.resume_or_start_run(tracking, **options)
+    run.log({"train/loss": 0.0}, step=0)
+    running.kill()
+    for step in range(1, 200):
+        run.log({"train/loss": float(step)}, step=step)
+    assert running.process.poll() is not None  # all of it was logged while nobody listened
+    with pytest.raises(RegistryError, match=r"has not taken \d+ steps of run base; they are kept"):
+        run.end()
+    running.start()
+    monkeypatch.undo()
+    with registry.resume_or_start_run(tracking, **options) as again:
+        assert not again.log({"train/loss": 7.0}, step=7)
+    assert again.id == run.id
+    stored = tracking.client.get_metric_history(run.id, "train/loss")
+    assert sorted((point.step, point.value) for point in stored) == [(n, float(n)) for n in range(200)]
+    [record] = registry.read_runs(tracking, kind="pretrain")
+    assert record.status == "FINISHED"
