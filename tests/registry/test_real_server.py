@@ -239,11 +239,12 @@ def test_a_server_killed_in_mid_upload_shows_no_half_version(users, hf_folder, t
             except RegistryError as error:
                 failed.append(str(error))
 
+        processes = users.processes()
         upload = threading.Thread(target=register)
         upload.start()
         while upload.is_alive() and not list(artifacts.rglob("part-*")):
             time.sleep(0.002)
-        users.kill()
+        users.kill(processes)
         upload.join()
         stored = len(list(artifacts.rglob("part-*.safetensors")))
         assert 0 < stored < 40, "the server was not killed in mid-upload"

@@ -8,6 +8,6 @@ from clinscale.bench.search.noop import noop_ratio
 @pytest.mark.slow
 @pytest.mark.ray
 def test_empty_trials_are_run_by_both(ray_cluster):
-    found = noop_ratio(6, repeats=1)
+    found = noop_ratio(2, repeats=1)
     assert found["ours_s"] > 0
     assert found["stock_s"] > 0
