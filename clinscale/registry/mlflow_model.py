@@ -13,6 +13,7 @@ from typing import Any
 
 from clinscale.errors import RegistryError
 from clinscale.registry.folders import FileFacts, digest_of, hash_folder
+from clinscale.registry.openssf import write_statement
 from clinscale.storage import sha256, write_json
 
 MANIFEST = "manifest.json"
@@ -59,6 +60,7 @@ def saved_model(folder: Path, files: Mapping[str, FileFacts], pyfunc: Pyfunc | N
             raise RegistryError(
                 f"{folder} changed while it was registered; register it when its writer has finished"
             )
+        write_statement(saved, ignored=MANIFEST)
         around = {path: facts for path, facts in _hash_tree(saved).items() if not path.startswith(f"{HF_FOLDER}/")}
         write_json(saved / MANIFEST, {"files": files, "around": around})
         yield saved, manifest_digest(files, around)

@@ -127,6 +127,31 @@ def test_workers_wait_for_what_others_hold_and_say_so(ray_cluster):
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("POST", "/api/jobs/", {}),  # CVE-2023-48022: a job of anybody who reaches the port
+        ("POST", "/api/jobs/", {"User-Agent": "x", "Host": "evil.example"}),  # CVE-2025-62593: by a page, rebound
+        ("POST", "/api/jobs/", {"Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"}),
+        ("DELETE", "/api/jobs/raysubmit_1", {"Host": "evil.example"}),  # CVE-2026-27482: jobs and Serve deleted
+        ("DELETE", "/api/serve/applications/", {}),
+    ],
+)
+def test_no_known_hole_of_ray_is_open(ray_cluster, method, path, headers):
+    import urllib.error
+    import urllib.request
+
+    from ray._private.worker import get_dashboard_url
+
+    data = b'{"entrypoint": "true"}' if method == "POST" else None
+    headers = {"Content-Type": "application/json", **headers}
+    asked = urllib.request.Request(f"http://{get_dashboard_url()}{path}", data, headers, method=method)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=60)
+    assert refused.value.code in (401, 403)
+
+
+@pytest.mark.ray
 def test_a_local_ray_is_closed_to_the_other_users_of_the_machine(ray_cluster):
     import psutil
 
