@@ -195,6 +195,6 @@ def _ray(verb: str, path: str | Path, *arguments: str, quiet: bool = False) -> i
     environment.setdefault("AUTOSCALER_NODE_START_WAIT_S", "300")
     command = [sys.executable, "-m", "ray.scripts.scripts", verb, str(path), *arguments]
     if quiet:
-        silence = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        return subprocess.run(command, env=environment, check=False, **silence).returncode
+        silence: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        return int(subprocess.run(command, env=environment, check=False, **silence).returncode)
     return run_visibly(command, env=environment | {"PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL)
