@@ -96,7 +96,7 @@ def mask_row(
     """
     is_ordinary = ordinary(special)
     candidates = is_ordinary[row]
-    draw, fate = generator.random((2, len(row)))
+    draw, treatment = generator.random((2, len(row)))
     if masking.whole_words:
         draw = draw[_first_of_word(row, word_starts)]
     draw[~candidates] = 1.0
@@ -105,8 +105,8 @@ def mask_row(
         chosen = draw == draw.min()  # a row without labels would teach nothing
     seen, labels = row.copy(), np.where(chosen, row, IGNORED)
     random_above = masking.mask_token_share + masking.random_token_share
-    seen[chosen & (fate < masking.mask_token_share)] = special.mask
-    at_random = chosen & (fate >= masking.mask_token_share) & (fate < random_above)
+    seen[chosen & (treatment < masking.mask_token_share)] = special.mask
+    at_random = chosen & (treatment >= masking.mask_token_share) & (treatment < random_above)
     # HF draws from the whole vocabulary; a special token in mid-row is no useful noise
     seen[at_random] = generator.choice(np.flatnonzero(is_ordinary), size=int(at_random.sum()))
     return seen, labels

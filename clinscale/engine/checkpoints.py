@@ -330,10 +330,10 @@ def _committed(folder: Path) -> Iterator[int]:
 
 def _remove(checkpoint: Path) -> None:
     """Remove it from sight at once, then from the disk."""
-    doomed = checkpoint.with_name(f".{checkpoint.name}.partial")
-    shutil.rmtree(doomed, ignore_errors=True)
-    checkpoint.replace(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    hidden = checkpoint.with_name(f".{checkpoint.name}.partial")
+    shutil.rmtree(hidden, ignore_errors=True)
+    checkpoint.replace(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
     shutil.rmtree(universal_folder(checkpoint), ignore_errors=True)
 
 

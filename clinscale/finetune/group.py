@@ -70,7 +70,7 @@ def finetune_on_workers(
         shutil.rmtree(state, ignore_errors=True)
     make_folder(state)
     (state / _STOP_FILE).unlink(missing_ok=True)
-    told = _Told(on_epoch, stop_file=state / _STOP_FILE)
+    reports = _EpochReports(on_epoch, stop_file=state / _STOP_FILE)
     model = Path(recipe.model)
     work = GroupTask(
         recipe=recipe.model_copy(update={"model": str(model.absolute())}) if model.exists() else recipe,
@@ -83,13 +83,13 @@ def finetune_on_workers(
         until_epoch=until_epoch,
     )
     try:
-        _run(work, told, on_event)
+        _run(work, reports, on_event)
     finally:
         if not checkpoint:
             shutil.rmtree(state, ignore_errors=True)
-    if told.error:
-        raise told.error
-    return best_of(told.history, task, folder)
+    if reports.error:
+        raise reports.error
+    return best_of(reports.history, task, folder)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def finetune_worker(context: WorkerContext, work: GroupTask) -> None:
         loop.checkpoints.close()
 
 
-def _run(work: GroupTask, told: "_Told", on_event: Event | None) -> None:
+def _run(work: GroupTask, reports: "_EpochReports", on_event: Event | None) -> None:
     """The workers to their end; an answer that memory is too small halves the micro batch."""
     runtime = work.runtime
     while True:
@@ -133,7 +133,7 @@ def _run(work: GroupTask, told: "_Told", on_event: Event | None) -> None:
                 max_preemption_failures=_MAX_PREEMPTION_FAILURES,
                 start_timeout_s=runtime.start_timeout_s,
                 collective_timeout_s=runtime.collective_timeout_s,
-                on_log=told,
+                on_log=reports,
                 on_event=on_event,
             )
             return
@@ -149,7 +149,7 @@ def _run(work: GroupTask, told: "_Told", on_event: Event | None) -> None:
                 on_event(f"out of memory: going on with micro batches of {work.micro_batch_size} windows")
 
 
-class _Told:
+class _EpochReports:
     """Reports of rank 0, passed to the caller once per epoch and in order, however often the group started."""
 
     def __init__(self, on_epoch: OnEpoch | None, *, stop_file: Path) -> None:
@@ -163,9 +163,9 @@ class _Told:
         self._arrived.setdefault(metrics["epoch"], metrics)
         while following := self._arrived.get(len(self.history) + 1):  # those of a burst overtake each other
             self.history.append(following)
-            self._tell(following)
+            self._report(following)
 
-    def _tell(self, metrics: dict[str, float]) -> None:
+    def _report(self, metrics: dict[str, float]) -> None:
         if not self._on_epoch or self.error:
             return
         try:

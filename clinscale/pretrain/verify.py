@@ -140,24 +140,24 @@ class _KilledAt:
     folder: Path
 
     def __call__(self, context: WorkerContext, task: worker.WorkerTask) -> None:
-        worker.train_worker(_Doomed(context, self), task)
+        worker.train_worker(_KillableContext(context, self), task)
 
-    def strike(self, rank: int, world_size: int, step: int) -> None:
+    def kill_if_due(self, rank: int, world_size: int, step: int) -> None:
         """Kill this process if it is its turn; files remember what was done for the group that comes after."""
         if rank == 0:
             with (self.folder / _EXECUTED).open("a", encoding="utf-8") as stream:
                 stream.write(f"{step}\n")
-        struck = self.folder / f"killed-{step}"
-        if step in self.steps and rank == step % world_size and not struck.exists():
-            struck.touch()
+        mark = self.folder / f"killed-{step}"
+        if step in self.steps and rank == step % world_size and not mark.exists():
+            mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Doomed:
-    """A context in which death comes after a step's metrics and before its checkpoint."""
+class _KillableContext:
+    """A context whose process is killed after a step's metrics and before its checkpoint."""
 
-    def __init__(self, context: WorkerContext, fate: _KilledAt) -> None:
-        self._context, self._fate = context, fate
+    def __init__(self, context: WorkerContext, kills: _KilledAt) -> None:
+        self._context, self._kills = context, kills
         self.rank, self.world_size = context.rank, context.world_size
 
     def log(self, metrics: Any) -> None:
@@ -165,7 +165,7 @@ class _Doomed:
         self._step = int(metrics["step"])
 
     def preempted(self) -> bool:
-        self._fate.strike(self.rank, self.world_size, self._step)
+        self._kills.kill_if_due(self.rank, self.world_size, self._step)
         return False
 
 

@@ -101,7 +101,7 @@ def _live(payload: bytes, connection: Any) -> None:
     """A fork from its start to its last word."""
     from ray import cloudpickle
 
-    threading.Thread(target=_die_with_the_driver, daemon=True).start()
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
     said: Any = None
     try:
         session.without_ray, function, arguments = cloudpickle.loads(payload)
@@ -115,7 +115,7 @@ def _live(payload: bytes, connection: Any) -> None:
     os._exit(0)  # gloo's threads may abort a process that takes itself apart
 
 
-def _die_with_the_driver() -> None:
+def _end_with_the_driver() -> None:
     """End this process with its driver, so that it does not write where the next driver goes on."""
     parent = multiprocessing.parent_process()
     assert parent
