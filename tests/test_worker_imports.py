@@ -29,7 +29,7 @@ train_worker(Alone(), worker_task(config, corpus.open_shards(shards), folder))
 """
 
 TRIAL = """
-from clinscale.sweep.trial import run_stint
+from clinscale.sweep.trial import run_segment
 from clinscale.finetune import FinetuneRecipe, finetune
 from clinscale.tasks import load_task, read_task
 recipe = {"model": base, "max_tokens": 64, "epochs": 1, "batch_size": 8, "dropout": 0.0}

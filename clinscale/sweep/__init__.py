@@ -12,9 +12,9 @@ from clinscale.sweep.ledger import Epoch, Ledger, Trial, best_of
 from clinscale.sweep.policy import Halving, Resume, Spend, Start, StudyState, goes_on, next_move
 from clinscale.sweep.run import SweepProgress, SweepResult, load_sweep, sweep
 from clinscale.sweep.sampler import Proposer, quiet_optuna
+from clinscale.sweep.segments import run_segments
 from clinscale.sweep.space import SearchSpace, load_space
-from clinscale.sweep.stints import run_stints
-from clinscale.sweep.trial import Report, Stint
+from clinscale.sweep.trial import Report, Segment
 from clinscale.sweep.winner import StudyResult
 
 __all__ = [
@@ -27,9 +27,9 @@ __all__ = [
     "Report",
     "Resume",
     "SearchSpace",
+    "Segment",
     "Spend",
     "Start",
-    "Stint",
     "Study",
     "StudyConfig",
     "StudyResult",
@@ -49,6 +49,6 @@ __all__ = [
     "next_move",
     "quiet_optuna",
     "read_inputs",
-    "run_stints",
+    "run_segments",
     "sweep",
 ]

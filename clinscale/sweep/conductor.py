@@ -19,7 +19,7 @@ from clinscale.sweep.policy import (
     next_move,
 )
 from clinscale.sweep.sampler import Proposer
-from clinscale.sweep.trial import FAILED, MESSAGE, OBJECTIVE, Stint
+from clinscale.sweep.trial import FAILED, MESSAGE, OBJECTIVE, Segment
 
 _KEPT = ("eval/", "train/", "perf/")
 
@@ -64,7 +64,7 @@ class Conductor:
     ) -> None:
         self._config, self._ledger, self._studies = config, ledger, studies
         self._slots, self._on_change = slots, on_change
-        self._stints: dict[str, Trial] = {}
+        self._segments: dict[str, Trial] = {}
         self.name = config.name
         _live[config.name] = self
         self.finished: str | None = None
@@ -73,9 +73,9 @@ class Conductor:
             if trial.state == "running":
                 ledger.end(trial, "lost" if self._goes_on(trial) else "paused", message="the driver was gone")
 
-    def next_stint(self, stint_id: str) -> Stint | None:
-        """The next stint of a free worker; None while it has to wait, or when the sweep is at its end."""
-        if len(self._stints) >= self._slots():
+    def next_segment(self, segment_id: str) -> Segment | None:
+        """The next segment of a free worker; None while it has to wait, or when the sweep is at its end."""
+        if len(self._segments) >= self._slots():
             return None
         move = self._move()
         if isinstance(move, Finish):
@@ -86,50 +86,50 @@ class Conductor:
         trial = (
             self._ledger.resume(move.trial) if isinstance(move, Resume) else self._ledger.start(self._new(move))
         )
-        self._stints[stint_id] = trial
+        self._segments[segment_id] = trial
         self._on_change()
-        return Stint(trial.study, trial.id, trial.params, trial.seed, trial.epoch, trial.halvings)
+        return Segment(trial.study, trial.id, trial.params, trial.seed, trial.epoch, trial.halvings)
 
     def work_left(self) -> bool:
         """Whether a start of the sweep has anything to do."""
         return not isinstance(self._move(), Finish)
 
-    def report(self, stint_id: str, result: Mapping[str, Any]) -> bool:
+    def report(self, segment_id: str, result: Mapping[str, Any]) -> bool:
         """An epoch has ended; whether its trial trains on at once."""
-        trial = self._stints[stint_id]
+        trial = self._segments[segment_id]
         if FAILED in result:
-            self._end(stint_id, "failed", result[FAILED], result[MESSAGE])
+            self._end(segment_id, "failed", result[FAILED], result[MESSAGE])
             return False
         metrics = {key: float(value) for key, value in result.items() if key.startswith(_KEPT)}
         metrics["step"] = float(result["step"])
         epoch = Epoch(int(result["epoch"]), float(result[OBJECTIVE]), float(result["device_seconds"]), metrics)
-        trial = self._stints[stint_id] = self._ledger.report(trial, epoch)
+        trial = self._segments[segment_id] = self._ledger.report(trial, epoch)
         limit_s = self._studies[trial.study].limit_s
         if limit_s is not None and trial.searched and (needed_s := self._needed_s(trial)) > limit_s:
             limit = f"constraints.minutes_per_trial is {limit_s / 60:g}"
             message = f"needs about {needed_s / 60:.1f} device-minutes, {limit}"
-            self._end(stint_id, "failed", "over_time", message)
+            self._end(segment_id, "failed", "over_time", message)
             return False
         exhausted = self.spend.exhausted
         if self._goes_on(trial) and not exhausted:
             self._on_change()
             return True
         below_median = self._config.recipe.scheduler == "median" and not exhausted
-        self._end(stint_id, "pruned" if below_median else "paused")
+        self._end(segment_id, "pruned" if below_median else "paused")
         return False
 
-    def ended(self, stint_id: str) -> None:
-        """A stint came to its own end: its trial is complete."""
-        if stint_id in self._stints:
-            self._end(stint_id, "complete")
+    def ended(self, segment_id: str) -> None:
+        """A segment came to its own end: its trial is complete."""
+        if segment_id in self._segments:
+            self._end(segment_id, "complete")
 
-    def died(self, stint_id: str, reason: Reason, message: str) -> None:
-        """A stint's process or code failed; the message may not quote foreign errors, whose text may quote data."""
-        if stint_id not in self._stints:
+    def died(self, segment_id: str, reason: Reason, message: str) -> None:
+        """A segment's process or code failed; the message may not quote foreign errors, whose text may quote data."""
+        if segment_id not in self._segments:
             return
-        trial = self._stints[stint_id]
+        trial = self._segments[segment_id]
         again = reason != "error" and trial.losses < self._config.runtime.max_failures
-        self._end(stint_id, "lost" if again else "failed", reason, message)
+        self._end(segment_id, "lost" if again else "failed", reason, message)
 
     def close(self) -> None:
         """Prune what was not promoted if the sweep is at its end; else leave the running trials for the next start."""
@@ -137,8 +137,8 @@ class Conductor:
             for trial in self._ledger.trials:
                 if trial.state == "paused":
                     self._ledger.end(trial, "pruned", message="was not promoted")
-        for stint_id in list(self._stints):
-            self._end(stint_id, "lost", message="interrupted")
+        for segment_id in list(self._segments):
+            self._end(segment_id, "lost", message="interrupted")
         _live.pop(self.name, None)
 
     @property
@@ -159,8 +159,8 @@ class Conductor:
             confirm_seeds=self._config.recipe.confirm_seeds,
         )
 
-    def _end(self, stint_id: str, state: State, reason: Reason | None = None, message: str = "") -> None:
-        self._ledger.end(self._stints.pop(stint_id), state, reason, message)
+    def _end(self, segment_id: str, state: State, reason: Reason | None = None, message: str = "") -> None:
+        self._ledger.end(self._segments.pop(segment_id), state, reason, message)
         self._on_change()
 
     def _needed_s(self, trial: Trial) -> float:

@@ -22,8 +22,8 @@ from clinscale.sweep.forecast import require_one_trial
 from clinscale.sweep.inputs import StudyInputs, SweepInputs, read_inputs, study_recipe, sweep_recipe
 from clinscale.sweep.ledger import LEDGER_FILE, Ledger, Trial, best_of
 from clinscale.sweep.record import StudyRuns
-from clinscale.sweep.stints import run_stints
-from clinscale.sweep.trial import StudySpec, run_stint
+from clinscale.sweep.segments import run_segments
+from clinscale.sweep.trial import StudySpec, run_segment
 from clinscale.sweep.winner import StudyResult, finish_study
 
 CONFIG_FILE = "config.json"
@@ -206,16 +206,16 @@ class _Driver:
         )
 
     def search(self) -> None:
-        """Run stints until the policy says that nothing is left to do."""
+        """Run segments until the policy says that nothing is left to do."""
         settings = self._config.runtime
         resources = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
         if settings.workers_per_trial > 1:
             resources = {"CPU": 0.01}  # the workers set aside their own; Tune takes no 0
         specs = tuple(self._spec(study) for study in self._inputs.studies)
         try:
-            run_stints(
+            run_segments(
                 self._conductor,
-                functools.partial(run_stint, specs=specs),
+                functools.partial(run_segment, specs=specs),
                 folder=self._folder,
                 resources=resources,
                 reuse_processes=settings.workers_per_trial == 1,

@@ -1,4 +1,4 @@
-"""One stint of one trial: a fine-tuning in a process of its own, until its end or until it must pause."""
+"""One segment of one trial: a fine-tuning in a process of its own, until its end or until it must pause."""
 
 import functools
 import time
@@ -46,7 +46,7 @@ class StudySpec:
 
 
 @dataclass(frozen=True)
-class Stint:
+class Segment:
     """A request of the searcher to one trial."""
 
     study: int
@@ -64,11 +64,11 @@ Report = Callable[[Mapping[str, Any]], None]
 """Takes a trial's report of an epoch to the driver, and does not return where the trial is not to train on."""
 
 
-def run_stint(report: Report, stint: Stint, *, specs: tuple[StudySpec, ...]) -> None:
-    """Fine-tune, reporting every epoch; any report may be the last, and a later stint goes on from there."""
+def run_segment(report: Report, segment: Segment, *, specs: tuple[StudySpec, ...]) -> None:
+    """Fine-tune, reporting every epoch; any report may be the last, and a later segment goes on from there."""
     import torch
 
-    spec = specs[stint.study]
+    spec = specs[segment.study]
     torch.set_num_threads(spec.num_threads)
     metric = f"eval/{spec.task.name}/{metric_of(spec.task)}"
     limit_gb = spec.space.constraints.memory_gb
@@ -78,7 +78,7 @@ def run_stint(report: Report, stint: Stint, *, specs: tuple[StudySpec, ...]) -> 
         nonlocal best, last_s
         best = max(best, metrics[metric])
         _check_memory(limit_gb)
-        if metrics["epoch"] <= stint.known_epochs:
+        if metrics["epoch"] <= segment.known_epochs:
             last_s = time.perf_counter()
             return
         now_s = time.perf_counter()
@@ -88,23 +88,23 @@ def run_stint(report: Report, stint: Stint, *, specs: tuple[StudySpec, ...]) -> 
 
     try:
         _limit_memory(limit_gb)
-        _train(spec, stint, on_epoch)
+        _train(spec, segment, on_epoch)
     except ClinscaleError as error:
         # returned, not raised: Ray Tune would end the process, which the next trial can use
         report({FAILED: reason_of(error), MESSAGE: str(error)})
 
 
-def _train(spec: StudySpec, stint: Stint, on_epoch: Any) -> None:
-    recipe = spec.recipe(stint.params, stint.seed)
-    if stint.halvings:
-        micro = max(1, (recipe.micro_batch_size or recipe.batch_size) >> stint.halvings)
+def _train(spec: StudySpec, segment: Segment, on_epoch: Any) -> None:
+    recipe = spec.recipe(segment.params, segment.seed)
+    if segment.halvings:
+        micro = max(1, (recipe.micro_batch_size or recipe.batch_size) >> segment.halvings)
         recipe = recipe.model_copy(update={"micro_batch_size": micro})
-    folder, checkpoint = trial_folder(spec.folder, stint.trial), state_file(spec.folder, stint.trial)
+    folder, checkpoint = trial_folder(spec.folder, segment.trial), state_file(spec.folder, segment.trial)
     if spec.runtime.num_workers == 1:
         data = _read_once(spec.task.model_dump_json(), spec.data)
         finetune(recipe, data, folder, runtime=spec.runtime, on_epoch=on_epoch, checkpoint=checkpoint)
         return
-    ends = [pause for pause in spec.pauses if pause > stint.known_epochs]
+    ends = [pause for pause in spec.pauses if pause > segment.known_epochs]
     for end in (*ends, None):
         finetune_on_workers(
             recipe,

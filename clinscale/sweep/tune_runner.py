@@ -1,4 +1,4 @@
-"""Stints on Ray Tune: a searcher and a scheduler that ask the conductor, which is all that they know."""
+"""Segments on Ray Tune: a searcher and a scheduler that ask the conductor, which is all that they know."""
 
 import logging
 import os
@@ -18,14 +18,14 @@ from clinscale.errors import ClusterError, own_cause
 from clinscale.runtime import ray_logs
 from clinscale.sweep.conductor import Conductor
 from clinscale.sweep.ledger import Reason
-from clinscale.sweep.stints import Work
-from clinscale.sweep.trial import Stint
+from clinscale.sweep.segments import Work
+from clinscale.sweep.trial import Segment
 
 
 def run(
     conductor: Conductor, work: Work, *, folder: Path, resources: Mapping[str, float], reuse_processes: bool
 ) -> None:
-    """See StintRunner; ClusterError when Tune gave up."""
+    """See SegmentRunner; ClusterError when Tune gave up."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to handle: runs must be closed
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"  # the ledger is the state
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its tracebacks may quote data
@@ -60,11 +60,11 @@ def run(
 
 
 def _live(config: dict[str, Any], work: Work) -> None:
-    work(tune.report, Stint(**config["stint"]))
+    work(tune.report, Segment(**config["segment"]))
 
 
 def how_it_died(error: BaseException | None) -> tuple[Reason, str]:
-    """Reason why a stint failed, in the ledger's words; foreign errors by kind only, for their text may quote data."""
+    """Reason why a segment failed, in the ledger's words; foreign errors by kind only, as their text may quote data."""
     ours = own_cause(error)
     kind = type(error).__name__ if ours is None else str(ours)
     if isinstance(error, OutOfMemoryError):  # Ray ended it, before the host would have run out
@@ -81,9 +81,9 @@ class SweepSearch(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """See Searcher."""
-        stint = self._conductor.next_stint(trial_id)
-        if stint is not None:
-            return {"stint": asdict(stint)}
+        segment = self._conductor.next_segment(trial_id)
+        if segment is not None:
+            return {"segment": asdict(segment)}
         return Searcher.FINISHED if self._conductor.finished else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -107,7 +107,7 @@ class RungScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """See TrialScheduler."""
-        if result.get("done"):  # Tune repeats the last report when a stint has come to its end
+        if result.get("done"):  # Tune repeats the last report when a segment has come to its end
             return str(TrialScheduler.CONTINUE)
         on = self._conductor.report(trial.trial_id, result)
         return str(TrialScheduler.CONTINUE if on else TrialScheduler.STOP)

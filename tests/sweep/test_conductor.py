@@ -35,18 +35,18 @@ def epoch(number, objective=0.5, seconds=10.0, work_s=10.0):
     }
 
 
-def test_no_more_stints_than_slots():
+def test_no_more_segments_than_slots():
     asked = conductor(Ledger(), slots=2)
-    assert asked.next_stint("a")
-    assert asked.next_stint("b")
-    assert asked.next_stint("c") is None
+    assert asked.next_segment("a")
+    assert asked.next_segment("b")
+    assert asked.next_segment("c") is None
     assert not asked.finished, "a slot will be free again"
 
 
 def test_what_tune_adds_to_a_report_is_not_kept():
     ledger = Ledger()
     asked = conductor(ledger, scheduler="none")
-    asked.next_stint("a")
+    asked.next_segment("a")
     assert asked.report("a", epoch(1))
     [trial] = ledger.trials
     assert trial.epochs[0].metrics == {"step": 1.0, "perf/train_s": 9.0, "perf/eval_s": 1.0}
@@ -57,7 +57,7 @@ def test_the_start_of_a_process_is_not_counted_for_every_epoch_of_a_trial(work_s
     """40 seconds of the first epoch, 30 of them the start: 40 + 3 x 10 keep to the limit, 40 + 3 x 20 do not."""
     ledger = Ledger()
     asked = conductor(ledger, limit_s=80.0, scheduler="none")
-    asked.next_stint("a")
+    asked.next_segment("a")
     assert asked.report("a", epoch(1, seconds=40.0, work_s=work_s)) is (state == "running")
     [trial] = ledger.trials
     assert trial.state == state
@@ -70,10 +70,10 @@ def test_a_trial_is_lost_a_finite_number_of_times():
     ledger = Ledger()
     asked = conductor(ledger)
     for _ in range(1 + config().runtime.max_failures):
-        assert asked.next_stint("a").trial == ledger.trials[0].id
+        assert asked.next_segment("a").trial == ledger.trials[0].id
         asked.died("a", "lost", "its process was killed")
     assert ledger.trials[0].state == "failed"
-    assert asked.next_stint("b").trial != ledger.trials[0].id
+    assert asked.next_segment("b").trial != ledger.trials[0].id
 
 
 @pytest.mark.parametrize(
@@ -90,26 +90,26 @@ def test_a_foreign_error_on_ray_is_told_by_its_kind_only(error, reason, message)
     assert how_it_died(error) == (reason, message)
 
 
-def test_a_stint_whose_host_had_too_little_memory_begins_again_with_half_the_micro_batch():
+def test_a_segment_whose_host_had_too_little_memory_begins_again_with_half_the_micro_batch():
     asked = conductor(Ledger())
-    asked.next_stint("a")
+    asked.next_segment("a")
     asked.died("a", "out_of_memory", "OutOfMemoryError")
-    assert asked.next_stint("b").halvings == 1
+    assert asked.next_segment("b").halvings == 1
 
 
 def test_a_budget_of_time_ends_the_search():
     """25 device-seconds are spent within the third epoch of ten: what runs pauses, and nothing begins."""
     ledger = Ledger()
     asked = conductor(ledger, budget={"usd": 2.0, "usd_per_device_hour": 2.0 * 3600 / 25}, scheduler="none")
-    asked.next_stint("a")
-    asked.next_stint("b")
+    asked.next_segment("a")
+    asked.next_segment("b")
     assert asked.report("a", epoch(1))
     assert asked.report("b", epoch(1))
     assert not asked.report("a", epoch(2))
-    assert asked.next_stint("c") is None
+    assert asked.next_segment("c") is None
     assert not asked.finished, "the other one is still at work"
     assert not asked.report("b", epoch(2))
-    assert asked.next_stint("d") is None
+    assert asked.next_segment("d") is None
     assert asked.finished
     asked.close()
     assert {trial.state for trial in ledger.trials} == {"pruned"}
@@ -118,17 +118,17 @@ def test_a_budget_of_time_ends_the_search():
 def test_what_was_not_promoted_is_pruned_at_the_end():
     ledger = Ledger()
     asked = conductor(ledger, budget={"trials": 2}, grace_epochs=1, reduction_factor=2)
-    asked.next_stint("a")
+    asked.next_segment("a")
     assert not asked.report("a", epoch(1, 0.4)), "alone at the rung"
-    asked.next_stint("b")
+    asked.next_segment("b")
     assert asked.report("b", epoch(1, 0.6)), "the better half"
     assert not asked.report("b", epoch(2, 0.6)), "alone at the next rung"
-    stint = asked.next_stint("c")
-    assert (stint.trial, stint.known_epochs) == (ledger.trials[1].id, 2), "the leader is trained to its end"
+    segment = asked.next_segment("c")
+    assert (segment.trial, segment.known_epochs) == (ledger.trials[1].id, 2), "the leader is trained to its end"
     assert asked.report("c", epoch(3, 0.7))
     asked.report("c", epoch(4, 0.7))
     asked.ended("c")
-    assert asked.next_stint("d") is None
+    assert asked.next_segment("d") is None
     assert asked.finished
     asked.close()
     assert [trial.state for trial in ledger.trials] == ["pruned", "complete"]
@@ -137,12 +137,12 @@ def test_what_was_not_promoted_is_pruned_at_the_end():
 def test_an_interrupted_sweep_leaves_its_trials_to_the_next_start():
     ledger = Ledger()
     asked = conductor(ledger)
-    asked.next_stint("a")
+    asked.next_segment("a")
     asked.close()
     [trial] = ledger.trials
     assert trial.state == "lost"
     again = conductor(ledger)
-    assert again.next_stint("b").trial == trial.id
+    assert again.next_segment("b").trial == trial.id
 
 
 def test_a_pickle_stands_for_the_live_conductor():

@@ -15,11 +15,11 @@ from clinscale.sweep import (
     Proposer,
     Report,
     SearchSpace,
-    Stint,
+    Segment,
     Study,
     SweepConfig,
     quiet_optuna,
-    run_stints,
+    run_segments,
 )
 
 
@@ -71,7 +71,7 @@ def _run_empty_sweep(space: SearchSpace, count: int, folder: Path) -> None:
     conductor = Conductor(
         config, ledger, [Study("nothing", Proposer(space), 1, None)], slots=lambda: 2, on_change=lambda: None
     )
-    run_stints(conductor, _no_stint, folder=folder, resources={"CPU": 1})
+    run_segments(conductor, _no_segment, folder=folder, resources={"CPU": 1})
     conductor.close()
     ledger.close()
     if len(ledger.trials) != count or any(trial.state != "complete" for trial in ledger.trials):
@@ -87,5 +87,5 @@ def _nothing(config: Mapping[str, Any]) -> None:
     tune.report(_NOTHING)
 
 
-def _no_stint(report: Report, stint: Stint) -> None:
+def _no_segment(report: Report, segment: Segment) -> None:
     report(_NOTHING)
