@@ -1,6 +1,6 @@
 """One training step, whatever the backend: optimiser, schedule, precision, ZeRO, checkpoint, throughput."""
 
-from clinscale.engine.backend import DeepSpeedEngine, Engine, TorchEngine
+from clinscale.engine.backend import DeepSpeedEngine, Engine, TorchEngine, seed_torch
 from clinscale.engine.checkpoints import CheckpointStore, RetentionConfig, newest_checkpoint
 from clinscale.engine.optim import OptimizerConfig
 from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
@@ -26,4 +26,5 @@ __all__ = [
     "load_weights",
     "newest_checkpoint",
     "peak_flops",
+    "seed_torch",
 ]

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from clinscale.engine.manifest import Manifest
 from clinscale.engine.optim import OptimizerConfig, build_optimizer, build_schedule
 from clinscale.engine.snapshot import Snapshot
@@ -32,6 +34,9 @@ class Engine(Protocol):
 
     def step(self) -> None:
         """Clip the gradients, update the weights, advance the schedule."""
+
+    def over_ranks(self, value: float) -> float:
+        """Sum of a number over all processes that train the model; every rank must call it."""
 
     @property
     def learning_rate(self) -> float:
@@ -78,6 +83,10 @@ class TorchEngine:
     def forget_gradients(self) -> None:
         """Drop what `backward` has added since the last step."""
         self._optimizer.zero_grad(set_to_none=True)
+
+    def over_ranks(self, value: float) -> float:
+        """See Engine."""
+        return value
 
     @property
     def learning_rate(self) -> float:
@@ -155,6 +164,14 @@ class DeepSpeedEngine:
         self._adamw.step = self._update if update else _no_update  # type: ignore[method-assign]
         self._engine.step()
 
+    def over_ranks(self, value: float) -> float:
+        """See Engine."""
+        import torch
+
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return float(total)
+
     @property
     def learning_rate(self) -> float:
         """See Engine."""
@@ -213,6 +230,16 @@ class DeepSpeedEngine:
         for groups in (self._adamw.param_groups, self._engine.optimizer.param_groups):
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
+
+
+def seed_torch(*numbers: int) -> None:
+    """Make dropout a function of `numbers`: the run's seed, the step or epoch, the rank.
+
+    A run that was interrupted then needs no saved generator state.
+    """
+    import torch
+
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 def _no_update(*_: Any, **__: Any) -> None:

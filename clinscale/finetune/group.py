@@ -280,13 +280,6 @@ class _Rank(EpochLoop):
             total += float(loss.detach())
         return total
 
-    def _over_ranks(self, value: float) -> float:
-        import torch
-
-        total = torch.tensor(value, dtype=torch.float64, device=self._engine.device)
-        torch.distributed.all_reduce(total)
-        return float(total)
-
 
 def _micro_batch_size(recipe: FinetuneRecipe, runtime: FinetuneRuntime) -> int:
     share = _share_of_step(recipe, runtime.num_workers)

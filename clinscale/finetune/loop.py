@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clinscale import models
-from clinscale.engine import Engine, TorchEngine
+from clinscale.engine import Engine, TorchEngine, seed_torch
 from clinscale.errors import ConfigError, DataError, DivergenceError, OutOfMemoryError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.predict import Predictor, TaskCard, collate
@@ -198,16 +198,10 @@ class EpochLoop(ABC):
     def _gradients(self, chosen: Sequence[Window]) -> float:
         """Gradients of the mean loss over the windows of one step; returns what this process has of that loss."""
 
-    @abstractmethod
-    def _over_ranks(self, value: float) -> float:
-        """Sum of a number over all processes."""
-
     def _train(self, epoch: int) -> float:
         """One pass in an order that is a function of (seed, epoch); returns the mean loss."""
-        import torch
-
         recipe = self._recipe
-        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, epoch, self._rank]).generate_state(1)[0]))
+        seed_torch(recipe.seed, epoch, self._rank)
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(self._windows))
         self._engine.module.train()
         total = 0.0
@@ -216,7 +210,7 @@ class EpochLoop(ABC):
             chosen.sort(key=lambda window: len(window.input_ids))  # a micro batch of like lengths pads little
             total += self._gradients(chosen) * len(chosen)
             self._engine.step()
-        mean = self._over_ranks(total) / len(order)
+        mean = self._engine.over_ranks(total) / len(order)
         if not math.isfinite(mean):
             raise DivergenceError(
                 f"fine-tuning on {self._data.task.name}: the loss of epoch {epoch} is {mean}; lower "
@@ -335,9 +329,6 @@ class _OneProcess(EpochLoop):
             self._engine.backward(loss)
             total += float(loss.detach())
         return total
-
-    def _over_ranks(self, value: float) -> float:
-        return value
 
 
 def _extrapolate(work: Callable[[int], Any], total: int, least: int, seconds: float) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from clinscale import corpus, models
-from clinscale.engine import CheckpointStore, DeepSpeedEngine, ThroughputMeter, peak_flops
+from clinscale.engine import CheckpointStore, DeepSpeedEngine, ThroughputMeter, peak_flops, seed_torch
 from clinscale.errors import DataError
 from clinscale.pretrain.config import PretrainConfig
 from clinscale.pretrain.guard import SpikeGuard
@@ -182,16 +182,11 @@ class _Loop:
 
     def train(self, step: int) -> Metrics:
         """One optimizer step; `train/loss` is the mean over all masked tokens of all ranks."""
-        import torch
-
         recipe, engine = self._task.config.recipe, self.engine
-        # dropout is a function of (seed, step, rank), so a resumed run needs no saved generator state
-        torch.manual_seed(
-            int(np.random.SeedSequence([recipe.seed, step, self._context.rank]).generate_state(1)[0])
-        )
+        seed_torch(recipe.seed, step, self._context.rank)
         batch = self._batch(step)
         micro_batches = _split(batch, self._micro_rows)
-        masked = self._over_ranks(float((batch["labels"] != -100).sum()))
+        masked = engine.over_ranks(float((batch["labels"] != -100).sum()))
         # DeepSpeed averages over ranks and micro batches; this makes it the mean over all masked tokens, so
         # that the loss does not depend on how rows fall on workers
         scale = self._context.world_size * len(micro_batches) / masked
@@ -203,7 +198,7 @@ class _Loop:
             loss = self._summed_loss(micro) * scale
             engine.backward(loss)
             total += float(loss.detach())
-        mean = self._over_ranks(total) / (self._context.world_size * len(micro_batches))
+        mean = engine.over_ranks(total) / (self._context.world_size * len(micro_batches))
         if not math.isfinite(mean):
             raise self._not_a_number(step, mean)
         skip = self._guard.is_spike(mean)
@@ -237,7 +232,7 @@ class _Loop:
             for batch in batches:
                 masked += float((batch["labels"] != -100).sum())
                 total += float(self._summed_loss(batch))
-        loss = self._over_ranks(total) / max(self._over_ranks(masked), 1.0)
+        loss = self.engine.over_ranks(total) / max(self.engine.over_ranks(masked), 1.0)
         return {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))}
 
     def speed(self) -> Metrics:
@@ -293,17 +288,6 @@ class _Loop:
             f"{', '.join(str(row) for _, row in rows)} of the training split. Lower recipe.optimizer.learning_rate or "
             "use recipe.precision=fp32 under another name"
         )
-
-    def _over_ranks(self, value: float) -> float:
-        """Sum of a number over all ranks."""
-        import torch
-
-        if self._context.world_size == 1:
-            return value
-        device = "cuda" if self._task.config.runtime.gpus_per_worker else "cpu"
-        total = torch.tensor(value, dtype=torch.float64, device=device)
-        torch.distributed.all_reduce(total)
-        return float(total)
 
 
 def _first_tokens(tensors: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
