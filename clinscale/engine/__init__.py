@@ -5,13 +5,21 @@ from clinscale.engine.checkpoints import CheckpointStore, RetentionConfig, newes
 from clinscale.engine.optim import OptimizerConfig
 from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
 from clinscale.engine.weights import consolidated_state, load_weights
-from clinscale.engine.zero import REDUCE_BUCKET_ELEMENTS, Precision, ZeroConfig, accelerator, describe_precision
+from clinscale.engine.zero import (
+    REDUCE_BUCKET_ELEMENTS,
+    MemoryConfig,
+    Precision,
+    ZeroConfig,
+    accelerator,
+    describe_precision,
+)
 
 __all__ = [
     "REDUCE_BUCKET_ELEMENTS",
     "CheckpointStore",
     "DeepSpeedEngine",
     "Engine",
+    "MemoryConfig",
     "OptimizerConfig",
     "Precision",
     "RetentionConfig",

@@ -55,6 +55,17 @@ class ZeroConfig(Config):
             )
 
 
+class MemoryConfig(Config):
+    """A model's memory on each worker: what is shared out, and what is computed again. Changes no number."""
+
+    zero: ZeroConfig = ZeroConfig()
+    """The parts that DeepSpeed shards over several workers. At stage 3 no worker holds the whole model, and in
+    fine-tuning all of them evaluate every example; below it each evaluates its share."""
+
+    activation_checkpointing: bool = False
+    """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
+
+
 REDUCE_BUCKET_ELEMENTS = 2**24
 """Gradients that are reduced at once; ZeRO-3 keeps a buffer of this size, and DeepSpeed's default would be 2 GB."""
 

@@ -5,9 +5,10 @@ from typing import Any
 from pydantic import Field
 
 from clinscale.config import Config
-from clinscale.engine import OptimizerConfig, Precision, ZeroConfig
+from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, EvaluationPattern
+from clinscale.runtime import GroupConfig
 from clinscale.tasks import LongDocuments
 
 
@@ -66,7 +67,7 @@ class FinetuneRecipe(Config):
             raise ConfigError(f"recipe.dropout is a share from 0 to below 1, got {self.dropout}")
 
 
-class FinetuneRuntime(Config):
+class FinetuneRuntime(GroupConfig, MemoryConfig):
     """All that changes only speed or place."""
 
     device: str | None = None
@@ -75,39 +76,12 @@ class FinetuneRuntime(Config):
     attention: Attention = "exact"
     """`exact` gives HF's numbers several times faster, and computes no padding; `hf` runs HF's own code."""
 
-    activation_checkpointing: bool = False
-    """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
-
     num_workers: int = 1
     """1 is one process without Ray; more are Ray Train workers with DeepSpeed, for models that do not fit one GPU."""
 
-    cpus_per_worker: float = 1
-    """CPUs that Ray sets aside for each of several workers."""
-
-    gpus_per_worker: float = 0
-    """1 on a GPU cluster; 0 trains several workers on CPU through gloo."""
-
-    zero: ZeroConfig = ZeroConfig()
-    """The parts that DeepSpeed shards over several workers. At stage 3 no worker holds the whole model, and all of them
-    evaluate every example; below it each evaluates its share."""
-
-    max_failures: int = Field(default=3, ge=0)
-    """Restarts of the worker group, each from the last whole epoch, before the fine-tuning is given up."""
-
-    start_timeout_s: float = Field(default=600, gt=0)
-    """Seconds to wait for workers that the cluster does not have free, e.g. while it scales up."""
-
-    collective_timeout_s: float = Field(default=1800, gt=0)
-    """A worker that does not answer the others for so long counts as failed."""
-
     def check(self) -> None:
         """There is a worker, and what only several workers have is not asked of one process."""
-        if self.num_workers < 1:
-            raise ConfigError(f"runtime.num_workers must be at least 1, got {self.num_workers}; 1 is usual")
-        if self.cpus_per_worker <= 0:
-            raise ConfigError(f"runtime.cpus_per_worker must be above 0, got {self.cpus_per_worker:g}; 1 is usual")
-        if self.gpus_per_worker < 0:
-            raise ConfigError(f"runtime.gpus_per_worker must not be negative, got {self.gpus_per_worker:g}")
+        super().check()
         if self.num_workers > 1 and self.device:
             raise ConfigError(
                 f"runtime.device={self.device} is of one process, and runtime.num_workers is {self.num_workers}; leave "
@@ -148,8 +122,5 @@ class FinetuneConfig(Config):
         """There is a seed to run, and no fp16 on CPU workers."""
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}")
-        if self.recipe.precision == "fp16" and self.runtime.num_workers > 1 and not self.runtime.gpus_per_worker:
-            raise ConfigError(
-                "recipe.precision=fp16 needs GPUs, and runtime.gpus_per_worker is 0: a CPU computes fp16 hundreds of "
-                "times slower than bf16; use recipe.precision=bf16 or runtime.gpus_per_worker=1"
-            )
+        if self.runtime.num_workers > 1:
+            self.runtime.check_precision(self.recipe.precision)

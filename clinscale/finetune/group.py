@@ -17,11 +17,10 @@ from clinscale.errors import OutOfMemoryError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.finetune.loop import EpochLoop, FinetuneResult, OnEpoch, best_of, build_model
 from clinscale.permissions import make_folder
-from clinscale.runtime import WorkerContext, run_workers
+from clinscale.runtime import WorkerContext, run_halving, run_workers
 from clinscale.storage import is_remote
 from clinscale.tasks import Prediction, TaskConfig, TaskData, Window, read_task
 
-_MAX_PREEMPTION_FAILURES = 100  # as in pretraining: a node that is taken away is no fault of the fine-tuning
 _STOP_FILE = "stop"
 
 Event = Callable[[str], None]
@@ -119,34 +118,29 @@ def finetune_worker(context: WorkerContext, work: GroupTask) -> None:
 
 def _run(work: GroupTask, reports: "_EpochReports", on_event: Event | None) -> None:
     """The workers to their end; an answer that memory is too small halves the micro batch."""
-    runtime = work.runtime
-    while True:
-        try:
-            run_workers(
-                finetune_worker,
-                work,
-                num_workers=runtime.num_workers,
-                cpus_per_worker=runtime.cpus_per_worker,
-                gpus_per_worker=runtime.gpus_per_worker,
-                scratch=work.state / "ray",
-                max_failures=runtime.max_failures,
-                max_preemption_failures=_MAX_PREEMPTION_FAILURES,
-                start_timeout_s=runtime.start_timeout_s,
-                collective_timeout_s=runtime.collective_timeout_s,
-                on_log=reports,
-                on_event=on_event,
-            )
-            return
-        except OutOfMemoryError as error:
-            if work.micro_batch_size == 1:
-                raise OutOfMemoryError(
-                    f"fine-tuning on {work.task.name}: one window does not fit into a worker's memory ({error}); raise "
-                    "runtime.zero.stage or runtime.num_workers, offload, lower recipe.max_tokens, or use "
-                    "runtime.activation_checkpointing=true"
-                ) from None
-            work = replace(work, micro_batch_size=-(-work.micro_batch_size // 2))
-            if on_event:
-                on_event(f"out of memory: going on with micro batches of {work.micro_batch_size} windows")
+
+    def run(windows: int) -> None:
+        run_workers(
+            finetune_worker,
+            replace(work, micro_batch_size=windows),
+            group=work.runtime,
+            scratch=work.state / "ray",
+            on_log=reports,
+            on_event=on_event,
+        )
+
+    def on_halved(windows: int) -> None:
+        if on_event:
+            on_event(f"out of memory: going on with micro batches of {windows} windows")
+
+    def at_one(error: OutOfMemoryError) -> OutOfMemoryError:
+        return OutOfMemoryError(
+            f"fine-tuning on {work.task.name}: one window does not fit into a worker's memory ({error}); raise "
+            "runtime.zero.stage or runtime.num_workers, offload, lower recipe.max_tokens, or use "
+            "runtime.activation_checkpointing=true"
+        )
+
+    run_halving(run, work.micro_batch_size, on_halved=on_halved, at_one=at_one)
 
 
 class _EpochReports:

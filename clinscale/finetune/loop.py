@@ -17,10 +17,10 @@ import numpy as np
 
 from clinscale import models
 from clinscale.engine import Engine, TorchEngine, seed_torch
-from clinscale.errors import ConfigError, DataError, DivergenceError, OutOfMemoryError
+from clinscale.errors import ConfigError, DataError, DivergenceError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.predict import Predictor, TaskCard, collate
-from clinscale.runtime import exhausted_memory
+from clinscale.runtime import out_of_memory_as, run_halving
 from clinscale.storage import atomic_path
 from clinscale.tasks import TaskConfig, TaskData, Window, kind_of, metric_of
 from clinscale.tokenizers import load_tokenizer
@@ -286,21 +286,20 @@ class _OneProcess(EpochLoop):
         return self._predictor.score(self._dev_examples, windows=self._dev_windows)
 
     def _gradients(self, chosen: Sequence[Window]) -> float:
-        while True:
-            try:
-                return self._accumulate(chosen, self._predictor.batch_size)
-            except (MemoryError, RuntimeError, OSError) as error:
-                memory = exhausted_memory(error)
-                if not memory:
-                    raise
-                if self._predictor.batch_size == 1:
-                    raise OutOfMemoryError(
-                        f"fine-tuning on {self._data.task.name}: one window of {self._predictor.card.max_tokens} "
-                        f"tokens does not fit into {memory} memory; lower recipe.max_tokens or use "
-                        "runtime.activation_checkpointing=true"
-                    ) from None
-            self._engine.forget_gradients()
-            self._predictor.batch_size = -(-self._predictor.batch_size // 2)
+        return run_halving(
+            lambda size: self._accumulate(chosen, size), self._predictor.batch_size, on_halved=self._begin_again
+        )
+
+    def _begin_again(self, micro_batch_size: int) -> None:
+        self._engine.forget_gradients()
+        self._predictor.batch_size = micro_batch_size
+
+    def _too_large(self, memory: str) -> str:
+        """The sentence for the user, once not even one window fits."""
+        return (
+            f"fine-tuning on {self._data.task.name}: one window of {self._predictor.card.max_tokens} tokens does not "
+            f"fit into {memory} memory; lower recipe.max_tokens or use runtime.activation_checkpointing=true"
+        )
 
     def seconds_per_epoch(self, seconds: float) -> float:
         """Seconds of training and judging one epoch, from as many steps and examples as take about `seconds` each."""
@@ -324,10 +323,11 @@ class _OneProcess(EpochLoop):
             part = chosen[first : first + micro]
             if not (terms := self._predictor.kind.loss_terms(part)):
                 continue  # the mean of no terms is no number
-            # HF's loss of an answer, and BigBird's last block, depend on padding: it is that of the whole step
-            loss = self._loss(part, least_length=len(chosen[-1].input_ids)) * (terms / whole)
-            self._engine.backward(loss)
-            total += float(loss.detach())
+            with out_of_memory_as(self._too_large):
+                # HF's loss of an answer, and BigBird's last block, depend on padding: it is that of the whole step
+                loss = self._loss(part, least_length=len(chosen[-1].input_ids)) * (terms / whole)
+                self._engine.backward(loss)
+                total += float(loss.detach())
         return total
 
 

@@ -3,11 +3,11 @@
 import functools
 from collections.abc import Callable, Generator
 
-from clinscale.errors import CapacityError, OutOfMemoryError, exhausted_memory
+from clinscale.errors import CapacityError
 from clinscale.predict.answers import Line, answer
 from clinscale.predict.inputs import Document, Inputs
 from clinscale.predict.predictor import CHUNK, Predictor
-from clinscale.runtime import Cluster, stream
+from clinscale.runtime import Cluster, out_of_memory_as, stream
 from clinscale.tasks import OnError
 
 _SHARES = 4
@@ -63,11 +63,7 @@ class _Worker:
         self._predictor, self._on_error = load(), on_error
 
     def __call__(self, documents: list[Document]) -> list[Line]:
-        try:
+        with out_of_memory_as(
+            lambda memory: f"a worker ran out of {memory} memory; lower --batch-size or --workers"
+        ):
             return answer(self._predictor, documents, self._on_error)
-        except (MemoryError, RuntimeError, OSError) as error:
-            if memory := exhausted_memory(error):
-                raise OutOfMemoryError(
-                    f"a worker ran out of {memory} memory; lower --batch-size or --workers"
-                ) from None
-            raise

@@ -9,10 +9,11 @@ from pydantic import Field
 
 from clinscale.config import Config, nearest
 from clinscale.corpus import CanaryConfig, MaskingConfig
-from clinscale.engine import OptimizerConfig, Precision, RetentionConfig, ZeroConfig
+from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, RetentionConfig
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, EvaluationPattern, ModelConfig, family_named
 from clinscale.pretrain.guard import SpikeGuardConfig
+from clinscale.runtime import GroupConfig
 from clinscale.units import Duration
 
 _RECIPES = files("clinscale.pretrain") / "recipes"
@@ -85,20 +86,8 @@ class PretrainRecipe(Config):
         return self.global_first_token and family_named(model_type).uses_global_mask
 
 
-class PretrainRuntime(Config):
+class PretrainRuntime(GroupConfig, MemoryConfig):
     """All that changes only speed, place or cost."""
-
-    num_workers: int | tuple[int, int] = 2
-    """Ray Train workers, one process each. `[1, 4]` is elastic: what the cluster has, growing and shrinking with it."""
-
-    cpus_per_worker: float = 1
-    """CPUs that Ray sets aside for each worker."""
-
-    gpus_per_worker: float = 0
-    """1 on a GPU cluster; 0 trains on CPU through gloo."""
-
-    zero: ZeroConfig = ZeroConfig()
-    """The parts that DeepSpeed shards over the workers."""
 
     micro_rows_per_gpu: int | None = Field(default=None, ge=1)
     """Rows of one forward pass; None begins with a worker's whole share of the global batch. Where it does not fit
@@ -106,9 +95,6 @@ class PretrainRuntime(Config):
 
     attention: Attention = "exact"
     """`exact` gives HF's numbers several times faster; `hf` runs HF's own code."""
-
-    activation_checkpointing: bool = False
-    """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
 
     log_every_steps: int = 10
     """Training loss, learning rate and throughput."""
@@ -125,26 +111,9 @@ class PretrainRuntime(Config):
     evaluation_rows: int = Field(default=256, ge=1)
     """Held-out rows that one evaluation reads at most."""
 
-    max_failures: int = 3
-    """Restarts of the worker group before the run is given up."""
-
-    max_preemption_failures: int = 100
-    """Restarts because a node was taken away, counted apart: they are no fault of the run."""
-
-    start_timeout_s: float = Field(default=600, gt=0)
-    """Seconds to wait for workers that the cluster does not have free, e.g. while it scales up."""
-
-    collective_timeout_s: float = Field(default=1800, gt=0)
-    """A worker that does not answer for so long counts as failed."""
-
     storage_patience_s: float = Field(default=300, ge=0)
     """Seconds in which a checkpoint that cannot be written is tried again, while training goes on, before the run
     stops."""
-
-    @property
-    def least_workers(self) -> int:
-        """Workers without which nothing starts."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
 
 
 class PretrainConfig(Config):
@@ -176,17 +145,7 @@ class PretrainConfig(Config):
     def check(self) -> None:
         """The settings fit each other; what only workers can know is checked there."""
         recipe, runtime = self.recipe, self.runtime
-        if runtime.least_workers < 1 or (
-            isinstance(runtime.num_workers, tuple) and runtime.num_workers[1] < runtime.num_workers[0]
-        ):
-            raise ConfigError(
-                f"runtime.num_workers must be at least 1, or [least, most], got {runtime.num_workers}; 2 is usual"
-            )
-        if recipe.precision == "fp16" and not runtime.gpus_per_worker:
-            raise ConfigError(
-                "recipe.precision=fp16 needs GPUs, and runtime.gpus_per_worker is 0: a CPU computes fp16 hundreds of "
-                "times slower than bf16; use recipe.precision=bf16 or runtime.gpus_per_worker=1"
-            )
+        runtime.check_precision(recipe.precision)
         if recipe.documents_apart and (
             reason := recipe.model.family_to_train.why_not_apart(
                 runtime.attention,
@@ -195,10 +154,6 @@ class PretrainConfig(Config):
             )
         ):
             raise ConfigError(reason)
-        if runtime.cpus_per_worker <= 0:
-            raise ConfigError(
-                f"runtime.cpus_per_worker must be above 0, got {runtime.cpus_per_worker:g}; 1 is usual"
-            )
 
 
 def recipes() -> list[str]:

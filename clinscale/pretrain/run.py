@@ -191,41 +191,31 @@ def train(
     Raises:
         CapacityError: not even one row fits, or the workers never became free. ClusterError: they failed for good.
     """
-    settings = task.config.runtime
-    while True:
-        try:
-            runtime.run_workers(
-                function,
-                task,
-                num_workers=settings.num_workers,
-                cpus_per_worker=settings.cpus_per_worker,
-                gpus_per_worker=settings.gpus_per_worker,
-                scratch=folder / "ray",
-                max_failures=settings.max_failures,
-                max_preemption_failures=settings.max_preemption_failures,
-                start_timeout_s=settings.start_timeout_s,
-                collective_timeout_s=settings.collective_timeout_s,
-                on_log=on_log,
-                on_event=on_event,
-            )
-            return
-        except OutOfMemoryError as error:
-            task = replace(task, micro_rows_per_gpu=_half(task, error))
-            write_json(folder / _MEMORY_FILE, task.micro_rows_per_gpu)
-            if on_event:
-                on_event(f"out of memory: going on with micro batches of {task.micro_rows_per_gpu} rows")
 
+    def run(rows: int) -> None:
+        runtime.run_workers(
+            function,
+            replace(task, micro_rows_per_gpu=rows),
+            group=task.config.runtime,
+            scratch=folder / "ray",
+            on_log=on_log,
+            on_event=on_event,
+        )
 
-def _half(task: WorkerTask, error: OutOfMemoryError) -> int:
-    rows = task.config.recipe.rows_of_step(task.row_tokens)
-    before = task.micro_rows_per_gpu or -(-rows // task.config.runtime.least_workers)
-    if before == 1:
-        raise CapacityError(
+    def on_halved(rows: int) -> None:
+        write_json(folder / _MEMORY_FILE, rows)
+        if on_event:
+            on_event(f"out of memory: going on with micro batches of {rows} rows")
+
+    def at_one(error: OutOfMemoryError) -> CapacityError:
+        return CapacityError(
             f"run {task.config.name}: one row of {task.row_tokens} tokens does not fit into a worker's memory "
             f"({error}); set runtime.activation_checkpointing=true, raise runtime.zero.stage, offload, or lower "
             "recipe.row_tokens"
-        ) from None
-    return before // 2
+        )
+
+    share = -(-task.config.recipe.rows_of_step(task.row_tokens) // task.config.runtime.least_workers)
+    runtime.run_halving(run, min(task.micro_rows_per_gpu or share, share), on_halved=on_halved, at_one=at_one)
 
 
 def _check_tokenizer(pretrained: str, shards: corpus.ShardSet) -> None:

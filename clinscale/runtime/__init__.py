@@ -2,6 +2,8 @@
 
 from clinscale.errors import exhausted_memory
 from clinscale.runtime.forks import Fork, Forks, fork_session
+from clinscale.runtime.group import GroupConfig
+from clinscale.runtime.memory import halved, out_of_memory_as, run_halving
 from clinscale.runtime.session import (
     PATIENT,
     QUIET,
@@ -23,17 +25,20 @@ __all__ = [
     "Cluster",
     "Fork",
     "Forks",
+    "GroupConfig",
     "WorkerContext",
     "current_cluster",
-    "exhausted_memory",
     "fork_session",
+    "halved",
     "hardware",
     "make_token",
     "one_start_at_a_time",
+    "out_of_memory_as",
     "ray_logs",
     "ray_session",
     "read_token",
     "replace_open_token",
+    "run_halving",
     "run_once",
     "run_workers",
     "stream",

@@ -22,6 +22,7 @@ from typing import Any
 from clinscale.errors import CapacityError, ClinscaleError, ClusterError
 from clinscale.permissions import make_folder
 from clinscale.runtime import session
+from clinscale.runtime.group import GroupConfig
 from clinscale.runtime.session import Cluster, cpu_model
 
 _LAST_WORDS_S = 2.0
@@ -172,18 +173,16 @@ def run_forks(
     config: Any,
     *,
     cluster: Forks,
-    num_workers: int,
-    cpus_per_worker: float,
+    group: GroupConfig,
     scratch: Path,
-    max_failures: int,
-    collective_timeout_s: float,
     on_log: Callable[[dict[str, float]], None],
     on_event: Callable[[str], None] | None,
 ) -> None:
     """Run `call(context, config)` on every rank, again after a failure; arguments and errors of `run_workers`."""
-    if num_workers > cluster.slots(cpus=cpus_per_worker, gpus=0):
+    num_workers = group.most_workers
+    if num_workers > cluster.slots(cpus=group.cpus_per_worker, gpus=0):
         raise CapacityError(
-            f"{num_workers} workers of {cpus_per_worker:g} CPU each do not fit into this machine "
+            f"{num_workers} workers of {group.cpus_per_worker:g} CPU each do not fit into this machine "
             f"({cluster.num_cpus} CPU); lower runtime.num_workers"
         )
     heard: list[ClinscaleError] = []
@@ -198,7 +197,8 @@ def run_forks(
         make_folder(scratch)
         rendezvous = scratch / f"rendezvous-{uuid.uuid4().hex}"
         seats = [
-            _Seat(rank, num_workers, attempt, str(rendezvous), collective_timeout_s) for rank in range(num_workers)
+            _Seat(rank, num_workers, attempt, str(rendezvous), group.collective_timeout_s)
+            for rank in range(num_workers)
         ]
         try:
             failures = _group(call, config, seats, tell)
@@ -209,7 +209,7 @@ def run_forks(
         if not failures:
             break
         described = ", ".join(f"worker {rank}: {failures[rank]}" for rank in sorted(failures))
-        if attempt == max_failures:
+        if attempt == group.max_failures:
             raise ClusterError(
                 f"the group of workers failed ({described}); start it again after a look at its logs"
             )

@@ -11,8 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from clinscale.errors import ClinscaleError, OutOfMemoryError, exhausted_memory, own_cause
+from clinscale.errors import ClinscaleError, own_cause
 from clinscale.runtime.forks import Forks, call_fork, failed, run_forks
+from clinscale.runtime.group import GroupConfig
+from clinscale.runtime.memory import out_of_memory_as
 from clinscale.runtime.session import Cluster, current_cluster, variables
 
 Metrics = dict[str, float]
@@ -103,14 +105,8 @@ def run_workers(
     function: Callable[[WorkerContext, Any], None],
     config: Any,
     *,
-    num_workers: int | tuple[int, int],
-    cpus_per_worker: float,
-    gpus_per_worker: float,
+    group: GroupConfig,
     scratch: str | Path,
-    max_failures: int,
-    max_preemption_failures: int,
-    start_timeout_s: float,
-    collective_timeout_s: float,
     on_log: Callable[[Metrics], None],
     on_event: Callable[[str], None] | None = None,
     resize_interval_s: float = 60,
@@ -124,15 +120,8 @@ def run_workers(
     Args:
         function: what each worker runs, e.g. a training loop.
         config: its second argument; travels by pickle.
-        num_workers: how many, or (least, most): as many as the cluster has room for, looked at again as it changes.
-        cpus_per_worker: that Ray sets aside for each.
-        gpus_per_worker: of each; none means gloo instead of nccl.
+        group: how many workers, what each is given, and how long and how often they are waited for.
         scratch: a folder that all nodes see, for what Ray Train itself keeps; nothing is left there.
-        max_failures: restarts before the group is given up; a memory that is too small or another error of ours
-            is an answer, so none is spent on it.
-        max_preemption_failures: restarts because a node was taken away.
-        start_timeout_s: how long to wait for the least number of workers to become free, at first and after a loss.
-        collective_timeout_s: a worker that does not answer the others for so long counts as failed.
         on_log: takes metrics.
         on_event: takes sentences.
         resize_interval_s: of an elastic group, how often to look whether the cluster grew. Each resize costs the
@@ -150,11 +139,8 @@ def run_workers(
             _Call(function),
             config,
             cluster=cluster,
-            num_workers=num_workers if isinstance(num_workers, int) else num_workers[1],
-            cpus_per_worker=cpus_per_worker,
+            group=group,
             scratch=Path(scratch),
-            max_failures=max_failures,
-            collective_timeout_s=collective_timeout_s,
             on_log=on_log,
             on_event=on_event,
         )
@@ -164,44 +150,47 @@ def run_workers(
 
     from clinscale.runtime.controller import Trainer, as_ours
 
-    least = num_workers if isinstance(num_workers, int) else num_workers[0]
     # a group that does not find its place had better look at the cluster again
-    patience_s = min(_START_PATIENCE_S, start_timeout_s)
+    patience_s = min(_START_PATIENCE_S, group.start_timeout_s)
     cluster.wait_for(
-        processes=least, cpus=cpus_per_worker, gpus=gpus_per_worker, timeout_s=start_timeout_s, on_wait=on_event
+        processes=group.least_workers,
+        cpus=group.cpus_per_worker,
+        gpus=group.gpus_per_worker,
+        timeout_s=group.start_timeout_s,
+        on_wait=on_event,
     )
     driver = _Driver(on_log, on_event)
     name = uuid.uuid4().hex  # Ray Train would return the old result of a name that it knows
-    with _ray_train_environment(cluster, patience_s, collective_timeout_s), driver:
+    with _ray_train_environment(cluster, patience_s, group.collective_timeout_s), driver:
         try:
             Trainer(
                 _Entry(function),
                 tell=driver.tell,
-                start_timeout_s=start_timeout_s,
+                start_timeout_s=group.start_timeout_s,
                 train_loop_config={
                     "config": config,
                     "queue": driver.queue,
-                    "collective_timeout_s": collective_timeout_s,
+                    "collective_timeout_s": group.collective_timeout_s,
                 },
                 scaling_config=train.ScalingConfig(
-                    num_workers=num_workers,
-                    use_gpu=gpus_per_worker > 0,
+                    num_workers=group.num_workers,
+                    use_gpu=group.gpus_per_worker > 0,
                     resources_per_worker={
-                        "CPU": cpus_per_worker,
-                        **({"GPU": gpus_per_worker} if gpus_per_worker else {}),
+                        "CPU": group.cpus_per_worker,
+                        **({"GPU": group.gpus_per_worker} if group.gpus_per_worker else {}),
                     },
                     elastic_resize_monitor_interval_s=resize_interval_s,
                 ),
                 torch_config=TorchConfig(
-                    backend="nccl" if gpus_per_worker > 0 else "gloo", timeout_s=collective_timeout_s
+                    backend="nccl" if group.gpus_per_worker > 0 else "gloo", timeout_s=group.collective_timeout_s
                 ),
                 run_config=train.RunConfig(
                     name=name,
                     storage_path=str(Path(scratch).absolute()),
                     failure_config=train.FailureConfig(
-                        max_failures=max_failures,
-                        max_preemption_failures=max_preemption_failures,
-                        controller_failure_limit=max(2, int(start_timeout_s / patience_s)),
+                        max_failures=group.max_failures,
+                        max_preemption_failures=group.max_preemption_failures,
+                        controller_failure_limit=max(2, int(group.start_timeout_s / patience_s)),
                     ),
                     logging_config=train.LoggingConfig(log_level="ERROR"),
                 ),
@@ -264,15 +253,9 @@ class _Call:
         self._function = function
 
     def __call__(self, context: WorkerContext, config: Any) -> None:
-        try:
+        who = f"worker {context.rank} of {context.world_size}"
+        with out_of_memory_as(lambda memory: f"{who} ran out of {memory} memory; smaller micro batches need less"):
             self._function(context, config)
-        except (MemoryError, RuntimeError, OSError) as error:
-            if memory := exhausted_memory(error):
-                raise OutOfMemoryError(
-                    f"worker {context.rank} of {context.world_size} ran out of {memory} memory; smaller micro batches "
-                    "need less"
-                ) from None
-            raise
 
 
 class _Entry:

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from clinscale.config import Config
-from clinscale.engine import ZeroConfig
+from clinscale.engine import MemoryConfig
 from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRuntime
 from clinscale.models import Attention
@@ -199,7 +199,7 @@ class SweepRecipe(Config):
         return Halving(self.scheduler, self.grace_epochs, self.reduction_factor)
 
 
-class SweepRuntime(Config):
+class SweepRuntime(MemoryConfig):
     """All that changes only speed, place or cost."""
 
     cpus_per_trial: float = 1
@@ -211,17 +211,11 @@ class SweepRuntime(Config):
     workers_per_trial: int = 1
     """Workers of each trial; several are a Ray Train group under `zero`, for models that one GPU does not hold."""
 
-    zero: ZeroConfig = ZeroConfig()
-    """DeepSpeed ZeRO of trials of several workers."""
-
     max_concurrent_trials: int | None = None
     """Trials at once at most; None is all that the cluster has room for."""
 
     attention: Attention = "exact"
     """`exact` gives HF's numbers several times faster, and computes no padding; `hf` runs HF's own code."""
-
-    activation_checkpointing: bool = False
-    """Keep one activation per layer and compute the rest again: far less memory for a third more time."""
 
     max_failures: int = 3
     """Restarts of one trial whose process or node died; it goes on from its last epoch."""

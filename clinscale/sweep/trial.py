@@ -9,6 +9,7 @@ from typing import Any
 
 from clinscale.errors import ClinscaleError, DivergenceError, OutOfMemoryError
 from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, finetune, finetune_on_workers
+from clinscale.runtime import halved
 from clinscale.sweep.ledger import Reason
 from clinscale.sweep.space import MODEL, SearchSpace
 from clinscale.tasks import TaskConfig, TaskData, metric_of, read_task
@@ -97,7 +98,7 @@ def run_segment(report: Report, segment: Segment, *, specs: tuple[StudySpec, ...
 def _train(spec: StudySpec, segment: Segment, on_epoch: Any) -> None:
     recipe = spec.recipe(segment.params, segment.seed)
     if segment.halvings:
-        micro = max(1, (recipe.micro_batch_size or recipe.batch_size) >> segment.halvings)
+        micro = halved(recipe.micro_batch_size or recipe.batch_size, segment.halvings)
         recipe = recipe.model_copy(update={"micro_batch_size": micro})
     folder, checkpoint = trial_folder(spec.folder, segment.trial), state_file(spec.folder, segment.trial)
     if spec.runtime.num_workers == 1:

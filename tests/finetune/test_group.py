@@ -128,14 +128,8 @@ def first_epochs(base_models, demo_data, tmp_path_factory, fork_workers):
         runtime.run_workers(
             one_after_another,
             list(works.values()),
-            num_workers=2,
-            cpus_per_worker=1,
-            gpus_per_worker=0,
+            group=two_workers(),
             scratch=folder / "ray",
-            max_failures=0,
-            max_preemption_failures=0,
-            start_timeout_s=60,
-            collective_timeout_s=60,
             on_log=logged.append,
         )
     return works, {task: [one for one in logged if any(f"eval/{task}/" in key for key in one)] for task in works}

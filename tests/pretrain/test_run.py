@@ -30,7 +30,7 @@ from clinscale.pretrain import (
     run_config,
     verify_resume,
 )
-from clinscale.pretrain.run import CHECKPOINTS, _half, train, worker_task
+from clinscale.pretrain.run import CHECKPOINTS, train, worker_task
 from clinscale.pretrain.worker import train_worker
 
 STEPS = 6
@@ -219,14 +219,8 @@ def run_group(function, tasks, *, max_failures=0):
     runtime.run_workers(
         function,
         tasks,
-        num_workers=settings.num_workers,
-        cpus_per_worker=1,
-        gpus_per_worker=0,
+        group=settings.model_copy(update={"max_failures": max_failures, "collective_timeout_s": 60.0}),
         scratch=Path(several[0].checkpoint_dir).parent / "ray",
-        max_failures=max_failures,
-        max_preemption_failures=0,
-        start_timeout_s=60,
-        collective_timeout_s=60,
         on_log=lambda metrics: logged[int(metrics.get("number", 0))].append(metrics),
     )
     return logged, [consolidated_state(newest_checkpoint(Path(one.checkpoint_dir))) for one in several]
@@ -376,10 +370,14 @@ def test_rows_that_do_not_fit_are_halved_and_the_global_batch_stays(variants, sh
     assert task(shards, tmp_path).micro_rows_per_gpu == 2, "the next start tries the same again"
 
 
-def test_one_row_that_does_not_fit_ends_the_halving(shards, tmp_path):
+def no_memory_at_all(context, task):
+    raise OutOfMemoryError("worker 1 of 2 ran out of GPU memory")
+
+
+def test_one_row_that_does_not_fit_ends_the_halving(shards, tmp_path, forks):
     smallest = replace(task(shards, tmp_path), micro_rows_per_gpu=1)
     with pytest.raises(CapacityError, match=r"one row of 128 tokens does not fit .*activation_checkpointing=true"):
-        _half(smallest, OutOfMemoryError("worker 1 of 2 ran out of GPU memory"))
+        train(smallest, tmp_path, on_log=print, function=no_memory_at_all)
 
 
 def full_after_two_steps(context, task):

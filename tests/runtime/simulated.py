@@ -14,7 +14,7 @@ from ray._raylet import GcsClient
 from ray.core.generated import autoscaler_pb2
 
 from clinscale.errors import CapacityError
-from clinscale.runtime import hardware, one_start_at_a_time, ray_session, run_workers
+from clinscale.runtime import GroupConfig, hardware, one_start_at_a_time, ray_session, run_workers
 
 GRACE_S = 10  # only a node that ends by its notice is told as one that was taken away
 
@@ -63,12 +63,19 @@ def loses_and_gains_nodes(cluster, nodes, folder):
         groups.append(members(folder, running, attempt, world_size, **what))
         seconds.append(time.monotonic() - start)
 
-    settings = {"num_workers": (1, 2), "max_failures": 1, "max_preemption_failures": 1, "resize_interval_s": 1}
-    shares = {"cpus_per_worker": 1, "gpus_per_worker": 0, "scratch": folder / "ray"}
-    waits = {"start_timeout_s": 60, "collective_timeout_s": 60}
+    group = GroupConfig(
+        num_workers=(1, 2), max_failures=1, max_preemption_failures=1, start_timeout_s=60, collective_timeout_s=60
+    )
     with concurrent.futures.ThreadPoolExecutor() as pool:  # nodes are added in the main thread or not at all
         running = pool.submit(
-            run_workers, stay, str(folder), on_log=print, on_event=told.append, **settings, **shares, **waits
+            run_workers,
+            stay,
+            str(folder),
+            group=group,
+            scratch=folder / "ray",
+            on_log=print,
+            on_event=told.append,
+            resize_interval_s=1,
         )
         try:
             see(0, 2)

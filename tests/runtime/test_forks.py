@@ -15,21 +15,17 @@ from clinscale.errors import CapacityError, ClusterError, ConfigError, DataError
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
 
 
-def run(function, folder, **changes):
+def run(function, folder, *, on_log=None, **changes):
     """What the driver was told: metrics, and sentences."""
     logged, told = [], []
-    settings = {"num_workers": 2, "max_failures": 1, "on_log": logged.append} | changes
+    settings = {"num_workers": 2, "max_failures": 1, "collective_timeout_s": 60} | changes
     runtime.run_workers(
         function,
         str(folder),
-        cpus_per_worker=1,
-        gpus_per_worker=0,
+        group=runtime.GroupConfig(**settings),
         scratch=folder / "ray",
-        max_preemption_failures=0,
-        start_timeout_s=60,
-        collective_timeout_s=60,
+        on_log=on_log or logged.append,
         on_event=told.append,
-        **settings,
     )
     return logged, told
 

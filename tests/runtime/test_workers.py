@@ -44,14 +44,14 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_one_without_memory_is_an_an
         runtime.run_workers(
             suffer,
             str(tmp_path),
-            num_workers=(1, 2),
-            cpus_per_worker=1,
-            gpus_per_worker=0,
+            group=runtime.GroupConfig(
+                num_workers=(1, 2),
+                max_failures=5,
+                max_preemption_failures=0,
+                start_timeout_s=60,
+                collective_timeout_s=6,
+            ),
             scratch=tmp_path / "ray",
-            max_failures=5,
-            max_preemption_failures=0,
-            start_timeout_s=60,
-            collective_timeout_s=6,
             on_log=logged.append,
             on_event=told.append,
         )
