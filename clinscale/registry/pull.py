@@ -7,6 +7,7 @@ shows a copy. The meaning of a reference is written to `models.lock`, and is kep
 
 import contextlib
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -258,7 +259,11 @@ def _obtain(
 
 
 def _refuse_taken(out: Path, label: str, welcome: set[str | None]) -> None:
-    if out.exists() and digest_or_none(out) not in welcome:
+    """RegistryError where `out` is there and neither empty nor a model of a welcome digest: it is somebody's work."""
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
+        return
+    held = digest_or_none(out)
+    if held is None or held not in welcome:
         raise RegistryError(f"{out} exists and is not {label}; remove it, or give another folder")
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -45,6 +46,57 @@ def test_an_equal_folder_is_kept_and_another_is_not_overwritten(tracking, versio
     with pytest.raises(RegistryError, match=r"out exists and is not radiology/1"):
         registry.pull(tracking, "radiology", out)
     assert (out / "config.json").read_text() == "{}"
+
+
+def test_an_empty_folder_is_free(tracking, version, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert registry.pull(tracking, "radiology", tmp_path / "out").path == tmp_path / "out"
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+def somebodys_folder(out, model):
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+
+
+def somebodys_file(out, model):
+    out.write_text("mine")
+
+
+def link_to_nowhere(out, model):
+    out.symlink_to(out.with_name("gone"))
+
+
+def damaged_model(out, model):
+    shutil.copytree(model, out)
+    (out / "model.safetensors").write_text("mine")
+
+
+def other_model(out, model):
+    shutil.copytree(model, out)
+    (out / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize("take", [somebodys_folder, somebodys_file, link_to_nowhere, damaged_model, other_model])
+def test_what_is_taken_is_refused_before_anything_is_fetched_and_stays(
+    tracking, version, store, hf_folder, tmp_path, take
+):
+    taken = tmp_path / "out"
+    take(taken, hf_folder)
+    before = os.lstat(taken)
+    shutil.rmtree(store / "artifacts/hf")  # whatever is fetched is missed
+    fetched = []
+    with pytest.raises(RegistryError, match=r"out exists and is not radiology/1; remove it, or give another"):
+        registry.pull(
+            tracking,
+            "radiology",
+            taken,
+            home=tmp_path,
+            lock=tmp_path / "models.lock",
+            on_progress=lambda *progress: fetched.append(progress),
+        )
+    assert (fetched, os.lstat(taken).st_ino) == ([], before.st_ino)
+    assert not (tmp_path / "models.lock").exists(), "a version that was not given is not locked"
 
 
 def flipped_byte(store):
