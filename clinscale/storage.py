@@ -293,8 +293,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(target)
+        _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a name in `folder` outlive a loss of power, as far as its file system offers that."""
+    with contextlib.suppress(OSError):  # a few know no such thing; the file itself is on the disk
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(uri: str | Path, values: Any) -> None:

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import stat
 import sys
 
 import pytest
@@ -83,6 +84,24 @@ def test_atomic_path_replaces_only_when_the_block_succeeds(tmp_path):
         assert temporary.write_text("half") / 0  # fails once half is written
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["card.json"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after_it(tmp_path, monkeypatch):
+    """A loss of power leaves the old file or the whole new one: what is synced when is all that decides it."""
+    path, synced, fsync = tmp_path / "card.json", [], os.fsync
+
+    def recorded(descriptor):
+        content = path.read_text() if path.exists() else "none"
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), os.fstat(descriptor).st_ino, content))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    for before, after in (("none", "old"), ("old", "new")):
+        synced.clear()
+        with storage.atomic_path(path) as temporary:
+            temporary.write_text(after)
+        file, folder = path.stat().st_ino, tmp_path.stat().st_ino
+        assert synced == [(False, file, before), (True, folder, after)]
 
 
 def test_json_goes_there_and_back(tmp_path, bucket):
