@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clinscale.errors import ClusterError
 from clinscale.runtime import Fork
 from clinscale.sweep.conductor import Conductor
 from clinscale.sweep.segments import Work
@@ -14,7 +15,10 @@ from clinscale.sweep.trial import Segment
 def run(
     conductor: Conductor, work: Work, *, folder: Path, resources: Mapping[str, float], reuse_processes: bool
 ) -> None:
-    """See SegmentRunner; every segment is a fork of its own, which costs less than keeping one."""
+    """See SegmentRunner; ClusterError when work is left and no trial can start.
+
+    Every segment is a fork of its own, which costs less than keeping one.
+    """
     running: dict[Any, tuple[str, Fork]] = {}
     begun = 0
     try:
@@ -24,7 +28,13 @@ def run(
                 running[fork.connection] = str(begun), fork
                 begun += 1
             if not running:
-                break
+                if conductor.finished:
+                    return
+                raise ClusterError(
+                    f"sweep {conductor.name} must have room for a trial while work is left, and has room for none and "
+                    "none runs; lower runtime.cpus_per_trial or runtime.workers_per_trial, then run the same command "
+                    "to resume it"
+                )
             for connection in multiprocessing.connection.wait(list(running)):
                 segment_id, fork = running[connection]
                 if not _goes_on(conductor, segment_id, fork):

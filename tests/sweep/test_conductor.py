@@ -5,8 +5,8 @@ import pickle
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-from clinscale.errors import DataError
-from clinscale.sweep import Conductor, Ledger, Proposer, SearchSpace, Study, SweepConfig
+from clinscale.errors import ClusterError, DataError
+from clinscale.sweep import Conductor, Ledger, Proposer, SearchSpace, Study, SweepConfig, fork_runner
 from clinscale.sweep.tune_runner import how_it_died
 
 SPACE = SearchSpace.parse({"parameters": {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}}, source="test")
@@ -41,6 +41,20 @@ def test_no_more_segments_than_slots():
     assert asked.next_segment("b")
     assert asked.next_segment("c") is None
     assert not asked.finished, "a slot will be free again"
+
+
+def test_forks_that_cannot_run_what_is_left_say_so_and_end_quietly_when_nothing_is(tmp_path):
+    def run(asked):
+        fork_runner.run(asked, print, folder=tmp_path, resources={}, reuse_processes=False)
+
+    with pytest.raises(ClusterError, match=r"sweep test must have room for a trial while work is left"):
+        run(conductor(Ledger(), slots=0))
+    done = conductor(Ledger(), epochs=1, scheduler="none", budget={"trials": 1})
+    done.next_segment("a")
+    done.report("a", epoch(1))
+    done.ended("a")
+    run(done)
+    assert done.finished
 
 
 def test_what_tune_adds_to_a_report_is_not_kept():
