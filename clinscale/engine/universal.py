@@ -7,9 +7,11 @@ not cross from one stage to another, leaves Adam's step count behind at stage 3 
 
 import argparse
 import contextlib
+import glob
 import io
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,9 +66,8 @@ def convert(checkpoint: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     unfinished = target.with_name(f"{target.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     options = argparse.Namespace(
-        input_folder=str(checkpoint / ENGINE_TAG),
-        output_folder=str(unfinished),
         num_extract_workers=1,
         num_merge_workers=1,
         keep_temp_folder=False,
@@ -74,9 +75,24 @@ def convert(checkpoint: Path) -> None:
         inject_missing_state=True,
     )
     silence = io.StringIO()  # it prints its options and its progress
-    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+    with (
+        _plain_path(checkpoint / ENGINE_TAG) as options.input_folder,
+        _plain_path(unfinished) as options.output_folder,
+        contextlib.redirect_stdout(silence),
+        contextlib.redirect_stderr(silence),
+    ):
         main(options)
     unfinished.replace(target)
+
+
+@contextlib.contextmanager
+def _plain_path(folder: Path) -> Iterator[str]:
+    """A path to `folder` without `[`, `*` or `?`, which DeepSpeed would read as patterns."""
+    temporary = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(dir="/tmp" if glob.has_magic(temporary) else temporary) as links:
+        link = Path(links) / folder.name
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield str(link)
 
 
 def load_parameters(
