@@ -1,7 +1,12 @@
 """The command line around the verbs."""
 
+import importlib
 import subprocess
 import sys
+
+import pytest
+
+main = importlib.import_module("clinscale.cli.main")
 
 SCRIPT = """
 import importlib, os, signal, sys, time
@@ -26,3 +31,46 @@ except KeyboardInterrupt:
 def test_a_ctrl_c_that_hits_a_finaliser_is_heard():
     ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == "heard", ran.stderr
+
+
+def fails(error):
+    """`error` as it arrives at the last net: raised, with the place where."""
+    try:
+        raise error
+    except Exception as raised:  # noqa: BLE001
+        return main._foreign(raised)
+
+
+CANARY = "Mrs Canary, born 1931"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(CANARY),
+        KeyError(CANARY),
+        OSError(CANARY),
+        OSError(28, CANARY),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, CANARY),
+    ],
+)
+def test_an_error_that_is_a_fault_of_ours_is_told_by_kind_and_place_without_its_text(error, capsys, monkeypatch):
+    monkeypatch.delenv(main.TRACEBACK, raising=False)
+    assert fails(error) == 1
+    out, err = capsys.readouterr()
+    assert f"clinscale failed where it should not ({type(error).__name__}), at test_main.py:" in err
+    assert f"please report it. {main.TRACEBACK}=1 shows all" in err
+    assert (out, err.count("\n"), CANARY in err, "Traceback" in err) == ("", 1, False, False)
+
+
+def test_an_error_of_a_file_is_told_in_the_systems_words_by_its_name(capsys):
+    assert fails(PermissionError(13, "Permission denied", "/data/notes.csv")) == 2
+    assert capsys.readouterr().err == (
+        "error: /data/notes.csv: Permission denied; check the path, its permissions and the disk\n"
+    )
+
+
+def test_a_traceback_is_for_those_who_ask_for_it(capsys, monkeypatch):
+    monkeypatch.setenv(main.TRACEBACK, "1")
+    assert fails(ValueError(CANARY)) == 1
+    assert f"ValueError: {CANARY}" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What a sweep finds out before it starts anything."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,9 @@ import yaml
 
 from clinscale.errors import ConfigError, DataError
 from clinscale.sweep import SweepConfig, read_inputs
+from clinscale.sweep.config import SweepRuntime
+
+forecast = importlib.import_module("clinscale.sweep.forecast")  # the room has a function of that name
 
 
 @pytest.fixture
@@ -38,6 +42,47 @@ def test_a_task_whose_winner_could_not_be_registered_needs_another_name_for_it(n
 def test_a_name_of_the_registry_is_checked_with_the_config(name, config):
     with pytest.raises(ConfigError, match=r"study study: register_as .* must be a plain word"):
         config("pairs", register_as=name)
+
+
+@pytest.mark.parametrize(
+    ("resources", "threads", "devices"),
+    [
+        ({"cpus_per_trial": 2}, 2, 2),
+        ({"cpus_per_trial": 0.5}, 1, 0.5),
+        ({"cpus_per_trial": 4, "gpus_per_trial": 0.5}, 4, 0.5),
+        ({"cpus_per_trial": 2, "workers_per_trial": 3, "zero": {"stage": 3}}, 2, 2),
+    ],
+)
+def test_an_epoch_is_timed_with_the_resources_of_a_trial_and_counted_in_its_devices(
+    resources, threads, devices, config, demo_data, base_models, tracking, tmp_path, monkeypatch
+):
+    def timed(recipe, data, *, runtime):
+        """Ten seconds, for whatever would have been trained."""
+        import torch
+
+        timed_with.append((recipe.model, data.task.name, runtime.num_workers, torch.get_num_threads()))
+        return 10.0
+
+    def here(what, function, *arguments, cpus, gpus):
+        asked.append((cpus, gpus))
+        return function(*arguments)
+
+    timed_with, asked = [], []
+    monkeypatch.setattr(forecast, "seconds_per_epoch", timed)
+    monkeypatch.setattr(forecast, "run_once", here)
+    made = config("pairs")
+    made = made.model_copy(update={"runtime": SweepRuntime.parse(resources, source="test")})
+    inputs = read_inputs(made, tracking=tracking, home=tmp_path)
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        found = forecast.device_seconds_per_epoch(made, inputs.studies[0])
+    finally:
+        torch.set_num_threads(before)
+    assert found == 10.0 * devices
+    assert timed_with == [(inputs.studies[0].bases[0].path, "pairs", 1, threads)]
+    assert asked == [(resources["cpus_per_trial"], resources.get("gpus_per_trial", 0))]
 
 
 @pytest.mark.parametrize("name", ["", " ", "..", ".hidden", "a/b", "../a", "a\nb", "ä" * 101])
