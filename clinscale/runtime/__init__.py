@@ -1,6 +1,5 @@
 """Running code: connect to or start Ray, or fork local processes; run one function on N workers."""
 
-from clinscale.errors import exhausted_memory
 from clinscale.runtime.forks import Fork, Forks, fork_session
 from clinscale.runtime.group import GroupConfig
 from clinscale.runtime.memory import halved, out_of_memory_as, run_halving
