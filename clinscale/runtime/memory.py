@@ -26,7 +26,7 @@ def out_of_memory_as(message: Callable[[str], str]) -> Iterator[None]:
 
 def halved(size: int, times: int = 1) -> int:
     """A micro batch of `size` rows halved so many times, rounded up: one row stays one."""
-    return -(-size // 2**times)
+    return -(-size >> times)
 
 
 def run_halving(
