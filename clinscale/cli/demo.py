@@ -178,7 +178,7 @@ def _long_versus_short(run: Demo, winner: "StudyResult") -> dict[str, Any]:
 
 
 def _pull_and_predict(run: Demo, version: "ModelVersion") -> dict[str, Any]:
-    """The champion as another user would get it, asked about a document that nobody has seen."""
+    """The winner as another user would get it, asked about a document that nobody has seen."""
     from clinscale import registry
     from clinscale.predict import load_predictor
     from clinscale.synthetic import new_document
@@ -202,11 +202,12 @@ def _emit(
     as_json: bool,
 ) -> None:
     from clinscale.cli.pretrain import base_row
-    from clinscale.cli.tune import winner_row
+    from clinscale.cli.tune import remarks, verdict, winner_row
 
     values: dict[str, Any] = {
         "base_models": [base_row(base) for base in bases],
         "winners": [winner_row(winner) for winner in winners],
+        "remarks": remarks(winners),
         "long_versus_short": long_versus_short,
         "pulled": pulled,
         "report": str(report),
@@ -215,6 +216,8 @@ def _emit(
     people = [
         table("Base models", values["base_models"]),
         table("Winners", values["winners"]),
+        *values["remarks"],
+        *map(verdict, winners),
         table("Long against short", [long_versus_short]),
         table("Pulled and used", [pulled]),
         f"report: {report}   ({seconds:.0f} s)",

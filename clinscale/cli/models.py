@@ -47,7 +47,9 @@ def models(
     from clinscale import registry
 
     rows = [_row(version) for version in registry.list_versions(registry.connect(tracking_uri, home=home))]
-    emit({"models": rows}, as_json=json, people=table("Models", rows))
+    shown = [{key: value for key, value in row.items() if key != "remark"} for row in rows]
+    remarks = [f"{row['name']}/{row['version']}: {row['remark']}" for row in rows if row["remark"]]
+    emit({"models": rows}, as_json=json, people=[table("Models", shown), *remarks])
 
 
 @app.command()
@@ -66,7 +68,7 @@ def show(
     tracking = registry.connect(tracking_uri, home=home)
     version = registry.resolve(tracking, reference)
     values = {**_row(version), "run_id": version.run_id, "digest": version.digest, "tags": version.tags}
-    flat = {**{key: value for key, value in values.items() if key != "tags"}, **version.tags}
+    flat = {**{key: value for key, value in values.items() if key not in ("tags", "remark")}, **version.tags}
     decisions = [
         {
             "when": datetime.datetime.fromtimestamp(move.at_s, datetime.UTC).isoformat(timespec="seconds"),
@@ -162,8 +164,9 @@ def promote(
 ) -> None:
     """Make a version champion, when it beats the present one beyond noise and breaks no limit; exit code 1 when not.
 
-    Limits are `key=value`: min_seeds, max_loss_in_band, max_loss_in_label, max_calibration_loss, max_latency_ratio,
-    max_latency_s_per_1000_tokens, max_size_bytes, require_memorisation_test.
+    Limits are `key=value`: min_seeds, min_over_trivial (null: a first champion need not beat the trivial baseline),
+    max_loss_in_band, max_loss_in_label, max_calibration_loss, max_latency_ratio, max_latency_s_per_1000_tokens,
+    max_size_bytes, require_memorisation_test.
 
     Example: `clinscale models promote tcga_organ@challenger max_latency_ratio=2`
     """
@@ -370,6 +373,7 @@ def _row(version: Any) -> dict[str, Any]:
         "metric": tags.get(Tag.METRIC, ""),
         "value": float(tags[Tag.VALUE]) if Tag.VALUE in tags else "",
         "base": tags.get(Tag.BASE, ""),
+        "remark": tags.get(Tag.REMARK, ""),
     }
 
 

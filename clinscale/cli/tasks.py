@@ -155,17 +155,22 @@ def baseline(
 
     Example: `clinscale tasks baseline tcga_organ --data path/to/reports`
     """
-    from clinscale.tasks import Outcomes, classical, estimate, kind_of, load_task, read_task, trivial
+    from clinscale.tasks import baseline_outcomes, classical, estimate, kind_of, load_task, read_task, trivial
 
     read = read_task(load_task(name, changes or []), data)
-    kind, examples = kind_of(read.task), read.splits["test"]
+    kind = kind_of(read.task)
     rows = []
     for which, predict in (("trivial", trivial), ("classical", classical)):
-        outcomes = Outcomes.of(kind, examples, predict(read), read.labels, lambda text: len(text.split()))
+        outcomes = baseline_outcomes(read, predict)
         score = estimate(outcomes)
         scores = kind.scores_of(outcomes.rows)
         rows.append({"baseline": which, kind.metric: score.value, "low": score.low, "high": score.high, **scores})
-    values = {"task": read.task.name, "metric": kind.metric, "test_examples": len(examples), "baselines": rows}
+    values = {
+        "task": read.task.name,
+        "metric": kind.metric,
+        "test_examples": len(read.splits["test"]),
+        "baselines": rows,
+    }
     emit(values, as_json=json, people=table(f"{read.task.name}: test scores without a neural model", rows))
 
 

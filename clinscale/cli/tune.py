@@ -112,10 +112,10 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
     """Winners, what confirmed them, where the plots are, and the studies that have none."""
     winners = [winner_row(study) for study in result.studies]
     confirmed = [row for study in result.studies for row in finalist_rows(study)]
-    people: list[Any] = [table("Winners", winners)]
+    people: list[Any] = [table("Winners", winners), *remarks(result.studies)]
     if any(row["seeds"] > 1 for row in confirmed):
         people.append(table("Confirmed", confirmed))
-    people += [f"{study.name}: {_verdict(study)}" for study in result.studies]
+    people += [f"{study.name}: {verdict(study)}" for study in result.studies]
     people.append(f"plots: {folder}/STUDY/plots")
     if result.freed.trials:
         people.append(
@@ -127,6 +127,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
         {
             "name": result.name,
             "winners": winners,
+            "remarks": remarks(result.studies),
             "confirmed": confirmed,
             "decisions": {study.name: study.decision.plain() for study in result.studies},
             "plots": {study.name: [str(path) for path in study.plots] for study in result.studies},
@@ -141,7 +142,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
         console.print(f"error: study {study}: {message}", style="red", soft_wrap=True)
 
 
-def _verdict(study: "StudyResult") -> str:
+def verdict(study: "StudyResult") -> str:
     """Whether the winner is champion now, and why."""
     decision, label = study.decision, study.version.label
     is_champion = decision.promoted or decision.champion == label
@@ -217,8 +218,13 @@ class _Lines:
 
     def __init__(self, config: "SweepConfig") -> None:
         self._name, self._last_s = config.name, 0.0
+        self._told: set[str] = set()
 
     def __call__(self, at: "SweepProgress") -> None:
+        for one in at.studies:
+            if one.remark and one.name not in self._told:
+                console.print(f"{one.name}: {one.remark}", style="yellow", soft_wrap=True)
+                self._told.add(one.name)
         if time.monotonic() - self._last_s < _LINE_EVERY_S:
             return
         self._last_s = time.monotonic()
@@ -249,7 +255,10 @@ def progress_table(name: str, at: "SweepProgress") -> Any:
         }
         for one in at.studies
     ]
-    return table(f"Sweep {name}: {spent(at)}", rows)
+    from rich.console import Group
+
+    told = [f"{one.name}: {one.remark}" for one in at.studies if one.remark]
+    return Group(table(f"Sweep {name}: {spent(at)}", rows), *told)
 
 
 def trial_progress(steps: Any) -> Any:
@@ -274,11 +283,18 @@ def winner_row(result: Any) -> dict[str, Any]:
         "high": result.interval[1],
         "max_tokens": result.max_tokens,
         "trivial": result.trivial,
+        "linear": result.linear,
         "trials": result.trials,
         "device_seconds": round(result.device_seconds, 1),
         "name": result.version.name,
         "version": result.version.version,
+        "alias": ", ".join(result.version.aliases),
     }
+
+
+def remarks(results: "Sequence[StudyResult]") -> list[str]:
+    """Lines below a table of winners on what they have not learned; usually none."""
+    return [f"{one.version.label}: {remark}" for one in results for remark in one.remarks]
 
 
 def finalist_rows(result: Any) -> list[dict[str, Any]]:

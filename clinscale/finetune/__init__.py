@@ -5,9 +5,11 @@ from clinscale.finetune.evaluate import (
     OUTCOMES_BY_SEED_FILE,
     OUTCOMES_FILE,
     SHORT_TOKENS,
+    TRIVIAL_OUTCOMES_FILE,
     Judgement,
     judge,
     stored_outcomes,
+    stored_trivial_outcomes,
     task_inputs,
     task_tags,
 )
@@ -19,6 +21,7 @@ __all__ = [
     "OUTCOMES_BY_SEED_FILE",
     "OUTCOMES_FILE",
     "SHORT_TOKENS",
+    "TRIVIAL_OUTCOMES_FILE",
     "FinetuneConfig",
     "FinetuneRecipe",
     "FinetuneResult",
@@ -30,6 +33,7 @@ __all__ = [
     "run_finetune",
     "seconds_per_epoch",
     "stored_outcomes",
+    "stored_trivial_outcomes",
     "task_inputs",
     "task_tags",
 ]

@@ -15,17 +15,21 @@ from clinscale.tasks import (
     Estimate,
     Outcomes,
     TaskData,
+    baseline_outcomes,
     by_length,
     compare,
     estimate,
     kind_of,
     metric_of,
+    trivial,
 )
 
 OUTCOMES_FILE = "test_outcomes.json"
 """Artifact of runs that judged the test split: what became of each example, without text."""
 OUTCOMES_BY_SEED_FILE = "test_outcomes_by_seed.json"
 """Artifact of runs that trained one recipe under more seeds: a list of the others' outcomes."""
+TRIVIAL_OUTCOMES_FILE = "trivial_outcomes.json"
+"""Artifact of sweeps: the outcomes of the trivial baseline on the same test, which a first champion must beat."""
 
 SHORT_TOKENS = 512
 """Window of BERT; models that read more are also judged in windows of this length."""
@@ -50,6 +54,8 @@ class Judgement:
     """Window that the model read."""
     outcomes: Outcomes
     """Outcome of each example, for comparing models later."""
+    trivial_outcomes: Outcomes
+    """Outcomes of the trivial baseline on the same examples."""
     short: Comparison | None
     """Advantage of the whole window over windows of SHORT_TOKENS, with the same weights; None where the window
     is no longer than that."""
@@ -68,7 +74,7 @@ class Judgement:
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready values, without the outcomes."""
-        return {key: value for key, value in asdict(self).items() if key != "outcomes"}
+        return {key: value for key, value in asdict(self).items() if not key.endswith("outcomes")}
 
 
 def stored_outcomes(tracking: registry.Tracking, run_id: str) -> tuple[Outcomes, ...]:
@@ -76,6 +82,12 @@ def stored_outcomes(tracking: registry.Tracking, run_id: str) -> tuple[Outcomes,
     kept = registry.read_json_artifact(tracking, run_id, OUTCOMES_FILE)
     others = registry.read_json_artifact(tracking, run_id, OUTCOMES_BY_SEED_FILE) or []
     return tuple(Outcomes.parse(one, source=f"run {run_id}") for one in (kept, *others) if one)
+
+
+def stored_trivial_outcomes(tracking: registry.Tracking, run_id: str) -> Outcomes | None:
+    """Outcomes of the trivial baseline that a run logged; None when it logged none, as those of earlier versions."""
+    kept = registry.read_json_artifact(tracking, run_id, TRIVIAL_OUTCOMES_FILE)
+    return Outcomes.parse(kept, source=f"run {run_id}") if kept else None
 
 
 def task_tags(data: TaskData) -> dict[str, str]:
@@ -95,7 +107,11 @@ def task_inputs(data: TaskData) -> registry.UsedData:
 
 
 def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact") -> Judgement:
-    """Score a fine-tuned folder on the test split through the path that serves; DataError without test examples."""
+    """Score a fine-tuned folder on the test split through the path that serves.
+
+    Raises:
+        DataError: there are no test examples, or the task's metric is not defined on them.
+    """
     examples = data.splits.get("test", ())
     if not examples:
         raise DataError(f"task {data.task.name} has no test examples; check its splits")
@@ -107,15 +123,16 @@ def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact")
     if max_tokens > SHORT_TOKENS:
         predictor.card = predictor.card.model_copy(update={"max_tokens": SHORT_TOKENS})
         short = compare(outcomes, predictor.outcomes(examples))
-    trivial = kind.trivial(data.splits["train"], examples, data.labels)
+    nothing_read = baseline_outcomes(data, trivial)
     return Judgement(
         metric=metric_of(data.task),
-        test=kind.scores_of(outcomes.rows),
-        trivial=kind.score(examples, trivial, data.labels),
+        test=kind.all_scores(outcomes.rows),
+        trivial=kind.all_scores(nothing_read.rows),
         interval=estimate(outcomes),
         lengths=tuple(by_length(outcomes)),
         calibration=kind.calibration(outcomes.rows),
         max_tokens=max_tokens,
         outcomes=outcomes,
+        trivial_outcomes=nothing_read,
         short=short,
     )

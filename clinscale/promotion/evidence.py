@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from clinscale import predict, registry
-from clinscale.finetune import stored_outcomes
+from clinscale.finetune import stored_outcomes, stored_trivial_outcomes
 from clinscale.pretrain import FALSE_ALARMS
 from clinscale.promotion.gate import Evidence, Latency
 from clinscale.registry import Tag
 from clinscale.synthetic import new_document
-from clinscale.tasks import Example, Outcomes, TaskData
+from clinscale.tasks import Example, Outcomes, TaskData, baseline_outcomes, trivial
 
 _TURNS = 5
 _WARM_UP = 1
@@ -56,6 +56,21 @@ def version_evidence(
     return replace(known, note="judged now, on a test set that its own training may have seen" if seen else "")
 
 
+def trivial_evidence(
+    tracking: registry.Tracking, version: registry.ModelVersion, data: TaskData | None
+) -> Outcomes | None:
+    """Outcomes of the trivial baseline: on the test set of `data`, else those that the version's run recorded, if any.
+
+    Raises:
+        AccessError: this account may not read its run. RegistryError: the server fails.
+    """
+    if data:
+        return baseline_outcomes(data, trivial)
+    if not _has_run(tracking, version):
+        return None
+    return stored_trivial_outcomes(tracking, version.run_id)
+
+
 def measure_latency(candidate: Path, champion: Path | None) -> Latency:
     """Seconds per 1,000 tokens on an invented note of each model's whole window: the least of five turns of both.
 
@@ -84,9 +99,11 @@ def _window_of_text(predictor: predict.Predictor) -> tuple[Example, int]:
 
 
 def _recorded(tracking: registry.Tracking, version: registry.ModelVersion) -> tuple[Outcomes, ...]:
-    if not version.run_id or registry.read_run(tracking, version.run_id) is None:
-        return ()
-    return stored_outcomes(tracking, version.run_id)
+    return stored_outcomes(tracking, version.run_id) if _has_run(tracking, version) else ()
+
+
+def _has_run(tracking: registry.Tracking, version: registry.ModelVersion) -> bool:
+    return bool(version.run_id) and registry.read_run(tracking, version.run_id) is not None
 
 
 def _memorised(tracking: registry.Tracking, tags: Mapping[str, str]) -> bool | None:

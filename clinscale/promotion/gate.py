@@ -8,6 +8,7 @@ from typing import Any, Literal
 from clinscale.config import Config
 from clinscale.errors import ConfigError
 from clinscale.tasks import (
+    NEXT_STEP,
     Outcomes,
     compare,
     compare_seeds,
@@ -24,6 +25,10 @@ class GateRules(Config):
 
     min_seeds: int = 3
     """Seeds under which the candidate's recipe was trained, so that the noise between seeds is known."""
+
+    min_over_trivial: float | None = 0.0
+    """Least gain of a first champion's metric over the trivial baseline's, beyond the noise of documents; null where
+    none is needed. Later champions have to beat the champion."""
 
     max_loss_in_band: float = 0.02
     """Loss of the metric that is allowed in a length band; more counts where it is beyond noise."""
@@ -71,6 +76,8 @@ class Evidence:
     """Whether its base remembers planted phrases; None where none were planted."""
     note: str = ""
     """A remark on this evidence for the reader of a decision."""
+    trivial: Outcomes | None = None
+    """Outcomes of the trivial baseline on the same test set; None where they are not on record or not asked for."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ def decide(
     """Apply every rule; the candidate is promoted when all of them hold."""
     checks = list(_absolute(candidate, rules, latency))
     difference = None
+    if champion is None and candidate.outcomes and rules.min_over_trivial is not None:
+        checks.append(_above_trivial(candidate.outcomes[0], candidate.trivial, rules.min_over_trivial, resamples))
     if champion and candidate.kind == "task":
         same = _same_test(candidate, champion)
         checks.append(same)
@@ -144,6 +153,8 @@ def decide(
         because = "; ".join(f"{check.rule}: {check.found}" for check in failed)
     elif champion is None:
         because = "there is no champion yet"
+        if candidate.outcomes and rules.min_over_trivial is not None:
+            because += f", and {checks[-1].rule}: {checks[-1].found}"
     elif difference is None:
         because = "a base model is judged by the tasks that are tuned from it; nothing is known against this one"
     else:
@@ -183,6 +194,20 @@ def _absolute(candidate: Evidence, rules: GateRules, latency: Latency | None) ->
         yield Check("latency", latency.candidate_s <= limit, found)
 
 
+def _above_trivial(ours: Outcomes, trivial: Outcomes | None, least: float, resamples: int) -> Check:
+    """Check of a first champion: that it has learned more than not to read."""
+    metric = metric_of(ours.task)
+    rule = f"{metric} above the trivial baseline's" + (f" by {least:g}" if least else "")
+    if trivial is None:
+        return Check(rule, False, f"no test outcomes of the baseline are on record; {_JUDGE}")
+    if not ours.is_comparable(trivial):
+        return Check(rule, False, f"the baseline was judged on other examples or by another metric; {_JUDGE}")
+    found = compare(ours, trivial, resamples=resamples)
+    told = f"{ours.value():.4f} against {trivial.value():.4f}, {found}"
+    passed = found.exceeds(least)
+    return Check(rule, passed, told if passed else f"{told}, not beyond noise; {NEXT_STEP}")
+
+
 def _same_test(candidate: Evidence, champion: Evidence) -> Check:
     rule = "judged on the champion's test set"
     if not candidate.outcomes or not champion.outcomes:
@@ -204,8 +229,7 @@ def _against(
     metric = metric_of(ours.task)
     found = compare(ours, theirs, resamples=resamples)
     spread = found.difference
-    told = f"{spread.value:+.4f} (95 % {spread.low:+.4f} to {spread.high:+.4f}, p {found.p_value:.3f})"
-    checks = [Check(f"{metric} beyond the noise of documents", spread.low > 0 and found.p_value < 0.05, told)]
+    checks = [Check(f"{metric} beyond the noise of documents", found.exceeds(), str(found))]
     checks.append(_beyond_seeds(candidate, champion, rules, resamples))
     checks += _no_loss("length", differences_by_length(ours, theirs, resamples=resamples), rules.max_loss_in_band)
     checks += _no_loss("label", differences_by_label(ours, theirs, resamples=resamples), rules.max_loss_in_label)

@@ -11,10 +11,15 @@ from pathlib import Path
 from clinscale import predict, registry
 from clinscale.config import fingerprint
 from clinscale.errors import AccessError, RegistryError
-from clinscale.promotion.evidence import candidate_evidence, measure_latency, version_evidence
+from clinscale.promotion.evidence import (
+    candidate_evidence,
+    measure_latency,
+    trivial_evidence,
+    version_evidence,
+)
 from clinscale.promotion.gate import Decision, Evidence, GateRules, Latency, decide
 from clinscale.registry import CHAMPION, Experiment, ModelVersion, Tag, Tracking
-from clinscale.tasks import Outcomes, TaskData, read_task
+from clinscale.tasks import Outcomes, TaskConfig, TaskData, baseline_outcomes, metric_of, read_task, trivial
 
 CHALLENGER = "challenger"
 """The newest version that the gate refused."""
@@ -52,8 +57,9 @@ def register_judged(
 ) -> tuple[ModelVersion, Decision]:
     """Register a task model that was judged on the test set of `data`; champion where the gate lets it pass.
 
-    A champion that was judged on other examples is judged again on these. The version is in the release experiment
-    when it is promoted, else in its run's. An account that may not promote leaves the candidate for one that may.
+    A first champion must beat the trivial baseline; a champion that was judged on other examples is judged again on
+    these. The version is in the release experiment when it is promoted, else in its run's, as `challenger`. An
+    account that may not promote leaves the candidate for one that may.
 
     Raises:
         RegistryError: the server fails, or the folder is not safe to hand on.
@@ -63,6 +69,8 @@ def register_judged(
         return champion, Decision(champion.label, champion.label, False, "this version is the champion already")
     pyfunc = predict.as_pyfunc(folder)
     evidence = candidate_evidence(tracking, name, folder, outcomes, tags)
+    if champion is None:
+        evidence = replace(evidence, trivial=baseline_outcomes(data, trivial))
     label = champion.label if champion else None
     try:
         decision = _decide(tracking, evidence, folder, champion, rules or GateRules(), home=home, data=data)
@@ -78,6 +86,8 @@ def register_judged(
         decision = Decision(name, label, False, because)
     version = registry.register(tracking, run_id, folder, name=name, tags=tags, pyfunc=pyfunc)
     decision = replace(decision, candidate=version.label)
+    if version.tags.get(Tag.DECISION) == _refused(decision):  # a sweep that is asked again decides nothing anew
+        return version, decision
     with contextlib.suppress(AccessError):  # an account that may only train leaves no record of decisions
         version, decision = _refuse(tracking, version, champion, decision)
     return version, decision
@@ -115,8 +125,10 @@ def promote(
     if champion and champion.digest == version.digest:
         return champion, Decision(version.label, champion.label, False, "this version is the champion already")
     folder = Path(registry.fetch_model(tracking, version.label, home=home).path)
-    judged_on = read_task(predict.TaskCard.read(folder).task, str(data)) if data else None
+    judged_on = _read_again(predict.TaskCard.read(folder).task, data) if data else None
     evidence = version_evidence(tracking, version, folder, data=judged_on)
+    if champion is None and evidence.kind == "task":
+        evidence = replace(evidence, trivial=trivial_evidence(tracking, version, judged_on))
     decision = _decide(tracking, evidence, folder, champion, rules or GateRules(), home=home, data=judged_on)
     if not decision.promoted and force is None:
         return _refuse(tracking, version, champion, decision)
@@ -166,6 +178,11 @@ def history(tracking: Tracking, name: str) -> list[Move]:
     ]
 
 
+def _read_again(task: TaskConfig, data: str | Path) -> TaskData:
+    """A model's task on other data, by the metric that chose the model."""
+    return read_task(task.model_copy(update={"metric": metric_of(task)}), str(data))
+
+
 def _decide(
     tracking: Tracking,
     candidate: Evidence,
@@ -210,10 +227,13 @@ def _refuse(
 ) -> tuple[ModelVersion, Decision]:
     label = champion.label if champion else ""
     with _recorded(tracking, version.name, decision, "refuse", before=label, after=label, why=decision.because):
-        if champion:
-            version = registry.set_alias(tracking, version, CHALLENGER)
-        registry.set_version_tags(tracking, version, {Tag.DECISION: f"refused: {decision.because}"})
+        registry.set_alias(tracking, version, CHALLENGER)
+        registry.set_version_tags(tracking, version, {Tag.DECISION: _refused(decision)})
     return registry.resolve(tracking, version.label), decision
+
+
+def _refused(decision: Decision) -> str:
+    return f"refused: {decision.because}"
 
 
 def _move(

@@ -135,6 +135,9 @@ class Winner:
     interval: tuple[float, float] | None
     """95 % of `value`."""
     trivial: float | None
+    linear: float | None
+    remark: str | None
+    """Sentences on a score that is not what it seems, as on a baseline that it does not beat."""
     trials: str | None
     lineage: tuple[Step, ...]
 
@@ -246,6 +249,8 @@ def _winner(version: ModelVersion, versions: Sequence[ModelVersion], runs: Mappi
         value=_number(tags.get(Tag.VALUE)),
         interval=_interval(runs.get(version.run_id), tags.get(Tag.TASK), tags.get(Tag.METRIC)),
         trivial=_number(tags.get(Tag.TRIVIAL)),
+        linear=_number(tags.get(Tag.LINEAR)),
+        remark=tags.get(Tag.REMARK),
         trials=tags.get(Tag.TRIALS),
         lineage=_lineage(version, versions, runs.get(version.run_id)),
     )

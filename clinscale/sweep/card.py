@@ -23,6 +23,7 @@ def write_task_card(folder: Path, winner: Mapping[str, Any], *, data: TaskData, 
     outcomes = Outcomes.parse(winner["outcomes"][0], source="the winner's file")
     sections: dict[str, Section] = {
         "Scores on the test split": _scores(winner, metric),
+        "Remarks": "\n".join(f"- {remark}." for remark in winner.get("remarks", ())),
         "By length of the document": [
             {
                 "tokens": f"{band['above_tokens'] + 1} to {band['up_to_tokens'] or 'any'}",
@@ -74,11 +75,12 @@ def _scores(winner: Mapping[str, Any], metric: str) -> Section:
             "value": value,
             "95 %": _interval(winner["interval"]) if name == metric else "",
             "trivial baseline": winner["trivial"].get(name, ""),
+            "linear baseline": winner.get("linear", {}).get(name, ""),
         }
         for name, value in sorted(winner["test"].items(), key=lambda item: item[0] != metric)
     ]
     return rows + [
-        {"metric": name, "value": value, "95 %": "", "trivial baseline": ""}
+        {"metric": name, "value": value, "95 %": "", "trivial baseline": "", "linear baseline": ""}
         for name, value in winner["calibration"].items()
     ]
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from clinscale.sweep.ledger import Trial
+from clinscale.tasks import NEXT_STEP
+
+_FLAT_TRIALS = 3
+"""Fewer equal scores may be chance."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,21 @@ class Candidate:
             "mean": self.mean,
             "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
         }
+
+
+def flat_remark(trials: Sequence[Trial], metric: str, dev_examples: int) -> str:
+    """The sentence on a search in which no setting has learned more than another; empty where one has.
+
+    Scores are flat when they differ by less than one example of the development split counts, over three trials or
+    more. All perfect ones are not: nothing could be better.
+    """
+    scores = [one.objective for one in trials if one.searched and one.objective is not None]
+    if len(scores) < _FLAT_TRIALS or max(scores) >= 1 or max(scores) - min(scores) >= 1 / max(1, dev_examples):
+        return ""
+    return (
+        f"dev {metric} is flat at {max(scores):.4f} over all {len(scores)} trials, so no setting has learned more than "
+        f"another; {NEXT_STEP}"
+    )
 
 
 def choose_winner(candidates: Sequence[Candidate]) -> Candidate:

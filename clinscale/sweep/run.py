@@ -15,6 +15,7 @@ from clinscale.registry import Experiment, Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.runtime import Cluster
 from clinscale.storage import write_json
+from clinscale.sweep.choose import flat_remark
 from clinscale.sweep.conductor import Conductor, Study
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.disk import Freed, retire, tidy
@@ -25,6 +26,7 @@ from clinscale.sweep.record import StudyRuns
 from clinscale.sweep.segments import run_segments
 from clinscale.sweep.trial import StudySpec, run_segment
 from clinscale.sweep.winner import StudyResult, finish_study
+from clinscale.tasks import metric_of
 
 CONFIG_FILE = "config.json"
 """File in a sweep's folder with all that `--resume` needs."""
@@ -54,6 +56,8 @@ class StudyProgress:
     epochs: int
     best: float | None
     device_seconds: float
+    remark: str = ""
+    """The sentence on development scores that are flat over all trials so far."""
 
 
 @dataclass(frozen=True)
@@ -238,8 +242,7 @@ class _Driver:
         if self._on_progress:
             spend = self._conductor.spend
             studies = tuple(
-                _progress(study.config.name, self._ledger.of_study(index))
-                for index, study in enumerate(self._inputs.studies)
+                _progress(study, self._ledger.of_study(index)) for index, study in enumerate(self._inputs.studies)
             )
             self._on_progress(SweepProgress(studies, spend.trials, spend.device_seconds, doing))
 
@@ -279,14 +282,15 @@ class _Driver:
         )
 
 
-def _progress(name: str, trials: Sequence[Trial]) -> StudyProgress:
+def _progress(study: StudyInputs, trials: Sequence[Trial]) -> StudyProgress:
     best = best_of(trials)
     count = {state: sum(trial.state == state for trial in trials) for state in ("running", "paused", "failed")}
     return StudyProgress(
-        name=name,
+        name=study.config.name,
         trials=sum(trial.searched for trial in trials),
         epochs=sum(len(trial.epochs) for trial in trials),
         best=best.objective if best else None,
         device_seconds=sum(trial.seconds for trial in trials),
+        remark=flat_remark(trials, metric_of(study.data.task), len(study.data.splits["dev"])),
         **count,
     )

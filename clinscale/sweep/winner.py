@@ -8,13 +8,21 @@ from typing import Any
 from clinscale import models, promotion, registry
 from clinscale.engine import describe_precision
 from clinscale.errors import ClusterError, ConfigError
-from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE, FinetuneRecipe, judge, task_tags
+from clinscale.finetune import (
+    OUTCOMES_BY_SEED_FILE,
+    OUTCOMES_FILE,
+    TRIVIAL_OUTCOMES_FILE,
+    FinetuneRecipe,
+    Judgement,
+    judge,
+    task_tags,
+)
 from clinscale.predict import load_predictor
 from clinscale.promotion import Decision
 from clinscale.registry import Tag
 from clinscale.storage import read_json, write_json
 from clinscale.sweep.card import write_task_card
-from clinscale.sweep.choose import Candidate, choose_winner
+from clinscale.sweep.choose import Candidate, choose_winner, flat_remark
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.inputs import StudyInputs, registered_name
 from clinscale.sweep.ledger import Trial
@@ -23,7 +31,7 @@ from clinscale.sweep.policy import finalists
 from clinscale.sweep.record import StudyRuns
 from clinscale.sweep.space import MODEL
 from clinscale.sweep.trial import trial_folder
-from clinscale.tasks import Outcomes
+from clinscale.tasks import Outcomes, TaskData, baseline_outcomes, baseline_remark, classical, kind_of
 
 WINNER_FILE = "winner.json"
 CONFIRMATION_FILE = "confirmation.json"
@@ -43,6 +51,11 @@ class StudyResult:
     """Value of the metric on the test split."""
     trivial: float
     """Value of the trivial baseline on the test split."""
+    linear: float | None
+    """Value of the linear baseline there; None for what an earlier version of clinscale judged."""
+    remarks: tuple[str, ...]
+    """Sentences that everybody who sees the score must know: a baseline that it does not beat beyond noise, scores
+    that are flat over all trials. Usually none."""
     test: dict[str, float]
     interval: tuple[float, float]
     """95 % of `value`, by bootstrap over documents."""
@@ -114,7 +127,11 @@ def _choose_and_judge(
     spent_s = sum(trial.seconds for trial in trials)
     run.log_json(OUTCOMES_FILE, judged.outcomes.plain())
     run.log_json(OUTCOMES_BY_SEED_FILE, [one.plain() for one in others])
+    run.log_json(TRIVIAL_OUTCOMES_FILE, judged.trivial_outcomes.plain())
     run.log(judged.as_metrics(data.task.name, winner.mean))
+    linear, remarks = _beside_baselines(judged, data)
+    run.log({f"linear/{data.task.name}/{name}": value for name, value in linear.items()})
+    remarks.append(flat_remark(trials, judged.metric, len(data.splits["dev"])))
     searched = sum(trial.searched for trial in trials)
     base = int(kept.params.get(MODEL, 0))
     point = {key: value for key, value in kept.params.items() if key != MODEL}
@@ -152,9 +169,22 @@ def _choose_and_judge(
             "finalists": rows,
             "winner_run": runs.run_id(kept),
             "outcomes": [one.plain() for one in (judged.outcomes, *others)],
+            "linear": linear,
+            "remarks": [remark for remark in remarks if remark],
             **judged.plain(),
         },
     )
+
+
+def _beside_baselines(judged: Judgement, data: TaskData) -> tuple[dict[str, float], list[str]]:
+    """The linear baseline's test scores, and a remark on each baseline, empty where the winner beats it."""
+    remarks = [baseline_remark(judged.outcomes, judged.trivial_outcomes, "trivial")]
+    try:
+        linear = baseline_outcomes(data, classical)
+    except (MemoryError, ValueError) as error:  # a figure to compare with is not worth the winner of a long search
+        return {}, [*remarks, f"the linear baseline could not be trained here ({type(error).__name__})"]
+    remarks.append(baseline_remark(judged.outcomes, linear, "linear"))
+    return kind_of(data.task).scores_of(linear.rows), remarks
 
 
 def compare_finalists(trials: Sequence[Trial]) -> list[Candidate]:
@@ -182,7 +212,12 @@ def _register(
     """The winner as a version of the task's model; champion where the gate lets it pass."""
     winner = read_json(folder / WINNER_FILE)
     data, metric = study.data, winner["metric"]
-    value, trivial = winner["test"][metric], winner["trivial"][metric]
+    value, trivial, linear = (
+        winner["test"][metric],
+        winner["trivial"][metric],
+        winner.get("linear", {}).get(metric),
+    )
+    remarks = tuple(winner.get("remarks", ()))
     hf_folder = trial_folder(folder, winner["id"])
     family = models.family_of(models.check_hf_folder(hf_folder)["model_type"])
     base = study.bases[winner["base"]]
@@ -194,6 +229,8 @@ def _register(
         Tag.FAMILY: family,
         Tag.VALUE: repr(value),
         Tag.TRIVIAL: repr(trivial),
+        **({} if linear is None else {Tag.LINEAR: repr(linear)}),
+        **({Tag.REMARK: ". ".join(remarks)} if remarks else {}),
         Tag.TRIALS: str(winner["trials"]),
         Tag.MAX_TOKENS: str(winner["max_tokens"]),
         Tag.WINNER_RUN: winner["winner_run"],
@@ -221,6 +258,8 @@ def _register(
         metric=metric,
         value=value,
         trivial=trivial,
+        linear=linear,
+        remarks=remarks,
         test=winner["test"],
         interval=(winner["interval"]["low"], winner["interval"]["high"]),
         max_tokens=winner["max_tokens"],

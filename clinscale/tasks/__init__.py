@@ -6,7 +6,7 @@ A task is data (`TaskConfig`, a YAML file); a `Kind` is code. This room loads ne
 tokenizers come in as arguments, outputs as NumPy arrays.
 """
 
-from clinscale.tasks.baselines import classical, trivial
+from clinscale.tasks.baselines import NEXT_STEP, baseline_outcomes, baseline_remark, classical, trivial
 from clinscale.tasks.catalog import catalog, load_task, options_of
 from clinscale.tasks.example import Answer, Entity, Example, TaskData
 from clinscale.tasks.findings import Findings, NoExamplesError, OnError
@@ -48,6 +48,7 @@ from clinscale.tasks.unlabelled import (
 __all__ = [
     "DOCUMENT_SUFFIXES",
     "KINDS",
+    "NEXT_STEP",
     "Answer",
     "Band",
     "ColumnsConfig",
@@ -67,6 +68,8 @@ __all__ = [
     "TaskData",
     "Unlabelled",
     "Window",
+    "baseline_outcomes",
+    "baseline_remark",
     "by_length",
     "catalog",
     "classical",

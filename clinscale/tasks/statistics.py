@@ -130,6 +130,14 @@ class Comparison:
     p_value: float
     """Share of such differences when each document's two outcomes are swapped at random."""
 
+    def exceeds(self, least: float = 0.0) -> bool:
+        """Whether the first is better by more than `least`, beyond the noise of documents."""
+        return self.difference.low > least and self.p_value < 0.05
+
+    def __str__(self) -> str:
+        spread = self.difference
+        return f"{spread.value:+.4f} (95 % {spread.low:+.4f} to {spread.high:+.4f}, p {self.p_value:.3f})"
+
 
 @dataclass(frozen=True)
 class Band:

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import yaml
 
-from clinscale.cli.tune import _forecast_tables
+from clinscale.cli.tune import _forecast_tables, _Lines, progress_table
+from clinscale.sweep.run import StudyProgress, SweepProgress
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -111,3 +113,13 @@ def test_studies_with_the_same_space_are_shown_once():
     assert "one, two: space" in shown
     assert "three: space" in shown
     assert "Limits that a winner must keep to become champion" in shown
+
+
+def test_a_flat_search_is_told_once_before_the_budget_is_spent(capsys):
+    flat = StudyProgress("s", 3, 1, 0, 0, 6, 0.5, 9.0, remark="dev accuracy is flat at 0.5000 over all 3 trials")
+    at = SweepProgress((flat,), trials_budget=9, device_seconds_budget=None)
+    lines = _Lines(SimpleNamespace(name="x"))
+    for _ in range(3):
+        lines(at)
+    assert capsys.readouterr().err.count("s: dev accuracy is flat") == 1
+    assert "s: dev accuracy is flat at 0.5000 over all 3 trials" in progress_table("x", at).renderables

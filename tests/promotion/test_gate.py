@@ -143,8 +143,30 @@ def test_only_what_was_judged_on_the_same_examples_is_compared():
     assert "m/1 was judged on other examples" in decide(evidence("m/2", other), champion, GateRules()).because
     assert "no test outcomes of m/2" in decide(evidence("m/2"), champion, GateRules()).because
     assert "none on record" in decide(evidence("m/2"), None, GateRules()).because
-    first = decide(evidence("m/2", judged(0.1, rng)), None, GateRules())
-    assert (first.promoted, first.because) == (True, "there is no champion yet")
+
+
+def test_a_first_champion_must_beat_the_trivial_baseline_beyond_noise():
+    rng = np.random.default_rng(6)
+    nothing = judged(0, rng)
+    nothing.rows[:, [0, 1]] = 0  # no entity is found, as the baseline answers
+    good, chance = judged(0.7, rng), dataclasses.replace(nothing, rows=nothing.rows.copy())
+    chance.rows[0] = good.rows[0]  # right on one document of 120
+    first = decide(evidence("m/1", good, trivial=nothing), None, GateRules())
+    assert first.promoted
+    assert first.because.startswith("there is no champion yet, and f1 above the trivial baseline's: 0.")
+    for poor in (chance, nothing):
+        refused = decide(evidence("m/1", poor, trivial=nothing), None, GateRules())
+        assert failed(refused) == {"f1 above the trivial baseline's"}
+        assert "more data, start from a pretrained base, or search longer" in refused.because
+        assert decide(evidence("m/1", poor), None, GateRules(min_over_trivial=None)).promoted
+    far = decide(evidence("m/1", good, trivial=nothing), None, GateRules(min_over_trivial=0.9))
+    assert failed(far) == {"f1 above the trivial baseline's by 0.9"}
+    unknown = decide(evidence("m/1", good), None, GateRules())
+    assert "no test outcomes of the baseline are on record; give the task's data with --data" in unknown.because
+    other = dataclasses.replace(nothing, keys=tuple(f"x{number}" for number in range(DOCUMENTS)))
+    assert "judged on other examples" in decide(evidence("m/1", good, trivial=other), None, GateRules()).because
+    weak = three("m/2", 0.8, rng)
+    assert decide(weak, three("m/1", 0.7, rng), GateRules()).promoted, "a later one is compared with the champion"
 
 
 def test_a_base_model_is_not_compared_but_must_not_remember():

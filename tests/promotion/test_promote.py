@@ -7,14 +7,15 @@ import pytest
 
 from clinscale import corpus, models, registry
 from clinscale.errors import RegistryError
-from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE
+from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE, TRIVIAL_OUTCOMES_FILE
 from clinscale.predict import TaskCard, load_predictor
 from clinscale.promotion import GateRules, history, promote, register_judged, rollback
 from clinscale.registry import Experiment, Tag
-from clinscale.tasks import kind_of, load_task, read_task
+from clinscale.tasks import baseline_outcomes, kind_of, load_task, read_task, trivial
 
 TASK = "demo_documents"
-ANY_LATENCY = GateRules(max_latency_ratio=1000)
+ANY_LATENCY = GateRules(max_latency_ratio=1000, min_over_trivial=None)
+"""Eight documents prove little about a first champion."""
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,40 @@ def test_the_champion_moves_when_the_gate_lets_it_and_goes_back(tracking, submit
     assert moves[-1].by.startswith(getpass.getuser())
 
 
+def test_a_winner_that_learned_nothing_waits_as_challenger_until_it_is_wanted(
+    tracking, submit, judged, data, demo_data, tmp_path
+):
+    nothing = baseline_outcomes(data, trivial)
+    poor, decision = submit(0, *[nothing] * 3, rules=None)
+    assert not decision.promoted
+    assert "accuracy above the trivial baseline's" in poor.tags[Tag.DECISION]
+    assert "search longer" in poor.tags[Tag.DECISION]
+    assert aliases(tracking) == {"challenger": poor.label}
+    assert history(tracking, "ward")[-1].action == "refuse"
+    again, same = submit(0, *[nothing] * 3, rules=None)
+    assert (again, same.because) == (poor, decision.because)
+    assert len(history(tracking, "ward")) == 1, "nothing is decided anew"
+
+    good, decision = submit(1, *[judged(1.0)] * 3, rules=None)
+    assert decision.promoted
+    assert aliases(tracking) == {"champion": good.label, "challenger": poor.label}
+
+
+def test_a_version_on_record_is_promoted_beside_the_baseline_on_record(
+    tracking, study, folder_of, judged, data, tmp_path
+):
+    made = study(judged(1.0), judged(1.0), judged(1.0))
+    registry.register(tracking, made, folder_of(0), name="ward", tags={Tag.KIND: "task"})
+    _, decision = promote(tracking, "ward/1", home=tmp_path)
+    assert "no test outcomes of the baseline are on record" in decision.because
+    assert aliases(tracking) == {"challenger": "ward/1"}
+    with registry.reopen_run(tracking, made) as run:
+        run.log_json(TRIVIAL_OUTCOMES_FILE, baseline_outcomes(data, trivial).plain())
+    version, decision = promote(tracking, "ward/1", home=tmp_path)
+    assert decision.promoted
+    assert version.aliases == ("champion",)
+
+
 def test_what_was_registered_elsewhere_is_released_as_a_copy(tracking, submit, judged, tmp_path):
     submit(0, *[judged(0.3)] * 3)
     weak, _ = submit(1, *[judged(0.35)] * 3)
@@ -184,7 +219,7 @@ def test_a_version_without_outcomes_is_judged_on_the_data_at_hand(
     registry.register(tracking, run.id, folder_of(0), name="ward", tags={Tag.KIND: "task"})
     _, refused = promote(tracking, "ward/1", home=tmp_path)
     assert "none on record; give the task's data with --data" in refused.because
-    version, decision = promote(tracking, "ward/1", home=tmp_path, data=demo_data)
+    version, decision = promote(tracking, "ward/1", home=tmp_path, data=demo_data, rules=ANY_LATENCY)
     assert decision.promoted
     assert version.tags[Tag.RELEASED_FROM] == "ward/1"
     assert f"{len(data.splits['test'])} examples" in decision.checks[0].found

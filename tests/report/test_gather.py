@@ -10,12 +10,15 @@ from clinscale.report.gather import gather
 def test_a_winner_is_read_with_its_way_back_to_the_notes(past, tracking):
     base = past.pretraining("notes-base", "longformer", steps=40)
     made = past.sweep("s1", "demo", "sequence", "accuracy", "longformer", base.label, trials=3, trivial=0.25)
-    version = registry.set_alias(tracking, made)
+    told = {Tag.LINEAR: "0.75", Tag.REMARK: "accuracy does not beat the linear baseline's"}
+    registry.set_version_tags(tracking, made, told)
+    version = registry.set_alias(tracking, registry.resolve(tracking, made.label))
 
     [winner] = gather(tracking).winners
     assert (winner.version, winner.task, winner.kind, winner.family) == (version, "demo", "sequence", "longformer")
     assert winner.value == float(version.tags[Tag.VALUE])
     assert (winner.metric, winner.trivial, winner.trials) == ("accuracy", 0.25, "3")
+    assert (winner.linear, winner.remark) == (0.75, told[Tag.REMARK])
     assert [(link.stage, link.name) for link in winner.lineage] == [
         ("Notes", "ShardSet 5f1c09ab77e2"),
         ("Base model", "notes-base/1"),

@@ -50,6 +50,8 @@ def written(past, tracking, tmp_path):
         "search-one", "demo_pairs", "pair", "accuracy", "longformer", base.label, trials=4, failed=(1,)
     )
     registry.set_alias(tracking, version)
+    told = {Tag.LINEAR: "0.987", Tag.REMARK: "accuracy does not beat the <linear> baseline's"}
+    registry.set_version_tags(tracking, version, told)
     past.sweep("search-two", "demo_spans", "spans", "f1", "bigbird", "google/bigbird-roberta-base", trials=2)
     return write_report(tracking, tmp_path / "out" / "report.html")
 
@@ -64,6 +66,8 @@ def test_the_page_tells_what_the_registry_knows(written, tracking):
         "search-one",
         "search-two",
         "0.350",
+        "linear 0.987",
+        "demo_pairs/1: accuracy does not beat the <linear> baseline's",
         "failed",
         "winner",
     ):

@@ -1,8 +1,10 @@
 """Which of the finalists wins."""
 
+import dataclasses
+
 import pytest
 
-from clinscale.sweep.choose import Candidate, choose_winner
+from clinscale.sweep.choose import Candidate, choose_winner, flat_remark
 from clinscale.sweep.ledger import Epoch, Trial
 
 
@@ -30,3 +32,26 @@ def test_one_seed_does_not_beat_the_mean_of_several():
     assert choose_winner([lucky, confirmed]) is confirmed
     assert confirmed.plain()["dev"] == {"0": 0.8, "1": 0.7}
     assert confirmed.plain()["deviation"] == pytest.approx(0.0707, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scores", "flat"),
+    [
+        ((0.5, 0.5, 0.5), True),
+        ((0.5, 0.508, 0.5), True),
+        ((0.5, 0.5, 0.52), False),
+        ((0.5, 0.5), False),
+        ((1.0, 1.0, 1.0), False),
+        ((), False),
+    ],
+)
+def test_scores_are_flat_when_no_trial_is_better_by_one_example(scores, flat):
+    trials = [*candidate("", *scores).seeds, Trial(0, 9, {}, "sampler", 0)]
+    remark = flat_remark(trials, "accuracy", 100)
+    assert ("is flat at" in remark and f"over all {len(scores)} trials" in remark and "longer" in remark) == flat
+    assert bool(remark) == flat
+
+
+def test_a_confirmation_tells_nothing_of_a_flat_search():
+    trials = [dataclasses.replace(one, origin="confirm") for one in candidate("", 0.5, 0.5, 0.5).seeds]
+    assert flat_remark(trials, "accuracy", 100) == ""

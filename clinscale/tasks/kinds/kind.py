@@ -176,10 +176,14 @@ class Kind(KindRules, ABC):
                 f"task {self.task.name}: scoring needs one prediction per example and at least one example, "
                 f"got {len(predictions)} for {len(examples)}"
             )
-        scores = self.scores_of(self.outcomes(examples, predictions, labels))
+        return self.all_scores(self.outcomes(examples, predictions, labels))
+
+    def all_scores(self, outcomes: np.ndarray) -> dict[str, float]:
+        """The same of what `outcomes` made."""
+        scores = self.scores_of(outcomes)
         if self.metric not in scores:
             raise DataError(
-                f"task {self.task.name}: {self.metric} is not defined on these {len(examples)} examples, because "
+                f"task {self.task.name}: {self.metric} is not defined on these {len(outcomes)} examples, because "
                 "their gold lacks some label altogether; give more examples or choose another metric"
             )
         return scores
