@@ -5,7 +5,8 @@ MLflow executes this file when a version is loaded; the HF folder is its artifac
 prediction per row.
 
 The version carries clinscale's code for prediction in one archive, which comes before an installed clinscale. In a
-process that has imported clinscale already, that one answers.
+process that has imported clinscale already, that one answers, and Python's path stays as it is: processes that it
+spawns would import the archive.
 """
 
 # ruff: noqa: E402  the archive must be on the path before clinscale is imported from it
@@ -18,7 +19,8 @@ from typing import Any
 import mlflow.models
 import mlflow.pyfunc
 
-sys.path[:0] = map(str, Path(__file__).parent.glob("code/*.zip"))
+if "clinscale" not in sys.modules:
+    sys.path[:0] = map(str, Path(__file__).parent.glob("code/*.zip"))
 
 import clinscale
 from clinscale.cells import CellError

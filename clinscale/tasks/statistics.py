@@ -206,7 +206,8 @@ def estimate_seeds(outcomes: Sequence[Outcomes], *, resamples: int = RESAMPLES, 
     """
     if len(outcomes) == 1:
         return estimate(outcomes[0], resamples=resamples, seed=seed)
-    return _over_seeds([outcomes], resamples, seed).estimate
+    found = _over_seeds([outcomes], resamples, seed).estimate
+    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))  # as every metric is from 0 to 1
 
 
 def compare_seeds(
