@@ -153,16 +153,17 @@ def share(folder: str | Path, group: str) -> None:
     Raises:
         ConfigError: there is no such group, or this user is not in it or does not own the folder.
     """
-    folder = make_folder(folder)
     try:
         gid = grp.getgrnam(group).gr_gid
-        for path in (folder, *_tree(folder)):
-            os.chown(path, -1, gid)
-            path.chmod(_SHARED_FOLDER if path.is_dir() else 0o660)  # after chown, which takes set-gid away
     except KeyError:
         raise ConfigError(
             f"--shared-with must name a group of this machine, got {group!r}; see: getent group"
         ) from None
+    folder = make_folder(folder)
+    try:
+        for path in (folder, *_tree(folder)):
+            os.chown(path, -1, gid)
+            path.chmod(_SHARED_FOLDER if path.is_dir() else 0o660)  # after chown, which takes set-gid away
     except PermissionError as error:
         raise ConfigError(
             f"{error.filename} cannot be given to group {group}; its owner must do that, and be in the group"

@@ -101,6 +101,16 @@ def test_what_is_open_is_named_and_closed(tmp_path):
     assert mode(home) == 0o700
 
 
+def test_what_lies_below_a_closed_folder_of_an_open_home_is_not_open(tmp_path):
+    home = tmp_path / "home"
+    storage.write_json(home / "run" / "a.json", {})
+    (home / "run" / "a.json").chmod(0o644)
+    home.chmod(0o755)
+    assert list(permissions.open_paths(home)) == [home]
+    (home / "run").chmod(0o711)  # who knows a name gets in, though he cannot list them
+    assert set(permissions.open_paths(home)) == {home, home / "run", home / "run" / "a.json"}
+
+
 @as_root
 def test_another_account_reads_nothing(tmp_path):
     for folder in (tmp_path, *list(tmp_path.parents)[:3]):

@@ -6,9 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from clinscale.cli.options import Address, Delimiter, Encoding, Json, Quotes, Sheet, paths_and_overrides
+from clinscale.cli.options import (
+    Address,
+    Delimiter,
+    Encoding,
+    Json,
+    Quotes,
+    SharedWith,
+    Sheet,
+    paths_and_overrides,
+)
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError, DataError
+from clinscale.permissions import is_shared, share
+from clinscale.storage import is_remote
 
 _LARGE_BYTES = 64 * 2**20
 """Size below which starting Ray takes longer than the work."""
@@ -46,6 +57,7 @@ def build(
             "--leakage", help="TASK=PATH: keep the test documents of this task out of the corpus; repeat."
         ),
     ] = None,
+    shared_with: SharedWith = None,
     address: Address = None,
     json: Json = False,
 ) -> None:
@@ -58,6 +70,7 @@ def build(
     from clinscale.corpus import CorpusConfig, build_shards, source_bytes
     from clinscale.runtime import ray_session
 
+    _share_new(out, shared_with)
     uris, overrides = paths_and_overrides(sources or [], CorpusConfig)
     given: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
     if uris:
@@ -88,6 +101,21 @@ def show(uri: Annotated[str, typer.Argument(help="Folder or URI of a ShardSet.")
     from clinscale.corpus import open_shards
 
     _show(open_shards(uri), json)
+
+
+def _share_new(out: str, group: str | None) -> None:
+    """Open the folder of new shards to a group; not one with files, among which may be the notes."""
+    if group is None:
+        return
+    if is_remote(out):
+        raise ConfigError(f"--shared-with opens a folder of this machine, got {out}; give the rights in the store")
+    folder = Path(out)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        share(folder, group)
+    elif not is_shared(folder):
+        raise ConfigError(
+            f"--shared-with must be given with a new or empty folder, got files in {out}; name another"
+        )
 
 
 def _task_and_path(option: str) -> tuple[str, str]:

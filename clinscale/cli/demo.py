@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinscale.cli.options import Json, local_only, open_tracking
+from clinscale.cli.options import Json, SharedWith, local_only, open_home, open_tracking
 from clinscale.cli.output import Steps, emit, table
 from clinscale.errors import ConfigError
 
@@ -48,6 +48,7 @@ def demo(
     ] = Path("demo"),
     num_trials: Annotated[int, typer.Option(min=2, help="Trials of each task, on average.")] = 4,
     scale: Annotated[float, typer.Option(help="Share of the full size; the numbers mean little below 1.")] = 1.0,
+    shared_with: SharedWith = None,
     json: Json = False,
 ) -> None:
     """Notes in, registered models out, one pulled and used: both models, all four task kinds, on this machine.
@@ -61,6 +62,7 @@ def demo(
 
     if not 0 < scale <= 1:
         raise ConfigError(f"--scale must be above 0 and not above 1, got {scale}")
+    open_home(folder, shared_with)
     started_s = time.monotonic()
     write_demo_data(folder / "data", scale=scale)
     tracking = open_tracking(f"sqlite:///{(folder / 'mlflow.db').absolute()}", folder)

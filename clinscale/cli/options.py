@@ -50,7 +50,7 @@ SharedWith = Annotated[
     typer.Option(
         "--shared-with",
         metavar="GROUP",
-        help="Open HOME, and all that will be in it, to a group; others stay out.",
+        help="Open the folder that is written to, and all that will be in it, to a group; others stay out.",
     ),
 ]
 TrackingUri = Annotated[

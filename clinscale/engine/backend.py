@@ -10,7 +10,7 @@ import numpy as np
 from clinscale.engine.manifest import Manifest
 from clinscale.engine.optim import OptimizerConfig, build_optimizer, build_schedule
 from clinscale.engine.snapshot import Snapshot
-from clinscale.engine.universal import ENGINE_TAG, ParameterStates, load_parameters
+from clinscale.engine.universal import ENGINE_TAG, ParameterStates, load_parameters, plain_path
 from clinscale.engine.zero import Precision, ZeroConfig, check_offload, deepspeed_config, import_deepspeed
 
 if TYPE_CHECKING:
@@ -207,7 +207,8 @@ class DeepSpeedEngine:
 
     def load(self, checkpoint: Path) -> None:
         """Restore what `snapshot` copied, at the same stage, precision and number of workers."""
-        self._engine.load_checkpoint(str(checkpoint), tag=ENGINE_TAG)
+        with plain_path(checkpoint) as path:
+            self._engine.load_checkpoint(path, tag=ENGINE_TAG)
 
     def load_converted(self, checkpoint: Path, manifest: Manifest) -> None:
         """Restore what another number of workers, stage or precision left; every rank must call it."""

@@ -76,8 +76,8 @@ def convert(checkpoint: Path) -> None:
     )
     silence = io.StringIO()  # it prints its options and its progress
     with (
-        _plain_path(checkpoint / ENGINE_TAG) as options.input_folder,
-        _plain_path(unfinished) as options.output_folder,
+        plain_path(checkpoint / ENGINE_TAG) as options.input_folder,
+        plain_path(unfinished) as options.output_folder,
         contextlib.redirect_stdout(silence),
         contextlib.redirect_stderr(silence),
     ):
@@ -86,7 +86,7 @@ def convert(checkpoint: Path) -> None:
 
 
 @contextlib.contextmanager
-def _plain_path(folder: Path) -> Iterator[str]:
+def plain_path(folder: Path) -> Iterator[str]:
     """A path to `folder` without `[`, `*` or `?`, which DeepSpeed would read as patterns."""
     temporary = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(dir="/tmp" if glob.has_magic(temporary) else temporary) as links:

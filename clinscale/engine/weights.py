@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from clinscale.engine.checkpoints import fault_of
 from clinscale.engine.manifest import MANIFEST, read_manifest
-from clinscale.engine.universal import ENGINE_TAG, ParameterStates, read_model_states
+from clinscale.engine.universal import ENGINE_TAG, ParameterStates, plain_path, read_model_states
 from clinscale.engine.zero import import_deepspeed
 from clinscale.errors import ConfigError, DataError
 
@@ -72,6 +72,6 @@ def _merged_shards(checkpoint: Path) -> "dict[str, torch.Tensor]":
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     silence = io.StringIO()  # it prints its progress
-    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-        merged: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=ENGINE_TAG)
+    with plain_path(checkpoint) as path, contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+        merged: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(path, tag=ENGINE_TAG)
     return merged

@@ -9,7 +9,7 @@ process that has imported clinscale already, that one answers, and Python's path
 spawns would import the archive.
 """
 
-# ruff: noqa: E402  the archive must be on the path before clinscale is imported from it
+# the archive must be on the path before clinscale is imported from it
 
 import pkgutil
 import sys

@@ -62,7 +62,9 @@ def versions(folders, documents, mlflow_database, tmp_path_factory):
 def test_mlflow_loads_what_was_registered(task, family, versions):
     version = versions[task, family]
     model = mlflow.pyfunc.load_model(version["model"])
-    assert not any(place.endswith("code.zip") for place in sys.path), "which processes spawned from here would import"
+    assert not any(place.endswith("code.zip") for place in sys.path), (
+        "which processes spawned from here would import"
+    )
     table = pandas.DataFrame(version["rows"])
     assert model.predict(table) == version["answers"]
     assert all(model.predict(model.input_example)), "the example is answered"
