@@ -88,10 +88,10 @@ def run_study(
             pretraining. ClinscaleError: nothing could be judged; the first reason.
     """
     say = on_event or log.info
-    folder = claim_run_folder(home, "study", protocol.name, _recipe(protocol))
-    write_json(folder / PROTOCOL_FILE, protocol.plain())
     tasks, failures = _read_tasks(protocol)
     seen = _seen_tests(protocol, tasks)
+    folder = claim_run_folder(home, "study", protocol.name, _recipe(protocol))  # a typo has claimed no name
+    write_json(folder / PROTOCOL_FILE, protocol.plain())
     bases: dict[str, str] = {}
     for name in protocol.bases:
         try:
@@ -167,9 +167,10 @@ def outline(
 
 
 def _recipe(protocol: Protocol) -> dict[str, Any]:
-    """All that changes the numbers; places of data may move."""
+    """All that changes the numbers; data may move, as each sweep knows theirs by a fingerprint."""
     left_out = {"name", "about", "data_folder", "sweep_runtime", "pretrain_runtime", "allow_seen_tests"}
-    return {key: value for key, value in protocol.plain().items() if key not in left_out}
+    tasks = {name: {"changes": task.changes, "space": task.space} for name, task in protocol.tasks.items()}
+    return {key: value for key, value in protocol.plain().items() if key not in left_out} | {"tasks": tasks}
 
 
 def _read_tasks(protocol: Protocol) -> tuple[list[_Task], dict[str, str]]:
