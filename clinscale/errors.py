@@ -15,6 +15,15 @@ class ClinscaleError(Exception):
     """Exit code of the command line: 1 if the work failed, 2 if the request was wrong."""
 
 
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether `error` is a Ctrl-C, or came up while one was being dealt with: cleaning up may fail, too."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class ConfigError(ClinscaleError):
     """A config file, an override or an option is wrong: the user changes the request."""
 

@@ -26,6 +26,7 @@ os.environ.setdefault("RAY_agent_register_timeout_ms", "180000")
 os.environ.setdefault("RAY_worker_register_timeout_seconds", "180")
 # a shell starts background jobs deaf to Ctrl-C, and so would be what the tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup` makes it deaf to
 
 
 TOGETHER = {

@@ -58,3 +58,17 @@ def test_what_python_torch_and_the_system_say_without_memory_is_told_from_other_
     )
     assert errors.exhausted_memory(RuntimeError("Connection closed by peer")) is None
     assert errors.exhausted_memory(OSError(errno.ENOSPC, "No space left on device")) is None
+
+
+def test_cleaning_up_that_fails_does_not_hide_a_ctrl_c():
+    def stop(cause):
+        try:
+            try:
+                raise cause
+            finally:
+                raise errors.RegistryError("the run cannot be closed")
+        except errors.ClinscaleError as error:
+            return errors.was_interrupted(error)
+
+    assert stop(KeyboardInterrupt())
+    assert not stop(ValueError())

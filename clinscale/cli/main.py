@@ -34,7 +34,7 @@ from clinscale.cli import (
     ui,
 )
 from clinscale.cli.output import VisibleFormatter, keep_stdout_clean
-from clinscale.errors import ClinscaleError
+from clinscale.errors import ClinscaleError, was_interrupted
 from clinscale.permissions import close_process
 from clinscale.runtime import QUIET
 from clinscale.visible import visible
@@ -100,7 +100,7 @@ def main() -> NoReturn:
         code = 2
     except ClinscaleError as error:
         _tell(str(error))
-        code = error.exit_code
+        code = _INTERRUPTED if was_interrupted(error) else error.exit_code
     except BrokenPipeError:  # the reader of stdout has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0

@@ -21,7 +21,7 @@ from clinscale.cli.options import (
     open_tracking,
 )
 from clinscale.cli.output import console, emit, table
-from clinscale.errors import ConfigError
+from clinscale.errors import ClinscaleError, ConfigError, was_interrupted
 from clinscale.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -100,8 +100,9 @@ def tune(
     try:
         with ray_session(address) as cluster, shown(config) as show:
             result = sweep(config, tracking=tracking, home=home, cluster=cluster, inputs=inputs, on_progress=show)
-    except KeyboardInterrupt:
-        console.print(f"go on with: clinscale tune --resume {config.name} --home {home}", soft_wrap=True)
+    except (KeyboardInterrupt, ClinscaleError) as error:
+        if was_interrupted(error):
+            console.print(f"go on with: clinscale tune --resume {config.name} --home {home}", soft_wrap=True)
         raise
     _emit_result(result, Path(home) / "sweep" / config.name, as_json=json)
     if result.failures:

@@ -72,7 +72,7 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=180)
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert "clinscale tune --resume two" in told
     assert "Traceback" not in told
     _, alive = psutil.wait_procs(family, timeout=90)
