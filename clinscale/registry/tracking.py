@@ -9,7 +9,9 @@ import functools
 import logging
 import os
 import re
+import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -57,8 +59,10 @@ class Tracking:
         """
         from mlflow.exceptions import MlflowException
 
+        whole = _whole() if self.uri.startswith("sqlite") else contextlib.nullcontext()
         try:
-            yield
+            with whole:
+                yield
         except ModuleNotFoundError as error:  # MLflow imports the library of an object store when it first asks it
             if not (install := how_to_install(error.name or "")):
                 raise
@@ -131,6 +135,36 @@ class Tracking:
                 f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
         return str(found.experiment_id)
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """Let a signal interrupt after the block and not within it; a second one interrupts at once.
+
+    A KeyboardInterrupt within a statement leaves SQLite's transaction open for as long as its traceback is held, so
+    whoever then closes his runs finds the database locked by himself.
+    """
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    in_main = threading.current_thread() is threading.main_thread()  # the only one that signals interrupt
+    handlers = {kind: found for kind in kinds if in_main and callable(found := signal.getsignal(kind))}
+    came: list[Any] = []
+
+    def restore() -> None:
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
+
+    def keep(kind: int, frame: Any) -> None:
+        came.append((kind, frame))
+        restore()
+
+    for kind in handlers:
+        signal.signal(kind, keep)
+    try:
+        yield
+    finally:
+        restore()
+        for kind, frame in came:
+            handlers[kind](kind, frame)
 
 
 def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Tracking:

@@ -1,5 +1,6 @@
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -87,6 +88,24 @@ def test_a_deleted_experiment_says_how_to_restore_it(tracking):
     tracking.client.delete_experiment(number)
     with pytest.raises(RegistryError, match=f"restore --experiment-id {number}"):
         tracking.experiment_id("gone")
+
+
+def test_a_ctrl_c_lets_the_database_finish_its_statement(tracking):
+    finished = []
+    with pytest.raises(KeyboardInterrupt), tracking.faults("count"):
+        signal.raise_signal(signal.SIGINT)
+        finished.append(True)
+    assert finished
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait(tracking):
+    finished = []
+    with pytest.raises(KeyboardInterrupt), tracking.faults("count"):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        finished.append(True)
+    assert not finished
 
 
 def test_a_connection_travels_to_other_processes(tracking):
