@@ -7,7 +7,7 @@ from pydantic import Field
 from clinscale.config import Config
 from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ConfigError
-from clinscale.models import Attention, EvaluationPattern
+from clinscale.models import AttentionConfig, EvaluationPattern
 from clinscale.runtime import GroupConfig
 from clinscale.tasks import LongDocuments
 
@@ -67,14 +67,11 @@ class FinetuneRecipe(Config):
             raise ConfigError(f"recipe.dropout is a share from 0 to below 1, got {self.dropout}")
 
 
-class FinetuneRuntime(GroupConfig, MemoryConfig):
+class FinetuneRuntime(GroupConfig, MemoryConfig, AttentionConfig):
     """All that changes only speed or place."""
 
     device: str | None = None
     """`cpu`, `cuda`; None takes a GPU where there is one. Several workers take `gpus_per_worker`."""
-
-    attention: Attention = "exact"
-    """`exact` gives HF's numbers several times faster, and computes no padding; `hf` runs HF's own code."""
 
     num_workers: int = 1
     """1 is one process without Ray; more are Ray Train workers with DeepSpeed, for models that do not fit one GPU."""

@@ -19,13 +19,14 @@ from clinscale.models.hf_weights import (
     set_attention,
 )
 from clinscale.models.mlm import prepare_for_mlm
-from clinscale.models.options import Attention, EvaluationPattern, InferencePrecision
+from clinscale.models.options import Attention, AttentionConfig, EvaluationPattern, InferencePrecision
 from clinscale.models.start import build, check_pretrains
 
 __all__ = [
     "EXACT_FAMILIES",
     "FAMILIES",
     "Attention",
+    "AttentionConfig",
     "EvaluationPattern",
     "Family",
     "InferencePrecision",

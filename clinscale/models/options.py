@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from clinscale.config import Config
+
 Attention = Literal["exact", "hf"]
 """`exact`: the same numbers as HF, several times faster. `hf`: HF's own code."""
 
@@ -10,3 +12,11 @@ InferencePrecision = Literal["fp32", "bf16"]
 
 EvaluationPattern = Literal["training", "hf"]
 """The blocks that BigBird sees in evaluation: those of training, or HF's (block 0 in place of every random one)."""
+
+
+class AttentionConfig(Config):
+    """The code that computes a model's attention, declared once for pretraining, fine-tuning and trials."""
+
+    attention: Attention = "exact"
+    """`exact` gives HF's numbers several times faster, and in fine-tuning computes no padding; `hf` runs HF's own
+    code."""

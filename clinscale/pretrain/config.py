@@ -11,7 +11,7 @@ from clinscale.config import Config, nearest
 from clinscale.corpus import CanaryConfig, MaskingConfig
 from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, RetentionConfig
 from clinscale.errors import ConfigError
-from clinscale.models import Attention, EvaluationPattern, ModelConfig, family_named
+from clinscale.models import AttentionConfig, EvaluationPattern, ModelConfig, family_named
 from clinscale.pretrain.guard import SpikeGuardConfig
 from clinscale.runtime import GroupConfig
 from clinscale.units import Duration
@@ -86,15 +86,12 @@ class PretrainRecipe(Config):
         return self.global_first_token and family_named(model_type).uses_global_mask
 
 
-class PretrainRuntime(GroupConfig, MemoryConfig):
+class PretrainRuntime(GroupConfig, MemoryConfig, AttentionConfig):
     """All that changes only speed, place or cost."""
 
     micro_rows_per_gpu: int | None = Field(default=None, ge=1)
     """Rows of one forward pass; None begins with a worker's whole share of the global batch. Where it does not fit
     into memory it is halved, and the global batch stays."""
-
-    attention: Attention = "exact"
-    """`exact` gives HF's numbers several times faster; `hf` runs HF's own code."""
 
     log_every_steps: int = 10
     """Training loss, learning rate and throughput."""

@@ -8,7 +8,7 @@ from clinscale.config import Config
 from clinscale.engine import MemoryConfig
 from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRuntime
-from clinscale.models import Attention
+from clinscale.models import AttentionConfig
 from clinscale.promotion import GateRules
 from clinscale.runfolder import check_plain_name
 from clinscale.sweep.disk import KeepTrials
@@ -199,7 +199,7 @@ class SweepRecipe(Config):
         return Halving(self.scheduler, self.grace_epochs, self.reduction_factor)
 
 
-class SweepRuntime(MemoryConfig):
+class SweepRuntime(MemoryConfig, AttentionConfig):
     """All that changes only speed, place or cost."""
 
     cpus_per_trial: float = 1
@@ -213,9 +213,6 @@ class SweepRuntime(MemoryConfig):
 
     max_concurrent_trials: int | None = None
     """Trials at once at most; None is all that the cluster has room for."""
-
-    attention: Attention = "exact"
-    """`exact` gives HF's numbers several times faster, and computes no padding; `hf` runs HF's own code."""
 
     max_failures: int = 3
     """Restarts of one trial whose process or node died; it goes on from its last epoch."""
