@@ -142,7 +142,7 @@ def _whole() -> Iterator[None]:
     """Let a signal interrupt after the block and not within it; a second one interrupts at once.
 
     A KeyboardInterrupt within a statement leaves SQLite's transaction open for as long as its traceback is held, so
-    whoever then closes his runs finds the database locked by himself.
+    code that closes its runs after that finds the database locked by itself.
     """
     kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     in_main = threading.current_thread() is threading.main_thread()  # the only one that signals interrupt
