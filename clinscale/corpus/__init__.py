@@ -14,7 +14,7 @@ from clinscale.corpus.canaries import CanaryConfig, canary_probes, plant_canarie
 from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import phrases
 from clinscale.corpus.loader import evaluation_batches, masked_batch, rows_of_step
-from clinscale.corpus.masking import MaskingConfig, word_starts
+from clinscale.corpus.masking import HELD_OUT_MASKING, MaskingConfig, word_starts
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.shards import ShardSet, open_shards
 from clinscale.corpus.sources import Document, SourceConfig, files_of, read_documents
@@ -22,6 +22,7 @@ from clinscale.corpus.tokenizing import train_tokenizer
 from clinscale.tokenizers import SpecialIds, load_tokenizer, tokenizer_fingerprint
 
 __all__ = [
+    "HELD_OUT_MASKING",
     "CanaryConfig",
     "CleaningConfig",
     "CorpusConfig",

@@ -1,8 +1,9 @@
 """Masked batches whose content depends on seed and position only, never on who reads them or when.
 
-Row order is a function of (seed, epoch, position), masks of (seed, epoch, row). Ranks take consecutive parts of a
-step, so that their batches in rank order are the batch of one rank alone, whatever the number of workers. Where the
-rows do not divide over the ranks, blank rows fill up the last ones: every rank must do the same forward passes.
+Row order is a function of (seed, epoch, position), masks of (seed, epoch, row) and, where their share has a schedule,
+of the step. Ranks take consecutive parts of a step, so that their batches in rank order are the batch of one rank
+alone, whatever the number of workers. Where the rows do not divide over the ranks, blank rows fill up the last ones:
+every rank must do the same forward passes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ def masked_batch(
     masking: MaskingConfig,
     special: SpecialIds,
     word_starts: NDArray[np.bool_] | None = None,
+    total_steps: int | None = None,
 ) -> Batch:
     """The part of `rank` in training step `step`; every row comes once per epoch, with new masks in each.
 
@@ -49,15 +51,17 @@ def masked_batch(
         masking: which tokens are asked for.
         special: ids of the tokenizer.
         word_starts: its table, for `masking.whole_words`.
+        total_steps: length of the training, for `masking.schedule`.
 
     Raises:
-        ConfigError: whole words are asked for without their table.
+        ConfigError: whole words are asked for without their table, or a schedule without `total_steps`.
         DataError: the split holds no rows.
     """
     share = -(-rows_per_step // world_size)
     samples = rows_of_step(len(rows), step=step, rows_per_step=rows_per_step, seed=seed)
+    fraction = masking.fraction_at(step, total_steps)
     examples = [
-        _example(rows, row, generator(seed, TRAINING_MASKS, epoch, row), masking, special, word_starts)
+        _example(rows, row, generator(seed, TRAINING_MASKS, epoch, row), masking, special, word_starts, fraction)
         for epoch, row in samples[rank * share : (rank + 1) * share].tolist()
     ]
     return _batch(examples, share, rows, special)
@@ -122,10 +126,11 @@ def _example(
     masking: MaskingConfig,
     special: SpecialIds,
     word_starts: NDArray[np.bool_] | None,
+    fraction: float | None = None,
 ) -> Batch:
     """One row of a batch, arrays of (row_tokens,)."""
     original = rows[row]
-    seen, labels = mask_row(original, generator, masking, special, word_starts)
+    seen, labels = mask_row(original, generator, masking, special, word_starts, fraction)
     lengths = rows.segments(row)
     segments = np.zeros_like(original)
     segments[: sum(lengths)] = np.repeat(np.arange(1, len(lengths) + 1), lengths)

@@ -77,6 +77,15 @@ class PretrainRecipe(Config):
     seed: int = 0
     """Seed of initialisation, order, masks and dropout."""
 
+    def check(self) -> None:
+        """The guard lets the loss follow the masks."""
+        masking = self.masking
+        if self.spike_guard and masking.schedule == "steps" and masking.mean_fraction > masking.mask_fraction:
+            raise ConfigError(
+                "recipe.masking.schedule=steps must fall where recipe.spike_guard is on, which would take each rise of "
+                "the loss for a spike and leave out every update behind it; set schedule=linear or spike_guard=null"
+            )
+
     def rows_of_step(self, row_tokens: int) -> int:
         """The global batch in rows of `row_tokens`."""
         return max(1, self.tokens_per_step // row_tokens) if self.tokens_per_step else self.rows_per_step

@@ -163,6 +163,8 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         raise ConfigError(
             f"ShardSet {shards.uri} holds no validation rows of {row_tokens} tokens; raise validation_fraction"
         )
+    if recipe.masking.whole_words:  # whether the tokenizer knows any is checked before any worker starts
+        corpus.word_starts(tokenizer)
     rows_per_step = recipe.rows_of_step(row_tokens)
     steps = recipe.duration.steps(rows=len(rows), rows_per_step=rows_per_step, tokens_per_row=row_tokens)
     if recipe.canaries:  # whether they can be is checked before any worker starts

@@ -155,7 +155,7 @@ class _Loop:
         self._meter, self._stall_s = ThroughputMeter(), 0.0
         device = "cuda" if runtime.gpus_per_worker else "cpu"
         self._flops_per_token = models.train_flops_per_token(
-            model.config, task.row_tokens, head_share=recipe.masking.mask_fraction
+            model.config, task.row_tokens, head_share=recipe.masking.mean_fraction
         )
         self._peak_flops = peak_flops(device, recipe.precision) * context.world_size
 
@@ -208,10 +208,13 @@ class _Loop:
             log.warning("run %s: step %d skipped, its loss of %.4g is a spike", self._task.config.name, step, mean)
             return {"train/skipped_loss": mean}
         norm = {} if engine.grad_norm is None else {"train/grad_norm": engine.grad_norm}
-        return {"train/loss": mean, "train/learning_rate": engine.learning_rate, **norm}
+        masks = {}
+        if recipe.masking.schedule != "constant":
+            masks["train/mask_fraction"] = recipe.masking.fraction_at(step, self._task.total_steps)
+        return {"train/loss": mean, "train/learning_rate": engine.learning_rate, **norm, **masks}
 
     def evaluate(self) -> Metrics:
-        """Loss and perplexity over the held-out rows, with masks that never change."""
+        """Loss and perplexity over the held-out rows, with masks that never change and are the same for all recipes."""
         import torch
 
         recipe, runtime = self._task.config.recipe, self._task.config.runtime
@@ -224,9 +227,8 @@ class _Loop:
             rows_per_batch=self._micro_rows,
             max_rows=runtime.evaluation_rows,
             seed=recipe.seed,
-            masking=recipe.masking,
+            masking=corpus.HELD_OUT_MASKING,
             special=self._special,
-            word_starts=self._word_starts,
         )
         with torch.no_grad():
             for batch in batches:
@@ -264,6 +266,7 @@ class _Loop:
             masking=recipe.masking,
             special=self._special,
             word_starts=self._word_starts,
+            total_steps=self._task.total_steps,
         )
 
     def _summed_loss(self, batch: Arrays) -> "torch.Tensor":

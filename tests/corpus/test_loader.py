@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from clinscale.corpus import MaskingConfig, Rows, SpecialIds, evaluation_batches, masked_batch
 from clinscale.corpus.loader import rows_of_step
-from clinscale.errors import DataError
+from clinscale.errors import ConfigError, DataError
 
 SPECIAL = SpecialIds(cls=0, sep=2, pad=1, mask=4, all=(0, 1, 2, 3, 4), vocab_size=10_000)
 ROW_TOKENS = 12
@@ -110,6 +110,34 @@ def test_order_and_masks_change_with_epoch_and_seed_and_nothing_else():
         assert row_numbers(other, rows) != row_numbers(first, rows)
         aligned = [np.argsort(row_numbers(batch, rows)) for batch in (first, other)]
         assert (first["labels"][aligned[0]] != other["labels"][aligned[1]]).any()
+
+
+def test_a_scheduled_step_is_the_same_at_every_number_of_workers_and_differs_from_the_next():
+    rows = rows_of(6)
+    masking = MaskingConfig(mask_fraction=0.9, schedule="linear", final_mask_fraction=0.1)
+
+    def asked(step, rank=0, world_size=1, **length):
+        batch = masked_batch(
+            rows,
+            step=step,
+            rank=rank,
+            world_size=world_size,
+            rows_per_step=6,
+            seed=0,
+            masking=masking,
+            special=SPECIAL,
+            **length,
+        )
+        return batch["labels"]
+
+    for step in range(5):
+        alone = asked(step, total_steps=5)
+        for world_size in (2, 3):
+            ranks = [asked(step, rank, world_size, total_steps=5) for rank in range(world_size)]
+            assert (np.concatenate(ranks) == alone).all()
+    assert (asked(0, total_steps=5) != -100).sum() > 2 * (asked(4, total_steps=5) != -100).sum()
+    with pytest.raises(ConfigError, match="pass total_steps"):
+        asked(0)
 
 
 def test_a_batch_is_what_the_model_takes():

@@ -86,11 +86,94 @@ def test_a_row_of_special_tokens_asks_for_none():
         ({"mask_fraction": 15}, "mask_fraction"),
         ({"mask_token_share": 0.8, "random_token_share": 0.3}, "exceed 1"),
         ({"random_token_share": -0.1}, "negative"),
+        ({"mask_fraction": 1}, r"mask_fraction is a share between 0 and 1, got 1\.0"),
+        ({"schedule": "linear", "final_mask_fraction": 1.5}, r"final_mask_fraction is a share .*, got 1\.5"),
+        ({"schedule": "linear", "final_mask_fraction": 0}, "final_mask_fraction is a share"),
+        ({"schedule": "linear"}, "must be set together, got linear and None"),
+        ({"final_mask_fraction": 0.2}, r"must be set together, got constant and 0\.2"),
+        (
+            {"schedule": "linear", "final_mask_fraction": 0.2, "schedule_stairs": 3},
+            "needs masking.schedule=steps, got schedule=linear",
+        ),
+        ({"all_mask": True, "mask_token_share": 0.7}, r"all_mask must stand without .*, got 0\.7 and 0\.1"),
     ],
 )
 def test_impossible_shares_are_refused(values, says):
     with pytest.raises(ConfigError, match=says):
         MaskingConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"schedule": "lniear"}, r"recipe: schedule: .*did you mean linear\?"),
+        ({"span_length": 1}, "span_length: Input should be greater than 1"),
+        ({"span_length": 4096}, "span_length: Input should be less than or equal to 100"),
+        ({"schedule_stairs": 1}, "schedule_stairs: Input should be greater than or equal to 2"),
+    ],
+)
+def test_impossible_keys_are_named_in_one_sentence(values, says):
+    with pytest.raises(ConfigError, match=says) as refused:
+        MaskingConfig.parse(values, source="recipe")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_recipe_without_the_new_keys_is_the_recipe_it_was_before_there_were_any():
+    old = {"mask_fraction": 0.2, "mask_token_share": 0.8, "random_token_share": 0.1, "whole_words": True}
+    assert MaskingConfig.parse(old, source="test").plain() == old
+    new = {
+        "schedule": "steps",
+        "final_mask_fraction": 0.1,
+        "schedule_stairs": 3,
+        "all_mask": True,
+        "span_length": 3.8,
+    }
+    assert MaskingConfig.parse(old | new, source="test").plain() == old | new
+
+
+@pytest.mark.parametrize(
+    ("schedule", "fractions"),
+    [
+        ({}, [0.3, 0.3, 0.3, 0.3, 0.3]),
+        ({"schedule": "linear", "final_mask_fraction": 0.15}, [0.3, 0.2625, 0.225, 0.1875, 0.15]),
+        ({"schedule": "linear", "final_mask_fraction": 0.5}, [0.3, 0.35, 0.4, 0.45, 0.5]),
+        ({"schedule": "cosine", "final_mask_fraction": 0.15}, [0.3, 0.278033, 0.225, 0.171967, 0.15]),
+        ({"schedule": "steps", "final_mask_fraction": 0.15}, [0.3, 0.3, 0.25, 0.2, 0.15]),
+        ({"schedule": "steps", "final_mask_fraction": 0.1, "schedule_stairs": 2}, [0.3, 0.3, 0.3, 0.1, 0.1]),
+    ],
+)
+def test_a_schedule_leads_from_the_first_step_to_the_last(schedule, fractions):
+    masking = MaskingConfig(mask_fraction=0.3, **schedule)
+    found = [masking.fraction_at(step, 5) for step in range(5)]
+    assert found == pytest.approx(fractions, abs=1e-6)
+    assert (found[0], found[-1]) == (fractions[0], fractions[-1]), "the ends are as they are written"
+    long = [masking.fraction_at(step, 1200) for step in range(1200)]
+    assert np.mean(long) == pytest.approx(masking.mean_fraction)
+    for short in (1, 2, 3):
+        assert masking.fraction_at(0, short) == 0.3
+    assert masking.fraction_at(1, 2) == fractions[-1]
+
+
+def test_a_scheduled_fraction_is_never_taken_for_a_constant_one():
+    scheduled = MaskingConfig(mask_fraction=0.3, schedule="linear", final_mask_fraction=0.15)
+    with pytest.raises(ConfigError, match="pass total_steps"):
+        masked([0, 7, 2], scheduled)
+
+
+def test_masks_at_a_lower_fraction_are_among_those_at_a_higher_one():
+    row = np.arange(5, 4000)
+    few, many = (masked(row, MaskingConfig(mask_fraction=fraction))[1] != -100 for fraction in (0.15, 0.3))
+    assert (many[few]).all()
+    assert many.mean() == pytest.approx(0.3, abs=0.04)
+
+
+def test_all_mask_asks_for_the_same_tokens_and_shows_none_of_them():
+    row = np.arange(5, 4000)
+    seen, labels = masked(row, MaskingConfig(all_mask=True))
+    assert (labels == masked(row)[1]).all()
+    assert (seen == np.where(labels == -100, row, SPECIAL.mask)).all()
+    both = masked(row, MaskingConfig(mask_token_share=1, random_token_share=0))
+    assert (seen == both[0]).all()
 
 
 def test_the_masks_of_a_known_row_never_change():
@@ -249,3 +332,53 @@ def test_whole_words_need_a_vocabulary_that_marks_them():
         word_starts(PreTrainedTokenizerFast(tokenizer_object=unmarked, unk_token="[UNK]"))
     with pytest.raises(ConfigError, match=r"pass corpus\.word_starts"):
         masked([0, 7, 2], WHOLE_WORDS)
+
+
+# Spans
+
+
+def runs_of(asked):
+    """Lengths of the stretches of neighbouring tokens that are asked for."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], asked.astype(int), [0]])))
+    return edges[1::2] - edges[::2]
+
+
+def test_spans_are_as_long_as_asked_and_as_many_tokens_as_ever():
+    row = np.random.default_rng(1).integers(5, 50_000, 200_000)
+    seen, labels = masked(row, MaskingConfig(span_length=3.8))
+    asked = labels != -100
+    # a token's span is 2 * 3.8 - 1 tokens long on average
+    assert asked.mean() == pytest.approx(0.15, abs=5 * (0.15 * 0.85 * 6.6 / 200_000) ** 0.5)
+    # neighbours are chosen together by chance, too
+    assert runs_of(asked).mean() == pytest.approx(3.8 / (1 - 0.15), rel=0.05)
+    to_mask, same = seen[asked] == SPECIAL.mask, seen[asked] == row[asked]
+    assert to_mask.mean() == pytest.approx(0.8, abs=0.03)
+    assert same.mean() == pytest.approx(0.1, abs=0.03)
+    # the fate is that of the span: it changes where a span ends, not at each token
+    changes = (np.diff(to_mask.astype(int)) != 0).sum() / asked.sum()
+    assert changes < 0.5 * 2 * 0.8 * 0.2
+    assert (masked(row, MaskingConfig(span_length=3.8))[1] == labels).all()
+
+
+def test_a_span_ends_with_its_note():
+    row = [0, *[7] * 20, 2, *[8] * 20, 2, 1, 1]
+    for seed in range(300):
+        asked = masked(row, MaskingConfig(span_length=50, mask_fraction=0.5), seed)[1] != -100
+        assert not asked[np.isin(row, SPECIAL.all)].any()
+        if asked[20] != asked[22]:
+            return
+    raise AssertionError("the tokens on both sides of a note's end were always asked for together")
+
+
+def test_spans_of_words_hold_whole_words(byte_level):
+    tokenizer, texts = byte_level
+    starts, special = word_starts(tokenizer), SpecialIds.from_tokenizer(tokenizer)
+    row = np.concatenate(encode(tokenizer, texts[:10]))
+    words = words_of(row.tolist(), starts, special)
+    masking = MaskingConfig(whole_words=True, span_length=3.8)
+    labels = mask_row(row, np.random.default_rng(0), masking, special, starts)[1]
+    asked = labels != -100
+    assert all(asked[word].all() or not asked[word].any() for word in words)
+    assert runs_of(np.array([asked[word[0]] for word in words])).mean() == pytest.approx(3.8 / 0.85, rel=0.15)
+    with pytest.raises(ConfigError, match=r"pass corpus\.word_starts"):
+        masked([0, 7, 2], masking)

@@ -60,6 +60,9 @@ def test_the_global_batch_need_not_divide_over_workers():
         ("runtime.num_workers=0", "at least 1"),
         ("runtime.cpus_per_worker=0", "above 0, got 0"),
         ("recipe.row_per_step=8", r"did you mean rows_per_step\?"),
+        ("recipe.masking.schedule=lniear", r"did you mean linear\?"),
+        ("recipe.masking.shedule=linear", r"did you mean schedule\?"),
+        ("recipe.masking.final_mask_fraction=1.2", r"final_mask_fraction is a share between 0 and 1, got 1\.2"),
         ("recipe.canaries.cuont=1", r"did you mean count\?"),
         ("recipe.canaries.repeats=0", "greater than or equal to 1"),
         ("runtime.zero.stge=1", r"did you mean stage\?"),
@@ -69,6 +72,15 @@ def test_the_global_batch_need_not_divide_over_workers():
 def test_what_cannot_work_is_refused_at_once(override, message):
     with pytest.raises(ConfigError, match=message):
         load(override)
+
+
+def test_rising_stairs_of_masks_do_not_meet_the_spike_guard():
+    """The guard would skip each step behind a rise, without end."""
+    rising = ["recipe.masking.schedule=steps", "recipe.masking.final_mask_fraction=0.3"]
+    with pytest.raises(ConfigError, match=r"schedule=steps must fall .*set schedule=linear or spike_guard=null"):
+        load(*rising)
+    assert load(*rising, "recipe.spike_guard=null").recipe.masking.mean_fraction == pytest.approx(0.225)
+    assert load(*rising, "recipe.masking.mask_fraction=0.5").recipe.spike_guard
 
 
 def test_notes_apart_need_the_exact_attention():

@@ -230,7 +230,14 @@ def losses_of(logged):
     return {int(at["step"]): at["train/loss"] for at in logged if "train/loss" in at}
 
 
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+DRY = {
+    "model": {
+        "size": "tiny",
+        "hf_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    },
+    "masking": {"mask_fraction": 0.4, "schedule": "linear", "final_mask_fraction": 0.1, "all_mask": True},
+}
+"""Without dropout, which is drawn per rank; with masks that depend on the step."""
 STAGES = (0, 1, 2, 3)
 
 
@@ -240,9 +247,9 @@ def variants(shards, tmp_path_factory, fork_workers):
     folder = tmp_path_factory.mktemp("variants")
     tasks = [task(shards, folder / f"{stage}", runtime={"zero": {"stage": stage}}) for stage in STAGES]
     tasks.append(task(shards, folder / "bf16", precision="bf16"))
-    apart = {"documents_apart": True, "masking": {"whole_words": True}}
+    apart = {"documents_apart": True, "masking": {"whole_words": True, "span_length": 3.8}}
     tasks.append(task(shards, folder / "apart", **apart))
-    tasks.append(task(shards, folder / "dry", model={"size": "tiny", "hf_overrides": NO_DROPOUT}))
+    tasks.append(task(shards, folder / "dry", **DRY))
     with fork_workers():
         logged, weights = run_group(train_several, tasks)
     return list(zip(map(losses_of, logged), weights, strict=True))
@@ -289,15 +296,12 @@ def test_a_run_whose_worker_is_killed_ends_bit_identical(variants, shards, tmp_p
 
 
 def test_a_run_goes_on_with_other_workers_other_stages_and_other_micro_batches(variants, shards, tmp_path, forks):
-    """Two workers at stage 2, one at stage 3, two at stage 1; without dropout, which is drawn per rank."""
+    """Two workers at stage 2, one at stage 3, two at stage 1."""
     logged = []
 
     def part(num_workers, stage, function):
         settings = {"num_workers": num_workers, "zero": {"stage": stage}, "micro_rows_per_gpu": 5 - num_workers}
-        dry = {"size": "tiny", "hf_overrides": NO_DROPOUT}
-        train(
-            task(shards, tmp_path, model=dry, runtime=settings), tmp_path, on_log=logged.append, function=function
-        )
+        train(task(shards, tmp_path, **DRY, runtime=settings), tmp_path, on_log=logged.append, function=function)
 
     for num_workers, stage in ((2, 2), (1, 3)):
         with pytest.raises(Enough):
@@ -361,11 +365,15 @@ def memory_for_two_rows(context, task):
         _Loop._summed_loss = before
 
 
-def test_rows_that_do_not_fit_are_halved_and_the_global_batch_stays(variants, shards, tmp_path, forks):
+def test_rows_that_do_not_fit_are_halved_and_the_global_batch_stays(variants, finished, shards, tmp_path, forks):
     logged, told = [], []
-    dry = task(shards, tmp_path, model={"size": "tiny", "hf_overrides": NO_DROPOUT})
+    dry = task(shards, tmp_path, **DRY)
     train(dry, tmp_path, on_log=logged.append, on_event=told.append, function=memory_for_two_rows)
     assert losses_of(logged) == pytest.approx(variants[-1][0], abs=1e-5)
+    fractions = [at["train/mask_fraction"] for at in logged if "train/mask_fraction" in at]
+    assert (fractions[0], fractions[-1], len(fractions)) == (0.4, 0.1, STEPS)
+    # held-out rows are masked as ever, so that what was masked in training is no part of the comparison
+    assert logged[0]["eval/perplexity"] == pytest.approx(finished[2].perplexity_before, rel=1e-4)
     assert "out of memory: going on with micro batches of 2 rows" in told
     assert task(shards, tmp_path).micro_rows_per_gpu == 2, "the next start tries the same again"
 
@@ -439,8 +447,7 @@ def test_more_workers_than_there_are_is_told_before_any_starts(shards, tracking,
 @pytest.mark.chaos
 def test_a_node_that_is_reclaimed_costs_no_step_of_an_elastic_run(fork_workers, shards, tmp_path):
     """Two workers save because of the notice, one goes on from there; no other checkpoint is due."""
-    model = {"size": "tiny", "hf_overrides": NO_DROPOUT}
-    elastic = config(shards, model=model, runtime={"num_workers": [1, 2], "checkpoint_every_steps": 1000})
+    elastic = config(shards, model=DRY["model"], runtime={"num_workers": [1, 2], "checkpoint_every_steps": 1000})
     (tmp_path / "config.json").write_text(json.dumps(elastic.plain()))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     command = [sys.executable, Path(__file__).with_name("spot.py"), tmp_path / "config.json", tmp_path]
