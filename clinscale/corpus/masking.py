@@ -208,9 +208,9 @@ def _starts_of_words(row: NDArray[np.int64], word_starts: NDArray[np.bool_] | No
     """Whether a word starts at each token; (row_tokens,)."""
     if word_starts is None:
         raise ConfigError("masking.whole_words needs the table of word starts; pass corpus.word_starts(tokenizer)")
-    starts_here, starts_behind = word_starts[:, row]
-    starts_here[1:] |= starts_behind[:-1]
-    return starts_here
+    starts, starts_behind = word_starts[0, row], word_starts[1, row]
+    starts[1:] |= starts_behind[:-1]
+    return starts
 
 
 @lru_cache(maxsize=4)

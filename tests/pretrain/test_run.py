@@ -457,7 +457,7 @@ def test_a_node_that_is_reclaimed_costs_no_step_of_an_elastic_run(fork_workers, 
     [saved] = seen["saved"]
     assert 1 <= int(saved.removeprefix("step-")) < STEPS
     with fork_workers():
-        [undisturbed], _ = run_group(train_several, [task(shards, tmp_path / "undisturbed", model=model)])
+        [undisturbed], _ = run_group(train_several, [task(shards, tmp_path / "undisturbed", model=DRY["model"])])
     assert dict(seen["losses"]) == pytest.approx(losses_of(undisturbed), abs=1e-5)
     # the second group tells what it knows from the first and begins no step of it anew
     assert [step for step, _ in seen["losses"]].count(1) == 2, "the run was not started again"
