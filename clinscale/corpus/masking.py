@@ -208,8 +208,8 @@ def _starts_of_words(row: NDArray[np.int64], word_starts: NDArray[np.bool_] | No
     """Whether a word starts at each token; (row_tokens,)."""
     if word_starts is None:
         raise ConfigError("masking.whole_words needs the table of word starts; pass corpus.word_starts(tokenizer)")
-    starts, starts_behind = word_starts[0, row], word_starts[1, row]
-    starts[1:] |= starts_behind[:-1]
+    starts: NDArray[np.bool_] = word_starts[0, row]
+    starts[1:] |= word_starts[1, row[:-1]]
     return starts
 
 
