@@ -65,35 +65,34 @@ def finetune(
             on_progress=lambda at: steps.update(at["epoch"], config.recipe.epochs, f"loss {at['train/loss']:.4f}"),
             on_event=steps.say,
         )
-    best = result.best
-    low, high = best["interval"]["low"], best["interval"]["high"]
+    scores = result.best.scores
+    low, high = scores.interval.low, scores.interval.high
     rows = [
         {
             "metric": key,
             "test": value,
             "95 % interval": f"{low:.4f} to {high:.4f}" if key == result.metric else "",
-            "trivial": best["trivial"].get(key, ""),
+            "trivial": scores.trivial.get(key, ""),
         }
-        for key, value in (best["test"] | best["calibration"]).items()
+        for key, value in (scores.test | scores.calibration).items()
     ]
     bands = [
         {
-            "document tokens": f"{band['above_tokens'] + 1:,} to {band['up_to_tokens'] or 'more'}",
-            "examples": band["examples"],
-            result.metric: band["score"]["value"],
-            "95 % interval": f"{band['score']['low']:.4f} to {band['score']['high']:.4f}",
+            "document tokens": f"{band.above_tokens + 1:,} to {band.up_to_tokens or 'more'}",
+            "examples": band.examples,
+            result.metric: band.score.value,
+            "95 % interval": f"{band.score.low:.4f} to {band.score.high:.4f}",
         }
-        for band in best["lengths"]
+        for band in scores.lengths
     ]
+    stored = scores.plain()
     values = {
         "name": config.name,
         "path": str(result.folder),
         "metric": result.metric,
-        **{
-            key: best[key]
-            for key in ("dev", "test", "trivial", "interval", "lengths", "calibration", "max_tokens")
-        },
-        "seeds": [{"seed": one["seed"], "dev": one["dev"], "test": one["test"]} for one in result.seeds],
+        "dev": result.best.dev,
+        **{key: stored[key] for key in ("test", "trivial", "interval", "lengths", "calibration", "max_tokens")},
+        "seeds": [{"seed": one.seed, "dev": one.dev, "test": one.scores.test} for one in result.seeds],
         "test_mean": result.test_mean,
         "test_deviation": result.test_deviation,
     }

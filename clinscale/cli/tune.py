@@ -303,10 +303,10 @@ def finalist_rows(result: Any) -> list[dict[str, Any]]:
     return [
         {
             "study": result.name,
-            "setting": f"{one['role']} (trial {int(one['trial'])})",
-            "seeds": len(one["dev"]),
-            f"dev {result.metric}": f"{one['mean']:.4f}"
-            + ("" if one["deviation"] is None else f" ± {one['deviation']:.4f}"),
+            "setting": f"{one.role} (trial {int(one.trial)})",
+            "seeds": len(one.dev),
+            f"dev {result.metric}": f"{one.mean:.4f}"
+            + ("" if one.deviation is None else f" ± {one.deviation:.4f}"),
         }
         for one in result.finalists
     ]

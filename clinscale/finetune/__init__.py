@@ -7,6 +7,7 @@ from clinscale.finetune.evaluate import (
     SHORT_TOKENS,
     TRIVIAL_OUTCOMES_FILE,
     Judgement,
+    Scores,
     judge,
     stored_outcomes,
     stored_trivial_outcomes,
@@ -15,7 +16,7 @@ from clinscale.finetune.evaluate import (
 )
 from clinscale.finetune.group import finetune_on_workers
 from clinscale.finetune.loop import FinetuneResult, finetune, seconds_per_epoch
-from clinscale.finetune.run import run_finetune
+from clinscale.finetune.run import SeedResult, run_finetune
 
 __all__ = [
     "OUTCOMES_BY_SEED_FILE",
@@ -27,6 +28,8 @@ __all__ = [
     "FinetuneResult",
     "FinetuneRuntime",
     "Judgement",
+    "Scores",
+    "SeedResult",
     "finetune",
     "finetune_on_workers",
     "judge",

@@ -1,6 +1,7 @@
 """Test metrics, once, from the folder that will be shipped, with how sure they are."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ SHORT_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Scores on the test split, beside those of the trivial baseline."""
+class Scores:
+    """Scores on the test split, beside those of the trivial baseline; the stored part of a judgement."""
 
     metric: str
     """The one of the metrics that decides."""
@@ -52,10 +53,6 @@ class Judgement:
     """Distances of the stated probabilities from the truth; lower is better. Classification only."""
     max_tokens: int
     """Window that the model read."""
-    outcomes: Outcomes
-    """Outcome of each example, for comparing models later."""
-    trivial_outcomes: Outcomes
-    """Outcomes of the trivial baseline on the same examples."""
     short: Comparison | None
     """Advantage of the whole window over windows of SHORT_TOKENS, with the same weights; None where the window
     is no longer than that."""
@@ -73,8 +70,36 @@ class Judgement:
         }
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready values, without the outcomes."""
-        return {key: value for key, value in asdict(self).items() if not key.endswith("outcomes")}
+        """JSON-ready values that `parse` reads back; outcomes have their own files."""
+        return asdict(Scores(*(getattr(self, field.name) for field in fields(Scores))))
+
+    @staticmethod
+    def parse(values: Mapping[str, Any], *, source: str) -> "Scores":
+        """Scores from a mapping that has the values of `plain` among others; DataError when it has not."""
+        try:
+            short = values.get("short")
+            return Scores(
+                metric=values["metric"],
+                test=dict(values["test"]),
+                trivial=dict(values["trivial"]),
+                interval=Estimate(**values["interval"]),
+                lengths=tuple(Band(**{**band, "score": Estimate(**band["score"])}) for band in values["lengths"]),
+                calibration=dict(values["calibration"]),
+                max_tokens=values["max_tokens"],
+                short=Comparison(Estimate(**short["difference"]), short["p_value"]) if short else None,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise DataError(f"{source} holds no scores of a test; judge the model again") from None
+
+
+@dataclass(frozen=True)
+class Judgement(Scores):
+    """Scores on the test split with the outcomes that they were counted from."""
+
+    outcomes: Outcomes
+    """Outcome of each example, for comparing models later."""
+    trivial_outcomes: Outcomes
+    """Outcomes of the trivial baseline on the same examples."""
 
 
 def stored_outcomes(tracking: registry.Tracking, run_id: str) -> tuple[Outcomes, ...]:

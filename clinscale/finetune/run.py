@@ -1,16 +1,24 @@
 """Fine-tuning as a tracked run: epochs to MLflow, the test split judged once for each seed."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from clinscale import models, registry
 from clinscale.config import fingerprint
 from clinscale.engine import describe_precision
+from clinscale.errors import DataError
 from clinscale.finetune.config import FinetuneConfig
-from clinscale.finetune.evaluate import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE, judge, task_inputs, task_tags
+from clinscale.finetune.evaluate import (
+    OUTCOMES_BY_SEED_FILE,
+    OUTCOMES_FILE,
+    Scores,
+    judge,
+    task_inputs,
+    task_tags,
+)
 from clinscale.finetune.group import Event, finetune_on_workers
 from clinscale.finetune.loop import finetune
 from clinscale.registry import Experiment, Tag
@@ -22,35 +30,60 @@ RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
+class SeedResult:
+    """The result of one seed of a fine-tuning, as its file holds it."""
+
+    seed: int
+    dev: float
+    """The metric on the development split at the best epoch."""
+    metrics: dict[str, float]
+    """All metrics by their MLflow keys."""
+    scores: Scores
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready values that `parse` reads back."""
+        return {"seed": self.seed, "dev": self.dev, "metrics": self.metrics, **self.scores.plain()}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
+        """The result from the values that `plain` made; DataError when they are something else."""
+        scores = Scores.parse(values, source=source)
+        try:
+            return cls(values["seed"], float(values["dev"]), dict(values["metrics"]), scores)
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{source} holds no result of a seed; delete it to judge the model again") from None
+
+
+@dataclass(frozen=True)
 class FinetuneSummary:
     """Scores of a finished fine-tuning; of several seeds, the one that was best on the development split."""
 
     folder: Path
     """HF folder of that seed."""
     metric: str
-    seeds: tuple[dict[str, Any], ...]
-    """Each seed's `seed`, `dev` (the metric on the development split at the best epoch) and what `judge` found."""
+    seeds: tuple[SeedResult, ...]
 
     @property
-    def best(self) -> dict[str, Any]:
+    def best(self) -> SeedResult:
         """The seed that was kept."""
-        return max(self.seeds, key=lambda one: float(one["dev"]))
+        return max(self.seeds, key=lambda one: one.dev)
 
     @property
     def test(self) -> dict[str, float]:
         """Test scores of the seed that was kept."""
-        scores: dict[str, float] = self.best["test"]
-        return scores
+        return self.best.scores.test
 
     @property
     def test_mean(self) -> float:
         """Mean of the metric over seeds."""
-        return statistics.fmean(one["test"][self.metric] for one in self.seeds)
+        return statistics.fmean(one.scores.test[self.metric] for one in self.seeds)
 
     @property
     def test_deviation(self) -> float | None:
         """Standard deviation over seeds; None for one seed."""
-        return statistics.stdev(one["test"][self.metric] for one in self.seeds) if len(self.seeds) > 1 else None
+        return (
+            statistics.stdev(one.scores.test[self.metric] for one in self.seeds) if len(self.seeds) > 1 else None
+        )
 
 
 def run_finetune(
@@ -94,8 +127,8 @@ def run_finetune(
             others = [folder / _seed(seed) for seed in seeds if folder / _seed(seed) != kept]
             run.log_json(OUTCOMES_FILE, read_json(kept / OUTCOMES_FILE))
             run.log_json(OUTCOMES_BY_SEED_FILE, [read_json(other / OUTCOMES_FILE) for other in others])
-            run.log(summary.best["metrics"])
-            run.set_tags({Tag.MAX_TOKENS: str(summary.best["max_tokens"])})
+            run.log(summary.best.metrics)
+            run.set_tags({Tag.MAX_TOKENS: str(summary.best.scores.max_tokens)})
             if summary.test_deviation is not None:
                 key = f"test/{task.name}/{summary.metric}"
                 run.log({f"{key}_mean": summary.test_mean, f"{key}_deviation": summary.test_deviation})
@@ -129,14 +162,15 @@ def _run_seed(
         )
     judged = judge(best.folder, data, attention=runtime.attention)
     write_json(folder / OUTCOMES_FILE, judged.outcomes.plain())
-    found = {"metrics": judged.as_metrics(data.task.name, best.value), **judged.plain()}
-    write_json(folder / RESULT_FILE, {"seed": seed, "dev": best.value, **found})
+    found = SeedResult(seed, best.value, judged.as_metrics(data.task.name, best.value), judged)
+    write_json(folder / RESULT_FILE, found.plain())
 
 
 def _summary(folder: Path, seeds: range) -> FinetuneSummary:
-    found = tuple(read_json(folder / _seed(seed) / RESULT_FILE) for seed in seeds)
-    summary = FinetuneSummary(folder, found[0]["metric"], found)
-    return FinetuneSummary(folder / _seed(summary.best["seed"]) / "hf", summary.metric, found)
+    files = [folder / _seed(seed) / RESULT_FILE for seed in seeds]
+    found = tuple(SeedResult.parse(read_json(file), source=str(file)) for file in files)
+    summary = FinetuneSummary(folder, found[0].scores.metric, found)
+    return FinetuneSummary(folder / _seed(summary.best.seed) / "hf", summary.metric, found)
 
 
 def _seed(seed: int) -> str:

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from clinscale.config import flatten
-from clinscale.finetune import SHORT_TOKENS
+from clinscale.finetune import SHORT_TOKENS, Scores
 from clinscale.registry import Section, Tag, write_card
-from clinscale.tasks import Outcomes, TaskData, kind_of
+from clinscale.sweep.judged import JudgedWinner
+from clinscale.tasks import Estimate, TaskData, kind_of
 
 
-def write_task_card(folder: Path, winner: Mapping[str, Any], *, data: TaskData, tags: Mapping[str, str]) -> None:
+def write_task_card(folder: Path, winner: JudgedWinner, *, data: TaskData, tags: Mapping[str, str]) -> None:
     """README.md of a winner's HF folder, from what its study recorded.
 
     Args:
@@ -19,26 +19,27 @@ def write_task_card(folder: Path, winner: Mapping[str, Any], *, data: TaskData, 
         data: of the task.
         tags: of the version that it becomes.
     """
-    task, metric = data.task, winner["metric"]
-    outcomes = Outcomes.parse(winner["outcomes"][0], source="the winner's file")
+    task, scores, metric = data.task, winner.scores, winner.scores.metric
+    # a setting that is newer than the winner's file is left out: a sweep that is asked again writes the same card
+    recipe = winner.recipe.model_dump(mode="json", exclude_unset=True)
     sections: dict[str, Section] = {
-        "Scores on the test split": _scores(winner, metric),
-        "Remarks": "\n".join(f"- {remark}." for remark in winner.get("remarks", ())),
+        "Scores on the test split": _scores(winner),
+        "Remarks": "\n".join(f"- {remark}." for remark in winner.remarks),
         "By length of the document": [
             {
-                "tokens": f"{band['above_tokens'] + 1} to {band['up_to_tokens'] or 'any'}",
-                "examples": band["examples"],
-                metric: band["score"]["value"],
-                "95 %": _interval(band["score"]),
+                "tokens": f"{band.above_tokens + 1} to {band.up_to_tokens or 'any'}",
+                "examples": band.examples,
+                metric: band.score.value,
+                "95 %": _interval(band.score),
             }
-            for band in winner["lengths"]
+            for band in scores.lengths
         ],
-        f"{SHORT_TOKENS} tokens against the whole window": _short(winner, metric),
-        "By label": [{"label": label, "F1": f1} for label, f1 in outcomes.label_scores().items()],
+        f"{SHORT_TOKENS} tokens against the whole window": _short(scores),
+        "By label": [{"label": label, "F1": f1} for label, f1 in winner.outcomes[0].label_scores().items()],
         "Data": _data(data),
         "Recipe": [
             {"setting": key, "value": value}
-            for key, value in flatten(winner["recipe"])
+            for key, value in flatten(recipe)
             if key not in ("base", "model") and value is not None
         ],
         "Origin": [
@@ -68,30 +69,31 @@ def write_task_card(folder: Path, winner: Mapping[str, Any], *, data: TaskData, 
     )
 
 
-def _scores(winner: Mapping[str, Any], metric: str) -> Section:
+def _scores(winner: JudgedWinner) -> Section:
+    scores = winner.scores
     rows = [
         {
             "metric": name,
             "value": value,
-            "95 %": _interval(winner["interval"]) if name == metric else "",
-            "trivial baseline": winner["trivial"].get(name, ""),
-            "linear baseline": winner.get("linear", {}).get(name, ""),
+            "95 %": _interval(scores.interval) if name == scores.metric else "",
+            "trivial baseline": scores.trivial.get(name, ""),
+            "linear baseline": winner.linear.get(name, ""),
         }
-        for name, value in sorted(winner["test"].items(), key=lambda item: item[0] != metric)
+        for name, value in sorted(scores.test.items(), key=lambda item: item[0] != scores.metric)
     ]
     return rows + [
         {"metric": name, "value": value, "95 %": "", "trivial baseline": "", "linear baseline": ""}
-        for name, value in winner["calibration"].items()
+        for name, value in scores.calibration.items()
     ]
 
 
-def _short(winner: Mapping[str, Any], metric: str) -> str:
-    if not winner["short"]:
-        return f"The window is {winner['max_tokens']:,} tokens, so there is nothing longer to compare."
-    gain, p_value = winner["short"]["difference"], winner["short"]["p_value"]
+def _short(scores: Scores) -> str:
+    if not scores.short:
+        return f"The window is {scores.max_tokens:,} tokens, so there is nothing longer to compare."
+    gain, p_value = scores.short.difference, scores.short.p_value
     return (
-        f"The same weights, reading {winner['max_tokens']:,} instead of {SHORT_TOKENS} tokens at a time, score "
-        f"{gain['value']:+.4f} {metric} (95 % {gain['low']:+.4f} to {gain['high']:+.4f}, p {p_value:.3f}). A model "
+        f"The same weights, reading {scores.max_tokens:,} instead of {SHORT_TOKENS} tokens at a time, score "
+        f"{gain.value:+.4f} {scores.metric} (95 % {gain.low:+.4f} to {gain.high:+.4f}, p {p_value:.3f}). A model "
         f"that was trained on {SHORT_TOKENS} tokens may do better than these weights do there."
     )
 
@@ -107,11 +109,11 @@ def _data(data: TaskData) -> Section:
     return [{"what": what, "value": value} for what, value in facts.items() if value != ""]
 
 
-def _limits(winner: Mapping[str, Any], data: TaskData) -> str:
-    long_documents = kind_of(data.task).reading_of_long_documents(winner["recipe"]["long_documents"])
-    seeds = len(winner["outcomes"])
+def _limits(winner: JudgedWinner, data: TaskData) -> str:
+    long_documents = kind_of(data.task).reading_of_long_documents(winner.recipe.long_documents)
+    seeds = len(winner.outcomes)
     return (
-        f"- Longer documents than {winner['max_tokens']:,} tokens are {long_documents}.\n"
+        f"- Longer documents than {winner.scores.max_tokens:,} tokens are {long_documents}.\n"
         f"- Judged once, on the test split above only; not tried on notes of another place or time.\n"
         f"- Its setting was trained under {seeds} seed{'s' if seeds > 1 else ''}"
         f"{'' if seeds > 1 else ', so that the noise between seeds is not known'}.\n"
@@ -119,5 +121,5 @@ def _limits(winner: Mapping[str, Any], data: TaskData) -> str:
     )
 
 
-def _interval(estimate: Mapping[str, float]) -> str:
-    return f"{estimate['low']:.4f} to {estimate['high']:.4f}"
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.low:.4f} to {estimate.high:.4f}"

@@ -1,8 +1,8 @@
 """The choice of the winning trial, as a pure function."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from clinscale.sweep.ledger import Trial
@@ -10,6 +10,27 @@ from clinscale.tasks import NEXT_STEP
 
 _FLAT_TRIALS = 3
 """Fewer equal scores may be chance."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A setting that was compared at the end of a study, as its winner's file and MLflow hold it."""
+
+    trial: str
+    """Id of the search's own trial."""
+    role: str
+    """`winner` or `runner-up` of the search, or its `first trial`."""
+    params: Mapping[str, Any]
+    dev: Mapping[str, float]
+    """Development score by seed."""
+    mean: float
+    """Mean over seeds."""
+    deviation: float | None
+    """Standard deviation over seeds; None for one seed."""
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -31,17 +52,17 @@ class Candidate:
         """Mean over seeds."""
         return statistics.fmean(self.scores.values())
 
-    def plain(self) -> dict[str, Any]:
-        """JSON-ready."""
+    def finalist(self) -> Finalist:
+        """The setting and its scores, without the trials."""
         scores = list(self.scores.values())
-        return {
-            "trial": self.seeds[0].id,
-            "role": self.role,
-            "params": dict(self.seeds[0].params),
-            "dev": {str(seed): score for seed, score in self.scores.items()},
-            "mean": self.mean,
-            "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
-        }
+        return Finalist(
+            trial=self.seeds[0].id,
+            role=self.role,
+            params=dict(self.seeds[0].params),
+            dev={str(seed): score for seed, score in self.scores.items()},
+            mean=self.mean,
+            deviation=statistics.stdev(scores) if len(scores) > 1 else None,
+        )
 
 
 def flat_remark(trials: Sequence[Trial], metric: str, dev_examples: int) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clinscale import models, promotion, registry
 from clinscale.engine import describe_precision
@@ -20,20 +19,19 @@ from clinscale.finetune import (
 from clinscale.predict import load_predictor
 from clinscale.promotion import Decision
 from clinscale.registry import Tag
-from clinscale.storage import read_json, write_json
 from clinscale.sweep.card import write_task_card
-from clinscale.sweep.choose import Candidate, choose_winner, flat_remark
+from clinscale.sweep.choose import Candidate, Finalist, choose_winner, flat_remark
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.inputs import StudyInputs, registered_name
+from clinscale.sweep.judged import WINNER_FILE, JudgedWinner
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.plots import draw
 from clinscale.sweep.policy import finalists
 from clinscale.sweep.record import StudyRuns
 from clinscale.sweep.space import MODEL
 from clinscale.sweep.trial import trial_folder
-from clinscale.tasks import Outcomes, TaskData, baseline_outcomes, baseline_remark, classical, kind_of
+from clinscale.tasks import TaskData, baseline_outcomes, baseline_remark, classical, kind_of
 
-WINNER_FILE = "winner.json"
 CONFIRMATION_FILE = "confirmation.json"
 """Artifact of a study's run: the finalists' development scores by seed."""
 
@@ -64,8 +62,8 @@ class StudyResult:
     trials: int
     device_seconds: float
     """Spent on the study."""
-    finalists: tuple[dict[str, Any], ...]
-    """The trials that were compared at the end: `trial`, `role`, `dev` by seed, `mean` and `deviation`."""
+    finalists: tuple[Finalist, ...]
+    """The settings that were compared at the end."""
     recipe: FinetuneRecipe
     """The winner's own fine-tuning recipe."""
     version: registry.ModelVersion
@@ -145,8 +143,8 @@ def _choose_and_judge(
             Tag.DEVICE_SECONDS: f"{spent_s:.1f}",
         }
     )
-    rows = [candidate.plain() for candidate in compared]
-    run.log_json(CONFIRMATION_FILE, rows)
+    rows = tuple(candidate.finalist() for candidate in compared)
+    run.log_json(CONFIRMATION_FILE, [row.plain() for row in rows])
     pictures = draw(
         folder / "plots",
         name=study.config.name,
@@ -157,23 +155,20 @@ def _choose_and_judge(
     )
     for picture in pictures:
         run.log_file(picture, "plots")
-    write_json(
-        folder / WINNER_FILE,
-        {
-            "id": kept.id,
-            "dev": winner.mean,
-            "recipe": recipe.plain(),
-            "base": base,
-            "trials": searched,
-            "device_seconds": spent_s,
-            "finalists": rows,
-            "winner_run": runs.run_id(kept),
-            "outcomes": [one.plain() for one in (judged.outcomes, *others)],
-            "linear": linear,
-            "remarks": [remark for remark in remarks if remark],
-            **judged.plain(),
-        },
-    )
+    JudgedWinner(
+        id=kept.id,
+        dev=winner.mean,
+        recipe=recipe,
+        base=base,
+        trials=searched,
+        device_seconds=spent_s,
+        finalists=rows,
+        winner_run=runs.run_id(kept),
+        outcomes=(judged.outcomes, *others),
+        linear=linear,
+        remarks=tuple(remark for remark in remarks if remark),
+        scores=judged,
+    ).write(folder)
 
 
 def _beside_baselines(judged: Judgement, data: TaskData) -> tuple[dict[str, float], list[str]]:
@@ -210,17 +205,12 @@ def _register(
     recipe: str,
 ) -> StudyResult:
     """The winner as a version of the task's model; champion where the gate lets it pass."""
-    winner = read_json(folder / WINNER_FILE)
-    data, metric = study.data, winner["metric"]
-    value, trivial, linear = (
-        winner["test"][metric],
-        winner["trivial"][metric],
-        winner.get("linear", {}).get(metric),
-    )
-    remarks = tuple(winner.get("remarks", ()))
-    hf_folder = trial_folder(folder, winner["id"])
+    winner = JudgedWinner.read(folder)
+    data, scores, metric = study.data, winner.scores, winner.scores.metric
+    value, trivial, linear = scores.test[metric], scores.trivial[metric], winner.linear.get(metric)
+    hf_folder = trial_folder(folder, winner.id)
     family = models.family_of(models.check_hf_folder(hf_folder)["model_type"])
-    base = study.bases[winner["base"]]
+    base = study.bases[winner.base]
     tags = {
         **task_tags(data),
         Tag.KIND: "task",
@@ -230,10 +220,10 @@ def _register(
         Tag.VALUE: repr(value),
         Tag.TRIVIAL: repr(trivial),
         **({} if linear is None else {Tag.LINEAR: repr(linear)}),
-        **({Tag.REMARK: ". ".join(remarks)} if remarks else {}),
-        Tag.TRIALS: str(winner["trials"]),
-        Tag.MAX_TOKENS: str(winner["max_tokens"]),
-        Tag.WINNER_RUN: winner["winner_run"],
+        **({Tag.REMARK: ". ".join(winner.remarks)} if winner.remarks else {}),
+        Tag.TRIALS: str(winner.trials),
+        Tag.MAX_TOKENS: str(scores.max_tokens),
+        Tag.WINNER_RUN: winner.winner_run,
         Tag.BASE: base.label,
         Tag.BASE_DIGEST: base.digest,
         Tag.RECIPE: recipe,
@@ -245,7 +235,7 @@ def _register(
         hf_folder,
         name=registered_name(study.config, data.task),
         tags=tags,
-        outcomes=tuple(Outcomes.parse(one, source=str(folder / WINNER_FILE)) for one in winner["outcomes"]),
+        outcomes=winner.outcomes,
         data=data,
         home=home,
         rules=config.gate,
@@ -259,14 +249,14 @@ def _register(
         value=value,
         trivial=trivial,
         linear=linear,
-        remarks=remarks,
-        test=winner["test"],
-        interval=(winner["interval"]["low"], winner["interval"]["high"]),
-        max_tokens=winner["max_tokens"],
-        trials=winner["trials"],
-        device_seconds=winner["device_seconds"],
-        finalists=tuple(winner["finalists"]),
-        recipe=FinetuneRecipe.parse(winner["recipe"], source=str(folder / WINNER_FILE)),
+        remarks=winner.remarks,
+        test=scores.test,
+        interval=(scores.interval.low, scores.interval.high),
+        max_tokens=scores.max_tokens,
+        trials=winner.trials,
+        device_seconds=winner.device_seconds,
+        finalists=winner.finalists,
+        recipe=winner.recipe,
         version=version,
         decision=decision,
         folder=hf_folder,

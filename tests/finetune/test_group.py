@@ -84,10 +84,10 @@ def test_two_workers_learn_what_one_process_learns(undisturbed, alone, demo_data
     summary, epochs = undisturbed
     result, expected = alone("demo_pairs")
     is_close_to(epochs, expected)
-    assert summary.best["dev"] == pytest.approx(result.value, abs=1e-3)
+    assert summary.best.dev == pytest.approx(result.value, abs=1e-3)
     assert [path.name for path in summary.folder.parent.iterdir() if path.name.endswith(".group")] == []
     dev = read_task(load_task("demo_pairs"), str(demo_data)).splits["dev"]
-    assert load_predictor(summary.folder).score(dev)["accuracy"] == summary.best["dev"]
+    assert load_predictor(summary.folder).score(dev)["accuracy"] == summary.best.dev
 
 
 WORKS = {
@@ -169,7 +169,7 @@ def test_one_that_was_interrupted_ends_as_the_undisturbed_one(undisturbed, first
     assert told[0] == first  # told again, not done again
     for ours, theirs in zip(numbers(told), numbers(expected), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
-    assert result.value == summary.best["dev"]
+    assert result.value == summary.best.dev
     ours, theirs = weights(result.folder), weights(summary.folder)
     # not bit by bit: with other fine-tunings in the process memory is aligned otherwise, which changes last bits
     assert all(torch.allclose(ours[name], weight, rtol=0, atol=1e-6) for name, weight in theirs.items())

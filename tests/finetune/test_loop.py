@@ -339,10 +339,10 @@ def test_several_seeds_are_all_judged_and_the_best_is_kept(demo_data, base_model
         source="test",
     )
     summary = run_finetune(config, tracking=tracking, home=tmp_path)
-    assert [one["seed"] for one in summary.seeds] == [5, 6]
-    assert summary.best["dev"] == max(one["dev"] for one in summary.seeds)
-    assert summary.folder == tmp_path / "finetune" / "seeds" / f"seed-{summary.best['seed']}" / "hf"
-    values = [one["test"]["accuracy"] for one in summary.seeds]
+    assert [one.seed for one in summary.seeds] == [5, 6]
+    assert summary.best.dev == max(one.dev for one in summary.seeds)
+    assert summary.folder == tmp_path / "finetune" / "seeds" / f"seed-{summary.best.seed}" / "hf"
+    values = [one.scores.test["accuracy"] for one in summary.seeds]
     assert summary.test_mean == pytest.approx(sum(values) / 2)
     [record] = registry.read_runs(tracking, kind="finetune")
     assert record.metrics["test/demo_pairs/accuracy_mean"] == pytest.approx(summary.test_mean)

@@ -30,8 +30,8 @@ def test_the_highest_mean_over_seeds_wins_and_the_earlier_of_equals():
 def test_one_seed_does_not_beat_the_mean_of_several():
     lucky, confirmed = candidate("winner", 0.9), candidate("runner-up", 0.8, 0.7)
     assert choose_winner([lucky, confirmed]) is confirmed
-    assert confirmed.plain()["dev"] == {"0": 0.8, "1": 0.7}
-    assert confirmed.plain()["deviation"] == pytest.approx(0.0707, abs=1e-4)
+    assert confirmed.finalist().dev == {"0": 0.8, "1": 0.7}
+    assert confirmed.finalist().deviation == pytest.approx(0.0707, abs=1e-4)
 
 
 @pytest.mark.parametrize(

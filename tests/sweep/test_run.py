@@ -143,8 +143,8 @@ def test_a_sweep_that_loses_a_trial_ends_with_a_winner_and_its_name_is_kept(
     assert states <= {"complete", "pruned"}
     assert {run.params["model"].split("#")[0].rsplit("/", 1)[1] for run in trials} == {"longformer", "bigbird"}
     confirmed = {run.tags[Tag.CONFIRMS] for run in runs if Tag.CONFIRMS in run.tags}
-    assert confirmed == {one["trial"] for one in result.finalists}
-    assert all(len(one["dev"]) == 2 for one in result.finalists)
+    assert confirmed == {one.trial for one in result.finalists}
+    assert all(len(one.dev) == 2 for one in result.finalists)
     values = [max(v for _, v in history(tracking, run, "eval/demo_pairs/accuracy")) for run in trials]
     assert parent.metrics["best/objective"] == max(values)
 
@@ -162,7 +162,7 @@ def test_a_sweep_that_loses_a_trial_ends_with_a_winner_and_its_name_is_kept(
     }
     assert not list((tmp_path / "sweep").rglob("state.pt")), "no state of ended trials is left"
     kept = {path.parent.name for path in (tmp_path / "sweep" / "pairs" / "demo_pairs").glob("*/hf")}
-    assert kept == {one["trial"] for one in result.finalists} | {
+    assert kept == {one.trial for one in result.finalists} | {
         run.name.rsplit("-", 1)[1] for run in runs if Tag.CONFIRMS in run.tags
     }
     assert found.freed.trials == len(runs) - len(kept)
