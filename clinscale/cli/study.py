@@ -1,6 +1,5 @@
 """`clinscale study`: models by tasks by seeds under one protocol, to a league table."""
 
-import dataclasses
 from typing import Annotated, Any
 
 import typer
@@ -54,7 +53,7 @@ def study(
     if dry_run:
         with ray_session(address) as cluster:
             found = outline(config, tracking=tracking, home=home, cluster=cluster)
-        emit(dataclasses.asdict(found), as_json=json, people=_outline_tables(found))
+        emit(found.plain(), as_json=json, people=_outline_tables(found))
         if found.failures:
             raise typer.Exit(_FAILED)
         return
@@ -113,11 +112,11 @@ def _outline_tables(found: Any) -> list[Any]:
     if found.forecasts:
         rows = [
             {
-                "search": one["name"],
-                "trials": one["trials"],
-                "at once": one["trials_at_once"],
-                "time": format_seconds(one["hours"] * 3600),
-                "device time": format_seconds(one["device_hours"] * 3600),
+                "search": one.name,
+                "trials": one.trials,
+                "at once": one.trials_at_once,
+                "time": format_seconds(one.hours * 3600),
+                "device time": format_seconds(one.device_hours * 3600),
             }
             for one in found.forecasts
         ]

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +25,7 @@ from clinscale.errors import ClinscaleError, ConfigError, was_interrupted
 from clinscale.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from clinscale.sweep import StudyResult, SweepConfig, SweepProgress, SweepResult
+    from clinscale.sweep import Forecast, StudyResult, SweepConfig, SweepProgress, SweepResult
 
 _FAILED = 1
 _LINE_EVERY_S = 10.0
@@ -94,7 +94,7 @@ def tune(
 
         with ray_session(address) as cluster:
             found = forecast(config, inputs, cluster=cluster)
-        emit(found, as_json=json, people=_forecast_tables(found))
+        emit(found.plain(), as_json=json, people=_forecast_tables(found))
         return
     console.print(f"Sweep {config.name} ...", soft_wrap=True)
     try:
@@ -312,20 +312,20 @@ def finalist_rows(result: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _forecast_tables(found: Mapping[str, Any]) -> list[Any]:
+def _forecast_tables(found: "Forecast") -> list[Any]:
     people: list[Any] = []
     # studies of one kind often share all of this, and are shown together
-    for _, group in itertools.groupby(found["studies"], key=lambda study: {**study, "name": None}):
+    for _, group in itertools.groupby(found.studies, key=lambda one: (one.space, one.fixed, one.suggestions)):
         studies = list(group)
-        people.append(table(f"{', '.join(study['name'] for study in studies)}: space", studies[0]["space"]))
-        people.append(", ".join(f"{key}={value}" for key, value in studies[0]["fixed"].items()))
-        people.append(table("First suggestions, before any score is known", studies[0]["suggestions"]))
-    people.append(table("Expected", found["expected"]))
-    limits = [{"gate": key, "limit": "none" if value is None else value} for key, value in found["gate"].items()]
+        people.append(table(f"{', '.join(study.name for study in studies)}: space", studies[0].space))
+        people.append(", ".join(f"{key}={value}" for key, value in studies[0].fixed.items()))
+        people.append(table("First suggestions, before any score is known", studies[0].suggestions))
+    people.append(table("Expected", [study.expected() for study in found.studies]))
+    gate = found.gate.plain()
+    limits = [{"gate": key, "limit": "none" if value is None else value} for key, value in gate.items()]
     people.append(table("Limits that a winner must keep to become champion", limits))
     people.append(
-        f"{found['trials_at_once']} trials at once; {found['trials']} trials and {found['hours']:.2f} h in all, "
-        f"{found['device_hours']:.2f} device-hours"
-        + (f", {found['usd']:.2f} USD" if found["usd"] is not None else "")
+        f"{found.trials_at_once} trials at once; {found.trials} trials and {found.hours:.2f} h in all, "
+        f"{found.device_hours:.2f} device-hours" + ("" if found.usd is None else f", {found.usd:.2f} USD")
     )
     return people

@@ -17,7 +17,7 @@ from clinscale.runfolder import claim_run_folder
 from clinscale.runtime import Cluster
 from clinscale.storage import atomic_path, write_json
 from clinscale.study.protocol import Protocol
-from clinscale.sweep import StudyConfig, SweepConfig, SweepProgress, forecast, read_inputs, sweep
+from clinscale.sweep import Forecast, StudyConfig, SweepConfig, SweepProgress, forecast, read_inputs, sweep
 from clinscale.tasks import TaskConfig, TaskData, load_task, read_task
 
 log = logging.getLogger(__name__)
@@ -53,10 +53,14 @@ class StudyOutline:
     """Bases: how each is made, and whether it is there."""
     grid: tuple[dict[str, str], ...]
     """Tasks: what is there of the data of each, and which models are asked."""
-    forecasts: tuple[dict[str, Any], ...]
+    forecasts: tuple[Forecast, ...]
     """Expected trials and hours of each task's search, by probes; of tasks whose bases are all there."""
     failures: Mapping[str, str]
     """Reason by task whose data are missing."""
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**vars(self), "forecasts": [one.plain() for one in self.forecasts]}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ is a line of its ledger; decisions are functions of the ledger, and MLflow's run
 
 from clinscale.sweep.conductor import Conductor, Study
 from clinscale.sweep.config import BudgetConfig, StudyConfig, SweepConfig, SweepRecipe, SweepRuntime
-from clinscale.sweep.forecast import forecast
+from clinscale.sweep.forecast import Forecast, StudyForecast, forecast
 from clinscale.sweep.inputs import SweepInputs, read_inputs
 from clinscale.sweep.ledger import Epoch, Ledger, Trial, best_of
 from clinscale.sweep.policy import Halving, Resume, Spend, Start, StudyState, goes_on, next_move
@@ -21,6 +21,7 @@ __all__ = [
     "BudgetConfig",
     "Conductor",
     "Epoch",
+    "Forecast",
     "Halving",
     "Ledger",
     "Proposer",
@@ -32,6 +33,7 @@ __all__ = [
     "Start",
     "Study",
     "StudyConfig",
+    "StudyForecast",
     "StudyResult",
     "StudyState",
     "SweepConfig",

@@ -1,11 +1,13 @@
 """Forecast of a sweep's work and cost: the dry run, and the check that a budget holds one trial."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, seconds_per_epoch
+from clinscale.promotion import GateRules
 from clinscale.runtime import Cluster, run_once
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.inputs import StudyInputs, SweepInputs
@@ -17,8 +19,70 @@ from clinscale.tasks import TaskConfig, read_task
 _SUGGESTIONS = 10
 
 
-def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> dict[str, Any]:
-    """The work of a sweep, JSON-ready: spaces, first suggestions, probed times, the gate's limits, hours and money.
+@dataclass(frozen=True)
+class StudyForecast:
+    """The part of a forecast that is one study's."""
+
+    name: str
+    space: tuple[Mapping[str, Any], ...]
+    """One row for each hyperparameter that is searched; all rows have the same keys."""
+    fixed: Mapping[str, Any]
+    suggestions: tuple[Mapping[str, Any], ...]
+    """The first settings that the sampler proposes: `trial`, `from` and the searched hyperparameters."""
+    device_seconds_per_epoch: float
+    epochs: float
+    """Epochs of a trial on average."""
+    max_epochs: int
+    """Epochs of a trial that no rung stops."""
+
+    def expected(self) -> dict[str, Any]:
+        """The row of probed times, as JSON and tables show it."""
+        return {
+            "study": self.name,
+            "device-seconds per epoch": round(self.device_seconds_per_epoch, 2),
+            "epochs of a trial": round(self.epochs, 2),
+            "of at most": self.max_epochs,
+        }
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The work of a sweep before it is started, and what it costs."""
+
+    name: str
+    studies: tuple[StudyForecast, ...]
+    gate: GateRules
+    """Limits that a winner must keep to become champion."""
+    failures: Mapping[str, str]
+    """Reason by study that cannot be started."""
+    trials_at_once: int
+    trials: int
+    device_hours: float
+    hours: float
+    usd: float | None
+    """None where no price of a device-hour is given."""
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "name": self.name,
+            "studies": [
+                {"name": one.name, "space": one.space, "fixed": one.fixed, "suggestions": one.suggestions}
+                for one in self.studies
+            ],
+            "expected": [one.expected() for one in self.studies],
+            "gate": self.gate.plain(),
+            "failures": self.failures,
+            "trials_at_once": self.trials_at_once,
+            "trials": self.trials,
+            "device_hours": self.device_hours,
+            "hours": self.hours,
+            "usd": self.usd,
+        }
+
+
+def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> Forecast:
+    """The work of a sweep: spaces, first suggestions, probed times, the gate's limits, hours and money.
 
     Needs a `ray_session` or a `fork_session`; each study trains a few steps for some seconds on the resources of one
     trial.
@@ -42,26 +106,19 @@ def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> d
         gpus=settings.gpus_per_trial * settings.workers_per_trial,
     )
     device_hours = trials * mean_trial_s / 3600
-    return {
-        "name": config.name,
-        "studies": [_study(config, study) for study in inputs.studies],
-        "expected": [
-            {
-                "study": study.config.name,
-                "device-seconds per epoch": round(seconds, 2),
-                "epochs of a trial": round(expected_epochs(study.epochs, config.recipe.halving), 2),
-                "of at most": study.epochs,
-            }
-            for seconds, study in zip(epoch_s, inputs.studies, strict=True)
-        ],
-        "gate": config.gate.plain(),
-        "failures": {name: str(error) for name, error in inputs.failures.items()},
-        "trials_at_once": at_once,
-        "trials": trials,
-        "device_hours": device_hours,
-        "hours": device_hours / settings.devices_per_trial / at_once,
-        "usd": None if budget.usd_per_device_hour is None else device_hours * budget.usd_per_device_hour,
-    }
+    return Forecast(
+        name=config.name,
+        studies=tuple(
+            _study(config, study, seconds) for seconds, study in zip(epoch_s, inputs.studies, strict=True)
+        ),
+        gate=config.gate,
+        failures={name: str(error) for name, error in inputs.failures.items()},
+        trials_at_once=at_once,
+        trials=trials,
+        device_hours=device_hours,
+        hours=device_hours / settings.devices_per_trial / at_once,
+        usd=None if budget.usd_per_device_hour is None else device_hours * budget.usd_per_device_hour,
+    )
 
 
 def require_one_trial(config: SweepConfig, inputs: SweepInputs, *, on_study: Callable[[str], None]) -> None:
@@ -121,7 +178,7 @@ def _probe(recipe: FinetuneRecipe, task: TaskConfig, data: str, runtime: Finetun
     return seconds_per_epoch(recipe, read_task(task, data), runtime=runtime)
 
 
-def _study(config: SweepConfig, study: StudyInputs) -> dict[str, Any]:
+def _study(config: SweepConfig, study: StudyInputs, epoch_s: float) -> StudyForecast:
     proposer, trials = study.proposer(config.recipe), list[Trial]()
     for number in range(_SUGGESTIONS):
         limit = proposer.num_points()
@@ -134,11 +191,11 @@ def _study(config: SweepConfig, study: StudyInputs) -> dict[str, Any]:
         for key, dimension in study.space.parameters.items()
     ]
     columns = dict.fromkeys(column for row in searched for column in row)
-    return {
-        "name": study.config.name,
-        "space": [{column: row.get(column, "") for column in columns} for row in searched],
-        "fixed": study.space.fixed,
-        "suggestions": [
+    return StudyForecast(
+        name=study.config.name,
+        space=tuple({column: row.get(column, "") for column in columns} for row in searched),
+        fixed=study.space.fixed,
+        suggestions=tuple(
             {
                 "trial": trial.number,
                 "from": trial.origin,
@@ -149,5 +206,8 @@ def _study(config: SweepConfig, study: StudyInputs) -> dict[str, Any]:
                 },
             }
             for trial in trials
-        ],
-    }
+        ),
+        device_seconds_per_epoch=epoch_s,
+        epochs=expected_epochs(study.epochs, config.recipe.halving),
+        max_epochs=study.epochs,
+    )

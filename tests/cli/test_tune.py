@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from clinscale.cli.tune import _forecast_tables, _Lines, progress_table
+from clinscale.promotion import GateRules
+from clinscale.sweep import Forecast, StudyForecast
 from clinscale.sweep.run import StudyProgress, SweepProgress
 
 pytestmark = pytest.mark.timeout(600)
@@ -95,19 +97,20 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
 
 def test_studies_with_the_same_space_are_shown_once():
     def study(name, rate):
-        suggestions = [{"trial": 0, "from": "first", "rate": rate}]
-        return {"name": name, "space": [{"key": "rate"}], "fixed": {"epochs": 3}, "suggestions": suggestions}
+        suggestions = ({"trial": 0, "from": "first", "rate": rate},)
+        return StudyForecast(name, ({"key": "rate"},), {"epochs": 3}, suggestions, 1.0, 2.0, 3)
 
-    found = {
-        "studies": [study("one", 1), study("two", 1), study("three", 2)],
-        "expected": [{"study": "one"}],
-        "gate": {"min_seeds": 3, "max_size_bytes": None},
-        "trials_at_once": 2,
-        "trials": 3,
-        "hours": 1.0,
-        "device_hours": 2.0,
-        "usd": None,
-    }
+    found = Forecast(
+        name="sweep",
+        studies=(study("one", 1), study("two", 1), study("three", 2)),
+        gate=GateRules(),
+        failures={},
+        trials_at_once=2,
+        trials=3,
+        hours=1.0,
+        device_hours=2.0,
+        usd=None,
+    )
     shown = [part if isinstance(part, str) else part.title for part in _forecast_tables(found)]
     assert shown.count("epochs=3") == 2
     assert "one, two: space" in shown

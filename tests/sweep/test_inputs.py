@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -83,6 +84,22 @@ def test_an_epoch_is_timed_with_the_resources_of_a_trial_and_counted_in_its_devi
     assert found == 10.0 * devices
     assert timed_with == [(inputs.studies[0].bases[0].path, "pairs", 1, threads)]
     assert asked == [(resources["cpus_per_trial"], resources.get("gpus_per_trial", 0))]
+
+
+def test_a_forecast_has_the_keys_that_scripts_read_from_its_json(config, tracking, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "device_seconds_per_epoch", lambda config, study: 10.004)
+    made = config("pairs")
+    inputs = read_inputs(made, tracking=tracking, home=tmp_path)
+    found = forecast.forecast(made, inputs, cluster=SimpleNamespace(slots=lambda cpus, gpus: 2)).plain()
+    keys = ["name", "studies", "expected", "gate", "failures"]
+    assert list(found) == [*keys, "trials_at_once", "trials", "device_hours", "hours", "usd"]
+    assert list(found["studies"][0]) == ["name", "space", "fixed", "suggestions"]
+    assert list(found["studies"][0]["suggestions"][0])[:2] == ["trial", "from"]
+    [row] = found["expected"]
+    assert list(row) == ["study", "device-seconds per epoch", "epochs of a trial", "of at most"]
+    assert row["device-seconds per epoch"] == 10.0
+    assert found["hours"] == found["device_hours"] / 2
+    json.dumps(found)
 
 
 @pytest.mark.parametrize("name", ["", " ", "..", ".hidden", "a/b", "../a", "a\nb", "ä" * 101])
