@@ -126,17 +126,18 @@ class DeepSpeedEngine:
         micro_batch_per_gpu: int,
         gradient_accumulation_steps: int,
     ) -> None:
+        optimizer.check_stage(zero.stage)
         check_offload(zero)
         self.stage, self.precision = zero.stage, precision
-        self._adamw = build_optimizer(model, optimizer)
+        self._optimizer = build_optimizer(model, optimizer)
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.parameter_names = tuple(
-            names[parameter] for group in self._adamw.param_groups for parameter in group["params"]
+            names[parameter] for group in self._optimizer.param_groups for parameter in group["params"]
         )
         """Names of the trained parameters, in the order of the optimiser."""
         self._engine, *_ = import_deepspeed().initialize(
             model=model,
-            optimizer=self._adamw,
+            optimizer=self._optimizer,
             lr_scheduler=lambda base: build_schedule(base, optimizer, total_steps),
             config=deepspeed_config(
                 zero,
@@ -148,7 +149,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self.module: torch.nn.Module = self._engine.module
-        self._update = self._adamw.step
+        self._update = self._optimizer.step
 
     def forward(self, batch: Batch) -> Any:
         """See Engine."""
@@ -161,7 +162,7 @@ class DeepSpeedEngine:
     def step(self, *, update: bool = True) -> None:
         """See Engine; without `update` the gradients are forgotten, and only the schedule advances."""
         # whatever the stage, DeepSpeed ends in the optimiser that it was given, once or once for each of its groups
-        self._adamw.step = self._update if update else _no_update  # type: ignore[method-assign]
+        self._optimizer.step = self._update if update else _no_update  # type: ignore[method-assign, assignment]
         self._engine.step()
 
     def over_ranks(self, value: float) -> float:
@@ -193,7 +194,8 @@ class DeepSpeedEngine:
     @property
     def updates(self) -> int:
         """Number of updates of the weights so far."""
-        return next((int(state["step"]) for state in self._adamw.state.values()), 0)
+        # Muon does not count; some parameter is always AdamW's
+        return next((int(state["step"]) for state in self._optimizer.state.values() if "step" in state), 0)
 
     @property
     def schedule_steps(self) -> int:
@@ -215,7 +217,7 @@ class DeepSpeedEngine:
         states = ParameterStates(checkpoint, stage=manifest.stage, names=manifest.parameters)
         load_parameters(
             self._engine,
-            self._adamw,
+            self._optimizer,
             states,
             stage=self.stage,
             names=self.parameter_names,
@@ -228,7 +230,7 @@ class DeepSpeedEngine:
             for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         ]
         schedule._last_lr = rates
-        for groups in (self._adamw.param_groups, self._engine.optimizer.param_groups):
+        for groups in (self._optimizer.param_groups, self._engine.optimizer.param_groups):
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
 

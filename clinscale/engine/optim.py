@@ -1,6 +1,8 @@
-"""AdamW with its parameter groups and learning-rate schedule."""
+"""The optimiser with its parameter groups and learning-rate schedule."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from clinscale.config import Config
 from clinscale.errors import ConfigError
@@ -10,7 +12,13 @@ if TYPE_CHECKING:
 
 
 class OptimizerConfig(Config):
-    """AdamW and its schedule; the defaults are the paper's public command (HF Trainer defaults)."""
+    """The optimiser and its schedule; the defaults are the paper's public command (HF Trainer defaults)."""
+
+    # left out of `plain` where it is not set, so that runs from before there was a choice keep their fingerprint
+    name: Literal["adamw", "muon"] = Field(default="adamw", exclude_if=lambda value: value == "adamw")
+    """`muon` orthogonalises the updates of the encoder's matrices (torch.optim.Muon, momentum 0.95) at the size of
+    AdamW's, so that one learning rate is right for both (arXiv 2502.16982); embeddings, head, biases and norms stay
+    with AdamW. It needs whole matrices: over several workers `runtime.zero.stage=0`."""
 
     learning_rate: float = 3e-5
     """Peak learning rate."""
@@ -19,10 +27,10 @@ class OptimizerConfig(Config):
     """Decoupled decay of weight matrices; biases and norms are never decayed."""
 
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's running-average factors."""
+    """AdamW's running-average factors."""
 
     eps: float = 1e-8
-    """Adam's denominator floor."""
+    """AdamW's denominator floor."""
 
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm."""
@@ -56,18 +64,65 @@ class OptimizerConfig(Config):
                 f"{self.max_grad_norm}"
             )
 
+    def check_stage(self, stage: int) -> None:
+        """ConfigError where the optimiser is not right at this ZeRO stage."""
+        if self.name == "muon" and stage > 0:
+            # DeepSpeed's own Muon gathers them, but its state does not go on at another stage (DeepSpeed#8443, #8438)
+            raise ConfigError(
+                f"optimizer.name=muon needs whole matrices, and zero.stage={stage} divides them among the workers; set "
+                "runtime.zero.stage=0 or optimizer.name=adamw"
+            )
 
-def build_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch.optim.AdamW":
-    """AdamW over the trainable parameters, decaying matrices only (HF Trainer's rule)."""
+
+def build_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch.optim.Optimizer":
+    """The optimiser over the trainable parameters, decaying matrices only (HF Trainer's rule)."""
     import torch
 
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    hidden = hidden_matrices(model) if config.name == "muon" else []
+    rest = {parameter: None for parameter in model.parameters() if parameter.requires_grad}
+    for parameter in hidden:
+        del rest[parameter]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
     # fused: one pass over weights and moments instead of ten
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+    if not hidden:
+        return adamw
+    muon = torch.optim.Muon(
+        hidden, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return _together(muon, adamw)
+
+
+def hidden_matrices(model: "torch.nn.Module") -> "list[torch.nn.Parameter]":
+    """Trainable matrices of an HF model's encoder: of the layers, not of embeddings nor of the head."""
+    import torch
+
+    encoder: torch.nn.Module = getattr(model, "base_model", model)
+    embeddings = {module.weight for module in encoder.modules() if isinstance(module, torch.nn.Embedding)}
+    return [p for p in encoder.parameters() if p.requires_grad and p.ndim == 2 and p not in embeddings]
+
+
+def _together(*parts: "torch.optim.Optimizer") -> "torch.optim.Optimizer":
+    """One optimiser, for one schedule and one checkpoint, of groups that each of `parts` updates by its own rule."""
+    import torch
+
+    class Together(torch.optim.Optimizer):
+        def __init__(self) -> None:
+            super().__init__(
+                [{**group, "part": at} for at, part in enumerate(parts) for group in part.param_groups], {}
+            )
+
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            # groups and state are new objects after a checkpoint was loaded, and DeepSpeed puts masters into them
+            for at, part in enumerate(parts):
+                part.param_groups = [group for group in self.param_groups if group["part"] == at]
+                part.state = self.state
+                part.step()
+
+    return Together()
 
 
 def build_schedule(

@@ -11,7 +11,7 @@ import glob
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,11 @@ ENGINE_TAG = "engine"
 
 @dataclass(frozen=True)
 class ParameterState:
-    """One parameter: its master weight and Adam's moments, fp32 and flat."""
+    """One parameter: its master weight and the optimiser's moments, fp32, and flat where they were sharded."""
 
     fp32: "torch.Tensor"
-    exp_avg: "torch.Tensor"
-    exp_avg_sq: "torch.Tensor"
+    moments: "Mapping[str, torch.Tensor]"
+    """Of AdamW `exp_avg` and `exp_avg_sq`, of Muon `momentum_buffer`."""
 
 
 class ParameterStates:
@@ -47,7 +47,10 @@ class ParameterStates:
         """State of the parameter `name` in the checkpoint."""
         if self._folder is None:
             return self._whole[name]
-        return ParameterState(*(_read_slice(self._folder / name / f"{key}.pt") for key in _KEYS))
+        folder = self._folder / name
+        return ParameterState(
+            _read_slice(folder / "fp32.pt"), {key: _read_slice(folder / f"{key}.pt") for key in _ADAMW_MOMENTS}
+        )
 
 
 def universal_folder(checkpoint: Path) -> Path:
@@ -97,7 +100,7 @@ def plain_path(folder: Path) -> Iterator[str]:
 
 def load_parameters(
     engine: Any,
-    adamw: "torch.optim.Optimizer",
+    optimizer: "torch.optim.Optimizer",
     states: ParameterStates,
     *,
     stage: int,
@@ -108,41 +111,41 @@ def load_parameters(
 
     Args:
         engine: DeepSpeed's, before its first step.
-        adamw: the optimiser that it was made with.
+        optimizer: the optimiser that it was made with.
         states: of the checkpoint.
         stage: of the engine.
         names: of the trainable parameters in the order of the optimiser.
         updates: how often the checkpoint's weights had been updated, Adam's step count.
     """
     if stage == 0:
-        _load_whole(engine, adamw, states, names, updates)
+        _load_whole(engine, optimizer, states, names, updates)
     else:
-        _load_sharded(engine, adamw, states, stage, updates)
+        _load_sharded(engine, optimizer, states, stage, updates)
 
 
-_KEYS = ("fp32", "exp_avg", "exp_avg_sq")
+_ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def _load_whole(
-    engine: Any, adamw: "torch.optim.Optimizer", states: ParameterStates, names: Sequence[str], updates: int
+    engine: Any, optimizer: "torch.optim.Optimizer", states: ParameterStates, names: Sequence[str], updates: int
 ) -> None:
     import torch
 
     parameters = dict(engine.module.named_parameters())
-    masters = [master for group in adamw.param_groups for master in group["params"]]
+    masters = [master for group in optimizer.param_groups for master in group["params"]]
     for name, master in zip(names, masters, strict=True):
         state = states.of(name)
         master.data.copy_(state.fp32.view_as(master))
         parameters[name].data.copy_(master.data)  # in bf16 the master is another tensor
-        adamw.state[master] = {
-            "step": torch.tensor(float(updates), device=master.device),
-            "exp_avg": state.exp_avg.view_as(master).to(master.device, copy=True),
-            "exp_avg_sq": state.exp_avg_sq.view_as(master).to(master.device, copy=True),
+        optimizer.state[master] = {
+            key: moment.view_as(master).to(master.device, copy=True) for key, moment in state.moments.items()
         }
+        if "exp_avg" in state.moments:  # AdamW counts its updates
+            optimizer.state[master]["step"] = torch.tensor(float(updates), device=master.device)
 
 
 def _load_sharded(
-    engine: Any, adamw: "torch.optim.Optimizer", states: ParameterStates, stage: int, updates: int
+    engine: Any, optimizer: "torch.optim.Optimizer", states: ParameterStates, stage: int, updates: int
 ) -> None:
     import torch
     from deepspeed.runtime.zero.partition_parameters import GatheredParameters
@@ -151,7 +154,7 @@ def _load_sharded(
     zero = engine.optimizer
     shards = zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
     for shard in shards:  # torch makes them in the first step, which is yet to come
-        adamw.state[shard] = {
+        optimizer.state[shard] = {
             "step": torch.tensor(float(updates), device=shard.device),
             "exp_avg": torch.zeros_like(shard),
             "exp_avg_sq": torch.zeros_like(shard),
@@ -164,8 +167,8 @@ def _load_sharded(
         state, shape = states.of(name), getattr(parameter, "ds_shape", parameter.shape)
         device = shards[0].device
         safe_set_full_fp32_param(parameter, state.fp32.view(shape).to(device))
-        safe_set_full_optimizer_state(parameter, state.exp_avg.view(shape).to(device), "exp_avg")
-        safe_set_full_optimizer_state(parameter, state.exp_avg_sq.view(shape).to(device), "exp_avg_sq")
+        for key, moment in state.moments.items():
+            safe_set_full_optimizer_state(parameter, moment.view(shape).to(device), key)
         gathered = GatheredParameters([parameter], modifier_rank=0) if stage == 3 else contextlib.nullcontext()
         with gathered:  # what the next forward pass computes with
             parameter.data.copy_(state.fp32.view(shape))
@@ -182,7 +185,7 @@ def _whole_states(checkpoint: Path, names: Sequence[str]) -> dict[str, Parameter
         weights = [content["module"][name] for name in names]
         moments = optimizer["state"]
     return {
-        name: ParameterState(weights[index], moments[index]["exp_avg"], moments[index]["exp_avg_sq"])
+        name: ParameterState(weights[index], {k: v for k, v in moments[index].items() if k != "step"})
         for index, name in enumerate(names)
     }
 

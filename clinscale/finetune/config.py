@@ -40,7 +40,7 @@ class FinetuneRecipe(Config):
     """Windows of one forward pass; None is the whole batch, or the whole share of each of several workers."""
 
     optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.01, warmup_ratio=0.1)
-    """AdamW and its schedule."""
+    """The optimiser and its schedule."""
 
     dropout: float | None = None
     """Hidden and attention dropout; None keeps the checkpoint's."""
@@ -116,8 +116,9 @@ class FinetuneConfig(Config):
     """Changes speed or place."""
 
     def check(self) -> None:
-        """There is a seed to run, and no fp16 on CPU workers."""
+        """There is a seed to run, and what several workers cannot do is not asked of them."""
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}")
         if self.runtime.num_workers > 1:
             self.runtime.check_precision(self.recipe.precision)
+            self.recipe.optimizer.check_stage(self.runtime.zero.stage)

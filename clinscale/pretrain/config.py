@@ -53,7 +53,7 @@ class PretrainRecipe(Config):
     none. `canaries.count=8` is enough to ask for them."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
-    """AdamW and its schedule."""
+    """The optimiser and its schedule."""
 
     spike_guard: SpikeGuardConfig | None = SpikeGuardConfig()
     """Leaves out the update of a step whose loss is far above the last ones, and logs it; null trains through."""
@@ -152,6 +152,7 @@ class PretrainConfig(Config):
         """The settings fit each other; what only workers can know is checked there."""
         recipe, runtime = self.recipe, self.runtime
         runtime.check_precision(recipe.precision)
+        recipe.optimizer.check_stage(runtime.zero.stage)
         if recipe.documents_apart and (
             reason := recipe.model.family_to_train.why_not_apart(
                 runtime.attention,

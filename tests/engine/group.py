@@ -69,7 +69,7 @@ def main(plan, rank):
         models.prepare_for_mlm(model)  # freezes what masked-language modelling does not reach
         engine = DeepSpeedEngine(
             model,
-            OptimizerConfig(learning_rate=1e-3, weight_decay=0.01),
+            OptimizerConfig(learning_rate=1e-3, weight_decay=0.01, name=phase.get("optimizer", "adamw")),
             total_steps=STEPS_IN_ALL,
             zero=ZeroConfig(stage=phase["stage"], **phase.get("zero", {})),
             precision=phase.get("precision", "fp32"),

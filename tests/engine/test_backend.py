@@ -55,6 +55,67 @@ def test_only_matrices_decay():
     assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.5, 1), (0.0, 1)]
 
 
+class Encoder(torch.nn.Module):
+    """Embeddings, a layer, a norm and a head, in the shape of an HF model."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.base_model = torch.nn.Sequential(
+            torch.nn.Embedding(9, 4), torch.nn.Linear(4, 6), torch.nn.LayerNorm(6)
+        )
+        self.base_model.append(torch.nn.Linear(6, 6, bias=False).requires_grad_(False))
+        self.head = torch.nn.Linear(6, 2)
+
+    def forward(self, x):
+        return type("Output", (), {"loss": self.head(self.base_model(x)).square().mean()})
+
+
+MUON = OptimizerConfig(name="muon", learning_rate=0.1, weight_decay=0.01, schedule="constant_with_warmup")
+
+
+def test_muon_updates_the_matrices_of_the_layers_and_adamw_all_else():
+    engine, alone = TorchEngine(Encoder(), MUON, total_steps=8), Encoder()
+    hidden = alone.base_model[1].weight
+    rest = [one for one in alone.parameters() if one is not hidden and one.requires_grad]
+    muon = torch.optim.Muon([hidden], lr=0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    matrices = {"params": [one for one in rest if one.ndim == 2], "weight_decay": 0.01}
+    vectors = {"params": [one for one in rest if one.ndim == 1], "weight_decay": 0.0}
+    adamw = torch.optim.AdamW([matrices, vectors], lr=0, fused=True)
+    batch = {"x": torch.arange(9)}
+    for step in range(8):
+        if step == 4:  # a checkpoint in the middle
+            state, engine = engine.state_dict(), TorchEngine(Encoder(), MUON, total_steps=8)
+            engine.load_state_dict(state)
+        engine.backward(engine.forward(batch).loss)
+        rate = engine.learning_rate
+        engine.step()
+        alone(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(alone.parameters(), 1.0)
+        for part in (muon, adamw):
+            for group in part.param_groups:
+                group["lr"] = rate
+            part.step()
+            part.zero_grad()
+    assert rate == 0.1
+    assert not torch.equal(hidden, Encoder().base_model[1].weight)
+    expected = alone.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in engine.module.state_dict().items())
+
+
+def test_muon_is_refused_where_matrices_are_divided():
+    MUON.check_stage(0)
+    for stage in (1, 2, 3):
+        OptimizerConfig().check_stage(stage)
+        with pytest.raises(ConfigError, match=rf"needs whole matrices, and zero\.stage={stage} divides them"):
+            MUON.check_stage(stage)
+
+
+def test_a_recipe_with_adamw_is_the_recipe_it_was_before_there_was_a_choice():
+    assert "name" not in OptimizerConfig(name="adamw").plain()
+    assert OptimizerConfig.parse(MUON.plain(), source="test") == MUON
+
+
 def test_one_key_sets_the_zero_stage():
     config = deepspeed_config(
         ZeroConfig(stage=3),

@@ -51,6 +51,10 @@ def runs(base_models, tmp_path_factory):
     for stage in (0, 2):
         add(f"undisturbed-bf16-{stage}", stage, 6, precision="bf16", saves=[3], save=at(f"two-bf16-{stage}"))
         add(f"resumed-bf16-{stage}", stage, 3, precision="bf16", restore=at(f"two-bf16-{stage}"))
+    for precision in ("fp32", "bf16"):
+        muon = {"optimizer": "muon", "precision": precision}
+        add(f"undisturbed-muon-{precision}", 0, 6, saves=[3], save=at(f"two-muon-{precision}"), **muon)
+        add(f"resumed-muon-{precision}", 0, 3, restore=at(f"two-muon-{precision}"), **muon)
     for stage, other in ((0, 3), (3, 0), (1, 3)):
         add(f"{stage}-to-{other}", other, 3, restore=at(f"two-{stage}"))
     offload = {"zero": {"offload_optimizer": "cpu", "offload_param": "cpu"}}
@@ -63,6 +67,8 @@ def runs(base_models, tmp_path_factory):
     group_of(1)
     for stage in STAGES:
         add(f"one-{stage}", stage, 2, restore=at(f"two-{stage}"), saves=[5], save=at(f"one-{stage}"))
+    add("one-muon", 0, 3, restore=at("two-muon-fp32"), optimizer="muon")
+    add("muon-to-fp32", 0, 3, restore=at("two-muon-bf16"), optimizer="muon")
     add("three", 3, 1, restore=at("two-2"), saves=[4], save=at("three"))
     add("bf16-to-3", 3, 3, precision="bf16", restore=at("two-bf16-0"))
     add("bf16-to-fp32", 1, 3, restore=at("two-bf16-2"))
@@ -83,7 +89,7 @@ def losses(found, name, steps):
     return {step: found[name]["losses"][step] for step in steps}
 
 
-@pytest.mark.parametrize("name", [*map(str, STAGES), "bf16-0", "bf16-2", "offload"])
+@pytest.mark.parametrize("name", [*map(str, STAGES), "bf16-0", "bf16-2", "offload", "muon-fp32", "muon-bf16"])
 def test_a_run_goes_on_bit_for_bit(name, runs):
     _, found = runs
     assert found[f"resumed-{name}"]["state"] == {"step": 3, "third": 1 / 3}
@@ -137,7 +143,18 @@ def test_bf16_keeps_its_master_weights_through_a_conversion(runs):
     )
 
 
-@pytest.mark.parametrize("name", ["bf16-0", "bf16-2", "2"])
+def test_muon_goes_on_with_fewer_ranks_and_in_another_precision(runs):
+    _, found = runs
+    expected = losses(found, "undisturbed-muon-fp32", (3, 4, 5))
+    assert found["one-muon"]["losses"] == pytest.approx(expected, abs=1e-3)
+    assert found["one-muon"]["updates"] == 6
+    assert expected != losses(found, "undisturbed-0", (3, 4, 5))
+    assert found["muon-to-fp32"]["losses"] == pytest.approx(
+        losses(found, "undisturbed-muon-bf16", (3, 4, 5)), abs=2e-2
+    )
+
+
+@pytest.mark.parametrize("name", ["bf16-0", "bf16-2", "2", "muon-bf16"])
 def test_the_weights_of_a_checkpoint_are_the_masters_in_fp32(name, runs):
     folder, _ = runs
     weights = consolidated_state(newest_checkpoint(folder / f"two-{name}"))

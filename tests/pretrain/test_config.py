@@ -56,6 +56,8 @@ def test_the_global_batch_need_not_divide_over_workers():
     ("override", "message"),
     [
         ("recipe.precision=fp16", r"fp16 needs GPUs, .*bf16"),
+        ("recipe.optimizer.name=muon", r"needs whole matrices, .*set runtime\.zero\.stage=0"),
+        ("recipe.optimizer.name=adam", r"did you mean adamw\?"),
         ("runtime.num_workers=[4, 2]", r"\[least, most\], got \(4, 2\)"),
         ("runtime.num_workers=0", "at least 1"),
         ("runtime.cpus_per_worker=0", "above 0, got 0"),
