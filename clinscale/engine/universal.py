@@ -32,7 +32,7 @@ class ParameterState:
 
     fp32: "torch.Tensor"
     moments: "Mapping[str, torch.Tensor]"
-    """Of AdamW `exp_avg` and `exp_avg_sq`, of Muon `momentum_buffer`."""
+    """`exp_avg` and `exp_avg_sq` of AdamW, or `momentum_buffer` of Muon."""
 
 
 class ParameterStates:

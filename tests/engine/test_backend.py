@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from clinscale import models
 from clinscale.engine import OptimizerConfig, TorchEngine, ZeroConfig
-from clinscale.engine.optim import build_optimizer, build_schedule
+from clinscale.engine.optim import build_optimizer, build_schedule, hidden_matrices
 from clinscale.engine.zero import check_offload, deepspeed_config, import_deepspeed
 from clinscale.errors import ConfigError
 
@@ -101,6 +102,18 @@ def test_muon_updates_the_matrices_of_the_layers_and_adamw_all_else():
     assert not torch.equal(hidden, Encoder().base_model[1].weight)
     expected = alone.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in engine.module.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["longformer", "bigbird"])
+def test_muon_takes_the_matrices_of_all_layers_and_nothing_else(family, base_models):
+    model = models.prepare_for_mlm(models.load_hf(base_models[family], head="mlm"))
+    taken = {id(one) for one in hidden_matrices(model)}
+    names = {name for name, one in model.named_parameters() if id(one) in taken}
+    layers = {name for name, one in model.named_parameters() if ".layer." in name and one.ndim == 2}
+    assert names == {name for name in layers if model.get_parameter(name).requires_grad}
+    assert len(names) == 6 * model.config.num_hidden_layers
+    groups = build_optimizer(model, MUON).param_groups
+    assert sum(len(group["params"]) for group in groups) == sum(one.requires_grad for one in model.parameters())
 
 
 def test_muon_is_refused_where_matrices_are_divided():

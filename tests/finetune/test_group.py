@@ -196,6 +196,19 @@ def test_a_runtime_that_does_not_fit_together_is_refused(values, message):
         FinetuneRuntime.parse(values, source="test")
 
 
+def test_muon_needs_whole_matrices_on_each_of_several_workers():
+    values = {
+        "name": "x",
+        "task": "demo_pairs",
+        "data": ".",
+        "recipe": {"model": "m", "optimizer": {"name": "muon"}},
+    }
+    assert FinetuneConfig.parse(values, source="test").recipe.optimizer.name == "muon"
+    FinetuneConfig.parse(values | {"runtime": two_workers(stage=0).plain()}, source="test")
+    with pytest.raises(ConfigError, match=r"zero\.stage=2 divides them among the workers"):
+        FinetuneConfig.parse(values | {"runtime": two_workers().plain()}, source="test")
+
+
 def test_fp16_workers_need_gpus():
     values = {"name": "x", "task": "demo_pairs", "data": ".", "recipe": {"model": "m", "precision": "fp16"}}
     with pytest.raises(ConfigError, match="precision=fp16 needs GPUs"):
