@@ -109,7 +109,9 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         for parent in parents:
             inner = here.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise ConfigError(f"key {path}: {parent} is a single value and has no keys below it")
+                raise ConfigError(
+                    f"key {path}: {parent} is a single value and has no keys below it; give one of the two"
+                )
             here = inner
         here[last] = value
     return nested

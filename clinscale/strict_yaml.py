@@ -43,7 +43,10 @@ def read_yaml(path: str | Path, *, dialect: Dialect = "1.2") -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"config {path} must be a mapping of keys to values, got a {type(values).__name__}")
+        raise ConfigError(
+            f"config {path} must be a mapping of keys to values, got a {type(values).__name__}; write lines of KEY: "
+            "VALUE"
+        )
     return values
 
 
@@ -67,7 +70,8 @@ def read_config_text(path: str | Path) -> str:
         raise ConfigError(f"config {path} cannot be read ({type(error).__name__}); check the path") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(
-            f"config {path} has more than {MAX_BYTES:,} bytes, and no config needs so many; is it a file of data?"
+            f"config {path} has more than {MAX_BYTES:,} bytes, and no config needs so many; give a config, not a file "
+            "of data"
         )
     try:
         return raw.decode("utf-8-sig")

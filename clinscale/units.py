@@ -32,7 +32,7 @@ class Duration:
             value = 0.0
         if unit is None or not 0 < value < math.inf:
             raise ConfigError(
-                f"a duration is a positive number and one of {', '.join(units)}, got {text!r}; write 200steps"
+                f"a duration must be a positive number and one of {', '.join(units)}, got {text!r}; write 200steps"
             )
         return cls(value, unit)
 

@@ -128,13 +128,19 @@ def _blocking_save(deepspeed: Any, storage: Path) -> float:
 def _compare(peer: Path, ours: Path | None) -> int:
     """Bytes of ours; ClinscaleError unless both, which were saved one after the other, hold the same tensors."""
     if ours is None:
-        raise ClinscaleError("bench checkpoint: no whole checkpoint was left")
+        raise ClinscaleError(
+            "bench checkpoint: the save must leave a whole checkpoint, got none; make room on the disk, or report "
+            "this machine"
+        )
     for path in sorted(peer.rglob("*.pt")):
         saved = (
             _tensors(torch.load(place / path.relative_to(peer), weights_only=False)) for place in (peer, ours)
         )
         if not all(torch.equal(a, b) for a, b in zip(*saved, strict=True)):
-            raise ClinscaleError(f"bench checkpoint: {path.name} of ours holds other tensors than DeepSpeed's")
+            raise ClinscaleError(
+                f"bench checkpoint: {path.name} must hold the same tensors as DeepSpeed's, got others; report this "
+                "machine"
+            )
     return sum(path.stat().st_size for path in ours.rglob("*.pt"))
 
 

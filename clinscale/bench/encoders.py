@@ -31,10 +31,12 @@ def check_shape(tokens: int, hidden_size: int) -> None:
     """All families must attend sparsely at the length measured; ConfigError otherwise."""
     if tokens < 1024 or tokens % 512:
         raise ConfigError(
-            f"tokens must be a multiple of 512 from 1024 on, so that attention is sparse; got {tokens}"
+            f"tokens must be a multiple of 512 from 1024 on, so that attention is sparse, got {tokens}; 4096 is usual"
         )
     if hidden_size % 64:
-        raise ConfigError(f"hidden_size must be a multiple of the head size of 64, got {hidden_size}")
+        raise ConfigError(
+            f"hidden_size must be a multiple of the head size of 64, got {hidden_size}; 768 is usual"
+        )
 
 
 def pair(family: str, *, device: str, **shape: Any) -> tuple[Any, Any]:

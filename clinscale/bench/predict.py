@@ -71,7 +71,10 @@ def bench_predict(
         ClinscaleError: A and B do not agree.
     """
     if not 0 < tokens[0] <= tokens[1]:
-        raise ConfigError(f"tokens must be the lengths of the shortest and the longest note, got {tokens}")
+        raise ConfigError(
+            f"tokens must be the lengths of the shortest and the longest note, got {tokens}; give the smaller number "
+            "first"
+        )
     document = surroundings("predict", device)
     document |= {"ratios": {}, "equal": True, "per_s": {}, "details": {"precision": precision, "layers": layers}}
     texts = [text for text, _ in invent_texts(seed).notes]

@@ -42,7 +42,10 @@ class Turns:
         end = time.monotonic() + _PATIENCE_S
         while step < last and self._turns_done() < 2 * turn + self._side:
             if time.monotonic() > end:
-                raise ClusterError(f"bench pretrain: the other side's turn did not end within {_PATIENCE_S:g} s")
+                raise ClusterError(
+                    f"bench pretrain: the other side must end its turn within {_PATIENCE_S:g} s, and has not; end "
+                    "other work on this machine and run the bench again"
+                )
             time.sleep(_POLL_S)
 
     def _turns_done(self) -> int:
@@ -144,7 +147,10 @@ def bench_pretrain(
         on_progress("Ray Train alone")
         losses.append(_ray(task("ray-alone", long), folder / "ray-alone"))
         if any(other != losses[0] for other in losses):
-            raise ClinscaleError("bench pretrain: the losses under Ray Train differ from those under torchrun")
+            raise ClinscaleError(
+                "bench pretrain: the losses under Ray Train must be those under torchrun, got others; report this "
+                "machine"
+            )
         recoveries = []
         for turn in range(repeats):
             on_progress(f"kill and recovery {turn + 1} of {repeats}")

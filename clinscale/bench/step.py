@@ -154,11 +154,16 @@ def _assert_equal(name: str, works: list[_Step], precision: Precision) -> None:
     (a_loss, a_grads), (b_loss, b_grads) = (work.gradients() for work in works)
     worst = abs(a_loss - b_loss)
     if a_grads.keys() != b_grads.keys():
-        raise ClinscaleError(f"bench {name}: clinscale and Hugging Face give gradients to different parameters")
+        raise ClinscaleError(
+            f"bench {name}: clinscale and Hugging Face must give gradients to the same parameters, got different ones; "
+            "report this machine"
+        )
     for parameter, grad in a_grads.items():
         worst = max(worst, float((grad - b_grads[parameter]).norm() / grad.norm().clamp(min=1e-3)))
     if not worst <= {"fp32": 1e-3, "bf16": 0.2}[precision]:
-        raise ClinscaleError(f"bench {name}: clinscale and Hugging Face differ by {worst:g} in {precision}")
+        raise ClinscaleError(
+            f"bench {name}: clinscale and Hugging Face differ by {worst:g} in {precision}; report this machine"
+        )
 
 
 def _throughput(seconds: list[float], tokens: int) -> dict[str, float]:

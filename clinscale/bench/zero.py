@@ -99,7 +99,9 @@ def _measured(stage: int, workers: int, precision: Precision, shape: dict[str, i
             pass
         found = [torch.load(Path(folder, f"{rank}.pt")) for rank in range(workers)]
     if len({one["trained"] for one in found}) != 1:
-        raise ClinscaleError("bench zero: the ranks trained different models")
+        raise ClinscaleError(
+            "bench zero: all ranks must train the same model, got different ones; report this machine"
+        )
     return {**found[0], "bytes": [one["bytes"] for one in found]}
 
 

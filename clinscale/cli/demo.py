@@ -61,7 +61,7 @@ def demo(
     from clinscale.synthetic import write_demo_data
 
     if not 0 < scale <= 1:
-        raise ConfigError(f"--scale must be above 0 and not above 1, got {scale}")
+        raise ConfigError(f"--scale must be above 0 and not above 1, got {scale}; 1 is the whole demo")
     open_home(folder, shared_with)
     started_s = time.monotonic()
     write_demo_data(folder / "data", scale=scale)

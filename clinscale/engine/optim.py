@@ -50,9 +50,13 @@ class OptimizerConfig(Config):
     def check(self) -> None:
         """Rates are positive and shares are shares."""
         if not 0 < self.learning_rate < 1:
-            raise ConfigError(f"optimizer.learning_rate must be between 0 and 1, got {self.learning_rate}")
+            raise ConfigError(
+                f"optimizer.learning_rate must be between 0 and 1, got {self.learning_rate}; 3e-5 to 5e-4 are usual"
+            )
         if not 0 <= self.warmup_ratio < 1:
-            raise ConfigError(f"optimizer.warmup_ratio is a share from 0 to below 1, got {self.warmup_ratio}")
+            raise ConfigError(
+                f"optimizer.warmup_ratio must be a share from 0 to below 1, got {self.warmup_ratio}; 0.1 is usual"
+            )
         if not 0 < self.decay_ratio <= 1 - self.warmup_ratio or (self.warmup_steps or 0) < 0:
             raise ConfigError(
                 f"optimizer.decay_ratio must be above 0 and end with warmup_ratio, and warmup_steps be >= 0, got "
@@ -61,7 +65,7 @@ class OptimizerConfig(Config):
         if self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise ConfigError(
                 f"optimizer.weight_decay must be >= 0 and max_grad_norm > 0, got {self.weight_decay} and "
-                f"{self.max_grad_norm}"
+                f"{self.max_grad_norm}; 0.01 and 1 are usual"
             )
 
     def check_stage(self, stage: int) -> None:

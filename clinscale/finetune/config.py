@@ -58,13 +58,20 @@ class FinetuneRecipe(Config):
         """Counts are positive, and the micro batch divides the batch."""
         for name in ("epochs", "batch_size", "patience_epochs"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"recipe.{name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"recipe.{name} must be at least 1, got {getattr(self, name)}; "
+                    f"{type(self).model_fields[name].default} is usual"
+                )
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ConfigError(
-                f"recipe.micro_batch_size must divide batch_size={self.batch_size}, got {self.micro_batch_size}"
+                f"recipe.micro_batch_size must divide batch_size={self.batch_size}, got {self.micro_batch_size}; name "
+                "a divisor, or leave it out"
             )
         if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ConfigError(f"recipe.dropout is a share from 0 to below 1, got {self.dropout}")
+            raise ConfigError(
+                f"recipe.dropout must be a share from 0 to below 1, got {self.dropout}; leave it out to keep the "
+                "checkpoint's"
+            )
 
 
 class FinetuneRuntime(GroupConfig, MemoryConfig, AttentionConfig):
@@ -81,13 +88,14 @@ class FinetuneRuntime(GroupConfig, MemoryConfig, AttentionConfig):
         super().check()
         if self.num_workers > 1 and self.device:
             raise ConfigError(
-                f"runtime.device={self.device} is of one process, and runtime.num_workers is {self.num_workers}; leave "
-                "it out and set runtime.gpus_per_worker to 1 for GPUs or 0 for CPUs"
+                f"runtime.device={self.device} applies only when runtime.num_workers=1, got "
+                f"num_workers={self.num_workers}; leave it out and set runtime.gpus_per_worker to 1 for GPUs or 0 for "
+                "CPUs"
             )
         if self.num_workers == 1 and self.zero != ZeroConfig():
             raise ConfigError(
-                "runtime.zero is of several workers, and runtime.num_workers is 1: one process shards nothing; set "
-                "runtime.num_workers=2 or leave runtime.zero out"
+                "runtime.zero applies only to several workers, got runtime.num_workers=1, and one process shards "
+                "nothing; set runtime.num_workers=2 or leave runtime.zero out"
             )
 
 
@@ -118,7 +126,7 @@ class FinetuneConfig(Config):
     def check(self) -> None:
         """There is a seed to run, and what several workers cannot do is not asked of them."""
         if self.seeds < 1:
-            raise ConfigError(f"seeds must be at least 1, got {self.seeds}")
+            raise ConfigError(f"seeds must be at least 1, got {self.seeds}; 1 is usual")
         if self.runtime.num_workers > 1:
             self.runtime.check_precision(self.recipe.precision)
             self.recipe.optimizer.check_stage(self.runtime.zero.stage)

@@ -84,8 +84,8 @@ def finetune(
     runtime = runtime or FinetuneRuntime()
     if runtime.num_workers != 1:
         raise ConfigError(
-            f"finetune() is one process, and runtime.num_workers is {runtime.num_workers}; call finetune_on_workers "
-            "in a ray_session, or set runtime.num_workers=1"
+            f"runtime.num_workers must be 1 in finetune(), which is one process, got {runtime.num_workers}; call "
+            "finetune_on_workers in a ray_session, or set runtime.num_workers=1"
         )
     loop = _OneProcess(recipe, data, Path(folder), runtime, Path(checkpoint) if checkpoint else None)
     return loop.run(on_epoch or (lambda metrics: None), until_epoch)
@@ -375,7 +375,9 @@ def _predictor(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime)
     limit = models.max_tokens_of(model.config)
     max_tokens = recipe.max_tokens or limit
     if max_tokens > limit:
-        raise ConfigError(f"recipe.max_tokens={max_tokens} is longer than the model's {limit} positions; lower it")
+        raise ConfigError(
+            f"recipe.max_tokens must be at most the model's {limit} positions, got {max_tokens}; lower it"
+        )
     card = TaskCard(
         task=data.task,
         labels=data.labels,

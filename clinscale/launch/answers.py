@@ -74,7 +74,9 @@ class Cluster(Answers):
             raise ConfigError(f"cluster_name has at most 40 characters, got {len(self.cluster_name)}; shorten it")
         _must_match("ssh_user", self.ssh_user, re.compile(r"[a-z_][a-z0-9_-]*"), "a Linux account")
         if not self.shared_folder.startswith("/"):
-            raise ConfigError(f"shared_folder must be an absolute path on the nodes, got {self.shared_folder!r}")
+            raise ConfigError(
+                f"shared_folder must be an absolute path on the nodes, got {self.shared_folder!r}; begin it with /"
+            )
 
 
 class Cloud(Cluster):
@@ -121,7 +123,9 @@ class Cloud(Cluster):
         super().check()
         _must_be_bounds(self.fewest, self.most)
         if self.gpu not in self.MACHINES:
-            raise ConfigError(f"gpu {self.gpu!r} is not known here; {_choices(self.gpu, list(self.MACHINES))}")
+            raise ConfigError(
+                f"gpu must be one that is known here, got {self.gpu!r}; {_choices(self.gpu, list(self.MACHINES))}"
+            )
         try:
             network = ipaddress.ip_network(self.ssh_address, strict=False)
         except ValueError:
@@ -181,7 +185,8 @@ class AwsAnswers(Cloud):
                 raise ConfigError(f"zones: {zone!r} is no zone of {self.region}; write e.g. {self.region}a")
         if len(self.zones) != len(self.subnets):
             raise ConfigError(
-                f"zones and subnets come in pairs, got {len(self.zones)} and {len(self.subnets)}; one subnet a zone"
+                f"zones and subnets come in pairs, got {len(self.zones)} and {len(self.subnets)}; give one subnet for "
+                "each zone"
             )
 
 
@@ -292,7 +297,8 @@ class OnPremAnswers(Cluster):
         hosts = self.workers
         if self.num_gpu_workers is not None and len(hosts) < self.num_gpu_workers:
             raise ConfigError(
-                f"num_gpu_workers={self.num_gpu_workers}, but workers are {len(hosts)}; name more, or ask for less"
+                f"num_gpu_workers must be at most the number of workers, {len(hosts)}, got {self.num_gpu_workers}; "
+                "name more workers, or ask for fewer"
             )
         twice = sorted({host for host in hosts if hosts.count(host) > 1})
         if twice:
@@ -301,7 +307,8 @@ class OnPremAnswers(Cluster):
             raise ConfigError(f"head {self.head} is among the workers; Ray runs once on a host, so take it out")
         if self.first_worker_port >= self.last_worker_port:
             raise ConfigError(
-                f"first_worker_port={self.first_worker_port} must be below last_worker_port={self.last_worker_port}"
+                f"first_worker_port={self.first_worker_port} must be below last_worker_port={self.last_worker_port}; "
+                "swap them, or leave both out"
             )
 
 
@@ -425,17 +432,20 @@ def _choices(name: str, known: Sequence[str]) -> str:
 
 def _must_be_known(field: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise ConfigError(f"{field} {value!r} is not known here; {_choices(value, known)}")
+        raise ConfigError(f"{field} must be one that is known here, got {value!r}; {_choices(value, known)}")
 
 
 def _must_match(field: str, value: str, pattern: re.Pattern[str], shape: str) -> None:
     if not pattern.fullmatch(value):
-        raise ConfigError(f"{field} must be {shape}, got {value!r}")
+        raise ConfigError(f"{field} must be {shape}, got {value!r}; write it so")
 
 
 def _must_be_public_key(text: str) -> None:
     if not re.fullmatch(r"(ssh-ed25519|ssh-rsa|ecdsa-\S+) [A-Za-z0-9+/=]+( [\w.@-]+)?", text):
-        raise ConfigError("ssh_public_key must be one line as in a .pub file: ssh-ed25519 AAAA... comment")
+        raise ConfigError(
+            "ssh_public_key must be one line as in a .pub file, ssh-ed25519 AAAA... comment, and is not; copy the "
+            "whole line of yours"
+        )
 
 
 def _must_be_share(field: str, value: str) -> None:

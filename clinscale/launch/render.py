@@ -58,7 +58,9 @@ def render(kind: str, given: Answers) -> dict[str, str]:
     try:
         return {name: environment.get_template(f"{name}.j2").render(values) for name in _FILES[kind]}
     except jinja2.TemplateNotFound as error:
-        raise ConfigError(f"kind {kind!r} has no template {error.name} in this release of clinscale") from None
+        raise ConfigError(
+            f"kind {kind} has no template {error.name} in this release of clinscale; install clinscale again"
+        ) from None
 
 
 def write(files: Mapping[str, str], out: Path, *, force: bool = False) -> list[Path]:

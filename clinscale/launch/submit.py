@@ -77,7 +77,7 @@ def pack(arguments: Sequence[str], working_dir: str | Path | None = None) -> Shi
     """
     if not arguments or arguments[0] not in VERBS:
         found = f"got {arguments[0]!r}" if arguments else "none was given"
-        raise ConfigError(f"after `--` comes what the cluster shall do: one of {', '.join(VERBS)}; {found}")
+        raise ConfigError(f"the command after `--` must begin with one of {', '.join(VERBS)}; {found}")
     if arguments[0] in ("pretrain", "finetune", "tune") and not any(
         word == "--home" or word.startswith("--home=") for word in arguments
     ):

@@ -119,12 +119,15 @@ def up(
         )
     on_progress("ray up")
     if _ray("up", path, "--yes", "--no-config-cache"):
-        raise ClusterError(f"`ray up` of {path} failed; what it said is above")
+        raise ClusterError(f"`ray up` of {path} failed; fix what its lines above name, and run the command again")
     on_progress(f"waiting for {file.least_nodes} nodes")
     options = ["--address", "auto", "--nodes", str(file.least_nodes), "--wait", f"{wait_s:g}"]
     options += ["--shared", shared] if shared else []
     if _ray("exec", path, file.command("python", "-m", "clinscale", "cluster", "preflight", *options)):
-        raise CapacityError(f"the cluster of {path} is not fit, or a node is missing; the table above shows which")
+        raise CapacityError(
+            f"the cluster of {path} is not fit, or a node is missing; fix what the table above shows, and run the "
+            "command again"
+        )
 
 
 def down(path: str | Path, *, on_progress: Callable[[str], None] = lambda what: None) -> None:
@@ -136,7 +139,9 @@ def down(path: str | Path, *, on_progress: Callable[[str], None] = lambda what: 
     file = LaunchFile.read(path)
     on_progress("ray down")
     if _ray("down", path, "--yes"):
-        raise ClusterError(f"`ray down` of {path} failed; what it said is above")
+        raise ClusterError(
+            f"`ray down` of {path} failed; fix what its lines above name, and run the command again"
+        )
     stop = file.command("ray", "stop")
     left = [host for host in file.workers if run_visibly(file.ssh(host, stop))]
     if left:

@@ -138,10 +138,13 @@ def _converted(
         )
     own, max_tokens = {**family.converted_fields, **config.hf_overrides}, config.max_tokens or 4096
     if odd := [f"{field}={value!r}" for field, value in own.items() if type(value) is not int or value < 1]:
-        raise ConfigError(f"hf_overrides must be whole numbers from 1 on, got {', '.join(odd)}")
+        raise ConfigError(f"hf_overrides must be whole numbers from 1 on, got {', '.join(odd)}; correct them")
     step = next(iter(own))
     if max_tokens % own[step]:
-        raise ConfigError(f"max_tokens must be a multiple of {step}={own[step]}, got {max_tokens}")
+        raise ConfigError(
+            f"max_tokens must be a multiple of {step}={own[step]}, got {max_tokens}; "
+            f"{-(-max_tokens // own[step]) * own[step]} is the next"
+        )
     source, fit = load_with_fit(name, head="mlm", attention_dropout=attention_dropout)
     _check_source(source.config, name, max_tokens)
     _check_tokens(source.config, tokenizer, name)
@@ -172,10 +175,12 @@ def _check_source(config: "PretrainedConfig", name: str, max_tokens: int) -> Non
     if positions != "absolute" or getattr(config, "is_decoder", False):
         raise DataError(
             f"model {name} must be an encoder with absolute positions, got position_embedding_type={positions!r} and "
-            f"is_decoder={getattr(config, 'is_decoder', False)}; such a model does not convert"
+            f"is_decoder={getattr(config, 'is_decoder', False)}; such a model does not convert, name another"
         )
     if max_tokens < max_tokens_of(config):
-        raise ConfigError(f"max_tokens must be at least the source's {max_tokens_of(config)}, got {max_tokens}")
+        raise ConfigError(
+            f"max_tokens must be at least the source's {max_tokens_of(config)}, got {max_tokens}; raise it"
+        )
 
 
 def _check_tokens(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
@@ -185,7 +190,8 @@ def _check_tokens(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBas
         raise DataError(f"the tokenizer of model {name} has no {' and no '.join(missing)} token; save one with it")
     if tokens > known:
         raise DataError(
-            f"model {name} knows {known} tokens, its tokenizer {tokens}; take the one the model was trained with"
+            f"the tokenizer of model {name} must have at most the {known} tokens that the model knows, got {tokens}; "
+            "take the one the model was trained with"
         )
 
 

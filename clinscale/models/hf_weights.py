@@ -204,9 +204,14 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError):
         raise DataError(f"{path} is not valid JSON; the folder is damaged, pull or export it again") from None
     if not isinstance(values, dict) or "model_type" not in values:
-        raise DataError(f"{path} names no model_type, so {folder} is not an HF model folder")
+        raise DataError(
+            f"{path} names no model_type, so {folder} is not an HF model folder; name one, or export the model again"
+        )
     if "auto_map" in values:
-        raise DataError(f"{path} asks to run code of its own (auto_map); clinscale loads plain HF models only")
+        raise DataError(
+            f"{path} asks to run code of its own (auto_map), and clinscale loads plain HF models only; name a model "
+            "without it"
+        )
     _check_padding(values, str(folder))
     weight_files(Path(folder))
     return values

@@ -54,10 +54,14 @@ class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         batch_size = int((params or {}).get("batch_size", self._predictor.batch_size))
         if batch_size < 1:
-            raise ConfigError(f"params: batch_size must be at least 1, got {batch_size}")
+            raise ConfigError(
+                f"params: batch_size must be at least 1, got {batch_size}; leave it out for the usual one"
+            )
         on_error = (params or {}).get("on_error") or self._predictor.card.task.on_error
         if on_error not in ("raise", "skip"):
-            raise ConfigError(f"params: on_error must be raise or skip, got {on_error!r}")
+            raise ConfigError(
+                f"params: on_error must be raise or skip, got {on_error!r}; leave it out for the task's own"
+            )
         self._predictor.batch_size = batch_size
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
         kind = self._predictor.kind

@@ -157,7 +157,9 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
     limit = models.max_tokens_of(models.build(recipe.model, tokenizer, seed=recipe.seed).config)
     row_tokens = recipe.row_tokens or limit
     if row_tokens > limit:
-        raise ConfigError(f"recipe.row_tokens={row_tokens} is longer than the model's {limit} positions; lower it")
+        raise ConfigError(
+            f"recipe.row_tokens must be at most the model's {limit} positions, got {row_tokens}; lower it"
+        )
     rows = shards.rows("train", row_tokens, documents_apart=recipe.documents_apart)
     if not len(shards.rows("validation", row_tokens)):
         raise ConfigError(

@@ -78,7 +78,8 @@ def verify_resume(
     """
     if not 0 < kills < steps:
         raise ConfigError(
-            f"verify-resume needs more steps than kills and at least one kill, got {steps} and {kills}"
+            f"verify-resume needs more steps than kills and at least one kill, got {steps} and {kills}; raise --steps "
+            "or change --kills"
         )
     if not isinstance(config.runtime.num_workers, int):
         raise ConfigError(

@@ -57,7 +57,7 @@ class GateRules(Config):
             if isinstance(value, float) and value < 0:
                 raise ConfigError(f"{name} must not be negative, got {value:g}; 0 allows nothing")
         if self.min_seeds < 1:
-            raise ConfigError(f"min_seeds must be at least 1, got {self.min_seeds}")
+            raise ConfigError(f"min_seeds must be at least 1, got {self.min_seeds}; 3 is usual")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from clinscale.records.table import TableFormat
 from clinscale.storage import open_binary
 
 _ROWS_AT_ONCE = 256
-_PARQUET = "a readable Parquet file; is it truncated or damaged?"
+_PARQUET = "a readable Parquet file; is it truncated or damaged? copy or save it again"
 _ARROW = "a whole Arrow stream or file; is it truncated or damaged? save it again"
 _ARROW_FILE, _FEATHER_1 = b"ARROW1", b"FEA1"
 """First bytes of Arrow's files, and of Feather from before 2020.

@@ -153,7 +153,8 @@ class _Lines(io.BufferedIOBase):
             self._since_break_bytes += len(block)
             if self._since_break_bytes > MAX_LINE_BYTES:
                 raise DataError(
-                    f"{self.name} must have lines of at most {MAX_LINE_BYTES // 2**20} MiB; is it a table of this kind?"
+                    f"{self.name} must have lines of at most {MAX_LINE_BYTES // 2**20} MiB, and has a longer one; "
+                    "check that it is a table, and of this kind"
                 )
         return block
 

@@ -66,7 +66,8 @@ def _cells(uri: str, sheet: str | None) -> Iterator[list[tuple[Any, Any]]]:
                     yield cells
         except _FAULTS:
             raise DataError(
-                f"{uri} is not a readable XLSX workbook; is it damaged, or protected by a password?"
+                f"{uri} is not a readable XLSX workbook; is it damaged, or protected by a password? save it again, "
+                "without one"
             ) from None
 
 

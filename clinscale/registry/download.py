@@ -121,7 +121,8 @@ def _hf_files(stored: StoredFiles, version: ModelVersion) -> dict[str, tuple[str
         for name, size_bytes in sizes.items():
             if size_bytes is None or name in places:
                 raise RegistryError(
-                    f"{version.label}: {folder}{name} is a folder, or there twice; a model folder is flat"
+                    f"{version.label}: {folder}{name} is a folder, or there twice, and a model folder is flat; "
+                    "register the model again"
                 )
             places[name] = (f"{folder}{name}", size_bytes)
     return places

@@ -49,7 +49,7 @@ class FileFacts(TypedDict):
 def check_plain(name: str, *, source: str) -> None:
     """RegistryError unless a name can lead nowhere but to what is directly in its folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise RegistryError(f"{source}: file name {name!r} is not plain; a model folder is flat")
+        raise RegistryError(f"{source}: file name {name!r} is not plain; a model folder is flat: rename the file")
 
 
 def check_one_case(names: Iterable[str], *, source: str) -> None:
@@ -74,7 +74,10 @@ def check_names(names: list[str], *, source: str) -> None:
                 f"{', '.join(sorted(SUFFIXES))} files, and weights as safetensors only: save with save_pretrained"
             )
     if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
-        raise RegistryError(f"{source} is no HF folder with safetensors; it needs config.json and *.safetensors")
+        raise RegistryError(
+            f"{source} is no HF folder with safetensors; it needs config.json and *.safetensors: save the model with "
+            "save_pretrained"
+        )
 
 
 def hash_folder(folder: Path, *, source: str) -> dict[str, FileFacts]:
@@ -85,7 +88,8 @@ def hash_folder(folder: Path, *, source: str) -> dict[str, FileFacts]:
     for file in files:
         if file.is_symlink() or not file.is_file():
             raise RegistryError(
-                f"{source}: {file.name} is a link or a folder; a model folder holds plain files only"
+                f"{source}: {file.name} is a link or a folder; a model folder holds plain files only: put the file "
+                "itself there, or remove it"
             )
     check_names([file.name for file in files], source=source)
     for file in files:

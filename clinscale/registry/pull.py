@@ -237,7 +237,8 @@ def _obtain(
     if version.digest:
         if not re.fullmatch("[0-9a-f]{64}", version.digest):  # it names a folder of the cache
             raise RegistryError(
-                f"{version.label}: its digest {version.digest!r:.80} is none; register the model again"
+                f"{version.label}: its digest must be 64 hex digits, got {version.digest!r:.80}; register the model "
+                "again"
             )
         return cache.obtain(digest, lambda partial: download(tracking, version, partial, on_progress)), digest
     if digest and (found := cache.find(digest)):

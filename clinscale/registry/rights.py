@@ -51,7 +51,8 @@ def set_user(tracking: Tracking, name: str, role: UserRole, password: str | None
     """
     if password is not None and len(password) < MIN_PASSWORD_CHARACTERS:
         raise ConfigError(
-            f"the password of {name} has {len(password)} characters, MLflow wants {MIN_PASSWORD_CHARACTERS} or more"
+            f"the password of {name} must have at least {MIN_PASSWORD_CHARACTERS} characters, as MLflow wants, got "
+            f"{len(password)}; choose a longer one"
         )
     from mlflow.server import get_app_client
 
@@ -61,7 +62,8 @@ def set_user(tracking: Tracking, name: str, role: UserRole, password: str | None
     is_new = not _has_user(tracking, client, name)
     if is_new and password is None:
         raise ConfigError(
-            f"user {name} is new and needs a password of {MIN_PASSWORD_CHARACTERS} characters or more"
+            f"user {name} is new and needs a password of {MIN_PASSWORD_CHARACTERS} characters or more, got none; give "
+            "one"
         )
     with tracking.faults(f"set user {name}"):
         if is_new:

@@ -112,7 +112,10 @@ class ServerFolder:
             return read_secret(path, "secret").decode().strip()
         value = os.environ.get(environment) or secrets.token_urlsafe(24)
         if len(value) < min_characters:
-            raise ConfigError(f"{environment} has {len(value)} characters, MLflow wants {min_characters} or more")
+            raise ConfigError(
+                f"{environment} must have at least {min_characters} characters, as MLflow wants, got {len(value)}; "
+                "choose a longer one"
+            )
         self.write(name, value)
         return value
 

@@ -53,7 +53,8 @@ class StoredFiles:
             for path in (Path(self._repository.artifact_dir, item.path) for item in listed):
                 if path.is_symlink() or not (path.is_file() or path.is_dir()):
                     raise RegistryError(
-                        f"{self._label}: {path.name} is a link; a model folder holds plain files only"
+                        f"{self._label}: {path.name} is a link; a model folder holds plain files only: register the "
+                        "model again"
                     )
         # MLflow leaves a size of zero out
         return {PurePosixPath(item.path).name: None if item.is_dir else item.file_size or 0 for item in listed}

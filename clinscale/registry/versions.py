@@ -179,7 +179,7 @@ def names_version(reference: str, name: str, version: int) -> bool:
 def _parse(reference: str) -> dict[str, str | None]:
     match = _REFERENCE.fullmatch(reference)
     if match is None:
-        raise RegistryError(f"model reference {reference!r} must read NAME, NAME@alias or NAME/3")
+        raise RegistryError(f"model reference {reference!r} must read NAME, NAME@alias or NAME/3; correct it")
     return match.groupdict()
 
 

@@ -199,7 +199,7 @@ def _own_error(error: Any) -> ClinscaleError | None:
             return own
         if isinstance(failure, KilledForMemory):
             return OutOfMemoryError(
-                f"worker {rank} was killed because its node ran out of memory; smaller micro batches need less"
+                f"worker {rank} was killed because its node ran out of memory; use smaller micro batches"
             )
     return own_cause(_controller_failure(error))
 

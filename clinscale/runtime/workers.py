@@ -254,7 +254,7 @@ class _Call:
 
     def __call__(self, context: WorkerContext, config: Any) -> None:
         who = f"worker {context.rank} of {context.world_size}"
-        with out_of_memory_as(lambda memory: f"{who} ran out of {memory} memory; smaller micro batches need less"):
+        with out_of_memory_as(lambda memory: f"{who} ran out of {memory} memory; use smaller micro batches"):
             self._function(context, config)
 
 

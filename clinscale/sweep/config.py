@@ -71,7 +71,10 @@ class StudyConfig(Config):
         if self.register_as is not None:
             check_plain_name(f"study {self.name}: register_as", self.register_as)
         if self.max_tokens is not None and self.max_tokens < 8:
-            raise ConfigError(f"study {self.name}: max_tokens must be at least 8, got {self.max_tokens}")
+            raise ConfigError(
+                f"study {self.name}: max_tokens must be at least 8, got {self.max_tokens}; 512 is usual for short "
+                "windows"
+            )
 
 
 class BudgetConfig(Config):
@@ -175,7 +178,8 @@ class SweepRecipe(Config):
         if self.grace_epochs < 1 or self.reduction_factor < 2 or self.confirm_seeds < 1 or self.warm_points < 1:
             raise ConfigError(
                 "a sweep needs grace_epochs, confirm_seeds and warm_points >= 1 and reduction_factor >= 2, got "
-                f"{self.grace_epochs}, {self.confirm_seeds}, {self.warm_points} and {self.reduction_factor}"
+                f"{self.grace_epochs}, {self.confirm_seeds}, {self.warm_points} and {self.reduction_factor}; leave out "
+                "those below for the usual ones"
             )
         if (
             not self.objectives
@@ -183,12 +187,14 @@ class SweepRecipe(Config):
             or len(set(self.objectives)) < len(self.objectives)
         ):
             raise ConfigError(
-                f"recipe.objectives begins with score and names each objective once, got {list(self.objectives)}"
+                f"recipe.objectives must begin with score and name each objective once, got {list(self.objectives)}; "
+                "correct the list"
             )
         if len(self.objectives) > 1:
             if self.scheduler != "none":
                 raise ConfigError(
-                    f"no scheduler ranks trials by several objectives; set recipe.scheduler=none, got {self.scheduler}"
+                    "recipe.scheduler must be none with several objectives, as none ranks trials by them, got "
+                    f"{self.scheduler}; set recipe.scheduler=none"
                 )
             if self.sampler == "cmaes":
                 raise ConfigError("recipe.sampler=cmaes knows one objective; use tpe, gp or nsga2 for several")
@@ -236,13 +242,17 @@ class SweepRuntime(MemoryConfig, AttentionConfig):
             or self.max_failures < 0
         ):
             raise ConfigError(
-                "a sweep needs cpus_per_trial > 0, gpus_per_trial >= 0, workers_per_trial >= 1, max_failures >= 0, got "
-                f"{self.cpus_per_trial:g}, {self.gpus_per_trial:g}, {self.workers_per_trial} and {self.max_failures}"
+                "a sweep needs cpus_per_trial > 0, gpus_per_trial >= 0, workers_per_trial >= 1, max_failures >= 0, "
+                f"got {self.cpus_per_trial:g}, {self.gpus_per_trial:g}, {self.workers_per_trial} and "
+                f"{self.max_failures}; leave out those below for the usual ones"
             )
         if (self.max_concurrent_trials is not None and self.max_concurrent_trials < 1) or (
             self.disk_quota_gb is not None and self.disk_quota_gb <= 0
         ):
-            raise ConfigError("runtime.max_concurrent_trials and disk_quota_gb must be above 0; null is no limit")
+            raise ConfigError(
+                f"runtime.max_concurrent_trials and disk_quota_gb must be above 0, got {self.max_concurrent_trials} "
+                f"and {self.disk_quota_gb}; null is no limit"
+            )
 
     @property
     def devices_per_trial(self) -> float:

@@ -45,11 +45,15 @@ class _Range(_Dimension):
         if low > high:
             raise ConfigError(f"search space: low must not exceed high, got low={low} and high={high}; swap them")
         if self.log and low <= 0:  # type: ignore[attr-defined]
-            raise ConfigError(f"search space: a log range must start above 0, got low={low}")
+            raise ConfigError(
+                f"search space: a log range must start above 0, got low={low}; raise low, or drop log"
+            )
         if self.log and step not in (None, 1):  # type: ignore[attr-defined]
             raise ConfigError("search space: log and step exclude each other (Optuna); drop one of the two")
         if step is not None and step <= 0:
-            raise ConfigError(f"search space: step must be above 0, got {step}")
+            raise ConfigError(
+                f"search space: step must be above 0, got {step}; leave it out for all values of the range"
+            )
         if max(abs(low), abs(high)) > _LARGEST:
             raise ConfigError(f"search space: low and high must be within {_LARGEST:g} of 0; narrow the range")
 
@@ -178,9 +182,12 @@ class CategoricalDimension(_Dimension):
         """The choices are of one type (whole and real numbers count as one) and different."""
         kinds = {float if type(choice) is int else type(choice) for choice in self.choices if choice is not None}
         if len(kinds) > 1:
-            raise ConfigError(f"choices must be of one type, got {', '.join(sorted(k.__name__ for k in kinds))}")
+            raise ConfigError(
+                f"choices must be of one type, got {', '.join(sorted(k.__name__ for k in kinds))}; write all of them "
+                "as one"
+            )
         if len(set(self.choices)) < len(self.choices):
-            raise ConfigError(f"choices must differ from each other, got {list(self.choices)}")
+            raise ConfigError(f"choices must differ from each other, got {list(self.choices)}; drop the repeats")
 
     def distribution(self) -> "BaseDistribution":
         """The dimension as Optuna's distribution."""
@@ -253,7 +260,7 @@ class SearchSpace(Config):
     def check(self) -> None:
         """Every key is a field of the recipe, every end of every range is a legal value there."""
         if not self.parameters:
-            raise ConfigError("a search space needs at least one entry under parameters")
+            raise ConfigError("a search space needs at least one entry under parameters, got none; add one")
         known = [path for path in key_paths(FinetuneRecipe) if path != "model"]
         for key in [*self.fixed, *self.parameters]:
             if key not in known:
@@ -269,7 +276,10 @@ class SearchSpace(Config):
                 set(point) ^ set(self.active(point)) | set(self.active(point)) ^ set(self._searched_at(point))
             )
             if odd:
-                raise ConfigError(f"search space: each first trial gives every parameter once; look at {odd[0]}")
+                raise ConfigError(
+                    "search space: each first trial must give every parameter once, and one of them does not so with "
+                    f"{odd[0]}; add it, or take it out"
+                )
             self._check_within(point)
             self.recipe("-", point)
         anchor = {key: dimension.examples()[0] for key, dimension in self.parameters.items()}

@@ -136,8 +136,8 @@ def _check_memory(limit_gb: float | None) -> None:
     used_gb = psutil.Process().memory_info().rss / 1e9
     if limit_gb and not torch.cuda.is_available() and used_gb > limit_gb:
         raise OutOfMemoryError(
-            f"the trial's process takes {used_gb:.2f} GB, constraints.memory_gb is {limit_gb:g}; smaller batch_size or "
-            "max_tokens need less"
+            f"the trial's process must take at most constraints.memory_gb={limit_gb:g} GB, got {used_gb:.2f} GB; lower "
+            "batch_size or max_tokens"
         )
 
 

@@ -178,7 +178,8 @@ def _grouped(task: TaskConfig, example: Example) -> Example:
         ) from None
     if match is None:
         raise DataError(
-            f"task {task.name}: group_pattern does not match the id of example {example.name}; it must match every id"
+            f"task {task.name}: group_pattern does not match the id of example {example.name}, and must match every "
+            "id; correct the pattern"
         )
     return dataclasses.replace(example, group=match[1])
 

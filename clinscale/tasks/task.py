@@ -234,7 +234,10 @@ class TaskConfig(TableFormat):
                 f"{here}: options belong to distributions, format {self.format} has none; remove them"
             )
         if self.split_ratios and (min(self.split_ratios) <= 0 or abs(sum(self.split_ratios) - 1) > 1e-6):
-            raise ConfigError(f"{here}: split_ratios must be three positive shares that sum to 1")
+            raise ConfigError(
+                f"{here}: split_ratios must be three positive shares that sum to 1, got {list(self.split_ratios)}; "
+                "0.8, 0.1 and 0.1 are usual"
+            )
         if (self.group_column or self.group_pattern) and not (self.split_ratios or is_open):
             raise ConfigError(
                 f"{here}: format {self.format} has splits of its own; remove group_column, group_pattern"
@@ -244,9 +247,14 @@ class TaskConfig(TableFormat):
                 f"{here}: format {self.format} has splits of its own; remove split_column, split_ids"
             )
         if self.split_ids and set(self.split_ids) != set(SPLITS):
-            raise ConfigError(f"{here}: split_ids must name {', '.join(SPLITS)}, got {', '.join(self.split_ids)}")
+            raise ConfigError(
+                f"{here}: split_ids must name {', '.join(SPLITS)}, got {', '.join(self.split_ids)}; give a file for "
+                "each"
+            )
         if (self.keep_rows or self.drop_rows) and self.format != "records":
-            raise ConfigError(f"{here}: keep_rows and drop_rows are for format records; remove them")
+            raise ConfigError(
+                f"{here}: keep_rows and drop_rows are for format records, got {self.format}; remove them"
+            )
         if self.group_pattern is not None:
             self._check_pattern(here, self.group_pattern)
         if self.multi_label and not kind.takes_several_labels:
@@ -260,9 +268,14 @@ class TaskConfig(TableFormat):
         if self.columns.labels and self.labels and set(self.labels) != set(self.columns.labels):
             raise ConfigError(f"{here}: labels and columns.labels name different labels; remove labels")
         if self.labels is not None and (not self.labels or len(set(self.labels)) < len(self.labels)):
-            raise ConfigError(f"{here}: labels must be distinct and at least one; or remove the key")
+            raise ConfigError(
+                f"{here}: labels must be distinct and at least one, got {len(set(self.labels))} different in "
+                f"{len(self.labels)}; correct the list, or remove the key"
+            )
         if self.max_answer_tokens < 1:
-            raise ConfigError(f"{here}: max_answer_tokens must be at least 1, got {self.max_answer_tokens}")
+            raise ConfigError(
+                f"{here}: max_answer_tokens must be at least 1, got {self.max_answer_tokens}; 256 is usual"
+            )
         if self.scorer is not None and self.scorer not in kind.scorers:
             allowed = nearest(self.scorer, kind.scorers)
             raise ConfigError(f"{here}: scorer {self.scorer!r} is none of kind {self.kind}; {allowed}")
@@ -308,6 +321,8 @@ class TaskConfig(TableFormat):
         try:
             groups = regex.compile(pattern).groups
         except regex.error as error:
-            raise ConfigError(f"{here}: group_pattern is no regular expression: {error}") from None
+            raise ConfigError(f"{here}: group_pattern is no regular expression: {error}; correct it") from None
         if groups < 1:
-            raise ConfigError(f"{here}: group_pattern needs a group in parentheses around the patient's part")
+            raise ConfigError(
+                f"{here}: group_pattern needs a group in parentheses around the patient's part, got none; add one"
+            )

@@ -110,7 +110,7 @@ def test_a_small_lab_serves_sqlite_over_tls_and_ends_on_ctrl_c(tmp_path, monkeyp
         monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", certificate)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # a busy machine's first answer takes a while
         for password, message in {
-            "short": "5 characters, MLflow wants 12",
+            "short": "at least 12 characters, as MLflow wants, got 5",
             "": "ann is new and needs a password",
         }.items():
             monkeypatch.setenv("CLINSCALE_USER_PASSWORD", password)

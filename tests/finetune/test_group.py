@@ -177,7 +177,7 @@ def test_one_that_was_interrupted_ends_as_the_undisturbed_one(undisturbed, first
 
 def test_one_process_does_not_take_the_work_of_several(base_models, demo_data, tmp_path):
     data = read_task(load_task("demo_pairs"), str(demo_data))
-    with pytest.raises(ConfigError, match=r"runtime\.num_workers is 2; call finetune_on_workers"):
+    with pytest.raises(ConfigError, match=r"runtime\.num_workers must be 1 .* got 2; call finetune_on_workers"):
         finetune(recipe(base_models["longformer"]), data, tmp_path / "hf", runtime=two_workers())
 
 
@@ -187,8 +187,8 @@ def test_one_process_does_not_take_the_work_of_several(base_models, demo_data, t
         ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
         ({"cpus_per_worker": 0}, "cpus_per_worker must be above 0, got 0"),
         ({"gpus_per_worker": -1}, "gpus_per_worker must not be negative, got -1"),
-        ({"num_workers": 2, "device": "cuda"}, "device=cuda is of one process"),
-        ({"zero": {"stage": 3}}, r"zero is of several workers, .* set runtime\.num_workers=2"),
+        ({"num_workers": 2, "device": "cuda"}, "device=cuda applies only when"),
+        ({"zero": {"stage": 3}}, r"zero applies only to several workers, .* set runtime\.num_workers=2"),
     ],
 )
 def test_a_runtime_that_does_not_fit_together_is_refused(values, message):

@@ -207,7 +207,7 @@ def test_documents_longer_than_the_window_are_read_to_their_end(read, base_model
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"max_tokens": 5000}, ConfigError, "longer than the model's 1024 positions"),
+        ({"max_tokens": 5000}, ConfigError, "at most the model's 1024 positions, got 5000"),
         ({"model": "/nowhere/at/all"}, DataError, "/nowhere/at/all"),
     ],
 )

@@ -202,11 +202,15 @@ def test_a_bucket_for_artifacts_is_the_servers_alone():
     ("kind", "changes", "message"),
     [
         ("aws", {"regoin": "us-west-2"}, "regoin is not a known key; did you mean region?"),
-        ("aws", {"region": "us-west-9"}, "region 'us-west-9' is not known here; did you mean us-west-"),
+        (
+            "aws",
+            {"region": "us-west-9"},
+            "region must be one that is known here, got 'us-west-9'; did you mean us-west-",
+        ),
         (
             "aws",
             {"gpu": "a10"},
-            "gpu 'a10' is not known here; did you mean a10g? Known: a100, a10g, h200, l4, l40s, t4",
+            "gpu must be one that is known here, got 'a10'; did you mean a10g? Known: a100, a10g, h200, l4, l40s, t4",
         ),
         ("aws", {"ssh_address": "0.0.0.0/0"}, "lets the world try to log in"),
         ("aws", {"ssh_address": "home"}, "must be an address or CIDR"),
@@ -229,7 +233,11 @@ def test_a_bucket_for_artifacts_is_the_servers_alone():
         ("azure", {"region": "westeurop"}, "did you mean westeurope?"),
         ("azure", {"image": "a:b:c:latest"}, "must be one version"),
         ("azure", {"zones": "1,4"}, "zones takes 1, 2 and 3, got '4'"),
-        ("on-prem", {"num_gpu_workers": 3}, "num_gpu_workers=3, but workers are 2; name more, or ask for less"),
+        (
+            "on-prem",
+            {"num_gpu_workers": 3},
+            "num_gpu_workers must be at most the number of workers, 2, got 3; name more workers, or ask for fewer",
+        ),
         ("on-prem", {"num_gpu_workers": 0}, "num_gpu_workers"),
         ("on-prem", {"workers": "10.0.0.2,10.0.0.2"}, "workers names 10.0.0.2 more than once"),
         ("on-prem", {"workers": "10.0.0.2,10.0.0.1"}, "head 10.0.0.1 is among the workers"),

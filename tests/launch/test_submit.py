@@ -58,7 +58,7 @@ def test_a_working_directory_with_data_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "after `--` comes what the cluster shall do"),
+        ([], "the command after `--` must begin with one of"),
         (["demo"], "one of corpus, pretrain, .* got 'demo'"),
         (["tune", "--task", "x"], "add --home FOLDER on the storage that all nodes share"),
     ],

@@ -140,7 +140,7 @@ def test_a_host_that_does_not_answer_and_a_wrong_key_are_named(launched, tmp_pat
     assert f"10.77.0.1, 10.77.0.2 refuse the key {other} for user root" in refused.stderr
     few = launched.render(num_gpu_workers=3)
     assert few.returncode == 2
-    assert "num_gpu_workers=3, but workers are 1" in few.stderr
+    assert "at most the number of workers, 1, got 3" in few.stderr
 
 
 def test_head_and_worker_join_and_strangers_do_not(running):

@@ -57,7 +57,7 @@ def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(sh
     gone = config(shards).model_copy(update={"recipe": config(shards).recipe.model_copy(update={"shards": "/no"})})
     with pytest.raises(DataError, match="/no"):
         pretrain(gone, tracking=tracking, home=tmp_path)
-    with pytest.raises(ConfigError, match="row_tokens=9999 is longer than the model's 1024 positions"):
+    with pytest.raises(ConfigError, match="row_tokens must be at most the model's 1024 positions, got 9999"):
         pretrain(config(shards, row_tokens=9999), tracking=tracking, home=tmp_path)
     with pytest.raises(ConfigError, match=r"no pretraining run 'bas' in .*; known: none|did you mean base"):
         run_config(tmp_path / "nothing", "bas")

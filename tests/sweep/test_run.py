@@ -86,7 +86,7 @@ def test_what_is_missing_is_said_before_a_trial_starts(demo_data, base_models, t
         ({"trials": 0}, "budget.trials must be at least 1"),
         ({"budget": {"usd": 5.0}}, "usd_per_device_hour"),
         ({"budget": {"device_hours": -1}}, "device_hours must be above 0"),
-        ({"objectives": ["cost"]}, "begins with score"),
+        ({"objectives": ["cost"]}, "must begin with score"),
         ({"objectives": ["score", "cost"]}, "recipe.scheduler=none"),
         ({"reduction_factor": 1}, "reduction_factor >= 2"),
         ({"sampler": "tpee"}, "did you mean tpe"),

@@ -150,9 +150,9 @@ def test_a_parameter_is_searched_only_where_its_condition_holds():
     points = space.quasi_random(32)
     assert {point["long_documents"] for point in points} == {"truncate", "pool"}
     assert all(("stride_tokens" in point) == (point["long_documents"] == "pool") for point in points)
-    with pytest.raises(ConfigError, match="every parameter once; look at stride_tokens"):
+    with pytest.raises(ConfigError, match=r"every parameter once, .* with stride_tokens"):
         parse(parameters=POOLED, first_trials=[{"long_documents": "pool"}])
-    with pytest.raises(ConfigError, match="every parameter once; look at stride_tokens"):
+    with pytest.raises(ConfigError, match=r"every parameter once, .* with stride_tokens"):
         parse(parameters=POOLED, first_trials=[{"long_documents": "truncate", "stride_tokens": 64}])
 
 

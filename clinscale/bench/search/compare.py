@@ -47,7 +47,7 @@ def bench_search(
     seeds.
     """
     if seeds < 2:
-        raise ConfigError(f"intervals need at least two seeds, got {seeds}")
+        raise ConfigError(f"seeds must be at least 2, so that there are intervals, got {seeds}; 30 is usual")
     read = Table.read(table)
     costs: dict[str, dict[str, np.ndarray]] = {}
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:

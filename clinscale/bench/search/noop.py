@@ -75,7 +75,7 @@ def _run_empty_sweep(space: SearchSpace, count: int, folder: Path) -> None:
     conductor.close()
     ledger.close()
     if len(ledger.trials) != count or any(trial.state != "complete" for trial in ledger.trials):
-        raise ConfigError(f"the empty sweep ran {len(ledger.trials)} of {count} trials; look at Ray's logs")
+        raise ConfigError(f"the empty sweep must run {count} trials, got {len(ledger.trials)}; look at Ray's logs")
 
 
 _NOTHING = {"objective": 0.0, "epoch": 1, "step": 1, "device_seconds": 0.0}

@@ -106,7 +106,7 @@ def record_table(
 ) -> Table:
     """Fine-tune `model` with each configuration on each task and write the table to `path`."""
     if num_configurations < 2:
-        raise ConfigError(f"a table needs at least two configurations, got {num_configurations}")
+        raise ConfigError(f"a table must have at least 2 configurations, got {num_configurations}; 128 is usual")
     space = SearchSpace.parse(SPACE, source="bench search")
     params = space.quasi_random(num_configurations, seed)
     found: dict[tuple[str, int], Curve] = {}

@@ -53,7 +53,7 @@ class MimicCxrOptions(Config):
     def check(self) -> None:
         """Refuse to read nothing."""
         if not self.sections:
-            raise ConfigError("options.sections is empty; name findings, impression or both")
+            raise ConfigError("options.sections must name a section, got none; name findings, impression or both")
 
 
 def read_mimic_cxr(

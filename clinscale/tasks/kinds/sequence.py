@@ -104,9 +104,7 @@ class SequenceKind(Kind):
         if self.task.multi_label:
             return [float(label in example.labels) for label in labels]
         if len(example.labels) != 1:
-            raise DataError(
-                f"example {example.name} has {len(example.labels)} labels where one is needed; correct it"
-            )
+            raise DataError(f"example {example.name} must have one label, got {len(example.labels)}; correct it")
         return labels.index(example.labels[0])
 
     def decode(
@@ -223,7 +221,7 @@ class SequenceKind(Kind):
         """Refuse one label alone, unless a text may have none."""
         if not self.task.multi_label and len(labels) < 2:
             raise DataError(
-                f"task {self.task.name}: at least two labels are needed, found {len(labels)}; check the labels"
+                f"task {self.task.name}: at least two labels are needed, got {len(labels)}; check the labels"
             )
 
     def check_found_labels(self, labels: Sequence[str], num_examples: int) -> None:

@@ -65,7 +65,8 @@ class TokensKind(Kind):
         """Refuse records without a column of entities."""
         if task.format == "records" and not (task.columns.tokens or task.columns.entities):
             raise ConfigError(
-                f"task {task.name}: entities in records need columns.entities, or columns.tokens with .tags"
+                f"task {task.name}: entities in records need columns.entities, or columns.tokens with .tags, got "
+                "neither; name one"
             )
 
     @property

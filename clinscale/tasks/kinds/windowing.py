@@ -111,8 +111,8 @@ def room_for_text(tokenizer: "PreTrainedTokenizerBase", max_tokens: int, *, pair
     """Tokens left for text beside the special ones; at least two."""
     if not tokenizer.is_fast or tokenizer.truncation_side != "right":
         raise ConfigError(
-            "windows need a fast tokenizer that truncates on the right (character offsets come from it); "
-            f"got {type(tokenizer).__name__}, truncation side {tokenizer.truncation_side}"
+            "windows need a fast tokenizer that truncates on the right, as character offsets come from it, got "
+            f"{type(tokenizer).__name__}, truncation side {tokenizer.truncation_side}; load one that does"
         )
     room = max_tokens - int(tokenizer.num_special_tokens_to_add(pair=pair))
     if room < 2:

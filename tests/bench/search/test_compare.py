@@ -15,5 +15,5 @@ def test_the_document_names_every_ratio_and_what_was_asked_of_it(table):
     reached = document["details"]["tasks"]["a"]["reached"]
     assert {"ours", "warm", "random", "qmc", "grid", "stock_asha", "one_epoch_top_k"} <= reached.keys()
     assert reached["warm"] == 3
-    with pytest.raises(ConfigError, match="at least two seeds"):
+    with pytest.raises(ConfigError, match="seeds must be at least 2"):
         bench_search(table=table, seeds=1)

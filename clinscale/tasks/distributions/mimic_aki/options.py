@@ -98,14 +98,14 @@ class MimicAkiOptions(Config):
         """Refuse windows beyond the staged week, categories without a time, and what is no ICD-9 code."""
         if self.note_window_hours + self.horizon_hours > STAGED_HOURS:
             raise ConfigError(
-                f"note_window_hours + horizon_hours must be at most {STAGED_HOURS}, "
-                f"got {self.note_window_hours} + {self.horizon_hours}"
+                f"note_window_hours + horizon_hours must be at most {STAGED_HOURS}, got {self.note_window_hours} + "
+                f"{self.horizon_hours}; lower one"
             )
         timed, dated = _folded(TIMED_CATEGORIES), _folded(DATED_CATEGORIES)
         for category in self.note_categories:
             if category.casefold() in dated:
                 raise ConfigError(
-                    f"note_categories: {category} has a date and no time, so it has no place in a window"
+                    f"note_categories: {category} has a date and no time, so it has no place in a window; leave it out"
                 )
             if category.casefold() not in timed:
                 raise ConfigError(
@@ -113,7 +113,7 @@ class MimicAkiOptions(Config):
                 )
         for code in self.ckd_codes:
             if not re.fullmatch(r"[EV]?[0-9]+(\.[0-9]*)?", code):
-                raise ConfigError(f"ckd_codes: {code!r} is no ICD-9 code such as 585 or V45.1")
+                raise ConfigError(f"ckd_codes: {code!r} is no ICD-9 code such as 585 or V45.1; correct it")
 
     @property
     def horizon_end_hours(self) -> int:
