@@ -69,7 +69,7 @@ class MaskingConfig(Config):
             ("final_mask_fraction", self.final_mask_fraction),
         ):
             if value is not None and not 0 < value < 1:
-                raise ConfigError(f"masking.{name} must be a share between 0 and 1, got {value}; 0.15 is usual")
+                raise ConfigError(f"masking.{name} is a share between 0 and 1, got {value}; 0.15 is usual")
         shares = (self.mask_token_share, self.random_token_share)
         if min(shares) < 0 or sum(shares) > 1:
             raise ConfigError(

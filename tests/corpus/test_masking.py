@@ -82,7 +82,7 @@ def test_a_row_of_special_tokens_asks_for_none():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"mask_fraction": 0}, r"mask_fraction must be a share between 0 and 1, got 0\.0"),
+        ({"mask_fraction": 0}, r"mask_fraction is a share between 0 and 1, got 0\.0"),
         ({"mask_fraction": 15}, "mask_fraction"),
         ({"mask_token_share": 0.8, "random_token_share": 0.3}, "exceed 1"),
         ({"random_token_share": -0.1}, "negative"),
