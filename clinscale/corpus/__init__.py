@@ -9,9 +9,10 @@ What a rank reads at a step is a pure function of seed and position, so a run ca
 number of workers without seeing other data. The corpus is streamed: memory does not grow with the text.
 """
 
-from clinscale.corpus.build import CorpusConfig, build_shards, source_bytes
+from clinscale.corpus.build import build_shards, source_bytes
 from clinscale.corpus.canaries import CanaryConfig, canary_probes, plant_canaries
 from clinscale.corpus.cleaning import CleaningConfig
+from clinscale.corpus.config import CorpusConfig
 from clinscale.corpus.leakage import phrases
 from clinscale.corpus.loader import evaluation_batches, masked_batch, rows_of_step
 from clinscale.corpus.masking import HELD_OUT_MASKING, MaskingConfig, word_starts

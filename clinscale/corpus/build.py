@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from clinscale.config import Config, differences
-from clinscale.corpus.cleaning import CleaningConfig
-from clinscale.corpus.leakage import LeakageConfig, TestTexts
-from clinscale.corpus.near_duplicates import NearDuplicatesConfig, near_duplicates
-from clinscale.corpus.packing import FRAME_TOKENS
+from clinscale.config import differences
+from clinscale.corpus.config import CorpusConfig
+from clinscale.corpus.leakage import TestTexts
+from clinscale.corpus.near_duplicates import near_duplicates
 from clinscale.corpus.parts import (
     Encoder,
     Surveyor,
@@ -41,30 +39,24 @@ from clinscale.corpus.parts import (
 )
 from clinscale.corpus.shards import (
     MANIFEST,
-    SHARD_SUFFIX,
     TOKENIZER,
     Manifest,
-    ShardFile,
     ShardSet,
     Split,
-    SplitCard,
-    lengths_file,
     open_shards,
 )
 from clinscale.corpus.sources import (
-    Document,
     SourceConfig,
     files_of,
     refuse_unmet,
     source_digest,
     text_digest,
 )
-from clinscale.corpus.tokenizing import SMALLEST_VOCABULARY, train_tokenizer
-from clinscale.corpus.vocabulary import MIN_DOCUMENTS
+from clinscale.corpus.tokenizing import train_tokenizer
+from clinscale.corpus.writer import SplitWriter, length_card, share_cut
 from clinscale.errors import ConfigError, DataError
 from clinscale.filters import Choice
 from clinscale.storage import (
-    create_binary,
     exists,
     files_in,
     filesystem,
@@ -92,50 +84,6 @@ _OF_BUILD = re.compile(
 """Parts, and what `atomic_path` leaves when it is killed."""
 _DRAWN = -1
 """Salt of the hash that draws notes for the tokenizer, which no `seed` is."""
-
-
-class CorpusConfig(Config):
-    """Everything that a ShardSet is made from; all of it changes the tokens, so all of it is recipe."""
-
-    sources: tuple[SourceConfig, ...] = Field(min_length=1)
-    """Files and folders of notes, read in this order."""
-
-    cleaning: CleaningConfig = CleaningConfig()
-    """Changes to the notes, and the notes that are left out."""
-
-    tokenizer: str | None = None
-    """HF name or folder, e.g. that of the model to continue from; None trains one on the training notes."""
-
-    vocab_size: int = Field(default=8192, ge=SMALLEST_VOCABULARY)
-    """Size of the trained vocabulary at most; RoBERTa's is 50,265. Unused when a tokenizer is given."""
-
-    min_documents: int = Field(default=MIN_DOCUMENTS, ge=1)
-    """A piece enters the trained vocabulary only if so many patients, where a source has a `group_column`, or else
-    notes hold it: names and record numbers of fewer would be shipped with every model. Unused when a tokenizer is
-    given."""
-
-    tokenizer_bytes: int = Field(default=2**30, ge=1)
-    """A tokenizer is trained on about this much of the sources, drawn from all training notes by a hash."""
-
-    near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
-    """The rule by which notes count as almost the same; the first of them stays."""
-
-    leakage: LeakageConfig = LeakageConfig()
-    """Treatment of notes that hold the test documents of tasks; needs the tasks' texts."""
-
-    validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Probability of a patient, where a source has a `group_column`, or else of a note to be held out for validation;
-    decided by a hash, so that added notes move no other."""
-
-    seed: int = Field(default=0, ge=0)
-    """Seed of the validation split."""
-
-    shard_tokens: int = Field(default=2**24, ge=1)
-    """Tokens per file; one file of each split is held in memory while building (32 MiB at 2 bytes)."""
-
-    def is_validation(self, document: Document) -> bool:
-        """Whether a note is for validation, by a hash of its patient or text: exact duplicates stay together."""
-        return text_digest(document.group or document.text, self.seed) < self.validation_fraction * 2**64
 
 
 def build_shards(
@@ -211,7 +159,7 @@ def _build(
     encode_parts(Encoder(parts, tokenizer, chosen.dropped), num_cpus=num_cpus)
     dtype = np.dtype("<u2" if special.vocab_size <= 2**16 else "<u4")
     splits: tuple[Split, ...] = ("train", "validation")
-    writers = {split: _SplitWriter(out, split, dtype, config.shard_tokens) for split in splits}
+    writers = {split: SplitWriter(out, split, dtype, config.shard_tokens) for split in splits}
     lengths: Counter[int] = Counter()
     for split, ids in _kept(parts):
         writers[split].add(ids.astype(dtype))
@@ -231,8 +179,8 @@ def _build(
         splits=cards,
         left_out=chosen.left_out,
         leakage=chosen.leakage,
-        document_tokens=_length_card(lengths),
-        share_cut_at={str(limit): _share_cut(lengths, limit) for limit in (512, 4096)},
+        document_tokens=length_card(lengths),
+        share_cut_at={str(limit): share_cut(lengths, limit) for limit in (512, 4096)},
     )
     write_json(join(out, MANIFEST), manifest.plain())
     _remove_parts(parts)
@@ -335,46 +283,6 @@ def _kept(parts: str) -> Iterator[tuple[Split, NDArray[np.uint32]]]:
             yield "validation" if is_validation.as_py() else "train", np.frombuffer(tokens.as_py(), dtype="<u4")
 
 
-class _SplitWriter:
-    """Writes one split's stream of ids as files of equal length."""
-
-    def __init__(self, out: str, split: Split, dtype: np.dtype[Any], shard_tokens: int) -> None:
-        self._out, self._split, self._dtype = out, split, dtype
-        self._shard_bytes = shard_tokens * dtype.itemsize
-        self._pending, self._lengths = bytearray(), bytearray()
-        self._files: list[ShardFile] = []
-
-    def add(self, ids: NDArray[Any]) -> None:
-        """Append one document's ids, its separator included."""
-        self._lengths += len(ids).to_bytes(4, "little")
-        self._pending += ids.tobytes()
-        while len(self._pending) >= self._shard_bytes:
-            self._write(self._shard_bytes)
-
-    def finish(self) -> SplitCard:
-        """Write what is left and say what was written."""
-        if self._pending:
-            self._write(len(self._pending))
-        tokens = sum(file.tokens for file in self._files)
-        with create_binary(join(self._out, lengths_file(self._split))) as stream:
-            stream.write(self._lengths)
-        return SplitCard(
-            documents=len(self._lengths) // 4,
-            tokens=tokens,
-            files=tuple(self._files),
-            lengths_sha256=hashlib.sha256(self._lengths).hexdigest(),
-        )
-
-    def _write(self, size: int) -> None:
-        content = bytes(self._pending[:size])
-        del self._pending[:size]
-        name = f"{self._split}-{len(self._files):05d}{SHARD_SUFFIX}"
-        with create_binary(join(self._out, name)) as stream:
-            stream.write(content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        self._files.append(ShardFile(name=name, tokens=size // self._dtype.itemsize, sha256=sha256))
-
-
 def _recipe(
     config: CorpusConfig,
     given: "PreTrainedTokenizerBase | None",
@@ -468,16 +376,3 @@ def _tokenizer_of(
             made.save_pretrained(folder)
             upload(folder, place)
         return load_tokenizer(str(local_copy(place, folder)))
-
-
-def _length_card(lengths: Counter[int]) -> dict[str, float]:
-    values, counts = np.array(sorted(lengths)), np.array([lengths[length] for length in sorted(lengths)])
-    quantiles = np.quantile(values, [0.05, 0.5, 0.95, 1], weights=counts, method="inverted_cdf")
-    mean = round(float(np.average(values, weights=counts)), 1)
-    return {"mean": mean, **dict(zip(("p05", "p50", "p95", "max"), map(float, quantiles), strict=True))}
-
-
-def _share_cut(lengths: Counter[int], limit: int) -> float:
-    """Share of notes that do not fit into `limit` tokens with their frame."""
-    cut = sum(count for length, count in lengths.items() if length + FRAME_TOKENS > limit)
-    return round(cut / lengths.total(), 4)

@@ -9,6 +9,7 @@ from clinscale import registry
 from clinscale.registry import ModelVersion, RunRecord, Tag, Tracking
 from clinscale.report.league import League, leagues
 from clinscale.report.lengths import LengthAnswer, length_answers
+from clinscale.report.recorded import recorded_number
 
 Curve = list[tuple[int, float]]
 """`(step, value)` by step."""
@@ -217,7 +218,7 @@ def _trial(number: int, trial: RunRecord, scores: Curve, sweep: RunRecord) -> Tr
         status=trial.status,
         value=max((value for _, value in scores if math.isfinite(value)), default=None),
         epochs=len(scores),
-        seconds=_number(trial.tags.get(Tag.DEVICE_SECONDS)) or _seconds(trial),  # a pause is no work
+        seconds=recorded_number(trial.tags.get(Tag.DEVICE_SECONDS)) or _seconds(trial),  # a pause is no work
         params=trial.params,
         won=trial.id == sweep.tags.get(Tag.WINNER_RUN),
     )
@@ -246,10 +247,10 @@ def _winner(version: ModelVersion, versions: Sequence[ModelVersion], runs: Mappi
         family=tags.get(Tag.FAMILY),
         metric=tags.get(Tag.METRIC),
         max_tokens=tags.get(Tag.MAX_TOKENS),
-        value=_number(tags.get(Tag.VALUE)),
+        value=recorded_number(tags.get(Tag.VALUE)),
         interval=_interval(runs.get(version.run_id), tags.get(Tag.TASK), tags.get(Tag.METRIC)),
-        trivial=_number(tags.get(Tag.TRIVIAL)),
-        linear=_number(tags.get(Tag.LINEAR)),
+        trivial=recorded_number(tags.get(Tag.TRIVIAL)),
+        linear=recorded_number(tags.get(Tag.LINEAR)),
         remark=tags.get(Tag.REMARK),
         trials=tags.get(Tag.TRIALS),
         lineage=_lineage(version, versions, runs.get(version.run_id)),
@@ -303,12 +304,3 @@ def _interval(run: RunRecord | None, task: str | None, metric: str | None) -> tu
 
 def _seconds(run: RunRecord) -> float | None:
     return run.end_time - run.start_time if run.end_time else None
-
-
-def _number(text: str | None) -> float | None:
-    """Tags are text that anybody may edit: what is no finite number counts as not recorded."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

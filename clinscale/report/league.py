@@ -13,6 +13,7 @@ from clinscale.errors import DataError
 from clinscale.finetune import stored_outcomes
 from clinscale.registry import RunRecord, Tag, Tracking
 from clinscale.report.lengths import SHORT_TOKENS
+from clinscale.report.recorded import recorded_number
 from clinscale.tasks import (
     Comparison,
     Estimate,
@@ -198,7 +199,7 @@ def _entry(tracking: Tracking, run: RunRecord) -> Entry | None:
         score=score,
         outcomes=outcomes,
         trials=int(run.tags[Tag.TRIALS]) if run.tags.get(Tag.TRIALS, "").isdecimal() else None,
-        device_seconds=_seconds(run.tags.get(Tag.DEVICE_SECONDS)),
+        device_seconds=recorded_number(run.tags.get(Tag.DEVICE_SECONDS)),
     )
 
 
@@ -375,11 +376,3 @@ def _counted(tasks: Sequence[str], of: int) -> str:
 
 def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

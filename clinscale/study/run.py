@@ -213,8 +213,13 @@ def _place_of(protocol: Protocol, name: str, folder: Path, tracking: registry.Tr
         return version.label if version else None
     if base.convert_to is None:
         return base.pretrained
-    converted = folder / "bases" / name
+    converted = _converted(folder, name)
     return str(converted) if (converted / "config.json").is_file() else None
+
+
+def _converted(folder: Path, name: str) -> Path:
+    """HF folder of a base that is converted; it appears whole."""
+    return folder / "bases" / name
 
 
 def _make(
@@ -235,15 +240,15 @@ def _make(
         return pretrain(
             protocol.pretraining(name, shards), tracking=tracking, home=home, on_event=say
         ).version.label
-    if base.convert_to is None:
-        return base.pretrained
-    converted = folder / "bases" / name
-    if not (converted / "config.json").is_file():
-        say(f"converting {name} to {base.convert_to}")
-        unfinished = converted.with_name(f".{name}.unfinished")  # of a start that was killed
-        shutil.rmtree(unfinished, ignore_errors=True)
-        models.convert_to_folder(base.model, corpus.load_tokenizer(base.pretrained), unfinished)
-        unfinished.replace(converted)
+    made = _place_of(protocol, name, folder, tracking)
+    if made is not None:
+        return made
+    say(f"converting {name} to {base.convert_to}")
+    converted = _converted(folder, name)
+    unfinished = converted.with_name(f".{name}.unfinished")  # of a start that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)
+    models.convert_to_folder(base.model, corpus.load_tokenizer(base.pretrained), unfinished)
+    unfinished.replace(converted)
     return str(converted)
 
 

@@ -9,7 +9,8 @@ from clinscale import registry
 from clinscale.config import nearest
 from clinscale.errors import ConfigError
 from clinscale.registry import RunRecord, Tag
-from clinscale.sweep.space import CategoricalDimension, SearchSpace
+from clinscale.sweep.dimensions import CategoricalDimension
+from clinscale.sweep.space import SearchSpace
 from clinscale.tasks import TaskConfig
 
 AUTO = "auto"
