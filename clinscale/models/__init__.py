@@ -6,7 +6,7 @@ and every public checkpoint loads here.
 
 from clinscale.models.catalog import ModelConfig, family_of
 from clinscale.models.checkpoint import stored_precision
-from clinscale.models.convert import convert, convert_to_folder, convert_to_longformer
+from clinscale.models.convert import convert, convert_to_folder
 from clinscale.models.families import EXACT_FAMILIES, FAMILIES, Family, family_named, pretrainable_family
 from clinscale.models.flops import train_flops_per_token
 from clinscale.models.hf_weights import (
@@ -37,7 +37,6 @@ __all__ = [
     "check_pretrains",
     "convert",
     "convert_to_folder",
-    "convert_to_longformer",
     "family_named",
     "family_of",
     "leaves_padding_out",

@@ -96,25 +96,6 @@ def convert_to_folder(
     }
 
 
-def convert_to_longformer(
-    name_or_folder: str, *, max_tokens: int = 4096, attention_window: int = 512
-) -> "PreTrainedModel":
-    """A `LongformerForMaskedLM` with the weights of a BERT- or RoBERTa-type encoder whose folder has its tokenizer.
-
-    See `convert`, which does it.
-    """
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
-    config = ModelConfig(
-        pretrained=name_or_folder,
-        convert_to="longformer",
-        max_tokens=max_tokens,
-        hf_overrides={"attention_window": attention_window},
-    )
-    return convert(config, tokenizer)
-
-
 def _converted(
     config: ModelConfig,
     tokenizer: "PreTrainedTokenizerBase",
