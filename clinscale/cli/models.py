@@ -241,7 +241,8 @@ def scan(
 
     Says where and of which notes, never what. Exits 1 when anything is found, and 3 when nothing is, but some files
     could not be looked into. Reads compressed files and archives, Parquet and Arrow, UTF-16, base64 and hexadecimal
-    digits, tokens of vocabularies, tagged words, and token ids by the tokenizers it meets.
+    digits, tokens of vocabularies, tagged words, and token ids, in digits or in binary, by the tokenizers it meets.
+    Shards are the notes as token ids by purpose: they are named, not looked into.
 
     Example: `clinscale models scan notes.csv --text-column TEXT --id-column ROW_ID`
     """
@@ -352,6 +353,9 @@ def _scan_told(found: "ScanResult") -> list[Any]:
         ]
         people.append(table("Text of notes", rows))
     people += [f"could not be looked into: {name}" for name in found.unread]
+    people += [
+        f"holds the notes as token ids, by purpose, and was not looked into: {name}" for name in found.shards
+    ]
     short = f" ({found.notes_too_short:,} are too short to be distinguished)" if found.notes_too_short else ""
     looked = f"{found.files:,} files ({format_bytes(found.bytes)}) and {found.texts:,} texts of MLflow"
     where = f"in {len(found.findings)} places" if found.findings else "nowhere"

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from clinscale import corpus, registry
 from clinscale.corpus import CleaningConfig, Document, SourceConfig
-from clinscale.errors import DataError
+from clinscale.errors import ClinscaleError, DataError
 from clinscale.scan.readings import readings
 from clinscale.scan.strings import FAULTS, plain, read_pieces
+from clinscale.scan.token_ids import TOKEN_IDS, decoded
 from clinscale.storage import is_remote, sha256
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class ScanResult:
     """Size of the files."""
     unread: tuple[str, ...]
     """Files that could not be looked into: damaged, encrypted, or of a format that is not opened."""
+    shards: tuple[str, ...]
+    """Files of token ids of ShardSets, as built: they are notes by purpose, and are named instead of looked into."""
     findings: tuple[Finding, ...]
 
 
@@ -148,6 +151,7 @@ class _Scan:
         """Tokenizers met so far, of versions and of folders, by digest."""
         self._files = self._texts = self._bytes = self._num_notes = self._short = 0
         self._unread: list[tuple[int, str]] = []
+        self._shards: list[int] = []
         self._found: dict[int, _Found] = {}
         self._empty_index()
 
@@ -200,6 +204,7 @@ class _Scan:
             texts=self._texts,
             bytes=self._bytes,
             unread=tuple(f"{self._told(label)} ({why})" for label, why in self._unread),
+            shards=tuple(map(self._told, self._shards)),
             findings=tuple(sorted(findings, key=lambda finding: finding.place)),
         )
 
@@ -210,6 +215,9 @@ class _Scan:
         try:
             self._bytes += path.stat().st_size
             digest = sha256(path)
+            if _is_shard(path, digest):
+                self._shards.append(first)
+                return
             if digest in self._read:
                 for inside, known in self._read[digest].items():
                     self._same[known].append(self._new(label.of(inside)) if inside else first)
@@ -217,10 +225,16 @@ class _Scan:
             if path.name == _TOKENIZER:
                 self._remember_tokenizer(digest, path)
             parts = self._read[digest] = {}
-            for piece in read_pieces(path):
+            tokenizers = list(self._tokenizers.values())
+            largest = max((one.get_vocab_size() for one in tokenizers), default=0)
+            for piece in read_pieces(path, largest):
                 if piece.inside not in parts:
                     parts[piece.inside] = self._new(label.of(piece.inside)) if piece.inside else first
-                for text in (piece.text, *readings(piece.text, list(self._tokenizers.values()))):
+                is_ids = piece.encoding == TOKEN_IDS
+                texts = (
+                    decoded(piece.raw, tokenizers) if is_ids else (piece.text, *readings(piece.text, tokenizers))
+                )
+                for text in texts:
                     self._add(_CONTENT + 2 * parts[piece.inside], text, piece.offset, len(piece.raw))
         except NotImplementedError:
             self._unread.append((first, "of a format that is not opened"))
@@ -310,6 +324,15 @@ def _counts(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
 @functools.cache
 def _counting() -> NDArray[np.uint64]:
     return np.sort(corpus.phrases(" ".join(map(str, range(10_000))), PHRASE_WORDS)[0])
+
+
+def _is_shard(path: Path, digest: str) -> bool:
+    """Whether a file is one of token ids of the ShardSet in its folder, with the content that its manifest states."""
+    try:
+        splits = corpus.open_shards(path.parent).manifest.splits.values()
+    except (ClinscaleError, OSError, ValueError):
+        return False
+    return any((path.name, digest) == (file.name, file.sha256) for split in splits for file in split.files)
 
 
 def _files_below(root: Path) -> Iterator[Path]:

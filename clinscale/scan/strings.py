@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clinscale.scan.opened import FAULTS, open_layers
+from clinscale.scan.token_ids import TOKEN_IDS, runs_of_ids
 
 __all__ = ["FAULTS", "Piece", "plain", "read_pieces"]
 
@@ -49,6 +50,7 @@ class Piece(NamedTuple):
     """Offset of its first byte."""
     raw: bytes
     encoding: str = "utf-8"
+    """Of its characters; TOKEN_IDS of an array of numbers, which has no `text` but by a tokenizer."""
 
     @property
     def text(self) -> str:
@@ -56,16 +58,17 @@ class Piece(NamedTuple):
         return self.raw.decode(self.encoding, errors="replace")
 
 
-def read_pieces(path: Path) -> Iterator[Piece]:
+def read_pieces(path: Path, vocabulary_tokens: int = 0) -> Iterator[Piece]:
     """All readable parts of a file, what is compressed, a table, UTF-16, base64 or hexadecimal as what it holds.
 
+    Arrays of numbers below `vocabulary_tokens`, the size of the largest vocabulary, are parts that may be token ids.
     Raises one of FAULTS where some part of it cannot be read, after all others.
     """
     with path.open("rb") as file:
         fault: Exception | None = None
         for inside, stream in open_layers(file):
             try:
-                yield from _pieces(inside, stream)
+                yield from _pieces(inside, stream, vocabulary_tokens)
             except FAULTS as error:
                 fault = fault or error
         if fault:
@@ -81,7 +84,7 @@ def plain(text: str) -> str:
     return _MARKUP.sub(" ", text) if "<" in text else text
 
 
-def _pieces(inside: str, stream: IO[bytes], encoded: int = 0) -> Iterator[Piece]:
+def _pieces(inside: str, stream: IO[bytes], vocabulary_tokens: int, encoded: int = 0) -> Iterator[Piece]:
     offset, tail = 0, b""
     while block := stream.read(_BLOCK_BYTES):
         joined = tail + block
@@ -89,14 +92,16 @@ def _pieces(inside: str, stream: IO[bytes], encoded: int = 0) -> Iterator[Piece]
             piece = Piece(inside, offset - len(tail) + start, joined[start:stop])
             yield piece
             if encoded < _ENCODED_DEEPEST:
-                yield from _decoded(piece, encoded + 1)
+                yield from _decoded(piece, vocabulary_tokens, encoded + 1)
         for start, stop, encoding in _readable_utf16(joined):
             yield Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
+        for start, stop in runs_of_ids(joined, vocabulary_tokens):
+            yield Piece(inside, offset - len(tail) + start, joined[start:stop], TOKEN_IDS)
         offset += len(block)
         tail = joined[-_OVERLAP_BYTES:]
 
 
-def _decoded(piece: Piece, encoded: int) -> Iterator[Piece]:
+def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int) -> Iterator[Piece]:
     """Contents of base64 or hexadecimal digits, from each place at which a block may have cut them."""
     for run in _ENCODED.finditer(piece.raw):
         digits = _BREAKS.sub(b"", run[0]).rstrip(b"=")
@@ -117,7 +122,8 @@ def _decoded(piece: Piece, encoded: int) -> Iterator[Piece]:
                 for inside, stream in open_layers(io.BufferedReader(io.BytesIO(raw)), piece.inside):
                     place = f"{inside} encoded".strip() if "encoded" not in inside else inside
                     yield from (
-                        one._replace(offset=piece.offset + run.start()) for one in _pieces(place, stream, encoded)
+                        one._replace(offset=piece.offset + run.start())
+                        for one in _pieces(place, stream, vocabulary_tokens, encoded)
                     )
             except FAULTS:
                 continue  # digits in a row, and nothing else

@@ -5,12 +5,13 @@ import json
 import random
 import shutil
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from clinscale import registry
 from clinscale.cli.main import app
-from clinscale.corpus import SourceConfig, train_tokenizer
+from clinscale.corpus import CorpusConfig, SourceConfig, build_shards, train_tokenizer
 from clinscale.errors import DataError
 from clinscale.scan import run as module
 from clinscale.scan import scan
@@ -122,6 +123,29 @@ def test_token_ids_are_read_by_the_tokenizer_beside_them(home, tracking, sources
     tokenizer.save_pretrained(home / "model")
     (home / "a.json").write_text(json.dumps({"input_ids": [tokenizer(note(4))["input_ids"]]}))
     assert places_of(scan(sources, tracking=tracking, places=[home])) == {f"{home}/a.json": ("n4",)}
+
+
+def test_token_ids_in_binary_are_read_and_shards_are_named_instead(home, tracking, sources):
+    tokenizer = train_tokenizer([note(number) for number in range(9)], 400)
+    tokenizer.save_pretrained(home / "model")
+    np.array(tokenizer(note(4))["input_ids"], "<u2").tofile(home / "ids.bin")
+    words = " ".join(map(str, range(11_000, 11_060)))
+    np.array(tokenizer(words)["input_ids"], "<u2").tofile(home / "of-no-note.bin")
+    corpus = CorpusConfig(sources=sources, tokenizer=str(home / "model"))
+    build_shards(corpus, str(home / "shards"))
+    shards = list((home / "shards").glob("*.tokens"))
+    shard = max(shards, key=lambda file: file.stat().st_size)
+    shutil.copy(shard, home / "copy.bin")
+
+    result = scan(sources, tracking=tracking, places=[home])
+    assert set(places_of(result)) == {f"{home}/ids.bin", f"{home}/copy.bin"}
+    assert places_of(result)[f"{home}/ids.bin"] == ("n4",)
+    assert set(result.shards) == set(map(str, shards))
+
+    np.array(tokenizer(note(5))["input_ids"], "<u2").tofile(shard)  # no longer what the manifest states
+    result = scan(sources, tracking=tracking, places=[home / "shards"])
+    assert places_of(result) == {str(shard): ("n5",)}
+    assert str(shard) not in result.shards
 
 
 def test_sources_without_a_note_are_refused(home, tracking):
