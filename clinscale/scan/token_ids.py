@@ -63,7 +63,7 @@ def _judge(codes: npt.NDArray[np.uint16], vocabulary_tokens: int) -> npt.NDArray
     return good
 
 
-def _numbers(raw: bytes, size: int) -> list[npt.NDArray[np.integer]]:
+def _numbers(raw: bytes, size: int) -> list[npt.NDArray[np.uint32]]:
     if size <= _SHORT:
-        return [np.frombuffer(raw, "<u2")]
-    return [np.frombuffer(raw, "<u4", count=(len(raw) - at) // 4, offset=at) for at in (0, 2)]
+        return [np.frombuffer(raw, "<u2").astype(np.uint32)]
+    return [np.frombuffer(raw, np.dtype("<u4"), count=(len(raw) - at) // 4, offset=at) for at in (0, 2)]
