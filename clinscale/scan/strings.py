@@ -50,7 +50,7 @@ class Piece(NamedTuple):
     """Offset of its first byte."""
     raw: bytes
     encoding: str = "utf-8"
-    """Of its characters; TOKEN_IDS of an array of numbers, which has no `text` but by a tokenizer."""
+    """Encoding of the characters; TOKEN_IDS for an array of numbers, which has no `text` but by a tokenizer."""
 
     @property
     def text(self) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKEN_IDS = "token ids"
-"""Stands where another piece of a file has its encoding."""
+"""Value of `Piece.encoding` for an array of numbers."""
 
 _WINDOW = 16
 """Numbers of two bytes that are judged at once: four ids of 64 bits, or sixteen of 16."""
@@ -57,7 +57,7 @@ def decoded(raw: bytes, tokenizers: Sequence["Tokenizer"]) -> Iterator[str]:
 def _judge(codes: npt.NDArray[np.uint16], vocabulary_tokens: int) -> npt.NDArray[np.bool_]:
     """Whether each window is all ids and has enough common ones; the last is filled up."""
     windows = np.pad(codes, (0, -len(codes) % _WINDOW)).reshape(-1, _WINDOW)
-    good = np.count_nonzero(windows < _COMMON, axis=1) >= _LEAST_COMMON
+    good: npt.NDArray[np.bool_] = np.count_nonzero(windows < _COMMON, axis=1) >= _LEAST_COMMON
     if vocabulary_tokens < _SHORT:
         good[good] = (windows[good] < vocabulary_tokens).all(axis=1)
     return good
