@@ -206,10 +206,9 @@ class Server:
         # a group of its own, so that Ctrl-C reaches the children once, from us, and none outlives us
         proof = secrets.token_urlsafe(24)
         environment = self._environment() | {PROOF: proof}
-        # what anybody asks of the server may be in its log
-        child, _ = start_visibly(
-            self._command(), env=environment, cwd=self.folder.path, start_new_session=True, umask=0o077
-        )
+        # what anybody asks of the server may be in its log; by its stdin it knows when we were killed
+        options = {"stdin": subprocess.PIPE, "start_new_session": True, "umask": 0o077}
+        child, _ = start_visibly(self._command(), env=environment, cwd=self.folder.path, **options)
         try:
             self._wait_until_ready(child, proof)
             on_ready(self)

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -19,6 +20,7 @@ import pytest
 
 from clinscale.errors import ConfigError, RegistryError
 from clinscale.registry import own_server
+from clinscale.registry.application import end_with
 
 
 @pytest.fixture
@@ -97,6 +99,52 @@ def test_a_stranger_who_was_faster_at_the_port_is_not_taken_for_our_server(home)
         with subprocess.Popen(["sleep", "0.5"]) as child, pytest.raises(RegistryError, match="did not answer"):
             server._wait_until_ready(child, "proof")
         other.shutdown()
+
+
+def forked(act):
+    """Number of a process that does `act`, in a group of its own."""
+    child = os.fork()
+    if not child:
+        try:
+            os.setsid()
+            act()
+        finally:
+            os._exit(1)
+    return child
+
+
+def test_a_killed_starter_closes_the_pipe_that_its_server_watches(home, tmp_path, monkeypatch):
+    started, ended = tmp_path / "started", tmp_path / "ended"
+    with own_server(home) as server:
+        command = ["sh", "-c", 'touch "$0"; cat; touch "$1"', str(started), str(ended)]
+        monkeypatch.setattr(type(server), "_command", lambda _: command)
+        starter = forked(lambda: server.run(print))
+        for awaited in (started, ended):
+            end = time.monotonic() + 60
+            while not awaited.exists():
+                assert time.monotonic() < end, f"not {awaited.name}"
+                time.sleep(0.01)
+            if awaited == started:
+                os.kill(starter, signal.SIGKILL)
+                os.waitpid(starter, 0)
+
+
+def test_a_server_whose_starter_is_gone_ends_with_all_of_its_group():
+    (watched, starter), (alive, of_group) = os.pipe(), os.pipe()
+
+    def serve():
+        os.close(starter)
+        if os.fork():  # as MLflow's server has workers, which hold the port
+            end_with(watched)
+        time.sleep(60)
+
+    child = forked(serve)
+    for end in (watched, of_group):
+        os.close(end)
+    os.close(starter)
+    assert os.read(alive, 1) == b""  # nobody holds the other end
+    os.close(alive)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def status(url, login=None):
