@@ -15,7 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# a busy machine's wall clock is no fault of an example; more of them: `pytest --hypothesis-profile nightly`
+hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000, print_blob=True)
+hypothesis.settings.load_profile("ci")
 
 # before torch is imported: tiny models gain nothing from threads, and on a busy machine threads wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
