@@ -1,14 +1,16 @@
 """Contents of files, layer by layer: archives, compressed streams, tables; damaged and sealed ones are reported."""
 
 import bz2
+import functools
 import gzip
 import io
 import json
 import lzma
 import struct
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 FAULTS = (
@@ -18,6 +20,7 @@ FAULTS = (
     lzma.LZMAError,
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
+    tarfile.TarError,
     RuntimeError,  # NotImplementedError, RecursionError and zipfile's for a password among them
     ValueError,  # pyarrow's among them
     OverflowError,
@@ -29,6 +32,7 @@ DEEPEST = 16
 """Layers of archives and compression that are opened; more of them are no accident."""
 
 _ZIP = b"PK\x03\x04"
+_TAR, _TAR_AT = b"ustar", 257
 _SEALED = (b"7z\xbc\xaf", b"%PDF", b"Rar!", b"\xd0\xcf\x11\xe0")
 """7z, PDF, RAR and old Office files hold text compressed or encrypted, and are not opened here."""
 _LZMA, _ZLIB = b"\x5d\x00\x00", (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
@@ -48,11 +52,14 @@ def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple
     """
     if depth > DEEPEST:
         raise NotImplementedError
-    head = stream.peek(8)[:8]
+    begin = stream.peek(_TAR_AT + len(_TAR))
+    head = begin[:8]
     if head.startswith(_SEALED):
         raise NotImplementedError
     if head.startswith(_ZIP):
-        yield from _of_archive(stream, inside, depth)
+        yield from _of_zip(stream, inside, depth)
+    elif begin[_TAR_AT:].startswith(_TAR):
+        yield from _of_tar(stream, inside, depth)
     elif head.startswith((b"PAR1", b"ARROW1")) or (head.startswith(_ARROW_STREAM) and _is_arrow(stream)):
         yield f"{inside} rows".strip(), io.BufferedReader(_Rows(_batches(stream, head)))
     elif opener := _opener(stream, head):
@@ -62,18 +69,43 @@ def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple
         yield inside, stream
 
 
-def _of_archive(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[bytes]]]:
-    fault: Exception | None = None
+def _of_zip(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(stream) as archive:
-        for number, member in enumerate(archive.infolist(), 1):
-            try:
-                if member.flag_bits & 1:
-                    raise NotImplementedError  # encrypted
-                with archive.open(member) as inner:
-                    inner._expected_crc = None  # type: ignore[attr-defined]  # torch writes none, and damage is reported
-                    yield from open_layers(inner, f"{inside} entry {number}".strip(), depth + 1)
-            except FAULTS as error:
-                fault = fault or error
+
+        def opened(member: zipfile.ZipInfo) -> IO[bytes]:
+            if member.flag_bits & 1:
+                raise NotImplementedError  # encrypted
+            inner = archive.open(member)
+            inner._expected_crc = None  # type: ignore[attr-defined]  # torch writes none, and damage is reported
+            return inner
+
+        yield from _of_entries((functools.partial(opened, one) for one in archive.infolist()), inside, depth)
+
+
+def _of_tar(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[bytes]]]:
+    names = []
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+
+        def members() -> Iterator[Callable[[], Any]]:
+            for member in archive:
+                names.extend([member.name, member.linkname, *member.pax_headers.values()])
+                if member.isfile():
+                    yield functools.partial(archive.extractfile, member)
+
+        yield from _of_entries(members(), inside, depth)
+    yield f"{inside} names".strip(), io.BufferedReader(io.BytesIO("\n".join(names).encode(errors="replace")))
+
+
+def _of_entries(
+    entries: Iterable[Callable[[], IO[bytes]]], inside: str, depth: int
+) -> Iterator[tuple[str, IO[bytes]]]:
+    fault: Exception | None = None
+    for number, entry in enumerate(entries, 1):
+        try:
+            with entry() as inner:
+                yield from open_layers(inner, f"{inside} entry {number}".strip(), depth + 1)
+        except FAULTS as error:
+            fault = fault or error
     if fault:
         raise fault
 

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import lzma
+import tarfile
 import zipfile
 import zlib
 
@@ -59,6 +60,24 @@ def test_archives_are_opened_entry_by_entry(tmp_path):
         archive.writestr("one", b"\0" * 100)
         archive.writestr("two", gzip.compress(TEXT.encode()))
     assert read(tmp_path / "archive") == [("entry 2", 0, TEXT)]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_what_is_packed_within_a_tar_is_opened_and_its_names_are_read(tmp_path, pack):
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for name, entry in ((f"{'long ' * 40}{TEXT}", b"x"), ("zlib", zlib.compress(TEXT.encode()))):
+            member = tarfile.TarInfo(name)
+            member.size = len(entry)
+            archive.addfile(member, io.BytesIO(entry))
+    (tmp_path / "archive").write_bytes(pack(raw.getvalue()))
+    found = read(tmp_path / "archive")
+    assert [text for place, _, text in found if place.endswith("entry 2")] == [TEXT]
+    assert any(place.endswith("names") and TEXT in text for place, _, text in found)
+
+    (tmp_path / "cut").write_bytes(raw.getvalue()[:1500])
+    with pytest.raises((tarfile.TarError, EOFError, OSError)):
+        read(tmp_path / "cut")
 
 
 def test_text_between_weights_is_found_where_it_stands(tmp_path):
