@@ -16,7 +16,7 @@ from pydantic import Field
 from clinscale.config import Config, fingerprint, nearest
 from clinscale.corpus.packing import Rows
 from clinscale.errors import ConfigError, DataError
-from clinscale.storage import exists, is_remote, join, local_copy, read_json
+from clinscale.storage import exists, is_remote, join, local_copy, read_json, sha256
 from clinscale.tokenizers import SpecialIds
 
 MANIFEST = "manifest.json"
@@ -185,7 +185,10 @@ class ShardSet:
         }
 
     def check_files(self) -> Self:
-        """Raise DataError when a file is missing or has another size than the manifest says."""
+        """Raise DataError when a file is missing or has another size than the manifest says, or other lengths of notes.
+
+        Contents of the token files, hours of reading, are not compared.
+        """
         width = np.dtype(self.manifest.dtype).itemsize
         sizes = {
             name: size
@@ -202,6 +205,13 @@ class ShardSet:
                 raise DataError(
                     f"ShardSet {self.uri} is damaged: {name} must have {size} bytes, has {found}; copy it again, or "
                     "delete the folder and build it anew"
+                )
+        for split, card in self.manifest.splits.items():
+            name = lengths_file(split)
+            if card.documents and sha256(self._folder / name) != card.lengths_sha256:
+                raise DataError(
+                    f"ShardSet {self.uri} is damaged: {name} must have the SHA-256 of its manifest, and has another; "
+                    "copy it again, or delete the folder and build it anew"
                 )
         if not (self.tokenizer_dir / "tokenizer.json").is_file():
             raise DataError(f"ShardSet {self.uri} is damaged: it has no tokenizer; build it anew")

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from clinscale.corpus import open_shards
@@ -54,6 +55,12 @@ def test_unknown_split(shards):
 DAMAGES = {
     "cut file": (lambda folder: os.truncate(folder / "train-00001.tokens", 100), "train-00001.tokens must have"),
     "missing file": (lambda folder: (folder / "validation-00000.tokens").unlink(), "has 0; copy it again"),
+    "lengths in another order": (
+        lambda folder: np.fromfile(folder / "train-documents.lengths", "<u4")[::-1].tofile(
+            folder / "train-documents.lengths"
+        ),
+        "train-documents.lengths must have the SHA-256",
+    ),
     "missing tokenizer": (lambda folder: shutil.rmtree(folder / "tokenizer"), "has no tokenizer"),
     "missing manifest": (lambda folder: (folder / "manifest.json").unlink(), "not a ShardSet.*interrupted"),
     "cut manifest": (lambda folder: os.truncate(folder / "manifest.json", 50), "manifest.json is not valid JSON"),
