@@ -9,7 +9,7 @@ import grp
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -177,6 +177,24 @@ def close_process(home: str | Path | None = None) -> None:
     """
     shared = home is not None and Path(home).is_dir() and is_shared(home)
     os.umask(_FOR_OTHERS if shared else _FOR_NOT_OWNER)
+
+
+def for_workers() -> Callable[[], None]:
+    """A function that closes what a worker process writes to all but those whom this process writes for, or fewer.
+
+    A worker of a cluster inherits the umask with which Ray was started on its node, which may be open. The function is
+    made anew here, so that it is pickled by value: a node need not have this version of clinscale when it is called.
+    """
+    now = os.umask(_FOR_NOT_OWNER)
+    os.umask(now)
+    mask = _FOR_OTHERS if now == _FOR_OTHERS else _FOR_NOT_OWNER
+
+    def close_worker() -> None:
+        import os
+
+        os.umask(mask)
+
+    return close_worker
 
 
 def open_paths(folder: str | Path) -> Iterator[Path]:

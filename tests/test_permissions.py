@@ -111,6 +111,22 @@ def test_what_lies_below_a_closed_folder_of_an_open_home_is_not_open(tmp_path):
     assert set(permissions.open_paths(home)) == {home, home / "run", home / "run" / "a.json"}
 
 
+@pytest.mark.parametrize(("of_driver", "of_worker"), [(0o077, 0o077), (0o022, 0o077), (0, 0o077), (0o007, 0o007)])
+def test_a_worker_of_a_cluster_writes_for_whom_its_driver_does_also_where_another_clinscale_is(
+    of_driver, of_worker
+):
+    from ray import cloudpickle
+
+    before = os.umask(of_driver)
+    try:
+        close_worker = cloudpickle.dumps(permissions.for_workers())
+        assert os.umask(0o022) == of_driver  # as whoever started Ray on the node has it
+        cloudpickle.loads(close_worker)()
+        assert os.umask(before) == of_worker
+    finally:
+        os.umask(before)
+
+
 @as_root
 def test_another_account_reads_nothing(tmp_path):
     for folder in (tmp_path, *list(tmp_path.parents)[:3]):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import CapacityError, ClusterError
-from clinscale.permissions import open_private, own_temporary_folder
+from clinscale.permissions import for_workers, open_private, own_temporary_folder
 from clinscale.runtime.token import replace_open_token, session_token
 from clinscale.telemetry import TELEMETRY_OFF, switch_off
 
@@ -262,9 +262,14 @@ def _environment(address: str | None) -> dict[str, str]:
     values = {name: os.environ[name] for name in (*QUIET, *TELEMETRY_OFF)}
     if address and "://" not in address and address != "auto":
         values["RAY_ADDRESS"] = address  # with two clusters on a host, a worker's helpers must find their own
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    of_job = (job.get("runtime_env") or {}).get("env_vars") or {}
+    of_job = _of_job().get("env_vars") or {}
     return {name: value for name, value in values.items() if name not in of_job}
+
+
+def _of_job() -> dict[str, Any]:
+    """The runtime environment of the job which this process belongs to."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return dict(job.get("runtime_env") or {})
 
 
 def _knock(address: str) -> None:
@@ -277,11 +282,15 @@ def _knock(address: str) -> None:
 def _init(address: str | None, options: dict[str, object]) -> Any:
     import ray
 
+    environment: dict[str, Any] = {"env_vars": _environment(address)}
+    # a job may have a hook of its own, and Ray's client sends none
+    if "worker_process_setup_hook" not in _of_job() and not (address or "").startswith("ray://"):
+        environment["worker_process_setup_hook"] = for_workers()
     return ray.init(
         address=address or "local",
         logging_level=logging.ERROR,
         log_to_driver=False,
-        runtime_env={"env_vars": _environment(address)},
+        runtime_env=environment,
         **options,
     )
 

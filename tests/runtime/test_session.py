@@ -107,6 +107,16 @@ def test_what_never_fits_into_a_ray_of_our_own_is_refused_at_once(processes, cpu
 
 
 @pytest.mark.ray
+def test_a_worker_writes_for_its_owner_alone_whatever_the_umask_of_its_node(ray_cluster):
+    import ray
+
+    before = os.umask(0o022)
+    os.umask(before)
+    assert before != 0o077, "the umask that this Ray was started with is an open one"
+    assert ray.get(ray.remote(num_cpus=1)(lambda: os.umask(0o077)).remote()) == 0o077
+
+
+@pytest.mark.ray
 def test_workers_wait_for_what_others_hold_and_say_so(ray_cluster):
     import ray
 
