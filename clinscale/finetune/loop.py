@@ -22,7 +22,7 @@ from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.predict import Predictor, TaskCard, collate
 from clinscale.runtime import out_of_memory_as, run_halving
 from clinscale.storage import atomic_path
-from clinscale.tasks import TaskConfig, TaskData, Window, kind_of, metric_of
+from clinscale.tasks import Example, TaskConfig, TaskData, Window, kind_of, metric_of
 from clinscale.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -413,29 +413,32 @@ _cache = _Cache()
 
 
 def _train_windows(predictor: Predictor, data: TaskData) -> list[Window]:
+    examples = data.splits["train"]
     return _cache.get(  # type: ignore[no-any-return]
-        ("train", *_seen_by(predictor, data)),
-        lambda: [
-            window.packed()
-            for example in data.splits["train"]
-            for window in predictor.windows(example, train=True)
-        ],
+        ("train", *_seen_by(predictor, data, examples)),
+        lambda: [window.packed() for example in examples for window in predictor.windows(example, train=True)],
     )
 
 
 def _dev_windows(predictor: Predictor, data: TaskData, share: slice) -> list[list[Window]] | None:
+    examples = data.splits["dev"][share]
+
     def make() -> list[list[Window]] | None:
         made, tokens = [], 0
-        for example in data.splits["dev"][share]:
+        for example in examples:
             made.append(predictor.windows(example))
             tokens += sum(len(window.input_ids) for window in made[-1])
             if tokens > _DEV_TOKENS:
                 return None
         return made
 
-    return _cache.get(("dev", str(share), *_seen_by(predictor, data)), make)  # type: ignore[no-any-return]
+    return _cache.get(("dev", *_seen_by(predictor, data, examples)), make)  # type: ignore[no-any-return]
 
 
-def _seen_by(predictor: Predictor, data: TaskData) -> tuple[str, ...]:
-    """All that windows are made from; the tokenizer by where it came from."""
-    return data.fingerprint, predictor.tokenizer.name_or_path, predictor.card.model_dump_json()
+def _seen_by(predictor: Predictor, data: TaskData, examples: tuple[Example, ...]) -> tuple[str | int, ...]:
+    """All that windows are made from; the tokenizer by where it came from.
+
+    The fingerprint is of the data as read, of which `examples` may be a part only.
+    """
+    of_examples = hash(examples)
+    return data.fingerprint, of_examples, predictor.tokenizer.name_or_path, predictor.card.model_dump_json()

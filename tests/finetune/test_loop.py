@@ -93,6 +93,16 @@ def test_micro_batches_change_nothing_but_memory(task, family, read, base_models
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+def test_a_part_of_the_data_is_not_taken_for_all_of_it(pairs, base_models, tmp_path):
+    data, _, _ = pairs
+    part = replace(data, splits=data.splits | {"train": data.splits["train"][:8], "dev": data.splits["dev"][:2]})
+    epochs = []
+    alone = recipe(base_models["longformer"], epochs=1)
+    for one in (data, part):
+        finetune(alone, one, tmp_path / "hf", on_epoch=epochs.append)
+    assert [epoch["step"] for epoch in epochs] == [-(-len(data.splits["train"]) // 8), 1]
+
+
 def test_one_that_was_interrupted_ends_as_the_undisturbed_one(pairs, base_models, tmp_path):
     data, best, epochs = pairs
     seen, state = [], tmp_path / "state.pt"

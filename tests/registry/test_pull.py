@@ -277,7 +277,7 @@ def test_more_than_the_disk_holds_is_refused_before_it_is_downloaded(tracking, s
 @pytest.mark.parametrize("digest", ["../../somewhere", "abc"])
 def test_a_digest_that_is_none_names_no_folder(tracking, version, tmp_path, digest):
     tracking.client.set_model_version_tag("radiology", "1", Tag.DIGEST, digest)
-    with pytest.raises(RegistryError, match="is none"):
+    with pytest.raises(RegistryError, match="must be 64 hex digits"):
         registry.pull(tracking, "radiology", tmp_path / "out", home=tmp_path)
 
 

@@ -82,7 +82,7 @@ class TestWindows:
         kind = kind_of(task_of("sequence"))
         (window,) = kind.windows(Example("1", "x"), tokenizer, LABELS, **{**LIMITS, "train": False})
         assert window.targets == {}
-        with pytest.raises(DataError, match="example 1 has 0 labels"):
+        with pytest.raises(DataError, match="example 1 must have one label, got 0"):
             kind.windows(Example("1", "x"), tokenizer, LABELS, **LIMITS)
 
     def test_a_pair_without_its_second_text_is_refused(self, task_of, tokenizer):
