@@ -190,8 +190,6 @@ def for_workers() -> Callable[[], None]:
     mask = _FOR_OTHERS if now == _FOR_OTHERS else _FOR_NOT_OWNER
 
     def close_worker() -> None:
-        import os
-
         os.umask(mask)
 
     return close_worker

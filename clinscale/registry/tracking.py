@@ -59,9 +59,9 @@ class Tracking:
         """
         from mlflow.exceptions import MlflowException
 
-        whole = _whole() if self.uri.startswith("sqlite") else contextlib.nullcontext()
+        uninterrupted = _uninterrupted() if self.uri.startswith("sqlite") else contextlib.nullcontext()
         try:
-            with whole:
+            with uninterrupted:
                 yield
         except ModuleNotFoundError as error:  # MLflow imports the library of an object store when it first asks it
             if not (install := how_to_install(error.name or "")):
@@ -138,7 +138,7 @@ class Tracking:
 
 
 @contextlib.contextmanager
-def _whole() -> Iterator[None]:
+def _uninterrupted() -> Iterator[None]:
     """Let a signal interrupt after the block and not within it; a second one interrupts at once.
 
     A KeyboardInterrupt within a statement leaves SQLite's transaction open for as long as its traceback is held, so
