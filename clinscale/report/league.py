@@ -152,7 +152,7 @@ class League:
 
 
 def leagues(tracking: Tracking, runs: Iterable[RunRecord]) -> tuple[League, ...]:
-    """The tables of all studies and sweeps that judged two models or more; RegistryError when the server fails."""
+    """The tables of all studies and sweeps that judged two models on a task; RegistryError when the server fails."""
     by_league: dict[str, list[RunRecord]] = {}
     for run in runs:
         if run.kind == "sweep" and run.tags.get(Tag.LEAGUE) and run.tags.get(Tag.MAX_TOKENS, "").isdecimal():
@@ -167,7 +167,7 @@ def _league(tracking: Tracking, name: str, runs: Sequence[RunRecord]) -> League 
         if entry := _entry(tracking, run):
             tasks.setdefault(run.tags.get(Tag.TASK, ""), {})[entry.model] = (run, entry)
     models = tuple(dict.fromkeys(model for mine in tasks.values() for model in mine))
-    if len(models) < 2:
+    if all(len(mine) < 2 for mine in tasks.values()):  # one model of each task compares with nothing
         return None
     rows = _adjusted([_row(task, mine) for task, mine in sorted(tasks.items())])
     ranks, count = _mean_ranks(models, rows)

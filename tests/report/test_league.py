@@ -105,3 +105,9 @@ def test_the_report_shows_the_table(cell, tracking, tmp_path):
     assert "League table: trial" in html
     assert "short &lt;512&gt;" in html
     assert "better beyond noise on 1 of 1 task (demo)" in html
+
+
+def test_a_sweep_with_one_model_of_each_task_has_no_table(cell, tracking):
+    cell("entities", 512, "demo_entities", 30, 31)
+    cell("pairs", 512, "demo_pairs", 30, 31)
+    assert leagues(tracking, registry.read_runs(tracking)) == ()
