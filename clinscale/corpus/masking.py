@@ -63,7 +63,7 @@ class MaskingConfig(Config):
     what becomes of its tokens is decided for the span."""
 
     def check(self) -> None:
-        """Shares are shares, leave no more than everything, and nothing is set that has no effect."""
+        """Check that fractions are between 0 and 1, add up to 1 at most, and that no setting is without effect."""
         for name, value in (
             ("mask_fraction", self.mask_fraction),
             ("final_mask_fraction", self.final_mask_fraction),

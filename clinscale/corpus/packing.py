@@ -92,7 +92,7 @@ class Rows(Sequence[NDArray[np.int64]]):
         return row
 
     def beginning_with(self, beginnings: Mapping[int, NDArray[np.int64]]) -> Self:
-        """The same rows, but behind the first token of those named other tokens are laid over what is there.
+        """A copy of the rows in which the given tokens replace those after the first token of the rows named.
 
         Each must fit into the first segment of its row.
         """

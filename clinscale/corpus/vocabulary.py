@@ -53,7 +53,7 @@ class Words:
             self.few.pop(word, None)
 
     def repeated(self) -> Iterator[str]:
-        """Each word as often as it was found, for a trainer that counts words itself."""
+        """All words, each repeated as often as it was counted, for a trainer that counts words itself."""
         for word, count in self.counts.items():
             one, at_once = word + BETWEEN, max(1, _BATCH_CHARACTERS // len(word))
             while count > 0:

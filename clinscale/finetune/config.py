@@ -84,7 +84,7 @@ class FinetuneRuntime(GroupConfig, MemoryConfig, AttentionConfig):
     """1 is one process without Ray; more are Ray Train workers with DeepSpeed, for models that do not fit one GPU."""
 
     def check(self) -> None:
-        """There is a worker, and what only several workers have is not asked of one process."""
+        """Check that there is a worker, and that one process sets nothing that only several workers use."""
         super().check()
         if self.num_workers > 1 and self.device:
             raise ConfigError(

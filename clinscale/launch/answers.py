@@ -173,7 +173,7 @@ class AwsAnswers(Cloud):
     MACHINES = AWS_MACHINES
 
     def check(self) -> None:
-        """Identifiers are of the right kind, zones are in the region, and each has a subnet."""
+        """Check that identifiers are of the right kind, zones are in the region, and each has a subnet."""
         super().check()
         _must_be_known("region", self.region, AWS_REGIONS)
         for name, prefix in [("vpc", "vpc"), ("security_group", "sg"), ("image", "ami"), ("file_system", "fs")]:

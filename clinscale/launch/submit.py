@@ -52,7 +52,7 @@ class Shipment:
         return sum(file.stat().st_size for file in (*self.files.values(), *_code(self.code).values()))
 
     def digest(self) -> str:
-        """Digest of what is asked and of all that is sent: the same work twice has the same."""
+        """Digest of the command and of all files that are sent; equal submissions have equal digests."""
         files, code = (
             {name: sha256(file) for name, file in some.items()} for some in (self.files, _code(self.code))
         )
@@ -280,7 +280,7 @@ class Jobs:
         raise ConfigError(f"no job {job_id!r} on {self.address}; {hint}")
 
     def stop(self, job_id: str, *, wait_s: float = 60.0) -> Job:
-        """Ask the job to end, as Ctrl-C does: what is finished is kept; as it is after at most `wait_s`."""
+        """Ask the job to end, as Ctrl-C does, and return its state after at most `wait_s`; finished work is kept."""
         self.job(job_id)
         with self._asked("stop a job"):
             self._client.stop_job(job_id)

@@ -38,7 +38,7 @@ class LaunchFile:
 
     @classmethod
     def read(cls, path: str | Path) -> "LaunchFile":
-        """ConfigError for what is no launch file, or one with faults: all are named with their fixes."""
+        """Read a Ray launch file; ConfigError when it is none or has faults, each named with its fix."""
         file = cls(Path(path), read_yaml(path, dialect="1.1"))
         if "provider" not in file.values:
             raise ConfigError(

@@ -49,7 +49,7 @@ class Record(NamedTuple):
             raise CellError(error.reason, error.mend, self.place) from None
 
     def need(self, cell: Cell[T | None], column: str, what: str = "value") -> T:
-        """The same where nothing is an error too, which says that there is no `what`."""
+        """The value in `column` as `read` returns it; CellError also when the cell has no `what`."""
         found = self.read(cell, column)
         if found is None:
             raise CellError(f"column {column!r} has no {what}", "fill it or drop the row", self.place)

@@ -109,10 +109,7 @@ _WORKSPACE_HEADER, _WORKSPACE = "X-MLFLOW-WORKSPACE", "default"
 
 
 def roles_of(method: str, path: str) -> frozenset[Role] | None:
-    """Roles that may call a route of MLflow.
-
-    None for one that the table does not know, which is refused like a shut one.
-    """
+    """Roles that may call a route of MLflow; None for a route that is not in the table, which is refused."""
     below_api = _API.fullmatch(path)
     name = below_api[1] if below_api else path
     method = "GET" if method == "HEAD" else method

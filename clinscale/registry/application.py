@@ -33,7 +33,7 @@ _ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
 
 
 def create_app() -> App:
-    """MLflow with logins, behind the door; settings are read from the environment, as MLflow reads them."""
+    """MLflow's application with logins, inside `Door`; its settings come from the environment, as MLflow's do."""
     from mlflow.server.auth import create_app as create_mlflow
 
     from clinscale.registry.admission import dummy_hash
@@ -56,7 +56,7 @@ class Failures:
         return max(0.0, until - self._clock())
 
     def failed(self, who: tuple[str, str]) -> float:
-        """Note a failure; the seconds that its answer has to wait."""
+        """Record a failed login, and return the seconds by which its answer is delayed."""
         now = self._clock()
         count, last, _ = self._known.pop(who, (0, now, 0.0))
         count = 0 if now - last > _FORGET_S else count

@@ -38,7 +38,7 @@ _OF_MLFLOW = {"MLmodel", "conda.yaml", "python_env.yaml", REQUIREMENTS}
 
 
 def download(tracking: Tracking, version: ModelVersion, folder: Path, on_progress: Progress) -> None:
-    """Make `folder` what the version's manifest says; files that an earlier download has left there are used.
+    """Download a version into `folder` until it matches the manifest; files of an earlier download are reused.
 
     Raises:
         RegistryError: the server is away, and what has come stays; or files are unsafe, unlisted, missing or

@@ -25,7 +25,7 @@ class CutUpload:
 
 
 def cut_uploads(tracking: Tracking, *, older_than_s: float = _DAY_S) -> Iterator[CutUpload]:
-    """The logged models of clinscale's runs that are pending since so long that nobody can be writing them.
+    """Logged models of clinscale's runs that have been pending for too long to be still in upload.
 
     No version has one: a version is made last, from a model that is ready.
     """

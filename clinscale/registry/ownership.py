@@ -20,7 +20,7 @@ _MADE = {"mlflow/runs/create": "run", "mlflow/logged-models": "model"}
 
 
 def may_change(request: Any, account: str) -> bool:
-    """Whether the request leaves alone the files and logged models of other accounts, and those that are final."""
+    """Whether the request changes no files or logged models of other accounts, and none that are final."""
     if request.method in ("GET", "HEAD") or request.path.endswith("/logged-models/search"):
         return True
     if files := _FILES.fullmatch(request.path):

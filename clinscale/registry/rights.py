@@ -37,7 +37,7 @@ _GRANTS: dict[UserRole, list[tuple[str, str, str]]] = {
 
 
 def set_user(tracking: Tracking, name: str, role: UserRole, password: str | None = None) -> bool:
-    """Create user `name` with the rights of `role`, or change role and password; whether the user is new.
+    """Create user `name` with the rights of `role`, or change role and password; return whether the user is new.
 
     Args:
         tracking: the server, logged in as its administrator.

@@ -303,7 +303,7 @@ def read_json_artifact(tracking: Tracking, run_id: str, name: str) -> Any:
 
 
 def close_orphans(tracking: Tracking) -> list[str]:
-    """End as KILLED the running runs whose process is gone; their ids.
+    """End running runs whose process is gone as KILLED, and return their ids.
 
     A process of this host is looked up. One of another host counts as gone when its heartbeat is a quarter of an hour
     old: fifteen of them missing, and more than the clocks of one cluster differ. A live one that is closed by mistake,

@@ -42,7 +42,7 @@ class StoredFiles:
             )
 
     def sizes(self, folder: str = "") -> dict[str, int | None]:
-        """Bytes by name of what is directly in `folder`; None for a folder in it.
+        """Size in bytes of each file directly in `folder`, by name; None for a subfolder.
 
         Raises:
             RegistryError: the server is away or says no, or a link is there.
@@ -62,9 +62,9 @@ class StoredFiles:
     def fetch(
         self, path: str, target: Path, limit_bytes: int, on_bytes: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Append to `target` what it lacks of the file at `path`, and at most one byte more than `limit_bytes`.
+        """Download the rest of the file at `path` into `target`, at most one byte more than `limit_bytes`.
 
-        `on_bytes` is called with the number of the file's bytes that are there.
+        `on_bytes` is called with the number of bytes in `target`.
 
         Raises:
             RegistryError: the server is away or says no; what has come stays in `target`.

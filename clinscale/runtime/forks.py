@@ -141,7 +141,7 @@ def call_fork(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def failed(what: str, kind: str) -> ClusterError:
-    """The error of work that ended with one of that kind, which is not ours."""
+    """ClusterError for work that ended with a foreign error of this kind."""
     return ClusterError(
         f"{what} failed with {kind}; look at Ray's logs, or lower batch_size if memory may be short"
     )

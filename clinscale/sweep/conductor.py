@@ -95,7 +95,7 @@ class Conductor:
         return not isinstance(self._move(), Finish)
 
     def report(self, segment_id: str, result: Mapping[str, Any]) -> bool:
-        """An epoch has ended; whether its trial trains on at once."""
+        """Record an epoch of a segment, and return whether its trial goes on training at once."""
         trial = self._segments[segment_id]
         if FAILED in result:
             self._end(segment_id, "failed", result[FAILED], result[MESSAGE])

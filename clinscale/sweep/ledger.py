@@ -1,4 +1,4 @@
-"""The one truth of a sweep: every start, epoch and end of every trial, appended to a file and never changed.
+"""The ledger of a sweep: every start, epoch and end of every trial, appended to a file and never changed.
 
 Optuna's studies, MLflow's runs and Ray Tune's trials are made from it, so that none of them has to be restored: a sweep
 that lost its driver reads the ledger and goes on. One process writes it; a last line that was cut off by a crash is

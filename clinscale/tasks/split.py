@@ -54,7 +54,7 @@ def split_by_column(examples: Sequence[Example], task: str) -> dict[str, tuple[E
 def keep_groups_apart(
     sides: Mapping[str, Sequence[Example]], findings: Findings
 ) -> dict[str, tuple[Example, ...]]:
-    """Splits that were given, without the examples whose group is in a later one too, so that test stays whole.
+    """The given splits without examples whose group is also in a later split, so that test stays complete.
 
     Raises:
         DataError: there is such an example, unless the task skips it.

@@ -161,7 +161,7 @@ def estimate(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
 
 
 def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
-    """Paired: interval by bootstrap, p by approximate randomisation (Noreen 1989; scipy.stats.permutation_test).
+    """Paired comparison: interval by bootstrap, p by approximate randomisation (Noreen 1989; SciPy's permutation_test).
 
     Raises:
         DataError: the two were not judged by one metric on the same examples.

@@ -200,7 +200,7 @@ def _grid_points(space: SearchSpace, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def methods_of(table: Table, task: str, seed: int) -> dict[str, Callable[[], Method]]:
-    """Makes of every search, by name, on one task under one seed."""
+    """Constructors of every search, by name, for one task and one seed."""
     space = table.space
     siblings = [Task(table, other).best(_WARM_POINTS) for other in table.curves if other != task]
     # the best of each sibling, then the second of each, as `recipe.warm_start` takes them

@@ -179,7 +179,7 @@ class Kind(KindRules, ABC):
         return self.all_scores(self.outcomes(examples, predictions, labels))
 
     def all_scores(self, outcomes: np.ndarray) -> dict[str, float]:
-        """The same of what `outcomes` made."""
+        """All metrics that rows of `outcomes` allow, among them `self.metric`; DataError where that is not defined."""
         scores = self.scores_of(outcomes)
         if self.metric not in scores:
             raise DataError(

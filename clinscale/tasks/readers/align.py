@@ -54,7 +54,7 @@ class Span(NamedTuple):
 
 
 def entities_of(text: str, marks: Iterable[Mark], findings: Findings) -> tuple[Entity, ...]:
-    """The entities that `marks` mean: by start and end, each within the text, of equal ones one. They may overlap.
+    """Entities that `marks` describe, within the text, sorted by start and end, without duplicates. They may overlap.
 
     A mark that is elsewhere than its offset says is found by `locate` and counted; what is not there is rejected.
     """

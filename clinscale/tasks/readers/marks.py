@@ -50,7 +50,7 @@ def marked_entities(record: Record, column: str, text: str, findings: Findings) 
 
 
 def marks_in(record: Record, column: str, findings: Findings) -> list[tuple[Mark, dict[str, Any]]]:
-    """The same before they are sought in the text, each with the object that it is."""
+    """The marks in a column of objects, each with its object, before they are located in the text."""
     marks = []
     for number, given in enumerate(list_in(record, column), 1):
         if isinstance(given, dict) and is_rejected(given):
