@@ -14,9 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinscale.cli.main import app
-from clinscale.cli.output import keep_stdout_clean
-
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
@@ -67,18 +64,6 @@ def run_demo(folder: Path, *, interrupt: bool = False) -> Ran:
 def environment() -> dict[str, str]:
     """Without what the other tests have running."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-
-
-@pytest.fixture
-def here(capfd):
-    """A verb in this process, which has everything imported."""
-
-    def run(*arguments) -> subprocess.CompletedProcess[str]:
-        with keep_stdout_clean():
-            code = app([*map(str, arguments)], standalone_mode=False)
-        return subprocess.CompletedProcess(arguments, code or 0, *capfd.readouterr())
-
-    return run
 
 
 def runs_of(folder: Path) -> dict[str, str]:

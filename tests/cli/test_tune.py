@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,10 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def asked(demo_data, base_models, tmp_path_factory):
+def asked(demo_data, base_models, mlflow_database, tmp_path_factory):
     """Options of a sweep over two tasks, one of which has no data here, and the folder it runs in."""
     folder = tmp_path_factory.mktemp("tune")
+    shutil.copy(mlflow_database, folder / "mlflow.db")
     space = {
         "fixed": {"epochs": 2, "dropout": 0.0, "batch_size": 8, "max_tokens": 128},
         "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
@@ -40,17 +42,13 @@ def environment():
     return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "clinscale", "tune", *arguments]
-
-
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
+def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked, here, forks, monkeypatch):
+    """It is interrupted on a Ray of its own; before and after it runs on forks."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     options, folder = asked
-    dry = subprocess.run(
-        command(*options, "--dry-run", "--json"), env=environment(), capture_output=True, text=True
-    )
+    dry = here("tune", *options, "--dry-run", "--json")
     assert dry.returncode == 0, dry.stderr
     found = json.loads(dry.stdout)
     [study] = found["studies"]
@@ -65,8 +63,9 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     ledger = folder / "sweep" / "two" / "ledger.jsonl"
     assert not ledger.exists(), "a dry run starts nothing"
 
+    command = [sys.executable, "-m", "clinscale", "tune", *options]
     process = subprocess.Popen(
-        command(*options), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while not ledger.exists() or '"epoch"' not in ledger.read_text():
         assert process.poll() is None, process.communicate()[1]
@@ -80,12 +79,7 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked):
     _, alive = psutil.wait_procs(family, timeout=90)
     assert not alive
 
-    again = subprocess.run(
-        command("--resume", "two", "--home", str(folder), "--json"),
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    again = here("tune", "--resume", "two", "--home", folder, "--json")
     assert again.returncode == 1, "one of the two tasks has no data"
     answer = json.loads(again.stdout)
     assert [row["task"] for row in answer["winners"]] == ["demo_pairs"]
