@@ -1,8 +1,11 @@
 """Further readings of a text: tokens of a vocabulary, words with tags between them, or token ids."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from clinscale.scan.token_ids import spelled
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -18,7 +21,11 @@ _TAGGED = (
     re.compile(rf"^(\S+)[ \t](?:\S+[ \t]){{0,6}}{_TAG}[ \t]*\r?$", re.MULTILINE),  # patient NN O
     re.compile(rf'(["\']\s*,)\s*["\']{_TAG}["\']'),  # ["patient", "O"]
 )
-_IDS = re.compile(r"\d{1,7}(?:[\s,\]\[]{1,4}\d{1,7}){11,}")
+_IDS = re.compile(r"\d{1,7}(?:[\s,;:|'\"\[\](){}]{1,80}\d{1,7}){11,}")
+_NUMBER = re.compile(r"(?:(?<![\w.+-])|(?<=\naI))(0x[0-9a-f]{1,6}|\d{1,7})(?:\.0*)?(?![\w.+-])")
+"""A number that is not part of a word; `aI` is before each of a list in the oldest kind of pickle."""
+_ROW, _CELL = re.compile(r"[\n\r\])}]"), re.compile(r"[,;|\t]|</")
+_LABEL_CHARS = 40
 _FEW = 8
 
 
@@ -43,9 +50,21 @@ def readings(text: str, tokenizers: Sequence["Tokenizer"]) -> Iterator[str]:
         without, count = pattern.subn(r"\1", text)
         if count >= _FEW:
             yield without
-    for run in _IDS.finditer(text) if tokenizers else ():
-        ids = [int(number) for number in re.findall(r"\d+", run[0])]
-        for tokenizer in tokenizers:
-            size = tokenizer.get_vocab_size()
-            if max(ids) < size:
-                yield tokenizer.decode(ids)
+    for ids in _lists_of_ids(text) if tokenizers else ():
+        yield from spelled(ids, tokenizers)
+
+
+def _lists_of_ids(text: str) -> Iterator[list[int]]:
+    """Numbers in a row, and those that are one to a row: of the same column, or behind the same name."""
+    for run in _IDS.finditer(text):
+        yield [int(number) for number in re.findall(r"\d+", run[0])]
+    columns: dict[tuple[str, int], list[int]] = defaultdict(list)
+    stop = column = 0
+    for number in _NUMBER.finditer(text):
+        *rows, before = _ROW.split(text[stop : number.start()])
+        *cells, name = _CELL.split(before)
+        column = len(cells) + (0 if rows else column)
+        stop = number.end()
+        label = name[-_LABEL_CHARS:].strip(" \"':=[({-")
+        columns[label, 0 if label else column].append(int(number[1], 0 if number[1].startswith("0x") else 10))
+    yield from columns.values()

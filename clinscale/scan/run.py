@@ -230,9 +230,10 @@ class _Scan:
             for piece in read_pieces(path, largest):
                 if piece.inside not in parts:
                     parts[piece.inside] = self._new(label.of(piece.inside)) if piece.inside else first
-                is_ids = piece.encoding == TOKEN_IDS
                 texts = (
-                    decoded(piece.raw, tokenizers) if is_ids else (piece.text, *readings(piece.text, tokenizers))
+                    decoded(piece.raw, piece.encoding, tokenizers)
+                    if piece.encoding in TOKEN_IDS
+                    else (piece.text, *readings(piece.text, tokenizers))
                 )
                 for text in texts:
                     self._add(_CONTENT + 2 * parts[piece.inside], text, piece.offset, len(piece.raw))

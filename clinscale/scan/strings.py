@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
 
-from clinscale.scan.opened import FAULTS, open_layers
-from clinscale.scan.token_ids import TOKEN_IDS, runs_of_ids
+from clinscale.scan.opened import FAULTS, PACKED, looks_packed, open_layers
+from clinscale.scan.token_ids import runs_of_ids
 
 __all__ = ["FAULTS", "Piece", "plain", "read_pieces"]
 
@@ -50,7 +51,7 @@ class Piece(NamedTuple):
     """Offset of its first byte."""
     raw: bytes
     encoding: str = "utf-8"
-    """Encoding of the characters; TOKEN_IDS for an array of numbers, which has no `text` but by a tokenizer."""
+    """Encoding of the characters; one of TOKEN_IDS for numbers, which have no `text` but by a tokenizer."""
 
     @property
     def text(self) -> str:
@@ -61,7 +62,7 @@ class Piece(NamedTuple):
 def read_pieces(path: Path, vocabulary_tokens: int = 0) -> Iterator[Piece]:
     """All readable parts of a file, what is compressed, a table, UTF-16, base64 or hexadecimal as what it holds.
 
-    Arrays of numbers below `vocabulary_tokens`, the size of the largest vocabulary, are parts that may be token ids.
+    Numbers below `vocabulary_tokens`, the size of the largest vocabulary, in a row are parts that may be token ids.
     Raises one of FAULTS where some part of it cannot be read, after all others.
     """
     with path.open("rb") as file:
@@ -76,7 +77,9 @@ def read_pieces(path: Path, vocabulary_tokens: int = 0) -> Iterator[Piece]:
 
 
 def plain(text: str) -> str:
-    """`text` as its reader sees it, whether it is in JSON, YAML, HTML or as it is: the same from all of them."""
+    """`text` as its reader sees it, the same from JSON, YAML, HTML, an address and from where it is as it is."""
+    if "%" in text:
+        text = unquote(text)
     if "\\" in text:
         text = _ESCAPE.sub(lambda found: chr(int(found[1] or found[2] or "20", 16)), text)
     if "&" in text:
@@ -86,23 +89,35 @@ def plain(text: str) -> str:
 
 def _pieces(inside: str, stream: IO[bytes], vocabulary_tokens: int, encoded: int = 0) -> Iterator[Piece]:
     offset, tail = 0, b""
+    fault: Exception | None = None
     while block := stream.read(_BLOCK_BYTES):
         joined = tail + block
+        if not encoded and looks_packed(block):
+            fault = NotImplementedError()
         for start, stop in _readable(joined):
             piece = Piece(inside, offset - len(tail) + start, joined[start:stop])
             yield piece
             if encoded < _ENCODED_DEEPEST:
-                yield from _decoded(piece, vocabulary_tokens, encoded + 1)
+                try:
+                    yield from _decoded(piece, vocabulary_tokens, encoded + 1)
+                except FAULTS as error:
+                    fault = error
         for start, stop, encoding in _readable_utf16(joined):
             yield Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
-        for start, stop in runs_of_ids(joined, vocabulary_tokens):
-            yield Piece(inside, offset - len(tail) + start, joined[start:stop], TOKEN_IDS)
+        for start, stop, encoding in runs_of_ids(joined, vocabulary_tokens):
+            yield Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
         offset += len(block)
         tail = joined[-_OVERLAP_BYTES:]
+    if fault:
+        raise fault
 
 
 def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int) -> Iterator[Piece]:
-    """Contents of base64 or hexadecimal digits, from each place at which a block may have cut them."""
+    """Contents of base64 or hexadecimal digits, from each place at which a block may have cut them.
+
+    Raises one of FAULTS where they cannot be read and are a compressed file, not digits in a row and nothing else.
+    """
+    fault: Exception | None = None
     for run in _ENCODED.finditer(piece.raw):
         digits = _BREAKS.sub(b"", run[0]).rstrip(b"=")
         found = []
@@ -125,8 +140,12 @@ def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int) -> Iterator[Pie
                         one._replace(offset=piece.offset + run.start())
                         for one in _pieces(place, stream, vocabulary_tokens, encoded)
                     )
-            except FAULTS:
-                continue  # digits in a row, and nothing else
+            except FAULTS as error:
+                is_whole_later = run.end() == len(piece.raw) and len(digits) < _OVERLAP_BYTES
+                if raw.startswith(PACKED) and not is_whole_later:
+                    fault = error
+    if fault:
+        raise fault
 
 
 def _padded(digits: bytes, at: int) -> bool:
@@ -155,7 +174,10 @@ def _readable(block: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _runs(good: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Ranges in which enough are good in a row."""
+    """Ranges in which enough are good in a row; of weights that is told by eight at once, of which none are good."""
+    eights = good[: len(good) // 8 * 8].view(np.uint64)
+    if not (eights == 0x0101010101010101).any():
+        return
     edges = np.concatenate([[-1], np.flatnonzero(~good), [len(good)]])
     for at in np.flatnonzero(np.diff(edges) > _LEAST_BYTES):
         yield int(edges[at]) + 1, int(edges[at + 1])

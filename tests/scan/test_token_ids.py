@@ -2,16 +2,19 @@
 
 import gzip
 import io
+import json
 import pickle
 
 import numpy as np
 import pyarrow
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import torch
 from safetensors.numpy import save as save_safetensors
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from clinscale.scan.opened import looks_packed
 from clinscale.scan.readings import readings
 from clinscale.scan.strings import read_pieces
 from clinscale.scan.token_ids import TOKEN_IDS, decoded, runs_of_ids
@@ -34,7 +37,9 @@ TOKENIZER = word_level(WORDS)
 def texts_of(path, tokenizer):
     for piece in read_pieces(path, tokenizer.get_vocab_size()):
         yield from (
-            decoded(piece.raw, [tokenizer]) if piece.encoding == TOKEN_IDS else readings(piece.text, [tokenizer])
+            decoded(piece.raw, piece.encoding, [tokenizer])
+            if piece.encoding in TOKEN_IDS
+            else readings(piece.text, [tokenizer])
         )
 
 
@@ -58,8 +63,65 @@ def in_arrow(file):
         writer.write_table(table)
 
 
+def table(**columns):
+    return pyarrow.table({"note": ["a"] * len(IDS), "position": range(len(IDS)), **columns})
+
+
+def parquet(of):
+    return written(lambda file: pyarrow.parquet.write_table(of, file))
+
+
+def arrow(of):
+    return written(lambda file: pyarrow.feather.write_feather(of, file))
+
+
+def msgpack(ids):
+    return b"".join(b"\xcd" + int(one).to_bytes(2, "big") if one > 127 else bytes([one]) for one in ids)
+
+
+def cbor(ids):
+    return b"".join(b"\x19" + int(one).to_bytes(2, "big") if one > 255 else b"\x18" + bytes([one]) for one in ids)
+
+
+NUMBERS = IDS.tolist()
+ROWS = list(enumerate(NUMBERS))
+SPELLINGS = {
+    "csv": "id\n" + "\n".join(map(str, NUMBERS)),
+    "csv of columns": "\n".join(f"a,{at},{one},1" for at, one in ROWS),
+    "csv of floats": "\n".join(f"{at}\t{one}.0" for at, one in ROWS),
+    "quoted csv": "\n".join(f'"{at}";"{one}"' for at, one in ROWS),
+    "json lines": "\n".join(json.dumps({"note": "a", "p": 0.5, "id": one}) for one in NUMBERS),
+    "json of objects": json.dumps([{"at": at, "id": one} for at, one in ROWS], indent=4),
+    "json of lists": json.dumps({"a": [[[one] for one in NUMBERS]]}, indent=4),
+    "json of pairs": json.dumps(ROWS),
+    "json by position": json.dumps(dict(ROWS)),
+    "json of strings": json.dumps([str(one) for one in NUMBERS]),
+    "yaml": "".join(f"- {one}\n" for one in NUMBERS),
+    "html": "".join(f"<tr><td>{at}</td><td>{one}</td></tr>\n" for at, one in ROWS),
+    "log": "".join(f"10:00 token={one}\n" for one in NUMBERS),
+    "hexadecimal": " ".join(map(hex, NUMBERS)),
+}
 FILES = {
-    **{width: IDS.astype(width).tobytes() for width in ("<u2", "<i2", "<u4", "<i4", "<i8")},
+    **{width: IDS.astype(width).tobytes() for width in ("<u2", "<i2", "<u4", "<i4", "<i8", "<f4", "<f8")},
+    **{width: b"\xff" + IDS.astype(width).tobytes() for width in (">u2", ">i4", ">i8")},
+    **{name: text.encode() for name, text in SPELLINGS.items()},
+    **{f"pickle {number}": pickle.dumps(NUMBERS, number) for number in range(6)},
+    "pickled lists": pickle.dumps({"input_ids": [NUMBERS[:4], NUMBERS[4:]]}),
+    "pickled pairs": pickle.dumps(ROWS),
+    "pickled positions": pickle.dumps(dict(ROWS)),
+    "pickled scalars": pickle.dumps(list(IDS)),
+    "pickled after more than one batch": pickle.dumps([5] * 3_000 + NUMBERS),
+    "msgpack": msgpack(NUMBERS),
+    "cbor": cbor(NUMBERS),
+    "npy of pairs": written(np.save, np.array(ROWS)),
+    "npy of three columns": written(np.save, np.array([(one, 1, 0) for one in NUMBERS], "<i4")),
+    "parquet of rows": parquet(table(id=NUMBERS)),
+    "parquet of floats": parquet(table(id=IDS.astype(float))),
+    "parquet of nested lists": parquet(pyarrow.table({"id": [[[[one] for one in NUMBERS]]]})),
+    "parquet of objects": parquet(pyarrow.table({"a": [[{"at": at, "id": one} for at, one in ROWS]]})),
+    "parquet of bytes": parquet(pyarrow.table({"id": [IDS.astype("<i4").tobytes()]})),
+    "arrow of rows": arrow(table(id=NUMBERS)),
+    "arrow of packed bytes": arrow(pyarrow.table({"id": [gzip.compress(IDS.astype(">i4").tobytes())]})),
     "from an odd byte": b"\xff" * 7 + IDS.astype("<u2").tobytes(),
     "beside weights": WEIGHTS.tobytes() + IDS.astype("<u2").tobytes() + WEIGHTS.astype("f2").tobytes(),
     "across blocks": bytes(2**20 - 41) + IDS.astype("<i8").tobytes(),
@@ -96,5 +158,6 @@ def test_weights_are_next_to_never_taken_for_ids(vocabulary_tokens):
     as_bf16 = (WEIGHTS.view("u4") >> 16).astype("<u2")
     for weights in (WEIGHTS, WEIGHTS.astype("f2"), as_bf16, np.zeros(2**15, "f4")):
         raw = weights.tobytes()
-        taken = sum(stop - start for start, stop in runs_of_ids(raw, vocabulary_tokens))
+        assert not looks_packed(raw)
+        taken = sum(stop - start for start, stop, _ in runs_of_ids(raw, vocabulary_tokens))
         assert taken < len(raw) / 20
