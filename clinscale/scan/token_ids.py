@@ -39,6 +39,8 @@ class _Objects:
 
     def runs(self, block: bytes, raw: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
         """Places of numbers in a row."""
+        if sum(map(block.count, self._marks)) < _LEAST_MARKS:
+            return
         marks = np.zeros(-len(raw) % _STRETCH_BYTES + len(raw), np.uint8)
         for mark, *size in self._marks:
             found = raw == mark
@@ -91,12 +93,14 @@ def runs_of_ids(block: bytes, vocabulary_tokens: int) -> Iterator[tuple[int, int
     if not vocabulary_tokens:
         return
     raw = np.frombuffer(block, np.uint8)
-    for order, first in ((order, first) for order in (_LITTLE, _BIG) for first in (0, 1)):
+    has_arrays = np.count_nonzero(raw < _COMMON >> 8) >= _LEAST_COMMON
+    for order, first in ((order, first) for order in (_LITTLE, _BIG) for first in (0, 1) if has_arrays):
         count = max(0, len(block) - first) // 2
         highs = raw[first + (order == _LITTLE) : first + 2 * count : 2]
         for start, stop in _arrays(np.frombuffer(block, order, count, first), highs, vocabulary_tokens):
             yield first + 2 * start, first + 2 * stop, order
-    yield from _floats(raw)
+    if has_arrays:
+        yield from _floats(raw)
     for name, objects in _OBJECTS.items():
         yield from ((*run, name) for run in objects.runs(block, raw))
 
@@ -148,9 +152,10 @@ def _judge(
     codes: npt.NDArray[np.uint16], highs: npt.NDArray[np.uint8], vocabulary_tokens: int
 ) -> npt.NDArray[np.bool_]:
     """Whether each window is all ids and has enough common ones, told by their high bytes; the last is filled up."""
-    common = np.pad(highs < _COMMON >> 8, (0, -len(highs) % _WINDOW), constant_values=True)
-    good = _sums(common.view(np.uint8), _WINDOW) >= _LEAST_COMMON
-    if vocabulary_tokens < _SHORT:
+    common = np.ones(len(highs) + -len(highs) % _WINDOW, bool)
+    np.less(highs, _COMMON >> 8, out=common[: len(highs)])
+    good: npt.NDArray[np.bool_] = _sums(common.view(np.uint8), _WINDOW) >= _LEAST_COMMON
+    if vocabulary_tokens < _SHORT and good.any():
         windows = np.pad(codes, (0, -len(codes) % _WINDOW)).reshape(-1, _WINDOW)
         good[good] = (windows[good] < vocabulary_tokens).all(axis=1)
     return good
@@ -159,11 +164,14 @@ def _judge(
 def _sums(counts: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint64]:
     """Sums of `size` counts each, all below 256: eight bytes are added at once, then the sums of each eighth."""
     eighths = counts.view(np.uint64).reshape(-1, size // 8).sum(axis=1)
-    return eighths * np.uint64(0x0101010101010101) >> np.uint64(56)
+    sums: npt.NDArray[np.uint64] = eighths * np.uint64(0x0101010101010101) >> np.uint64(56)
+    return sums
 
 
 def _ranges(good: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Ranges of what is good, and one beside each: it holds the beginning or the end."""
+    if not good.any():
+        return []
     good[:-1] |= good[1:]
     good[1:] |= good[:-1].copy()
     edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).view(np.int8)))
