@@ -312,7 +312,7 @@ class _Rows(io.RawIOBase):
 
 
 def _as_text(value: Any) -> str:
-    """What JSON has no word for; bytes that are no text as base64, from which they are read like those of any file."""
+    """A value that JSON has no word for; bytes that are no text as base64, from which they are read as those of a file."""
     if not isinstance(value, bytes):
         return str(value)
     try:
