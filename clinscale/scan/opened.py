@@ -312,7 +312,7 @@ class _Rows(io.RawIOBase):
 
 
 def _as_text(value: Any) -> str:
-    """A value that JSON has no word for; bytes that are no text as base64, from which they are read as those of a file."""
+    """A value that JSON has no word for; bytes that are no text as base64, which is read as what it holds."""
     if not isinstance(value, bytes):
         return str(value)
     try:

@@ -174,7 +174,7 @@ def _readable(block: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _runs(good: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Ranges in which enough are good in a row; of weights that is told by eight at once, of which none are good."""
+    """Ranges in which enough are good in a row; eight at once show that of weights few are."""
     eights = good[: len(good) // 8 * 8].view(np.uint64)
     if not (eights == 0x0101010101010101).any():
         return

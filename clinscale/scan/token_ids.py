@@ -21,7 +21,7 @@ _SHORT = 2**16
 _STRETCH_BYTES, _LEAST_MARKS = 64, 3
 """Bytes that are judged at once for numbers of objects; a scalar of NumPy takes 17."""
 _MOST_COLUMNS = 3
-"""Columns of ids and of what stands between them: positions, masks, types."""
+"""Columns of ids and of what is between them: positions, masks, types."""
 
 
 class _Objects:
@@ -151,7 +151,7 @@ def _floats(raw: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int, str]]:
 def _judge(
     codes: npt.NDArray[np.uint16], highs: npt.NDArray[np.uint8], vocabulary_tokens: int
 ) -> npt.NDArray[np.bool_]:
-    """Whether each window is all ids and has enough common ones, told by their high bytes; the last is filled up."""
+    """Whether each window is all ids and has enough common ones, by their high bytes; the last is filled up."""
     common = np.ones(len(highs) + -len(highs) % _WINDOW, bool)
     np.less(highs, _COMMON >> 8, out=common[: len(highs)])
     good: npt.NDArray[np.bool_] = _sums(common.view(np.uint8), _WINDOW) >= _LEAST_COMMON
