@@ -1,8 +1,6 @@
 """Measured side by side with the peer, in one process, equality first; nothing here is a test.
 
-A bench answers with `{"what", "machine", "versions", "load", "ratios": {NAME: {"median", "min", "max", "asked"}},
-"equal": true, "details"}`; `asked` is the figure that the project set itself for one thread of a CPU, or for a GPU;
-the names in `at_most`, where there are any, are ratios that should not be larger.
+A bench answers with a `BenchRecord`, which `clinscale bench NAME --json` prints.
 """
 
 from clinscale.bench.attention import bench_attention
@@ -12,6 +10,7 @@ from clinscale.bench.encoders import FAMILIES
 from clinscale.bench.loading import FORMATS, bench_loading
 from clinscale.bench.predict import KINDS, bench_predict
 from clinscale.bench.pretrain import bench_pretrain
+from clinscale.bench.record import BenchRecord
 from clinscale.bench.search import bench_search, record_table
 from clinscale.bench.step import bench_step
 from clinscale.bench.zero import bench_zero
@@ -20,6 +19,7 @@ __all__ = [
     "FAMILIES",
     "FORMATS",
     "KINDS",
+    "BenchRecord",
     "bench_attention",
     "bench_checkpoint",
     "bench_corpus",

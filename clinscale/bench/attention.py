@@ -16,6 +16,7 @@ from clinscale.bench.encoders import (
     without_dense_probabilities,
 )
 from clinscale.bench.measure import Times, ratio, saved_bytes, side_by_side, surroundings
+from clinscale.bench.record import BenchRecord, Ratio
 from clinscale.errors import ClinscaleError
 
 # Shape letters: B rows of a batch, L tokens of a row, E hidden size
@@ -44,7 +45,7 @@ def bench_attention(
     vocab_size: int | None = None,
     device: str = "cpu",
     on_progress: Callable[[str], None] = lambda name: None,
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Forward and backward of one self-attention module with its projections, and of the MLM head with its loss.
 
     A is HF's eager code, B clinscale's; both get the same weights and inputs, and their outputs and gradients are
@@ -56,8 +57,8 @@ def bench_attention(
         ClinscaleError: A and B do not agree.
     """
     check_shape(tokens, hidden_size)
-    document = surroundings("attention", device)
-    ratios: dict[str, Any] = {}
+    before = surroundings("attention", device)
+    ratios: dict[str, Ratio] = {}
     details: dict[str, Any] = {}
     shape = {"layers": 1, "tokens": tokens, "dropout": 0.0, "hidden_size": hidden_size, "vocab_size": vocab_size}
     for precision in precisions:
@@ -91,7 +92,7 @@ def bench_attention(
             times = _compare(name, heads, dtype, repeats=repeats, device=device)
             ratios[f"{name}_{precision}"] = times.ratio(_ASKED["mlm_head"] if precision == "fp32" else None)
             details[f"{name}_{precision}"] = times.seconds()
-    return document | {"ratios": ratios, "equal": True, "details": details}
+    return BenchRecord(surroundings=before, ratios=ratios, details=details)
 
 
 def _modules_of(family: str) -> list[tuple[str, bool]]:

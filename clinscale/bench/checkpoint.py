@@ -14,6 +14,7 @@ import torch
 from clinscale import models
 from clinscale.bench.encoders import batch_of, model_of
 from clinscale.bench.measure import ratio, surroundings
+from clinscale.bench.record import BenchRecord
 from clinscale.engine import CheckpointStore, DeepSpeedEngine, OptimizerConfig, ZeroConfig, newest_checkpoint
 from clinscale.errors import ClinscaleError
 from clinscale.pretrain import PretrainRuntime
@@ -23,7 +24,7 @@ _ASKED_STALL, _ASKED_SHARE = 10.0, 0.01
 
 def bench_checkpoint(
     *, layers: int, hidden_size: int, tokens: int, stage: int, repeats: int, on_progress: Callable[[str], None]
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Seconds that training pauses for a blocking save over those for ours, and ours as a share of training.
 
     The peer is what DeepSpeed and Ray Train do together: `save_checkpoint` into a folder of the worker's, then a copy
@@ -33,7 +34,7 @@ def bench_checkpoint(
     Raises:
         ClinscaleError: ours holds other tensors than the peer's.
     """
-    document = surroundings("checkpoint", "cpu")
+    before = surroundings("checkpoint", "cpu")
     with tempfile.TemporaryDirectory() as folder, _Group(Path(folder)):
         on_progress("building the model")
         model = models.prepare_for_mlm(
@@ -76,16 +77,16 @@ def bench_checkpoint(
     quiet = statistics.median(quiet_s)
     interval_s = PretrainRuntime().checkpoint_every_steps * quiet
     cost_s = [stall + max(0.0, beside - quiet) for stall, beside in zip(ours_s, beside_s, strict=True)]
-    return document | {
-        "ratios": {
+    return BenchRecord(
+        surroundings=before,
+        ratios={
             "stall_blocking_over_ours": ratio(
                 [slow / fast for slow, fast in zip(blocking_s, ours_s, strict=True)], _ASKED_STALL
             ),
             "share_of_training": ratio([cost / (interval_s + cost) for cost in cost_s], _ASKED_SHARE),
         },
-        "at_most": ["share_of_training"],
-        "equal": True,
-        "details": {
+        at_most=("share_of_training",),
+        details={
             "checkpoint_bytes": size_bytes,
             "blocking_s": blocking_s,
             "stall_s": ours_s,
@@ -93,7 +94,7 @@ def bench_checkpoint(
             "step_while_writing_s": beside_s,
             "checkpoint_every_steps": PretrainRuntime().checkpoint_every_steps,
         },
-    }
+    )
 
 
 class _Group:

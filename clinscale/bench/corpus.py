@@ -4,7 +4,6 @@ import contextlib
 import csv
 import functools
 import gzip
-import importlib.metadata
 import itertools
 import json
 import os
@@ -23,6 +22,7 @@ import psutil  # type: ignore[import-untyped]
 from clinscale import corpus
 from clinscale.bench.files import invent_texts
 from clinscale.bench.measure import in_fresh_process, side_by_side, surroundings
+from clinscale.bench.record import BenchRecord, PeakMemory, Ratio
 from clinscale.errors import ClinscaleError, ConfigError
 
 _ASKED = 1.5
@@ -41,7 +41,7 @@ def bench_corpus(
     repeats: int = 3,
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda name: None,
-) -> dict[str, Any]:
+) -> BenchRecord:
     """One process and one thread each: JSON lines to rows of 512 tokens; and the peak memory of building on Ray.
 
     A is `run_mlm.py` of transformers without `--line_by_line`: `load_dataset`, `map` of the tokenizer, `map` of
@@ -64,9 +64,10 @@ def bench_corpus(
         ConfigError: `data` is a folder without the public notes.
         ClinscaleError: the two streams of tokens differ.
     """
-    document = surroundings("corpus", "cpu")
-    document["versions"] |= {name: importlib.metadata.version(name) for name in ("datasets", "tokenizers", "ray")}
-    document |= {"ratios": {}, "equal": True, "mb_per_s": {}, "memory": {}, "details": {}}
+    before = surroundings("corpus", "cpu", packages=("datasets", "tokenizers", "ray"))
+    ratios: dict[str, Ratio] = {}
+    mb_per_s: dict[str, dict[str, float]] = {}
+    details: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary, _one_thread():
         folder = Path(temporary)
         on_progress("tokenizer")
@@ -84,14 +85,15 @@ def bench_corpus(
             on_progress(name)
             times = side_by_side(peer, build, repeats=repeats, device="cpu")
             seconds = times.seconds()
-            document["ratios"][name] = times.ratio(ask)
-            document["mb_per_s"][name] = {side: num_bytes / _MB / seconds[side]["median_s"] for side in "ab"}
-            document["details"][name] = seconds | {"bytes": num_bytes, "data": _PUBLIC[0] if data else "invented"}
+            ratios[name] = times.ratio(ask)
+            mb_per_s[name] = {side: num_bytes / _MB / seconds[side]["median_s"] for side in "ab"}
+            details[name] = seconds | {"bytes": num_bytes, "data": _PUBLIC[0] if data else "invented"}
         theirs.close()
+    memory: dict[str, PeakMemory] = {}
     if scale:
         on_progress("memory")
-        document["memory"] = _memory(scale, seed)
-    return document
+        memory = _memory(scale, seed)
+    return BenchRecord(surroundings=before, ratios=ratios, mb_per_s=mb_per_s, memory=memory, details=details)
 
 
 class _RunMlm:
@@ -249,18 +251,20 @@ def _one_thread() -> Iterator[None]:
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-def _memory(sizes: tuple[float, float], seed: int) -> dict[str, dict[str, int]]:
+def _memory(sizes: tuple[float, float], seed: int) -> dict[str, PeakMemory]:
     """The memory that the driver and the largest worker each held for themselves at most, at both sizes."""
-    found: dict[str, dict[str, int]] = {"corpus driver": {}, "corpus worker": {}}
-    for size, megabytes in zip(("small", "large"), sizes, strict=True):
-        with tempfile.TemporaryDirectory() as temporary:
-            file = Path(temporary) / "NOTEEVENTS.csv"
-            _write_noteevents(file, round(megabytes * _MB), seed)
-            peaks = Path(temporary) / "peaks.json"
-            in_fresh_process(_build_watched, str(file), str(Path(temporary) / "shards"), str(peaks))
-            for name, peak in json.loads(peaks.read_text(encoding="utf-8")).items():
-                found[f"corpus {name}"] |= {f"{size}_bytes": file.stat().st_size, f"peak_{size}_bytes": peak}
-    return found
+    (small_bytes, small), (large_bytes, large) = (_peaks(megabytes, seed) for megabytes in sizes)
+    return {f"corpus {name}": PeakMemory(small_bytes, small[name], large_bytes, large[name]) for name in small}
+
+
+def _peaks(megabytes: float, seed: int) -> tuple[int, dict[str, int]]:
+    """Size of one file, and the memory held at most while it was built, by `driver` and `worker`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "NOTEEVENTS.csv"
+        _write_noteevents(file, round(megabytes * _MB), seed)
+        peaks = Path(temporary) / "peaks.json"
+        in_fresh_process(_build_watched, str(file), str(Path(temporary) / "shards"), str(peaks))
+        return file.stat().st_size, json.loads(peaks.read_text(encoding="utf-8"))
 
 
 def _write_noteevents(file: Path, num_bytes: int, seed: int) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import gc
 import gzip
-import importlib.metadata
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from clinscale.bench import scripts
 from clinscale.bench.files import Texts, invent_texts, write_arrow, write_invented, write_parquet
 from clinscale.bench.measure import in_fresh_process, peak_resident_bytes, side_by_side, surroundings
+from clinscale.bench.record import BenchRecord, PeakMemory, Ratio
 from clinscale.corpus import CleaningConfig, SourceConfig, read_documents
 from clinscale.errors import ClinscaleError, ConfigError
 from clinscale.records import Record, read_records
@@ -54,7 +54,7 @@ def bench_loading(
     repeats: int = 5,
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda name: None,
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Files to rows or examples in one thread, and the memory in which NOTEEVENTS is streamed.
 
     A is the obvious script, B clinscale's reader. Both must give the same ids, texts and gold before anything is timed;
@@ -78,9 +78,10 @@ def bench_loading(
     if data is not None and not Path(data).is_dir():
         known = ", ".join(folder for folder, _ in _PUBLIC.values())
         raise ConfigError(f"{data} is not a local folder; give one that holds any of {known}, or none")
-    document = surroundings("loading", "cpu")
-    document["versions"] |= {name: importlib.metadata.version(name) for name in ("pandas", "pyarrow")}
-    document |= {"ratios": {}, "equal": True, "mb_per_s": {}, "memory": {}, "details": {}}
+    before = surroundings("loading", "cpu", packages=("pandas", "pyarrow"))
+    ratios: dict[str, Ratio] = {}
+    mb_per_s: dict[str, dict[str, float]] = {}
+    details: dict[str, Any] = {}
     texts = invent_texts(seed)
     with tempfile.TemporaryDirectory() as temporary:
         for name in formats:
@@ -92,12 +93,12 @@ def bench_loading(
             with _one_arrow_thread(), _collecting_only_what_is_read():
                 times = side_by_side(script, reader, repeats=repeats, device="cpu")
             seconds, num_bytes = times.seconds(), sum(map(_num_bytes, files))
-            document["ratios"][name] = times.ratio(_ASKED)
-            document["mb_per_s"][name] = {side: num_bytes / _MB / seconds[side]["median_s"] for side in "ab"}
-            document["details"][name] = seconds | {"bytes": num_bytes, "data": origin, "repaired": repaired}
+            ratios[name] = times.ratio(_ASKED)
+            mb_per_s[name] = {side: num_bytes / _MB / seconds[side]["median_s"] for side in "ab"}
+            details[name] = seconds | {"bytes": num_bytes, "data": origin, "repaired": repaired}
         on_progress("memory")
-        document["memory"]["noteevents"] = _stream_memory(Path(temporary) / "stream", texts, stream_megabytes)
-    return document
+        memory = {"noteevents": _stream_memory(Path(temporary) / "stream", texts, stream_megabytes)}
+    return BenchRecord(surroundings=before, ratios=ratios, mb_per_s=mb_per_s, memory=memory, details=details)
 
 
 def _run_script(name: str, files: Sequence[Path]) -> list[Any]:
@@ -169,14 +170,13 @@ def _num_bytes(file: Path) -> int:
         return stream.seek(0, 2)
 
 
-def _stream_memory(folder: Path, texts: Texts, sizes: tuple[float, float]) -> dict[str, int]:
-    found = {}
+def _stream_memory(folder: Path, texts: Texts, sizes: tuple[float, float]) -> PeakMemory:
+    found: list[int] = []
     for size, megabytes in zip(("small", "large"), sizes, strict=True):
         write_invented("noteevents", folder / size, texts, round(megabytes * _MB))
         [file] = (folder / size).iterdir()
-        found[f"{size}_bytes"] = file.stat().st_size
-        found[f"peak_{size}_bytes"] = in_fresh_process(_stream, str(file))
-    return found
+        found += [file.stat().st_size, in_fresh_process(_stream, str(file))]
+    return PeakMemory(*found)
 
 
 def _stream(uri: str) -> int:

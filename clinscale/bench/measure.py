@@ -7,13 +7,15 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from clinscale.bench.record import Machine, Ratio, Surroundings
 
 _PACKAGES = ("torch", "transformers", "numpy")
 
@@ -25,7 +27,7 @@ class Times:
     a_s: list[float]
     b_s: list[float]
 
-    def ratio(self, asked: float | None) -> dict[str, float | None]:
+    def ratio(self, asked: float | None) -> Ratio:
         """Speed of B as a multiple of A's, over each pair of neighbouring runs."""
         return ratio([a / b for a, b in zip(self.a_s, self.b_s, strict=True)], asked)
 
@@ -37,9 +39,9 @@ class Times:
         }
 
 
-def ratio(values: list[float], asked: float | None) -> dict[str, float | None]:
-    """One entry of a bench's `ratios`; `asked` is the figure that the project set itself, None for none."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values), "asked": asked}
+def ratio(values: list[float], asked: float | None, **more: float | None) -> Ratio:
+    """Median, smallest and largest of the values, beside the figure that the project set itself."""
+    return Ratio(statistics.median(values), min(values), max(values), asked, more)
 
 
 def side_by_side(a: Callable[[], Any], b: Callable[[], Any], *, repeats: int, device: str) -> Times:
@@ -98,22 +100,17 @@ def peak_resident_bytes() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
-def surroundings(what: str, device: str) -> dict[str, Any]:
-    """The head of a bench's document: machine, versions and load."""
-    machine: dict[str, Any] = {
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
-        "system": platform.platform(),
-    }
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {
-        "what": what,
-        "machine": machine,
-        "versions": {"python": platform.python_version(), **versions},
-        "load": list(os.getloadavg()),
-    }
+def surroundings(what: str, device: str, *, packages: Sequence[str] = ()) -> Surroundings:
+    """Machine, versions and load as they are now; `packages` are those that this bench measures beside the usual."""
+    machine = Machine(
+        processor=_processor(),
+        cpus=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        system=platform.platform(),
+    )
+    versions = {name: importlib.metadata.version(name) for name in (*_PACKAGES, *packages)}
+    return Surroundings(what, machine, {"python": platform.python_version(), **versions}, os.getloadavg())
 
 
 def _processor() -> str:

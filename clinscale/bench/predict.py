@@ -13,6 +13,7 @@ from clinscale import corpus, models
 from clinscale.bench.encoders import FAMILIES
 from clinscale.bench.files import invent_texts
 from clinscale.bench.measure import Times, ratio, side_by_side, surroundings
+from clinscale.bench.record import BenchRecord, Ratio
 from clinscale.errors import ClinscaleError, ConfigError
 from clinscale.predict import Predictor, TaskCard, load_predictor
 from clinscale.tasks import Example, Prediction, kind_of, load_task
@@ -44,7 +45,7 @@ def bench_predict(
     device: str = "cpu",
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda name: None,
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Invented notes through a fine-tuned folder of random weights, text in, predictions out.
 
     B is `load_predictor`. A has the same weights in `AutoModel...`, and the same windows in batches as large: a loop
@@ -75,8 +76,10 @@ def bench_predict(
             f"tokens must be the lengths of the shortest and the longest note, got {tokens}; give the smaller number "
             "first"
         )
-    document = surroundings("predict", device)
-    document |= {"ratios": {}, "equal": True, "per_s": {}, "details": {"precision": precision, "layers": layers}}
+    before = surroundings("predict", device)
+    ratios: dict[str, Ratio] = {}
+    per_s: dict[str, dict[str, dict[str, float]]] = {}
+    details: dict[str, Any] = {"precision": precision, "layers": layers}
     texts = [text for text, _ in invent_texts(seed).notes]
     tokenizer = corpus.train_tokenizer(texts, _VOCABULARY)
     examples = _notes(texts, tokenizer, documents, tokens, seed)
@@ -116,14 +119,14 @@ def bench_predict(
             for peer_name, peer in peers.items():
                 a, b = partial(peer.predict, examples, batch_size), partial(predictor.predict, examples)
                 times = side_by_side(a, b, repeats=repeats, device=device)
-                document["ratios"][peer_name] = times.ratio(_ASKED)
-                document["per_s"][peer_name] = _per_s(times, amounts)
-                document["details"][peer_name] = times.seconds() | amounts
+                ratios[peer_name] = times.ratio(_ASKED)
+                per_s[peer_name] = _per_s(times, amounts)
+                details[peer_name] = times.seconds() | amounts
                 if device.startswith("cuda"):
                     peaks = [_peak_bytes(work) for work in (a, b)]
-                    document["ratios"][f"{peer_name}_peak_memory"] = ratio([peaks[0] / peaks[1]], None)
-                    document["details"][peer_name] |= dict(zip(("a_bytes", "b_bytes"), peaks, strict=True))
-    return document
+                    ratios[f"{peer_name}_peak_memory"] = ratio([peaks[0] / peaks[1]], None)
+                    details[peer_name] |= dict(zip(("a_bytes", "b_bytes"), peaks, strict=True))
+    return BenchRecord(surroundings=before, ratios=ratios, per_s=per_s, details=details)
 
 
 class _Loop:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from clinscale import corpus, runtime
 from clinscale.bench.measure import ratio, surroundings
+from clinscale.bench.record import BenchRecord
 from clinscale.errors import ClinscaleError, ClusterError
 from clinscale.pretrain import PretrainConfig, WorkerTask, train, train_worker, worker_task
 
@@ -103,7 +104,7 @@ def bench_pretrain(
     stage: int,
     repeats: int,
     on_progress: Callable[[str], None],
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Seconds of a step under Ray Train over those under torchrun, and of a recovery over those of a cold start.
 
     Both sides run `pretrain.worker.train_worker` on the same invented notes; their losses must be equal to the bit.
@@ -113,7 +114,7 @@ def bench_pretrain(
     Raises:
         ClinscaleError: the losses differ, or one side failed.
     """
-    document = surroundings("pretrain", "cpu")
+    before = surroundings("pretrain", "cpu")
     recipe = {
         "model": {"size": size},
         "row_tokens": row_tokens,
@@ -166,17 +167,17 @@ def bench_pretrain(
             [r["recovery_s"] / r["cold_start_s"] for r in recoveries], _ASKED_RECOVERY
         ),
     }
-    return document | {
-        "ratios": ratios,
-        "at_most": list(ratios),
-        "equal": True,
-        "details": {
+    return BenchRecord(
+        surroundings=before,
+        ratios=ratios,
+        at_most=tuple(ratios),
+        details={
             "step_s": {side: statistics.median(values) for side, values in step_s.items()},
             "alone_step_s": alone_step_s,
             "recoveries": recoveries,
             "checkpoint_every_steps": checkpoint_every_steps,
         },
-    }
+    )
 
 
 def _shards(folder: Path) -> corpus.ShardSet:

@@ -26,6 +26,7 @@ from clinscale.bench.measure import (
     side_by_side,
     surroundings,
 )
+from clinscale.bench.record import BenchRecord, Ratio
 from clinscale.engine import OptimizerConfig, Precision, TorchEngine, datasheet_peak_flops, gemm_roof_flops
 from clinscale.errors import ClinscaleError
 
@@ -50,7 +51,7 @@ def bench_step(
     vocab_size: int | None = None,
     device: str = "cpu",
     on_progress: Callable[[str], None] = lambda name: None,
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Forward, backward, clipping and AdamW of one MLM step, all families, at base width.
 
     A is HF eager, B clinscale, both through the same engine with the same weights and rows; loss and gradients are
@@ -63,8 +64,8 @@ def bench_step(
         ClinscaleError: A and B do not agree.
     """
     check_shape(tokens, hidden_size)
-    document = surroundings("step", device)
-    ratios: dict[str, Any] = {}
+    before = surroundings("step", device)
+    ratios: dict[str, Ratio] = {}
     details: dict[str, Any] = {}
     is_cuda = device.startswith("cuda")
     shape = {"tokens": tokens, "dropout": dropout, "hidden_size": hidden_size, "vocab_size": vocab_size}
@@ -118,7 +119,7 @@ def bench_step(
         peaks = [_peak_bytes(family, attention, shallowest, rows, device) for attention in ("hf", "exact")]
         ratios[f"{prefix}step_peak_memory"] = ratio([peaks[0] / peaks[1]], _ASKED["memory"])
         details[f"{prefix}step_peak_memory"] = {"a_bytes": peaks[0], "b_bytes": peaks[1]}
-    return document | {"ratios": ratios, "equal": True, "details": details}
+    return BenchRecord(surroundings=before, ratios=ratios, details=details)
 
 
 class _Step:

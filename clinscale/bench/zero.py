@@ -13,6 +13,7 @@ import torch
 from clinscale import models
 from clinscale.bench.encoders import batch_of, model_of
 from clinscale.bench.measure import ratio, surroundings
+from clinscale.bench.record import BenchRecord
 from clinscale.engine import REDUCE_BUCKET_ELEMENTS, DeepSpeedEngine, OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ClinscaleError
 
@@ -34,7 +35,7 @@ def bench_zero(
     num_workers: Sequence[int],
     precision: Precision,
     on_progress: Callable[[str], None],
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Bytes of model states on each rank after a step, over `expected_bytes`; ranks are processes here, over gloo.
 
     Measured are the storages of all tensors that live between two steps: parameters, optimiser and buffers.
@@ -42,7 +43,7 @@ def bench_zero(
     Raises:
         ClinscaleError: a rank failed.
     """
-    document = surroundings("zero", "cpu")
+    before = surroundings("zero", "cpu")
     ratios, rows = {}, []
     for workers in num_workers:
         for stage in stages:
@@ -53,12 +54,12 @@ def bench_zero(
             off_by = [max(measured / expected, expected / measured) for measured in found["bytes"]]
             ratios[f"zero_{stage}_workers_{workers}"] = ratio(off_by, _ASKED)
             rows.append({"stage": stage, "workers": workers, "bytes": found["bytes"], "expected_bytes": expected})
-    return document | {
-        "ratios": ratios,
-        "at_most": list(ratios),
-        "equal": True,
-        "details": {"per_rank": rows, **shape, "precision": precision},
-    }
+    return BenchRecord(
+        surroundings=before,
+        ratios=ratios,
+        at_most=tuple(ratios),
+        details={"per_rank": rows, **shape, "precision": precision},
+    )
 
 
 def expected_bytes(

@@ -1,8 +1,9 @@
 """`clinscale bench`: measured against the peer in the same process."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,9 @@ from clinscale.cli.output import Steps, emit
 from clinscale.cli.output import table as table_of
 from clinscale.errors import ConfigError
 from clinscale.models import EXACT_FAMILIES
+
+if TYPE_CHECKING:
+    from clinscale.bench import BenchRecord
 
 Family = StrEnum("Family", EXACT_FAMILIES)  # type: ignore[misc]
 Precision = StrEnum("Precision", ["fp32", "bf16"])
@@ -335,7 +339,11 @@ def _asked(figure: float | None, at_most: bool) -> str:
     return "" if figure is None else f"{'at most' if at_most else 'at least'} {figure:g}"
 
 
-def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
+def _shown(figure: float | None) -> float | str:
+    return "∞" if figure is None else figure  # a peer that never got there has no finite cost
+
+
+def _run(bench: "Callable[..., BenchRecord]", threads: int, json: bool, **options: Any) -> None:
     import torch
     import transformers
 
@@ -350,25 +358,32 @@ def _run(bench: Any, threads: int, json: bool, **options: Any) -> None:
             steps.update(done, None, name)
             done += 1
 
-        document = bench(**options, on_progress=on_progress)
+        record = bench(**options, on_progress=on_progress)
+    emit(record.plain(), as_json=json, people=_people(record))
+
+
+def _people(record: "BenchRecord") -> list[Any]:
+    """The table of ratios, and a sentence for each memory."""
     rows = [
         {
             "ratio": name,
-            # a peer that never got there has no finite cost
-            **{key: "∞" if found[key] is None else found[key] for key in ("median", "min", "max")},
-            "asked": _asked(found["asked"], name in document.get("at_most", ())),
-            **{f"{side} MB/s": speed for side, speed in document.get("mb_per_s", {}).get(name, {}).items()},
+            "median": _shown(ratio.median),
+            "min": _shown(ratio.min),
+            "max": _shown(ratio.max),
+            "asked": _asked(ratio.asked, name in record.at_most),
+            **{f"{side} MB/s": speed for side, speed in (record.mb_per_s or {}).get(name, {}).items()},
             **{
                 f"{side} {unit}/s": speed
-                for side, speeds in document.get("per_s", {}).get(name, {}).items()
+                for side, speeds in (record.per_s or {}).get(name, {}).items()
                 for unit, speed in speeds.items()
             },
         }
-        for name, found in document["ratios"].items()
+        for name, ratio in record.ratios.items()
     ]
-    people: list[Any] = [table_of(f"bench {document['what']}: ratios to the peer", rows)]
-    for name, found in document.get("memory", {}).items():
-        mb = {key: f"{size / 1e6:.1f} MB" for key, size in found.items()}
-        for size in ("small", "large"):
-            people.append(f"{name}: {mb[f'{size}_bytes']} streamed within {mb[f'peak_{size}_bytes']} of memory")
-    emit(document, as_json=json, people=people)
+    shown: list[Any] = [table_of(f"bench {record.surroundings.what}: ratios to the peer", rows)]
+    for name, found in (record.memory or {}).items():
+        sizes = (found.small_bytes, found.peak_small_bytes), (found.large_bytes, found.peak_large_bytes)
+        shown += [
+            f"{name}: {size / 1e6:.1f} MB streamed within {peak / 1e6:.1f} MB of memory" for size, peak in sizes
+        ]
+    return shown

@@ -19,10 +19,11 @@ from clinscale import models
 from clinscale.engine import Engine, TorchEngine, seed_torch
 from clinscale.errors import ConfigError, DataError, DivergenceError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
+from clinscale.finetune.windows import dev_windows, train_windows
 from clinscale.predict import Predictor, TaskCard, collate
 from clinscale.runtime import out_of_memory_as, run_halving
 from clinscale.storage import atomic_path
-from clinscale.tasks import Example, TaskConfig, TaskData, Window, kind_of, metric_of
+from clinscale.tasks import TaskConfig, TaskData, Window, kind_of, metric_of
 from clinscale.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -32,12 +33,6 @@ if TYPE_CHECKING:
 OnEpoch = Callable[[dict[str, float]], None]
 """Called after each epoch with `epoch`, `step`, `train/loss`, `eval/<task>/<metric>` of the development split, and
 `perf/`: `train_s`, `eval_s`, `latency_s` (of one example) and `micro_batch_size` of that epoch."""
-
-_CACHED_SPLITS = 4
-"""Splits whose windows a process keeps, so that the next fine-tuning on the same data tokenises nothing."""
-
-_DEV_TOKENS = 2_000_000
-"""A development split of more tokens is read anew each epoch: its windows carry offsets, 160 bytes a token."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +121,9 @@ class EpochLoop(ABC):
         torch.manual_seed(recipe.seed)
         self._recipe, self._data, self._folder, self._rank = recipe, data, folder, rank
         self._predictor = _predictor(recipe, data, runtime)
-        self._windows = _train_windows(self._predictor, data)
+        self._windows = train_windows(self._predictor, data)
         self._dev_examples = data.splits["dev"][dev_share]
-        self._dev_windows = _dev_windows(self._predictor, data, dev_share)
+        self._dev_windows = dev_windows(self._predictor, data, dev_share)
         self._family = models.family_of(self._predictor.model.config.model_type)
         self._steps_per_epoch = -(-len(self._windows) // recipe.batch_size)
         self._total_steps = self._steps_per_epoch * recipe.epochs
@@ -392,53 +387,3 @@ def _predictor(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime)
 @functools.lru_cache(maxsize=2)
 def _tokenizer(model: str) -> "PreTrainedTokenizerBase":
     return load_tokenizer(model)
-
-
-class _Cache:
-    """Windows of the last few (data, split, tokenizer, card); hyperparameters of a search leave them as they are."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Any, Any] = {}
-
-    def get(self, key: Any, make: Callable[[], Any]) -> Any:
-        """The result of `make`, made once while the key is among the last used."""
-        if key not in self._kept:
-            while len(self._kept) >= _CACHED_SPLITS:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = make()
-        return self._kept[key]
-
-
-_cache = _Cache()
-
-
-def _train_windows(predictor: Predictor, data: TaskData) -> list[Window]:
-    examples = data.splits["train"]
-    return _cache.get(  # type: ignore[no-any-return]
-        ("train", *_seen_by(predictor, data, examples)),
-        lambda: [window.packed() for example in examples for window in predictor.windows(example, train=True)],
-    )
-
-
-def _dev_windows(predictor: Predictor, data: TaskData, share: slice) -> list[list[Window]] | None:
-    examples = data.splits["dev"][share]
-
-    def make() -> list[list[Window]] | None:
-        made, tokens = [], 0
-        for example in examples:
-            made.append(predictor.windows(example))
-            tokens += sum(len(window.input_ids) for window in made[-1])
-            if tokens > _DEV_TOKENS:
-                return None
-        return made
-
-    return _cache.get(("dev", *_seen_by(predictor, data, examples)), make)  # type: ignore[no-any-return]
-
-
-def _seen_by(predictor: Predictor, data: TaskData, examples: tuple[Example, ...]) -> tuple[str | int, ...]:
-    """All that windows are made from; the tokenizer by where it came from.
-
-    The fingerprint is of the data as read, of which `examples` may be a part only.
-    """
-    of_examples = hash(examples)
-    return data.fingerprint, of_examples, predictor.tokenizer.name_or_path, predictor.card.model_dump_json()

@@ -11,7 +11,7 @@ from clinscale.registry.contents import Files, Text, artifacts, contents, local_
 from clinscale.registry.download import stored_files
 from clinscale.registry.folders import FileFacts, folder_digest
 from clinscale.registry.leftovers import CutUpload, cut_uploads, remove_upload
-from clinscale.registry.lineage import Link, base_among, find_base, lineage
+from clinscale.registry.lineage import Link, find_base, lineage, lineage_among
 from clinscale.registry.lock import LOCK_FILE, read_lock
 from clinscale.registry.mlflow_model import Pyfunc
 from clinscale.registry.own_server import own_server
@@ -77,7 +77,6 @@ __all__ = [
     "UsedData",
     "UserRole",
     "artifacts",
-    "base_among",
     "close_orphans",
     "connect",
     "contents",
@@ -89,6 +88,7 @@ __all__ = [
     "find_version",
     "folder_digest",
     "lineage",
+    "lineage_among",
     "list_versions",
     "local_artifact",
     "metric_history",

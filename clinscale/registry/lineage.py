@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from clinscale.errors import AccessError
@@ -10,6 +11,9 @@ from clinscale.registry.runs import RunRecord, read_run
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion, list_versions
+
+RunOf = Callable[[str], RunRecord | None]
+"""The run of an id; None when it is deleted. Raises AccessError when this account may not see it."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,14 @@ def lineage(tracking: Tracking, version: ModelVersion) -> tuple[Link, ...]:
     Raises:
         RegistryError: the server fails.
     """
+    return lineage_among(version, list_versions(tracking), partial(read_run, tracking))
+
+
+def lineage_among(version: ModelVersion, versions: Iterable[ModelVersion], run_of: RunOf) -> tuple[Link, ...]:
+    """The links of `lineage`, for a caller that has read the registry's versions already."""
     if version.tags.get(Tag.KIND) == "base":
-        return tuple(_base(tracking, version))
-    return (*_task(tracking, version), *_base_of(tracking, version))
+        return tuple(_base(version, run_of))
+    return (*_task(version, run_of), *_base_of(version, versions, run_of))
 
 
 def find_base(tracking: Tracking, tags: Mapping[str, str]) -> ModelVersion | None:
@@ -70,7 +79,7 @@ def _base_digest(tags: Mapping[str, str]) -> str:
     return tags.get(Tag.BASE_DIGEST, "") or (in_label[1] if in_label else "")
 
 
-def _task(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
+def _task(version: ModelVersion, run_of: RunOf) -> Iterator[Link]:
     tags = version.tags
     metric = tags.get(Tag.METRIC, "")
     facts = {"task": tags.get(Tag.TASK, ""), f"test {metric}": tags.get(Tag.VALUE, "")}
@@ -79,12 +88,10 @@ def _task(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
     yield Link("task version", version.label, version.digest, _known(facts))
     trial_id = tags.get(Tag.WINNER_RUN, "")
     if trial_id:
-        yield _run(
-            "trial", tracking, trial_id, lambda run: {"dev objective": f"{run.metrics.get('objective', '')}"}
-        )
+        yield _run("trial", trial_id, run_of, lambda run: {"dev objective": f"{run.metrics.get('objective', '')}"})
     else:
         yield Link("trial", missing=f"{version.label} names no trial")
-    yield _run("study", tracking, version.run_id, _study_facts)
+    yield _run("study", version.run_id, run_of, _study_facts)
     if data := tags.get(Tag.DATA):
         yield Link("task data", tags.get(Tag.TASK, ""), data)
     else:
@@ -95,10 +102,10 @@ def _study_facts(run: RunRecord) -> dict[str, str]:
     return {"sweep": run.tags.get(Tag.SWEEP, ""), "trials": run.tags.get(Tag.TRIALS, "")}
 
 
-def _base_of(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
+def _base_of(version: ModelVersion, versions: Iterable[ModelVersion], run_of: RunOf) -> Iterator[Link]:
     label, digest = version.tags.get(Tag.BASE, ""), _base_digest(version.tags)
-    if base := find_base(tracking, version.tags):
-        yield from _base(tracking, base)
+    if base := base_among(versions, version.tags):
+        yield from _base(base, run_of)
     elif not label:
         yield Link("base version", missing=f"{version.label} names no base model")
     elif not digest:
@@ -107,11 +114,10 @@ def _base_of(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
         yield Link("base version", label, digest, missing="no version in this registry has this digest any more")
 
 
-def _base(tracking: Tracking, version: ModelVersion) -> Iterator[Link]:
+def _base(version: ModelVersion, run_of: RunOf) -> Iterator[Link]:
     tags = version.tags
     yield Link("base version", version.label, version.digest, _known({"family": tags.get(Tag.FAMILY, "")}))
-    run = _run("pretraining run", tracking, version.run_id, _pretraining_facts)
-    yield run
+    yield _run("pretraining run", version.run_id, run_of, _pretraining_facts)
     for what, key in (("shards", Tag.SHARDS), ("note files", Tag.NOTES)):
         if key in tags:
             yield Link(what, id=tags[key])
@@ -128,11 +134,11 @@ def _pretraining_facts(run: RunRecord) -> dict[str, str]:
     }
 
 
-def _run(what: str, tracking: Tracking, run_id: str, facts: Callable[[RunRecord], dict[str, str]]) -> Link:
+def _run(what: str, run_id: str, run_of: RunOf, facts: Callable[[RunRecord], dict[str, str]]) -> Link:
     if not run_id:
         return Link(what, missing="the version names no run")
     try:
-        run = read_run(tracking, run_id)
+        run = run_of(run_id)
     except AccessError:
         return Link(what, id=run_id, missing="this account may not read its experiment")
     if run is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from clinscale import registry
-from clinscale.registry import ModelVersion, RunRecord, Tag, Tracking
+from clinscale.registry import Link, ModelVersion, RunRecord, Tag, Tracking
 from clinscale.report.league import League, leagues
 from clinscale.report.lengths import LengthAnswer, length_answers
 from clinscale.report.recorded import recorded_number
@@ -167,7 +167,15 @@ def gather(tracking: Tracking) -> Findings:
         kind: [run for run in runs.values() if run.kind == kind]
         for kind in ("pretrain", "sweep", "trial", "finetune")
     }
-    winners = [_winner(version, versions, runs) for version in versions if version.tags.get(Tag.KIND) == "task"]
+
+    def run_of(run_id: str) -> RunRecord | None:
+        return runs.get(run_id) or registry.read_run(tracking, run_id)
+
+    winners = [
+        _winner(version, runs.get(version.run_id), registry.lineage_among(version, versions, run_of))
+        for version in versions
+        if version.tags.get(Tag.KIND) == "task"
+    ]
     return Findings(
         place=tracking.place,
         as_of=datetime.fromtimestamp(max(times), UTC) if times else None,
@@ -238,7 +246,7 @@ def _single(run: RunRecord) -> Single:
     )
 
 
-def _winner(version: ModelVersion, versions: Sequence[ModelVersion], runs: Mapping[str, RunRecord]) -> Winner:
+def _winner(version: ModelVersion, run: RunRecord | None, links: Sequence[Link]) -> Winner:
     tags = version.tags
     return Winner(
         version=version,
@@ -248,44 +256,38 @@ def _winner(version: ModelVersion, versions: Sequence[ModelVersion], runs: Mappi
         metric=tags.get(Tag.METRIC),
         max_tokens=tags.get(Tag.MAX_TOKENS),
         value=recorded_number(tags.get(Tag.VALUE)),
-        interval=_interval(runs.get(version.run_id), tags.get(Tag.TASK), tags.get(Tag.METRIC)),
+        interval=_interval(run, tags.get(Tag.TASK), tags.get(Tag.METRIC)),
         trivial=recorded_number(tags.get(Tag.TRIVIAL)),
         linear=recorded_number(tags.get(Tag.LINEAR)),
         remark=tags.get(Tag.REMARK),
         trials=tags.get(Tag.TRIALS),
-        lineage=_lineage(version, versions, runs.get(version.run_id)),
+        lineage=_steps(links, tags.get(Tag.TRIALS)),
     )
 
 
-def _lineage(version: ModelVersion, versions: Sequence[ModelVersion], sweep: RunRecord | None) -> tuple[Step, ...]:
-    """Notes, base, search, version; each link from what was recorded when it was made."""
-    label = version.tags.get(Tag.BASE)
-    base = registry.base_among(versions, version.tags)
-    shards = base.tags.get(Tag.SHARDS) if base else None
-    if shards:
+def _steps(links: Sequence[Link], trials: str | None) -> tuple[Step, ...]:
+    """Notes, base, data, search, version: those links of `models lineage` that the page has room for."""
+    of = {link.what: link for link in links}
+    base, data, study, made = of["base version"], of["task data"], of["study"], of["task version"]
+    if shards := of["shards"].id if "shards" in of else "":
         notes = Step("Notes", f"ShardSet {shards}")
     else:
-        notes = Step("Notes", "not recorded" if base or not label else "outside this registry", missing=True)
-    if base:
-        made = Step("Base model", base.label, base.tags.get(Tag.FAMILY, ""))
-    elif label:
-        made = Step("Base model", label, "not in this registry", missing=True)
+        outside = base.missing and base.name
+        notes = Step("Notes", "outside this registry" if outside else "not recorded", missing=True)
+    if not base.missing:
+        encoder = Step("Base model", base.name, base.facts.get("family", ""))
+    elif base.name:
+        encoder = Step("Base model", base.name, "not in this registry", missing=True)
     else:
-        made = Step("Base model", "not recorded", missing=True)
-    data = version.tags.get(Tag.DATA)
-    asked = Step("Task data", data, version.tags.get(Tag.TASK, "")) if data else None
-    if sweep:
-        search = Step(
-            "Search", sweep.name, f"{version.tags[Tag.TRIALS]} trials" if Tag.TRIALS in version.tags else ""
-        )
-    else:
-        search = Step("Search", "its run is not in MLflow", missing=True)
+        encoder = Step("Base model", "not recorded", missing=True)
     return (
         notes,
-        made,
-        asked or Step("Task data", "not recorded", missing=True),
-        search,
-        Step("Task model", version.label, f"digest {version.digest[:12]}"),
+        encoder,
+        Step("Task data", "not recorded", missing=True) if data.missing else Step("Task data", data.id, data.name),
+        Step("Search", "its run is not in MLflow", missing=True)
+        if study.missing
+        else Step("Search", study.name, f"{trials} trials" if trials else ""),
+        Step("Task model", made.name, f"digest {made.id[:12]}"),
     )
 
 

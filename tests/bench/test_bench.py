@@ -25,32 +25,33 @@ def _one_thread():
 
 @pytest.mark.parametrize("family", bench.FAMILIES)
 def test_attention_names_every_ratio_and_what_was_asked_of_it(family):
-    document = bench.bench_attention(**SMALL, families=(family,))
+    record = bench.bench_attention(**SMALL, families=(family,))
     names = {
         "longformer": {"longformer_module", "classification_module", "mlm_head"},
         "bigbird": {"bigbird_module", "bigbird_mlm_head"},
     }[family]
-    assert {f"{name}_{precision}" for name in names for precision in ("fp32", "bf16")} <= document["ratios"].keys()
-    assert ("bigbird_module_fp32_vs_no_dense" in document["ratios"]) == (family == "bigbird")
-    assert document["equal"] is True
-    assert document["machine"]["threads"] == torch.get_num_threads()
-    for found in document["ratios"].values():
-        assert set(found) == {"median", "min", "max", "asked"}
-        assert 0 < found["min"] <= found["median"] <= found["max"]
+    assert {f"{name}_{precision}" for name in names for precision in ("fp32", "bf16")} <= record.ratios.keys()
+    assert ("bigbird_module_fp32_vs_no_dense" in record.ratios) == (family == "bigbird")
+    assert record.equal is True
+    assert record.surroundings.machine.threads == torch.get_num_threads()
+    assert list(record.plain()) == ["what", "machine", "versions", "load", "ratios", "equal", "details"]
+    for found in record.ratios.values():
+        assert list(found.plain()) == ["median", "min", "max", "asked"]
+        assert 0 < found.min <= found.median <= found.max
 
 
 @pytest.mark.slow
 def test_step_measures_both_precisions_roof_and_memory():
-    document = bench.bench_step(**SMALL, layers=(1,), families=("bigbird",))
+    record = bench.bench_step(**SMALL, layers=(1,), families=("bigbird",))
     assert {
         "bigbird_step_1_layers_fp32",
         "bigbird_step_1_layers_bf16",
         "bigbird_step_bf16_over_fp32",
         "bigbird_roof_fraction_fp32",
         "bigbird_step_peak_memory",
-    } <= document["ratios"].keys()
-    assert 0 < document["ratios"]["bigbird_roof_fraction_fp32"]["max"] < 1
-    assert document["details"]["bigbird_step_1_layers_bf16"]["tokens_per_s"] > 0
+    } <= record.ratios.keys()
+    assert 0 < record.ratios["bigbird_roof_fraction_fp32"].max < 1
+    assert record.details["bigbird_step_1_layers_bf16"]["tokens_per_s"] > 0
 
 
 def test_a_model_that_differs_is_never_timed():

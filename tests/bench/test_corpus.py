@@ -16,16 +16,18 @@ def test_the_document_names_every_ratio_and_speed(tmp_path):
     (tmp_path / "pretrain_corpus").mkdir()
     notes = "".join(f"{json.dumps({'text': f'Note {n}: größer, aspirin {n} mg.'})}\n" for n in range(100))
     (tmp_path / "pretrain_corpus" / "articles.jsonl.gz").write_bytes(gzip.compress(notes.encode()))
-    document = bench.bench_corpus(**TINY | {"megabytes": 0.001}, data=str(tmp_path))
-    assert document["what"] == "corpus"
-    assert document["equal"] is True
-    assert {"datasets", "tokenizers"} <= document["versions"].keys()
-    assert document["ratios"].keys() == {"maps", "run_mlm", "maps_duplicates_dropped"}
-    for name, found in document["ratios"].items():
-        assert 0 < found["min"] <= found["median"] <= found["max"]
-        assert min(document["mb_per_s"][name].values()) > 0
-        assert 1_000 <= document["details"][name]["bytes"] < 1_100
-    assert document["ratios"]["maps"]["asked"] == 1.5
+    record = bench.bench_corpus(**TINY | {"megabytes": 0.001}, data=str(tmp_path))
+    assert record.surroundings.what == "corpus"
+    assert record.equal is True
+    assert {"datasets", "tokenizers"} <= record.surroundings.versions.keys()
+    assert record.ratios.keys() == {"maps", "run_mlm", "maps_duplicates_dropped"}
+    for name, found in record.ratios.items():
+        assert 0 < found.min <= found.median <= found.max
+        assert min(record.mb_per_s[name].values()) > 0
+        assert 1_000 <= record.details[name]["bytes"] < 1_100
+    assert record.ratios["maps"].asked == 1.5
+    assert list(record.plain())[4:] == ["ratios", "equal", "mb_per_s", "memory", "details"]
+    assert record.plain()["memory"] == {}, "none was asked for"
 
 
 def test_a_build_that_loses_a_token_is_never_timed(monkeypatch):

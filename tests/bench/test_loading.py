@@ -17,25 +17,25 @@ TINY = {"megabytes": 0.02, "repeats": 1}
 @pytest.fixture
 def no_stream(monkeypatch):
     """Leaves out the part that starts processes."""
-    monkeypatch.setattr(loading, "_stream_memory", lambda *arguments: {})
+    monkeypatch.setattr(loading, "_stream_memory", lambda *arguments: None)
 
 
 def test_the_document_names_every_ratio_speed_and_the_memory():
-    document = bench.bench_loading(**TINY, stream_megabytes=(0.5, 10.0))
-    assert document["what"] == "loading"
-    assert document["equal"] is True
-    assert {"pandas", "pyarrow"} <= document["versions"].keys()
+    record = bench.bench_loading(**TINY, stream_megabytes=(0.5, 10.0))
+    assert record.surroundings.what == "loading"
+    assert record.equal is True
+    assert {"pandas", "pyarrow"} <= record.surroundings.versions.keys()
     for name in bench.FORMATS:
-        ratio, speed = document["ratios"][name], document["mb_per_s"][name]
-        assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
-        assert ratio["asked"] == 0.5
+        ratio, speed = record.ratios[name], record.mb_per_s[name]
+        assert 0 < ratio.min <= ratio.median <= ratio.max
+        assert ratio.asked == 0.5
         assert min(speed["a"], speed["b"]) > 0
-        assert document["details"][name]["data"] == "invented"
-        assert document["details"][name]["bytes"] > 5_000
-    memory = document["memory"]["noteevents"]
-    assert memory["large_bytes"] > 15 * memory["small_bytes"]
-    grown = memory["peak_large_bytes"] - memory["peak_small_bytes"]
-    assert grown < (memory["large_bytes"] - memory["small_bytes"]) / 2  # a reader that holds the file takes it all
+        assert record.details[name]["data"] == "invented"
+        assert record.details[name]["bytes"] > 5_000
+    memory = record.memory["noteevents"]
+    assert memory.large_bytes > 15 * memory.small_bytes
+    grown = memory.peak_large_bytes - memory.peak_small_bytes
+    assert grown < (memory.large_bytes - memory.small_bytes) / 2  # a reader that holds the file takes it all
 
 
 @pytest.mark.parametrize("name", bench.FORMATS)
@@ -69,10 +69,10 @@ def test_public_data_are_read_where_they_are_and_counted_unpacked(tmp_path):
     (tmp_path / "mtsamples").mkdir()
     table = b"note_id,transcription\n1,Invented text.\n" * 50
     (tmp_path / "mtsamples" / "mtsamples.csv.gz").write_bytes(gzip.compress(table))
-    document = bench.bench_loading(**TINY, data=str(tmp_path), formats=["csv", "parquet", "jsonl"])
-    read = {name: found["data"] for name, found in document["details"].items()}
+    record = bench.bench_loading(**TINY, data=str(tmp_path), formats=["csv", "parquet", "jsonl"])
+    read = {name: found["data"] for name, found in record.details.items()}
     assert read == {"csv": "mtsamples", "parquet": "mtsamples", "jsonl": "invented"}
-    assert document["details"]["csv"]["bytes"] == len(table)
+    assert record.details["csv"]["bytes"] == len(table)
 
 
 @pytest.mark.usefixtures("no_stream")
@@ -82,8 +82,8 @@ def test_gold_may_differ_where_the_reader_counts_a_repair(tmp_path):
     paragraph = {"context": "They gave aspirin.", "qas": [question]}
     (tmp_path / "covid_qa").mkdir()
     (tmp_path / "covid_qa" / "covid_qa.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
-    document = bench.bench_loading(**TINY, data=str(tmp_path), formats=["squad"])
-    assert document["details"]["squad"]["repaired"] == 1
+    record = bench.bench_loading(**TINY, data=str(tmp_path), formats=["squad"])
+    assert record.details["squad"]["repaired"] == 1
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -18,11 +18,11 @@ SMALL = {
 
 @pytest.mark.parametrize(("family", "kind"), [("longformer", "entities"), ("bigbird", "classification")])
 def test_it_measures_answers_that_are_equal(family, kind):
-    document = bench_predict(**SMALL, repeats=1, families=(family,), kinds=(kind,), precision="bf16")
+    record = bench_predict(**SMALL, repeats=1, families=(family,), kinds=(kind,), precision="bf16")
     name = f"{family}_{kind}"
-    assert set(document["ratios"]) == {name} | ({f"{name}_pipeline"} if kind == "classification" else set())
-    assert document["equal"] is True
-    details = document["details"][name]
+    assert set(record.ratios) == {name} | ({f"{name}_pipeline"} if kind == "classification" else set())
+    assert record.equal is True
+    details = record.details[name]
     assert details["documents"] == 3
     if kind == "classification":  # of 300, 900 and 1,500 tokens, cut to the model's window
         assert details["windows"] == 3
@@ -31,7 +31,7 @@ def test_it_measures_answers_that_are_equal(family, kind):
         assert details["windows"] == 4
         assert details["tokens"] > 300 + 900 + 1500
     for side in "ab":
-        speeds, seconds = document["per_s"][name][side], details[side]["median_s"]
+        speeds, seconds = record.per_s[name][side], details[side]["median_s"]
         assert speeds == pytest.approx({"documents": 3 / seconds, "tokens": details["tokens"] / seconds})
 
 

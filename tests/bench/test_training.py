@@ -8,13 +8,13 @@ from clinscale.bench.zero import expected_bytes
 
 @pytest.mark.slow
 def test_each_rank_keeps_what_arithmetic_says():
-    document = bench.bench_zero(
+    record = bench.bench_zero(
         layers=1, hidden_size=64, stages=(0, 2), num_workers=(2,), precision="bf16", on_progress=lambda _: None
     )
-    assert set(document["ratios"]) == {"zero_0_workers_2", "zero_2_workers_2"} == set(document["at_most"])
-    for found in document["ratios"].values():
-        assert found["median"] == pytest.approx(1, abs=0.05)
-    sharded = {row["stage"]: row["bytes"] for row in document["details"]["per_rank"]}
+    assert set(record.ratios) == {"zero_0_workers_2", "zero_2_workers_2"} == set(record.at_most)
+    for found in record.ratios.values():
+        assert found.median == pytest.approx(1, abs=0.05)
+    sharded = {row["stage"]: row["bytes"] for row in record.details["per_rank"]}
     assert len(sharded[2]) == 2
     assert max(sharded[2]) < 0.75 * min(sharded[0])
 
@@ -28,11 +28,11 @@ def test_the_arithmetic_is_that_of_the_zero_paper():
 
 @pytest.mark.slow
 def test_a_checkpoint_is_compared_with_a_save_that_holds_the_same():
-    document = bench.bench_checkpoint(
+    record = bench.bench_checkpoint(
         layers=1, hidden_size=64, tokens=512, stage=2, repeats=1, on_progress=lambda _: None
     )
-    assert document["equal"] is True
-    assert document["at_most"] == ["share_of_training"]
-    assert document["ratios"]["stall_blocking_over_ours"]["median"] > 0
-    assert 0 < document["ratios"]["share_of_training"]["median"] < 1
-    assert document["details"]["checkpoint_bytes"] > 40e6
+    assert record.equal is True
+    assert record.at_most == ("share_of_training",)
+    assert record.ratios["stall_blocking_over_ours"].median > 0
+    assert 0 < record.ratios["share_of_training"].median < 1
+    assert record.details["checkpoint_bytes"] > 40e6

@@ -72,6 +72,20 @@ def test_a_deleted_search_is_a_missing_link(past, tracking):
     assert winner.lineage[3].missing
 
 
+def test_the_page_knows_every_run_that_models_lineage_knows(past, tracking):
+    run = past.run("clinscale-sweep", "by hand", {}, {})  # without the tags by which a sweep is found
+    version = past.version(run, "demo", {Tag.KIND: "task", Tag.DATA: "d", Tag.TASK: "ward"})
+    [winner] = gather(tracking).winners
+    of_verb = {link.what: link for link in registry.lineage(tracking, version)}
+    assert (
+        (winner.lineage[3].name, winner.lineage[3].missing) == (of_verb["study"].name, False) == ("by hand", False)
+    )
+    assert (winner.lineage[2].name, winner.lineage[2].detail) == (
+        of_verb["task data"].id,
+        of_verb["task data"].name,
+    )
+
+
 @pytest.mark.parametrize("text", ["", "best ever", "nan", "inf"])
 def test_a_score_that_is_no_number_counts_as_not_recorded(past, tracking, text):
     run = past.run("clinscale-sweep", "s", {Tag.KIND: "sweep"}, {})

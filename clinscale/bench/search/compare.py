@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from clinscale.bench.measure import surroundings
+from clinscale.bench.record import BenchRecord, Ratio
 from clinscale.bench.search.methods import methods_of
 from clinscale.bench.search.noop import noop_ratio
 from clinscale.bench.search.replay import WORKERS, Task, replay
@@ -39,7 +41,7 @@ def bench_search(
     noop_trials: int = 32,
     processes: int = 1,
     on_progress: Callable[[str], None] = lambda name: None,
-) -> dict[str, Any]:
+) -> BenchRecord:
     """Costs to 1 % regret over seeds, as ratios to ours; and what an empty trial costs under Ray Tune.
 
     A cost is the expected running time (Hansen et al. 2010): the sum of all runs' costs over the number of those that
@@ -48,6 +50,7 @@ def bench_search(
     """
     if seeds < 2:
         raise ConfigError(f"seeds must be at least 2, so that there are intervals, got {seeds}; 30 is usual")
+    before = surroundings("search", "cpu")
     read = Table.read(table)
     costs: dict[str, dict[str, np.ndarray]] = {}
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -84,13 +87,20 @@ def bench_search(
     }
     if noop_trials:
         on_progress("noop_trial")
-        ratios["noop_trial"] = {**noop_ratio(noop_trials), "asked": _ASKED["noop_trial"]}
-    return {
-        **surroundings("search", "cpu"),
-        "equal": True,
-        "ratios": ratios,
-        "details": {"seeds": seeds, "workers": WORKERS, "configurations": len(read.params), "tasks": by_task},
-    }
+        ratios["noop_trial"] = noop_ratio(noop_trials, asked=_ASKED["noop_trial"])
+    return _SearchRecord(
+        surroundings=before,
+        ratios=ratios,
+        details={"seeds": seeds, "workers": WORKERS, "configurations": len(read.params), "tasks": by_task},
+    )
+
+
+class _SearchRecord(BenchRecord):
+    """The record of this bench."""
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready; equality comes before the ratios, where files of this bench have always had it."""
+        return {**asdict(self.surroundings), "equal": self.equal, **super().plain()}
 
 
 def _expected(runs: np.ndarray) -> float:
@@ -122,7 +132,7 @@ def _interval(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
     }
 
 
-def _over_tasks(pairs: Sequence[tuple[np.ndarray, np.ndarray]], asked: float) -> dict[str, float | None]:
+def _over_tasks(pairs: Sequence[tuple[np.ndarray, np.ndarray]], asked: float) -> Ratio:
     """Median, smallest and largest ratio over the tasks, and `pooled` with its interval: all tasks as one.
 
     None is infinite: the first of the two never got there.
@@ -130,12 +140,10 @@ def _over_tasks(pairs: Sequence[tuple[np.ndarray, np.ndarray]], asked: float) ->
     with np.errstate(divide="ignore", invalid="ignore"):  # a method that never got there costs infinitely much
         ratios = [float(np.float64(_expected(a)) / _expected(b)) for a, b in pairs]
     pooled = _interval(*(np.mean(side, axis=0) for side in zip(*pairs, strict=True)))
-    return {
-        "median": _finite(statistics.median(ratios)),
-        "min": _finite(min(ratios)),
-        "max": _finite(max(ratios)),
-        "pooled": pooled["ratio"],
-        "low": pooled["low"],
-        "high": pooled["high"],
-        "asked": asked,
-    }
+    return Ratio(
+        _finite(statistics.median(ratios)),
+        _finite(min(ratios)),
+        _finite(max(ratios)),
+        asked,
+        {"pooled": pooled["ratio"], "low": pooled["low"], "high": pooled["high"]},
+    )

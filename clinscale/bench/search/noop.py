@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clinscale.bench.measure import ratio
+from clinscale.bench.record import Ratio
 from clinscale.errors import ConfigError
 from clinscale.runtime import ray_session
 from clinscale.sweep import (
@@ -23,7 +25,7 @@ from clinscale.sweep import (
 )
 
 
-def noop_ratio(count: int, repeats: int = 3) -> dict[str, float | None]:
+def noop_ratio(count: int, *, asked: float | None = None, repeats: int = 3) -> Ratio:
     """Seconds of a trial that does nothing: stock Tune with OptunaSearch over a sweep, in turns, on two slots."""
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
@@ -51,13 +53,12 @@ def noop_ratio(count: int, repeats: int = 3) -> dict[str, float | None]:
             ours_s = time.perf_counter() - start_s - stock_s
             ratios.append(stock_s / ours_s)
             seconds.append((stock_s / count, ours_s / count))
-    return {
-        "median": statistics.median(ratios),
-        "min": min(ratios),
-        "max": max(ratios),
-        "stock_s": statistics.median(stock for stock, _ in seconds),
-        "ours_s": statistics.median(ours for _, ours in seconds),
-    }
+    return ratio(
+        ratios,
+        asked,
+        stock_s=statistics.median(stock for stock, _ in seconds),
+        ours_s=statistics.median(ours for _, ours in seconds),
+    )
 
 
 def _run_empty_sweep(space: SearchSpace, count: int, folder: Path) -> None:

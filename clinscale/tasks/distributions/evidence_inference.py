@@ -36,6 +36,8 @@ class EvidenceInferenceOptions(Config):
 
 
 class _Judgement(NamedTuple):
+    """One annotator's label of a prompt; a set of them keeps one of those that are alike."""
+
     annotator: str
     label: str
 

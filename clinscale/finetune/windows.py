@@ -1,0 +1,65 @@
+"""Windows of a fine-tuning's examples; a process makes them once for all fine-tunings on the same data."""
+
+from collections.abc import Callable
+from typing import Any
+
+from clinscale.predict import Predictor
+from clinscale.tasks import Example, TaskData, Window
+
+_CACHED_SPLITS = 4
+"""Splits whose windows a process keeps, so that the next fine-tuning on the same data tokenises nothing."""
+
+_DEV_TOKENS = 2_000_000
+"""A development split of more tokens is read anew each epoch: its windows carry offsets, 160 bytes a token."""
+
+
+class _Cache:
+    """Windows of the last few (data, split, tokenizer, card); hyperparameters of a search leave them as they are."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, Any] = {}
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """The result of `make`, made once while the key is among the last used."""
+        if key not in self._kept:
+            while len(self._kept) >= _CACHED_SPLITS:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = make()
+        return self._kept[key]
+
+
+_cache = _Cache()
+
+
+def train_windows(predictor: Predictor, data: TaskData) -> list[Window]:
+    """All windows of the training split, without what only a prediction needs."""
+    examples = data.splits["train"]
+    return _cache.get(  # type: ignore[no-any-return]
+        ("train", *_seen_by(predictor, data, examples)),
+        lambda: [window.packed() for example in examples for window in predictor.windows(example, train=True)],
+    )
+
+
+def dev_windows(predictor: Predictor, data: TaskData, share: slice) -> list[list[Window]] | None:
+    """Windows of each example of a share of the development split; None where there are too many to keep."""
+    examples = data.splits["dev"][share]
+
+    def make() -> list[list[Window]] | None:
+        made, tokens = [], 0
+        for example in examples:
+            made.append(predictor.windows(example))
+            tokens += sum(len(window.input_ids) for window in made[-1])
+            if tokens > _DEV_TOKENS:
+                return None
+        return made
+
+    return _cache.get(("dev", *_seen_by(predictor, data, examples)), make)  # type: ignore[no-any-return]
+
+
+def _seen_by(predictor: Predictor, data: TaskData, examples: tuple[Example, ...]) -> tuple[str | int, ...]:
+    """All that windows are made from; the tokenizer by where it came from.
+
+    The fingerprint is of the data as read, of which `examples` may be a part only.
+    """
+    of_examples = hash(examples)
+    return data.fingerprint, of_examples, predictor.tokenizer.name_or_path, predictor.card.model_dump_json()
