@@ -229,7 +229,10 @@ class _Torchrun:
         """Wait for the end."""
         _, told = self._process.communicate()
         if self._process.returncode:
-            raise ClusterError(f"bench pretrain: torchrun ended with {self._process.returncode}: {told[-300:]}")
+            raise ClusterError(
+                f"bench pretrain: torchrun must end with 0, got {self._process.returncode}: {told[-300:]}; correct "
+                "what it says and run the bench again"
+            )
         return {int(step): loss for step, loss in json.loads(self._losses.read_text(encoding="utf-8")).items()}
 
 

@@ -315,7 +315,9 @@ def search(
 
     if record:
         if not model:
-            raise ConfigError("--record needs --model, the HF folder of a tiny base model such as the demo's")
+            raise ConfigError(
+                "--record must come with --model, got none; name the HF folder of a tiny base model such as the demo's"
+            )
         with Steps("Fine-tuning") as steps:
             record_table(
                 record,

@@ -45,8 +45,8 @@ class Answers(Config):
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and name not in self.FREE and not _WORD.fullmatch(text):
                     raise ConfigError(
-                        f"answer {name} goes into shell commands and takes letters, digits and ./:@+~-_ only, "
-                        f"got {text!r}"
+                        f"answer {name} must be letters, digits and ./:@+~-_ only, as it goes into shell commands, "
+                        f"got {text!r}; take out the rest, or rename what it names"
                     )
 
 
@@ -130,7 +130,8 @@ class Cloud(Cluster):
             network = ipaddress.ip_network(self.ssh_address, strict=False)
         except ValueError:
             raise ConfigError(
-                f"ssh_address must be an address or CIDR such as 203.0.113.7/32, got {self.ssh_address!r}"
+                f"ssh_address must be an address or CIDR, got {self.ssh_address!r}; give the one that you log in from, "
+                "e.g. 203.0.113.7/32"
             ) from None
         if network.prefixlen < 8:
             raise ConfigError(

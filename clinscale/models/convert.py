@@ -107,7 +107,10 @@ def _converted(
 
     name = config.pretrained
     if name is None or config.convert_to is None:
-        raise ConfigError("a conversion needs model.pretrained and model.convert_to; give both")
+        raise ConfigError(
+            "model.pretrained and model.convert_to must both be given, got "
+            f"{config.pretrained!r} and {config.convert_to!r}; name the encoder and the family it becomes"
+        )
     family = FAMILIES[config.convert_to]
     if not family.converted_fields:
         able = ", ".join(one.name for one in FAMILIES.values() if one.converted_fields)

@@ -294,7 +294,10 @@ class TaskConfig(TableFormat):
     def _check_files(self, here: str, kind: type[KindRules]) -> None:
         if self.format not in kind.formats:
             allowed = " or ".join(kind.formats)
-            raise ConfigError(f"{here}: kind {self.kind} reads format {allowed}, got {self.format}")
+            raise ConfigError(
+                f"{here}: kind {self.kind} reads format {allowed}, got {self.format}; set format: {kind.formats[0]}, "
+                "or another kind"
+            )
         ways = [way for way in (self.split_ratios, self.split_column, self.split_ids) if way]
         if len(ways) > 1:
             raise ConfigError(f"{here}: split_ratios, split_column and split_ids are ways to split; keep one")
@@ -308,8 +311,9 @@ class TaskConfig(TableFormat):
             raise ConfigError(f"{here}: group_column and split_column are for records; remove them")
         if self.format == "records" and (kind.second_text_column is None) != (self.columns.text_pair is None):
             raise ConfigError(
-                f"{here}: columns.text_pair names the second text of kind pair and the question of kind spans, "
-                "and is for no other kind"
+                f"{here}: columns.text_pair must name the second text of kind pair or the question of kind spans, and "
+                f"is for no other kind, got {self.columns.text_pair!r} for kind {self.kind}; "
+                f"{'set it' if kind.second_text_column else 'remove it'}"
             )
         if self.columns.tokens and self.columns.entities:
             raise ConfigError(

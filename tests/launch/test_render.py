@@ -221,7 +221,7 @@ def test_a_bucket_for_artifacts_is_the_servers_alone():
         ("aws", {"num_gpu_workers": "[0,0]"}, "must be the fewest, then the most"),
         ("aws", {"num_gpu_workers": "many"}, "got 'many'"),
         ("aws", {"vpc": None}, "vpc is required"),
-        ("aws", {"token_folder": "~/a; rm -rf /"}, "token_folder goes into shell commands"),
+        ("aws", {"token_folder": "~/a; rm -rf /"}, "token_folder must be letters, digits"),
         ("aws", {"shared_folder": "shared"}, "shared_folder must be an absolute path"),
         ("aws", {"cluster_name": "Lab"}, "cluster_name must be lower-case"),
         ("gcp", {"project_id": None}, "project_id is required"),

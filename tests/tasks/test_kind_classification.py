@@ -171,5 +171,5 @@ def test_the_trivial_answer_is_the_majority_of_the_training_split(task_of):
 def test_scoring_needs_a_prediction_for_each_example(task_of, num_examples, num_predictions):
     kind = kind_of(task_of("sequence"))
     examples = examples_of(*[("a",)] * num_examples)
-    with pytest.raises(DataError, match="one prediction per example"):
+    with pytest.raises(DataError, match="must be one for each example"):
         kind.score(examples, [{"label": "a"}] * num_predictions, LABELS)

@@ -1,5 +1,6 @@
 """The kinds of task: examples to model inputs, model outputs to predictions, predictions to scores."""
 
+from clinscale.config import nearest
 from clinscale.errors import ConfigError
 from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, column
 from clinscale.tasks.kinds.pair import PairKind
@@ -42,7 +43,10 @@ def kind_of(task: TaskConfig) -> Kind:
     """
     kind = _KINDS[task.kind](task)
     if kind.metric not in kind.metrics:
-        raise ConfigError(f"task {task.name}: metric must be one of {', '.join(kind.metrics)}, got {kind.metric}")
+        raise ConfigError(
+            f"task {task.name}: metric must be one of kind {task.kind}, got {kind.metric!r}; "
+            f"{nearest(kind.metric, kind.metrics)}"
+        )
     return kind
 
 

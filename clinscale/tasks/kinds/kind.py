@@ -173,8 +173,8 @@ class Kind(KindRules, ABC):
         """
         if not examples or len(examples) != len(predictions):
             raise DataError(
-                f"task {self.task.name}: scoring needs one prediction per example and at least one example, "
-                f"got {len(predictions)} for {len(examples)}"
+                f"task {self.task.name}: predictions must be one for each example, and at least one, got "
+                f"{len(predictions)} for {len(examples)} examples; predict all of the split and score again"
             )
         return self.all_scores(self.outcomes(examples, predictions, labels))
 

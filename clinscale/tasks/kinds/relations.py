@@ -181,7 +181,8 @@ class RelationsKind(Kind):
         """Refuse records without a column of entities."""
         if task.format == "records" and (task.columns.tokens or not task.columns.entities):
             raise ConfigError(
-                f"task {task.name}: relations in records need columns.entities, the entities that they are between"
+                f"task {task.name}: columns.entities must name the entities that relations in records are between, "
+                f"got {task.columns.entities!r}; set it, and remove columns.tokens if that is set"
             )
 
     @property
@@ -252,7 +253,10 @@ class RelationsKind(Kind):
         """The entities of brat's `.ann` beside a text."""
         beside = f"{file.removesuffix('.txt')}.ann"
         if not exists(beside):
-            raise DataError(f"a text file has no {self.needs} unless {PurePosixPath(beside).name} is beside it")
+            raise DataError(
+                f"a text file has no {self.needs} unless {PurePosixPath(beside).name} is beside it; put it there, or "
+                "give a table with both"
+            )
         marks = marks_of(lines_of_annotations(beside, self.task.encoding), beside, _Strict())
         return {"entities": entities_of(text, marks.values(), _Strict())}
 
