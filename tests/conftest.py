@@ -46,6 +46,7 @@ TOGETHER = {
         "tests/runtime/",
         "tests/corpus/test_parts.py",
         "tests/bench/test_corpus.py",
+        "tests/bench/test_recipe.py",
         "tests/bench/search/test_noop.py",
         "tests/test_telemetry.py",
     ),

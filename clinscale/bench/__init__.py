@@ -10,6 +10,7 @@ from clinscale.bench.encoders import FAMILIES
 from clinscale.bench.loading import FORMATS, bench_loading
 from clinscale.bench.predict import KINDS, bench_predict
 from clinscale.bench.pretrain import bench_pretrain
+from clinscale.bench.recipe import LEVERS, RecipeRecord, bench_recipe
 from clinscale.bench.record import BenchRecord
 from clinscale.bench.search import bench_search, record_table
 from clinscale.bench.step import bench_step
@@ -19,13 +20,16 @@ __all__ = [
     "FAMILIES",
     "FORMATS",
     "KINDS",
+    "LEVERS",
     "BenchRecord",
+    "RecipeRecord",
     "bench_attention",
     "bench_checkpoint",
     "bench_corpus",
     "bench_loading",
     "bench_predict",
     "bench_pretrain",
+    "bench_recipe",
     "bench_search",
     "bench_step",
     "bench_zero",

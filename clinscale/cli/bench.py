@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinscale.cli.options import Json
+from clinscale.cli.options import Json, Overrides
 from clinscale.cli.output import Steps, emit
 from clinscale.cli.output import table as table_of
+from clinscale.cli.pretrain import Config as PretrainingConfig
+from clinscale.cli.pretrain import settings_of
 from clinscale.errors import ConfigError
 from clinscale.models import EXACT_FAMILIES
 
@@ -291,6 +293,55 @@ def corpus(
 
 
 @app.command()
+def recipe(
+    config: PretrainingConfig = None,
+    overrides: Overrides = None,
+    levers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lever",
+            help="Repeat: falling_mask, falling_mask_cosine, all_mask, spans, muon, or your own as "
+            "'NAME: recipe.key=value ...'. Default: falling_mask, all_mask, spans and muon.",
+        ),
+    ] = None,
+    together: Annotated[
+        list[str] | None, typer.Option(help="Levers at once, as NAME+NAME; repeat. Default: all that are given.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each lever.")] = 3,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    record: Annotated[
+        str | None,
+        typer.Option(help="Folder that keeps each training as it ends; the same command goes on from there."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tokens and device-seconds to the held-out loss that the paper's recipe ends with: the recipe against levers.
+
+    The config is that of `clinscale pretrain`: the paper's recipe at your size, for as long as you can afford. Each
+    lever starts as it does and is trained until it has its loss.
+
+    Example: `clinscale bench recipe recipe.shards=shards recipe.model.size=tiny recipe.row_tokens=512
+    recipe.rows_per_step=8 recipe.duration=400steps recipe.optimizer.learning_rate=5e-4
+    runtime.evaluate_every_steps=20 --lever falling_mask --lever muon --record levers`
+    """
+    from clinscale.bench import bench_recipe
+
+    _run(
+        bench_recipe,
+        threads,
+        json,
+        people=lambda found: table_of("bench recipe: cost to the paper's loss", found.rows()),
+        config=settings_of(config, overrides, base={"name": "bench"}),
+        levers=levers or ["falling_mask", "all_mask", "spans", "muon"],
+        together=together or [],
+        seeds=seeds,
+        device=device,
+        record=record,
+    )
+
+
+@app.command()
 def search(
     table: Annotated[
         Path | None, typer.Option(help="Recorded fine-tunings to replay: what --record has written.")
@@ -345,7 +396,14 @@ def _shown(figure: float | None) -> float | str:
     return "∞" if figure is None else figure  # a peer that never got there has no finite cost
 
 
-def _run(bench: "Callable[..., BenchRecord]", threads: int, json: bool, **options: Any) -> None:
+def _run(
+    bench: "Callable[..., BenchRecord]",
+    threads: int,
+    json: bool,
+    *,
+    people: Callable[[Any], Any] | None = None,
+    **options: Any,
+) -> None:
     import torch
     import transformers
 
@@ -361,7 +419,7 @@ def _run(bench: "Callable[..., BenchRecord]", threads: int, json: bool, **option
             done += 1
 
         record = bench(**options, on_progress=on_progress)
-    emit(record.plain(), as_json=json, people=_people(record))
+    emit(record.plain(), as_json=json, people=(people or _people)(record))
 
 
 def _people(record: "BenchRecord") -> list[Any]:

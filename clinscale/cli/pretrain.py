@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +66,7 @@ def run(
     from clinscale.pretrain import pretrain, run_config
     from clinscale.runtime import ray_session
 
-    settings = _settings(_words(config, overrides), run_config(home, resume) if resume else None)
+    settings = settings_of(config, overrides, resumed=run_config(home, resume) if resume else None)
     tracking = open_tracking(tracking_uri, home)
     with (
         ray_session(address, num_cpus=None),
@@ -108,7 +109,7 @@ def verify_resume(
     from clinscale.pretrain import verify_resume as verify
     from clinscale.runtime import ray_session
 
-    settings = _settings(_words(config, overrides))
+    settings = settings_of(config, overrides)
     found = []
     make_folder(home)
     with ray_session(address, num_cpus=None), Steps("Verifying") as shown:
@@ -180,15 +181,18 @@ def told(done: int, total: int, metrics: dict[str, float]) -> tuple[int, int, st
     return done, total, ", ".join(shown)
 
 
-def _words(config: str | None, overrides: list[str] | None) -> list[str]:
-    return [word for word in [config, *(overrides or [])] if word]
-
-
-def _settings(words: list[str], resumed: Path | None = None) -> "PretrainConfig":
+def settings_of(
+    config: str | None,
+    overrides: list[str] | None,
+    *,
+    resumed: Path | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> "PretrainConfig":
     """The config of the run that is resumed, or else of the YAML file or recipe that the first word may name."""
     from clinscale.pretrain import PretrainConfig
 
+    words = [word for word in [config, *(overrides or [])] if word]
     if resumed is not None:
         return PretrainConfig.load(resumed, words)
     named, _ = paths_and_overrides(words[:1], PretrainConfig)
-    return PretrainConfig.load(named[0] if named else None, words[len(named) :])
+    return PretrainConfig.load(named[0] if named else None, words[len(named) :], base=base)

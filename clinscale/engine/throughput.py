@@ -22,11 +22,22 @@ _PEAK_FLOPS = {
 
 
 class ThroughputMeter:
-    """Tokens per second between two readings, by the monotonic clock."""
+    """Tokens per second of training between two readings, by the monotonic clock; it stands still until `run`."""
 
     def __init__(self) -> None:
-        self._tokens = 0
-        self._since_s = time.monotonic()
+        self._tokens, self._seconds = 0, 0.0
+        self._since_s: float | None = None
+
+    def run(self) -> None:
+        """Count the time from now on; nothing changes where it is counted already."""
+        if self._since_s is None:
+            self._since_s = time.monotonic()
+
+    def pause(self) -> None:
+        """Leave out the time from now until the next `run`: an evaluation is no training."""
+        if self._since_s is not None:
+            self._seconds += time.monotonic() - self._since_s
+            self._since_s = None
 
     def add(self, tokens: int) -> None:
         """Count the tokens of one step, over all workers."""
@@ -34,9 +45,10 @@ class ThroughputMeter:
 
     def tokens_per_second(self) -> float:
         """The rate since the last reading; starts a new interval."""
-        now_s = time.monotonic()
-        rate = self._tokens / max(now_s - self._since_s, 1e-9)
-        self._tokens, self._since_s = 0, now_s
+        self.pause()
+        rate = self._tokens / max(self._seconds, 1e-9)
+        self._tokens, self._seconds = 0, 0.0
+        self.run()
         return rate
 
 

@@ -183,6 +183,7 @@ class _Loop:
     def train(self, step: int) -> Metrics:
         """One optimizer step; `train/loss` is the mean over all masked tokens of all ranks."""
         recipe, engine = self._task.config.recipe, self.engine
+        self._meter.run()
         seed_torch(recipe.seed, step, self._context.rank)
         batch = self._batch(step)
         micro_batches = _split(batch, self._micro_rows)
@@ -218,6 +219,7 @@ class _Loop:
         import torch
 
         recipe, runtime = self._task.config.recipe, self._task.config.runtime
+        self._meter.pause()
         self.engine.module.eval()
         total, masked = 0.0, 0.0
         batches: Iterable[Arrays] = corpus.evaluation_batches(

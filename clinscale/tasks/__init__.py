@@ -32,6 +32,7 @@ from clinscale.tasks.statistics import (
     differences_by_label,
     differences_by_length,
     estimate,
+    estimate_mean,
     estimate_seeds,
     holm,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "differences_by_length",
     "document_format",
     "estimate",
+    "estimate_mean",
     "estimate_seeds",
     "holm",
     "kind_of",

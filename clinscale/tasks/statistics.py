@@ -230,6 +230,17 @@ def compare_seeds(
     return Comparison(found.estimate, found.p_value)
 
 
+def estimate_mean(values: Sequence[float]) -> Estimate:
+    """The mean of independent runs, such as those of several seeds, with its 95 % t interval.
+
+    Of one run nothing is known about the noise between runs: its bounds are NaN.
+    """
+    found = np.asarray(values, dtype=float)
+    if len(found) < 2:
+        return Estimate(float(found.mean()), float("nan"), float("nan"))
+    return _OverSeeds(float(found.mean()), float(found.var(ddof=1)) / len(found), len(found) - 1).estimate
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values of tests made together, adjusted so that the chance of any false alarm is kept (Holm 1979)."""
     order = np.argsort(p_values, kind="stable")

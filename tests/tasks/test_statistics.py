@@ -8,6 +8,7 @@ from clinscale.errors import DataError
 from clinscale.tasks import (
     Answer,
     Entity,
+    Estimate,
     Example,
     Outcomes,
     by_length,
@@ -16,6 +17,7 @@ from clinscale.tasks import (
     differences_by_label,
     differences_by_length,
     estimate,
+    estimate_mean,
     estimate_seeds,
     holm,
     kind_of,
@@ -173,3 +175,14 @@ def test_entities_are_counted_by_their_type(task_of):
     outcomes = Outcomes.of(kind, [Example("1", text, entities=gold)], [predicted], ("drug", "sign", "dose"), len)
     assert outcomes.label_scores() == {"drug": 1, "sign": pytest.approx(2 / 3)}
     assert Outcomes.parse(outcomes.plain(), source="x").label_scores() == outcomes.label_scores()
+
+
+def test_the_interval_of_a_mean_of_runs_is_scipys_and_one_run_has_none():
+    runs = [1.2, 1.9, 1.4]
+    found = estimate_mean(runs)
+    theirs = scipy.stats.ttest_1samp(runs, 0).confidence_interval()
+    assert (found.value, found.low, found.high) == pytest.approx((1.5, theirs.low, theirs.high))
+    assert estimate_mean([0.0, 0.0]) == Estimate(0.0, 0.0, 0.0)
+    alone = estimate_mean([1.2])
+    assert alone.value == 1.2
+    assert np.isnan([alone.low, alone.high]).all()
