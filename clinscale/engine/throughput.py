@@ -22,7 +22,7 @@ _PEAK_FLOPS = {
 
 
 class ThroughputMeter:
-    """Tokens per second of training between two readings, by the monotonic clock; it stands still until `run`."""
+    """Tokens per second of training between two readings, by the monotonic clock; nothing counts before `run`."""
 
     def __init__(self) -> None:
         self._tokens, self._seconds = 0, 0.0
