@@ -203,8 +203,16 @@ def checkpoint(
     """
     from clinscale.bench import bench_checkpoint
 
-    shape = {"layers": layers, "hidden_size": hidden_size, "tokens": tokens}
-    _run(bench_checkpoint, threads, json, **shape, stage=stage, repeats=repeats)
+    _run(
+        bench_checkpoint,
+        threads,
+        json,
+        layers=layers,
+        hidden_size=hidden_size,
+        tokens=tokens,
+        stage=stage,
+        repeats=repeats,
+    )
 
 
 @app.command()

@@ -40,8 +40,8 @@ def bench_recipe(
     or the paper's steps are used up. Held-out rows are masked by the paper's rule whatever the lever does.
 
     **Schedule.** A lever has the paper's number of steps and, unless it overrides it, the paper's learning-rate
-    schedule over them. So one that gets there early does so at a rate that has not fallen yet, and a schedule of its
-    own, shorter, might get there earlier: a ratio here is no more than what such a run would show.
+    schedule over them. One that gets there early does so at a rate that has not fallen yet; with a shorter schedule of
+    its own it might get there earlier still, which is not measured here.
 
     **Interval.** The loss is known at every `runtime.evaluate_every_steps` only. The crossing is set by linear
     interpolation between the last evaluation above the loss and the first that is not, for the paper's run too: a
@@ -110,7 +110,8 @@ class _Runs:
         """The loss to reach, and the point at which the paper's recipe first had it."""
         run = self.get(PAPER, config, None)
         goal = Goal(run.evaluations[0].loss, run.last.loss)
-        if not (reached := run.reached(goal.end_loss)) or goal.end_loss >= goal.start_loss:
+        reached = run.reached(goal.end_loss) if goal.end_loss < goal.start_loss else None
+        if reached is None:
             raise DataError(
                 f"the paper's recipe must lower the held-out loss within {run.last.step} steps, and went from "
                 f"{goal.start_loss:.4f} to {goal.end_loss:.4f}; raise recipe.duration or "

@@ -140,9 +140,8 @@ class _Curve:
         if step == 0:  # also where smaller micro batches begin again
             self.evaluations.clear()
             self._timed_tokens, self._device_s = 0.0, 0.0
-        if rate := metrics.get(
-            "perf/tokens_per_second"
-        ):  # a step that the guard left out is in the next one's rate
+        # a step that the guard left out has no rate, and is in the next one's
+        if rate := metrics.get("perf/tokens_per_second"):
             self._device_s += (tokens - self._timed_tokens) / rate
             self._timed_tokens = tokens
         if (loss := metrics.get("eval/loss")) is not None:
