@@ -69,6 +69,7 @@ OWNERS: dict[str, set[str]] = {
     "duckdb": {"tasks", "corpus"},
     "rensa": {"corpus"},
     "deepspeed": {"engine"},
+    "schedulefree": {"engine"},
     "mlflow": {"registry", "predict/pyfunc"},  # the one file that MLflow itself loads: a model from code
     "optuna": {"sweep", "bench"},
     "matplotlib": {"report", "bench", "sweep"},  # sweep draws with Optuna's own plots

@@ -1,14 +1,20 @@
 """Engines with one face: plain torch in one process, DeepSpeed over the workers of a Ray Train group."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from clinscale.engine.manifest import Manifest
-from clinscale.engine.optim import OptimizerConfig, build_optimizer, build_schedule
+from clinscale.engine.optim import (
+    OptimizerConfig,
+    averaged_weights,
+    build_optimizer,
+    build_schedule,
+    is_averaging,
+)
 from clinscale.engine.snapshot import Snapshot
 from clinscale.engine.universal import ENGINE_TAG, ParameterStates, load_parameters, plain_path
 from clinscale.engine.zero import Precision, ZeroConfig, check_offload, deepspeed_config, import_deepspeed
@@ -194,8 +200,32 @@ class DeepSpeedEngine:
     @property
     def updates(self) -> int:
         """Number of updates of the weights so far."""
-        # Muon does not count; some parameter is always AdamW's
-        return next((int(state["step"]) for state in self._optimizer.state.values() if "step" in state), 0)
+        # Schedule-Free counts in its groups; Muon does not count, but some parameter is always AdamW's
+        counted = [group["k"] for group in self._optimizer.param_groups if "k" in group]
+        counted += [int(state["step"]) for state in self._optimizer.state.values() if "step" in state]
+        return next(iter(counted), 0)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the module holds the weights that are judged and saved, Schedule-Free's averages; no step may come.
+
+        At stage 0 alone, where alone there are any; others hold what they train.
+        """
+        if not is_averaging(self._optimizer):
+            yield
+            return
+        try:
+            with averaged_weights(self._optimizer):
+                self._take_masters()
+                yield
+        finally:
+            self._take_masters()
+
+    def _take_masters(self) -> None:
+        """Let the module compute with the optimiser's weights, which in bf16 are other tensors."""
+        masters = (master for group in self._optimizer.param_groups for master in group["params"])
+        for name, master in zip(self.parameter_names, masters, strict=True):
+            self.module.get_parameter(name).data.copy_(master.data)
 
     @property
     def schedule_steps(self) -> int:

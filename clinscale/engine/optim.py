@@ -1,8 +1,10 @@
 """The optimiser with its parameter groups and learning-rate schedule."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clinscale.config import Config
 from clinscale.errors import ConfigError
@@ -10,15 +12,24 @@ from clinscale.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+RUNNING_NUMBERS = ("k", "weight_sum", "lr_max", "scheduled_lr")
+"""What Schedule-Free keeps in its groups and not by parameter: the updates so far, and the weights of its average."""
+
 
 class OptimizerConfig(Config):
     """The optimiser and its schedule; the defaults are the paper's public command (HF Trainer defaults)."""
 
     # left out of `plain` where it is not set, so that runs from before there was a choice keep their fingerprint
-    name: Literal["adamw", "muon"] = Field(default="adamw", exclude_if=lambda value: value == "adamw")
+    name: Literal["adamw", "muon", "schedule_free"] = Field(
+        default="adamw", exclude_if=lambda value: value == "adamw"
+    )
     """`muon` orthogonalises the updates of the encoder's matrices (torch.optim.Muon, momentum 0.95) at the size of
     AdamW's, so that one learning rate is right for both (arXiv 2502.16982); embeddings, head, biases and norms stay
-    with AdamW. It needs whole matrices: over several workers `runtime.zero.stage=0`."""
+    with AdamW. It needs whole matrices: over several workers `runtime.zero.stage=0`.
+
+    `schedule_free` is AdamW whose weights are averaged in place of a falling rate (the library schedulefree, arXiv
+    2405.15682). Held-out losses and the saved model are of the average; each checkpoint may be the end. Its `schedule`
+    is `constant_with_warmup`, also where none is named; pretraining only, at `runtime.zero.stage=0`."""
 
     learning_rate: float = 3e-5
     """Peak learning rate."""
@@ -47,6 +58,14 @@ class OptimizerConfig(Config):
     decay_ratio: float = 0.1
     """Share of all steps at the end during which `warmup_stable_decay` falls to zero; unused by the others."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_decay(cls, values: Any) -> Any:
+        """Schedule-Free's own default of `schedule`, so that naming it is enough."""
+        if isinstance(values, dict) and values.get("name") == "schedule_free":
+            return {"schedule": "constant_with_warmup", **values}
+        return values
+
     def check(self) -> None:
         """Rates are positive and shares are shares."""
         if not 0 < self.learning_rate < 1:
@@ -67,6 +86,16 @@ class OptimizerConfig(Config):
                 f"optimizer.weight_decay must be >= 0 and max_grad_norm > 0, got {self.weight_decay} and "
                 f"{self.max_grad_norm}; 0.01 and 1 are usual"
             )
+        if self.name == "schedule_free" and self.schedule != "constant_with_warmup":
+            raise ConfigError(
+                "optimizer.schedule must be constant_with_warmup where optimizer.name=schedule_free, whose average "
+                f"takes the place of a falling rate, got {self.schedule}; set optimizer.schedule=constant_with_warmup"
+            )
+        if self.name == "schedule_free" and not 0 < self.betas[0] < 1:
+            raise ConfigError(
+                "optimizer.betas must begin with a number between 0 and 1 where optimizer.name=schedule_free, got "
+                f"{self.betas[0]}; 0.9 is usual"
+            )
 
     def check_stage(self, stage: int) -> None:
         """ConfigError where the optimiser is not right at this ZeRO stage."""
@@ -75,6 +104,12 @@ class OptimizerConfig(Config):
             raise ConfigError(
                 f"optimizer.name=muon needs whole matrices, and zero.stage={stage} divides them among the workers; set "
                 "runtime.zero.stage=0 or optimizer.name=adamw"
+            )
+        if self.name == "schedule_free" and stage > 0:
+            # ZeRO 3 steps once for each group, and each would count; DeepSpeed converts no other moments than Adam's
+            raise ConfigError(
+                f"optimizer.name=schedule_free keeps an average that zero.stage={stage} would count wrongly or lose "
+                "when the number of workers changes; set runtime.zero.stage=0 or optimizer.name=adamw"
             )
 
 
@@ -90,6 +125,12 @@ def build_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
+    if config.name == "schedule_free":
+        from schedulefree import AdamWScheduleFree
+
+        averaging = AdamWScheduleFree(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+        averaging.train()
+        return averaging
     # fused: one pass over weights and moments instead of ten
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
     if not hidden:
@@ -98,6 +139,33 @@ def build_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch
         hidden, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
     return _together(muon, adamw)
+
+
+@contextlib.contextmanager
+def averaged_weights(optimizer: "torch.optim.Optimizer") -> Iterator[None]:
+    """Inside, an optimiser's parameters are Schedule-Free's averages, behind it what they were, to the last bit."""
+    if not is_averaging(optimizer):
+        yield
+        return
+    trained = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
+    optimizer.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+        # the library computes them back, which rounds: how often a run is evaluated would change its numbers
+        for parameter, value in trained:
+            parameter.data.copy_(value)
+
+
+def is_averaging(optimizer: "torch.optim.Optimizer") -> bool:
+    """Whether the weights to judge and to save are others than those that are trained."""
+    return hasattr(optimizer, "eval")
+
+
+def averaged(trained: "torch.Tensor", z: "torch.Tensor", *, beta1: float) -> "torch.Tensor":
+    """Schedule-Free's average of a parameter, from what it trains and its state `z`, as the library computes it."""
+    return trained.lerp(z, 1 - 1 / beta1)
 
 
 def hidden_matrices(model: "torch.nn.Module") -> "list[torch.nn.Parameter]":

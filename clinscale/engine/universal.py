@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinscale.engine.optim import RUNNING_NUMBERS, averaged
 from clinscale.engine.run_key import others_may_write
 from clinscale.engine.zero import import_deepspeed
 
@@ -32,7 +33,15 @@ class ParameterState:
 
     fp32: "torch.Tensor"
     moments: "Mapping[str, torch.Tensor]"
-    """`exp_avg` and `exp_avg_sq` of AdamW, or `momentum_buffer` of Muon."""
+    """`exp_avg` and `exp_avg_sq` of AdamW, `momentum_buffer` of Muon, or `z` and `exp_avg_sq` of Schedule-Free."""
+    beta1: float = 0.0
+    """AdamW's first factor; 0 where it was sharded."""
+
+    @property
+    def judged(self) -> "torch.Tensor":
+        """The weight that is judged and saved: the master, or Schedule-Free's average."""
+        z = self.moments.get("z")
+        return self.fp32 if z is None else averaged(self.fp32, z, beta1=self.beta1)
 
 
 class ParameterStates:
@@ -41,7 +50,8 @@ class ParameterStates:
     def __init__(self, checkpoint: Path, *, stage: int, names: Sequence[str]) -> None:
         """Open `checkpoint`, one of stages 1 to 3 converted by `convert`; `names` in the order of the optimiser."""
         self._folder = universal_folder(checkpoint) / "zero" if stage else None
-        self._whole = {} if stage else _whole_states(checkpoint, names)
+        self._whole, self.groups = ({}, []) if stage else _whole_states(checkpoint, names)
+        """States, and groups of the optimiser, of a checkpoint of stage 0."""
 
     def of(self, name: str) -> ParameterState:
         """State of the parameter `name` in the checkpoint."""
@@ -142,6 +152,8 @@ def _load_whole(
         }
         if "exp_avg" in state.moments:  # AdamW counts its updates
             optimizer.state[master]["step"] = torch.tensor(float(updates), device=master.device)
+    for group, saved in zip(optimizer.param_groups, states.groups, strict=False):  # none where it was sharded
+        group.update({key: saved[key] for key in RUNNING_NUMBERS if key in saved})
 
 
 def _load_sharded(
@@ -174,20 +186,26 @@ def _load_sharded(
             parameter.data.copy_(state.fp32.view(shape))
 
 
-def _whole_states(checkpoint: Path, names: Sequence[str]) -> dict[str, ParameterState]:
-    """States of a checkpoint of stage 0, where the first rank wrote everything."""
+def _whole_states(
+    checkpoint: Path, names: Sequence[str]
+) -> "tuple[dict[str, ParameterState], list[dict[str, Any]]]":
+    """States, and the optimiser's groups, of a checkpoint of stage 0, where the first rank wrote everything."""
     content = read_model_states(checkpoint)
     optimizer = content["optimizer"]
     if masters := optimizer.get("fp32_groups"):  # bf16
         weights = [master for group in masters for master in group]
-        moments = optimizer["optimizer_state_dict"]["state"]
+        optimizer = optimizer["optimizer_state_dict"]
     else:
         weights = [content["module"][name] for name in names]
-        moments = optimizer["state"]
-    return {
-        name: ParameterState(weights[index], {k: v for k, v in moments[index].items() if k != "step"})
+    moments, groups = optimizer["state"], optimizer["param_groups"]
+    betas = {index: group.get("betas", (0.0,)) for group in groups for index in group["params"]}
+    states = {
+        name: ParameterState(
+            weights[index], {k: v for k, v in moments[index].items() if k != "step"}, betas[index][0]
+        )
         for index, name in enumerate(names)
     }
+    return states, groups
 
 
 def read_model_states(checkpoint: Path) -> Any:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def consolidated_state(checkpoint: str | Path) -> "dict[str, torch.Tensor]":
     """The trained weights in fp32, and those tied to them, of a checkpoint of a `CheckpointStore` at any ZeRO stage.
 
+    Of Schedule-Free they are the averages, by which its held-out loss was measured.
     What was frozen is not among them: it is as the model was built, and in bf16 a checkpoint has it rounded. Load the
     result into the HF model and save that: DeepSpeed's own safetensors export fails on tied MLM heads (DeepSpeed#8376).
     The checkpoint is unpickled, so it must be one of our own runs.
@@ -38,7 +39,7 @@ def consolidated_state(checkpoint: str | Path) -> "dict[str, torch.Tensor]":
     if manifest.stage == 0:
         weights = read_model_states(checkpoint)["module"]
         states = ParameterStates(checkpoint, stage=0, names=manifest.parameters)
-        masters = {weights[name].data_ptr(): states.of(name).fp32 for name in manifest.parameters}
+        masters = {weights[name].data_ptr(): states.of(name).judged for name in manifest.parameters}
     else:
         weights = _merged_shards(checkpoint)
         masters = {weights[name].data_ptr(): weights[name] for name in manifest.parameters}

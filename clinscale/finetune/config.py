@@ -55,7 +55,12 @@ class FinetuneRecipe(Config):
     """Seed of the new head, the order and dropout."""
 
     def check(self) -> None:
-        """Counts are positive, and the micro batch divides the batch."""
+        """Counts are positive, the micro batch divides the batch, and the optimiser trains what is judged."""
+        if self.optimizer.name == "schedule_free":
+            raise ConfigError(
+                "recipe.optimizer.name must be adamw or muon in fine-tuning, got schedule_free, which is for "
+                "pretraining; leave it out"
+            )
         for name in ("epochs", "batch_size", "patience_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(

@@ -232,7 +232,7 @@ class _Loop:
             masking=corpus.HELD_OUT_MASKING,
             special=self._special,
         )
-        with torch.no_grad():
+        with self.engine.averaged(), torch.no_grad():
             for batch in batches:
                 masked += float((batch["labels"] != -100).sum())
                 total += float(self._summed_loss(batch))

@@ -92,12 +92,17 @@ def main(plan, rank):
             torch.distributed.all_reduce(total)
             losses[step] = float(total) / world_size
             norms.append(engine.grad_norm)
+            if phase.get("judge"):  # as an evaluation does; it must change nothing
+                with engine.averaged():
+                    judged = {name: one.detach().clone() for name, one in engine.module.named_parameters()}
             if step + 1 in phase.get("saves", []):  # training goes on while it is written
                 metric = phase.get("metrics", {}).get(str(step + 1))
                 store.save(engine, step + 1, {"step": step + 1, "third": 1 / 3}, metric=metric)
         store.close()
         found.append({"losses": losses, "state": state, "rate": engine.learning_rate, "updates": engine.updates})
         found[-1]["norms"] = norms
+        if phase.get("judge"):
+            found[-1]["judged"] = judged
         torch.distributed.barrier()
     assert "mlflow" not in sys.modules, "loading it takes a worker's start seconds"
     if rank == 0:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from schedulefree import AdamWScheduleFreeReference
 
 from clinscale import models
 from clinscale.engine import OptimizerConfig, TorchEngine, ZeroConfig
-from clinscale.engine.optim import build_optimizer, build_schedule, hidden_matrices
+from clinscale.engine.optim import averaged, averaged_weights, build_optimizer, build_schedule, hidden_matrices
 from clinscale.engine.zero import check_offload, deepspeed_config, import_deepspeed
 from clinscale.errors import ConfigError
 
@@ -122,6 +123,59 @@ def test_muon_is_refused_where_matrices_are_divided():
         OptimizerConfig().check_stage(stage)
         with pytest.raises(ConfigError, match=rf"needs whole matrices, and zero\.stage={stage} divides them"):
             MUON.check_stage(stage)
+
+
+FREE = OptimizerConfig(name="schedule_free", learning_rate=0.1, weight_decay=0.01, warmup_steps=4)
+
+
+def test_schedule_free_trains_as_its_library_and_is_judged_by_the_average():
+    """The library's reference keeps the average itself, in place of computing it from what it trains."""
+    engine, alone = TorchEngine(Encoder(), FREE, total_steps=8), Encoder()
+    trained = [one for one in alone.parameters() if one.requires_grad]
+    matrices = {"params": [one for one in trained if one.ndim == 2], "weight_decay": 0.01}
+    vectors = {"params": [one for one in trained if one.ndim == 1], "weight_decay": 0.0}
+    reference = AdamWScheduleFreeReference([matrices, vectors], lr=0, foreach=False)
+    reference.train()
+    batch = {"x": torch.arange(9)}
+    for step in range(8):
+        if step == 3:  # a checkpoint in the middle
+            state, engine = engine.state_dict(), TorchEngine(Encoder(), FREE, total_steps=8)
+            engine.load_state_dict(state)
+        engine.backward(engine.forward(batch).loss)
+        for group in reference.param_groups:
+            group["lr"] = engine.learning_rate
+        engine.step()
+        alone(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(alone.parameters(), 1.0)
+        reference.step()
+        reference.zero_grad()
+    assert engine.learning_rate == 0.1, "the rate stays"
+    optimizer = engine._optimizer
+    of_trained = [averaged(one, state["z"], beta1=0.9) for one, state in optimizer.state.items() if "z" in state]
+    before = {name: one.clone() for name, one in engine.module.state_dict().items()}
+    torch.testing.assert_close(before, dict(alone.state_dict()))
+    reference.eval()
+    with averaged_weights(optimizer):
+        torch.testing.assert_close(dict(engine.module.state_dict()), dict(alone.state_dict()))
+        judged = [one for group in optimizer.param_groups for one in group["params"]]
+        assert all(map(torch.equal, judged, of_trained))
+    assert all(torch.equal(one, before[name]) for name, one in engine.module.state_dict().items())
+
+
+def test_schedule_free_is_refused_where_its_average_would_be_wrong():
+    FREE.check_stage(0)
+    for stage in (1, 2, 3):
+        with pytest.raises(
+            ConfigError, match=rf"an average that zero\.stage={stage} would .* set runtime\.zero\.stage=0"
+        ):
+            FREE.check_stage(stage)
+    assert FREE.schedule == "constant_with_warmup"
+    assert OptimizerConfig.parse(FREE.plain(), source="test") == FREE
+    assert OptimizerConfig().schedule == "linear"
+    with pytest.raises(ConfigError, match=r"got linear; set optimizer\.schedule=constant_with_warmup"):
+        OptimizerConfig(name="schedule_free", schedule="linear")
+    with pytest.raises(ConfigError, match=r"betas must begin with a number between 0 and 1 .*, got 0\.0"):
+        OptimizerConfig(name="schedule_free", betas=(0, 0.999))
 
 
 def test_a_recipe_with_adamw_is_the_recipe_it_was_before_there_was_a_choice():

@@ -15,6 +15,7 @@ import torch
 from clinscale.engine import CheckpointStore, RetentionConfig, consolidated_state, newest_checkpoint, run_key
 from clinscale.engine.manifest import MANIFEST, Manifest
 from clinscale.engine.snapshot import write_files
+from clinscale.engine.universal import read_model_states
 from clinscale.errors import AccessError, CapacityError, DataError
 from clinscale.storage import sha256
 
@@ -52,9 +53,11 @@ def runs(base_models, tmp_path_factory):
         add(f"undisturbed-bf16-{stage}", stage, 6, precision="bf16", saves=[3], save=at(f"two-bf16-{stage}"))
         add(f"resumed-bf16-{stage}", stage, 3, precision="bf16", restore=at(f"two-bf16-{stage}"))
     for precision in ("fp32", "bf16"):
-        muon = {"optimizer": "muon", "precision": precision}
-        add(f"undisturbed-muon-{precision}", 0, 6, saves=[3], save=at(f"two-muon-{precision}"), **muon)
-        add(f"resumed-muon-{precision}", 0, 3, restore=at(f"two-muon-{precision}"), **muon)
+        for name in ("muon", "schedule_free"):
+            this, place = {"optimizer": name, "precision": precision}, at(f"two-{name}-{precision}")
+            add(f"undisturbed-{name}-{precision}", 0, 6, saves=[3], save=place, judge=True, **this)
+            end = {"saves": [6], "save": at(f"end-{name}-{precision}")}
+            add(f"resumed-{name}-{precision}", 0, 3, restore=place, **end, **this)
     for stage, other in ((0, 3), (3, 0), (1, 3)):
         add(f"{stage}-to-{other}", other, 3, restore=at(f"two-{stage}"))
     offload = {"zero": {"offload_optimizer": "cpu", "offload_param": "cpu"}}
@@ -67,8 +70,9 @@ def runs(base_models, tmp_path_factory):
     group_of(1)
     for stage in STAGES:
         add(f"one-{stage}", stage, 2, restore=at(f"two-{stage}"), saves=[5], save=at(f"one-{stage}"))
-    add("one-muon", 0, 3, restore=at("two-muon-fp32"), optimizer="muon")
-    add("muon-to-fp32", 0, 3, restore=at("two-muon-bf16"), optimizer="muon")
+    for name in ("muon", "schedule_free"):
+        add(f"one-{name}", 0, 3, restore=at(f"two-{name}-fp32"), optimizer=name)
+        add(f"{name}-to-fp32", 0, 3, restore=at(f"two-{name}-bf16"), optimizer=name)
     add("three", 3, 1, restore=at("two-2"), saves=[4], save=at("three"))
     add("bf16-to-3", 3, 3, precision="bf16", restore=at("two-bf16-0"))
     add("bf16-to-fp32", 1, 3, restore=at("two-bf16-2"))
@@ -89,7 +93,11 @@ def losses(found, name, steps):
     return {step: found[name]["losses"][step] for step in steps}
 
 
-@pytest.mark.parametrize("name", [*map(str, STAGES), "bf16-0", "bf16-2", "offload", "muon-fp32", "muon-bf16"])
+ALONE = [f"{name}-{precision}" for name in ("muon", "schedule_free") for precision in ("fp32", "bf16")]
+"""Of stage 0 alone."""
+
+
+@pytest.mark.parametrize("name", [*map(str, STAGES), "bf16-0", "bf16-2", "offload", *ALONE])
 def test_a_run_goes_on_bit_for_bit(name, runs):
     _, found = runs
     assert found[f"resumed-{name}"]["state"] == {"step": 3, "third": 1 / 3}
@@ -143,14 +151,29 @@ def test_bf16_keeps_its_master_weights_through_a_conversion(runs):
     )
 
 
-def test_muon_goes_on_with_fewer_ranks_and_in_another_precision(runs):
+@pytest.mark.parametrize("name", ["muon", "schedule_free"])
+def test_other_optimisers_go_on_with_fewer_ranks_and_in_another_precision(name, runs):
     _, found = runs
-    expected = losses(found, "undisturbed-muon-fp32", (3, 4, 5))
-    assert found["one-muon"]["losses"] == pytest.approx(expected, abs=1e-3)
-    assert found["one-muon"]["updates"] == 6
+    expected = losses(found, f"undisturbed-{name}-fp32", (3, 4, 5))
+    assert found[f"one-{name}"]["losses"] == pytest.approx(expected, abs=1e-3)
+    assert (found[f"one-{name}"]["updates"], found[f"{name}-to-fp32"]["updates"]) == (6, 6)
     assert expected != losses(found, "undisturbed-0", (3, 4, 5))
-    assert found["muon-to-fp32"]["losses"] == pytest.approx(
-        losses(found, "undisturbed-muon-bf16", (3, 4, 5)), abs=2e-2
+    assert found[f"{name}-to-fp32"]["losses"] == pytest.approx(
+        losses(found, f"undisturbed-{name}-bf16", (3, 4, 5)), abs=2e-2
+    )
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_is_judged_is_what_a_checkpoint_is_saved_as(name, runs):
+    """The undisturbed run was judged at each step and the resumed one never: that changes no loss."""
+    folder, found = runs
+    weights = consolidated_state(newest_checkpoint(folder / f"end-{name}"))
+    judged = found[f"undisturbed-{name}"]["judged"]
+    assert all(torch.equal(one, weights[key].to(one.dtype)) for key, one in judged.items() if key in weights)
+    key = "longformer.encoder.layer.0.output.dense.weight"
+    trained = read_model_states(folder / f"end-{name}" / "step-00000006")["module"][key]
+    assert torch.equal(trained, judged[key]) == name.startswith("muon"), (
+        "the average is another than what is trained"
     )
 
 

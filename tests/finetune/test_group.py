@@ -209,6 +209,12 @@ def test_muon_needs_whole_matrices_on_each_of_several_workers():
         FinetuneConfig.parse(values | {"runtime": two_workers().plain()}, source="test")
 
 
+def test_schedule_free_is_refused_in_fine_tuning():
+    values = {"model": "m", "optimizer": {"name": "schedule_free"}}
+    with pytest.raises(ConfigError, match=r"name must be adamw or muon in fine-tuning, got schedule_free"):
+        FinetuneRecipe.parse(values, source="test")
+
+
 def test_fp16_workers_need_gpus():
     values = {"name": "x", "task": "demo_pairs", "data": ".", "recipe": {"model": "m", "precision": "fp16"}}
     with pytest.raises(ConfigError, match="precision=fp16 needs GPUs"):

@@ -57,6 +57,10 @@ def test_the_global_batch_need_not_divide_over_workers():
     [
         ("recipe.precision=fp16", r"fp16 needs GPUs, .*bf16"),
         ("recipe.optimizer.name=muon", r"needs whole matrices, .*set runtime\.zero\.stage=0"),
+        (
+            "recipe.optimizer.name=schedule_free",
+            r"an average that zero\.stage=2 would .*set runtime\.zero\.stage=0",
+        ),
         ("recipe.optimizer.name=adam", r"did you mean adamw\?"),
         ("runtime.num_workers=[4, 2]", r"\[least, most\], got \(4, 2\)"),
         ("runtime.num_workers=0", "at least 1"),

@@ -17,7 +17,7 @@ import torch
 import transformers
 from ray import cloudpickle
 
-from clinscale import models, registry, runtime
+from clinscale import corpus, models, registry, runtime
 from clinscale.engine import consolidated_state, newest_checkpoint
 from clinscale.errors import CapacityError, ClinscaleError, ClusterError, ConfigError, DataError, OutOfMemoryError
 from clinscale.pretrain import (
@@ -30,7 +30,7 @@ from clinscale.pretrain import (
     verify_resume,
 )
 from clinscale.pretrain.run import CHECKPOINTS, train, worker_task
-from clinscale.pretrain.worker import train_worker
+from clinscale.pretrain.worker import build_model, train_worker
 
 STEPS = 6
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
@@ -237,21 +237,29 @@ DRY = {
     "masking": {"mask_fraction": 0.4, "schedule": "linear", "final_mask_fraction": 0.1, "all_mask": True},
 }
 """Without dropout, which is drawn per rank; with masks that depend on the step."""
+FREE = {"optimizer": {"name": "schedule_free", "learning_rate": 1e-2}, "runtime": {"zero": {"stage": 0}}}
 STAGES = (0, 1, 2, 3)
 
 
 @pytest.fixture(scope="module")
-def variants(shards, tmp_path_factory, fork_workers):
-    """Losses and weights of two workers: at the ZeRO stages of `STAGES`, in bf16, and without dropout."""
+def ran(shards, tmp_path_factory, fork_workers):
+    """What two workers logged, and their weights: at `STAGES`, in bf16, apart, of Schedule-Free, and without dropout."""
     folder = tmp_path_factory.mktemp("variants")
     tasks = [task(shards, folder / f"{stage}", runtime={"zero": {"stage": stage}}) for stage in STAGES]
     tasks.append(task(shards, folder / "bf16", precision="bf16"))
     apart = {"documents_apart": True, "masking": {"whole_words": True, "span_length": 3.8}}
     tasks.append(task(shards, folder / "apart", **apart))
+    tasks.append(task(shards, folder / "free", **FREE))
     tasks.append(task(shards, folder / "dry", **DRY))
     with fork_workers():
         logged, weights = run_group(train_several, tasks)
-    return list(zip(map(losses_of, logged), weights, strict=True))
+    return list(zip(logged, weights, strict=True))
+
+
+@pytest.fixture(scope="module")
+def variants(ran):
+    """Losses and weights of each."""
+    return [(losses_of(logged), weights) for logged, weights in ran]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -278,6 +286,31 @@ def test_notes_kept_apart_with_whole_words_masked_train_too(variants, undisturbe
     assert losses[STEPS] < losses[1]
     assert losses[1] != undisturbed[0][1], "nothing was told of notes or words"
     assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_held_out_loss_and_weights_of_schedule_free_are_the_averages(ran, shards, tmp_path):
+    logged, weights = ran[len(STAGES) + 2]
+    free = task(shards, tmp_path, **FREE)
+    tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
+    rows = corpus.evaluation_batches(
+        shards.rows("validation", free.row_tokens),
+        rank=0,
+        world_size=1,
+        rows_per_batch=free.config.runtime.evaluation_rows,
+        max_rows=free.config.runtime.evaluation_rows,
+        seed=free.config.recipe.seed,
+        masking=corpus.HELD_OUT_MASKING,
+        special=corpus.SpecialIds.from_tokenizer(tokenizer),
+    )
+    [batch] = [{name: torch.from_numpy(array) for name, array in one.items()} for one in rows]
+    first = torch.zeros_like(batch["input_ids"])
+    first[:, 0] = 1
+    model = build_model(free.config, tokenizer).eval()
+    model.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        loss = float(model(**batch, global_attention_mask=first).loss)
+    assert logged[-1]["eval/loss"] == pytest.approx(loss, abs=1e-4)
+    assert abs(loss - logged[0]["eval/loss"]) > 0.01, "nothing was trained"
 
 
 def test_a_run_whose_worker_is_killed_ends_bit_identical(variants, shards, tmp_path, forks):
