@@ -141,10 +141,19 @@ class DeepSpeedEngine:
             names[parameter] for group in self._optimizer.param_groups for parameter in group["params"]
         )
         """Names of the trained parameters, in the order of the optimiser."""
+        if optimizer.name != "adamw":
+            # below ZeRO, DeepSpeed takes a step without gradients for bf16, which would decay weights and be averaged
+            # in; AdamW's is as in the runs that there are
+            self._optimizer.step = _no_update  # type: ignore[method-assign, assignment]
+
+        def schedule(base: "torch.optim.Optimizer") -> "torch.optim.lr_scheduler.LambdaLR":
+            vars(base).pop("step", None)
+            return build_schedule(base, optimizer, total_steps)
+
         self._engine, *_ = import_deepspeed().initialize(
             model=model,
             optimizer=self._optimizer,
-            lr_scheduler=lambda base: build_schedule(base, optimizer, total_steps),
+            lr_scheduler=schedule,
             config=deepspeed_config(
                 zero,
                 precision=precision,

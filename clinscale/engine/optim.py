@@ -130,6 +130,7 @@ def build_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch
 
         averaging = AdamWScheduleFree(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
         averaging.train()
+        averaging.state.clear()  # of empty states, of parameters that DeepSpeed puts its masters in place of
         return averaging
     # fused: one pass over weights and moments instead of ten
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
