@@ -14,7 +14,7 @@ from clinscale.corpus.canaries import CanaryConfig, canary_probes, plant_canarie
 from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.config import CorpusConfig
 from clinscale.corpus.leakage import phrases
-from clinscale.corpus.loader import evaluation_batches, masked_batch, rows_of_step
+from clinscale.corpus.loader import cut_rows, evaluation_batches, masked_batch, rows_of_step
 from clinscale.corpus.masking import HELD_OUT_MASKING, MaskingConfig, word_starts
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.shards import ShardSet, open_shards
@@ -35,6 +35,7 @@ __all__ = [
     "SpecialIds",
     "build_shards",
     "canary_probes",
+    "cut_rows",
     "evaluation_batches",
     "files_of",
     "load_tokenizer",

@@ -67,6 +67,23 @@ def masked_batch(
     return _batch(examples, share, rows, special)
 
 
+def cut_rows(batch: Batch, tokens: int, special: SpecialIds) -> Batch:
+    """The rows of a batch, each cut end to end into rows of `tokens`, which must divide its length.
+
+    Each position of a long row is one of a short row, with the mask and the label that it had: nothing is read twice
+    or left out, and the batch holds as many tokens as before. Nothing is put in, either: the first part of a row
+    begins with the classification token and the last one ends with the separator, those between begin and end within
+    notes. Notes that are kept apart are numbered anew in each part. A part of padding alone becomes a blank row.
+    """
+    cut = {name: array.reshape(-1, tokens).copy() for name, array in batch.items()}
+    empty = ~cut["attention_mask"].any(axis=1)
+    cut["input_ids"][empty, 0], cut["attention_mask"][empty, 0] = special.cls, 1
+    if (segments := cut.get("segment_ids")) is not None:
+        segments[empty, 0] = 1
+        cut["segment_ids"] = np.where(segments > 0, segments - segments[:, :1] + 1, 0)
+    return cut
+
+
 def rows_of_step(num_rows: int, *, step: int, rows_per_step: int, seed: int) -> NDArray[np.int64]:
     """Epoch and row number of each row of a training step, in the order of the ranks; (rows_per_step, 2).
 

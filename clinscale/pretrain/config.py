@@ -19,6 +19,20 @@ from clinscale.units import Duration
 _RECIPES = files("clinscale.pretrain") / "recipes"
 
 
+class ShortRowsConfig(Config):
+    """Shorter rows at the start of a training; each training row is cut into rows of `row_tokens`, end to end.
+
+    A step reads the same rows with the same masks as without, so it counts the same tokens, and so does an epoch; only
+    attention ends, and positions restart, where a row is cut.
+    """
+
+    row_tokens: int = Field(default=512, ge=16)
+    """Length of a short row, which must divide `recipe.row_tokens`."""
+
+    share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the steps, and so of the tokens, that comes in short rows."""
+
+
 class PretrainRecipe(Config):
     """All that changes the numbers."""
 
@@ -30,6 +44,11 @@ class PretrainRecipe(Config):
 
     row_tokens: int | None = None
     """Length of each training row; None is all that the model can read."""
+
+    # left out of `plain` where there are none, so that runs from before there were any keep their fingerprint
+    short_rows: ShortRowsConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The length of rows as a schedule: short ones first, then `row_tokens`. Held-out rows have `row_tokens`
+    throughout. `short_rows.row_tokens=512` is enough to ask for them; null reads long rows throughout."""
 
     documents_apart: bool = False
     """No token attends across notes and positions restart with each, as when the model is used; needs
@@ -85,6 +104,23 @@ class PretrainRecipe(Config):
                 "recipe.masking.schedule=steps must fall where recipe.spike_guard is on, which would take each rise of "
                 "the loss for a spike and leave out every update behind it; set schedule=linear or spike_guard=null"
             )
+
+    def row_tokens_at(self, step: int, *, row_tokens: int, total_steps: int) -> int:
+        """Length of the rows of a training step, numbered from 0, where the last ones have `row_tokens`.
+
+        Raises:
+            ConfigError: rows of that length cannot be cut into short ones without rest.
+        """
+        short = self.short_rows
+        if short is None:
+            return row_tokens
+        if short.row_tokens >= row_tokens or row_tokens % short.row_tokens:
+            raise ConfigError(
+                f"recipe.short_rows.row_tokens must divide rows of {row_tokens} tokens, got {short.row_tokens}; "
+                "512 divides 4096"
+            )
+        # however few steps there are, the last one is as the model will be used
+        return short.row_tokens if step < min(round(short.share * total_steps), total_steps - 1) else row_tokens
 
     def rows_of_step(self, row_tokens: int) -> int:
         """The global batch in rows of `row_tokens`."""

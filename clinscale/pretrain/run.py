@@ -160,6 +160,8 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         raise ConfigError(
             f"recipe.row_tokens must be at most the model's {limit} positions, got {row_tokens}; lower it"
         )
+    # whether they can be cut is checked before any worker starts
+    recipe.row_tokens_at(0, row_tokens=row_tokens, total_steps=1)
     rows = shards.rows("train", row_tokens, documents_apart=recipe.documents_apart)
     if not len(shards.rows("validation", row_tokens)):
         raise ConfigError(

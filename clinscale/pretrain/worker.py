@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -154,9 +155,13 @@ class _Loop:
         self._next: tuple[int, Future[Arrays]] | None = None
         self._meter, self._stall_s = ThroughputMeter(), 0.0
         device = "cuda" if runtime.gpus_per_worker else "cpu"
-        self._flops_per_token = models.train_flops_per_token(
-            model.config, task.row_tokens, head_share=recipe.masking.mean_fraction
-        )
+        self._flops_per_token = {
+            row_tokens: models.train_flops_per_token(
+                model.config, row_tokens, head_share=recipe.masking.mean_fraction
+            )
+            for row_tokens in {self._row_tokens_at(0), task.row_tokens}
+        }
+        self._tokens_by_row = Counter[int]()
         self._peak_flops = peak_flops(device, recipe.precision) * context.world_size
 
     def restore(self) -> int:
@@ -185,8 +190,12 @@ class _Loop:
         recipe, engine = self._task.config.recipe, self.engine
         self._meter.run()
         seed_torch(recipe.seed, step, self._context.rank)
+        row_tokens = self._row_tokens_at(step)
+        if step > 0 and row_tokens != self._row_tokens_at(step - 1):
+            self._guard = SpikeGuard(recipe.spike_guard)  # losses of rows of another length are no measure
         batch = self._batch(step)
-        micro_batches = _split(batch, self._micro_rows)
+        # as many tokens whatever their length, so that memory and number of micro batches stay
+        micro_batches = _split(batch, self._micro_rows * (self._task.row_tokens // row_tokens))
         masked = engine.over_ranks(float((batch["labels"] != -100).sum()))
         # DeepSpeed averages over ranks and micro batches; this makes it the mean over all masked tokens, so
         # that the loss does not depend on how rows fall on workers
@@ -204,15 +213,19 @@ class _Loop:
             raise self._not_a_number(step, mean)
         skip = self._guard.is_spike(mean)
         engine.step(update=not skip)
-        self._meter.add(self._rows_per_step * self._task.row_tokens)
+        tokens = self._rows_per_step * self._task.row_tokens
+        self._meter.add(tokens)
+        self._tokens_by_row[row_tokens] += tokens
         if skip:
             log.warning("run %s: step %d skipped, its loss of %.4g is a spike", self._task.config.name, step, mean)
             return {"train/skipped_loss": mean}
         norm = {} if engine.grad_norm is None else {"train/grad_norm": engine.grad_norm}
-        masks = {}
+        scheduled: Metrics = {}
         if recipe.masking.schedule != "constant":
-            masks["train/mask_fraction"] = recipe.masking.fraction_at(step, self._task.total_steps)
-        return {"train/loss": mean, "train/learning_rate": engine.learning_rate, **norm, **masks}
+            scheduled["train/mask_fraction"] = recipe.masking.fraction_at(step, self._task.total_steps)
+        if recipe.short_rows:
+            scheduled["train/row_tokens"] = row_tokens
+        return {"train/loss": mean, "train/learning_rate": engine.learning_rate, **norm, **scheduled}
 
     def evaluate(self) -> Metrics:
         """Loss and perplexity over the held-out rows, with masks that never change and are the same for all recipes."""
@@ -243,9 +256,11 @@ class _Loop:
         """Tokens per second of all workers, share of their peak and wait for checkpoints, since the last reading."""
         tokens_per_second = self._meter.tokens_per_second()
         stall_s, self._stall_s = self._stall_s, 0.0
+        read, self._tokens_by_row = self._tokens_by_row, Counter()
+        flops = sum(self._flops_per_token[row_tokens] * tokens for row_tokens, tokens in read.items())
         return {
             "perf/tokens_per_second": tokens_per_second,
-            "perf/mfu": tokens_per_second * self._flops_per_token / self._peak_flops,
+            "perf/mfu": tokens_per_second * flops / read.total() / self._peak_flops,
             "perf/checkpoint_stall_s": stall_s,
         }
 
@@ -256,9 +271,13 @@ class _Loop:
         self._next = (step + 1, self._prefetch.submit(self._masked, step + 1))
         return batch
 
+    def _row_tokens_at(self, step: int) -> int:
+        task = self._task
+        return task.config.recipe.row_tokens_at(step, row_tokens=task.row_tokens, total_steps=task.total_steps)
+
     def _masked(self, step: int) -> Arrays:
-        recipe = self._task.config.recipe
-        return corpus.masked_batch(
+        recipe, row_tokens = self._task.config.recipe, self._row_tokens_at(step)
+        batch = corpus.masked_batch(
             self._train_rows,
             step=step,
             rank=self._context.rank,
@@ -270,6 +289,7 @@ class _Loop:
             word_starts=self._word_starts,
             total_steps=self._task.total_steps,
         )
+        return batch if row_tokens == self._task.row_tokens else corpus.cut_rows(batch, row_tokens, self._special)
 
     def _summed_loss(self, batch: Arrays) -> "torch.Tensor":
         """Cross entropy summed over the masked tokens of one micro batch."""

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinscale.corpus import MaskingConfig, Rows, SpecialIds, evaluation_batches, masked_batch
-from clinscale.corpus.loader import rows_of_step
+from clinscale.corpus.loader import cut_rows, rows_of_step
 from clinscale.errors import ConfigError, DataError
 
 SPECIAL = SpecialIds(cls=0, sep=2, pad=1, mask=4, all=(0, 1, 2, 3, 4), vocab_size=10_000)
@@ -138,6 +138,29 @@ def test_a_scheduled_step_is_the_same_at_every_number_of_workers_and_differs_fro
     assert (asked(0, total_steps=5) != -100).sum() > 2 * (asked(4, total_steps=5) != -100).sum()
     with pytest.raises(ConfigError, match="pass total_steps"):
         asked(0)
+
+
+@given(st.integers(1, 5), st.integers(0, 9), st.integers(1, 4), st.sampled_from([1, 2, 3, 4, 6]), st.booleans())
+def test_cut_rows_hold_each_token_with_its_mask_once(count, step, world_size, tokens, is_apart):
+    rows = apart_rows_of(*[4] * count, 17) if is_apart else rows_of(count, last_row_tokens=3)
+    for rank in range(world_size):
+        batch = batch_of(rows, step, rank, world_size)
+        before = {name: array.copy() for name, array in batch.items()}
+        cut = cut_rows(batch, tokens, SPECIAL)
+        assert same(batch, before), "the batch was changed"
+        assert cut["input_ids"].shape == (len(batch["input_ids"]) * ROW_TOKENS // tokens, tokens)
+        assert (cut["labels"].ravel() == batch["labels"].ravel()).all()
+        is_read = batch["attention_mask"].ravel() == 1
+        assert (cut["input_ids"].ravel()[is_read] == batch["input_ids"].ravel()[is_read]).all()
+        assert (cut["attention_mask"].ravel()[is_read] == 1).all()
+        blank = ~batch["attention_mask"].reshape(-1, tokens).any(axis=1)
+        assert (cut["attention_mask"][blank].sum(axis=1) == 1).all(), "what every model survives"
+        assert cut["attention_mask"].sum() == is_read.sum() + blank.sum()
+        if is_apart:
+            segments, whole = cut["segment_ids"], batch["segment_ids"].reshape(-1, tokens)
+            assert ((segments > 0) == (cut["attention_mask"] == 1)).all()
+            assert (segments[:, 0] == 1).all()
+            assert (np.diff(segments)[~blank] == np.diff(whole)[~blank])[segments[~blank][:, 1:] > 0].all()
 
 
 def test_a_batch_is_what_the_model_takes():

@@ -69,6 +69,9 @@ def test_the_global_batch_need_not_divide_over_workers():
         ("recipe.masking.schedule=lniear", r"did you mean linear\?"),
         ("recipe.masking.shedule=linear", r"did you mean schedule\?"),
         ("recipe.masking.final_mask_fraction=1.2", r"final_mask_fraction is a share between 0 and 1, got 1\.2"),
+        ("recipe.short_rows.row_token=128", r"did you mean row_tokens\?"),
+        ("recipe.short_rows.share=1", "less than 1"),
+        ("recipe.short_rows.row_tokens=8", "greater than or equal to 16"),
         ("recipe.canaries.cuont=1", r"did you mean count\?"),
         ("recipe.canaries.repeats=0", "greater than or equal to 1"),
         ("runtime.zero.stge=1", r"did you mean stage\?"),
@@ -103,6 +106,30 @@ def test_notes_apart_on_gpus_need_attention_without_dropout():
 
 def test_fp16_is_allowed_on_gpus():
     assert load("recipe.precision=fp16", "runtime.gpus_per_worker=1").recipe.precision == "fp16"
+
+
+def test_short_rows_come_first_and_end_where_their_share_of_the_steps_does():
+    def lengths(total_steps, *overrides):
+        recipe = load(*overrides).recipe
+        return [recipe.row_tokens_at(at, row_tokens=4096, total_steps=total_steps) for at in range(total_steps)]
+
+    short = "recipe.short_rows.row_tokens=512"
+    assert lengths(4) == [4096] * 4
+    assert lengths(4, short) == [512] * 2 + [4096] * 2
+    assert lengths(10, short, "recipe.short_rows.share=0.9") == [512] * 9 + [4096]
+    assert lengths(3, short, "recipe.short_rows.share=0.9") == [512, 512, 4096], "the last step is never short"
+    assert lengths(1, short) == [4096]
+    for wrong in (500, 4096, 8192):
+        with pytest.raises(ConfigError, match=rf"must divide rows of 4096 tokens, got {wrong}; 512 divides 4096"):
+            lengths(4, f"recipe.short_rows.row_tokens={wrong}")
+
+
+def test_a_recipe_without_short_rows_is_the_recipe_it_was_before_there_were_any():
+    assert "short_rows" not in load().plain()["recipe"]
+    assert load("recipe.short_rows=null").recipe.fingerprint() == load().recipe.fingerprint()
+    short = load("recipe.short_rows.row_tokens=128")
+    assert short.recipe.fingerprint() != load().recipe.fingerprint()
+    assert PretrainConfig.parse(short.plain(), source="test") == short
 
 
 def test_a_recipe_without_canaries_is_the_recipe_it_was_before_there_were_any():

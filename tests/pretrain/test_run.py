@@ -58,6 +58,8 @@ def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(sh
         pretrain(gone, tracking=tracking, home=tmp_path)
     with pytest.raises(ConfigError, match="row_tokens must be at most the model's 1024 positions, got 9999"):
         pretrain(config(shards, row_tokens=9999), tracking=tracking, home=tmp_path)
+    with pytest.raises(ConfigError, match=r"short_rows.row_tokens must divide rows of 128 tokens, got 100"):
+        pretrain(config(shards, name="short", short_rows={"row_tokens": 100}), tracking=tracking, home=tmp_path)
     with pytest.raises(ConfigError, match=r"no pretraining run 'bas' in .*; known: none|did you mean base"):
         run_config(tmp_path / "nothing", "bas")
     with pytest.raises(
@@ -235,19 +237,24 @@ DRY = {
         "hf_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     },
     "masking": {"mask_fraction": 0.4, "schedule": "linear", "final_mask_fraction": 0.1, "all_mask": True},
+    "short_rows": {"row_tokens": 32, "share": 0.67},
 }
-"""Without dropout, which is drawn per rank; with masks that depend on the step."""
+"""Without dropout, which is drawn per rank; with masks and lengths of rows that depend on the step."""
 FREE = {"optimizer": {"name": "schedule_free", "learning_rate": 1e-2}, "runtime": {"zero": {"stage": 0}}}
 STAGES = (0, 1, 2, 3)
 
 
 @pytest.fixture(scope="module")
 def ran(shards, tmp_path_factory, fork_workers):
-    """What two workers logged, and their weights: at `STAGES`, in bf16, apart, of Schedule-Free, and without dropout."""
+    """What two workers logged, and their weights: at `STAGES`, in bf16, apart, Schedule-Free, without dropout."""
     folder = tmp_path_factory.mktemp("variants")
     tasks = [task(shards, folder / f"{stage}", runtime={"zero": {"stage": stage}}) for stage in STAGES]
     tasks.append(task(shards, folder / "bf16", precision="bf16"))
-    apart = {"documents_apart": True, "masking": {"whole_words": True, "span_length": 3.8}}
+    apart = {
+        "short_rows": {"row_tokens": 64},
+        "documents_apart": True,
+        "masking": {"whole_words": True, "span_length": 3.8},
+    }
     tasks.append(task(shards, folder / "apart", **apart))
     tasks.append(task(shards, folder / "free", **FREE))
     tasks.append(task(shards, folder / "dry", **DRY))
@@ -419,6 +426,7 @@ def test_rows_that_do_not_fit_are_halved_and_the_global_batch_stays(variants, fi
     assert losses_of(logged) == pytest.approx(variants[-1][0], abs=1e-5)
     fractions = [at["train/mask_fraction"] for at in logged if "train/mask_fraction" in at]
     assert (fractions[0], fractions[-1], len(fractions)) == (0.4, 0.1, STEPS)
+    assert [at["train/row_tokens"] for at in logged if "train/row_tokens" in at] == [32] * 4 + [128] * 2
     # held-out rows are masked as ever, so that what was masked in training is no part of the comparison
     assert logged[0]["eval/perplexity"] == pytest.approx(finished[2].perplexity_before, rel=1e-4)
     assert "out of memory: going on with micro batches of 2 rows" in told
