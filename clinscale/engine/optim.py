@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 RUNNING_NUMBERS = ("k", "weight_sum", "lr_max", "scheduled_lr")
-"""What Schedule-Free keeps in its groups and not by parameter: the updates so far, and the weights of its average."""
+"""Numbers that Schedule-Free keeps by group, not by parameter: its updates so far, and the weights of its average."""
 
 
 class OptimizerConfig(Config):
