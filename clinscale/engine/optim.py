@@ -128,8 +128,10 @@ def build_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch
     if config.name == "schedule_free":
         from schedulefree import AdamWScheduleFree
 
-        averaging = AdamWScheduleFree(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
-        averaging.train()
+        averaging: torch.optim.Optimizer = AdamWScheduleFree(
+            groups, lr=config.learning_rate, betas=config.betas, eps=config.eps
+        )
+        averaging.train()  # type: ignore[attr-defined]
         averaging.state.clear()  # of empty states, of parameters that DeepSpeed puts its masters in place of
         return averaging
     # fused: one pass over weights and moments instead of ten
