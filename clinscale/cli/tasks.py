@@ -91,7 +91,8 @@ def show(
     findings = Findings(task.on_error)
     nothing_left: NoExamplesError | None = None
     try:
-        found = _surveyed(read_task(task, data, findings=findings), model)
+        read = read_task(task, data, findings=findings)
+        found = {"metric": metric_of(read.task), **_surveyed(read, model)}
     except NoExamplesError as error:  # what was found, such as the exclusions of a cohort, is shown all the same
         nothing_left = error
         empty: dict[str, Any] = {"examples": {}, "labels": {}, "lengths": {}}
@@ -163,7 +164,7 @@ def baseline(
     for which, predict in (("trivial", trivial), ("classical", classical)):
         outcomes = baseline_outcomes(read, predict)
         score = estimate(outcomes)
-        scores = kind.scores_of(outcomes.rows)
+        scores = kind.scores_of(outcomes.rows) | kind.workload(outcomes.rows)
         rows.append({"baseline": which, kind.metric: score.value, "low": score.low, "high": score.high, **scores})
     values = {
         "task": read.task.name,

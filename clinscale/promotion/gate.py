@@ -215,7 +215,8 @@ def _same_test(candidate: Evidence, champion: Evidence) -> Check:
         return Check(rule, False, f"no test outcomes of {missing.label} are on record; {_JUDGE}")
     ours, theirs = candidate.outcomes[0], champion.outcomes[0]
     if metric_of(ours.task) != metric_of(theirs.task):
-        return Check(rule, False, f"by {metric_of(ours.task)}, the champion by {metric_of(theirs.task)}")
+        ours_by, theirs_by = metric_of(ours.task), metric_of(theirs.task)
+        return Check(rule, False, f"by {ours_by}, the champion by {theirs_by}; set metric of the task to that")
     if ours.keys != theirs.keys:
         return Check(rule, False, f"{champion.label} was judged on other examples; {_JUDGE}")
     return Check(rule, True, champion.note or "the same examples")

@@ -179,7 +179,8 @@ def _beside_baselines(judged: Judgement, data: TaskData) -> tuple[dict[str, floa
     except (MemoryError, ValueError) as error:  # a figure to compare with is not worth the winner of a long search
         return {}, [*remarks, f"the linear baseline could not be trained here ({type(error).__name__})"]
     remarks.append(baseline_remark(judged.outcomes, linear, "linear"))
-    return kind_of(data.task).scores_of(linear.rows), remarks
+    kind = kind_of(data.task)
+    return kind.scores_of(linear.rows) | kind.workload(linear.rows), remarks
 
 
 def compare_finalists(trials: Sequence[Trial]) -> list[Candidate]:

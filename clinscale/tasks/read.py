@@ -72,6 +72,11 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
             raise NoExamplesError(f"task {task.name}: split {split} below {data} has no example; give it data")
         kind.check_split(examples, f"split {split} below {data}")
     labels = _settle_labels(kind, splits)
+    if task.metric is None and (fitting := kind.fitting_metric(splits, labels)) != kind.metric:
+        task = task.model_copy(update={"metric": fitting})
+        findings.remark(
+            f"one of two labels is rare, so models are chosen by {fitting}; set metric to choose another"
+        )
     kind.report(splits, findings)
     duplicates, across = count_repeats(splits)
     return TaskData(task, splits, labels, data_fingerprint(splits, labels), findings, duplicates, across)

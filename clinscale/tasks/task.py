@@ -195,7 +195,12 @@ class TaskConfig(TableFormat):
     """Spans: the longest answer that is given."""
 
     metric: str | None = None
-    """Metric that sweeps maximise; absent: the default of the kind."""
+    """Metric that sweeps maximise; absent: the default of the kind, or `roc_auc` of two labels of which the rarer has
+    less than 35 % of the training examples."""
+
+    sensitivity_at: float = 0.9
+    """Labels: the specificity at which the metric `sensitivity_at_0.9` (named by it) is read off the ROC curve of the
+    examples that are scored; a threshold fixed before may reach less."""
 
     scorer: str | None = None
     """Rules by which entities or answers are counted: those of an official script, where they differ on duplicates,
@@ -212,9 +217,10 @@ class TaskConfig(TableFormat):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The dump without empty `kind_options`, so that recipes recorded before there were any stay equal."""
+        """The dump without fields that came later and are at their default: recipes recorded before stay equal."""
         values: dict[str, Any] = dump(self)
-        return values if self.kind_options else {name: v for name, v in values.items() if name != "kind_options"}
+        later = {"kind_options": {}, "sensitivity_at": type(self).model_fields["sensitivity_at"].default}
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
     def check(self) -> None:
         """Refuse combinations that no reader or kind understands."""
@@ -271,6 +277,10 @@ class TaskConfig(TableFormat):
             raise ConfigError(
                 f"{here}: labels must be distinct and at least one, got {len(set(self.labels))} different in "
                 f"{len(self.labels)}; correct the list, or remove the key"
+            )
+        if not 0 < self.sensitivity_at < 1:
+            raise ConfigError(
+                f"{here}: sensitivity_at must be a specificity between 0 and 1, got {self.sensitivity_at}; give 0.9"
             )
         if self.max_answer_tokens < 1:
             raise ConfigError(

@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score, roc_curve
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.tasks import Example, kind_of
+from clinscale.tasks import Example, Outcomes, kind_of, metric_of
+from clinscale.tasks.kinds.classification import roc_area, sensitivity_at
 
 LABELS = ("a", "b", "c")
 LIMITS = {"max_tokens": 32, "stride_tokens": 8, "train": True}
@@ -111,6 +112,87 @@ def test_several_labels_are_those_above_one_half(task_of):
     assert prediction["scores"]["a"] == pytest.approx(1 / (1 + np.exp(-0.1)))
 
 
+@pytest.mark.parametrize(
+    ("train", "dev", "metric"),
+    [
+        ("a" * 66 + "b" * 34, "ab", "roc_auc"),
+        ("b" * 66 + "a" * 34, "ab", "roc_auc"),
+        ("a" * 65 + "b" * 35, "ab", "accuracy"),
+        ("a" * 66 + "b" * 34, "aa", "accuracy"),
+    ],
+)
+def test_two_labels_of_which_one_is_rare_are_judged_by_the_area(task_of, train, dev, metric):
+    splits = {"train": examples_of(*train), "dev": examples_of(*dev), "test": examples_of("a", "b")}
+    assert kind_of(task_of("sequence")).fitting_metric(splits, ("a", "b")) == metric
+
+
+def test_three_labels_or_several_keep_their_default_metric(task_of):
+    splits = dict.fromkeys(("train", "dev", "test"), examples_of(*"aaaaabc"))
+    assert kind_of(task_of("sequence")).fitting_metric(splits, LABELS) == "accuracy"
+    assert kind_of(task_of("sequence", multi_label=True)).fitting_metric(splits, ("a", "b")) == "micro_f1"
+
+
+def highest_sensitivity(truth, scores, specificity):
+    """From scikit-learn's whole ROC curve."""
+    alarms, sensitivity, _ = roc_curve(truth, scores, drop_intermediate=False)
+    return sensitivity[1 - alarms >= specificity - 1e-9].max()
+
+
+@pytest.mark.parametrize("specificity", [0.05, 0.5, 0.8, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize("values", [2, 7, 10_000])
+def test_sensitivity_and_area_are_those_of_scikit_learns_curve_whatever_is_tied(specificity, values):
+    rng = np.random.default_rng(values)
+    for examples in (2, 3, 11, 40, 200):
+        truth = np.append(rng.random(examples - 2) < 0.3, [True, False])
+        scores = rng.integers(values, size=examples) / values
+        assert roc_area(truth, scores) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+        found = sensitivity_at(specificity, truth, scores)
+        assert found == pytest.approx(highest_sensitivity(truth, scores, specificity), abs=1e-12)
+
+
+def test_the_specificity_is_part_of_the_metrics_name(task_of):
+    strict = task_of("sequence", sensitivity_at=0.95, metric="sensitivity_at_0.95")
+    assert metric_of(strict) == "sensitivity_at_0.95"
+    assert strict.plain()["sensitivity_at"] == 0.95
+    assert "sensitivity_at" not in task_of("sequence").plain()  # as recipes recorded before it was there
+    with pytest.raises(ConfigError, match=r"metric must be one of .*sensitivity_at_0.9, got sensitivity_at_0.95"):
+        kind_of(task_of("sequence", metric="sensitivity_at_0.95"))
+    with pytest.raises(ConfigError, match="sensitivity_at must be a specificity between 0 and 1, got 90"):
+        task_of("sequence", sensitivity_at=90)
+
+
+def test_two_models_are_not_compared_at_two_specificities(task_of):
+    def judged(at):
+        kind, some = (
+            kind_of(task_of("sequence", sensitivity_at=at, metric=f"sensitivity_at_{at}")),
+            examples_of(*"ab"),
+        )
+        return Outcomes.of(kind, some, kind.trivial(some, some, ("a", "b")), ("a", "b"), len)
+
+    assert judged(0.9).is_comparable(judged(0.9))
+    assert not judged(0.9).is_comparable(judged(0.8))
+
+
+def test_alerts_are_the_notes_answered_by_the_second_of_two_labels_or_by_any_of_several(task_of):
+    def alerts(kind, logits, labels):
+        some = examples_of(*[("a",)] * len(logits))
+        return kind.workload(kind.outcomes(some, decoded(kind, some, logits, labels), labels))
+
+    one, several = kind_of(task_of("sequence")), kind_of(task_of("sequence", multi_label=True))
+    logits = np.array([[1.0, -1.0], [-2.0, 3.0], [2.0, 1.0], [-1.0, -1.0]])
+    assert alerts(one, logits, ("a", "b")) == {"alerts_per_1000": 250}
+    assert alerts(several, logits, ("a", "b")) == {"alerts_per_1000": 750}
+    assert alerts(one, np.eye(3), LABELS) == {}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_scores_that_are_no_numbers_are_refused(task_of, multi_label):
+    kind, some = kind_of(task_of("sequence", multi_label=multi_label)), examples_of(("a",), ("b",))
+    predictions = decoded(kind, some, np.array([[0.0, 1.0], [np.nan, 1.0]]), ("a", "b"))
+    with pytest.raises(DataError, match="must be finite, got others on 1 of 2 examples"):
+        kind.score(some, predictions, ("a", "b"))
+
+
 @pytest.mark.parametrize("labels", [("no", "yes"), LABELS])
 def test_scores_of_one_label_equal_scikit_learn(task_of, labels):
     rng = np.random.default_rng(0)
@@ -127,9 +209,20 @@ def test_scores_of_one_label_equal_scikit_learn(task_of, labels):
             "micro_f1": f1_score(truth, chosen, average="micro"),
             "macro_f1": f1_score(truth, chosen, average="macro"),
             "roc_auc": roc_auc_score(truth, chance[:, 1] if len(labels) == 2 else chance, multi_class="ovr"),
-        }
+            **ranking(np.eye(len(labels))[truth], chance, [1] if len(labels) == 2 else range(3)),
+            **({"alerts_per_1000": 1000 * np.mean(chosen)} if len(labels) == 2 else {}),
+        },
+        abs=1e-12,
     )
-    assert set(scores) == set(kind.metrics)
+    assert set(scores) - {"alerts_per_1000"} == set(kind.metrics)
+
+
+def ranking(truth, chance, columns):
+    """Means over labels."""
+    return {
+        "average_precision": np.mean([average_precision_score(truth[:, c], chance[:, c]) for c in columns]),
+        "sensitivity_at_0.9": np.mean([highest_sensitivity(truth[:, c], chance[:, c], 0.9) for c in columns]),
+    }
 
 
 def test_scores_of_several_labels_equal_scikit_learn(task_of):
@@ -144,6 +237,8 @@ def test_scores_of_several_labels_equal_scikit_learn(task_of):
             "micro_f1": f1_score(truth, logits > 0, average="micro"),
             "macro_f1": f1_score(truth, logits > 0, average="macro"),
             "roc_auc": roc_auc_score(truth, logits, average="macro"),
+            **ranking(truth, logits, range(3)),
+            "alerts_per_1000": 1000 * np.mean((logits > 0).any(axis=1)),
         }
     )
 
@@ -153,10 +248,13 @@ def test_an_area_that_is_not_defined_is_left_out_or_raises_when_it_decides(task_
     examples = examples_of(("a",), ("b",))  # nobody is c
     predictions = kind_of(task_of("sequence", multi_label=multi_label)).trivial(examples, examples, LABELS)
     kind = kind_of(task_of("sequence", multi_label=multi_label))
-    assert set(kind.score(examples, predictions, LABELS)) == set(kind.metrics) - {"roc_auc"}
-    decides = kind_of(task_of("sequence", multi_label=multi_label, metric="roc_auc"))
-    with pytest.raises(DataError, match="roc_auc is not defined on these 2 examples"):
-        decides.score(examples, predictions, LABELS)
+    undefined = {"roc_auc", "average_precision", "sensitivity_at_0.9"}
+    found = set(kind.score(examples, predictions, LABELS))
+    assert found - {"alerts_per_1000"} == set(kind.metrics) - undefined
+    for metric in undefined:
+        decides = kind_of(task_of("sequence", multi_label=multi_label, metric=metric))
+        with pytest.raises(DataError, match=f"{metric} is not defined on these 2 examples"):
+            decides.score(examples, predictions, LABELS)
 
 
 def test_the_trivial_answer_is_the_majority_of_the_training_split(task_of):

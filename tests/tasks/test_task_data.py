@@ -30,6 +30,18 @@ def test_labels_are_those_found_sorted_or_those_of_the_task_in_their_order(task_
     assert read_task(own, str(tmp_path)).labels == ("c", "b", "a")
 
 
+def test_a_rare_label_is_judged_by_the_area_unless_the_task_names_a_metric(task_of, tmp_path):
+    rare = [(f"text {number}", "ab"[number % 4 == 0]) for number in range(20)]
+    files = write(tmp_path, train=rare, dev=ROWS, test=ROWS)
+    read = read_task(task_of("sequence", **files), str(tmp_path))
+    assert read.task.metric == "roc_auc"
+    assert any("chosen by roc_auc" in remark for remark in read.findings.remarks)
+    named = read_task(task_of("sequence", **files, metric="accuracy"), str(tmp_path))
+    assert (named.task.metric, named.findings.remarks) == ("accuracy", [])
+    write(tmp_path, train=ROWS)
+    assert read_task(task_of("sequence", **files), str(tmp_path)).task.metric is None
+
+
 def test_a_label_that_the_task_does_not_know_is_refused(task_of, tmp_path):
     files = write(tmp_path, train=ROWS, dev=ROWS, test=[("three", "c")])
     task = task_of("sequence", **files, labels=("a", "b"))

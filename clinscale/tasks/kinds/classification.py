@@ -1,5 +1,6 @@
 """Scores of labels through scikit-learn, which is imported late: it takes a second to load."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,9 +9,13 @@ Measure = Callable[[np.ndarray, np.ndarray], float | None]
 """(truth, probabilities) -> the score, None where it is not defined."""
 
 
-def single_label_measures() -> dict[str, Measure]:
-    """Measures by metric, for truth (N,) class numbers and probabilities (N, labels)."""
-    from sklearn.metrics import f1_score, roc_auc_score
+def single_label_measures(specificity: float) -> dict[str, Measure]:
+    """Measures by metric, for truth (N,) class numbers and probabilities (N, labels).
+
+    Args:
+        specificity: at which `sensitivity` is read off.
+    """
+    from sklearn.metrics import f1_score
 
     def f1(average: str) -> Measure:
         def measure(truth: np.ndarray, probabilities: np.ndarray) -> float:
@@ -19,36 +24,92 @@ def single_label_measures() -> dict[str, Measure]:
 
         return measure
 
-    def roc_auc(truth: np.ndarray, probabilities: np.ndarray) -> float | None:
-        labels = probabilities.shape[1]
-        if len(np.unique(truth)) < labels:
-            return None
-        likely = probabilities[:, 1] if labels == 2 else probabilities
-        return float(roc_auc_score(truth, likely, multi_class="ovr", labels=list(range(labels))))
+    def of_labels(measure: Measure) -> Measure:
+        def one_against_the_rest(truth: np.ndarray, probabilities: np.ndarray) -> float | None:
+            hot = np.eye(probabilities.shape[1], dtype=int)[truth]
+            if hot.shape[1] == 2:  # of two labels, that of the second
+                hot, probabilities = hot[:, 1:], probabilities[:, 1:]
+            return measure(hot, probabilities)
+
+        return one_against_the_rest
 
     return {
         "accuracy": lambda truth, probabilities: float((truth == probabilities.argmax(axis=1)).mean()),
         "micro_f1": f1("micro"),
         "macro_f1": f1("macro"),
-        "roc_auc": roc_auc,
+        **{name: of_labels(measure) for name, measure in _ranking_measures(specificity).items()},
     }
 
 
-def multi_label_measures() -> dict[str, Measure]:
-    """Measures by metric, for truth and probabilities (N, labels); roc_auc is the mean over labels."""
-    from sklearn.metrics import f1_score, roc_auc_score
+def multi_label_measures(specificity: float) -> dict[str, Measure]:
+    """Measures by metric, for truth and probabilities (N, labels); roc_auc is the mean over labels.
+
+    Args:
+        specificity: at which `sensitivity` is read off.
+    """
+    from sklearn.metrics import f1_score
 
     def f1(average: str) -> Measure:
         return lambda truth, probabilities: float(
             f1_score(truth, probabilities > 0.5, average=average, zero_division=0)
         )
 
-    def roc_auc(truth: np.ndarray, probabilities: np.ndarray) -> float | None:
-        if not np.all(truth.any(axis=0) & ~truth.all(axis=0)):
-            return None
-        return float(roc_auc_score(truth, probabilities, average="macro"))
+    return {
+        "micro_f1": f1("micro"),
+        "macro_f1": f1("macro"),
+        **_ranking_measures(specificity),
+    }
 
-    return {"micro_f1": f1("micro"), "macro_f1": f1("macro"), "roc_auc": roc_auc}
+
+def _ranking_measures(specificity: float) -> dict[str, Measure]:
+    """Measures of how the notes are ranked, for truth and probabilities (N, labels): means over labels."""
+    from sklearn.metrics import average_precision_score
+
+    def mean_over_labels(of_one: Callable[[np.ndarray, np.ndarray], float]) -> Measure:
+        def measure(truth: np.ndarray, probabilities: np.ndarray) -> float | None:
+            if not np.all(truth.any(axis=0) & ~truth.all(axis=0)):
+                return None  # some label is in no note, or in all
+            return float(np.mean([of_one(*one) for one in zip(truth.T > 0, probabilities.T, strict=True)]))
+
+        return measure
+
+    return {
+        "roc_auc": mean_over_labels(roc_area),
+        "average_precision": mean_over_labels(average_precision_score),
+        sensitivity_name(specificity): mean_over_labels(functools.partial(sensitivity_at, specificity)),
+    }
+
+
+def roc_area(truth: np.ndarray, scores: np.ndarray) -> float:
+    """The share of pairs of a positive and a negative in which the positive has the higher score, ties half.
+
+    It is `sklearn.metrics.roc_auc_score`, without its checks: the resampling of a test calls it some 10,000 times.
+
+    Args:
+        truth: (N,) booleans, some of each.
+        scores: (N,).
+    """
+    positives, negatives = scores[truth], np.sort(scores[~truth])
+    twice_below = sum(int(np.searchsorted(negatives, positives, side).sum()) for side in ("left", "right"))
+    return twice_below / (2 * len(positives) * len(negatives))
+
+
+def sensitivity_name(specificity: float) -> str:
+    """The name of the metric, `sensitivity_at_0.9`: two specificities are two metrics, which are never compared."""
+    return f"sensitivity_at_{specificity!r}"
+
+
+def sensitivity_at(specificity: float, truth: np.ndarray, scores: np.ndarray) -> float:
+    """The highest sensitivity on the ROC curve (`sklearn.metrics.roc_curve`) with at least this specificity.
+
+    Args:
+        specificity: the share of negatives without an alarm, from 0 to 1.
+        truth: (N,) booleans, some of each.
+        scores: (N,) an alarm is a score of at least some threshold; equal scores go together.
+    """
+    negatives = -np.sort(-scores[~truth])
+    alarms = int((1 - specificity) * len(negatives) + 1e-9)  # of the negatives at most; 0.1 * 10 alarms are one
+    return float((scores[truth] > negatives[alarms]).mean()) if alarms < len(negatives) else 1.0
 
 
 def calibration(hits: np.ndarray, confidence: np.ndarray, *, bins: int = 15) -> float:

@@ -110,6 +110,10 @@ class Kind(KindRules, ABC):
         """The metric that selects the best model; always in what `score` returns."""
         return self.task.metric or self.default_metric
 
+    def fitting_metric(self, splits: Mapping[str, Sequence[Example]], labels: Sequence[str]) -> str:
+        """The metric that fits the balance of labels in these splits, for a task that chooses none."""
+        return self.default_metric
+
     def problem_type(self, task: TaskConfig) -> str | None:
         """Name of the loss of `task` in transformers' sequence heads; None for other heads."""
         return None
@@ -166,7 +170,7 @@ class Kind(KindRules, ABC):
     def score(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
     ) -> dict[str, float]:
-        """All metrics that these examples allow, among them `self.metric`.
+        """All metrics that these examples allow, among them `self.metric`, and `workload`.
 
         Raises:
             DataError: there is no example, or `self.metric` is not defined on these examples.
@@ -186,7 +190,7 @@ class Kind(KindRules, ABC):
                 f"task {self.task.name}: {self.metric} is not defined on these {len(outcomes)} examples, because "
                 "their gold lacks some label altogether; give more examples or choose another metric"
             )
-        return scores
+        return scores | self.workload(outcomes)
 
     @abstractmethod
     def outcomes(
@@ -207,6 +211,10 @@ class Kind(KindRules, ABC):
 
         Nothing for entities and answers.
         """
+        return {}
+
+    def workload(self, outcomes: np.ndarray) -> dict[str, float]:
+        """Numbers beside the metrics that say how much work the answers make; no model is chosen by them."""
         return {}
 
     def second_text(self, example: Example) -> str:

@@ -19,6 +19,7 @@ from clinscale.tasks.kinds.classification import (
     f1_of,
     multi_label_measures,
     probabilities_of,
+    sensitivity_name,
     single_label_measures,
 )
 from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window, column
@@ -27,6 +28,10 @@ from clinscale.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_RARE = 0.35
+"""Share of the rarer of two labels below which accuracy tells little."""
 
 
 class SequenceKind(Kind):
@@ -54,14 +59,28 @@ class SequenceKind(Kind):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """`roc_auc` is the mean over labels (one against the rest; of two labels that of the second)."""
-        shared = ("micro_f1", "macro_f1", "roc_auc")
+        """Scores of labels; those of a ranking are means over labels (one against the rest; of two, the second)."""
+        ranking = ("roc_auc", "average_precision", sensitivity_name(self.task.sensitivity_at))
+        shared = ("micro_f1", "macro_f1", *ranking)
         return shared if self.task.multi_label else ("accuracy", *shared)
 
     @property
     def default_metric(self) -> str:
         """Accuracy of one label; micro F1 of several, which rare labels cannot leave undefined."""
         return "micro_f1" if self.task.multi_label else "accuracy"
+
+    def fitting_metric(self, splits: Mapping[str, Sequence[Example]], labels: Sequence[str]) -> str:
+        """ROC AUC of two labels of which the rarer has less than 35 % of the training examples, else the default.
+
+        Accuracy would reward a model that never finds the rare one. Only where both labels are in every split, without
+        which the area is not defined.
+        """
+        if self.task.multi_label or len(labels) != 2:
+            return self.default_metric
+        counts = {split: Counter(label for one in some for label in one.labels) for split, some in splits.items()}
+        rarer = min(counts["train"][label] for label in labels) / max(1, counts["train"].total())
+        both = all(count[label] for count in counts.values() for label in labels)
+        return "roc_auc" if both and rarer < _RARE else self.default_metric
 
     def problem_type(self, task: TaskConfig) -> str | None:
         """The name by which transformers chooses the loss."""
@@ -133,6 +152,11 @@ class SequenceKind(Kind):
     ) -> np.ndarray:
         """The gold class, or 0 and 1 for each label; then each label's probability."""
         probabilities = probabilities_of([prediction["scores"] for prediction in predictions], labels)
+        if broken := int((~np.isfinite(probabilities)).any(axis=1).sum()):
+            raise DataError(
+                f"task {self.task.name}: scores of labels must be finite, got others on {broken:,} of "
+                f"{len(examples):,} examples; train again at a lower learning rate or in fp32"
+            )
         if self.task.multi_label:
             gold = np.array([[label in example.labels for label in labels] for example in examples], dtype=float)
         else:
@@ -144,7 +168,8 @@ class SequenceKind(Kind):
     def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
         """Scores from scikit-learn."""
         truth, probabilities = self._truth_and_probabilities(outcomes)
-        measures = multi_label_measures() if self.task.multi_label else single_label_measures()
+        measures_of = multi_label_measures if self.task.multi_label else single_label_measures
+        measures = measures_of(self.task.sensitivity_at)
         values = {name: measures[name](truth, probabilities) for name in metrics or self.metrics}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -172,6 +197,20 @@ class SequenceKind(Kind):
             "calibration_error": calibration(hits.astype(float), confidence),
             "brier_score": float(((probabilities - hot) ** 2).sum(axis=1).mean()),
         }
+
+    def workload(self, outcomes: np.ndarray) -> dict[str, float]:
+        """`alerts_per_1000`: of so many notes, those answered by the second of two labels, or by any of several.
+
+        The threshold is that of the answers, one half; none is chosen on these examples.
+        """
+        _, probabilities = self._truth_and_probabilities(outcomes)
+        if self.task.multi_label:
+            alerts = (probabilities > 0.5).any(axis=1)
+        elif probabilities.shape[1] == 2:
+            alerts = probabilities.argmax(axis=1) == 1
+        else:
+            return {}
+        return {"alerts_per_1000": float(1000 * alerts.mean())}
 
     def _truth_and_probabilities(self, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gold = outcomes.shape[1] // 2 if self.task.multi_label else 1
