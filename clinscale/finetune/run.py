@@ -101,8 +101,8 @@ def run_finetune(
     Raises:
         ConfigError: the name belongs to another recipe. DataError: data or model are not there.
     """
-    task = load_task(config.task, config.task_changes)
-    data = read_task(task, config.data)
+    data = read_task(load_task(config.task, config.task_changes), config.data)
+    task = data.task
     recipe = {"task": task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
     folder = claim_run_folder(home, "finetune", config.name, recipe)
     seeds = range(config.recipe.seed, config.recipe.seed + config.seeds)

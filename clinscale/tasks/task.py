@@ -173,7 +173,8 @@ class TaskConfig(TableFormat):
     label that is not in the files is refused."""
 
     labels: tuple[str, ...] | None = None
-    """All labels or entity types, in the order of the model's outputs; absent: those found, sorted."""
+    """All labels or entity types, in the order of the model's outputs; absent: those found, sorted. Of two labels of a
+    text the second is the one that is sought: sensitivity and alerts are its."""
 
     multi_label: bool = False
     """Whether a text can have none or several labels."""
