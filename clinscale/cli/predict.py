@@ -76,6 +76,7 @@ def predict(
     from clinscale import registry
     from clinscale.predict import Line, TaskCard, check_out, predict_files
     from clinscale.runtime import ray_session
+    from clinscale.tasks import kind_of
 
     if workers and out is None:
         raise ConfigError(f"--workers {workers} writes its answers to a file; add --out predictions.jsonl")
@@ -105,16 +106,19 @@ def predict(
                 done, total, f"documents, {windows} windows" if windows else "documents"
             ),
         )
+    card = TaskCard.read(folder)
     values = {
-        "task": TaskCard.read(folder).task.name,
+        "task": card.task.name,
         "precision": precision,
         "documents": tally.documents,
         "errors": tally.errors,
         "repeated_ids": tally.repeated_ids,
+        **({} if card.task.threshold is None else {"threshold": card.task.threshold}),
         **({"out": str(out)} if workers else {"predictions": lines}),
     }
     shown = [] if out else [dumps(line, ensure_ascii=False) for line in lines]
-    emit(values, as_json=json, people=[*shown, _summary(tally, out)])
+    told = kind_of(card.task).reading_of_threshold(card.labels)
+    emit(values, as_json=json, people=[*shown, _summary(tally, out) + (f"; {told}" if told else "")])
 
 
 def _summary(tally: "Tally", out: Path | None) -> str:

@@ -164,8 +164,8 @@ def baseline(
     for which, predict in (("trivial", trivial), ("classical", classical)):
         outcomes = baseline_outcomes(read, predict)
         score = estimate(outcomes)
-        scores = kind.scores_of(outcomes.rows) | kind.workload(outcomes.rows)
-        rows.append({"baseline": which, kind.metric: score.value, "low": score.low, "high": score.high, **scores})
+        found = {"low": score.low, "high": score.high, **outcomes.scores()}
+        rows.append({"baseline": which, kind.metric: score.value, **found})
     values = {
         "task": read.task.name,
         "metric": kind.metric,

@@ -294,8 +294,11 @@ def winner_row(result: Any) -> dict[str, Any]:
 
 
 def remarks(results: "Sequence[StudyResult]") -> list[str]:
-    """Lines below a table of winners on what they have not learned; usually none."""
-    return [f"{one.version.label}: {remark}" for one in results for remark in one.remarks]
+    """Lines below a table of winners: thresholds, and what they have not learned; usually none."""
+    from clinscale.tasks import told_threshold
+
+    told = {one.version.label: [told_threshold(one.test), *one.remarks] for one in results}
+    return [f"{label}: {line}" for label, lines in told.items() for line in lines if line]
 
 
 def finalist_rows(result: Any) -> list[dict[str, Any]]:

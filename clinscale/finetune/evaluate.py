@@ -140,9 +140,8 @@ def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact")
     examples = data.splits.get("test", ())
     if not examples:
         raise DataError(f"task {data.task.name} has no test examples; check its splits")
-    kind = kind_of(data.task)
     predictor = load_predictor(folder, attention=attention)
-    outcomes = predictor.outcomes(examples)
+    kind, outcomes = predictor.kind, predictor.outcomes(examples)
     max_tokens = predictor.card.max_tokens
     short = None
     if max_tokens > SHORT_TOKENS:
@@ -152,7 +151,7 @@ def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact")
     return Judgement(
         metric=metric_of(data.task),
         test=kind.all_scores(outcomes.rows),
-        trivial=kind.all_scores(nothing_read.rows),
+        trivial=kind_of(nothing_read.task).all_scores(nothing_read.rows),
         interval=estimate(outcomes),
         lengths=tuple(by_length(outcomes)),
         calibration=kind.calibration(outcomes.rows),

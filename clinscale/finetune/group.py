@@ -228,7 +228,7 @@ class _Rank(EpochLoop):
         model = build_model(self._recipe, self._data, self._work.runtime)
         load_weights(model, self.checkpoints.at(self._step))
         models.save_hf(model, self._predictor.tokenizer, self._folder)
-        self._predictor.card.write(self._folder)
+        self.card.write(self._folder)
 
     def _scores(self) -> dict[str, float]:
         """Rank 0's, so that all ranks decide alike; with them goes whether the caller has had enough."""
@@ -238,7 +238,7 @@ class _Rank(EpochLoop):
         predictions = predictor.predict(self._dev_examples, windows=self._dev_windows)
         if self._divides_dev:
             predictions = self._gathered(predictions)
-        scores = predictor.kind.score(examples, predictions, predictor.card.labels)
+        scores = predictor.kind.dev_scores(examples, predictions, predictor.card.labels)
         said: list[Any] = [scores, (self._work.state / _STOP_FILE).exists()]
         torch.distributed.broadcast_object_list(said)
         agreed: dict[str, float]

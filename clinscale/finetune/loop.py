@@ -177,6 +177,14 @@ class EpochLoop(ABC):
         self._keep(best=self.result.epoch == epoch)
         return self.history[-1]
 
+    @property
+    def card(self) -> TaskCard:
+        """The card of the best epoch, with the threshold that was chosen on the development split after it."""
+        best = self.history[self.result.epoch - 1]
+        threshold = best.get(f"eval/{self._data.task.name}/threshold", self._data.task.threshold)
+        task = self._data.task.model_copy(update={"threshold": threshold})
+        return self._predictor.card.model_copy(update={"task": task})
+
     @abstractmethod
     def restore(self) -> None:
         """Go on from what `_keep` wrote last, if it is there and whole."""
@@ -187,7 +195,7 @@ class EpochLoop(ABC):
 
     @abstractmethod
     def _scores(self) -> dict[str, float]:
-        """The task's metrics on the development split."""
+        """The task's metrics on the development split, and the threshold that is chosen there, if any."""
 
     @abstractmethod
     def _gradients(self, chosen: Sequence[Window]) -> float:
@@ -272,13 +280,15 @@ class _OneProcess(EpochLoop):
 
         if best:
             models.save_hf(self._predictor.model, self._predictor.tokenizer, self._folder)
-            self._predictor.card.write(self._folder)
+            self.card.write(self._folder)
         if self._checkpoint:
             with atomic_path(self._checkpoint) as temporary:
                 torch.save({"engine": self._engine.state_dict(), "history": self.history}, temporary)
 
     def _scores(self) -> dict[str, float]:
-        return self._predictor.score(self._dev_examples, windows=self._dev_windows)
+        predictor, examples = self._predictor, self._dev_examples
+        predictions = predictor.predict(examples, windows=self._dev_windows)
+        return predictor.kind.dev_scores(examples, predictions, predictor.card.labels)
 
     def _gradients(self, chosen: Sequence[Window]) -> float:
         return run_halving(

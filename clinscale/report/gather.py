@@ -10,6 +10,7 @@ from clinscale.registry import Link, ModelVersion, RunRecord, Tag, Tracking
 from clinscale.report.league import League, leagues
 from clinscale.report.lengths import LengthAnswer, length_answers
 from clinscale.report.recorded import recorded_number
+from clinscale.tasks import told_threshold
 
 Curve = list[tuple[int, float]]
 """`(step, value)` by step."""
@@ -139,6 +140,8 @@ class Winner:
     linear: float | None
     remark: str | None
     """Sentences on a score that is not what it seems, as on a baseline that it does not beat."""
+    threshold: str
+    """What a threshold that was fixed before the test did there; empty where there was none."""
     trials: str | None
     lineage: tuple[Step, ...]
 
@@ -248,6 +251,10 @@ def _single(run: RunRecord) -> Single:
 
 def _winner(version: ModelVersion, run: RunRecord | None, links: Sequence[Link]) -> Winner:
     tags = version.tags
+    at = f"test/{tags.get(Tag.TASK)}/"
+    tested = (
+        {key.removeprefix(at): value for key, value in run.metrics.items() if key.startswith(at)} if run else {}
+    )
     return Winner(
         version=version,
         task=tags.get(Tag.TASK),
@@ -260,6 +267,7 @@ def _winner(version: ModelVersion, run: RunRecord | None, links: Sequence[Link])
         trivial=recorded_number(tags.get(Tag.TRIVIAL)),
         linear=recorded_number(tags.get(Tag.LINEAR)),
         remark=tags.get(Tag.REMARK),
+        threshold=told_threshold(tested),
         trials=tags.get(Tag.TRIALS),
         lineage=_steps(links, tags.get(Tag.TRIALS)),
     )

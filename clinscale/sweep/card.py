@@ -24,6 +24,7 @@ def write_task_card(folder: Path, winner: JudgedWinner, *, data: TaskData, tags:
     recipe = winner.recipe.model_dump(mode="json", exclude_unset=True)
     sections: dict[str, Section] = {
         "Scores on the test split": _scores(winner),
+        "Threshold": _threshold(winner, data),
         "Remarks": "\n".join(f"- {remark}." for remark in winner.remarks),
         "By length of the document": [
             {
@@ -85,6 +86,22 @@ def _scores(winner: JudgedWinner) -> Section:
         {"metric": name, "value": value, "95 %": "", "trivial baseline": "", "linear baseline": ""}
         for name, value in scores.calibration.items()
     ]
+
+
+def _threshold(winner: JudgedWinner, data: TaskData) -> str:
+    task = winner.outcomes[0].task
+    told = kind_of(task).reading_of_threshold(data.labels)
+    if not told:
+        return ""
+    how = "as the task says"
+    if data.task.threshold is None:
+        rule = (
+            f"a specificity of at least {task.sensitivity_at:g}"
+            if task.alerts_per_1000 is None
+            else f"at most {task.alerts_per_1000:g} alerts per 1,000 notes"
+        )
+        how = f"chosen on the development split for {rule} there, never on the test split"
+    return f"{told[0].upper()}{told[1:]}: {how}."
 
 
 def _short(scores: Scores) -> str:

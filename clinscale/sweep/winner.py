@@ -30,7 +30,7 @@ from clinscale.sweep.policy import finalists
 from clinscale.sweep.record import StudyRuns
 from clinscale.sweep.space import MODEL
 from clinscale.sweep.trial import trial_folder
-from clinscale.tasks import TaskData, baseline_outcomes, baseline_remark, classical, kind_of
+from clinscale.tasks import TaskData, baseline_outcomes, baseline_remark, classical
 
 CONFIRMATION_FILE = "confirmation.json"
 """Artifact of a study's run: the finalists' development scores by seed."""
@@ -179,8 +179,7 @@ def _beside_baselines(judged: Judgement, data: TaskData) -> tuple[dict[str, floa
     except (MemoryError, ValueError) as error:  # a figure to compare with is not worth the winner of a long search
         return {}, [*remarks, f"the linear baseline could not be trained here ({type(error).__name__})"]
     remarks.append(baseline_remark(judged.outcomes, linear, "linear"))
-    kind = kind_of(data.task)
-    return kind.scores_of(linear.rows) | kind.workload(linear.rows), remarks
+    return linear.scores(), remarks
 
 
 def compare_finalists(trials: Sequence[Trial]) -> list[Candidate]:

@@ -27,11 +27,15 @@ def trivial(data: TaskData, split: str = "test") -> list[Prediction]:
 
 
 def baseline_outcomes(data: TaskData, baseline: Baseline, split: str = "test") -> Outcomes:
-    """Outcomes of `trivial` or `classical` on a split; lengths are in words."""
-    examples = data.splits[split]
-    return Outcomes.of(
-        kind_of(data.task), examples, baseline(data, split), data.labels, lambda text: len(text.split())
-    )
+    """Outcomes of `trivial` or `classical` on a split; lengths are in words.
+
+    Where models have a threshold, the baseline has its own, chosen on the development split by the same rule.
+    """
+    kind, examples = kind_of(data.task), data.splits[split]
+    if kind.chooses_threshold(data.labels):
+        dev = kind.dev_scores(data.splits["dev"], baseline(data, "dev"), data.labels)
+        kind = kind_of(data.task.model_copy(update={"threshold": dev["threshold"]}))
+    return Outcomes.of(kind, examples, baseline(data, split), data.labels, lambda text: len(text.split()))
 
 
 def baseline_remark(ours: Outcomes, theirs: Outcomes, baseline: str) -> str:

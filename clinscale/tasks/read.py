@@ -77,6 +77,7 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
         findings.remark(
             f"one of two labels is rare, so models are chosen by {fitting}; set metric to choose another"
         )
+    kind_of(task).check_threshold(labels)
     kind.report(splits, findings)
     duplicates, across = count_repeats(splits)
     return TaskData(task, splits, labels, data_fingerprint(splits, labels), findings, duplicates, across)

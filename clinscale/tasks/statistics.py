@@ -94,14 +94,19 @@ class Outcomes:
 
     def is_comparable(self, other: "Outcomes") -> bool:
         """Whether both are of the same examples, by one metric and one scorer."""
-        metrics = kind_of(self.task).metric, kind_of(other.task).metric
-        return self.keys == other.keys and metrics[0] == metrics[1] and self.scorer == other.scorer
+        rules = kind_of(self.task).rules, kind_of(other.task).rules
+        return self.keys == other.keys and rules[0] == rules[1] and self.scorer == other.scorer
 
     def value(self, members: np.ndarray | None = None) -> float:
         """The task's metric on these examples, NaN where it is not defined."""
         kind = kind_of(self.task)
         rows = self.rows if members is None else self.rows[members]
         return kind.scores_of(rows, (kind.metric,)).get(kind.metric, float("nan"))
+
+    def scores(self) -> dict[str, float]:
+        """All metrics that are defined on these examples, and the work that the answers make."""
+        kind = kind_of(self.task)
+        return kind.scores_of(self.rows) | kind.workload(self.rows)
 
     def label_scores(self, members: np.ndarray | None = None) -> dict[str, float]:
         """F1 of each label that has gold among these examples; nothing for answers."""

@@ -201,7 +201,17 @@ class TaskConfig(TableFormat):
 
     sensitivity_at: float = 0.9
     """Labels: the specificity at which the metric `sensitivity_at_0.9` (named by it) is read off the ROC curve of the
-    examples that are scored; a threshold fixed before may reach less."""
+    examples that are scored; a threshold fixed before may reach less. One that is chosen on the development split has
+    this specificity there."""
+
+    alerts_per_1000: float | None = None
+    """Two labels: instead of a specificity, the most notes of 1,000 of the development split that a threshold chosen
+    there answers by the second label."""
+
+    threshold: float | None = None
+    """Two labels: the second is answered where its probability is above this. Absent: chosen on the development split
+    of each model, where the metric is `roc_auc`, `average_precision` or `sensitivity_at_...`; else the more probable
+    one is answered."""
 
     scorer: str | None = None
     """Rules by which entities or answers are counted: those of an official script, where they differ on duplicates,
@@ -220,8 +230,10 @@ class TaskConfig(TableFormat):
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The dump without fields that came later and are at their default: recipes recorded before stay equal."""
         values: dict[str, Any] = dump(self)
-        later = {"kind_options": {}, "sensitivity_at": type(self).model_fields["sensitivity_at"].default}
-        return {name: value for name, value in values.items() if name not in later or value != later[name]}
+        later = ("kind_options", "sensitivity_at", "alerts_per_1000", "threshold")
+        fields = type(self).model_fields
+        unused = {name for name in later if values[name] == fields[name].get_default(call_default_factory=True)}
+        return {name: value for name, value in values.items() if name not in unused}
 
     def check(self) -> None:
         """Refuse combinations that no reader or kind understands."""
@@ -282,6 +294,15 @@ class TaskConfig(TableFormat):
         if not 0 < self.sensitivity_at < 1:
             raise ConfigError(
                 f"{here}: sensitivity_at must be a specificity between 0 and 1, got {self.sensitivity_at}; give 0.9"
+            )
+        if self.alerts_per_1000 is not None and not 0 < self.alerts_per_1000 <= 1000:
+            raise ConfigError(
+                f"{here}: alerts_per_1000 must be above 0 and at most 1000, got {self.alerts_per_1000:g}; give 50"
+            )
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ConfigError(
+                f"{here}: threshold must be a probability from 0 to 1, got {self.threshold:g}; remove it to have one "
+                "chosen"
             )
         if self.max_answer_tokens < 1:
             raise ConfigError(

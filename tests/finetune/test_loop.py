@@ -70,6 +70,30 @@ def test_the_folder_holds_the_best_epoch(pairs):
     assert load_predictor(result.folder).score(data.splits["dev"])["accuracy"] == result.value
 
 
+def test_a_rare_labels_threshold_is_chosen_on_dev_and_serves(base_models, tmp_path):
+    for split, count in (("train", 12), ("dev", 12), ("test", 8)):
+        rows = [f"{split} note {n} of {'stroke' if n % 4 == 0 else 'pain'},{n % 4 == 0}" for n in range(count)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "rare.yaml").write_text(
+        "{name: rare, kind: sequence, format: records, alerts_per_1000: 250, label_map: {'True': late, 'False': a},"
+        " splits: {train: train.csv, dev: dev.csv, test: test.csv}}"
+    )
+    data, epochs = read_task(load_task(str(tmp_path / "rare.yaml")), str(tmp_path)), []
+    trained = recipe(base_models["longformer"], max_tokens=32)
+    best = finetune(trained, data, tmp_path / "hf", on_epoch=epochs.append)
+    chosen = epochs[best.epoch - 1]
+    assert chosen["eval/rare/alerts_per_1000"] <= 250
+    predictor = load_predictor(best.folder)
+    assert predictor.card.task.threshold == chosen["eval/rare/threshold"]
+    for answer in predictor.predict(data.splits["test"]):
+        assert answer["threshold"] == chosen["eval/rare/threshold"]
+        assert (answer["label"] == "late") == (answer["scores"]["late"] > answer["threshold"])
+    judged = judge(best.folder, data)
+    assert judged.test["threshold"] == chosen["eval/rare/threshold"]
+    assert set(judged.test) == set(judged.trivial)
+    assert judged.test["accuracy"] == predictor.score(data.splits["test"])["accuracy"]
+
+
 def test_same_seed_same_scores_other_seed_other_losses(pairs, base_models, tmp_path):
     data, _, epochs = pairs
     again, other = [], []

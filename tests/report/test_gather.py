@@ -12,6 +12,8 @@ def test_a_winner_is_read_with_its_way_back_to_the_notes(past, tracking):
     made = past.sweep("s1", "demo", "sequence", "accuracy", "longformer", base.label, trials=3, trivial=0.25)
     told = {Tag.LINEAR: "0.75", Tag.REMARK: "accuracy does not beat the linear baseline's"}
     registry.set_version_tags(tracking, made, told)
+    with registry.reopen_run(tracking, made.run_id) as run:
+        run.log({"test/demo/threshold": 0.125, "test/demo/sensitivity": 0.5, "test/demo/alerts_per_1000": 40.0})
     version = registry.set_alias(tracking, registry.resolve(tracking, made.label))
 
     [winner] = gather(tracking).winners
@@ -19,6 +21,9 @@ def test_a_winner_is_read_with_its_way_back_to_the_notes(past, tracking):
     assert winner.value == float(version.tags[Tag.VALUE])
     assert (winner.metric, winner.trivial, winner.trials) == ("accuracy", 0.25, "3")
     assert (winner.linear, winner.remark) == (0.75, told[Tag.REMARK])
+    assert winner.threshold == (
+        "threshold 0.125, fixed before the test: sensitivity 0.500, 40 alerts per 1,000 notes"
+    )
     assert [(link.stage, link.name) for link in winner.lineage] == [
         ("Notes", "ShardSet 5f1c09ab77e2"),
         ("Base model", "notes-base/1"),

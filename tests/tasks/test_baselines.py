@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clinscale.tasks import classical, kind_of, load_task, read_task, trivial
+from clinscale.tasks import baseline_outcomes, classical, kind_of, load_task, read_task, trivial
 
 
 @pytest.mark.parametrize("name", ["demo_documents", "demo_pairs", "demo_entities", "demo_questions"])
@@ -15,6 +15,27 @@ def test_reading_beats_not_reading(demo_data, name):
     assert len(found) == len(examples)
     score = kind.score(examples, found, data.labels)[kind.metric]
     assert score > kind.score(examples, trivial(data), data.labels)[kind.metric]
+
+
+def test_a_baselines_threshold_is_that_of_dev_whatever_is_in_test(task_of, tmp_path):
+    def threshold(dev, test):
+        rows = {
+            "train": [("chest pain", "no"), ("fever", "no"), ("new stroke", "yes")] * 9,
+            "dev": dev,
+            "test": test,
+        }
+        for split, members in rows.items():
+            lines = ["text,label", *(f"{text} {n},{label}" for n, (text, label) in enumerate(members))]
+            (tmp_path / f"{split}.csv").write_text("\n".join(lines))
+        read = read_task(task_of("sequence", splits={split: f"{split}.csv" for split in rows}), str(tmp_path))
+        assert read.task.metric == "roc_auc"
+        outcomes = baseline_outcomes(read, classical)
+        assert {"threshold", "sensitivity", "specificity", "alerts_per_1000"} <= set(outcomes.scores())
+        return outcomes.task.threshold
+
+    clear, blurred = [("chest pain", "no"), ("stroke", "yes")], [("stroke pain", "no"), ("new stroke", "yes")]
+    assert threshold(clear, clear) == threshold(clear, blurred)
+    assert threshold(clear, clear) != threshold(blurred, clear)
 
 
 def test_spans_lie_where_they_say(demo_data):

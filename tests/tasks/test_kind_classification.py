@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score, roc_curve
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.tasks import Example, Outcomes, kind_of, metric_of
-from clinscale.tasks.kinds.classification import roc_area, sensitivity_at
+from clinscale.tasks import Example, Outcomes, kind_of, metric_of, told_threshold
+from clinscale.tasks.kinds.classification import roc_area, sensitivity_at, threshold_at
 
 LABELS = ("a", "b", "c")
 LIMITS = {"max_tokens": 32, "stride_tokens": 8, "train": True}
@@ -183,6 +183,119 @@ def test_alerts_are_the_notes_answered_by_the_second_of_two_labels_or_by_any_of_
     assert alerts(one, logits, ("a", "b")) == {"alerts_per_1000": 250}
     assert alerts(several, logits, ("a", "b")) == {"alerts_per_1000": 750}
     assert alerts(one, np.eye(3), LABELS) == {}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("values", [1, 2, 7, 10_000])
+def test_a_threshold_is_the_lowest_that_keeps_to_its_share(share, values):
+    rng = np.random.default_rng(values)
+    for examples in (1, 2, 10, 200):
+        scores = rng.integers(values + 1, size=examples) / values
+        limited = scores[: max(1, examples // 2)]
+        threshold = threshold_at(share, limited, scores)
+        assert 0 <= threshold <= 1
+        assert (limited > threshold).mean() <= share + 1e-9
+        if lower := [one for one in scores if one <= threshold and one > 0]:
+            assert (limited >= max(lower)).mean() > share
+
+
+def likely(*chances):
+    """Predictions of a model that gives the second of two labels these probabilities."""
+    return [{"scores": {"a": 1 - chance, "b": chance}} for chance in chances]
+
+
+def test_the_threshold_of_a_rare_label_is_chosen_on_dev_and_answers_by_it(task_of):
+    dev, found = examples_of(*"aaaab"), likely(0.1, 0.2, 0.05, 0.3, 0.25)
+    strict = kind_of(task_of("sequence", metric="roc_auc", sensitivity_at=0.75))
+    scores = strict.dev_scores(dev, found, ("a", "b"))
+    assert scores["threshold"] == pytest.approx(0.225)  # the fourth of four may alert, which is above the only b
+    assert (scores["sensitivity"], scores["specificity"], scores["alerts_per_1000"]) == (1, 0.75, 400)
+    assert "threshold" not in strict.score(dev, found, ("a", "b"))  # of any other split
+    budget = kind_of(task_of("sequence", metric="roc_auc", alerts_per_1000=200))
+    assert budget.dev_scores(dev, found, ("a", "b"))["threshold"] == pytest.approx(0.275)
+    assert told_threshold(scores) == (
+        "threshold 0.225, fixed before the test: sensitivity 1.000, specificity 0.750, 400 alerts per 1,000 notes"
+    )
+
+    serving = kind_of(task_of("sequence", metric="roc_auc", threshold=scores["threshold"]))
+    rows = np.log([[0.75, 0.25], [0.8, 0.2]])
+    answers = decoded(serving, examples_of(*"ab"), rows, ("a", "b"))
+    assert [(one["label"], one["labels"], one["threshold"]) for one in answers] == [
+        ("b", ["b"], scores["threshold"]),
+        ("a", ["a"], scores["threshold"]),
+    ]
+    assert list(answers[0]) == [column["name"] for column in serving.output_columns]
+    assert serving.reading_of_threshold(("a", "b")) == "label b is answered where its probability is above 0.225"
+
+
+def test_a_threshold_decides_in_every_score_of_answers_and_in_none_of_ranking(task_of):
+    some, found = examples_of(*"aabb"), likely(0.1, 0.3, 0.2, 0.4)
+    plain, moved = (kind_of(task_of("sequence", metric="roc_auc", threshold=at)) for at in (None, 0.15))
+    before, after = (kind.score(some, found, ("a", "b")) for kind in (plain, moved))
+    assert (before["accuracy"], after["accuracy"]) == (0.5, 0.75)
+    assert (before["alerts_per_1000"], after["alerts_per_1000"]) == (0, 750)
+    assert before["roc_auc"] == after["roc_auc"] == 0.75
+    rows = moved.outcomes(some, found, ("a", "b"))
+    assert moved.label_scores(rows, ("a", "b"))["b"] == pytest.approx(0.8)
+    assert plain.label_scores(rows, ("a", "b"))["b"] == 0
+
+
+def test_a_label_that_is_chosen_by_accuracy_is_answered_where_it_is_more_probable(task_of):
+    kind = kind_of(task_of("sequence"))
+    scores = kind.dev_scores(examples_of(*"ab"), likely(0.4, 0.6), ("a", "b"))
+    assert set(scores) == {*kind.metrics, "alerts_per_1000"}
+    assert {"threshold", "alerts_per_1000"}.isdisjoint(kind.task.plain())
+
+
+def test_models_with_their_own_thresholds_are_compared_by_ranking_alone(task_of):
+    def judged(threshold, metric):
+        kind = kind_of(task_of("sequence", metric=metric, threshold=threshold))
+        return Outcomes.of(kind, examples_of(*"ab"), likely(0.1, 0.2), ("a", "b"), len)
+
+    assert judged(0.1, "roc_auc").is_comparable(judged(0.2, "roc_auc"))
+    assert judged(0.1, "accuracy").is_comparable(judged(0.1, "accuracy"))
+    assert not judged(0.1, "accuracy").is_comparable(judged(0.2, "accuracy"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "labels", "refused"),
+    [
+        (
+            "sequence",
+            {"alerts_per_1000": 50},
+            "ab",
+            "alerts_per_1000 needs a metric .* got accuracy; set metric to",
+        ),
+        (
+            "sequence",
+            {"alerts_per_1000": 50, "metric": "roc_auc"},
+            "abc",
+            "alerts_per_1000 is for one of two labels",
+        ),
+        (
+            "sequence",
+            {"threshold": 0.5, "multi_label": True},
+            "ab",
+            "threshold is for one of two labels .* several",
+        ),
+        ("tokens", {"threshold": 0.5}, "ab", "threshold is for one of two labels of a text, got kind tokens"),
+    ],
+)
+def test_a_threshold_that_means_nothing_is_refused(task_of, kind, fields, labels, refused):
+    with pytest.raises(ConfigError, match=refused):
+        kind_of(task_of(kind, **fields)).check_threshold(tuple(labels))
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"alerts_per_1000": 0}, "alerts_per_1000 must be above 0 and at most 1000, got 0"),
+        ({"threshold": 50}, "threshold must be a probability from 0 to 1, got 50"),
+    ],
+)
+def test_a_threshold_out_of_range_is_refused(task_of, fields, refused):
+    with pytest.raises(ConfigError, match=refused):
+        task_of("sequence", **fields)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

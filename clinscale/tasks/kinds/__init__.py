@@ -2,6 +2,7 @@
 
 from clinscale.config import nearest
 from clinscale.errors import ConfigError
+from clinscale.tasks.kinds.classification import told_threshold
 from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, column
 from clinscale.tasks.kinds.pair import PairKind
 from clinscale.tasks.kinds.relations import RelationsKind
@@ -20,6 +21,7 @@ __all__ = [
     "kind_of",
     "metric_of",
     "scores_equal",
+    "told_threshold",
 ]
 
 _KINDS: dict[str, type[Kind]] = {

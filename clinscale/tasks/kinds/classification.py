@@ -1,7 +1,7 @@
 """Scores of labels through scikit-learn, which is imported late: it takes a second to load."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,18 +9,23 @@ Measure = Callable[[np.ndarray, np.ndarray], float | None]
 """(truth, probabilities) -> the score, None where it is not defined."""
 
 
-def single_label_measures(specificity: float) -> dict[str, Measure]:
+RANKING_METRICS = ("roc_auc", "average_precision")
+"""Metrics of how notes are ranked, beside that of `sensitivity_name`: no threshold changes them."""
+
+
+def single_label_measures(specificity: float, choose: Callable[[np.ndarray], np.ndarray]) -> dict[str, Measure]:
     """Measures by metric, for truth (N,) class numbers and probabilities (N, labels).
 
     Args:
         specificity: at which `sensitivity` is read off.
+        choose: probabilities -> (N,) numbers of the classes that are answered.
     """
     from sklearn.metrics import f1_score
 
     def f1(average: str) -> Measure:
         def measure(truth: np.ndarray, probabilities: np.ndarray) -> float:
-            every, chosen = range(probabilities.shape[1]), probabilities.argmax(axis=1)
-            return float(f1_score(truth, chosen, labels=list(every), average=average, zero_division=0))
+            every = list(range(probabilities.shape[1]))
+            return float(f1_score(truth, choose(probabilities), labels=every, average=average, zero_division=0))
 
         return measure
 
@@ -34,7 +39,7 @@ def single_label_measures(specificity: float) -> dict[str, Measure]:
         return one_against_the_rest
 
     return {
-        "accuracy": lambda truth, probabilities: float((truth == probabilities.argmax(axis=1)).mean()),
+        "accuracy": lambda truth, probabilities: float((truth == choose(probabilities)).mean()),
         "micro_f1": f1("micro"),
         "macro_f1": f1("macro"),
         **{name: of_labels(measure) for name, measure in _ranking_measures(specificity).items()},
@@ -107,9 +112,36 @@ def sensitivity_at(specificity: float, truth: np.ndarray, scores: np.ndarray) ->
         truth: (N,) booleans, some of each.
         scores: (N,) an alarm is a score of at least some threshold; equal scores go together.
     """
-    negatives = -np.sort(-scores[~truth])
-    alarms = int((1 - specificity) * len(negatives) + 1e-9)  # of the negatives at most; 0.1 * 10 alarms are one
-    return float((scores[truth] > negatives[alarms]).mean()) if alarms < len(negatives) else 1.0
+    return float((scores[truth] > _bound(1 - specificity, scores[~truth])).mean())
+
+
+def threshold_at(share: float, limited: np.ndarray, scores: np.ndarray) -> float:
+    """The lowest threshold above which at most a share of some scores lies; an alarm is a score above it.
+
+    Args:
+        share: from 0 to 1.
+        limited: (M,) scores that should make no more alarms: of the negatives, or of all notes.
+        scores: (N,) of all notes; the threshold is midway to the next of them, far from what rounding can do.
+    """
+    bound = max(0.0, _bound(share, limited))
+    higher = scores[scores > bound]
+    return float((bound + higher.min()) / 2) if len(higher) else float(bound)
+
+
+def _bound(share: float, limited: np.ndarray) -> float:
+    """The least of `limited` above which at most a share of them lies, minus infinity where all may."""
+    falling = -np.sort(-limited)
+    alarms = int(share * len(falling) + 1e-9)  # at most; 0.1 * 10 alarms are one
+    return float(falling[alarms]) if alarms < len(falling) else -np.inf
+
+
+def told_threshold(scores: Mapping[str, float]) -> str:
+    """The sentence on what a threshold that was fixed before these scores does; empty where there was none."""
+    if "threshold" not in scores:
+        return ""
+    shares = [f"{name} {scores[name]:.3f}" for name in ("sensitivity", "specificity") if name in scores]
+    alerts = f"{scores['alerts_per_1000']:.0f} alerts per 1,000 notes"
+    return f"threshold {scores['threshold']:.4g}, fixed before the test: {', '.join([*shares, alerts])}"
 
 
 def calibration(hits: np.ndarray, confidence: np.ndarray, *, bins: int = 15) -> float:

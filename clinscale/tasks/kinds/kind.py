@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from clinscale.errors import DataError
+from clinscale.errors import ConfigError, DataError
 from clinscale.records import Record
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
@@ -77,8 +77,6 @@ class Kind(KindRules, ABC):
 
     head: ClassVar[Literal["sequence", "tokens", "spans"]]
     """The head that a model needs: one output row per text, one per token, or a start and an end per token."""
-    output_columns: ClassVar[Sequence[Mapping[str, Any]]]
-    """The keys of what `decode` answers, as `column` makes them."""
     input_columns: ClassVar[Sequence[Mapping[str, Any]]] = ()
     """The columns of a served model's table beside `text`."""
     input_example: ClassVar[Mapping[str, Any]] = {}
@@ -97,6 +95,11 @@ class Kind(KindRules, ABC):
 
     @property
     @abstractmethod
+    def output_columns(self) -> Sequence[Mapping[str, Any]]:
+        """The keys of what `decode` answers, as `column` makes them."""
+
+    @property
+    @abstractmethod
     def metrics(self) -> tuple[str, ...]:
         """Metrics that `score` can return, each in 0..1, higher is better."""
 
@@ -106,6 +109,11 @@ class Kind(KindRules, ABC):
         """The metric of tasks that do not choose one."""
 
     @property
+    def rules(self) -> tuple[Any, ...]:
+        """What of the task two models must share for their values of the metric to be compared."""
+        return (self.metric,)
+
+    @property
     def metric(self) -> str:
         """The metric that selects the best model; always in what `score` returns."""
         return self.task.metric or self.default_metric
@@ -113,6 +121,34 @@ class Kind(KindRules, ABC):
     def fitting_metric(self, splits: Mapping[str, Sequence[Example]], labels: Sequence[str]) -> str:
         """The metric that fits the balance of labels in these splits, for a task that chooses none."""
         return self.default_metric
+
+    def check_threshold(self, labels: Sequence[str]) -> None:
+        """Refuse a task's threshold, or a rule for one, that fits neither these labels nor its metric: ConfigError."""
+        named = [name for name in ("threshold", "alerts_per_1000") if getattr(self.task, name) is not None]
+        if named:
+            raise ConfigError(
+                f"task {self.task.name}: {named[0]} is for one of two labels of a text, got kind {self.name}; remove it"
+            )
+
+    def dev_scores(
+        self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
+    ) -> dict[str, float]:
+        """`score` of the development split, there alone with the `threshold` that is chosen on it, if any is.
+
+        Raises:
+            DataError: as `score`.
+        """
+        return self.score(examples, predictions, labels)
+
+    def reading_of_threshold(self, labels: Sequence[str]) -> str:
+        """The sentence, without its point, on how the task's threshold decides; empty where it has none."""
+        if self.task.threshold is None:
+            return ""
+        return f"label {labels[1]} is answered where its probability is above {self.task.threshold:.4g}"
+
+    def chooses_threshold(self, labels: Sequence[str]) -> bool:
+        """Whether `dev_scores` chooses a threshold, which `TaskConfig.threshold` of the trained task then holds."""
+        return False
 
     def problem_type(self, task: TaskConfig) -> str | None:
         """Name of the loss of `task` in transformers' sequence heads; None for other heads."""

@@ -15,12 +15,14 @@ from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import baselines
 from clinscale.tasks.kinds.classification import (
+    RANKING_METRICS,
     calibration,
     f1_of,
     multi_label_measures,
     probabilities_of,
     sensitivity_name,
     single_label_measures,
+    threshold_at,
 )
 from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window, column
 from clinscale.tasks.kinds.windowing import fitted
@@ -40,12 +42,18 @@ class SequenceKind(Kind):
     name = "sequence"
     formats = ("records",)
     takes_several_labels = True
-    output_columns = (
-        column("label", "string"),
-        column("labels", "array", items={"type": "string"}),
-        column("scores", "map", values={"type": "double"}),
-    )
     head: ClassVar[Literal["sequence", "tokens", "spans"]] = "sequence"
+
+    @property
+    def output_columns(self) -> Sequence[Mapping[str, Any]]:
+        """The label, with the threshold by which it was chosen where there is one, and all probabilities."""
+        threshold = () if self.task.threshold is None else (column("threshold", "double"),)
+        return (
+            column("label", "string"),
+            column("labels", "array", items={"type": "string"}),
+            column("scores", "map", values={"type": "double"}),
+            *threshold,
+        )
 
     @classmethod
     def check_files(cls, task: TaskConfig) -> None:
@@ -60,9 +68,17 @@ class SequenceKind(Kind):
     @property
     def metrics(self) -> tuple[str, ...]:
         """Scores of labels; those of a ranking are means over labels (one against the rest; of two, the second)."""
-        ranking = ("roc_auc", "average_precision", sensitivity_name(self.task.sensitivity_at))
-        shared = ("micro_f1", "macro_f1", *ranking)
+        shared = ("micro_f1", "macro_f1", *self._ranking_metrics)
         return shared if self.task.multi_label else ("accuracy", *shared)
+
+    @property
+    def _ranking_metrics(self) -> tuple[str, ...]:
+        return (*RANKING_METRICS, sensitivity_name(self.task.sensitivity_at))
+
+    @property
+    def rules(self) -> tuple[Any, ...]:
+        """A threshold belongs to them where it changes the metric."""
+        return *super().rules, None if self.metric in self._ranking_metrics else self.task.threshold
 
     @property
     def default_metric(self) -> str:
@@ -81,6 +97,49 @@ class SequenceKind(Kind):
         rarer = min(counts["train"][label] for label in labels) / max(1, counts["train"].total())
         both = all(count[label] for count in counts.values() for label in labels)
         return "roc_auc" if both and rarer < _RARE else self.default_metric
+
+    def check_threshold(self, labels: Sequence[str]) -> None:
+        """A threshold is of two labels; one that is chosen for each model would change what accuracy and F1 compare."""
+        task = self.task
+        named = "threshold" if task.alerts_per_1000 is None else "alerts_per_1000"
+        if task.threshold is None and task.alerts_per_1000 is None:
+            return
+        if task.multi_label or len(labels) != 2:
+            raise ConfigError(
+                f"task {task.name}: {named} is for one of two labels of a text, got "
+                f"{'several of ' if task.multi_label else ''}{len(labels)}; remove it"
+            )
+        if task.alerts_per_1000 is not None and self.metric not in self._ranking_metrics:
+            raise ConfigError(
+                f"task {task.name}: alerts_per_1000 needs a metric that no threshold changes, got {self.metric}; set "
+                f"metric to one of {', '.join(self._ranking_metrics)}"
+            )
+
+    def chooses_threshold(self, labels: Sequence[str]) -> bool:
+        """Of two labels, where models are chosen by a metric that says nothing of a threshold, and none is fixed."""
+        two = len(labels) == 2 and not self.task.multi_label
+        return two and self.task.threshold is None and self.metric in self._ranking_metrics
+
+    def dev_scores(
+        self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
+    ) -> dict[str, float]:
+        """The threshold is the lowest that keeps to the task's rule: `alerts_per_1000`, or specificity."""
+        if not self.chooses_threshold(labels) or not examples:
+            return self.score(examples, predictions, labels)
+        truth, probabilities = self._truth_and_probabilities(self.outcomes(examples, predictions, labels))
+        scores, alerts = probabilities[:, 1], self.task.alerts_per_1000
+        chosen = (
+            threshold_at(1 - self.task.sensitivity_at, scores[truth == 0], scores)
+            if alerts is None
+            else threshold_at(alerts / 1000, scores, scores)
+        )
+        deciding = type(self)(self.task.model_copy(update={"threshold": chosen}))
+        return deciding.score(examples, predictions, labels)
+
+    def _chosen(self, probabilities: np.ndarray) -> np.ndarray:
+        """(N,) numbers of the answered labels: the most probable, or of two the second above the threshold."""
+        threshold = self.task.threshold
+        return probabilities.argmax(axis=1) if threshold is None else (probabilities[:, 1] > threshold).astype(int)
 
     def problem_type(self, task: TaskConfig) -> str | None:
         """The name by which transformers chooses the loss."""
@@ -133,7 +192,7 @@ class SequenceKind(Kind):
         outputs: Sequence[Mapping[str, np.ndarray]],
         labels: Sequence[str],
     ) -> Prediction:
-        """`label` (the most probable), `labels` (that one, or all above one half), `scores` (probabilities).
+        """`label` (the most probable, or by `threshold`), `labels` (that one, or all above one half), `scores`.
 
         outputs: `logits` (num_labels,) of each window; probabilities are averaged.
         """
@@ -142,10 +201,11 @@ class SequenceKind(Kind):
         return self._prediction(probabilities.mean(axis=0), labels)
 
     def _prediction(self, probabilities: np.ndarray, labels: Sequence[str]) -> Prediction:
-        best = labels[int(probabilities.argmax())]
+        best = labels[int(self._chosen(probabilities[None])[0])]
         scores = {label: float(p) for label, p in zip(labels, probabilities, strict=True)}
         chosen = [label for label in labels if scores[label] > 0.5] if self.task.multi_label else [best]
-        return {"label": best, "labels": chosen, "scores": scores}
+        threshold = {} if self.task.threshold is None else {"threshold": self.task.threshold}
+        return {"label": best, "labels": chosen, "scores": scores, **threshold}
 
     def outcomes(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str]
@@ -168,8 +228,8 @@ class SequenceKind(Kind):
     def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
         """Scores from scikit-learn."""
         truth, probabilities = self._truth_and_probabilities(outcomes)
-        measures_of = multi_label_measures if self.task.multi_label else single_label_measures
-        measures = measures_of(self.task.sensitivity_at)
+        at = self.task.sensitivity_at
+        measures = multi_label_measures(at) if self.task.multi_label else single_label_measures(at, self._chosen)
         values = {name: measures[name](truth, probabilities) for name in metrics or self.metrics}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -179,7 +239,7 @@ class SequenceKind(Kind):
         gold, chosen = (
             (truth > 0, probabilities > 0.5)
             if self.task.multi_label
-            else (np.eye(len(labels), dtype=bool)[one] for one in (truth, probabilities.argmax(axis=1)))
+            else (np.eye(len(labels), dtype=bool)[one] for one in (truth, self._chosen(probabilities)))
         )
         counts = zip(labels, (gold & chosen).sum(axis=0), chosen.sum(axis=0), gold.sum(axis=0), strict=True)
         return {label: f1_of(right, predicted, of) for label, right, predicted, of in counts if of}
@@ -201,16 +261,21 @@ class SequenceKind(Kind):
     def workload(self, outcomes: np.ndarray) -> dict[str, float]:
         """`alerts_per_1000`: of so many notes, those answered by the second of two labels, or by any of several.
 
-        The threshold is that of the answers, one half; none is chosen on these examples.
+        With a threshold that was fixed before, it is told, with the `sensitivity` and `specificity` that it has here.
         """
-        _, probabilities = self._truth_and_probabilities(outcomes)
+        truth, probabilities = self._truth_and_probabilities(outcomes)
         if self.task.multi_label:
-            alerts = (probabilities > 0.5).any(axis=1)
-        elif probabilities.shape[1] == 2:
-            alerts = probabilities.argmax(axis=1) == 1
-        else:
+            return {"alerts_per_1000": float(1000 * (probabilities > 0.5).any(axis=1).mean())}
+        if probabilities.shape[1] != 2:
             return {}
-        return {"alerts_per_1000": float(1000 * alerts.mean())}
+        alerts = self._chosen(probabilities) == 1
+        found = {"alerts_per_1000": float(1000 * alerts.mean())}
+        if self.task.threshold is not None:
+            found["threshold"] = self.task.threshold
+            for name, label, right in (("sensitivity", 1, alerts), ("specificity", 0, ~alerts)):
+                if (truth == label).any():
+                    found[name] = float(right[truth == label].mean())
+        return found
 
     def _truth_and_probabilities(self, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gold = outcomes.shape[1] // 2 if self.task.multi_label else 1
