@@ -113,7 +113,11 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
     """Winners, what confirmed them, where the plots are, and the studies that have none."""
     winners = [winner_row(study) for study in result.studies]
     confirmed = [row for study in result.studies for row in finalist_rows(study)]
-    people: list[Any] = [table("Winners", winners), *remarks(result.studies)]
+    people: list[Any] = [
+        table("Winners", winners),
+        *thresholds(result.studies),
+        *remarks(result.studies),
+    ]
     if any(row["seeds"] > 1 for row in confirmed):
         people.append(table("Confirmed", confirmed))
     people += [f"{study.name}: {verdict(study)}" for study in result.studies]
@@ -128,6 +132,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
         {
             "name": result.name,
             "winners": winners,
+            "thresholds": thresholds(result.studies),
             "remarks": remarks(result.studies),
             "confirmed": confirmed,
             "decisions": {study.name: study.decision.plain() for study in result.studies},
@@ -294,11 +299,15 @@ def winner_row(result: Any) -> dict[str, Any]:
 
 
 def remarks(results: "Sequence[StudyResult]") -> list[str]:
-    """Lines below a table of winners: thresholds, and what they have not learned; usually none."""
+    """Lines below a table of winners on what they have not learned; usually none."""
+    return [f"{one.version.label}: {remark}" for one in results for remark in one.remarks]
+
+
+def thresholds(results: "Sequence[StudyResult]") -> list[str]:
+    """Lines below a table of winners on what their thresholds did on the test split; of rare labels alone."""
     from clinscale.tasks import told_threshold
 
-    told = {one.version.label: [told_threshold(one.test), *one.remarks] for one in results}
-    return [f"{label}: {line}" for label, lines in told.items() for line in lines if line]
+    return [f"{one.version.label}: {told}" for one in results if (told := told_threshold(one.test))]
 
 
 def finalist_rows(result: Any) -> list[dict[str, Any]]:

@@ -230,10 +230,9 @@ class TaskConfig(TableFormat):
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The dump without fields that came later and are at their default: recipes recorded before stay equal."""
         values: dict[str, Any] = dump(self)
-        later = ("kind_options", "sensitivity_at", "alerts_per_1000", "threshold")
-        fields = type(self).model_fields
-        unused = {name for name in later if values[name] == fields[name].get_default(call_default_factory=True)}
-        return {name: value for name, value in values.items() if name not in unused}
+        fields, later = type(self).model_fields, ("kind_options", "sensitivity_at", "alerts_per_1000", "threshold")
+        unused = {name: fields[name].get_default(call_default_factory=True) for name in later}
+        return {name: value for name, value in values.items() if name not in unused or value != unused[name]}
 
     def check(self) -> None:
         """Refuse combinations that no reader or kind understands."""
