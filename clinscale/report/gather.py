@@ -141,7 +141,7 @@ class Winner:
     remark: str | None
     """Sentences on a score that is not what it seems, as on a baseline that it does not beat."""
     threshold: str
-    """What a threshold that was fixed before the test did there; empty where there was none."""
+    """Sentence on what a threshold that was fixed before the test did there; empty where there was none."""
     trials: str | None
     lineage: tuple[Step, ...]
 

@@ -116,7 +116,7 @@ def sensitivity_at(specificity: float, truth: np.ndarray, scores: np.ndarray) ->
 
 
 def threshold_at(share: float, limited: np.ndarray, scores: np.ndarray) -> float:
-    """The lowest threshold above which at most a share of some scores lies; an alarm is a score above it.
+    """The lowest threshold that at most a share of some scores exceeds; an alarm is a score above it.
 
     Args:
         share: from 0 to 1.
@@ -129,7 +129,7 @@ def threshold_at(share: float, limited: np.ndarray, scores: np.ndarray) -> float
 
 
 def _bound(share: float, limited: np.ndarray) -> float:
-    """The least of `limited` above which at most a share of them lies, minus infinity where all may."""
+    """The least of `limited` that at most a share of them exceeds, minus infinity where all may."""
     falling = -np.sort(-limited)
     alarms = int(share * len(falling) + 1e-9)  # at most; 0.1 * 10 alarms are one
     return float(falling[alarms]) if alarms < len(falling) else -np.inf

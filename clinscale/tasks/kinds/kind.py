@@ -110,7 +110,7 @@ class Kind(KindRules, ABC):
 
     @property
     def rules(self) -> tuple[Any, ...]:
-        """What of the task two models must share for their values of the metric to be compared."""
+        """Rules that two models must share for their values of the metric to be compared."""
         return (self.metric,)
 
     @property

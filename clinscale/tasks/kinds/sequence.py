@@ -116,7 +116,7 @@ class SequenceKind(Kind):
             )
 
     def chooses_threshold(self, labels: Sequence[str]) -> bool:
-        """Of two labels, where models are chosen by a metric that says nothing of a threshold, and none is fixed."""
+        """Whether there are two labels, a metric that says nothing of a threshold, and none that is fixed."""
         two = len(labels) == 2 and not self.task.multi_label
         return two and self.task.threshold is None and self.metric in self._ranking_metrics
 
@@ -261,7 +261,7 @@ class SequenceKind(Kind):
     def workload(self, outcomes: np.ndarray) -> dict[str, float]:
         """`alerts_per_1000`: of so many notes, those answered by the second of two labels, or by any of several.
 
-        With a threshold that was fixed before, it is told, with the `sensitivity` and `specificity` that it has here.
+        A threshold that was fixed before is beside them, with the `sensitivity` and `specificity` that it has here.
         """
         truth, probabilities = self._truth_and_probabilities(outcomes)
         if self.task.multi_label:
