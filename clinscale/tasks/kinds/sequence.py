@@ -139,7 +139,9 @@ class SequenceKind(Kind):
     def _chosen(self, probabilities: np.ndarray) -> np.ndarray:
         """(N,) numbers of the answered labels: the most probable, or of two the second above the threshold."""
         threshold = self.task.threshold
-        return probabilities.argmax(axis=1) if threshold is None else (probabilities[:, 1] > threshold).astype(int)
+        if threshold is None:
+            return np.asarray(probabilities.argmax(axis=1))
+        return np.asarray(probabilities[:, 1] > threshold, dtype=int)
 
     def problem_type(self, task: TaskConfig) -> str | None:
         """The name by which transformers chooses the loss."""
