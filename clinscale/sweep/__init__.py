@@ -4,12 +4,12 @@ A sweep holds one or many studies (a task asked of a base model) under one budge
 is a line of its ledger; decisions are functions of the ledger, and MLflow's runs and Optuna's studies are made from it.
 """
 
-from clinscale.sweep.conductor import Conductor, Study
 from clinscale.sweep.config import BudgetConfig, StudyConfig, SweepConfig, SweepRecipe, SweepRuntime
-from clinscale.sweep.forecast import Forecast, StudyForecast, forecast
-from clinscale.sweep.inputs import SweepInputs, read_inputs
+from clinscale.sweep.controller import SweepController
+from clinscale.sweep.forecast import Forecast, SearchForecast, forecast
+from clinscale.sweep.inputs import Study, SweepInputs, read_inputs
 from clinscale.sweep.ledger import Epoch, Ledger, Trial, best_of
-from clinscale.sweep.policy import Halving, Resume, Spend, Start, StudyState, goes_on, next_move
+from clinscale.sweep.policy import Budget, Halving, Resume, Search, Start, goes_on, next_move
 from clinscale.sweep.run import SweepProgress, SweepResult, load_sweep, sweep
 from clinscale.sweep.sampler import Proposer, quiet_optuna
 from clinscale.sweep.segments import run_segments
@@ -18,8 +18,8 @@ from clinscale.sweep.trial import Report, Segment
 from clinscale.sweep.winner import StudyResult
 
 __all__ = [
+    "Budget",
     "BudgetConfig",
-    "Conductor",
     "Epoch",
     "Forecast",
     "Halving",
@@ -27,16 +27,16 @@ __all__ = [
     "Proposer",
     "Report",
     "Resume",
+    "Search",
+    "SearchForecast",
     "SearchSpace",
     "Segment",
-    "Spend",
     "Start",
     "Study",
     "StudyConfig",
-    "StudyForecast",
     "StudyResult",
-    "StudyState",
     "SweepConfig",
+    "SweepController",
     "SweepInputs",
     "SweepProgress",
     "SweepRecipe",

@@ -1,6 +1,6 @@
 """Definition of a sweep: one or many studies under one budget."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -11,9 +11,11 @@ from clinscale.finetune import FinetuneRuntime
 from clinscale.models import AttentionConfig
 from clinscale.promotion import GateRules
 from clinscale.runfolder import check_plain_name
-from clinscale.sweep.disk import KeepTrials
 from clinscale.sweep.policy import Halving, Scheduler
 from clinscale.sweep.sampler import Objective, Sampler
+
+KeepTrials = Literal["winner", "finalists", "all"]
+"""The trials of a finished study that keep their weights."""
 
 _MOST_BYTES = 200
 """Longest name of a study, which is a folder and the beginning of its trials' names."""
@@ -258,6 +260,11 @@ class SweepRuntime(MemoryConfig, AttentionConfig):
     def devices_per_trial(self) -> float:
         """GPUs of a trial, or CPUs where it has none: what device-hours count."""
         return self.workers_per_trial * (self.gpus_per_trial or self.cpus_per_trial)
+
+    @property
+    def threads_per_trial(self) -> int:
+        """Threads that each trial computes with."""
+        return max(1, int(self.cpus_per_trial))
 
     @property
     def finetune(self) -> FinetuneRuntime:

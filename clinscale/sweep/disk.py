@@ -4,28 +4,25 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from clinscale.sweep.config import KeepTrials
 from clinscale.sweep.ledger import FINAL, Trial
 from clinscale.sweep.policy import finalists
 from clinscale.sweep.trial import state_file, trial_folder
 
-KeepTrials = Literal["winner", "finalists", "all"]
-"""The trials of a finished study that keep their weights."""
-
 
 @dataclass(frozen=True)
-class Freed:
+class FreedSpace:
     """The files that were removed."""
 
     trials: int = 0
     bytes: int = 0
 
-    def __add__(self, other: "Freed") -> "Freed":
-        return Freed(self.trials + other.trials, self.bytes + other.bytes)
+    def __add__(self, other: "FreedSpace") -> "FreedSpace":
+        return FreedSpace(self.trials + other.trials, self.bytes + other.bytes)
 
 
-def retire(folder: Path, trials: Sequence[Trial], keep: KeepTrials, *, winner: Path) -> Freed:
+def remove_trials(folder: Path, trials: Sequence[Trial], keep: KeepTrials, *, winner: Path) -> FreedSpace:
     """Drop the folders of a finished study's trials that `keep` does not name.
 
     Nothing reads them any more: the winner is registered, and a later sweep takes its warm start from MLflow.
@@ -37,19 +34,19 @@ def retire(folder: Path, trials: Sequence[Trial], keep: KeepTrials, *, winner: P
         winner: HF folder of the winner, which always stays.
     """
     if keep == "all":
-        return Freed()
+        return FreedSpace()
     numbers = {trial.number for trial in finalists(trials)} if keep == "finalists" else set()
-    freed = Freed()
+    freed = FreedSpace()
     for trial in trials:
         place = trial_folder(folder, trial.id)
         if not numbers.isdisjoint({trial.number, trial.of}) or place == winner or not place.parent.exists():
             continue
-        freed += Freed(1, size_bytes(place.parent))
+        freed += FreedSpace(1, size_bytes(place.parent))
         shutil.rmtree(place.parent, ignore_errors=True)
     return freed
 
 
-def tidy(folders: Mapping[int, Path], trials: Sequence[Trial], quota_bytes: float | None) -> None:
+def clean_up(folders: Mapping[int, Path], trials: Sequence[Trial], quota_bytes: float | None) -> None:
     """Drop the state of ended trials and, over the quota, what is least likely to be missed.
 
     A paused trial whose state had to go is trained from its first epoch again if it is promoted.

@@ -10,7 +10,7 @@ from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, seconds_per_epoc
 from clinscale.promotion import GateRules
 from clinscale.runtime import Cluster, run_once
 from clinscale.sweep.config import SweepConfig
-from clinscale.sweep.inputs import StudyInputs, SweepInputs
+from clinscale.sweep.inputs import Study, SweepInputs
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.policy import Halving
 from clinscale.sweep.space import MODEL
@@ -20,8 +20,8 @@ _SUGGESTIONS = 10
 
 
 @dataclass(frozen=True)
-class StudyForecast:
-    """The part of a forecast that is one study's."""
+class SearchForecast:
+    """Forecast of the search of one study."""
 
     name: str
     space: tuple[Mapping[str, Any], ...]
@@ -50,7 +50,7 @@ class Forecast:
     """The work of a sweep before it is started, and what it costs."""
 
     name: str
-    studies: tuple[StudyForecast, ...]
+    studies: tuple[SearchForecast, ...]
     gate: GateRules
     """Limits that a winner must keep to become champion."""
     failures: Mapping[str, str]
@@ -93,7 +93,7 @@ def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> F
     settings, budget = config.runtime, config.recipe.budget
     epoch_s = [device_seconds_per_epoch(config, study) for study in inputs.studies]
     mean_trial_s = sum(
-        seconds * expected_epochs(study.epochs, config.recipe.halving)
+        seconds * expected_epochs(study.space.epochs, config.recipe.halving)
         for seconds, study in zip(epoch_s, inputs.studies, strict=True)
     ) / len(inputs.studies)
     trials = budget.trials_of(len(inputs.studies))
@@ -127,17 +127,17 @@ def require_one_trial(config: SweepConfig, inputs: SweepInputs, *, on_study: Cal
     if limit_s is None:
         return
     for study in inputs.studies:
-        on_study(study.config.name)
-        whole_s = device_seconds_per_epoch(config, study) * study.epochs
+        on_study(study.name)
+        whole_s = device_seconds_per_epoch(config, study) * study.space.epochs
         if whole_s > limit_s:
             raise ConfigError(
                 f"sweep {config.name}: the budget of {limit_s / 3600:.3g} device-hours is below one trial of "
-                f"{study.config.name}, which needs about {whole_s / 3600:.3g}; raise recipe.budget, or lower epochs or "
+                f"{study.name}, which needs about {whole_s / 3600:.3g}; raise recipe.budget, or lower epochs or "
                 "max_tokens"
             )
 
 
-def device_seconds_per_epoch(config: SweepConfig, study: StudyInputs) -> float:
+def device_seconds_per_epoch(config: SweepConfig, study: Study) -> float:
     """Measured on a few steps of the first setting, with the resources of one trial."""
     settings = config.runtime
     point = dict(study.proposer(config.recipe).propose([]).params)
@@ -146,13 +146,13 @@ def device_seconds_per_epoch(config: SweepConfig, study: StudyInputs) -> float:
     # of one worker: a group computes the same number of windows, and its start is no part of an epoch
     alone = settings.finetune.model_copy(update={"num_workers": 1})
     found: float = run_once(
-        f"study {study.config.name}: the steps that were to be timed",
+        f"study {study.name}: the steps that were to be timed",
         _probe,
         recipe,
         study.data.task,
         str(Path(study.config.data).absolute()),
         alone,
-        max(1, int(settings.cpus_per_trial)),
+        settings.threads_per_trial,
         cpus=settings.cpus_per_trial,
         gpus=settings.gpus_per_trial,
     )
@@ -178,7 +178,7 @@ def _probe(recipe: FinetuneRecipe, task: TaskConfig, data: str, runtime: Finetun
     return seconds_per_epoch(recipe, read_task(task, data), runtime=runtime)
 
 
-def _study(config: SweepConfig, study: StudyInputs, epoch_s: float) -> StudyForecast:
+def _study(config: SweepConfig, study: Study, epoch_s: float) -> SearchForecast:
     proposer, trials = study.proposer(config.recipe), list[Trial]()
     for number in range(_SUGGESTIONS):
         limit = proposer.num_points()
@@ -191,8 +191,8 @@ def _study(config: SweepConfig, study: StudyInputs, epoch_s: float) -> StudyFore
         for key, dimension in study.space.parameters.items()
     ]
     columns = dict.fromkeys(column for row in searched for column in row)
-    return StudyForecast(
-        name=study.config.name,
+    return SearchForecast(
+        name=study.name,
         space=tuple({column: row.get(column, "") for column in columns} for row in searched),
         fixed=study.space.fixed,
         suggestions=tuple(
@@ -208,6 +208,6 @@ def _study(config: SweepConfig, study: StudyInputs, epoch_s: float) -> StudyFore
             for trial in trials
         ),
         device_seconds_per_epoch=epoch_s,
-        epochs=expected_epochs(study.epochs, config.recipe.halving),
-        max_epochs=study.epochs,
+        epochs=expected_epochs(study.space.epochs, config.recipe.halving),
+        max_epochs=study.space.epochs,
     )

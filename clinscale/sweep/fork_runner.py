@@ -7,13 +7,13 @@ from typing import Any
 
 from clinscale.errors import ClusterError
 from clinscale.runtime import Fork
-from clinscale.sweep.conductor import Conductor
+from clinscale.sweep.controller import SweepController
 from clinscale.sweep.segments import Work
 from clinscale.sweep.trial import Segment
 
 
 def run(
-    conductor: Conductor, work: Work, *, folder: Path, resources: Mapping[str, float], reuse_processes: bool
+    controller: SweepController, work: Work, *, folder: Path, resources: Mapping[str, float], reuse_processes: bool
 ) -> None:
     """See SegmentRunner; ClusterError when work is left and no trial can start.
 
@@ -23,21 +23,21 @@ def run(
     begun = 0
     try:
         while True:
-            while segment := conductor.next_segment(str(begun)):
+            while segment := controller.next_segment(str(begun)):
                 fork = Fork(_live, work, segment)
                 running[fork.connection] = str(begun), fork
                 begun += 1
             if not running:
-                if conductor.finished:
+                if controller.finished:
                     return
                 raise ClusterError(
-                    f"sweep {conductor.name} must have room for a trial while work is left, and has room for none and "
+                    f"sweep {controller.name} must have room for a trial while work is left, and has room for none and "
                     "none runs; lower runtime.cpus_per_trial or runtime.workers_per_trial, then run the same command "
                     "to resume it"
                 )
             for connection in multiprocessing.connection.wait(list(running)):
                 segment_id, fork = running[connection]
-                if not _goes_on(conductor, segment_id, fork):
+                if not _goes_on(controller, segment_id, fork):
                     del running[connection]
                     fork.end()
     finally:
@@ -45,22 +45,22 @@ def run(
             fork.end()
 
 
-def _goes_on(conductor: Conductor, segment_id: str, fork: Fork) -> bool:
-    """Pass a fork's message to the conductor, and return whether the fork will send more."""
+def _goes_on(controller: SweepController, segment_id: str, fork: Fork) -> bool:
+    """Pass a fork's message to the controller, and return whether the fork will send more."""
     try:
         said = fork.hear()
     except EOFError:
-        conductor.died(segment_id, "lost", "its process was killed")
+        controller.died(segment_id, "lost", "its process was killed")
         return False
     if isinstance(said, dict):
-        on = conductor.report(segment_id, said)
+        on = controller.report(segment_id, said)
         if on:
             fork.connection.send(True)
         return on
     if said is None:
-        conductor.ended(segment_id)
+        controller.ended(segment_id)
     else:
-        conductor.died(segment_id, "error", str(said))
+        controller.died(segment_id, "error", str(said))
     return False
 
 

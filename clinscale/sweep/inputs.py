@@ -13,15 +13,18 @@ from clinscale.runfolder import check_plain_name
 from clinscale.sweep.config import StudyConfig, SweepConfig, SweepRecipe
 from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.space import MODEL, SearchSpace, load_space
+from clinscale.sweep.trial import TrialSpec
 from clinscale.sweep.warm import warm_points
 from clinscale.tasks import TaskConfig, TaskData, kind_of, load_task, read_task
 from clinscale.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True)
-class StudyInputs:
-    """Inputs that one study reads before anything starts."""
+class Study:
+    """A study with all that it reads before anything starts."""
 
+    index: int
+    """Number of the study, by which the ledger knows it."""
     config: StudyConfig
     data: TaskData
     space: SearchSpace
@@ -31,16 +34,26 @@ class StudyInputs:
     """Points of earlier studies."""
 
     @property
-    def epochs(self) -> int:
-        """Epochs of a trial that goes to its end; the most that the space allows."""
-        dimension = self.space.parameters.get("epochs")
-        most = dimension.examples() if dimension else [self.space.recipe("-", {}).epochs]
-        return max(int(epochs) for epochs in most)
+    def name(self) -> str:
+        """Name of its MLflow run and its folder."""
+        return self.config.name
 
     @property
     def searched(self) -> list[str]:
         """Recipe fields that are searched: what another study must search too to start warm from this one."""
         return [key for key in self.space.parameters if key != MODEL]
+
+    def trial_spec(self, config: SweepConfig, folder: Path) -> TrialSpec:
+        """The message to each of its trials, whose folders are in `folder`."""
+        return TrialSpec(
+            task=self.data.task,
+            data=str(Path(self.config.data).absolute()),
+            models=tuple(base.path for base in self.bases),
+            space=self.space,
+            folder=folder,
+            runtime=config.runtime,
+            pauses=tuple(config.recipe.halving.pauses(self.space.epochs)),
+        )
 
     def proposer(self, recipe: SweepRecipe) -> Proposer:
         """The proposer of its points; ConfigError for a grid over a range without end."""
@@ -69,7 +82,7 @@ class StudyInputs:
 class SweepInputs:
     """Inputs that a sweep reads before anything starts."""
 
-    studies: tuple[StudyInputs, ...]
+    studies: tuple[Study, ...]
     failures: Mapping[str, DataError]
     """Errors of studies whose data or model is missing, by study. The others run."""
 
@@ -84,7 +97,7 @@ def read_inputs(config: SweepConfig, *, tracking: registry.Tracking, home: str |
     studies, failures = [], {}
     for study in config.recipe.studies:
         try:
-            studies.append(_read_study(study, config, tracking, home))
+            studies.append(_read_study(len(studies), study, config, tracking, home))
         except DataError as error:
             failures[study.name] = error
     if not studies:
@@ -97,7 +110,7 @@ def registered_name(study: StudyConfig, task: TaskConfig) -> str:
     return study.register_as or task.name
 
 
-def study_recipe(config: SweepConfig, study: StudyInputs) -> dict[str, Any]:
+def study_recipe(config: SweepConfig, study: Study) -> dict[str, Any]:
     """All that changes a study's numbers, as its MLflow run shows it."""
     return {
         **{key: value for key, value in config.recipe.plain().items() if key != "studies"},
@@ -116,15 +129,15 @@ def sweep_recipe(config: SweepConfig, inputs: SweepInputs) -> dict[str, Any]:
     for study in inputs.studies:
         # what a warm start finds in MLflow may be more by the time of a resume; the ledger records what it was
         left_out = {"warm", *shared}
-        by_study[study.config.name] = {
+        by_study[study.name] = {
             key: value for key, value in study_recipe(config, study).items() if key not in left_out
         }
     return {**shared, "studies": by_study}
 
 
 def _read_study(
-    study: StudyConfig, config: SweepConfig, tracking: registry.Tracking, home: str | Path
-) -> StudyInputs:
+    index: int, study: StudyConfig, config: SweepConfig, tracking: registry.Tracking, home: str | Path
+) -> Study:
     task = load_task(study.task, study.task_changes)
     check_plain_name(
         f"study {study.name}: the registered model of its winner",
@@ -148,4 +161,4 @@ def _read_study(
     )
     if len(bases) > 1:
         warm = tuple({MODEL: index, **point} for point in warm for index in range(len(bases)))
-    return StudyInputs(study, read_task(task, study.data), space.with_models(len(bases)), bases, warm)
+    return Study(index, study, read_task(task, study.data), space.with_models(len(bases)), bases, warm)

@@ -53,8 +53,8 @@ class Halving:
 
 
 @dataclass(frozen=True)
-class StudyState:
-    """One study as the policy sees it."""
+class Search:
+    """The search of one study: its trials so far, and how far they may go."""
 
     trials: Sequence[Trial]
     epochs: int
@@ -63,7 +63,7 @@ class StudyState:
     """Number of points of the space, if a grid ends the search."""
 
     @property
-    def hopeless(self) -> bool:
+    def all_failed(self) -> bool:
         """The first trials have all failed, so that more of them would only spend what the other studies need."""
         searched = [trial for trial in self.trials if trial.searched]
         return len(searched) >= _FIRST and all(trial.state == "failed" for trial in searched)
@@ -107,7 +107,7 @@ Move = Start | Resume | Confirm | Wait | Finish
 
 
 @dataclass(frozen=True)
-class Spend:
+class Budget:
     """The budget and what has been spent of it; None is no limit."""
 
     trials: int | None = None
@@ -141,20 +141,20 @@ def goes_on(trial: Trial, peers: Sequence[Trial], halving: Halving, epochs: int)
     return trial.epoch not in rungs or trial in _promotable(peers, halving, epochs, trial.epoch)
 
 
-def next_move(studies: Sequence[StudyState], spend: Spend, halving: Halving, *, confirm_seeds: int = 1) -> Move:
+def next_move(searches: Sequence[Search], budget: Budget, halving: Halving, *, confirm_seeds: int = 1) -> Move:
     """The next move of a free worker."""
-    alive = [study for study in studies if not study.hopeless]
-    running = any(trial.state == "running" for study in alive for trial in study.trials)
-    lost = [trial for study in alive for trial in study.trials if trial.state == "lost"]
+    alive = [search for search in searches if not search.all_failed]
+    running = any(trial.state == "running" for search in alive for trial in search.trials)
+    lost = [trial for search in alive for trial in search.trials if trial.state == "lost"]
     if lost:
         return Resume(lost[0])
-    if spend.exhausted:
+    if budget.exhausted:
         return Wait() if running else Finish("the budget is spent")
-    reserve_s = sum(_reserve_s(study, confirm_seeds) for study in alive)
+    reserve_s = sum(_reserve_s(search, confirm_seeds) for search in alive)
     promoted = _next_promotion(alive, halving)
-    if promoted and spend.allows(reserve_s + mean_cost_s([promoted])):
+    if promoted and budget.allows(reserve_s + mean_cost_s([promoted])):
         return Resume(promoted)
-    if (index := _next_study(studies, spend, reserve_s)) is not None:
+    if (index := _next_study(searches, budget, reserve_s)) is not None:
         return Start(index)
     if running:
         return Wait()
@@ -185,37 +185,38 @@ def mean_cost_s(trials: Sequence[Trial]) -> float:
     return statistics.fmean(seconds) if seconds else 0.0
 
 
-def _reserve_s(study: StudyState, confirm_seeds: int) -> float:
+def _reserve_s(search: Search, confirm_seeds: int) -> float:
     """Device-seconds that are kept for the end: to train the leader on, and to confirm the finalists."""
-    leader = best_of(study.trials)
+    leader = best_of(search.trials)
     if leader is None:
         return 0.0
     epoch_s = leader.seconds / leader.epoch
-    again = (confirm_seeds - 1) * len(finalists(study.trials)) - sum(not trial.searched for trial in study.trials)
-    left = study.epochs - leader.epoch if leader.state in ("paused", "running") else 0
-    return epoch_s * (left + max(0, again) * study.epochs)
+    confirmed = sum(not trial.searched for trial in search.trials)
+    again = (confirm_seeds - 1) * len(finalists(search.trials)) - confirmed
+    left = search.epochs - leader.epoch if leader.state in ("paused", "running") else 0
+    return epoch_s * (left + max(0, again) * search.epochs)
 
 
-def _next_study(studies: Sequence[StudyState], spend: Spend, reserve_s: float) -> int | None:
+def _next_study(searches: Sequence[Search], budget: Budget, reserve_s: float) -> int | None:
     """The study whose next trial promises most per device-second; each gets a few trials first."""
-    started = sum(trial.searched for study in studies for trial in study.trials)
-    if spend.trials is not None and started >= spend.trials:
+    started = sum(trial.searched for search in searches for trial in search.trials)
+    if budget.trials is not None and started >= budget.trials:
         return None
     able = [
         index
-        for index, study in enumerate(studies)
-        if not study.hopeless
-        and (study.num_points is None or _searched(study) < study.num_points)
-        and spend.allows(reserve_s + mean_cost_s(study.trials))
+        for index, search in enumerate(searches)
+        if not search.all_failed
+        and (search.num_points is None or _searched(search) < search.num_points)
+        and budget.allows(reserve_s + mean_cost_s(search.trials))
     ]
     if not able:
         return None
-    fewest = min(able, key=lambda index: _searched(studies[index]))
-    if _searched(studies[fewest]) < _FIRST or len(able) == 1:
+    fewest = min(able, key=lambda index: _searched(searches[index]))
+    if _searched(searches[fewest]) < _FIRST or len(able) == 1:
         return fewest
 
     def promise(index: int) -> float:
-        trials = studies[index].trials
+        trials = searches[index].trials
         waiting = sum(trial.state == "running" and trial.searched for trial in trials)
         # what is under way already counts as if it had brought its share
         return expected_gain(trials) / (1 + waiting) / max(mean_cost_s(trials), 1e-9)
@@ -223,17 +224,17 @@ def _next_study(studies: Sequence[StudyState], spend: Spend, reserve_s: float) -
     return max(able, key=promise)
 
 
-def _searched(study: StudyState) -> int:
-    return sum(trial.searched for trial in study.trials)
+def _searched(search: Search) -> int:
+    return sum(trial.searched for trial in search.trials)
 
 
-def _next_promotion(studies: Sequence[StudyState], halving: Halving) -> Trial | None:
+def _next_promotion(searches: Sequence[Search], halving: Halving) -> Trial | None:
     """A paused trial that has earned its next rung; those that are furthest first."""
     if halving.scheduler not in ("asha", "hyperband"):
         return None
-    for study in studies:
-        for rung in reversed(halving.rungs(study.epochs)):
-            for trial in _promotable(study.trials, halving, study.epochs, rung):
+    for search in searches:
+        for rung in reversed(halving.rungs(search.epochs)):
+            for trial in _promotable(search.trials, halving, search.epochs, rung):
                 if trial.state == "paused" and trial.epoch == rung:
                     return trial
     return None
@@ -264,20 +265,20 @@ def _above_median(trial: Trial, peers: Sequence[Trial], halving: Halving) -> boo
     return len(others) < _FIRST or (trial.objective or 0.0) >= statistics.median(others)
 
 
-def _unfinished_leader(studies: Sequence[StudyState]) -> Trial | None:
+def _unfinished_leader(searches: Sequence[Search]) -> Trial | None:
     """The best trial of a study, where it is only paused: a winner has been trained to its end."""
-    for study in studies:
-        leader = best_of(study.trials)
+    for search in searches:
+        leader = best_of(search.trials)
         if leader and leader.state == "paused":
             return leader
     return None
 
 
-def _next_confirmation(studies: Sequence[StudyState], seeds: int) -> Confirm | None:
+def _next_confirmation(searches: Sequence[Search], seeds: int) -> Confirm | None:
     """The next seed of the winner, the runner-up or the first trial of a study."""
-    for study in studies:
-        for trial in finalists(study.trials) if seeds > 1 else ():
-            used = {trial.seed} | {one.seed for one in study.trials if one.of == trial.number}
+    for search in searches:
+        for trial in finalists(search.trials) if seeds > 1 else ():
+            used = {trial.seed} | {one.seed for one in search.trials if one.of == trial.number}
             if len(used) < seeds:
                 return Confirm(trial, max(used) + 1)
     return None

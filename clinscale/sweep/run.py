@@ -16,15 +16,15 @@ from clinscale.runfolder import claim_run_folder
 from clinscale.runtime import Cluster
 from clinscale.storage import write_json
 from clinscale.sweep.choose import flat_remark
-from clinscale.sweep.conductor import Conductor, Study
 from clinscale.sweep.config import SweepConfig
-from clinscale.sweep.disk import Freed, retire, tidy
+from clinscale.sweep.controller import SweepController
+from clinscale.sweep.disk import FreedSpace, clean_up, remove_trials
 from clinscale.sweep.forecast import require_one_trial
-from clinscale.sweep.inputs import StudyInputs, SweepInputs, read_inputs, study_recipe, sweep_recipe
+from clinscale.sweep.inputs import Study, SweepInputs, read_inputs, study_recipe, sweep_recipe
 from clinscale.sweep.ledger import LEDGER_FILE, Ledger, Trial, best_of
-from clinscale.sweep.record import StudyRuns
+from clinscale.sweep.record import TrialLogger
 from clinscale.sweep.segments import run_segments
-from clinscale.sweep.trial import StudySpec, run_segment
+from clinscale.sweep.trial import run_segment
 from clinscale.sweep.winner import StudyResult, finish_study
 from clinscale.tasks import metric_of
 
@@ -40,13 +40,13 @@ class SweepResult:
     studies: tuple[StudyResult, ...]
     failures: Mapping[str, ClinscaleError]
     """Reason of each study that has no winner."""
-    freed: Freed
+    freed: FreedSpace
     """Trials that `runtime.keep_trials` does not keep."""
 
 
 @dataclass(frozen=True)
-class StudyProgress:
-    """Progress of one study for a person who watches it."""
+class SearchProgress:
+    """Progress of the search of one study for a person who watches it."""
 
     name: str
     trials: int
@@ -64,7 +64,7 @@ class StudyProgress:
 class SweepProgress:
     """Progress of a sweep for a person who watches it."""
 
-    studies: tuple[StudyProgress, ...]
+    studies: tuple[SearchProgress, ...]
     trials_budget: int | None
     device_seconds_budget: float | None
     doing: str | None = None
@@ -109,68 +109,61 @@ def sweep(
         ClinscaleError: the only study has no winner. Else as `read_inputs`.
     """
     inputs = inputs or read_inputs(config, tracking=tracking, home=home)
-    recipes = [study_recipe(config, study) for study in inputs.studies]
     folder = claim_run_folder(home, "sweep", config.name, sweep_recipe(config, inputs))
     write_json(folder / CONFIG_FILE, config.plain())
-    results, failures, freed = [], dict[str, ClinscaleError](inputs.failures), Freed()
+    results, failures, freed = [], dict[str, ClinscaleError](inputs.failures), FreedSpace()
     with contextlib.ExitStack() as open_runs:
         # the ledger first: who may not write it must not touch the runs of the process that does
         ledger = open_runs.enter_context(contextlib.closing(Ledger(folder / LEDGER_FILE)))
-        runs = [
-            open_runs.enter_context(
-                registry.resume_or_start_run(
-                    tracking,
-                    experiment=Experiment.SWEEP,
-                    name=study.config.name,
-                    kind="sweep",
-                    recipe=fingerprint(recipe),
-                    tags={
-                        **task_tags(study.data),
-                        Tag.SWEEP: config.name,
-                        Tag.LEAGUE: study.config.league or config.name,
-                        Tag.ARM: study.config.arm or study.config.name,
-                        **({Tag.SEEN_TESTS: "true"} if study.config.seen_tests else {}),
-                        Tag.SPACE: json.dumps(study.searched),
-                    },
-                    params={**recipe, **config.runtime.plain()},
-                )
-            )
-            for study, recipe in zip(inputs.studies, recipes, strict=True)
-        ]
+        runs = [open_runs.enter_context(_study_run(config, study, tracking)) for study in inputs.studies]
         for study, run in zip(inputs.studies, runs, strict=True):
             study.log_to(run)
-        driver = _Driver(config, inputs, folder, ledger, runs, tracking, cluster, on_progress)
+        loggers = [
+            TrialLogger(tracking, run, ledger, study) for study, run in zip(inputs.studies, runs, strict=True)
+        ]
+        driver = _Driver(config, inputs, folder, ledger, loggers, cluster, on_progress)
         if not ledger.trials:
             require_one_trial(
                 config, inputs, on_study=lambda name: driver.show(f"measuring a few steps of {name}")
             )
         driver.search()
-        for index, (study, recipe) in enumerate(zip(inputs.studies, recipes, strict=True)):
-            driver.show(f"judging {study.config.name}")
-            trials, place = ledger.of_study(index), folder / study.config.name
+        for study, logger in zip(inputs.studies, loggers, strict=True):
+            driver.show(f"judging {study.name}")
+            trials, place = ledger.of_study(study.index), folder / study.name
             try:
-                result = finish_study(
-                    study,
-                    config,
-                    trials,
-                    place,
-                    tracking=tracking,
-                    home=home,
-                    runs=driver.records[index],
-                    run=runs[index],
-                    recipe=fingerprint(recipe),
-                )
+                result = finish_study(study, config, trials, place, tracking=tracking, home=home, logger=logger)
             except (ClusterError, DataError, ConfigError) as error:
                 if len(inputs.studies) + len(inputs.failures) == 1:
                     raise
-                failures[study.config.name] = error
+                failures[study.name] = error
                 continue
             results.append(result)
-            freed += retire(place, trials, config.runtime.keep_trials, winner=result.folder)
+            freed += remove_trials(place, trials, config.runtime.keep_trials, winner=result.folder)
     for run in runs:
         if run.name in failures:
             run.end("FAILED")
     return SweepResult(config.name, tuple(results), failures, freed)
+
+
+def _study_run(config: SweepConfig, study: Study, tracking: registry.Tracking) -> registry.Run:
+    """The MLflow run of a study, begun or gone on with."""
+    recipe = study_recipe(config, study)
+    return registry.resume_or_start_run(
+        tracking,
+        experiment=Experiment.SWEEP,
+        name=study.name,
+        kind="sweep",
+        recipe=fingerprint(recipe),
+        tags={
+            **task_tags(study.data),
+            Tag.SWEEP: config.name,
+            Tag.LEAGUE: study.config.league or config.name,
+            Tag.ARM: study.config.arm or study.name,
+            **({Tag.SEEN_TESTS: "true"} if study.config.seen_tests else {}),
+            Tag.SPACE: json.dumps(study.searched),
+        },
+        params={**recipe, **config.runtime.plain()},
+    )
 
 
 class _Driver:
@@ -182,29 +175,16 @@ class _Driver:
         inputs: SweepInputs,
         folder: Path,
         ledger: Ledger,
-        runs: Sequence[registry.Run],
-        tracking: registry.Tracking,
+        loggers: Sequence[TrialLogger],
         cluster: Cluster,
         on_progress: Callable[[SweepProgress], None] | None,
     ) -> None:
         self._config, self._inputs, self._folder, self._ledger = config, inputs, folder, ledger
-        self._cluster, self._on_progress = cluster, on_progress
-        self.records = [
-            StudyRuns(
-                tracking,
-                run,
-                ledger,
-                index,
-                name=study.config.name,
-                describe=study.describe,
-                log_inputs=study.log_to,
-            )
-            for index, (study, run) in enumerate(zip(inputs.studies, runs, strict=True))
-        ]
-        self._conductor = Conductor(
+        self._loggers, self._cluster, self._on_progress = loggers, cluster, on_progress
+        self._controller = SweepController(
             config,
             ledger,
-            [self._study(study, index) for index, study in enumerate(inputs.studies)],
+            [study.proposer(config.recipe) for study in inputs.studies],
             slots=self._slots,
             on_change=self._changed,
         )
@@ -215,41 +195,39 @@ class _Driver:
         resources = {"CPU": settings.cpus_per_trial, "GPU": settings.gpus_per_trial}
         if settings.workers_per_trial > 1:
             resources = {"CPU": 0.01}  # the workers set aside their own; Tune takes no 0
-        specs = tuple(self._spec(study) for study in self._inputs.studies)
+        specs = tuple(study.trial_spec(self._config, self._folder / study.name) for study in self._inputs.studies)
         try:
             run_segments(
-                self._conductor,
+                self._controller,
                 functools.partial(run_segment, specs=specs),
                 folder=self._folder,
                 resources=resources,
                 reuse_processes=settings.workers_per_trial == 1,
             )
         finally:
-            self._conductor.close()
-            self._tidy()
-            for record in self.records:
-                record.close()
+            self._controller.close()
+            self._clean_up()
+            for logger in self._loggers:
+                logger.close()
 
     def _changed(self) -> None:
         """A trial began, reported or ended."""
-        for record in self.records:
-            record.follow()
-        self._tidy()
+        for logger in self._loggers:
+            logger.follow()
+        self._clean_up()
         self.show()
 
     def show(self, doing: str | None = None) -> None:
         """Report the state to those who watch."""
         if self._on_progress:
-            spend = self._conductor.spend
-            studies = tuple(
-                _progress(study, self._ledger.of_study(index)) for index, study in enumerate(self._inputs.studies)
-            )
-            self._on_progress(SweepProgress(studies, spend.trials, spend.device_seconds, doing))
+            budget = self._controller.budget
+            studies = tuple(_progress(study, self._ledger.of_study(study.index)) for study in self._inputs.studies)
+            self._on_progress(SweepProgress(studies, budget.trials, budget.device_seconds, doing))
 
-    def _tidy(self) -> None:
-        folders = {index: self._folder / study.config.name for index, study in enumerate(self._inputs.studies)}
+    def _clean_up(self) -> None:
+        folders = {study.index: self._folder / study.name for study in self._inputs.studies}
         quota = self._config.runtime.disk_quota_gb
-        tidy(folders, self._ledger.trials, quota and quota * 1e9)
+        clean_up(folders, self._ledger.trials, quota and quota * 1e9)
 
     def _slots(self) -> int:
         """Trials that may run at once, on the cluster as it is now."""
@@ -261,32 +239,12 @@ class _Driver:
             gpus=settings.gpus_per_trial * settings.workers_per_trial,
         )
 
-    def _study(self, study: StudyInputs, index: int) -> Study:
-        minutes = study.space.constraints.minutes_per_trial
-        return Study(
-            study.config.name, study.proposer(self._config.recipe), study.epochs, minutes and minutes * 60
-        )
 
-    def _spec(self, study: StudyInputs) -> StudySpec:
-        settings = self._config.runtime
-        return StudySpec(
-            task=study.data.task,
-            data=str(Path(study.config.data).absolute()),
-            models=tuple(base.path for base in study.bases),
-            space=study.space,
-            folder=self._folder / study.config.name,
-            num_threads=max(1, int(settings.cpus_per_trial)),
-            devices=settings.devices_per_trial,
-            runtime=settings.finetune,
-            pauses=tuple(self._config.recipe.halving.pauses(study.epochs)),
-        )
-
-
-def _progress(study: StudyInputs, trials: Sequence[Trial]) -> StudyProgress:
+def _progress(study: Study, trials: Sequence[Trial]) -> SearchProgress:
     best = best_of(trials)
     count = {state: sum(trial.state == state for trial in trials) for state in ("running", "paused", "failed")}
-    return StudyProgress(
-        name=study.config.name,
+    return SearchProgress(
+        name=study.name,
         trials=sum(trial.searched for trial in trials),
         epochs=sum(len(trial.epochs) for trial in trials),
         best=best.objective if best else None,

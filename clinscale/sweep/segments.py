@@ -2,7 +2,7 @@
 
 A trial that pauses at a rung ends its segment, and its promotion is another segment that goes on from its checkpoint.
 So a pause holds no process and no placement group, and processes are free for whatever comes next.
-What runs next and what becomes of it is the conductor's to decide; a runner only carries questions and answers.
+What runs next and what becomes of it is the controller's to decide; a runner only carries questions and answers.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clinscale.runtime import Forks, current_cluster
-from clinscale.sweep.conductor import Conductor
+from clinscale.sweep.controller import SweepController
 from clinscale.sweep.trial import Report, Segment
 
 Work = Callable[[Report, Segment], None]
@@ -19,7 +19,7 @@ Work = Callable[[Report, Segment], None]
 
 
 class SegmentRunner(Protocol):
-    """Runs segments until the conductor has no more.
+    """Runs segments until the controller has no more.
 
     It asks `next_segment` whenever a process may be free, hands every report to `report` and stops the trial where the
     answer is no, and says how each segment ended with `ended` or `died`, each by the id it asked with.
@@ -27,7 +27,7 @@ class SegmentRunner(Protocol):
 
     def __call__(
         self,
-        conductor: Conductor,
+        controller: SweepController,
         work: Work,
         *,
         folder: Path,
@@ -38,19 +38,19 @@ class SegmentRunner(Protocol):
 
 
 def run_segments(
-    conductor: Conductor,
+    controller: SweepController,
     work: Work,
     *,
     folder: Path,
     resources: Mapping[str, float],
     reuse_processes: bool = True,
 ) -> None:
-    """Run `work(report, segment)` for each segment until the conductor has no more.
+    """Run `work(report, segment)` for each segment until the controller has no more.
 
     Needs a `ray_session` or a `fork_session`.
 
     Args:
-        conductor: says what runs next.
+        controller: says what runs next.
         work: what each process does.
         folder: of the sweep; a runner's own files are in it meanwhile and are never read.
         resources: that Ray sets aside for each process, by kind.
@@ -59,9 +59,9 @@ def run_segments(
     Raises:
         ClusterError: the runner gave up.
     """
-    if not conductor.work_left():
+    if not controller.work_left():
         return
     # only the one that is asked for: Ray Tune costs a second to import
     name = "fork_runner" if isinstance(current_cluster(), Forks) else "tune_runner"
     run: SegmentRunner = importlib.import_module(f"clinscale.sweep.{name}").run
-    run(conductor, work, folder=folder, resources=resources, reuse_processes=reuse_processes)
+    run(controller, work, folder=folder, resources=resources, reuse_processes=reuse_processes)

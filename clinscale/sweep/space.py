@@ -88,6 +88,13 @@ class SearchSpace(Config):
         values = merge(nest(self.fixed), nest(sampled))
         return FinetuneRecipe.parse({"seed": seed, **values, "model": model}, source="search space")
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial that goes to its end; the most that the space allows."""
+        dimension = self.parameters.get("epochs")
+        most = dimension.examples() if dimension else [self.recipe("-", {}).epochs]
+        return max(int(epochs) for epochs in most)
+
     def distributions(self, params: Mapping[str, Any]) -> "dict[str, BaseDistribution]":
         """Optuna's distributions of the parameters of one point."""
         return {key: self.parameters[key].distribution() for key in params}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import ClinscaleError, DivergenceError, OutOfMemoryError
-from clinscale.finetune import FinetuneRecipe, FinetuneRuntime, finetune, finetune_on_workers
+from clinscale.finetune import FinetuneRecipe, finetune, finetune_on_workers
 from clinscale.runtime import halved
+from clinscale.sweep.config import SweepRuntime
 from clinscale.sweep.ledger import Reason
 from clinscale.sweep.space import MODEL, SearchSpace
 from clinscale.tasks import TaskConfig, TaskData, metric_of, read_task
@@ -22,7 +23,7 @@ FAILED, MESSAGE = "failed", "message"
 
 
 @dataclass(frozen=True)
-class StudySpec:
+class TrialSpec:
     """The message from the driver to every trial of a study; paths and configs only, no notes."""
 
     task: TaskConfig
@@ -32,11 +33,7 @@ class StudySpec:
     space: SearchSpace
     folder: Path
     """Each trial keeps its best weights in `folder/TRIAL_ID/hf` and its state beside them."""
-    num_threads: int
-    devices: float
-    """Devices of every trial, by which its seconds are multiplied."""
-    runtime: FinetuneRuntime
-    """Runtime settings of every trial."""
+    runtime: SweepRuntime
     pauses: tuple[int, ...] = ()
     """Epochs after which a trial of several workers gives them back until it is known whether it goes on."""
 
@@ -65,12 +62,12 @@ Report = Callable[[Mapping[str, Any]], None]
 """Takes a trial's report of an epoch to the driver, and does not return where the trial is not to train on."""
 
 
-def run_segment(report: Report, segment: Segment, *, specs: tuple[StudySpec, ...]) -> None:
+def run_segment(report: Report, segment: Segment, *, specs: tuple[TrialSpec, ...]) -> None:
     """Fine-tune, reporting every epoch; any report may be the last, and a later segment goes on from there."""
     import torch
 
     spec = specs[segment.study]
-    torch.set_num_threads(spec.num_threads)
+    torch.set_num_threads(spec.runtime.threads_per_trial)
     metric = f"eval/{spec.task.name}/{metric_of(spec.task)}"
     limit_gb = spec.space.constraints.memory_gb
     best, last_s = float("-inf"), time.perf_counter()
@@ -83,7 +80,7 @@ def run_segment(report: Report, segment: Segment, *, specs: tuple[StudySpec, ...
             last_s = time.perf_counter()
             return
         now_s = time.perf_counter()
-        spent_s, last_s = (now_s - last_s) * spec.devices, now_s
+        spent_s, last_s = (now_s - last_s) * spec.runtime.devices_per_trial, now_s
         report({**metrics, OBJECTIVE: best, "device_seconds": spent_s})
         last_s = time.perf_counter()  # waiting for the driver's word costs nobody's budget
 
@@ -95,15 +92,16 @@ def run_segment(report: Report, segment: Segment, *, specs: tuple[StudySpec, ...
         report({FAILED: reason_of(error), MESSAGE: str(error)})
 
 
-def _train(spec: StudySpec, segment: Segment, on_epoch: Any) -> None:
+def _train(spec: TrialSpec, segment: Segment, on_epoch: Any) -> None:
     recipe = spec.recipe(segment.params, segment.seed)
     if segment.halvings:
         micro = halved(recipe.micro_batch_size or recipe.batch_size, segment.halvings)
         recipe = recipe.model_copy(update={"micro_batch_size": micro})
     folder, checkpoint = trial_folder(spec.folder, segment.trial), state_file(spec.folder, segment.trial)
-    if spec.runtime.num_workers == 1:
+    runtime = spec.runtime.finetune
+    if runtime.num_workers == 1:
         data = _read_once(spec.task.model_dump_json(), spec.data)
-        finetune(recipe, data, folder, runtime=spec.runtime, on_epoch=on_epoch, checkpoint=checkpoint)
+        finetune(recipe, data, folder, runtime=runtime, on_epoch=on_epoch, checkpoint=checkpoint)
         return
     ends = [pause for pause in spec.pauses if pause > segment.known_epochs]
     for end in (*ends, None):
@@ -112,7 +110,7 @@ def _train(spec: StudySpec, segment: Segment, on_epoch: Any) -> None:
             spec.task,
             spec.data,
             folder,
-            runtime=spec.runtime,
+            runtime=runtime,
             on_epoch=on_epoch,
             checkpoint=checkpoint,
             until_epoch=end,

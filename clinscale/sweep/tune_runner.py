@@ -1,4 +1,4 @@
-"""Segments on Ray Tune: a searcher and a scheduler that ask the conductor, which is all that they know."""
+"""Segments on Ray Tune: a searcher and a scheduler that ask the controller, which is all that they know."""
 
 import logging
 import os
@@ -16,14 +16,14 @@ from ray.tune.search import Searcher
 
 from clinscale.errors import ClusterError, own_cause
 from clinscale.runtime import ray_logs
-from clinscale.sweep.conductor import Conductor
+from clinscale.sweep.controller import SweepController
 from clinscale.sweep.ledger import Reason
 from clinscale.sweep.segments import Work
 from clinscale.sweep.trial import Segment
 
 
 def run(
-    conductor: Conductor, work: Work, *, folder: Path, resources: Mapping[str, float], reuse_processes: bool
+    controller: SweepController, work: Work, *, folder: Path, resources: Mapping[str, float], reuse_processes: bool
 ) -> None:
     """See SegmentRunner; ClusterError when Tune gave up."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to handle: runs must be closed
@@ -39,8 +39,8 @@ def run(
             ),
             tune_config=tune.TuneConfig(
                 num_samples=-1,  # the policy says when it is enough
-                search_alg=SweepSearch(conductor),
-                scheduler=RungScheduler(conductor),
+                search_alg=SweepSearch(controller),
+                scheduler=RungScheduler(controller),
                 reuse_actors=reuse_processes,
             ),
             run_config=tune.RunConfig(
@@ -52,8 +52,8 @@ def run(
         ).fit()
     except TuneError as error:
         raise ClusterError(
-            f"sweep {conductor.name}: Ray Tune gave up ({type(error).__name__}); {ray_logs()}; run the same command to "
-            "resume it"
+            f"sweep {controller.name}: Ray Tune gave up ({type(error).__name__}); {ray_logs()}; run the same command "
+            "to resume it"
         ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -73,23 +73,23 @@ def how_it_died(error: BaseException | None) -> tuple[Reason, str]:
 
 
 class SweepSearch(Searcher):  # type: ignore[misc]
-    """Tune's questions for the conductor: what runs next, and how it ended."""
+    """Tune's questions for the controller: what runs next, and how it ended."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, controller: SweepController) -> None:
         super().__init__()
-        self._conductor = conductor
+        self._controller = controller
 
     def suggest(self, trial_id: str) -> Any:
         """See Searcher."""
-        segment = self._conductor.next_segment(trial_id)
+        segment = self._controller.next_segment(trial_id)
         if segment is not None:
             return {"segment": asdict(segment)}
-        return Searcher.FINISHED if self._conductor.finished else None
+        return Searcher.FINISHED if self._controller.finished else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """See Searcher; errors came through the scheduler, which gets their kind."""
         if not error:
-            self._conductor.ended(trial_id)
+            self._controller.ended(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the state."""
@@ -99,19 +99,19 @@ class SweepSearch(Searcher):  # type: ignore[misc]
 
 
 class RungScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Tune's reports for the conductor: each epoch's score, and errors with their kind."""
+    """Tune's reports for the controller: each epoch's score, and errors with their kind."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, controller: SweepController) -> None:
         super().__init__()
-        self._conductor = conductor
+        self._controller = controller
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """See TrialScheduler."""
         if result.get("done"):  # Tune repeats the last report when a segment has come to its end
             return str(TrialScheduler.CONTINUE)
-        on = self._conductor.report(trial.trial_id, result)
+        on = self._controller.report(trial.trial_id, result)
         return str(TrialScheduler.CONTINUE if on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """See TrialScheduler."""
-        self._conductor.died(trial.trial_id, *how_it_died(trial.get_pickled_error()))
+        self._controller.died(trial.trial_id, *how_it_died(trial.get_pickled_error()))

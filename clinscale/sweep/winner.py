@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinscale import models, promotion, registry
+from clinscale.config import fingerprint
 from clinscale.engine import describe_precision
 from clinscale.errors import ClusterError, ConfigError
 from clinscale.finetune import (
@@ -22,12 +23,12 @@ from clinscale.registry import Tag
 from clinscale.sweep.card import write_task_card
 from clinscale.sweep.choose import Candidate, Finalist, choose_winner, flat_remark
 from clinscale.sweep.config import SweepConfig
-from clinscale.sweep.inputs import StudyInputs, registered_name
+from clinscale.sweep.inputs import Study, registered_name, study_recipe
 from clinscale.sweep.judged import WINNER_FILE, JudgedWinner
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.plots import draw
 from clinscale.sweep.policy import finalists
-from clinscale.sweep.record import StudyRuns
+from clinscale.sweep.record import TrialLogger
 from clinscale.sweep.space import MODEL
 from clinscale.sweep.trial import trial_folder
 from clinscale.tasks import TaskData, baseline_outcomes, baseline_remark, classical
@@ -75,16 +76,14 @@ class StudyResult:
 
 
 def finish_study(
-    study: StudyInputs,
+    study: Study,
     config: SweepConfig,
     trials: Sequence[Trial],
     folder: Path,
     *,
     tracking: registry.Tracking,
     home: str | Path,
-    runs: StudyRuns,
-    run: registry.Run,
-    recipe: str,
+    logger: TrialLogger,
 ) -> StudyResult:
     """Choose, judge, draw and register; what an earlier start has done already is not done again.
 
@@ -93,24 +92,23 @@ def finish_study(
         RegistryError: the server fails.
     """
     if not (folder / WINNER_FILE).exists():
-        _choose_and_judge(study, config, trials, folder, runs, run)
-    return _register(study, config, folder, tracking, home, run, recipe)
+        _choose_and_judge(study, config, trials, folder, logger)
+    return _register(study, config, folder, tracking, home, logger.run)
 
 
 def _choose_and_judge(
-    study: StudyInputs,
+    study: Study,
     config: SweepConfig,
     trials: Sequence[Trial],
     folder: Path,
-    runs: StudyRuns,
-    run: registry.Run,
+    logger: TrialLogger,
 ) -> None:
     compared = compare_finalists(trials)
     if not compared:
         failed = next((trial for trial in trials if trial.state == "failed"), None)
         why = f"; the first failed trial ({failed.reason}): {failed.message}" if failed else ""
         error = ConfigError if failed and failed.reason in ("not_a_number", "over_time") else ClusterError
-        raise error(f"study {study.config.name}: no trial ended with a score{why}")
+        raise error(f"study {study.name}: no trial ended with a score{why}")
     winner = choose_winner(compared)
     kept = max(winner.seeds, key=lambda trial: trial.objective or 0.0)
     data = study.data
@@ -122,7 +120,7 @@ def _choose_and_judge(
         for trial in winner.seeds
         if trial.id != kept.id
     ]
-    spent_s = sum(trial.seconds for trial in trials)
+    run, spent_s = logger.run, sum(trial.seconds for trial in trials)
     run.log_json(OUTCOMES_FILE, judged.outcomes.plain())
     run.log_json(OUTCOMES_BY_SEED_FILE, [one.plain() for one in others])
     run.log_json(TRIVIAL_OUTCOMES_FILE, judged.trivial_outcomes.plain())
@@ -139,7 +137,7 @@ def _choose_and_judge(
             Tag.MAX_TOKENS: str(judged.max_tokens),
             Tag.PRECISION: describe_precision(recipe.precision, models.stored_precision(recipe.model)),
             Tag.TRIALS: str(searched),
-            Tag.WINNER_RUN: runs.run_id(kept),
+            Tag.WINNER_RUN: logger.run_id(kept),
             Tag.DEVICE_SECONDS: f"{spent_s:.1f}",
         }
     )
@@ -147,7 +145,7 @@ def _choose_and_judge(
     run.log_json(CONFIRMATION_FILE, [row.plain() for row in rows])
     pictures = draw(
         folder / "plots",
-        name=study.config.name,
+        name=study.name,
         trials=trials,
         space=study.space,
         objectives=config.recipe.objectives,
@@ -163,7 +161,7 @@ def _choose_and_judge(
         trials=searched,
         device_seconds=spent_s,
         finalists=rows,
-        winner_run=runs.run_id(kept),
+        winner_run=logger.run_id(kept),
         outcomes=(judged.outcomes, *others),
         linear=linear,
         remarks=tuple(remark for remark in remarks if remark),
@@ -196,13 +194,12 @@ def compare_finalists(trials: Sequence[Trial]) -> list[Candidate]:
 
 
 def _register(
-    study: StudyInputs,
+    study: Study,
     config: SweepConfig,
     folder: Path,
     tracking: registry.Tracking,
     home: str | Path,
     run: registry.Run,
-    recipe: str,
 ) -> StudyResult:
     """The winner as a version of the task's model; champion where the gate lets it pass."""
     winner = JudgedWinner.read(folder)
@@ -214,7 +211,7 @@ def _register(
     tags = {
         **task_tags(data),
         Tag.KIND: "task",
-        Tag.NAME: study.config.name,
+        Tag.NAME: study.name,
         Tag.SWEEP: config.name,
         Tag.FAMILY: family,
         Tag.VALUE: repr(value),
@@ -226,7 +223,7 @@ def _register(
         Tag.WINNER_RUN: winner.winner_run,
         Tag.BASE: base.label,
         Tag.BASE_DIGEST: base.digest,
-        Tag.RECIPE: recipe,
+        Tag.RECIPE: fingerprint(study_recipe(config, study)),
     }
     write_task_card(hf_folder, winner, data=data, tags=tags)
     version, decision = promotion.register_judged(
@@ -241,7 +238,7 @@ def _register(
         rules=config.gate,
     )
     return StudyResult(
-        name=study.config.name,
+        name=study.name,
         task=data.task.name,
         kind=data.task.kind,
         family=family,

@@ -15,8 +15,8 @@ import yaml
 
 from clinscale.cli.tune import _forecast_tables, _Lines, progress_table
 from clinscale.promotion import GateRules
-from clinscale.sweep import Forecast, StudyForecast
-from clinscale.sweep.run import StudyProgress, SweepProgress
+from clinscale.sweep import Forecast, SearchForecast
+from clinscale.sweep.run import SearchProgress, SweepProgress
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -92,7 +92,7 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked, here, forks, mo
 def test_studies_with_the_same_space_are_shown_once():
     def study(name, rate):
         suggestions = ({"trial": 0, "from": "first", "rate": rate},)
-        return StudyForecast(name, ({"key": "rate"},), {"epochs": 3}, suggestions, 1.0, 2.0, 3)
+        return SearchForecast(name, ({"key": "rate"},), {"epochs": 3}, suggestions, 1.0, 2.0, 3)
 
     found = Forecast(
         name="sweep",
@@ -113,7 +113,7 @@ def test_studies_with_the_same_space_are_shown_once():
 
 
 def test_a_flat_search_is_told_once_before_the_budget_is_spent(capsys):
-    flat = StudyProgress("s", 3, 1, 0, 0, 6, 0.5, 9.0, remark="dev accuracy is flat at 0.5000 over all 3 trials")
+    flat = SearchProgress("s", 3, 1, 0, 0, 6, 0.5, 9.0, remark="dev accuracy is flat at 0.5000 over all 3 trials")
     at = SweepProgress((flat,), trials_budget=9, device_seconds_budget=None)
     lines = _Lines(SimpleNamespace(name="x"))
     for _ in range(3):

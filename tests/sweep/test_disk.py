@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from clinscale.sweep.disk import Freed, retire, size_bytes, tidy
+from clinscale.sweep.disk import FreedSpace, clean_up, remove_trials, size_bytes
 from clinscale.sweep.ledger import Epoch, Trial
 from clinscale.sweep.trial import state_file, trial_folder
 
@@ -36,19 +36,19 @@ def left(folder):
 
 def test_the_state_of_ended_trials_goes_and_that_of_paused_ones_stays(tmp_path):
     trials = trials_on_disk(tmp_path)
-    tidy({0: tmp_path}, trials, None)
+    clean_up({0: tmp_path}, trials, None)
     assert [trial.number for trial in trials if state_file(tmp_path, trial.id).exists()] == [4, 5]
     assert left(tmp_path) == [0, 1, 2, 3, 4, 5]
 
 
 def test_over_the_quota_the_least_missed_go_first(tmp_path):
     trials = trials_on_disk(tmp_path)
-    tidy({0: tmp_path}, trials, 9_000)
+    clean_up({0: tmp_path}, trials, 9_000)
     assert left(tmp_path) == [0, 1, 2, 4, 5], "0, 1 and 2 are the finalists"
-    tidy({0: tmp_path}, trials, 6_000)
+    clean_up({0: tmp_path}, trials, 6_000)
     assert left(tmp_path) == [0, 1, 2, 5], "4 is the weaker of the paused"
     assert size_bytes(tmp_path) <= 6_000
-    tidy({0: tmp_path}, trials, 1.0)
+    clean_up({0: tmp_path}, trials, 1.0)
     assert left(tmp_path) == [0, 1, 2]
 
 
@@ -62,7 +62,7 @@ def test_after_the_end_the_policy_says_whose_weights_stay(tmp_path, keep, kept):
         trials.append(replace(trials[of], number=number, origin="confirm", of=of, seed=1))
         trial_folder(tmp_path, trials[-1].id).mkdir(parents=True)
     winner, before = trial_folder(tmp_path, trials[6].id), size_bytes(tmp_path)
-    freed = retire(tmp_path, trials, keep, winner=winner)
+    freed = remove_trials(tmp_path, trials, keep, winner=winner)
     assert left(tmp_path) == kept
-    assert freed == Freed(8 - len(kept), before - size_bytes(tmp_path))
-    assert retire(tmp_path, trials, keep, winner=winner) == Freed()
+    assert freed == FreedSpace(8 - len(kept), before - size_bytes(tmp_path))
+    assert remove_trials(tmp_path, trials, keep, winner=winner) == FreedSpace()

@@ -6,13 +6,13 @@ import pytest
 
 from clinscale.sweep.ledger import Epoch, Trial
 from clinscale.sweep.policy import (
+    Budget,
     Confirm,
     Finish,
     Halving,
     Resume,
-    Spend,
+    Search,
     Start,
-    StudyState,
     Wait,
     expected_gain,
     finalists,
@@ -29,9 +29,9 @@ def trial(number, *values, state="paused", study=0, seconds=10.0, origin="sample
     return Trial(study, number, {"x": number}, origin, 0, epochs=epochs, state=state, **changes)
 
 
-def move(*trials, spend=None, halving=ASHA, studies=1, **options):
-    states = [StudyState([t for t in trials if t.study == index], EPOCHS) for index in range(studies)]
-    return next_move(states, spend or Spend(trials=99), halving, **options)
+def move(*trials, budget=None, halving=ASHA, studies=1, **options):
+    states = [Search([t for t in trials if t.study == index], EPOCHS) for index in range(studies)]
+    return next_move(states, budget or Budget(trials=99), halving, **options)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_rungs(halving, epochs, rungs):
 
 def test_the_best_third_of_a_rung_goes_on():
     low, mid = trial(0, 0.1), trial(1, 0.2)
-    assert move(low, mid, spend=Spend(trials=3)) == Start(0)
+    assert move(low, mid, budget=Budget(trials=3)) == Start(0)
     high = trial(2, 0.3, state="running")
     assert goes_on(high, [low, mid, high], ASHA, EPOCHS)
     assert not goes_on(trial(2, 0.15, state="running"), [low, mid, trial(2, 0.15)], ASHA, EPOCHS)
@@ -78,20 +78,20 @@ def test_lost_trials_come_first():
 
 
 def test_the_leader_is_trained_to_its_end_before_the_sweep_is():
-    spend = Spend(trials=2)
+    budget = Budget(trials=2)
     leader = trial(1, 0.5)
-    assert move(trial(0, 0.4), leader, spend=spend) == Resume(leader)
+    assert move(trial(0, 0.4), leader, budget=budget) == Resume(leader)
     done = trial(1, *[0.5] * EPOCHS, state="complete")
-    assert isinstance(move(trial(0, 0.4), done, spend=spend), Finish)
-    assert isinstance(move(trial(0, 0.4, state="running"), done, spend=spend), Wait)
+    assert isinstance(move(trial(0, 0.4), done, budget=budget), Finish)
+    assert isinstance(move(trial(0, 0.4, state="running"), done, budget=budget), Wait)
 
 
 def test_finalists_are_confirmed_under_other_seeds():
     ended = [trial(n, *[value] * EPOCHS, state="complete") for n, value in enumerate([0.1, 0.5, 0.3, 0.4])]
-    spend = Spend(trials=4)
+    budget = Budget(trials=4)
     assert [one.number for one in finalists(ended)] == [1, 3, 0]
     seen = []
-    while isinstance(step := move(*ended, spend=spend, confirm_seeds=3), Confirm):
+    while isinstance(step := move(*ended, budget=budget, confirm_seeds=3), Confirm):
         seen.append((step.trial.number, step.seed))
         again = trial(len(ended), 0.4, state="complete", origin="confirm", of=step.trial.number)
         ended.append(Trial(**{**again.__dict__, "seed": step.seed}))
@@ -106,7 +106,7 @@ def test_finalists_are_confirmed_under_other_seeds():
 def test_a_budget_of_time_keeps_enough_to_train_the_leader(used, kind):
     # the leader lacks 8 epochs of 10 s, another trial costs 10 s
     trials = [trial(0, 0.4), trial(1, 0.5)]
-    assert isinstance(move(*trials, spend=Spend(device_seconds=1000.0, used_device_seconds=used)), kind)
+    assert isinstance(move(*trials, budget=Budget(device_seconds=1000.0, used_device_seconds=used)), kind)
 
 
 def test_the_budget_moves_to_where_the_gain_is():
@@ -144,8 +144,8 @@ def test_a_study_whose_first_trials_all_fail_is_given_up():
 
 
 def test_a_grid_ends_when_it_is_through():
-    states = [StudyState([trial(0, *[0.5] * EPOCHS, state="complete")], EPOCHS, num_points=1)]
-    assert isinstance(next_move(states, Spend(trials=99), ASHA), Finish)
+    states = [Search([trial(0, *[0.5] * EPOCHS, state="complete")], EPOCHS, num_points=1)]
+    assert isinstance(next_move(states, Budget(trials=99), ASHA), Finish)
 
 
 def test_the_median_stops_what_is_below_it():

@@ -9,15 +9,15 @@ from typing import Any
 from clinscale.bench.search.replay import Job, Method, Task
 from clinscale.bench.search.table import EPOCHS, Table
 from clinscale.sweep import (
+    Budget,
     Epoch,
     Halving,
     Ledger,
     Proposer,
     Resume,
+    Search,
     SearchSpace,
-    Spend,
     Start,
-    StudyState,
     goes_on,
     next_move,
 )
@@ -40,14 +40,14 @@ class Ours:
         trials: int | None = None,
         halving: Halving | None = None,
     ) -> None:
-        self._ledger, self._halving, self._spend = Ledger(), halving or Halving(), Spend(trials=trials)
+        self._ledger, self._halving, self._budget = Ledger(), halving or Halving(), Budget(trials=trials)
         self._proposer = Proposer(space, seed=seed, first=space.first_trials, warm=warm)
         self._jobs: dict[int, Job] = {}
 
     def next(self) -> Job | None:
         """See Method."""
         trials = self._ledger.of_study(0)
-        move = next_move([StudyState(trials, EPOCHS)], self._spend, self._halving)
+        move = next_move([Search(trials, EPOCHS)], self._budget, self._halving)
         if isinstance(move, Resume):
             self._ledger.resume(move.trial)
             return self._jobs[move.trial.number]

@@ -12,14 +12,13 @@ from clinscale.bench.record import Ratio
 from clinscale.errors import ConfigError
 from clinscale.runtime import ray_session
 from clinscale.sweep import (
-    Conductor,
     Ledger,
     Proposer,
     Report,
     SearchSpace,
     Segment,
-    Study,
     SweepConfig,
+    SweepController,
     quiet_optuna,
     run_segments,
 )
@@ -31,7 +30,8 @@ def noop_ratio(count: int, *, asked: float | None = None, repeats: int = 3) -> R
     from ray.tune.search.optuna import OptunaSearch
 
     space = SearchSpace.parse(
-        {"parameters": {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}}, source="bench search"
+        {"fixed": {"epochs": 1}, "parameters": {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}},
+        source="bench search",
     )
     ratios, seconds = [], []
     with quiet_optuna(), ray_session(num_cpus=2), tempfile.TemporaryDirectory(prefix="clinscale-noop-") as folder:
@@ -69,11 +69,9 @@ def _run_empty_sweep(space: SearchSpace, count: int, folder: Path) -> None:
     )
     folder.mkdir()
     ledger = Ledger(folder / "ledger.jsonl")
-    conductor = Conductor(
-        config, ledger, [Study("nothing", Proposer(space), 1, None)], slots=lambda: 2, on_change=lambda: None
-    )
-    run_segments(conductor, _no_segment, folder=folder, resources={"CPU": 1})
-    conductor.close()
+    controller = SweepController(config, ledger, [Proposer(space)], slots=lambda: 2, on_change=lambda: None)
+    run_segments(controller, _no_segment, folder=folder, resources={"CPU": 1})
+    controller.close()
     ledger.close()
     if len(ledger.trials) != count or any(trial.state != "complete" for trial in ledger.trials):
         raise ConfigError(f"the empty sweep must run {count} trials, got {len(ledger.trials)}; look at Ray's logs")

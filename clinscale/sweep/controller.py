@@ -1,19 +1,18 @@
-"""Requests and reports of a sweep's workers, turned into moves of the policy and entries of the ledger."""
+"""The controller of a sweep: it turns requests and reports of workers into entries of the ledger."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.ledger import Epoch, Ledger, Reason, State, Trial
 from clinscale.sweep.policy import (
+    Budget,
     Confirm,
     Finish,
     Move,
     Resume,
-    Spend,
+    Search,
     Start,
-    StudyState,
     Wait,
     goes_on,
     next_move,
@@ -23,46 +22,35 @@ from clinscale.sweep.trial import FAILED, MESSAGE, OBJECTIVE, Segment
 
 _KEPT = ("eval/", "train/", "perf/")
 
-
-@dataclass(frozen=True)
-class Study:
-    """One study as the conductor needs it."""
-
-    name: str
-    proposer: Proposer
-    epochs: int
-    """Epochs of a trial that goes to its end."""
-    limit_s: float | None
-    """Device-seconds that one trial may take."""
+_live: dict[str, "SweepController"] = {}
 
 
-_live: dict[str, "Conductor"] = {}
-
-
-def live_conductor(sweep: str) -> "Conductor":
-    """The conductor of a sweep in this process: what a pickled one represents."""
+def live_controller(sweep: str) -> "SweepController":
+    """The controller of a sweep in this process: what a pickled one represents."""
     return _live[sweep]
 
 
-class Conductor:
+class SweepController:
     """Asks the policy, writes the ledger, and reports to listeners.
 
     Tune pickles whatever it is given, but a ledger has one writer: a pickle is only the sweep's name.
     """
 
-    def __reduce__(self) -> tuple[Callable[[str], "Conductor"], tuple[str]]:
-        return live_conductor, (self._config.name,)
+    def __reduce__(self) -> tuple[Callable[[str], "SweepController"], tuple[str]]:
+        return live_controller, (self._config.name,)
 
     def __init__(
         self,
         config: SweepConfig,
         ledger: Ledger,
-        studies: Sequence[Study],
+        proposers: Sequence[Proposer],
         *,
         slots: Callable[[], int],
         on_change: Callable[[], None],
     ) -> None:
-        self._config, self._ledger, self._studies = config, ledger, studies
+        self._config, self._ledger, self._proposers = config, ledger, proposers
+        self._epochs = [proposer.space.epochs for proposer in proposers]
+        """Epochs of a trial that goes to its end, by study."""
         self._slots, self._on_change = slots, on_change
         self._segments: dict[str, Trial] = {}
         self.name = config.name
@@ -104,13 +92,13 @@ class Conductor:
         metrics["step"] = float(result["step"])
         epoch = Epoch(int(result["epoch"]), float(result[OBJECTIVE]), float(result["device_seconds"]), metrics)
         trial = self._segments[segment_id] = self._ledger.report(trial, epoch)
-        limit_s = self._studies[trial.study].limit_s
-        if limit_s is not None and trial.searched and (needed_s := self._needed_s(trial)) > limit_s:
-            limit = f"constraints.minutes_per_trial is {limit_s / 60:g}"
-            message = f"needs about {needed_s / 60:.1f} device-minutes, {limit}"
+        limit_minutes = self._proposers[trial.study].space.constraints.minutes_per_trial
+        if limit_minutes and trial.searched and (needed_minutes := self._needed_s(trial) / 60) > limit_minutes:
+            limit = f"constraints.minutes_per_trial is {limit_minutes:g}"
+            message = f"needs about {needed_minutes:.1f} device-minutes, {limit}"
             self._end(segment_id, "failed", "over_time", message)
             return False
-        exhausted = self.spend.exhausted
+        exhausted = self.budget.exhausted
         if self._goes_on(trial) and not exhausted:
             self._on_change()
             return True
@@ -142,19 +130,22 @@ class Conductor:
         _live.pop(self.name, None)
 
     @property
-    def spend(self) -> Spend:
+    def budget(self) -> Budget:
         """The budget as it is, with what was begun and not reported yet left out."""
-        budget = self._config.recipe.budget
-        return Spend(
-            budget.trials_of(len(self._studies)),
-            budget.device_seconds,
+        limits = self._config.recipe.budget
+        return Budget(
+            limits.trials_of(len(self._proposers)),
+            limits.device_seconds,
             sum(trial.seconds for trial in self._ledger.trials),
         )
 
     def _move(self) -> Move:
         return next_move(
-            [self._state(index) for index in range(len(self._studies))],
-            self.spend,
+            [
+                Search(self._ledger.of_study(index), self._epochs[index], proposer.num_points())
+                for index, proposer in enumerate(self._proposers)
+            ],
+            self.budget,
             self._config.recipe.halving,
             confirm_seeds=self._config.recipe.confirm_seeds,
         )
@@ -170,15 +161,11 @@ class Conductor:
         """
         metrics = trial.epochs[-1].metrics
         epoch_s = (metrics["perf/train_s"] + metrics["perf/eval_s"]) * self._config.runtime.devices_per_trial
-        return trial.seconds + epoch_s * (self._studies[trial.study].epochs - trial.epoch)
+        return trial.seconds + epoch_s * (self._epochs[trial.study] - trial.epoch)
 
     def _goes_on(self, trial: Trial) -> bool:
         peers = self._ledger.of_study(trial.study)
-        return goes_on(trial, peers, self._config.recipe.halving, self._studies[trial.study].epochs)
-
-    def _state(self, index: int) -> StudyState:
-        study = self._studies[index]
-        return StudyState(self._ledger.of_study(index), study.epochs, study.proposer.num_points())
+        return goes_on(trial, peers, self._config.recipe.halving, self._epochs[trial.study])
 
     def _new(self, move: Start | Confirm) -> Trial:
         if isinstance(move, Confirm):
@@ -186,7 +173,7 @@ class Conductor:
             number = len(self._ledger.of_study(of.study))
             return Trial(of.study, number, of.params, "confirm", move.seed, of=of.number)
         trials = self._ledger.of_study(move.study)
-        proposal = self._studies[move.study].proposer.propose(trials)
+        proposal = self._proposers[move.study].propose(trials)
         return Trial(
             move.study,
             len(trials),

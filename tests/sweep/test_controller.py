@@ -6,10 +6,10 @@ import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 from clinscale.errors import ClusterError, DataError
-from clinscale.sweep import Conductor, Ledger, Proposer, SearchSpace, Study, SweepConfig, fork_runner
+from clinscale.sweep import Ledger, Proposer, SearchSpace, SweepConfig, SweepController, fork_runner
 from clinscale.sweep.tune_runner import how_it_died
 
-SPACE = SearchSpace.parse({"parameters": {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}}, source="test")
+PARAMETERS = {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}
 
 
 def config(**recipe):
@@ -18,9 +18,11 @@ def config(**recipe):
     return SweepConfig.parse(values, source="test")
 
 
-def conductor(ledger, *, limit_s=None, slots=4, epochs=4, **recipe):
-    study = Study("one", Proposer(SPACE, sampler="random"), epochs, limit_s)
-    return Conductor(config(**recipe), ledger, [study], slots=lambda: slots, on_change=lambda: None)
+def controller(ledger, *, limit_minutes=None, slots=4, epochs=4, **recipe):
+    values = {"parameters": PARAMETERS, "fixed": {"epochs": epochs}}
+    space = SearchSpace.parse({**values, "constraints": {"minutes_per_trial": limit_minutes}}, source="test")
+    proposer = Proposer(space, sampler="random")
+    return SweepController(config(**recipe), ledger, [proposer], slots=lambda: slots, on_change=lambda: None)
 
 
 def epoch(number, objective=0.5, seconds=10.0, work_s=10.0):
@@ -36,7 +38,7 @@ def epoch(number, objective=0.5, seconds=10.0, work_s=10.0):
 
 
 def test_no_more_segments_than_slots():
-    asked = conductor(Ledger(), slots=2)
+    asked = controller(Ledger(), slots=2)
     assert asked.next_segment("a")
     assert asked.next_segment("b")
     assert asked.next_segment("c") is None
@@ -48,8 +50,8 @@ def test_forks_that_cannot_run_what_is_left_say_so_and_end_quietly_when_nothing_
         fork_runner.run(asked, print, folder=tmp_path, resources={}, reuse_processes=False)
 
     with pytest.raises(ClusterError, match=r"sweep test must have room for a trial while work is left"):
-        run(conductor(Ledger(), slots=0))
-    done = conductor(Ledger(), epochs=1, scheduler="none", budget={"trials": 1})
+        run(controller(Ledger(), slots=0))
+    done = controller(Ledger(), epochs=1, scheduler="none", budget={"trials": 1})
     done.next_segment("a")
     done.report("a", epoch(1))
     done.ended("a")
@@ -59,7 +61,7 @@ def test_forks_that_cannot_run_what_is_left_say_so_and_end_quietly_when_nothing_
 
 def test_what_tune_adds_to_a_report_is_not_kept():
     ledger = Ledger()
-    asked = conductor(ledger, scheduler="none")
+    asked = controller(ledger, scheduler="none")
     asked.next_segment("a")
     assert asked.report("a", epoch(1))
     [trial] = ledger.trials
@@ -70,7 +72,7 @@ def test_what_tune_adds_to_a_report_is_not_kept():
 def test_the_start_of_a_process_is_not_counted_for_every_epoch_of_a_trial(work_s, state):
     """40 seconds of the first epoch, 30 of them the start: 40 + 3 x 10 keep to the limit, 40 + 3 x 20 do not."""
     ledger = Ledger()
-    asked = conductor(ledger, limit_s=80.0, scheduler="none")
+    asked = controller(ledger, limit_minutes=80 / 60, scheduler="none")
     asked.next_segment("a")
     assert asked.report("a", epoch(1, seconds=40.0, work_s=work_s)) is (state == "running")
     [trial] = ledger.trials
@@ -82,7 +84,7 @@ def test_the_start_of_a_process_is_not_counted_for_every_epoch_of_a_trial(work_s
 
 def test_a_trial_is_lost_a_finite_number_of_times():
     ledger = Ledger()
-    asked = conductor(ledger)
+    asked = controller(ledger)
     for _ in range(1 + config().runtime.max_failures):
         assert asked.next_segment("a").trial == ledger.trials[0].id
         asked.died("a", "lost", "its process was killed")
@@ -105,7 +107,7 @@ def test_a_foreign_error_on_ray_is_told_by_its_kind_only(error, reason, message)
 
 
 def test_a_segment_whose_host_had_too_little_memory_begins_again_with_half_the_micro_batch():
-    asked = conductor(Ledger())
+    asked = controller(Ledger())
     asked.next_segment("a")
     asked.died("a", "out_of_memory", "OutOfMemoryError")
     assert asked.next_segment("b").halvings == 1
@@ -114,7 +116,7 @@ def test_a_segment_whose_host_had_too_little_memory_begins_again_with_half_the_m
 def test_a_budget_of_time_ends_the_search():
     """25 device-seconds are spent within the third epoch of ten: what runs pauses, and nothing begins."""
     ledger = Ledger()
-    asked = conductor(ledger, budget={"usd": 2.0, "usd_per_device_hour": 2.0 * 3600 / 25}, scheduler="none")
+    asked = controller(ledger, budget={"usd": 2.0, "usd_per_device_hour": 2.0 * 3600 / 25}, scheduler="none")
     asked.next_segment("a")
     asked.next_segment("b")
     assert asked.report("a", epoch(1))
@@ -131,7 +133,7 @@ def test_a_budget_of_time_ends_the_search():
 
 def test_what_was_not_promoted_is_pruned_at_the_end():
     ledger = Ledger()
-    asked = conductor(ledger, budget={"trials": 2}, grace_epochs=1, reduction_factor=2)
+    asked = controller(ledger, budget={"trials": 2}, grace_epochs=1, reduction_factor=2)
     asked.next_segment("a")
     assert not asked.report("a", epoch(1, 0.4)), "alone at the rung"
     asked.next_segment("b")
@@ -150,18 +152,18 @@ def test_what_was_not_promoted_is_pruned_at_the_end():
 
 def test_an_interrupted_sweep_leaves_its_trials_to_the_next_start():
     ledger = Ledger()
-    asked = conductor(ledger)
+    asked = controller(ledger)
     asked.next_segment("a")
     asked.close()
     [trial] = ledger.trials
     assert trial.state == "lost"
-    again = conductor(ledger)
+    again = controller(ledger)
     assert again.next_segment("b").trial == trial.id
 
 
 def test_a_pickle_stands_for_the_live_conductor():
     """Tune pickles its searcher; a second writer of the ledger must not come of it."""
-    asked = conductor(Ledger())
+    asked = controller(Ledger())
     assert pickle.loads(pickle.dumps(asked)) is asked
     left = pickle.dumps(asked)
     asked.close()
