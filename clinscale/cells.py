@@ -19,12 +19,12 @@ from clinscale.errors import DataError
 class CellError(DataError):
     """A value is not what its column must hold; names place, column and type, never the value."""
 
-    def __init__(self, reason: str, mend: str, place: str = "") -> None:
-        super().__init__(reason, mend, place)
-        self.reason, self.mend, self.place = reason, mend, place
+    def __init__(self, reason: str, fix: str, place: str = "") -> None:
+        super().__init__(reason, fix, place)
+        self.reason, self.fix, self.place = reason, fix, place
 
     def __str__(self) -> str:
-        return f"{self.place}{': ' if self.place else ''}{self.reason}; {self.mend}"
+        return f"{self.place}{': ' if self.place else ''}{self.reason}; {self.fix}"
 
 
 SPELLED_MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "NULL", "null", r"\N", "#N/A"})

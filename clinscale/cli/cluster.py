@@ -80,7 +80,7 @@ def mlflow(
     server = registry.Server(_folder(home), config)
     console.print(f"MLflow starts on {server.database} ...", soft_wrap=True, markup=False)
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-        server.run(on_ready=_tell)
+        server.run(on_ready=_print_ready)
     console.print("MLflow has ended", soft_wrap=True)
 
 
@@ -306,7 +306,7 @@ def _password(name: str) -> str:
     return asked
 
 
-def _tell(server: "Server") -> None:
+def _print_ready(server: "Server") -> None:
     lines = (
         f"MLflow answers at {server.url}",
         f"  its administrator is admin; the password is in {server.folder.admin_password}",

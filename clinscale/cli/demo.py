@@ -87,7 +87,7 @@ def _build_corpus(run: Demo) -> "ShardSet":
 
 
 def _pretrain(run: Demo, shards: "ShardSet", family: str) -> "PretrainResult":
-    from clinscale.cli.pretrain import told
+    from clinscale.cli.pretrain import progress_of
     from clinscale.pretrain import PretrainConfig, pretrain
 
     config = PretrainConfig.parse(
@@ -116,7 +116,7 @@ def _pretrain(run: Demo, shards: "ShardSet", family: str) -> "PretrainResult":
             config,
             tracking=run.tracking,
             home=run.folder,
-            on_progress=lambda *at: steps.update(*told(*at)),
+            on_progress=lambda *at: steps.update(*progress_of(*at)),
         )
 
 

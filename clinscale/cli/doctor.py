@@ -87,11 +87,11 @@ def _advisories(path: Path) -> str:
     packages = installed()
     count, found = touching(path, packages)
     if found:
-        told = [
+        described = [
             f"{one.package} {one.version}: {one.id} (fixed in {', '.join(one.fixed_in) or 'no version yet'})"
             for one in found
         ]
-        raise DataError(f"{len(found)} advisories touch what is installed; update: {'; '.join(told)}")
+        raise DataError(f"{len(found)} advisories touch what is installed; update: {'; '.join(described)}")
     return f"none of {count:,} touches the {len(packages)} packages here"
 
 

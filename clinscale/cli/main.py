@@ -96,10 +96,10 @@ def main() -> NoReturn:
             code = app(standalone_mode=False)  # typer's own answer to Ctrl-C is to return 130
     except typer.TyperException as error:
         if message := error.format_message():
-            _tell(f"{message}; see --help")
+            _print_error(f"{message}; see --help")
         code = 2
     except ClinscaleError as error:
-        _tell(str(error))
+        _print_error(str(error))
         code = _INTERRUPTED if was_interrupted(error) else error.exit_code
     except BrokenPipeError:  # the reader of stdout has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -116,7 +116,7 @@ def main() -> NoReturn:
 def _refuse_odd_arguments() -> None:
     for number, argument in enumerate(sys.argv[1:], 1):
         if argument.encode("utf-8", "replace").decode() != argument:
-            _tell(f"argument {number} is not UTF-8; rename the file, or fix the argument")
+            _print_error(f"argument {number} is not UTF-8; rename the file, or fix the argument")
             sys.exit(2)
 
 
@@ -127,13 +127,13 @@ def _foreign(error: Exception) -> int:
     quote notes.
     """
     if isinstance(error, OSError) and error.filename and error.strerror:
-        _tell(f"{error.filename}: {error.strerror}; check the path, its permissions and the disk")
+        _print_error(f"{error.filename}: {error.strerror}; check the path, its permissions and the disk")
         return 2
     if os.environ.get(TRACEBACK):
         print(visible("".join(traceback.format_exception(error))), file=sys.stderr)
         return 1
     frames = traceback.extract_tb(error.__traceback__)[-6:]
-    _tell(
+    _print_error(
         f"clinscale failed where it should not ({type(error).__name__}), at "
         f"{' < '.join(f'{Path(frame.filename).name}:{frame.lineno}' for frame in reversed(frames))}; please report it. "
         f"{TRACEBACK}=1 shows all, and may show what the files hold"
@@ -141,7 +141,7 @@ def _foreign(error: Exception) -> int:
     return 1
 
 
-def _tell(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     print(visible(f"error: {sentence}"), file=sys.stderr)
 
 

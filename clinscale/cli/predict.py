@@ -122,11 +122,11 @@ def predict(
 
 
 def _summary(tally: "Tally", out: Path | None) -> str:
-    told = f"{tally.documents - tally.errors} of {tally.documents} documents predicted"
-    told = told if tally.errors else f"{tally.documents} documents predicted"
-    told += f", written to {out}" if out else ""
+    sentence = f"{tally.documents - tally.errors} of {tally.documents} documents predicted"
+    sentence = sentence if tally.errors else f"{tally.documents} documents predicted"
+    sentence += f", written to {out}" if out else ""
     if tally.errors:
-        told += f"; {tally.errors} could not be read and have a line with their error"
+        sentence += f"; {tally.errors} could not be read and have a line with their error"
     if tally.repeated_ids:
-        told += f"; {tally.repeated_ids} have the id of an earlier one: file and row distinguish them"
-    return told
+        sentence += f"; {tally.repeated_ids} have the id of an earlier one: file and row distinguish them"
+    return sentence

@@ -76,7 +76,7 @@ def run(
             settings,
             tracking=tracking,
             home=home,
-            on_progress=lambda *at: steps.update(*told(*at)),
+            on_progress=lambda *at: steps.update(*progress_of(*at)),
             on_event=steps.say,
         )
     row = {**base_row(result), "path": str(result.folder)}
@@ -165,7 +165,7 @@ def base_row(result: "PretrainResult") -> dict[str, Any]:
     return row
 
 
-def told(done: int, total: int, metrics: dict[str, float]) -> tuple[int, int, str]:
+def progress_of(done: int, total: int, metrics: dict[str, float]) -> tuple[int, int, str]:
     """Arguments of `Steps.update` that show progress, here and in the demo."""
     shown = [
         f"{name} {metrics[key]:{form}}"

@@ -77,7 +77,7 @@ def submit(
         emit({"jobs": rows}, as_json=json, people=table("Jobs", rows))
         return
     if status or stop:
-        _tell(jobs.stop(stop) if stop else jobs.job(str(status)), json)
+        _print_job(jobs.stop(stop) if stop else jobs.job(str(status)), json)
         return
     if shipment is None:
         job_id = str(logs)
@@ -98,7 +98,7 @@ def submit(
             soft_wrap=True,
         )
         if detach:
-            _tell(job, json)
+            _print_job(job, json)
             return
     _follow(jobs, job_id, json)
 
@@ -120,12 +120,12 @@ def _follow(jobs: "Jobs", job_id: str, json: bool) -> None:
             soft_wrap=True,
         )
         raise
-    _tell(job, json)
+    _print_job(job, json)
     if job.status != "SUCCEEDED":
         raise typer.Exit(job.exit_code or 1)
 
 
-def _tell(job: "Job", json: bool) -> None:
+def _print_job(job: "Job", json: bool) -> None:
     sentence = f"job {job.id}: {job.status}" + (f"; {job.message}" if job.message else "")
     emit(dataclasses.asdict(job), as_json=json, people=sentence)
 

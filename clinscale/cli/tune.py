@@ -224,13 +224,13 @@ class _Lines:
 
     def __init__(self, config: "SweepConfig") -> None:
         self._name, self._last_s = config.name, 0.0
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
 
     def __call__(self, at: "SweepProgress") -> None:
         for one in at.studies:
-            if one.remark and one.name not in self._told:
+            if one.remark and one.name not in self._shown:
                 console.print(f"{one.name}: {one.remark}", style="yellow", soft_wrap=True)
-                self._told.add(one.name)
+                self._shown.add(one.name)
         if time.monotonic() - self._last_s < _LINE_EVERY_S:
             return
         self._last_s = time.monotonic()
@@ -263,8 +263,8 @@ def progress_table(name: str, at: "SweepProgress") -> Any:
     ]
     from rich.console import Group
 
-    told = [f"{one.name}: {one.remark}" for one in at.studies if one.remark]
-    return Group(table(f"Sweep {name}: {spent(at)}", rows), *told)
+    lines = [f"{one.name}: {one.remark}" for one in at.studies if one.remark]
+    return Group(table(f"Sweep {name}: {spent(at)}", rows), *lines)
 
 
 def trial_progress(steps: Any) -> Any:

@@ -31,11 +31,11 @@ def ui(
     with registry.own_server(home, port) as server:
         console.print(f"MLflow starts on {server.database} ...", soft_wrap=True)
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-            server.run(on_ready=lambda ready: _tell(ready, as_json=json))
+            server.run(on_ready=lambda ready: _print_ready(ready, as_json=json))
     console.print("MLflow has ended")
 
 
-def _tell(server: "Server", *, as_json: bool) -> None:
+def _print_ready(server: "Server", *, as_json: bool) -> None:
     account = server.folder.account()
     if account is None:
         return

@@ -195,16 +195,16 @@ class _Candidate:
 def _explained(leaking: list[_Candidate], note_words: int, threshold: float) -> Iterator[int]:
     """The documents that a note was made of: a further one only for words that those before it leave unexplained."""
     taken = np.zeros(note_words, bool)
-    told: set[int] = set()
+    reported: set[int] = set()
     for one in sorted(leaking, key=lambda one: (-len(one.shared.words_of_note), one.num_words, one.document)):
         is_new = ~taken[one.shared.in_note] | ~taken[one.shared.in_note + one.shared.size - 1]
         rest = one.shared.where(is_new)
         known = one.shared.test_words - rest.test_words
-        if one.document in told or not len(rest.in_note):
+        if one.document in reported or not len(rest.in_note):
             continue
-        if rest.test_words >= threshold * (one.num_words - known) or not told:
+        if rest.test_words >= threshold * (one.num_words - known) or not reported:
             taken[one.shared.words_of_note] = True
-            told.add(one.document)
+            reported.add(one.document)
             yield one.document
 
 

@@ -289,7 +289,7 @@ def _no_update(*_: Any, **__: Any) -> None:
 
 
 def _snapshot_engine(snapshot: Snapshot) -> Any:
-    """DeepSpeed's door for others who write its files."""
+    """A checkpoint engine through which DeepSpeed hands its files to the snapshot."""
     import torch
     from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 

@@ -83,7 +83,7 @@ class Writer:
         def run() -> None:
             try:
                 work()
-            except BaseException as error:  # noqa: BLE001  whatever it is, the training thread must hear of it
+            except BaseException as error:  # noqa: BLE001  whatever it is, the training thread must raise it
                 self._error = error
 
         self._thread = threading.Thread(target=run, name="checkpoint-writer", daemon=True)

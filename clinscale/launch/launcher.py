@@ -73,7 +73,9 @@ def _schema(file: str, config: Mapping[str, Any]) -> Iterator[Problem]:
         schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
         for error in jsonschema.Draft7Validator(schema).iter_errors(prepared):
             place = ".".join(map(str, error.absolute_path)) or "the file"
-            yield Problem(file, "schema", f"{place}: {_told(error, schema)}", "see Ray's cluster YAML reference")
+            yield Problem(
+                file, "schema", f"{place}: {_sentence(error, schema)}", "see Ray's cluster YAML reference"
+            )
     except (
         click.ClickException,
         ValueError,
@@ -94,7 +96,7 @@ def _schema(file: str, config: Mapping[str, Any]) -> Iterator[Problem]:
         logging.disable(silent)
 
 
-def _told(error: Any, schema: Mapping[str, Any]) -> str:
+def _sentence(error: Any, schema: Mapping[str, Any]) -> str:
     """The validator's sentence, with the likely key when one is unknown."""
     if error.validator != "additionalProperties":
         return str(error.message)[:160]

@@ -81,9 +81,9 @@ def preflight(
     try:
         asked = [_ask(node, shared, probe, tracking_uri) for node in alive]  # a process each: they start at once
         findings.append(_token(cluster))
-        for node, (witness, answer) in zip(alive, asked, strict=True):
+        for node, (node_actor, answer) in zip(alive, asked, strict=True):
             on_progress(_name(node))
-            look = _look(node, witness, answer, limits)
+            look = _look(node, node_actor, answer, limits)
             if isinstance(look, Finding):
                 findings.append(look)
             else:
@@ -156,37 +156,37 @@ def _token(cluster: Cluster) -> Finding:
 
 
 def _ask(node: dict[str, Any], shared: str | Path | None, probe: str, tracking_uri: str | None) -> tuple[Any, Any]:
-    """A witness on the node, and its answer to come."""
+    """An actor on the node, and the reference to its answer."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # pickled by value: a node with another clinscale, or none, must be able to say so
-    actor = ray.remote(num_cpus=0)(_witness()).options(
+    actor = ray.remote(num_cpus=0)(_node_actor_class()).options(
         scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     )
     url = tracking_uri if tracking_uri and tracking_uri.startswith("http") else None
-    witness = actor.remote()
-    return witness, witness.look.remote(PACKAGES, str(shared) if shared else None, probe, url)
+    node_actor = actor.remote()
+    return node_actor, node_actor.look.remote(PACKAGES, str(shared) if shared else None, probe, url)
 
 
-def _look(node: dict[str, Any], witness: Any, answer: Any, limits: Limits) -> Any:
+def _look(node: dict[str, Any], node_actor: Any, answer: Any, limits: Limits) -> Any:
     """A `_Look` with its answers, or the finding that the node does not answer."""
     import ray
 
     try:
-        told = ray.get(answer, timeout=limits.answer_s)
+        response = ray.get(answer, timeout=limits.answer_s)
         before_s = time.time()
-        there_s = ray.get(witness.clock.remote(), timeout=limits.answer_s)
+        there_s = ray.get(node_actor.clock.remote(), timeout=limits.answer_s)
         after_s = time.time()
     except Exception as error:  # noqa: BLE001 - whatever a sick node does, it is a finding
         mend = "read its logs with `ray logs`, then take it out of the cluster or restart Ray on it"
         return Finding("answers", _name(node), False, type(error).__name__, mend)
-    return _Look(witness, told, there_s - (before_s + after_s) / 2, (after_s - before_s) / 2)
+    return _Look(node_actor, response, there_s - (before_s + after_s) / 2, (after_s - before_s) / 2)
 
 
 @dataclass(frozen=True)
 class _Look:
-    witness: Any
+    node_actor: Any
     answer: dict[str, Any]
     skew_s: float
     skew_error_s: float
@@ -252,7 +252,7 @@ def _shared(shared: Path, probe: str, looks: dict[str, _Look], limits: Limits) -
             mend = f"mount the shared storage at {shared} on this node, writable for Ray's user"
             yield Finding("shared storage", name, False, f"{shared} cannot be written: {wrote}", mend)
             continue
-        seen = set(ray.get(look.witness.read.remote(str(shared), probe), timeout=limits.answer_s))
+        seen = set(ray.get(look.node_actor.read.remote(str(shared), probe), timeout=limits.answer_s))
         missing = [
             other
             for other, theirs in looks.items()
@@ -273,8 +273,8 @@ def _bandwidth(looks: dict[str, _Look], limits: Limits) -> Iterator[Finding]:
     (first, source), *others = looks.items()
     for name, look in others:
         try:
-            held = ray.get(source.witness.hold.remote(_PAYLOAD_BYTES), timeout=limits.answer_s)
-            took_s = ray.get(look.witness.fetch.remote(held), timeout=limits.answer_s)
+            held = ray.get(source.node_actor.hold.remote(_PAYLOAD_BYTES), timeout=limits.answer_s)
+            took_s = ray.get(look.node_actor.fetch.remote(held), timeout=limits.answer_s)
         except Exception as error:  # noqa: BLE001 - whatever a sick node does, it is a finding
             mend = "open all ports between the nodes to each other"
             yield Finding("bandwidth", name, False, f"nothing comes from {first} ({type(error).__name__})", mend)
@@ -289,10 +289,10 @@ def _bandwidth(looks: dict[str, _Look], limits: Limits) -> Iterator[Finding]:
         yield Finding("bandwidth", name, fits, f"{format_bytes(int(per_s))}/s from {first}", mend)
 
 
-def _witness() -> type:
+def _node_actor_class() -> type:
     """A class that knows nothing of this module: Ray then sends its code, and not its name."""
 
-    class Witness:
+    class NodeActor:
         def look(self, packages: Iterable[str], shared: str | None, probe: str, url: str | None) -> dict[str, Any]:
             import importlib.metadata
             import platform
@@ -369,5 +369,5 @@ def _witness() -> type:
             ray.get(held[0])
             return time.monotonic() - began_s
 
-    Witness.__module__ = "__main__"
-    return Witness
+    NodeActor.__module__ = "__main__"
+    return NodeActor

@@ -147,9 +147,9 @@ class Jobs:
                 f"{address} is not the address of a dashboard, which reads http://HOST:8265; jobs are handed in there"
             )
         self._token = read_token(token_file)
-        self._knock(allow_open)
+        self._check_access(allow_open)
 
-    def _knock(self, allow_open: bool) -> None:
+    def _check_access(self, allow_open: bool) -> None:
         import ray
         import requests
 

@@ -108,8 +108,8 @@ def up(
         made, is_new = make_token(token)
         on_progress(f"{'a new token is' if is_new else 'the token is'} in {made}")
     if faults := check(Path(path)):
-        told = "; ".join(f"{fault.rule}: {fault.found}; {fault.mend}" for fault in faults)
-        raise ConfigError(f"{path} has {len(faults)} faults: {told}")
+        listed = "; ".join(f"{fault.rule}: {fault.found}; {fault.mend}" for fault in faults)
+        raise ConfigError(f"{path} has {len(faults)} faults: {listed}")
     reach(file, on_progress)
     on_progress("looking whether it runs already")
     if _ray("exec", path, file.command("ray", "status"), quiet=True) == 0 and not restart:
@@ -166,7 +166,7 @@ def reach(file: LaunchFile, on_progress: Callable[[str], None] = lambda what: No
         )
     on_progress(f"reaching {', '.join(hosts)}")
     with ThreadPoolExecutor(len(hosts)) as pool:
-        found = dict(zip(hosts, pool.map(lambda host: _knock(file, host), hosts), strict=True))
+        found = dict(zip(hosts, pool.map(lambda host: _why_no_ssh(file, host), hosts), strict=True))
     if silent := [f"{host} ({why})" for host, why in found.items() if why not in ("", _REFUSED)]:
         raise ClusterError(
             f"no SSH connection within {_REACH_S} s to {', '.join(silent)}; see that the host is on, its address right "
@@ -179,7 +179,7 @@ def reach(file: LaunchFile, on_progress: Callable[[str], None] = lambda what: No
         )
 
 
-def _knock(file: LaunchFile, host: str) -> str:
+def _why_no_ssh(file: LaunchFile, host: str) -> str:
     """Reason why SSH cannot connect, `_REFUSED` if the host refuses the key; empty if it connects."""
     try:
         socket.create_connection((host, 22), timeout=_REACH_S).close()

@@ -96,8 +96,8 @@ def pretrain(
 
             def on_log(metrics: dict[str, float]) -> None:
                 step = int(metrics["step"])
-                told = {key: value for key, value in metrics.items() if key != "step"}
-                if run.log(told, step=step) and on_progress:
+                logged = {key: value for key, value in metrics.items() if key != "step"}
+                if run.log(logged, step=step) and on_progress:
                     on_progress(step, task.total_steps, metrics)
 
             train(task, folder, on_log=on_log, on_event=on_event)

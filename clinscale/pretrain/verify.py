@@ -99,10 +99,10 @@ def verify_resume(
         },
     }
     config = PretrainConfig.parse(merge(config.plain(), short), source="verify-resume")
-    tell = on_event or (lambda _: None)
-    tell(f"training {steps} steps undisturbed")
+    report_event = on_event or (lambda _: None)
+    report_event(f"training {steps} steps undisturbed")
     undisturbed = _run(config, Path(folder) / "undisturbed", ())
-    tell(f"training them again, a worker killed in each of steps {', '.join(map(str, killed_at))}")
+    report_event(f"training them again, a worker killed in each of steps {', '.join(map(str, killed_at))}")
     disturbed = _run(config, Path(folder) / "killed", killed_at)
     return _compare(config, undisturbed, disturbed, killed_at)
 

@@ -203,9 +203,9 @@ def _above_trivial(ours: Outcomes, trivial: Outcomes | None, least: float, resam
     if not ours.is_comparable(trivial):
         return Check(rule, False, f"the baseline was judged on other examples or by another metric; {_JUDGE}")
     found = compare(ours, trivial, resamples=resamples)
-    told = f"{ours.value():.4f} against {trivial.value():.4f}, {found}"
+    text = f"{ours.value():.4f} against {trivial.value():.4f}, {found}"
     passed = found.exceeds(least)
-    return Check(rule, passed, told if passed else f"{told}, not beyond noise; {NEXT_STEP}")
+    return Check(rule, passed, text if passed else f"{text}, not beyond noise; {NEXT_STEP}")
 
 
 def _same_test(candidate: Evidence, champion: Evidence) -> Check:
@@ -236,12 +236,12 @@ def _against(
     checks += _no_loss("label", differences_by_label(ours, theirs, resamples=resamples), rules.max_loss_in_label)
     errors = [one.calibration.get("calibration_error", math.nan) for one in (ours, theirs)]
     if not math.isnan(errors[0] + errors[1]):
-        told = f"error {errors[0]:.4f}, the champion's {errors[1]:.4f}, allowed above it {rules.max_calibration_loss:g}"
-        checks.append(Check("calibration", errors[0] <= errors[1] + rules.max_calibration_loss, told))
+        text = f"error {errors[0]:.4f}, the champion's {errors[1]:.4f}, allowed above it {rules.max_calibration_loss:g}"
+        checks.append(Check("calibration", errors[0] <= errors[1] + rules.max_calibration_loss, text))
     if rules.max_latency_ratio is not None and latency and latency.champion_s:
         ratio = latency.candidate_s / latency.champion_s
-        told = f"{ratio:.2f} times the champion's seconds, allowed {rules.max_latency_ratio:g}"
-        checks.append(Check("latency beside the champion", ratio <= rules.max_latency_ratio, told))
+        text = f"{ratio:.2f} times the champion's seconds, allowed {rules.max_latency_ratio:g}"
+        checks.append(Check("latency beside the champion", ratio <= rules.max_latency_ratio, text))
     return (spread.value, spread.low, spread.high), checks
 
 
@@ -268,5 +268,5 @@ def _no_loss(what: str, differences: Any, allowed: float) -> Iterator[Check]:
         if one.value < -allowed and one.high < 0
     ]
     worst = min(differences, key=lambda name: differences[name].value)
-    told = "; ".join(lost) or f"worst {worst} {differences[worst].value:+.4f}"
-    yield Check(f"no {what} loses more than {allowed:g}", not lost, told)
+    text = "; ".join(lost) or f"worst {worst} {differences[worst].value:+.4f}"
+    yield Check(f"no {what} loses more than {allowed:g}", not lost, text)

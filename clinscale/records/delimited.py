@@ -55,9 +55,9 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
 
 def _misfit(row: Sequence[str], width: int, *, over_lines: bool) -> str:
     number, character = ("more", "the separator") if len(row) > width else ("fewer", "a line break")
-    mend = "set quoting: none if the marks are text" if over_lines else f"quote a field that holds {character}"
+    fix = "set quoting: none if the marks are text" if over_lines else f"quote a field that holds {character}"
     lines = ", and several lines by a quotation mark" if over_lines else ""
-    return f"has {number} fields than the header{lines}; {mend}"
+    return f"has {number} fields than the header{lines}; {fix}"
 
 
 def _read_header(
@@ -71,8 +71,8 @@ def _read_header(
 
     def lines() -> Iterator[str]:
         for line in text:
-            if not taken and (told := _SEPARATOR_LINE.fullmatch(line)):
-                separators.insert(0, table.separator or told[1])
+            if not taken and (declared := _SEPARATOR_LINE.fullmatch(line)):
+                separators.insert(0, table.separator or declared[1])
             elif taken or line.strip():
                 taken.append(line)
                 yield line

@@ -1,4 +1,4 @@
-"""One door to the rows of every format."""
+"""Reader of the rows of every format."""
 
 from collections.abc import Callable, Iterator, Sequence
 

@@ -46,7 +46,7 @@ class Record(NamedTuple):
         try:
             return cell(self.value(column), column)
         except CellError as error:
-            raise CellError(error.reason, error.mend, self.place) from None
+            raise CellError(error.reason, error.fix, self.place) from None
 
     def need(self, cell: Cell[T | None], column: str, what: str = "value") -> T:
         """The value in `column` as `read` returns it; CellError also when the cell has no `what`."""

@@ -1,4 +1,4 @@
-"""MLflow's application as our server runs it: behind a door for logins and for the pages of other servers.
+"""MLflow's application as our server runs it: behind a check of logins and of requests from other pages.
 
 `python -m clinscale.registry.application server ...` is `mlflow server ...` with this application.
 """
@@ -33,14 +33,14 @@ _ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
 
 
 def create_app() -> App:
-    """MLflow's application with logins, inside `Door`; its settings come from the environment, as MLflow's do."""
+    """MLflow with logins, behind that check; settings are read from the environment, as MLflow reads them."""
     from mlflow.server.auth import create_app as create_mlflow
 
     from clinscale.registry.admission import dummy_hash
 
     dummy_hash()
     origins = [origin for origin in os.environ.get(_ORIGINS, "").split(",") if origin]
-    return Door(create_mlflow(), origins, proof=os.environ.get(PROOF, ""))
+    return AuthMiddleware(create_mlflow(), origins, proof=os.environ.get(PROOF, ""))
 
 
 class Failures:
@@ -71,7 +71,7 @@ class Failures:
         self._known.pop(who, None)
 
 
-class Door:
+class AuthMiddleware:
     """Lets through the server's own pages and programs, and makes guessing passwords slow.
 
     A request of another page, which a browser marks with its `Origin`, is refused whatever it asks: MLflow lets every

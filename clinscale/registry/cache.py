@@ -67,7 +67,7 @@ def exclusive(path: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[No
         CapacityError: another process held it for `patience_s`; says which.
         ConfigError: it is a link or another user's.
     """
-    end_s, told = time.monotonic() + patience_s, False
+    end_s, reported = time.monotonic() + patience_s, False
     while True:
         with open_private(path, "a+", follow=False, encoding="utf-8") as file:
             try:
@@ -80,9 +80,9 @@ def exclusive(path: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[No
                         f"{path} has been held by {holder} for more than {patience_s:g} s; wait for it to end, "
                         "or end it"
                     ) from None
-                if not told:
+                if not reported:
                     log.warning(f"waiting at most {patience_s:g} s for {holder}, which holds {path}")
-                told = True
+                reported = True
             else:
                 if _is_still(path, file.fileno()):
                     file.truncate(0)

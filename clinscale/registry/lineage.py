@@ -143,8 +143,8 @@ def _run(what: str, run_id: str, run_of: RunOf, facts: Callable[[RunRecord], dic
         return Link(what, id=run_id, missing="this account may not read its experiment")
     if run is None:
         return Link(what, id=run_id, missing="deleted from this MLflow server")
-    told = {"recipe": run.tags.get(Tag.RECIPE, ""), **facts(run), "code": run.tags.get(Tag.CODE_VERSION, "")}
-    return Link(what, run.name, run.id, _known(told))
+    values = {"recipe": run.tags.get(Tag.RECIPE, ""), **facts(run), "code": run.tags.get(Tag.CODE_VERSION, "")}
+    return Link(what, run.name, run.id, _known(values))
 
 
 def _known(facts: dict[str, str]) -> dict[str, str]:

@@ -98,7 +98,7 @@ def pull(
         log.warning(f"{version.label} {NO_MANIFEST}")
     replaced = entry.digest if entry and update else None
     signed = _demand_signature(version, trust, entry if update else None)
-    with _told(out), _cache(home or out.parent, keep=bool(home)) as cache:
+    with _os_errors_explained(out), _cache(home or out.parent, keep=bool(home)) as cache:
         if digest:  # before anything is downloaded
             _refuse_taken(out, version.label, {digest, replaced})
         folder, digest = _obtain(tracking, version, digest, cache, on_progress)
@@ -136,7 +136,7 @@ def pull_offline(
     if trust:
         signed = Signed(entry.name, entry.version, entry.digest, entry.manifest, entry.signature, entry.signed_by)
         check_signature(signed, trusted=trust)
-    with _told(out), _cache(home) as cache:
+    with _os_errors_explained(out), _cache(home) as cache:
         folder = cache.find(entry.digest)
         if folder is None:
             raise RegistryError(
@@ -167,7 +167,7 @@ def fetch_model(
         return FetchedModel(model, model)
     entry = read_lock(lock).get(model) if lock else None
     version, digest = _choose(tracking, model, entry)
-    with _told(Path(home)), _cache(home) as cache:
+    with _os_errors_explained(Path(home)), _cache(home) as cache:
         folder, digest = _obtain(tracking, version, digest, cache)
     return FetchedModel(str(folder), version.label, digest, version.model_id)
 
@@ -303,7 +303,7 @@ def _cache(home: str | Path, *, keep: bool = True) -> Iterator[Cache]:
 
 
 @contextlib.contextmanager
-def _told(place: Path) -> Iterator[None]:
+def _os_errors_explained(place: Path) -> Iterator[None]:
     """Turn a full disk, a missing permission and their like into one sentence."""
     try:
         yield

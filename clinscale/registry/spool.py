@@ -128,7 +128,7 @@ class Spool:
 
     def _deliver_all(self) -> None:
         """Deliver entries until the spool is closed and empty."""
-        pause_s, next_beat_s, told = _FIRST_PAUSE_S, time.monotonic(), False
+        pause_s, next_beat_s, reported = _FIRST_PAUSE_S, time.monotonic(), False
         while True:
             with self._lock:
                 if not self._waiting and self._closed.is_set():
@@ -144,14 +144,14 @@ class Spool:
                     if batch:
                         self._deliver([entry for _, entry in batch])
             except RegistryError as error:
-                if not told:
+                if not reported:
                     log.warning("%s; training goes on, its metrics wait in %s", error, self._path)
-                    told = True
+                    reported = True
                 if self._closed.wait(pause_s):
                     time.sleep(_FIRST_PAUSE_S)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
-            pause_s, told = _FIRST_PAUSE_S, False
+            pause_s, reported = _FIRST_PAUSE_S, False
             with self._lock:
                 for _ in batch:
                     self._waiting.popleft()

@@ -187,10 +187,10 @@ def _refuse_twin(tracking: Tracking, name: str) -> None:
     """No new name that a reader, a disk or a database takes for one that is there."""
     action, like = f"read models like {name}", f"name ILIKE '{name}'"  # a plain name has no quote
     found = tracking.every(action, lambda at: tracking.client.search_registered_models(like, page_token=at))
-    twin = next((model.name for model in found if model.name.casefold() == name.casefold()), name)
-    if twin != name:
+    taken = next((model.name for model in found if model.name.casefold() == name.casefold()), name)
+    if taken != name:
         raise RegistryError(
-            f"model names {name} and {twin} differ by case alone, and {twin} is registered; choose another name"
+            f"model names {name} and {taken} differ by case alone, and {taken} is registered; choose another name"
         )
 
 

@@ -29,7 +29,7 @@ ATTEMPT = "CLINSCALE_ATTEMPT"
 
 _COORDINATOR_TIMEOUT_S = 5.0
 
-Tell = Callable[[str], None]
+SendEvent = Callable[[str], None]
 """Takes a sentence to the driver's `on_event`."""
 
 
@@ -40,19 +40,19 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
     close its runs and say how to resume needs the KeyboardInterrupt.
     """
 
-    def __init__(self, function: Any, *, tell: Tell, start_timeout_s: float, **options: Any) -> None:
+    def __init__(self, function: Any, *, send_event: SendEvent, start_timeout_s: float, **options: Any) -> None:
         super().__init__(function, **options)
-        self._tell, self._start_timeout_s = tell, start_timeout_s
+        self._send_event, self._start_timeout_s = send_event, start_timeout_s
 
     def _create_default_callbacks(self) -> list[Any]:
         """Ray's callbacks without the actor that hands out data sets of Ray Data, of which our workers get none."""
         return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, *, callbacks: list[Any], **options: Any) -> Any:
-        options["failure_policy"] = _FailurePolicy(self.run_config.failure_config, self._tell)
+        options["failure_policy"] = _FailurePolicy(self.run_config.failure_config, self._send_event)
         if self.scaling_config.elasticity_enabled:
             options["scaling_policy"] = _ElasticPolicy(self.scaling_config, self._start_timeout_s)
-        return super()._initialize_and_run_controller(callbacks=[*callbacks, _Groups(self._tell)], **options)
+        return super()._initialize_and_run_controller(callbacks=[*callbacks, _Groups(self._send_event)], **options)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller
@@ -69,15 +69,15 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
 class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
     """Ray's, except that an error of ours is an answer and not a fault: the group is not started again."""
 
-    def __init__(self, config: Any, tell: Tell) -> None:
+    def __init__(self, config: Any, send_event: SendEvent) -> None:
         super().__init__(config)
-        self._tell = tell
+        self._send_event = send_event
 
     def make_decision(self, training_failed_error: Any) -> Any:
         """Answer to Ray after each failure: to retry or to raise."""
         if _own_error(training_failed_error):
             return FailureDecision.RAISE
-        self._tell(f"the group ended: {_describe(training_failed_error)}")
+        self._send_event(f"the group ended: {_describe(training_failed_error)}")
         return super().make_decision(training_failed_error)
 
 
@@ -88,14 +88,16 @@ _own_nodes: list[str] = []
 class _Groups(WorkerGroupCallback, WorkerCallback):  # type: ignore[misc]
     """Numbers the groups: counts in the controller, and travels to each new worker with the count."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, send_event: SendEvent) -> None:
+        self._send_event = send_event
         self._attempt = -1
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         self._attempt += 1
         if self._attempt:
-            self._tell(f"starting again (attempt {self._attempt}, world size {worker_group_context.num_workers})")
+            self._send_event(
+                f"starting again (attempt {self._attempt}, world size {worker_group_context.num_workers})"
+            )
 
     def after_init_train_context(self) -> None:
         os.environ[ATTEMPT] = str(self._attempt)
@@ -205,8 +207,8 @@ def _own_error(error: Any) -> ClinscaleError | None:
 
 
 def _describe(error: Any) -> str:
-    told = (f"worker {rank}: {type(failure).__name__}" for rank, failure in sorted(_failures(error).items()))
-    return ", ".join(told) or type(_controller_failure(error) or error).__name__
+    described = (f"worker {rank}: {type(failure).__name__}" for rank, failure in sorted(_failures(error).items()))
+    return ", ".join(described) or type(_controller_failure(error) or error).__name__
 
 
 def _failures(error: Any) -> Mapping[int, BaseException]:

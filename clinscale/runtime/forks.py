@@ -25,7 +25,7 @@ from clinscale.runtime import session
 from clinscale.runtime.group import GroupConfig
 from clinscale.runtime.session import Cluster, cpu_model
 
-_LAST_WORDS_S = 2.0
+_REASONS_WAIT_S = 2.0
 """Seconds in which ranks may still say why they end, after the first of them failed."""
 
 
@@ -63,8 +63,8 @@ def fork_session(*modules: str, num_cpus: int) -> Iterator[Forks]:
 class Fork:
     """A process that runs a function, and the connection to it.
 
-    `function(connection, *arguments)` may send what it likes, except None, texts and errors of ours: these are last
-    words. It ends with this process, however this one ends.
+    `function(connection, *arguments)` may send anything except None, texts and our errors, which are final messages.
+    The process ends with this one, however this one ends.
     """
 
     def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -83,11 +83,11 @@ class Fork:
         assert self._process.pid is not None
         return self._process.pid
 
-    def hear(self) -> Any:
-        """The fork's next message: something sent, or its last word.
+    def receive(self) -> Any:
+        """The fork's next message: something that its function sent, or its final message.
 
-        The last word is None at the function's own end, an error of ours, or what else it failed with in words without
-        text of that error, which may quote data. EOFError when the process was killed.
+        The final message is None where the function has ended, one of our errors, or the kind of another error without
+        its text, which may quote data. EOFError when the process was killed.
         """
         return self.connection.recv()
 
@@ -99,19 +99,19 @@ class Fork:
 
 
 def _live(payload: bytes, connection: Any) -> None:
-    """A fork from its start to its last word."""
+    """The main function of a fork."""
     from ray import cloudpickle
 
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
-    said: Any = None
+    message: Any = None
     try:
         session.without_ray, function, arguments = cloudpickle.loads(payload)
         function(connection, *arguments)
     except ClinscaleError as error:
-        said = error
+        message = error
     except BaseException as error:  # noqa: BLE001  its text may quote data: only its kind travels
-        said = type(error).__name__
-    connection.send_bytes(cloudpickle.dumps(said))  # an error's class may be a test's or a notebook's
+        message = type(error).__name__
+    connection.send_bytes(cloudpickle.dumps(message))  # an error's class may be a test's or a notebook's
     connection.close()
     os._exit(0)  # gloo's threads may abort a process that takes itself apart
 
@@ -128,16 +128,16 @@ def call_fork(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call `function(*arguments)` in a fork and return its result; errors as `run_once`."""
     fork = Fork(_send_answer, function, arguments)
     try:
-        said = fork.hear()
+        message = fork.receive()
     except EOFError:
-        said = "a kill"
+        message = "a kill"
     finally:
         fork.end()
-    if isinstance(said, ClinscaleError):
-        raise said
-    if isinstance(said, str):
-        raise failed(what, said)
-    return said[0]
+    if isinstance(message, ClinscaleError):
+        raise message
+    if isinstance(message, str):
+        raise failed(what, message)
+    return message[0]
 
 
 def failed(what: str, kind: str) -> ClusterError:
@@ -185,13 +185,13 @@ def run_forks(
             f"{num_workers} workers of {group.cpus_per_worker:g} CPU each do not fit into this machine "
             f"({cluster.num_cpus} CPU); lower runtime.num_workers"
         )
-    heard: list[ClinscaleError] = []
+    errors: list[ClinscaleError] = []
 
-    def tell(metrics: dict[str, float]) -> None:
+    def log_metrics(metrics: dict[str, float]) -> None:
         try:
             on_log(metrics)
         except ClinscaleError as error:  # training goes on; the driver gets it at the end
-            heard.append(error)
+            errors.append(error)
 
     for attempt in itertools.count():
         make_folder(scratch)
@@ -201,7 +201,7 @@ def run_forks(
             for rank in range(num_workers)
         ]
         try:
-            failures = _group(call, config, seats, tell)
+            failures = _group(call, config, seats, log_metrics)
         finally:
             rendezvous.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # somebody else's files are in it
@@ -216,8 +216,8 @@ def run_forks(
         if on_event:
             on_event(f"the group ended: {described}")
             on_event(f"starting again (attempt {attempt + 1}, world size {num_workers})")
-    if heard:
-        raise heard[0]
+    if errors:
+        raise errors[0]
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,10 @@ class _Seat:
 
 
 def _group(
-    call: Callable[[Any, Any], None], config: Any, seats: Sequence[_Seat], tell: Callable[[dict[str, float]], None]
+    call: Callable[[Any, Any], None],
+    config: Any,
+    seats: Sequence[_Seat],
+    log_metrics: Callable[[dict[str, float]], None],
 ) -> dict[int, str]:
     """One start of the group: how ranks failed, in words without text of theirs; empty when all came to their end."""
     forks: list[Fork] = []
@@ -242,24 +245,24 @@ def _group(
             forks.append(Fork(_rank, seat, call, config))
         ranks: dict[Any, int] = {fork.connection: rank for rank, fork in enumerate(forks)}
         while ranks:
-            spoken = multiprocessing.connection.wait(list(ranks), timeout=_LAST_WORDS_S if failures else None)
-            if not spoken:  # the others wait for the one that failed
+            ready = multiprocessing.connection.wait(list(ranks), timeout=_REASONS_WAIT_S if failures else None)
+            if not ready:  # the others wait for the one that failed
                 break
-            for connection in spoken:
+            for connection in ready:
                 rank = ranks[connection]
                 try:
-                    said = forks[rank].hear()
+                    message = forks[rank].receive()
                 except EOFError:
                     failures.setdefault(ranks.pop(connection), "it was killed")
                     continue
-                if isinstance(said, ClinscaleError):
-                    raise said
-                if isinstance(said, dict):
-                    tell(said)
+                if isinstance(message, ClinscaleError):
+                    raise message
+                if isinstance(message, dict):
+                    log_metrics(message)
                     continue
                 del ranks[connection]
-                if isinstance(said, str):
-                    failures[rank] = said
+                if isinstance(message, str):
+                    failures[rank] = message
     finally:
         for fork in forks:
             fork.end()

@@ -126,7 +126,7 @@ class Cluster:
             )
         # Ray's own answer to whether all fit, each on one node; removed again because Ray Train makes its own
         group = placement_group([share] * processes)
-        end, told = time.monotonic() + timeout_s, ""
+        end, reported = time.monotonic() + timeout_s, ""
         try:
             while not group.wait(max(0.0, min(1.0, end - time.monotonic()))):
                 room = self._room(share)
@@ -135,9 +135,9 @@ class Cluster:
                         f"{needed} were not free within {timeout_s:g} s in {room}; lower runtime.num_workers, "
                         "wait for other jobs, add nodes, or raise runtime.start_timeout_s"
                     )
-                if on_wait and room != told:
+                if on_wait and room != reported:
                     on_wait(f"waiting for {needed}, {timeout_s:g} s at most, in {room}")
-                told = room
+                reported = room
         finally:
             remove_placement_group(group)
 
@@ -190,7 +190,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     own = contextlib.ExitStack()
     try:
         if address:
-            _knock(address)
+            _check_reachable(address)
             context = _init(address, {})
         else:
             replace_open_token()
@@ -272,7 +272,7 @@ def _of_job() -> dict[str, Any]:
     return dict(job.get("runtime_env") or {})
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """OSError when nobody listens at `HOST:PORT` or `ray://HOST:PORT`; Ray itself would go on trying for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():  # `auto` and the like are for Ray to find

@@ -78,7 +78,7 @@ class _Notice:
         import torch.distributed
         from ray.train.v2._internal.execution.context import get_train_context
 
-        self._heard = get_train_context().preemption_context
+        self._preemption = get_train_context().preemption_context
         self._answer = torch.zeros(1, dtype=torch.int32)
         self._group: Any = None
         if world_size > 1:  # CPU ranks talk, so that no GPU has to stop for it
@@ -93,7 +93,7 @@ class _Notice:
         if given := bool(self._answer):
             self._pending = None
             return given
-        self._answer.fill_(self._heard.preemption_info is not None)
+        self._answer.fill_(self._preemption.preemption_info is not None)
         if self._group:
             self._pending = distributed.all_reduce(
                 self._answer, distributed.ReduceOp.MAX, group=self._group, async_op=True
@@ -165,7 +165,7 @@ def run_workers(
         try:
             Trainer(
                 _Entry(function),
-                tell=driver.tell,
+                send_event=driver.send_event,
                 start_timeout_s=group.start_timeout_s,
                 train_loop_config={
                     "config": config,
@@ -280,7 +280,7 @@ class _Driver:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # on another node it would die with that node, and the rest of the run would not be seen
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        self.tell = _Tell(self.queue)
+        self.send_event = _SendEvent(self.queue)
         self._on_log, self._on_event = on_log, on_event
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._error: ClinscaleError | None = None
@@ -324,7 +324,7 @@ class _Driver:
         return item
 
 
-class _Tell:
+class _SendEvent:
     """Sends a sentence to the driver without waiting, from whichever process."""
 
     def __init__(self, queue: Any) -> None:

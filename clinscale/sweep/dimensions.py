@@ -63,7 +63,7 @@ class _Range(_Dimension):
         # in decimals, as Optuna counts: 0.1 taken three times is 0.3
         return step is None or (_decimal(value) - _decimal(low)) % _decimal(step) == 0
 
-    def told(self) -> str:
+    def description(self) -> str:
         """The values that `holds` accepts, in words."""
         low, high, step = self.low, self.high, self.step  # type: ignore[attr-defined]
         kind = "a whole number" if self.numbers == (int,) else "a number"  # type: ignore[attr-defined]
@@ -201,7 +201,7 @@ class CategoricalDimension(_Dimension):
         """Whether it is one of the choices; true is not 1."""
         return any(value == choice and (type(value) is bool) is (type(choice) is bool) for choice in self.choices)
 
-    def told(self) -> str:
+    def description(self) -> str:
         """The choices, in words."""
         return f"one of {', '.join(map(repr, self.choices))}"
 

@@ -48,19 +48,19 @@ def run(
 def _goes_on(controller: SweepController, segment_id: str, fork: Fork) -> bool:
     """Pass a fork's message to the controller, and return whether the fork will send more."""
     try:
-        said = fork.hear()
+        message = fork.receive()
     except EOFError:
         controller.died(segment_id, "lost", "its process was killed")
         return False
-    if isinstance(said, dict):
-        on = controller.report(segment_id, said)
+    if isinstance(message, dict):
+        on = controller.report(segment_id, message)
         if on:
             fork.connection.send(True)
         return on
-    if said is None:
+    if message is None:
         controller.ended(segment_id)
     else:
-        controller.died(segment_id, "error", str(said))
+        controller.died(segment_id, "error", str(message))
     return False
 
 

@@ -203,7 +203,7 @@ class SearchSpace(Config):
         if odd or not values:
             raise ConfigError(
                 f"search space: {key} would never be searched where {other} is "
-                f"{reprlib.repr(odd[0]) if odd else 'one of no values'}; {other} is {above.told()}"
+                f"{reprlib.repr(odd[0]) if odd else 'one of no values'}; {other} is {above.description()}"
             )
 
     def _check_within(self, point: Mapping[str, Any]) -> None:
@@ -212,7 +212,7 @@ class SearchSpace(Config):
             if not dimension.holds(value):
                 raise ConfigError(
                     f"search space: a first trial has {key}={reprlib.repr(value)}, which the space does not hold: "
-                    f"{key} is {dimension.told()}; widen {key} or change the first trial"
+                    f"{key} is {dimension.description()}; widen {key} or change the first trial"
                 )
 
 

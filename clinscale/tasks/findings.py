@@ -35,14 +35,14 @@ class Findings:
         if number:
             self.found[what] += number
 
-    def reject(self, reason: str, place: str, mend: str) -> None:
+    def reject(self, reason: str, place: str, fix: str) -> None:
         """Leave out something broken; `place` is file and position.
 
         Raises:
             DataError: the task does not skip what is broken.
         """
         if self.on_error == "raise":
-            raise DataError(f"{place}: {reason}; {mend}, or set on_error: skip to leave it out")
+            raise DataError(f"{place}: {reason}; {fix}, or set on_error: skip to leave it out")
         self.rejected[reason] += 1
         self.places[reason].append(place)
 

@@ -66,8 +66,8 @@ def keep_groups_apart(
         for example in sides[split]:
             if other := later.get(example.group):
                 place = f"{split} example {example.name}"
-                mend = f"keep its patient, who is in {other}, in one split"
-                findings.reject("patient or group is in two splits", place, mend)
+                fix = f"keep its patient, who is in {other}, in one split"
+                findings.reject("patient or group is in two splits", place, fix)
             else:
                 kept.append(example)
         later |= {example.group: split for example in kept if example.group is not None}

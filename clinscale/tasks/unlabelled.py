@@ -116,7 +116,7 @@ class _Fault(Exception):
 class _Refusals(Findings):
     """Findings for readers to log to: what they would reject is a fault of the document."""
 
-    def reject(self, reason: str, place: str, mend: str) -> None:
+    def reject(self, reason: str, place: str, fix: str) -> None:
         raise _Fault(reason)
 
 

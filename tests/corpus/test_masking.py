@@ -308,8 +308,8 @@ def test_whole_words_are_asked_together_and_as_many_tokens_as_ever(byte_level):
     assert asked.mean() == pytest.approx(0.15, abs=5 * deviation**0.5)
     assert (seen[asked] == special.mask).mean() == pytest.approx(0.8, abs=0.015)
     # what a piece becomes is decided for it alone
-    fates = [seen[word] == special.mask for word in words if asked[word[0]] and len(word) > 1]
-    assert any(a != b for fate in fates for a, b in pairwise(fate))
+    outcomes = [seen[word] == special.mask for word in words if asked[word[0]] and len(word) > 1]
+    assert any(a != b for outcome in outcomes for a, b in pairwise(outcome))
     again = mask_row(row, np.random.default_rng(0), WHOLE_WORDS, special, starts)
     assert (again[0] == seen).all()
     assert (again[1] == labels).all()

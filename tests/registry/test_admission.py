@@ -10,7 +10,7 @@ import pytest
 
 from clinscale.registry import ServerConfig, ServerFolder
 from clinscale.registry.admission import roles_of
-from clinscale.registry.application import Door, Failures, create_app
+from clinscale.registry.application import AuthMiddleware, Failures, create_app
 from clinscale.registry.ownership import ACCOUNT_TAG
 from clinscale.registry.rights import _GRANTS
 from clinscale.registry.server import ADMIN, Server
@@ -445,8 +445,8 @@ def test_a_known_and_an_unknown_user_cost_the_same_check(app, monkeypatch):
 
     monkeypatch.setattr(security, "check_password_hash", counted)
     monkeypatch.setattr(sqlalchemy_store, "check_password_hash", counted)
-    door = Door(app._app, [OWN], sleep=no_wait)
-    told = [ask(door, "GET", "/version", user=user, password="wrong-password") for user in ("tom", "nobody")]
+    middleware = AuthMiddleware(app._app, [OWN], sleep=no_wait)
+    told = [ask(middleware, "GET", "/version", user=user, password="wrong-password") for user in ("tom", "nobody")]
     assert [answer.status for answer in told] == [401, 401]
     assert told[0].body == told[1].body
     assert len(hashes) == 2
@@ -458,46 +458,46 @@ async def no_wait(delay_s):
 
 
 @pytest.fixture
-def door(app):
-    """The application behind a door with a clock of its own: `door.waits` are the seconds it made answers wait."""
+def middleware(app):
+    """The application with a clock of its own: `middleware.waits` are the seconds it made answers wait."""
     now, waits = [0.0], []
 
     async def sleep(delay_s):
         waits.append(delay_s)
 
-    door = Door(app._app, [OWN], failures=Failures(lambda: now[0]), sleep=sleep)
-    door.waits, door.now = waits, now
-    return door
+    middleware = AuthMiddleware(app._app, [OWN], failures=Failures(lambda: now[0]), sleep=sleep)
+    middleware.waits, middleware.now = waits, now
+    return middleware
 
 
-def guess(door, user="tom", password="wrong-password", path="/version"):
-    return ask(door, "GET", path, user=user, password=password).status
+def guess(middleware, user="tom", password="wrong-password", path="/version"):
+    return ask(middleware, "GET", path, user=user, password=password).status
 
 
-def test_each_wrong_password_waits_longer_and_more_tries_meanwhile_are_turned_away(door):
+def test_each_wrong_password_waits_longer_and_more_tries_meanwhile_are_turned_away(middleware):
     for _ in range(8):
-        assert guess(door) == 401
-        assert guess(door) == 429
-        door.now[0] += door.waits[-1]
-    assert door.waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
-    assert guess(door, "nobody") == 401, "another account, known or not, has its own count"
-    assert door.waits[-1] == 0.5
+        assert guess(middleware) == 401
+        assert guess(middleware) == 429
+        middleware.now[0] += middleware.waits[-1]
+    assert middleware.waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert guess(middleware, "nobody") == 401, "another account, known or not, has its own count"
+    assert middleware.waits[-1] == 0.5
 
 
-def test_a_right_password_ends_the_waiting_and_one_proven_before_is_not_kept_out(door):
-    assert guess(door) == 401
-    assert guess(door, password=PASSWORD) == 429
-    door.now[0] += 1
-    assert guess(door, password=PASSWORD) == 200
-    assert guess(door) == 401
-    assert door.waits == [0.5, 0.5]
-    assert guess(door, password=PASSWORD) == 200, "work goes on while somebody guesses"
+def test_a_right_password_ends_the_waiting_and_one_proven_before_is_not_kept_out(middleware):
+    assert guess(middleware) == 401
+    assert guess(middleware, password=PASSWORD) == 429
+    middleware.now[0] += 1
+    assert guess(middleware, password=PASSWORD) == 200
+    assert guess(middleware) == 401
+    assert middleware.waits == [0.5, 0.5]
+    assert guess(middleware, password=PASSWORD) == 200, "work goes on while somebody guesses"
 
 
 @pytest.mark.parametrize("path", ["/health", "/api/3.0/mlflow/server-info", "/static-files/x"])
-def test_what_needs_no_login_does_not_end_the_waiting(door, path):
+def test_what_needs_no_login_does_not_end_the_waiting(middleware, path):
     for count in range(3):
-        assert guess(door) == 401
-        door.now[0] += door.waits[count]
-        guess(door, path=path)
-    assert door.waits == [0.5, 1, 2]
+        assert guess(middleware) == 401
+        middleware.now[0] += middleware.waits[count]
+        guess(middleware, path=path)
+    assert middleware.waits == [0.5, 1, 2]

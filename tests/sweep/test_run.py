@@ -363,9 +363,9 @@ def drive_to_the_end(settings, home, *, kills, rng):
                 kills.pop(0)
                 continue
             assert not kills, "the sweep ended before all kills; give it more epochs"
-            said = driver.hear()
-            assert isinstance(said, tuple), said
-            return said[0]
+            message = driver.receive()
+            assert isinstance(message, tuple), message
+            return message[0]
         finally:
             driver.end()
 

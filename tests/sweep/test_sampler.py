@@ -83,7 +83,7 @@ def test_warm_points_come_first_and_none_twice():
     assert [trial.params for trial in trials[:2]] == list(warm)
 
 
-def told(**changes):
+def frozen(**changes):
     epochs = (Epoch(1, 0.4, 1.0), Epoch(2, 0.5, 1.0))
     trial = Trial(0, 0, SPACE.first_trials[0], "first", 0, epochs=epochs, state="complete")
     [found] = study_of([replace(trial, **changes)], SPACE).trials
@@ -91,13 +91,13 @@ def told(**changes):
 
 
 def test_optuna_is_told_the_truth():
-    assert (told().state, told().value) == (TrialState.COMPLETE, 0.5)
-    paused = told(state="paused")
+    assert (frozen().state, frozen().value) == (TrialState.COMPLETE, 0.5)
+    paused = frozen(state="paused")
     assert (paused.state, paused.intermediate_values) == (TrialState.PRUNED, {1: 0.4, 2: 0.5})
-    assert told(state="running").state == TrialState.RUNNING
-    failed = told(state="failed", reason="error")
+    assert frozen(state="running").state == TrialState.RUNNING
+    failed = frozen(state="failed", reason="error")
     assert (failed.state, failed.user_attrs["reason"]) == (TrialState.FAIL, "error")
-    large = told(state="failed", reason="out_of_memory", epochs=())
+    large = frozen(state="failed", reason="out_of_memory", epochs=())
     assert large.constraints == {"out_of_memory": 1.0}
     assert large.state == TrialState.PRUNED  # so that samplers look at it at all
 

@@ -202,9 +202,9 @@ def _grid_points(space: SearchSpace, seed: int) -> Iterator[dict[str, Any]]:
 def methods_of(table: Table, task: str, seed: int) -> dict[str, Callable[[], Method]]:
     """Constructors of every search, by name, for one task and one seed."""
     space = table.space
-    siblings = [Task(table, other).best(_WARM_POINTS) for other in table.curves if other != task]
-    # the best of each sibling, then the second of each, as `recipe.warm_start` takes them
-    warm = tuple(table.params[index] for places in zip(*siblings, strict=True) for index in places)[:_WARM_POINTS]
+    others = [Task(table, other).best(_WARM_POINTS) for other in table.curves if other != task]
+    # the best of each other task, then the second of each, as `recipe.warm_start` takes them
+    warm = tuple(table.params[index] for places in zip(*others, strict=True) for index in places)[:_WARM_POINTS]
     return {
         "ours": lambda: Ours(space, seed, trials=len(table.params)),
         "warm": lambda: Ours(space, seed, trials=len(table.params), warm=warm),

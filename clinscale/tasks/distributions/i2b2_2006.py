@@ -78,11 +78,11 @@ def _record(xml: bytes, file: str, line: int, findings: Findings) -> Example | N
         findings.reject("not valid UTF-8", f"{file} line {line}", "convert it: iconv -f LATIN1 -t UTF-8")
         return None
     try:
-        element, mended = _parse(xml)
+        element, repaired = _parse(xml)
     except ElementTree.ParseError as error:
         findings.reject("malformed XML", f"{file} line {line + error.position[0] - 1}", "correct the record")
         return None
-    if mended:
+    if repaired:
         findings.repair("date closed by an opening tag", f"{file}, record at line {line}")
     name, text = element.get("ID"), element.find("TEXT")
     if name is None or text is None:
@@ -96,10 +96,10 @@ def _parse(xml: bytes) -> tuple[ElementTree.Element, bool]:
     try:
         return ElementTree.fromstring(xml), False
     except ElementTree.ParseError:
-        mended, unclosed = _UNCLOSED.subn(rb"\1</PHI>", xml, count=1)
+        repaired, unclosed = _UNCLOSED.subn(rb"\1</PHI>", xml, count=1)
         if not unclosed:
             raise
-        return ElementTree.fromstring(mended), True
+        return ElementTree.fromstring(repaired), True
 
 
 def _example(name: str, element: ElementTree.Element, place: str, findings: Findings) -> Example | None:

@@ -540,8 +540,8 @@ class RelationsKind(Kind):
 class _Strict(Findings):
     """Findings on documents to answer, of which each mistake is a refusal."""
 
-    def reject(self, reason: str, place: str, mend: str) -> None:
-        raise CellError(reason, mend)
+    def reject(self, reason: str, place: str, fix: str) -> None:
+        raise CellError(reason, fix)
 
 
 def gold_of(

@@ -108,8 +108,8 @@ def _read_tags(
     """The tags of a sentence; none when it is rejected."""
     bad = line_without_token(tokens)
     if bad is not None:
-        mend = "part token and tag by a tab where tokens hold blanks"
-        findings.reject("line without token and tag, or of other columns", f"{file} line {first_line + bad}", mend)
+        fix = "part token and tag by a tab where tokens hold blanks"
+        findings.reject("line without token and tag, or of other columns", f"{file} line {first_line + bad}", fix)
         return []
     read = [_OUTSIDE] * len(tags) if tags.count("O") == len(tags) else [read_tag(tag.strip()) for tag in tags]
     if None not in read:

@@ -49,7 +49,7 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
                 findings.find("documents", kind.example_is_document)
                 example = _example(kind, record, findings)
             except CellError as error:
-                findings.reject(error.reason, record.place, error.mend)
+                findings.reject(error.reason, record.place, error.fix)
                 continue
             if example:
                 examples.append(example)

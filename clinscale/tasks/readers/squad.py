@@ -54,7 +54,7 @@ def _is_complete(
     try:
         impossible = as_truth(fields.get("is_impossible"), "is_impossible")
     except CellError as error:
-        findings.reject(error.reason, place, error.mend)
+        findings.reject(error.reason, place, error.fix)
         return False
     if impossible and fields.get("answers"):
         findings.reject("question with answers that is marked impossible", place, "remove the one or the other")

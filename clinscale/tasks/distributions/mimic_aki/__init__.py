@@ -1,4 +1,4 @@
-"""MIMIC-AKI: acute kidney injury on days 2 and 3 in the ICU, foretold by the notes of day 1.
+"""MIMIC-AKI: acute kidney injury on days 2 and 3 in the ICU, predicted from the notes of day 1.
 
     ICUSTAYS ──exclusions──▶ cohort ──KDIGO by LABEVENTS (OUTPUTEVENTS)──▶ aki, no_aki
                                 └──────────NOTEEVENTS of the first day──▶ text

@@ -85,8 +85,8 @@ class Tables:
             raise DataError(f"{uri} has at least {MAX_FAULTS:,} faults in its rows; give {name} of {RELEASE}")
         for line, fault in dict(faults).items():  # both scans report the same line
             reason = _FAULTS.get(fault, "row is malformed")
-            mend = "convert it: iconv -f LATIN1 -t UTF-8" if fault == "INVALID ENCODING" else "correct the row"
-            self.findings.reject(reason, f"{uri} row {line - 1}", mend)
+            fix = "convert it: iconv -f LATIN1 -t UTF-8" if fault == "INVALID ENCODING" else "correct the row"
+            self.findings.reject(reason, f"{uri} row {line - 1}", fix)
 
 
 @contextlib.contextmanager
