@@ -33,7 +33,7 @@ _ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
 
 
 def create_app() -> App:
-    """MLflow with logins, behind that check; settings are read from the environment, as MLflow reads them."""
+    """MLflow's application with logins, inside `AuthMiddleware`; settings come from the environment, as MLflow's do."""
     from mlflow.server.auth import create_app as create_mlflow
 
     from clinscale.registry.admission import dummy_hash
