@@ -94,7 +94,7 @@ def read_inputs(config: SweepConfig, *, tracking: registry.Tracking, home: str |
         ConfigError: unknown task, or a space is wrong. RegistryError: a model is not in the registry.
         DataError: data are missing, or a folder is no HF model, in every study.
     """
-    studies, failures = [], {}
+    studies, failures = list[Study](), {}
     for study in config.recipe.studies:
         try:
             studies.append(_read_study(len(studies), study, config, tracking, home))
