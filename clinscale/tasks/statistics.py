@@ -175,13 +175,14 @@ def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, see
 
     _check_comparable(ours, theirs)
     kind, members = kind_of(ours.task), _members(ours.documents)
+    our_rows, their_rows = kind.exchangeable(ours.rows), kind.exchangeable(theirs.rows)
 
     def difference(swapped: np.ndarray) -> float:
         """The difference when the two models' outcomes are exchanged on the documents that are `swapped`."""
         where = np.zeros((len(ours.rows), 1), dtype=bool)
         for number in np.flatnonzero(swapped):
             where[members[number]] = True
-        sides = np.where(where, theirs.rows, ours.rows), np.where(where, ours.rows, theirs.rows)
+        sides = np.where(where, their_rows, our_rows), np.where(where, our_rows, their_rows)
         first, second = (kind.scores_of(rows, (kind.metric,)).get(kind.metric, np.nan) for rows in sides)
         return float(first - second)
 

@@ -86,6 +86,27 @@ def test_models_judged_on_other_examples_are_not_compared(task_of):
         compare(judged(task_of, [True, False]), judged(task_of, [True, False, True]))
 
 
+def test_a_ranking_is_compared_by_ranks_and_not_by_the_scale_of_the_probabilities(task_of):
+    kind, draw = kind_of(task_of("sequence", metric="roc_auc")), np.random.default_rng(0)
+    sick = draw.random(80) < 0.2
+    examples = [
+        Example(str(number), f"text {number}", labels=("ab"[int(one)],)) for number, one in enumerate(sick)
+    ]
+
+    def ranked(scores):
+        predictions = [{"scores": {"a": 1 - score, "b": score}} for score in scores]
+        return Outcomes.of(kind, examples, predictions, LABELS, lambda _: 1)
+
+    score = draw.normal(size=80) + 1.5 * sick
+    timid, bold = (ranked(1 / (1 + np.exp(-(at + score * scale)))) for at, scale in ((-3, 0.05), (2, 1.0)))
+    constant = ranked(np.full(80, 0.2))
+    assert compare(timid, bold).p_value == 1
+    for model in (timid, bold):
+        found = compare(model, constant)
+        assert found.p_value < 0.01
+        assert found.difference.value == pytest.approx(model.value() - 0.5)
+
+
 def test_bands_hold_the_documents_of_their_lengths(task_of):
     texts = ["a " * tokens for tokens in (10, 512, 513, 1024, 3000, 5000)]
     bands = by_length(judged(task_of, [True, True, False, True, False, True], texts=texts))

@@ -238,6 +238,10 @@ class Kind(KindRules, ABC):
     def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
         """The metrics (of those named) that are defined on these rows of `outcomes`."""
 
+    def exchangeable(self, outcomes: np.ndarray) -> np.ndarray:
+        """These rows in a unit that all models share and that scores the same; a paired test exchanges them."""
+        return outcomes
+
     def label_scores(self, outcomes: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
         """F1 of each label that these rows of `outcomes` have in their gold; nothing for answers."""
         return {}

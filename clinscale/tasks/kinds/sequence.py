@@ -235,6 +235,19 @@ class SequenceKind(Kind):
         values = {name: measures[name](truth, probabilities) for name in metrics or self.metrics}
         return {name: value for name, value in values.items() if value is not None}
 
+    def exchangeable(self, outcomes: np.ndarray) -> np.ndarray:
+        """Under a metric of the order alone, ranks in place of probabilities (Venkatraman and Begg 1996).
+
+        Probabilities of two models have two scales: their mixture has an order of its own, which hides an advantage.
+        """
+        if self.metric not in self._ranking_metrics:
+            return outcomes
+        from scipy.stats import rankdata
+
+        _, probabilities = self._truth_and_probabilities(outcomes)
+        gold = outcomes.shape[1] - probabilities.shape[1]
+        return np.hstack([outcomes[:, :gold], rankdata(probabilities, axis=0) / max(1, len(outcomes))])
+
     def label_scores(self, outcomes: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
         """Each label against the rest."""
         truth, probabilities = self._truth_and_probabilities(outcomes)
