@@ -155,7 +155,7 @@ def test_the_specificity_is_part_of_the_metrics_name(task_of):
     assert metric_of(strict) == "sensitivity_at_0.95"
     assert strict.plain()["sensitivity_at"] == 0.95
     assert "sensitivity_at" not in task_of("sequence").plain()  # as recipes recorded before it was there
-    with pytest.raises(ConfigError, match=r"metric must be one of .*sensitivity_at_0.9, got sensitivity_at_0.95"):
+    with pytest.raises(ConfigError, match=r"got 'sensitivity_at_0.95'; did you mean sensitivity_at_0.9\?"):
         kind_of(task_of("sequence", metric="sensitivity_at_0.95"))
     with pytest.raises(ConfigError, match="sensitivity_at must be a specificity between 0 and 1, got 90"):
         task_of("sequence", sensitivity_at=90)

@@ -236,7 +236,7 @@ class SequenceKind(Kind):
         return {name: value for name, value in values.items() if value is not None}
 
     def exchangeable(self, outcomes: np.ndarray) -> np.ndarray:
-        """Under a metric of the order alone, ranks in place of probabilities (Venkatraman and Begg 1996).
+        """Ranks in place of probabilities under a metric of the order alone (Venkatraman and Begg 1996).
 
         Probabilities of two models have two scales: their mixture has an order of its own, which hides an advantage.
         """
