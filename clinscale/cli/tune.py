@@ -305,9 +305,9 @@ def remarks(results: "Sequence[StudyResult]") -> list[str]:
 
 def thresholds(results: "Sequence[StudyResult]") -> list[str]:
     """Lines below a table of winners on what their thresholds did on the test split; of rare labels alone."""
-    from clinscale.tasks import told_threshold
+    from clinscale.tasks import threshold_sentence
 
-    return [f"{one.version.label}: {told}" for one in results if (told := told_threshold(one.test))]
+    return [f"{one.version.label}: {text}" for one in results if (text := threshold_sentence(one.test))]
 
 
 def finalist_rows(result: Any) -> list[dict[str, Any]]:

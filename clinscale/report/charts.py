@@ -114,7 +114,7 @@ def search_chart(sweep: Sweep) -> str:
         _whole_numbers(place)
         place.legend(loc="lower left", bbox_to_anchor=(0.62, 1.0), ncols=3, borderaxespad=0.2, handletextpad=0.4)
         winner = sweep.winner
-        scale = (
+        winner_sentence = (
             f" The winner is trial {winner.number} with {winner.value:.3f}."
             if winner and winner.value is not None
             else ""
@@ -122,7 +122,7 @@ def search_chart(sweep: Sweep) -> str:
         return _svg(
             figure,
             f"{sweep.metric} of {len(scored)} trials of sweep {sweep.name} on the development split, "
-            f"from {min(values):.3f} to {max(values):.3f}.{scale}",
+            f"from {min(values):.3f} to {max(values):.3f}.{winner_sentence}",
         )
 
 

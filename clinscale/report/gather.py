@@ -10,7 +10,7 @@ from clinscale.registry import Link, ModelVersion, RunRecord, Tag, Tracking
 from clinscale.report.league import League, leagues
 from clinscale.report.lengths import LengthAnswer, length_answers
 from clinscale.report.recorded import recorded_number
-from clinscale.tasks import told_threshold
+from clinscale.tasks import threshold_sentence
 
 Curve = list[tuple[int, float]]
 """`(step, value)` by step."""
@@ -267,7 +267,7 @@ def _winner(version: ModelVersion, run: RunRecord | None, links: Sequence[Link])
         trivial=recorded_number(tags.get(Tag.TRIVIAL)),
         linear=recorded_number(tags.get(Tag.LINEAR)),
         remark=tags.get(Tag.REMARK),
-        threshold=told_threshold(tested),
+        threshold=threshold_sentence(tested),
         trials=tags.get(Tag.TRIALS),
         lineage=_steps(links, tags.get(Tag.TRIALS)),
     )

@@ -19,7 +19,7 @@ from clinscale.tasks.kinds import (
     kind_of,
     metric_of,
     scores_equal,
-    told_threshold,
+    threshold_sentence,
 )
 from clinscale.tasks.read import lines_of, read_examples, read_task
 from clinscale.tasks.statistics import (
@@ -96,6 +96,6 @@ __all__ = [
     "read_unlabelled",
     "scores_equal",
     "survey",
-    "told_threshold",
+    "threshold_sentence",
     "trivial",
 ]

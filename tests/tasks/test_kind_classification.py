@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score, roc_curve
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.tasks import Example, Outcomes, kind_of, metric_of, told_threshold
+from clinscale.tasks import Example, Outcomes, kind_of, metric_of, threshold_sentence
 from clinscale.tasks.kinds.classification import roc_area, sensitivity_at, threshold_at
 
 LABELS = ("a", "b", "c")
@@ -213,7 +213,7 @@ def test_the_threshold_of_a_rare_label_is_chosen_on_dev_and_answers_by_it(task_o
     assert "threshold" not in strict.score(dev, found, ("a", "b"))  # of any other split
     budget = kind_of(task_of("sequence", metric="roc_auc", alerts_per_1000=200))
     assert budget.dev_scores(dev, found, ("a", "b"))["threshold"] == pytest.approx(0.275)
-    assert told_threshold(scores) == (
+    assert threshold_sentence(scores) == (
         "threshold 0.225, fixed before the test: sensitivity 1.000, specificity 0.750, 400 alerts per 1,000 notes"
     )
 

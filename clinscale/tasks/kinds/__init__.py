@@ -2,7 +2,7 @@
 
 from clinscale.config import nearest
 from clinscale.errors import ConfigError
-from clinscale.tasks.kinds.classification import told_threshold
+from clinscale.tasks.kinds.classification import threshold_sentence
 from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, column
 from clinscale.tasks.kinds.pair import PairKind
 from clinscale.tasks.kinds.relations import RelationsKind
@@ -21,7 +21,7 @@ __all__ = [
     "kind_of",
     "metric_of",
     "scores_equal",
-    "told_threshold",
+    "threshold_sentence",
 ]
 
 _KINDS: dict[str, type[Kind]] = {

@@ -135,7 +135,7 @@ def _bound(share: float, limited: np.ndarray) -> float:
     return float(falling[alarms]) if alarms < len(falling) else -np.inf
 
 
-def told_threshold(scores: Mapping[str, float]) -> str:
+def threshold_sentence(scores: Mapping[str, float]) -> str:
     """The sentence on what a threshold that was fixed before these scores does; empty where there was none."""
     if "threshold" not in scores:
         return ""
