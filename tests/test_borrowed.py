@@ -26,6 +26,8 @@ BORROWED = {
     "deepspeed.utils.zero_to_fp32:get_fp32_state_dict_from_zero_checkpoint": "consolidated weights",
     "deepspeed.runtime.zero.partition_parameters:GatheredParameters": "optimizer state of ZeRO 3",
     "deepspeed.runtime.checkpoint_engine.checkpoint_engine:CheckpointEngine": "ours writes while training goes on",
+    "deepspeed.runtime.compiler:compile": "its Muon is imported uncompiled",
+    "deepspeed.runtime.zero.muon.original_muon:zeropower_via_newtonschulz5": "what it would compile",
     # models: the exact attention is swapped into these classes
     "transformers.models.longformer.modeling_longformer:LongformerEncoder.forward": "replaced",
     "transformers.models.longformer.modeling_longformer:LongformerSelfAttention.forward": "replaced",

@@ -131,8 +131,21 @@ def import_deepspeed() -> ModuleType:
         # else each first start compiles a C++ all-reduce that training never calls; it needs a compiler and minutes,
         # and one that is killed in between leaves a lock in the user's cache on which all later starts wait
         deepspeed.ops.__compatible_ops__ = {}
+    if "deepspeed.runtime.zero.muon.original_muon" not in sys.modules:
+        _import_muon_uncompiled()
     module: ModuleType = deepspeed
     return module
+
+
+def _import_muon_uncompiled() -> None:
+    """DeepSpeed's Muon, which every ZeRO imports and nobody here uses: compiled, it loads torch's compiler: 2.5 s."""
+    from deepspeed.runtime import compiler
+
+    compile_, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compile_
 
 
 @contextlib.contextmanager

@@ -124,11 +124,8 @@ def fork(plan, rank):
 
 
 if __name__ == "__main__":
-    import transformers  # noqa: F401
+    import clinscale.engine.preload  # noqa: F401
 
-    from clinscale.engine.zero import import_deepspeed
-
-    import_deepspeed()
     for asked in json.loads(Path(sys.argv[1]).read_text()):
         ranks = {fork(asked, rank) for rank in range(asked["world_size"])}
         while ranks:
