@@ -5,8 +5,12 @@ Each line says what is borrowed and why. Signatures count where we override or c
 
 import importlib
 import inspect
+from pathlib import Path
 
+import mlflow
 import pytest
+
+from clinscale.registry.application import FIRST_CHOICES
 
 BORROWED = {
     # runtime: what Ray Train decides about lost workers and elastic groups cannot be set from outside
@@ -46,6 +50,15 @@ BORROWED = {
     # cli
     "typer.core:TyperGroup.parse_args": "overridden: `pretrain` without a verb runs",
 }
+
+
+def test_mlflows_pages_keep_the_choices_that_our_start_page_sets():
+    """Their names in the browser's storage, and how the version is appended."""
+    scripts = Path(mlflow.__file__).parent.glob("server/js/build/static/js/*.js")
+    pages = "".join(script.read_text(errors="replace") for script in scripts)
+    for key in FIRST_CHOICES:
+        assert f'key:"{key}",version:1' in pages, key
+    assert "=(e,t)=>`${e}_v${t}`" in pages
 
 
 @pytest.mark.parametrize("place", BORROWED)

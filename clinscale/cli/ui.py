@@ -40,7 +40,7 @@ def _print_ready(server: "Server", *, as_json: bool) -> None:
     if account is None:
         return
     lines = [
-        f"open       {account.url}/#/experiments",
+        f"open       {server.start_page}",
         f"user name  {account.user}",
         f"password   {account.password}",
         "Ctrl-C ends it",

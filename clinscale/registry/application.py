@@ -7,6 +7,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import json
 import os
 import secrets
 import signal
@@ -17,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from clinscale.registry.server import PROOF, PROOF_HEADER
+from clinscale.registry.server import PROOF, PROOF_HEADER, START_PAGE
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -30,6 +31,14 @@ _FORGET_S = 900.0
 _MOST_REMEMBERED = 10_000
 _APPLICATION = "clinscale.registry.application:create_app"
 _ORIGINS = "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
+
+FIRST_CHOICES = {"mlflow.workflowType": "machine_learning", "mlflow.assistant.fab.autoOpenedOnFirstLoad": True}
+"""MLflow's settings in a browser's local storage.
+
+By default its pages show what agents and their traces need in the place of runs and models, beside an assistant that
+our server refuses.
+"""
+_FIRST_CHOICES_VERSION = 1
 
 
 def create_app() -> App:
@@ -109,6 +118,9 @@ class AuthMiddleware:
         if scope["path"] == "/health" and self._proof:
             await _answer(send, 200, "OK", (PROOF_HEADER.encode(), self._proof))
             return
+        if scope["path"] == START_PAGE:
+            await _answer(send, 200, _start_page(), kind=b"text/html")
+            return
         login = headers.get(b"authorization")
         if login is None:
             await self._app(scope, receive, send)
@@ -152,10 +164,22 @@ def _is_public(path: str) -> bool:
     return bool(is_unprotected_route(path))
 
 
-async def _answer(send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain"), *headers]}
+def _start_page() -> str:
+    choices = json.dumps(
+        {f"{key}_v{_FIRST_CHOICES_VERSION}": json.dumps(value) for key, value in FIRST_CHOICES.items()}
     )
+    return (
+        "<!doctype html><title>MLflow</title><script>"
+        f"for (const [key, value] of Object.entries({choices}))"
+        " if (localStorage.getItem(key) === null) localStorage.setItem(key, value);"
+        'location.replace("./#/experiments")</script>'
+    )
+
+
+async def _answer(
+    send: Send, status: int, text: str, *headers: tuple[bytes, bytes], kind: bytes = b"text/plain"
+) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind), *headers]})
     await send({"type": "http.response.body", "body": text.encode()})
 
 

@@ -41,6 +41,8 @@ MIN_PASSWORD_CHARACTERS = 12
 """MLflow's own rule."""
 PROOF, PROOF_HEADER = "CLINSCALE_SERVER_PROOF", "x-clinscale-proof"
 """The variable and the header of `/health` by which the starter of the server knows that its own one answers."""
+START_PAGE = "/start"
+"""Path of a page that opens MLflow's at runs and models."""
 
 _APPLICATION = "clinscale.registry.application"
 _INSTALL = "install it with: pip install 'clinscale[server]'"
@@ -180,6 +182,7 @@ class Server:
         _check_tls(config.tls_certificate, config.tls_key)
         self._scheme = "https" if config.tls_certificate else "http"
         self.url = f"{self._scheme}://{self._hosts[0]}"
+        self.start_page = self.url + START_PAGE
         folder.claim()
         self._admin_password = folder.secret(
             ADMIN_PASSWORD_FILE, "MLFLOW_AUTH_ADMIN_PASSWORD", min_characters=MIN_PASSWORD_CHARACTERS

@@ -494,7 +494,7 @@ def test_a_right_password_ends_the_waiting_and_one_proven_before_is_not_kept_out
     assert guess(middleware, password=PASSWORD) == 200, "work goes on while somebody guesses"
 
 
-@pytest.mark.parametrize("path", ["/health", "/api/3.0/mlflow/server-info", "/static-files/x"])
+@pytest.mark.parametrize("path", ["/health", "/start", "/api/3.0/mlflow/server-info", "/static-files/x"])
 def test_what_needs_no_login_does_not_end_the_waiting(middleware, path):
     for count in range(3):
         assert guess(middleware) == 401

@@ -173,6 +173,7 @@ def test_only_who_has_the_login_sees_the_runs_and_a_closed_terminal_leaves_nothi
         assert status(path) == 401
         assert status(path, f"{said['user']}:wrong") == 401
         assert status(path, f"{said['user']}:{password}") == 200
+        assert status(f"{said['url']}/start") == 200
         ui.send_signal(signal.SIGHUP)
         assert ui.wait(60) == 0
     with pytest.raises(urllib.error.URLError):
