@@ -1,9 +1,8 @@
-"""Several workers compute what one process computes: on groups of forks, and one on Ray Train."""
+"""Several workers compute what one process computes: on groups of forks; `tests/sweep/test_nodes.py` has one on Ray."""
 
 import sys
 
 import pytest
-import ray
 import safetensors.torch
 import torch
 from ray import cloudpickle
@@ -145,27 +144,19 @@ def test_stages_tasks_and_uneven_steps_change_nothing(task, first_epochs, alone)
     assert {f"eval/{task}/{key}": value for key, value in scores.items()}.items() <= logged[task][0].items()
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_one_that_was_interrupted_ends_as_the_undisturbed_one(undisturbed, first_epochs, ray_cluster):
-    """The second half runs in a process that is a Ray worker itself, as a trial of a sweep is."""
+def test_one_that_was_interrupted_ends_as_the_undisturbed_one(undisturbed, first_epochs, forks):
     summary, expected = undisturbed
     work, [first] = first_epochs[0]["demo_pairs"], first_epochs[1]["demo_pairs"]
-
-    def go_on():
-        told = []
-        result = finetune_on_workers(
-            work.recipe,
-            work.task,
-            work.data,
-            work.folder,
-            runtime=work.runtime,
-            on_epoch=told.append,
-            checkpoint=work.state.with_suffix(""),
-        )
-        return result, told
-
-    result, told = ray.get(ray.remote(num_cpus=0)(go_on).remote())
+    told = []
+    result = finetune_on_workers(
+        work.recipe,
+        work.task,
+        work.data,
+        work.folder,
+        runtime=work.runtime,
+        on_epoch=told.append,
+        checkpoint=work.state.with_suffix(""),
+    )
     assert told[0] == first  # told again, not done again
     for ours, theirs in zip(numbers(told), numbers(expected), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
