@@ -5,6 +5,7 @@ Only `MlflowClient` with explicit ids is used, never the fluent API: its run sta
 """
 
 import contextlib
+import fcntl
 import functools
 import logging
 import os
@@ -183,9 +184,24 @@ def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Track
     home = Path(home).absolute()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     tracking = _at_database(uri, home) if "://" in uri and not uri.startswith("http") else Tracking(uri, None)
-    with tracking.impatient(), tracking.faults("be reached"):
+    with _one_at_a_time(tracking.uri), tracking.impatient(), tracking.faults("be reached"):
         tracking.client.search_experiments(max_results=1)
     return tracking
+
+
+@contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Processes, on any host, that open a SQLite database wait for one another.
+
+    The first makes its tables; MLflow lets a second one begin to make them, too, and both fail.
+    """
+    with contextlib.ExitStack() as held:
+        if uri.startswith("sqlite:///"):
+            with contextlib.suppress(OSError):  # a file system without locks
+                folder = os.open(Path(uri.removeprefix("sqlite:///")).parent, os.O_RDONLY)
+                held.callback(os.close, folder)
+                fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
 
 
 def _at_database(uri: str, home: Path) -> Tracking:

@@ -1,9 +1,11 @@
+import fcntl
 import os
 import pickle
 import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -39,6 +41,21 @@ def test_a_relative_database_stays_the_same_one_elsewhere(mlflow_database, tmp_p
     (tmp_path / "here.db").write_bytes(mlflow_database.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert registry.connect("sqlite:///here.db").uri == f"sqlite:///{tmp_path / 'here.db'}"
+
+
+def test_processes_that_open_a_database_at_once_wait_for_one_another(mlflow_database, tmp_path, monkeypatch):
+    """All that would make the tables of a new one at once would fail."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(mlflow_database.read_bytes())
+    registry.connect(home=tmp_path)  # from now on it takes milliseconds
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    connects = threading.Thread(target=registry.connect, kwargs={"home": tmp_path})
+    connects.start()
+    connects.join(0.5)
+    assert connects.is_alive()
+    os.close(other)
+    connects.join()
 
 
 @pytest.mark.timeout(60)
