@@ -8,6 +8,7 @@ from clinscale.bench.checkpoint import bench_checkpoint
 from clinscale.bench.corpus import bench_corpus
 from clinscale.bench.encoders import FAMILIES
 from clinscale.bench.loading import FORMATS, bench_loading
+from clinscale.bench.plan import Anchor, anchors, bench_plan
 from clinscale.bench.predict import KINDS, bench_predict
 from clinscale.bench.pretrain import bench_pretrain
 from clinscale.bench.recipe import LEVERS, RecipeRecord, bench_recipe
@@ -21,12 +22,15 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "LEVERS",
+    "Anchor",
     "BenchRecord",
     "RecipeRecord",
+    "anchors",
     "bench_attention",
     "bench_checkpoint",
     "bench_corpus",
     "bench_loading",
+    "bench_plan",
     "bench_predict",
     "bench_pretrain",
     "bench_recipe",

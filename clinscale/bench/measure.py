@@ -86,6 +86,18 @@ def saved_bytes(work: Callable[[], torch.Tensor]) -> int:
     return sum(kept.values())
 
 
+def peak_allocated_bytes(work: Callable[[], Any]) -> int:
+    """Most memory of tensors on the CPU that `work` holds beyond what was there before it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    held = most = 0
+    for event in sorted((one for one in events if one.name() == "[memory]"), key=lambda one: one.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
 def in_fresh_process(work: Callable[..., int], *arguments: Any) -> int:
     """Run `work` in a new process, whose memory nothing has used before, and return its result."""
     # not multiprocessing.Pool: it waits forever for a child that was killed for its memory

@@ -1,30 +1,25 @@
 """`clinscale bench zero`: what each ZeRO stage keeps on each rank, beside what arithmetic says."""
 
+import functools
 import gc
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clinscale import models
+from clinscale import models, plan
 from clinscale.bench.encoders import batch_of, model_of
-from clinscale.bench.measure import ratio, surroundings
+from clinscale.bench.measure import peak_allocated_bytes, ratio, surroundings
 from clinscale.bench.record import BenchRecord
-from clinscale.engine import REDUCE_BUCKET_ELEMENTS, DeepSpeedEngine, OptimizerConfig, Precision, ZeroConfig
+from clinscale.engine import SMALL_ELEMENTS, DeepSpeedEngine, OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ClinscaleError
 
 _ASKED = 1.05
 _TOKENS = 512
-
-SMALL_ELEMENTS = 100_000
-"""Size up to which gathering a parameter in each step is not worth it.
-
-DeepSpeed's `stage3_param_persistence_threshold`.
-"""
 
 
 def bench_zero(
@@ -49,7 +44,7 @@ def bench_zero(
         for stage in stages:
             on_progress(f"ZeRO {stage}, {workers} workers")
             shape = {"layers": layers, "hidden_size": hidden_size}
-            found = _measured(stage, workers, precision, shape)
+            found = measured_ranks(stage, workers, precision, shape)
             expected = expected_bytes(found["trained"], found["frozen"], found["small"], stage, workers, precision)
             off_by = [max(measured / expected, expected / measured) for measured in found["bytes"]]
             ratios[f"zero_{stage}_workers_{workers}"] = ratio(off_by, _ASKED)
@@ -65,33 +60,21 @@ def bench_zero(
 def expected_bytes(
     trained: int, frozen: int, small: int, stage: int, num_workers: int, precision: Precision
 ) -> float:
-    """Bytes of parameters, master weights and Adam's moments on each rank between two steps (Rajbhandari et al. 2020).
+    """The sum of `plan.model_states`."""
+    return plan.model_states(trained, frozen, small, stage, num_workers, precision).total
 
-    DeepSpeed keeps an fp32 master of every trained parameter from stage 1 on in fp32, too, and in half precision at
-    every stage. Gradients live within a step, but for stage 3: it keeps its share of them and the bucket in which they
-    are reduced, and small parameters whole beside its share.
 
-    Args:
-        trained: number of trained parameters.
-        frozen: number of those without gradients.
-        small: number of all in tensors of up to `SMALL_ELEMENTS`.
-        stage: of ZeRO.
-        num_workers: that share.
-        precision: of the parameters that are computed with.
+def measured_ranks(
+    stage: int, workers: int, precision: Precision, shape: dict[str, int], *, tokens: int = _TOKENS
+) -> dict[str, Any]:
+    """Facts of a model that ranks train on one row of `tokens`, and what each rank held.
+
+    `bytes` between two steps, `peak_bytes` at most within one.
     """
-    width = 4 if precision == "fp32" else 2
-    shared = num_workers if stage else 1
-    masters = 0 if stage == 0 and precision == "fp32" else 4 * trained / shared
-    parameters = width * ((trained + frozen) / num_workers + small if stage == 3 else trained + frozen)
-    gradients = width * (trained / num_workers + REDUCE_BUCKET_ELEMENTS) if stage == 3 else 0
-    return parameters + masters + gradients + 8 * trained / shared
-
-
-def _measured(stage: int, workers: int, precision: Precision, shape: dict[str, int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         started = torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call,attr-defined]
             _rank,
-            args=(workers, stage, precision, shape, folder),
+            args=(workers, stage, precision, shape, tokens, folder),
             nprocs=workers,
             join=False,
             start_method="spawn",
@@ -103,15 +86,17 @@ def _measured(stage: int, workers: int, precision: Precision, shape: dict[str, i
         raise ClinscaleError(
             "bench zero: all ranks must train the same model, got different ones; report this machine"
         )
-    return {**found[0], "bytes": [one["bytes"] for one in found]}
+    return {**found[0], **{key: [one[key] for one in found] for key in ("bytes", "peak_bytes")}}
 
 
-def _rank(rank: int, workers: int, stage: int, precision: Precision, shape: dict[str, int], folder: str) -> None:
+def _rank(
+    rank: int, workers: int, stage: int, precision: Precision, shape: dict[str, int], tokens: int, folder: str
+) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
     place = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=workers)
-    model = models.prepare_for_mlm(model_of("longformer", "exact", tokens=_TOKENS, dropout=0.0, **shape))
+    model = models.prepare_for_mlm(model_of("longformer", "exact", tokens=tokens, dropout=0.0, **shape))
     parameters = list(model.parameters())
     sizes = {
         "trained": sum(p.numel() for p in parameters if p.requires_grad),
@@ -127,14 +112,20 @@ def _rank(rank: int, workers: int, stage: int, precision: Precision, shape: dict
         micro_batch_per_gpu=1,
         gradient_accumulation_steps=1,
     )
-    batch = batch_of(model, rows=1, tokens=_TOKENS, device="cpu")
+    batch = batch_of(model, rows=1, tokens=tokens, device="cpu")
     for _ in range(2):
-        engine.backward(engine.forward(batch).loss)
-        engine.step()
+        _step(engine, batch)
+    beyond = peak_allocated_bytes(functools.partial(_step, engine, batch))
     del batch
-    torch.save({"bytes": _live_bytes(), **sizes}, f"{folder}/{rank}.pt")
+    between = _live_bytes()
+    torch.save({"bytes": between, "peak_bytes": between + beyond, **sizes}, f"{folder}/{rank}.pt")
     torch.distributed.barrier()
     os._exit(0)  # gloo's threads may abort a process that takes itself apart
+
+
+def _step(engine: DeepSpeedEngine, batch: Mapping[str, torch.Tensor]) -> None:
+    engine.backward(engine.forward(batch).loss)
+    engine.step()
 
 
 def _live_bytes() -> int:

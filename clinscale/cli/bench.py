@@ -247,6 +247,57 @@ def zero(
 
 
 @app.command()
+def plan(
+    layers: Annotated[int, typer.Option(min=1, help="Of the model whose memory is measured.")] = 4,
+    hidden_size: HiddenSize = 256,
+    tokens: Tokens = 1024,
+    stages: Annotated[
+        list[int] | None, typer.Option("--stage", min=0, max=3, help="Repeat; all by default.")
+    ] = None,
+    num_workers: Annotated[
+        list[int] | None, typer.Option("--num-workers", min=1, help="Repeat; 1, 2 and 4 by default.")
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Of the parameters.")] = Precision.fp32,
+    json: Json = False,
+) -> None:
+    """Figures of `clinscale plan` against memory measured here and against published speeds.
+
+    Example: `clinscale bench plan --stage 2 --num-workers 2`
+    """
+    from clinscale.bench import bench_plan
+
+    _run(
+        bench_plan,
+        1,
+        json,
+        people=lambda record: [
+            *_people(record),
+            table_of(
+                "Published beside planned",
+                [
+                    {
+                        "anchor": one["name"],
+                        "unit": one["unit"],
+                        "published": f"{one['published']:,.4g}",
+                        "planned": f"{one['planned']:,.4g}",
+                        "error": f"{one['error']:+.0%}" + (" (fitted)" if one["is_fitted"] else ""),
+                        "source": one["source"],
+                        "remark": one["remark"],
+                    }
+                    for one in record.details["anchors"]
+                ],
+            ),
+        ],
+        layers=layers,
+        hidden_size=hidden_size,
+        tokens=tokens,
+        stages=stages or [0, 1, 2, 3],
+        num_workers=num_workers or [1, 2, 4],
+        precision=precision.value,
+    )
+
+
+@app.command()
 def pretrain(
     num_workers: Annotated[int, typer.Option(min=2, help="Ray Train workers and ranks of torchrun.")] = 2,
     steps: Annotated[int, typer.Option(min=12, help="Steps of each side that are timed.")] = 120,

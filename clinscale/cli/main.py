@@ -23,6 +23,7 @@ from clinscale.cli import (
     finetune,
     guide,
     models,
+    plan,
     predict,
     pretrain,
     pull,
@@ -62,6 +63,7 @@ app.command()(doctor.doctor)
 app.command()(submit.submit)
 app.command()(guide.guide)
 app.add_typer(pretrain.app, name="pretrain")
+app.add_typer(plan.app, name="plan")
 app.add_typer(bench.app, name="bench")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tasks.app, name="tasks")

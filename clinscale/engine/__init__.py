@@ -2,11 +2,13 @@
 
 from clinscale.engine.backend import DeepSpeedEngine, Engine, TorchEngine, seed_torch
 from clinscale.engine.checkpoints import CheckpointStore, RetentionConfig, newest_checkpoint
+from clinscale.engine.hardware import Device, Hardware, Link, load_hardware
 from clinscale.engine.optim import OptimizerConfig
 from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
 from clinscale.engine.weights import consolidated_state, load_weights
 from clinscale.engine.zero import (
     REDUCE_BUCKET_ELEMENTS,
+    SMALL_ELEMENTS,
     MemoryConfig,
     Precision,
     ZeroConfig,
@@ -16,9 +18,13 @@ from clinscale.engine.zero import (
 
 __all__ = [
     "REDUCE_BUCKET_ELEMENTS",
+    "SMALL_ELEMENTS",
     "CheckpointStore",
     "DeepSpeedEngine",
+    "Device",
     "Engine",
+    "Hardware",
+    "Link",
     "MemoryConfig",
     "OptimizerConfig",
     "Precision",
@@ -31,6 +37,7 @@ __all__ = [
     "datasheet_peak_flops",
     "describe_precision",
     "gemm_roof_flops",
+    "load_hardware",
     "load_weights",
     "newest_checkpoint",
     "peak_flops",

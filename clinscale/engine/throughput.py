@@ -3,22 +3,11 @@
 import time
 from typing import TYPE_CHECKING
 
+from clinscale.engine.hardware import load_hardware
 from clinscale.engine.zero import Precision
 
 if TYPE_CHECKING:
     import torch
-
-_PEAK_FLOPS = {
-    "V100": 125e12,
-    "T4": 65e12,
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-}
-"""Dense fp16 and bf16 peaks of the makers' data sheets; the first name that the device's name contains counts."""
 
 
 class ThroughputMeter:
@@ -71,7 +60,8 @@ def datasheet_peak_flops(device: str) -> float | None:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
-    return next((peak for part, peak in _PEAK_FLOPS.items() if part in name), None)
+    known = load_hardware().reported(name)
+    return known and known.half_flops
 
 
 def gemm_roof_flops(dtype: "torch.dtype", device: str, *, tokens: int, repeats: int = 10) -> float:

@@ -69,6 +69,12 @@ class MemoryConfig(Config):
 REDUCE_BUCKET_ELEMENTS = 2**24
 """Gradients that are reduced at once; ZeRO-3 keeps a buffer of this size, and DeepSpeed's default would be 2 GB."""
 
+SMALL_ELEMENTS = 100_000
+"""Size up to which gathering a parameter in each step is not worth it.
+
+DeepSpeed's `stage3_param_persistence_threshold`.
+"""
+
 
 def deepspeed_config(
     zero: ZeroConfig,

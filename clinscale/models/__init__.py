@@ -8,7 +8,7 @@ from clinscale.models.catalog import ModelConfig, family_of
 from clinscale.models.checkpoint import stored_precision
 from clinscale.models.convert import convert, convert_to_folder
 from clinscale.models.families import EXACT_FAMILIES, FAMILIES, Family, family_named, pretrainable_family
-from clinscale.models.flops import train_flops_per_token
+from clinscale.models.flops import Flops, train_flops, train_flops_per_token
 from clinscale.models.hf_weights import (
     attention_backend,
     check_hf_folder,
@@ -20,6 +20,7 @@ from clinscale.models.hf_weights import (
 )
 from clinscale.models.mlm import prepare_for_mlm
 from clinscale.models.options import Attention, AttentionConfig, EvaluationPattern, InferencePrecision
+from clinscale.models.shape import parameter_counts, shape_of
 from clinscale.models.start import build, check_pretrains
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "AttentionConfig",
     "EvaluationPattern",
     "Family",
+    "Flops",
     "InferencePrecision",
     "ModelConfig",
     "attention_backend",
@@ -42,10 +44,13 @@ __all__ = [
     "leaves_padding_out",
     "load_hf",
     "max_tokens_of",
+    "parameter_counts",
     "prepare_for_mlm",
     "pretrainable_family",
     "save_hf",
     "set_attention",
+    "shape_of",
     "stored_precision",
+    "train_flops",
     "train_flops_per_token",
 ]

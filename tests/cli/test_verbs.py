@@ -33,10 +33,14 @@ def test_every_verb_explains_itself_with_an_example(verb, clinscale):
 
 
 def test_the_command_line_starts_light():
+    """A plan, too, is arithmetic alone."""
     heavy = {"torch", "ray", "mlflow", "transformers", "deepspeed"}
-    code = f"import sys, clinscale.cli.main; print(*{heavy} & set(sys.modules))"
+    words = ["plan", "pretrain", "clinical-longformer", "--gpu", "h100"]
+    planned = f"clinscale.cli.main.app({words}, standalone_mode=False)"
+    code = "import contextlib, io, sys, clinscale.cli.main\nwith contextlib.redirect_stdout(io.StringIO()):\n"
+    code += f" {planned}\nprint('modules', *{heavy} & set(sys.modules))"
     started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert started.stdout.strip() == ""
+    assert started.stdout.splitlines()[-1] == "modules"
 
 
 def test_version_goes_to_stdout(clinscale):

@@ -1,11 +1,19 @@
 """BigBird (Zaheer et al. 2020): blocks that see their neighbours, the first and last block and a few random ones."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from clinscale.models.families.family import BERT_BASE, BERT_TINY, ExactFamily, Sizes
+from clinscale.models.families.family import (
+    BERT_BASE,
+    BERT_DROPOUT,
+    BERT_TINY,
+    ExactFamily,
+    Sizes,
+    bert_shapes,
+    linear,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +37,13 @@ class BigBird(ExactFamily):
         "tiny": {**BERT_TINY, "block_size": 16, "num_random_blocks": 2, "max_tokens": 1024},
     }
     published: ClassVar[Mapping[str, int]] = {"vocab_size": 50358, "pad_token_id": 0}
+    published_names = ("google/bigbird-roberta-base", "yikuan8/Clinical-BigBird")
+    hf_defaults: ClassVar[Mapping[str, Any]] = {
+        **BERT_DROPOUT,
+        "block_size": 64,
+        "num_random_blocks": 3,
+        "type_vocab_size": 2,
+    }
     converted_fields: ClassVar[Mapping[str, int]] = {"block_size": 64, "num_random_blocks": 3}
 
     def padding_block(self, config: "PretrainedConfig") -> int | None:
@@ -39,8 +54,19 @@ class BigBird(ExactFamily):
         """A new model like google/bigbird-roberta-base."""
         import transformers
 
-        own = {"max_position_embeddings": max_tokens}
-        return transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**(own | dict(shape))))
+        fields = self.own_fields(shape, max_tokens=max_tokens) | dict(shape)
+        return transformers.BigBirdForMaskedLM(transformers.BigBirdConfig(**fields))
+
+    def own_fields(self, shape: Mapping[str, Any], *, max_tokens: int) -> dict[str, Any]:
+        """One position for each token."""
+        return {"max_position_embeddings": max_tokens}
+
+    def parameter_shapes(self, config: "PretrainedConfig") -> Iterator[tuple[str, tuple[int, ...]]]:
+        """BERT's, with its pooler."""
+        yield from bert_shapes(
+            config, projections=("query", "key", "value"), projection_bias=getattr(config, "use_bias", True)
+        )
+        yield from linear("pooler", config.hidden_size, config.hidden_size)
 
     def mlm_head(self, model: "PreTrainedModel") -> "torch.nn.Module":
         """BERT's."""

@@ -8,6 +8,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clinscale.errors import ConfigError, DataError
@@ -26,6 +27,8 @@ Sizes = Mapping[str, Mapping[str, Any]]
 BERT_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 BERT_TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
 """A width that trains in a minute on one CPU core."""
+BERT_DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+"""HF's defaults for BERT and its like."""
 
 
 class Family:
@@ -111,9 +114,18 @@ class PretrainableFamily(Family, ABC):
     published: ClassVar[Mapping[str, int]]
     """`vocab_size` and `pad_token_id` of the model that the family is known for."""
 
+    published_names: ClassVar[tuple[str, ...]]
+    """Hub names of models that have the shape `base` and the `published` vocabulary."""
+
+    hf_defaults: ClassVar[Mapping[str, Any]] = {}
+    """HF's own values of the config's fields that arithmetic reads and that a `config.json` may leave out."""
+
     converted_fields: ClassVar[Mapping[str, int]] = {}
     """Fields that a model converted from BERT or RoBERTa has besides its source's, with their published values; the
     first divides its `max_tokens`. Empty where nothing converts to the family."""
+
+    drops_probabilities = False
+    """Whether clinscale's own attention has to drop probabilities where the config says so; no GPU kernel does."""
 
     inner_products = 2
     """Matrices between hidden and inner size in each layer; 3 where the activation is gated."""
@@ -121,6 +133,22 @@ class PretrainableFamily(Family, ABC):
     @abstractmethod
     def new_mlm(self, shape: Mapping[str, Any], *, max_tokens: int) -> "PreTrainedModel":
         """A model with random weights and a head of masked-language modelling; `shape` are fields of its config."""
+
+    @abstractmethod
+    def own_fields(self, shape: Mapping[str, Any], *, max_tokens: int) -> dict[str, Any]:
+        """Fields of a new model's config that follow from `shape` and from the tokens that it reads at once."""
+
+    def described(self, values: Mapping[str, Any]) -> "PretrainedConfig":
+        """The config that arithmetic reads, from fields alone: nothing of `transformers` is imported."""
+        fields: Any = SimpleNamespace(**{**self.hf_defaults, **values, "model_type": self.model_type})
+        return fields  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def parameter_shapes(self, config: "PretrainedConfig") -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of each parameter of the masked language model, tied ones once.
+
+        Names are those within the encoder, as `is_reached` takes them; those of the head begin with `head.`.
+        """
 
     @abstractmethod
     def mlm_head(self, model: "PreTrainedModel") -> "torch.nn.Module":
@@ -199,6 +227,43 @@ class ExactFamily(PretrainableFamily):
 
     def use_hf(self, model: "PreTrainedModel", *, sticky: bool) -> None:
         """Set up HF's own code on a model from which clinscale's forward passes have been taken."""
+
+
+def linear(name: str, outer: int, inner: int, *, bias: bool = True) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Parameters of a linear layer."""
+    yield f"{name}.weight", (outer, inner)
+    if bias:
+        yield f"{name}.bias", (outer,)
+
+
+def norm(name: str, size: int, *, bias: bool = True) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Parameters of a layer norm."""
+    yield f"{name}.weight", (size,)
+    if bias:
+        yield f"{name}.bias", (size,)
+
+
+def bert_shapes(
+    config: "PretrainedConfig", *, projections: tuple[str, ...], projection_bias: bool = True
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Parameters of embeddings, layers and head as BERT has them, whose self-attention has those `projections`."""
+    size, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
+    yield "embeddings.word_embeddings.weight", (vocabulary, size)
+    yield "embeddings.position_embeddings.weight", (config.max_position_embeddings, size)
+    yield "embeddings.token_type_embeddings.weight", (config.type_vocab_size, size)
+    yield from norm("embeddings.LayerNorm", size)
+    for number in range(config.num_hidden_layers):
+        layer = f"encoder.layer.{number}"
+        for part in projections:
+            yield from linear(f"{layer}.attention.self.{part}", size, size, bias=projection_bias)
+        yield from linear(f"{layer}.attention.output.dense", size, size)
+        yield from norm(f"{layer}.attention.output.LayerNorm", size)
+        yield from linear(f"{layer}.intermediate.dense", inner, size)
+        yield from linear(f"{layer}.output.dense", size, inner)
+        yield from norm(f"{layer}.output.LayerNorm", size)
+    yield from linear("head.dense", size, size)
+    yield from norm("head.norm", size)
+    yield "head.decoder.bias", (vocabulary,)
 
 
 def restarting_positions(segment_ids_BL: "torch.Tensor", before_first: int) -> "torch.Tensor":

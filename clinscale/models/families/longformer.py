@@ -1,9 +1,17 @@
 """Longformer (Beltagy et al. 2020): a window of neighbours for each token, the whole document for global ones."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from clinscale.models.families.family import BERT_BASE, BERT_TINY, ExactFamily, Sizes, banded_pairs
+from clinscale.models.families.family import (
+    BERT_BASE,
+    BERT_DROPOUT,
+    BERT_TINY,
+    ExactFamily,
+    Sizes,
+    banded_pairs,
+    bert_shapes,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -21,24 +29,36 @@ class Longformer(ExactFamily):
     model_type = "longformer"
     counts_from_padding = True
     uses_global_mask = True
+    drops_probabilities = True
     sizes: ClassVar[Sizes] = {
         "base": {**BERT_BASE, "attention_window": 512, "max_tokens": 4096},  # as Clinical-Longformer
         # still attends sparsely beyond a few hundred tokens
         "tiny": {**BERT_TINY, "attention_window": 64, "max_tokens": 1024},
     }
     published: ClassVar[Mapping[str, int]] = {"vocab_size": 50265, "pad_token_id": 1}
+    published_names = ("allenai/longformer-base-4096", "yikuan8/Clinical-Longformer")
+    hf_defaults: ClassVar[Mapping[str, Any]] = {**BERT_DROPOUT, "attention_window": 512, "type_vocab_size": 2}
     converted_fields: ClassVar[Mapping[str, int]] = {"attention_window": 512}
 
     def new_mlm(self, shape: Mapping[str, Any], *, max_tokens: int) -> "PreTrainedModel":
         """A new model like allenai/longformer-base-4096: RoBERTa's position offset, one token type, RoBERTa's norm."""
         import transformers
 
-        own = {
+        fields = self.own_fields(shape, max_tokens=max_tokens) | dict(shape)
+        return transformers.LongformerForMaskedLM(transformers.LongformerConfig(**fields))
+
+    def own_fields(self, shape: Mapping[str, Any], *, max_tokens: int) -> dict[str, Any]:
+        """RoBERTa's."""
+        return {
             "max_position_embeddings": max_tokens + shape["pad_token_id"] + 1,
             "type_vocab_size": 1,
             "layer_norm_eps": 1e-5,
         }
-        return transformers.LongformerForMaskedLM(transformers.LongformerConfig(**(own | dict(shape))))
+
+    def parameter_shapes(self, config: "PretrainedConfig") -> Iterator[tuple[str, tuple[int, ...]]]:
+        """RoBERTa's, and projections of its own for global tokens."""
+        own = ("query", "key", "value")
+        return bert_shapes(config, projections=(*own, *(f"{part}_global" for part in own)))
 
     def mlm_head(self, model: "PreTrainedModel") -> "torch.nn.Module":
         """RoBERTa's."""

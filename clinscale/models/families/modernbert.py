@@ -5,7 +5,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from clinscale.errors import ConfigError
-from clinscale.models.families.family import PretrainableFamily, Sizes, banded_pairs, restarting_positions
+from clinscale.models.families.family import (
+    PretrainableFamily,
+    Sizes,
+    banded_pairs,
+    linear,
+    norm,
+    restarting_positions,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -39,16 +46,47 @@ class ModernBert(PretrainableFamily):
         },
     }
     published: ClassVar[Mapping[str, int]] = {"vocab_size": 50368, "pad_token_id": 50283}
+    published_names = ("answerdotai/ModernBERT-base",)
+    hf_defaults: ClassVar[Mapping[str, Any]] = {
+        **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), False),
+        **dict.fromkeys(("embedding_dropout", "mlp_dropout", "attention_dropout"), 0.0),
+        "decoder_bias": True,
+        "local_attention": 128,
+    }
     inner_products = 3
 
     def new_mlm(self, shape: Mapping[str, Any], *, max_tokens: int) -> "PreTrainedModel":
         """A new model like answerdotai/ModernBERT-base."""
         import transformers
 
+        fields = self.own_fields(shape, max_tokens=max_tokens) | dict(shape)
+        return transformers.ModernBertForMaskedLM(transformers.ModernBertConfig(**fields))
+
+    def own_fields(self, shape: Mapping[str, Any], *, max_tokens: int) -> dict[str, Any]:
+        """One position for each token, and BERT's first token by its own name."""
         own = {"max_position_embeddings": max_tokens}
-        if "bos_token_id" in shape:
-            own["cls_token_id"] = shape["bos_token_id"]
-        return transformers.ModernBertForMaskedLM(transformers.ModernBertConfig(**(own | dict(shape))))
+        return own | ({"cls_token_id": shape["bos_token_id"]} if "bos_token_id" in shape else {})
+
+    def parameter_shapes(self, config: "PretrainedConfig") -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Gated inner layers, hardly any bias, no norm before the first attention."""
+        size, inner = config.hidden_size, config.intermediate_size
+        has_bias = {"bias": config.norm_bias}
+        yield "embeddings.tok_embeddings.weight", (config.vocab_size, size)
+        yield from norm("embeddings.norm", size, **has_bias)
+        for number in range(config.num_hidden_layers):
+            layer = f"layers.{number}"
+            if number:
+                yield from norm(f"{layer}.attn_norm", size, **has_bias)
+            yield from linear(f"{layer}.attn.Wqkv", 3 * size, size, bias=config.attention_bias)
+            yield from linear(f"{layer}.attn.Wo", size, size, bias=config.attention_bias)
+            yield from norm(f"{layer}.mlp_norm", size, **has_bias)
+            yield from linear(f"{layer}.mlp.Wi", 2 * inner, size, bias=config.mlp_bias)
+            yield from linear(f"{layer}.mlp.Wo", size, inner, bias=config.mlp_bias)
+        yield from norm("final_norm", size, **has_bias)
+        yield from linear("head.dense", size, size, bias=config.classifier_bias)
+        yield from norm("head.norm", size, **has_bias)
+        if config.decoder_bias:
+            yield "head.decoder.bias", (config.vocab_size,)
 
     def mlm_head(self, model: "PreTrainedModel") -> "torch.nn.Module":
         """A dense layer and the decoder, which HF keeps side by side."""
@@ -59,7 +97,12 @@ class ModernBert(PretrainableFamily):
     def attended_pairs(self, config: "PretrainedConfig", tokens: int) -> int:
         """All pairs in full layers, a band in the others."""
         band = banded_pairs(tokens, config.local_attention // 2)
-        return sum(tokens**2 if kind == "full_attention" else band for kind in config.layer_types)
+        # a published config.json may say how many layers lie between full ones, which HF then writes out
+        kinds = getattr(config, "layer_types", None) or [
+            "sliding_attention" if number % getattr(config, "global_attn_every_n_layers", 3) else "full_attention"
+            for number in range(config.num_hidden_layers)
+        ]
+        return sum(tokens**2 if kind == "full_attention" else band for kind in kinds)
 
     @contextlib.contextmanager
     def documents_apart(

@@ -1,0 +1,211 @@
+"""`clinscale plan`: does it fit, how long does it take, what does it cost; starts nothing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clinscale.cli.options import Json, Overrides
+from clinscale.cli.output import emit, table
+from clinscale.cli.pretrain import Config, settings_of
+from clinscale.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from clinscale.plan import Estimate, PretrainPlan, Site
+    from clinscale.pretrain import PretrainConfig
+
+app = typer.Typer(help="Numbers before the money: memory, time, energy and cost of a run.", no_args_is_help=True)
+
+Gpu = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu", help="Device by name, such as h100 or a100-80gb; on CPUs the cores that the config names."
+    ),
+]
+HardwareFile = Annotated[
+    Path | None,
+    typer.Option("--hardware", help="YAML with your own devices, links and prices, laid over the package's."),
+]
+LinkBetween = Annotated[str, typer.Option("--link", help="Link between nodes, such as infiniband-ndr.")]
+PerNode = Annotated[int, typer.Option("--devices-per-node", min=1, help="Devices that share a node and its link.")]
+Ports = Annotated[int, typer.Option("--ports-per-node", min=1, help="Links of each node to the others.")]
+Usd = Annotated[float | None, typer.Option("--usd-per-hour", min=0, help="Your price of a device-hour.")]
+UsdSpot = Annotated[
+    float | None, typer.Option("--usd-per-spot-hour", min=0, help="Your price of one that may be taken away.")
+]
+Preemptions = Annotated[
+    float, typer.Option("--preemptions-per-device-day", min=0, help="Spot devices taken away; assumed by default.")
+]
+CorpusTokens = Annotated[
+    int | None, typer.Option("--corpus-tokens", min=1, help="Training tokens, where the shards are not built yet.")
+]
+Workers = Annotated[
+    list[int] | None,
+    typer.Option("--workers", min=1, help="A size of cluster to compare; repeat. Default: 1 to 1024."),
+]
+
+
+@app.command()
+def pretrain(
+    config: Config = None,
+    overrides: Overrides = None,
+    gpu: Gpu = None,
+    hardware: HardwareFile = None,
+    link: LinkBetween = "ethernet-100",
+    devices_per_node: PerNode = 8,
+    ports_per_node: Ports = 1,
+    usd_per_hour: Usd = None,
+    usd_per_spot_hour: UsdSpot = None,
+    preemptions_per_device_day: Preemptions = 1.0,
+    corpus_tokens: CorpusTokens = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Plan a pretraining run from the very config and overrides that `clinscale pretrain` takes.
+
+    Memory of each rank and time of a step by part, days, energy and money; the nearest shapes that fit, the cheapest,
+    the fastest, and the size of cluster beyond which more does not pay. `clinscale bench plan` says how far off it is.
+
+    Example: `clinscale plan pretrain clinical-longformer --gpu h100 --usd-per-hour 2.5 recipe.attention_dropout=0`
+    """
+    from clinscale.plan import SIZES, Run, plan_pretrain
+
+    settings = settings_of(config, overrides, base={"name": "plan", "recipe": {"shards": ""}})
+    site = _site(
+        settings,
+        gpu=gpu,
+        hardware=hardware,
+        prices={"usd_per_hour": usd_per_hour, "usd_per_spot_hour": usd_per_spot_hour},
+        between=link,
+        devices_per_node=devices_per_node,
+        ports_per_node=ports_per_node,
+        preemptions_per_device_day=preemptions_per_device_day,
+    )
+    found = plan_pretrain(Run.of(settings, corpus_tokens=corpus_tokens), site, sizes=workers or SIZES)
+    emit(found.plain(), as_json=json, people=_people(found))
+
+
+def _site(
+    settings: "PretrainConfig",
+    *,
+    gpu: str | None,
+    hardware: Path | None,
+    prices: dict[str, float | None],
+    between: str,
+    **network: Any,
+) -> "Site":
+    import psutil
+
+    from clinscale.engine import load_hardware
+    from clinscale.plan import Site
+
+    known = load_hardware(hardware)
+    on_gpu = settings.runtime.gpus_per_worker > 0
+    name = gpu or ("h100" if on_gpu else "cpu")
+    device = known.device(name)
+    known.link(between)  # a name that is not known is an error even where one node holds all
+    device = device.model_copy(update={key: price for key, price in prices.items() if price is not None})
+    host = None if device.memory_bytes else psutil.virtual_memory().total / settings.runtime.most_workers
+    return Site(
+        hardware=known,
+        device_name=name,
+        device=device,
+        between=between,
+        host_bytes_per_device=host,
+        **network,
+    )
+
+
+def _people(found: "PretrainPlan") -> list[Any]:
+    run, site, asked = found.run, found.site, found.asked
+    model = run.model
+    people: list[Any] = [
+        f"{run.config.name}: {model.trained / 1e6:.1f} M trained parameters, {run.rows_per_step} rows of "
+        f"{run.row_tokens} tokens a step, {_or_unknown(run.total_steps, '{:,} steps')}, on {site.device_name} "
+        f"({site.device.source}, {site.device.date})",
+        _verdict(found),
+        table("Memory of a rank", [_memory_row(one) for one in (asked, *found.stages)]),
+        table("Time of a step", [_step_row(asked)]),
+        f"{asked.tokens_per_s:,.0f} tokens/s, MFU {asked.mfu:.1%}; {_whole(asked)}",
+    ]
+    if found.sizes:
+        people.append(
+            table("Clusters", [_size_row(one) | {"efficiency": found.efficiency(one)} for one in found.sizes])
+        )
+        people.append(
+            f"more than {found.pays_up_to} workers do not pay: twice as many are less than 1.5 times as fast"
+        )
+    for title, one in (("cheapest", found.cheapest), ("fastest", found.fastest)):
+        if one:
+            people.append(f"{title}: {_overrides(one)}; {_whole(one)}")
+    people += [f"fits: {_overrides(one)}; {_whole(one)}" for one in found.nearest]
+    return people + [f"note: {note}" for note in run.notes]
+
+
+def _verdict(found: "PretrainPlan") -> str:
+    asked, limit = found.asked, found.site.memory_bytes
+    if limit is None:
+        return "memory of a worker is not known"
+    of = f"{format_bytes(asked.memory.total)} of {format_bytes(limit)}"
+    if asked.fits:
+        return f"fits, in micro batches of {asked.shape.micro_rows} rows: {of}"
+    return f"does not fit, not even one row: {of}" + ("" if found.nearest else "; nor does any other shape")
+
+
+def _or_unknown(value: Any, form: str) -> str:
+    return "an unknown number of steps" if value is None else form.format(value)
+
+
+def _memory_row(one: "Estimate") -> dict[str, Any]:
+    zero, memory = one.shape.zero, one.memory
+    places = [part for part in ("optimizer", "param") if getattr(zero, f"offload_{part}") != "none"]
+    parts = ("weights", "gradients", "optimizer", "activations", "temporary", "slack", "total", "host")
+    return {
+        "ZeRO": zero.stage,
+        "offload": "+".join(places) or "-",
+        "micro rows": one.shape.micro_rows,
+        **{part: format_bytes(getattr(memory, part)) for part in parts},
+        "fits": {True: "yes", False: "no", None: "?"}[one.fits],
+    }
+
+
+def _step_row(one: "Estimate") -> dict[str, Any]:
+    parts = {**one.step.plain(), "total_s": one.step.total_s}
+    return {key.removesuffix("_s"): f"{1000 * value:.4g} ms" for key, value in parts.items()}
+
+
+def _size_row(one: "Estimate") -> dict[str, Any]:
+    money = {} if one.usd is None else {"USD": f"{one.usd:,.0f}"}
+    spot = {} if one.usd_spot is None else {"USD spot": f"{one.usd_spot:,.0f}"}
+    return {
+        "workers": one.shape.workers,
+        "ZeRO": one.shape.zero.stage,
+        "micro rows": one.shape.micro_rows,
+        "step": format_seconds(one.step.total_s)
+        if one.step.total_s >= 10
+        else f"{1000 * one.step.total_s:.4g} ms",
+        "tokens/s": f"{one.tokens_per_s:,.0f}",
+        "MFU": f"{one.mfu:.1%}",
+        "days": "?" if one.days is None else f"{one.days:.3g}",
+        **money,
+        **spot,
+    }
+
+
+def _overrides(one: "Estimate") -> str:
+    return " ".join(f"{key}={str(value).lower()}" for key, value in one.shape.plain().items())
+
+
+def _whole(one: "Estimate") -> str:
+    if one.days is None:
+        return "no duration, so neither days nor money"
+    said = [f"{one.days:.3g} days", f"{one.device_hours:,.4g} device-hours"]
+    if one.kwh is not None:
+        said.append(f"{one.kwh:,.4g} kWh")
+    if one.usd is not None:
+        said.append(f"{one.usd:,.0f} USD")
+    if one.usd_spot is not None:
+        said.append(
+            f"{one.usd_spot:,.0f} USD on spot with {one.preemptions:.1f} preemptions in {one.spot_days:.3g} days"
+        )
+    return ", ".join(said) + ("" if one.usd is not None or one.usd_spot is not None else "; no price given")

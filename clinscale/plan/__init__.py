@@ -1,0 +1,35 @@
+"""Numbers before the money: does it fit, how long does it take, what does it cost; counted, and launches nothing.
+
+config ──▶ Run: the model by its numbers, rows, steps
+             │ Site: devices, links, prices
+             ▼
+      memory by part · step by part ──▶ PretrainPlan: stages, sizes of clusters, nearest, cheapest, fastest
+"""
+
+from clinscale.plan.facts import ModelFacts
+from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
+from clinscale.plan.pretrain import SIZES, Estimate, PretrainPlan, Run, Shape, Site, plan_pretrain
+from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
+
+__all__ = [
+    "SIZES",
+    "Estimate",
+    "Memory",
+    "ModelFacts",
+    "Network",
+    "PretrainPlan",
+    "RankSetup",
+    "Rates",
+    "Run",
+    "Shape",
+    "Site",
+    "StepSetup",
+    "StepTime",
+    "activation_bytes",
+    "model_states",
+    "network_of",
+    "plan_pretrain",
+    "rank_memory",
+    "rates_of",
+    "step_time",
+]

@@ -1,0 +1,43 @@
+"""`clinscale plan` in the words of its verb."""
+
+import json
+
+import pytest
+
+from clinscale.errors import ConfigError
+
+
+def test_a_plan_takes_the_verb_s_words_and_answers_in_one_document(here):
+    ran = here("plan", "pretrain", "clinical-longformer", "recipe.shards=nowhere", "--gpu", "a100-80gb", "--json")
+    found = json.loads(ran.stdout)
+    assert found["device"]["name"] == "a100-80gb"
+    assert found["fits"] is True
+    assert found["plan"]["usd"] is None
+    assert found["rows_per_step"] == 18
+
+
+def test_a_plan_is_readable_without_prices_and_with_them(here):
+    words = ["plan", "pretrain", "clinical-bigbird", "--gpu", "h100"]
+    assert "no price given" in here(*words).stdout
+    shown = here(*words, "--usd-per-hour", "2.5", "--usd-per-spot-hour", "1").stdout
+    assert "USD on spot with" in shown
+    assert "do not pay" in shown
+
+
+def test_a_cpu_run_is_planned_without_naming_hardware(here):
+    ran = here("plan", "pretrain", "name=x", "recipe.shards=nowhere", "recipe.model.size=tiny", "--json")
+    assert json.loads(ran.stdout)["device"]["name"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--gpu", "h10"], "did you mean h100"),
+        (["--link", "infiniband"], "infiniband-ndr"),
+        (["recipe.modl.size=tiny"], "modl"),
+        (["recipe.row_tokens=5000"], "got 5000"),
+    ],
+)
+def test_wrong_words_are_answered_with_what_is_known(here, words, said):
+    with pytest.raises(ConfigError, match=said):
+        here("plan", "pretrain", "clinical-longformer", *words)

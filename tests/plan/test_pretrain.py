@@ -1,0 +1,150 @@
+"""A plan answers from the verb's own config: what fits, how long, what it costs, what would be better."""
+
+import dataclasses
+
+import pytest
+
+from clinscale.engine import load_hardware
+from clinscale.errors import ConfigError
+from clinscale.plan import Run, Site, plan_pretrain
+from clinscale.pretrain import PretrainConfig
+
+
+def config(*overrides, recipe="clinical-longformer"):
+    base = {"name": "plan", "recipe": {"shards": ""}}
+    return PretrainConfig.load(recipe, ["recipe.attention_dropout=0", *overrides], base=base)
+
+
+def site(name="h100", **changes):
+    hardware = load_hardware()
+    of_device = {key: changes.pop(key) for key in list(changes) if key.startswith(("usd", "memory"))}
+    return Site(
+        hardware=hardware,
+        device_name=name,
+        device=hardware.device(name).model_copy(update=of_device),
+        **changes,
+    )
+
+
+def planned(*overrides, at=None, recipe="clinical-longformer", sizes=(1, 2, 4, 8, 16, 32), **known):
+    return plan_pretrain(Run.of(config(*overrides, recipe=recipe), **known), at or site(), sizes=sizes)
+
+
+def test_the_paper_s_run_fits_and_takes_hours():
+    found = planned("runtime.num_workers=1")
+    assert found.asked.fits
+    assert 0.1 < found.asked.days < 1
+    assert 0.15 < found.asked.mfu < 0.5
+    assert found.asked.usd is None
+    assert found.asked.kwh == pytest.approx(found.asked.device_hours * 0.7)
+    assert [one.shape.workers for one in found.sizes] == [1, 2, 4, 8, 16]  # 18 rows a step: 32 would have none
+    assert 1 < found.pays_up_to < 16
+
+
+def test_missing_prices_leave_out_money_alone():
+    priced = planned(at=site(usd_per_hour=2.0, usd_per_spot_hour=0.5))
+    free = planned()
+    assert priced.asked.usd == pytest.approx(2 * priced.asked.device_hours)
+    assert priced.asked.usd_spot < priced.asked.usd
+    assert priced.asked.preemptions > 0
+    assert (free.asked.usd, free.asked.usd_spot) == (None, None)
+    assert free.asked.days == priced.asked.days
+
+
+def test_a_micro_batch_is_halved_as_the_run_halves_it():
+    small = site(memory_bytes=6e9)
+    found = planned("runtime.num_workers=1", "runtime.micro_rows_per_gpu=16", at=small)
+    assert found.asked.fits
+    assert found.asked.shape.micro_rows in (1, 2, 4, 8)
+    assert found.asked.memory.total <= 6e9
+
+
+def test_what_does_not_fit_is_answered_with_the_nearest_that_does():
+    found = planned("runtime.num_workers=2", "runtime.zero.stage=0", at=site(memory_bytes=3.2e9))
+    assert found.asked.fits is False
+    assert found.asked.shape.micro_rows == 1
+    assert found.nearest
+    assert all(one.fits and one.memory.total <= 3.2e9 for one in found.nearest)
+    assert planned(at=site(memory_bytes=1e9)).nearest == ()
+
+
+def test_the_cheapest_and_the_fastest_are_among_the_sizes():
+    found = planned(at=site(usd_per_hour=1.0))
+    assert found.cheapest.usd == min(one.usd for one in found.sizes)
+    assert found.fastest.days == min(one.days for one in found.sizes)
+
+
+def test_every_stage_with_and_without_offload_is_shown():
+    stages = [(one.shape.zero.stage, one.shape.zero.offload_optimizer) for one in planned().stages]
+    assert stages == [*((n, "none") for n in (0, 1, 2, 3)), *((n, "cpu") for n in (1, 2, 3))]
+    muon = planned("recipe.optimizer.name=muon", "runtime.zero.stage=0")
+    assert [one.shape.zero.stage for one in muon.stages] == [0]
+
+
+def test_attention_dropout_on_a_gpu_is_planned_as_the_code_that_runs_it():
+    exact, hf = planned(), planned("recipe.attention_dropout=null")
+    assert any("attention_dropout=0" in note for note in hf.run.notes)
+    assert hf.asked.step.total_s > 1.5 * exact.asked.step.total_s
+    bigbird = planned("recipe.attention_dropout=null", recipe="clinical-bigbird")
+    assert not bigbird.run.notes  # HF's block-sparse attention has no dropout
+    assert bigbird.run.model.config.model_type == "big_bird"
+
+
+def test_epochs_are_counted_from_the_shards_or_left_out(shards):
+    tiny = ("recipe.model.size=tiny", "recipe.row_tokens=256", "recipe.duration=2epochs", "runtime.num_workers=1")
+    own = {"name": "x", "recipe": {"shards": shards.uri}}
+    run = Run.of(PretrainConfig.load(None, list(tiny), base=own))
+    tokens = shards.manifest.splits["train"].tokens
+    assert run.total_steps == pytest.approx(2 * tokens / 256 / 18, abs=2)
+    assert run.model.config.vocab_size == shards.vocab_size
+    absent = {"name": "x", "recipe": {"shards": "nowhere"}}
+    unknown = Run.of(PretrainConfig.load(None, list(tiny), base=absent))
+    assert unknown.total_steps is None
+    assert len(unknown.notes) == 2
+    found = plan_pretrain(unknown, site(), sizes=[1])
+    assert (found.asked.days, found.asked.usd) == (None, None)
+    assert found.asked.tokens_per_s > 0
+    assert Run.of(PretrainConfig.load(None, list(tiny), base=absent), corpus_tokens=256 * 18 * 5).total_steps == 10
+
+
+def test_short_rows_cost_less():
+    cut = planned("recipe.short_rows.row_tokens=512")
+    assert cut.asked.step.attention_s < planned().asked.step.attention_s
+
+
+@pytest.mark.parametrize(
+    ("overrides", "device", "said"),
+    [
+        (["recipe.row_tokens=8192"], "h100", "4096 positions, got 8192"),
+        ([], "v100", "recipe.precision=fp16"),
+        (["recipe.short_rows.row_tokens=500"], "h100", "must divide"),
+        (["recipe.model.pretrained=nobody/unknown"], "h100", "nobody/unknown"),
+    ],
+)
+def test_impossible_requests_name_number_and_limit(overrides, device, said):
+    with pytest.raises(ConfigError, match=said):
+        planned(*overrides, at=site(device))
+
+
+def test_workers_without_rows_are_said():
+    assert any("32 is more than the 18 rows" in note for note in planned("runtime.num_workers=32").run.notes)
+
+
+def test_a_cpu_is_planned_by_its_cores():
+    def days(cores):
+        own = config("runtime.gpus_per_worker=0", "runtime.num_workers=1", f"runtime.cpus_per_worker={cores}")
+        return plan_pretrain(Run.of(own), site("cpu", host_bytes_per_device=64e9), sizes=[1]).asked.days
+
+    assert 50 < days(16) < days(4) < days(1)
+
+
+def test_the_json_holds_every_part():
+    plain = planned(at=dataclasses.replace(site(), device_name="mine")).plain()
+    assert {"weights", "gradients", "optimizer", "activations", "temporary", "slack", "total"} <= set(
+        plain["plan"]["memory_bytes"]
+    )
+    assert {"dense_s", "attention_s", "head_s", "traffic_s", "collectives_s", "data_s", "checkpoint_s"} <= set(
+        plain["plan"]["step_s"]
+    )
+    assert len(plain["stages"]) == 7
+    assert plain["cluster_sizes"][0]["scaling_efficiency"] == 1
