@@ -124,8 +124,8 @@ def rank_memory(model: ModelFacts, setup: RankSetup) -> Memory:
     if setup.stage == 2:
         rest = max(0, model.trained - model.embedding - REDUCE_BUCKET_ELEMENTS)
         reduced = max(before, width * rest / setup.workers)
-    # ZeRO 3 gathers the embedding's weights for the head and for itself
-    gathered = 2 * embedding if setup.stage == 3 and setup.workers > 1 else 0.0
+    # ZeRO 3 gathers weights layer by layer, and keeps up to 1e9 of them for the backward pass
+    gathered = width * min(model.trained, 1e9) if setup.stage == 3 and setup.workers > 1 else 0.0
     # log-probabilities, the gradient of the loss in them, and that of the logits
     begin = (before, kept, 3 * 4 * logits + (width * logits if width == 2 else 0) + gathered)
     # the embedding is tied to the head: the head's gradient, its own, and their sum

@@ -15,6 +15,7 @@ def built(config, vocab_size=300):
     shape = {**family.published, **family.sizes[config.size], "vocab_size": vocab_size, **config.hf_overrides}
     max_tokens = config.max_tokens or shape.pop("max_tokens")
     shape.pop("max_tokens", None)
+    shape["pad_token_id"] = min(shape["pad_token_id"], vocab_size - 1)
     with torch.device("meta"):
         return family.new_mlm(shape, max_tokens=max_tokens)
 

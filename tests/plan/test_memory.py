@@ -28,6 +28,10 @@ def measured_model(dropout):
         (2, 1, "fp32", 1, 0.0, 495.1),
         (3, 1, "fp32", 1, 0.0, 560.8),
         (2, 2, "fp32", 2, 0.1, 520.5),
+        (0, 2, "fp32", 1, 0.0, 389.2),
+        (1, 2, "fp32", 1, 0.0, 406.9),
+        (3, 2, "fp32", 1, 0.0, 463.9),
+        (2, 1, "bf16", 2, 0.1, 506.2),
     ],
 )
 def test_a_rank_holds_what_was_measured(stage, workers, precision, rows, dropout, megabytes):

@@ -135,7 +135,7 @@ def test_a_cpu_is_planned_by_its_cores():
         own = config("runtime.gpus_per_worker=0", "runtime.num_workers=1", f"runtime.cpus_per_worker={cores}")
         return plan_pretrain(Run.of(own), site("cpu", host_bytes_per_device=64e9), sizes=[1]).asked.days
 
-    assert 50 < days(16) < days(4) < days(1)
+    assert 10 < days(16) < days(4) < days(1)
 
 
 def test_the_json_holds_every_part():
