@@ -94,7 +94,7 @@ def _site(
     between: str,
     **network: Any,
 ) -> "Site":
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     from clinscale.engine import load_hardware
     from clinscale.plan import Site

@@ -61,7 +61,7 @@ def datasheet_peak_flops(device: str) -> float | None:
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
     known = load_hardware().reported(name)
-    return known and known.half_flops
+    return None if known is None else known.half_flops
 
 
 def gemm_roof_flops(dtype: "torch.dtype", device: str, *, tokens: int, repeats: int = 10) -> float:

@@ -59,7 +59,7 @@ class Memory:
     @property
     def total(self) -> float:
         """All parts on the device."""
-        return sum(getattr(self, field.name) for field in fields(self) if field.name != "host")
+        return sum(float(getattr(self, field.name)) for field in fields(self) if field.name != "host")
 
     def plain(self) -> dict[str, float]:
         """JSON-ready."""
@@ -168,7 +168,7 @@ def activation_bytes(model: ModelFacts, setup: RankSetup) -> float:
     dropped = (1 if setup.on_gpu else width) * config.hidden_size if model.dropout else 0
     embeddings = width * config.hidden_size + dropped + 3 * 8
     head = 4 * width * config.hidden_size * setup.mask_share
-    return tokens * (kept + embeddings + head)
+    return float(tokens * (kept + embeddings + head))
 
 
 def _layer_bytes(model: ModelFacts, setup: RankSetup) -> float:

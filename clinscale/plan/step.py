@@ -203,7 +203,7 @@ def layer_traffic_bytes(model: ModelFacts, setup: StepSetup) -> float:
         per_layer += hidden * 2 * (10 + 16) + (2 + 4) * 2 * (6 * hidden + inner)
     if not model.is_exact:
         per_layer += scores_traffic_bytes(model, setup.row_tokens, width)
-    return per_layer * config.num_hidden_layers
+    return float(per_layer * config.num_hidden_layers)
 
 
 def scores_traffic_bytes(model: ModelFacts, row_tokens: int, width: int) -> float:
@@ -217,7 +217,7 @@ def scores_traffic_bytes(model: ModelFacts, row_tokens: int, width: int) -> floa
         return 0.0
     family = models.pretrainable_family(config.model_type)
     pairs = family.attended_pairs(config, row_tokens) / row_tokens / config.num_hidden_layers
-    return 30.0 * width * pairs * config.num_attention_heads
+    return float(30 * width * pairs * config.num_attention_heads)
 
 
 def head_traffic_bytes(model: ModelFacts, setup: StepSetup) -> float:
