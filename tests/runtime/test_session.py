@@ -43,9 +43,9 @@ def test_an_address_where_nobody_listens_is_named_at_once(prefix, by_environment
 
 BUSY = """
 from ray._private import services
-from clinscale.runtime import ray_session
+from clinscale.runtime import ray_session, session
 
-first, found = [], services.get_node
+first, found, options = [], services.get_node, session._local_options
 
 def get_node(address, node_id):
     first.append(node_id)
@@ -54,6 +54,7 @@ def get_node(address, node_id):
     return found(address, node_id)
 
 services.get_node = get_node
+session._local_options = lambda num_cpus: options(num_cpus) | {"include_dashboard": False}  # not needed here
 with ray_session(num_cpus=1) as cluster:
     import psutil
     heads = [one for one in psutil.Process().children(recursive=True) if one.name() == "gcs_server"]
