@@ -63,10 +63,13 @@ def run(
     Example: `clinscale pretrain name=lf recipe.shards=shards recipe.model.size=tiny recipe.duration=200steps`
     """
     open_home(home, shared_with)
+    from clinscale.plan import check_launch
     from clinscale.pretrain import pretrain, run_config
     from clinscale.runtime import ray_session
 
     settings = settings_of(config, overrides, resumed=run_config(home, resume) if resume else None)
+    if not address:  # workers will be on this machine
+        check_launch(settings)
     tracking = open_tracking(tracking_uri, home)
     with (
         ray_session(address, num_cpus=None),
@@ -106,10 +109,13 @@ def verify_resume(
 
     Example: `clinscale pretrain verify-resume lf.yaml --stage 0 --stage 1 --stage 2 --stage 3`
     """
+    from clinscale.plan import check_launch
     from clinscale.pretrain import verify_resume as verify
     from clinscale.runtime import ray_session
 
     settings = settings_of(config, overrides)
+    if not address:
+        check_launch(settings)
     found = []
     make_folder(home)
     with ray_session(address, num_cpus=None), Steps("Verifying") as shown:

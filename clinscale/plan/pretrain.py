@@ -292,12 +292,9 @@ def plan_pretrain(run: Run, site: Site, *, sizes: Iterable[int] = SIZES) -> Pret
         if workers <= run.rows_per_step and (found := _shapes_that_fit(run, site, workers)):
             compared.append(min(found, key=lambda one: one.step.total_s))
     now = estimate(run, site, largest_that_fits(run, site, asked))
-    nearest: list[Estimate] = []
-    if now.fits is False:
-        around = [
-            one for workers in _sizes_up_from(asked.workers, run) for one in _shapes_that_fit(run, site, workers)
-        ]
-        nearest = sorted(around, key=lambda one: (_changes(one.shape, asked), one.step.total_s))[:3]
+    nearest = (
+        () if now.fits is not False else nearest_that_fit(run, site, asked, _sizes_up_from(asked.workers, run))
+    )
     return PretrainPlan(
         run=run,
         site=site,
@@ -305,10 +302,16 @@ def plan_pretrain(run: Run, site: Site, *, sizes: Iterable[int] = SIZES) -> Pret
         stages=stages,
         sizes=tuple(compared),
         pays_up_to=_pays_up_to(compared),
-        nearest=tuple(nearest),
+        nearest=nearest,
         cheapest=min(compared, key=_cost, default=None),
         fastest=min(compared, key=lambda one: one.step.total_s, default=None),
     )
+
+
+def nearest_that_fit(run: Run, site: Site, asked: Shape, sizes: Iterable[int]) -> tuple[Estimate, ...]:
+    """Three shapes at most that fit on clusters of `sizes`: fewest changes to `asked` first, then the fastest."""
+    found = [one for workers in sizes for one in _shapes_that_fit(run, site, workers)]
+    return tuple(sorted(found, key=lambda one: (_changes(one.shape, asked), one.step.total_s))[:3])
 
 
 def estimate(run: Run, site: Site, shape: Shape) -> Estimate:

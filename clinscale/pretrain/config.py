@@ -153,6 +153,10 @@ class PretrainRuntime(GroupConfig, MemoryConfig, AttentionConfig):
     evaluation_rows: int = Field(default=256, ge=1)
     """Held-out rows that one evaluation reads at most."""
 
+    # left out of `plain` where it is not set, as before there was a plan
+    ignore_plan: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Start although the plan says that not even one row fits into the memory of this machine's workers."""
+
     storage_patience_s: float = Field(default=300, ge=0)
     """Seconds in which a checkpoint that cannot be written is tried again, while training goes on, before the run
     stops."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clinscale.errors import ConfigError
+from clinscale.errors import CapacityError, ConfigError
 
 
 def test_a_plan_takes_the_verb_s_words_and_answers_in_one_document(here):
@@ -41,3 +41,11 @@ def test_a_cpu_run_is_planned_without_naming_hardware(here):
 def test_wrong_words_are_answered_with_what_is_known(here, words, said):
     with pytest.raises(ConfigError, match=said):
         here("plan", "pretrain", "clinical-longformer", *words)
+
+
+@pytest.mark.parametrize("verb", [(), ("verify-resume",)])
+def test_what_cannot_fit_is_refused_before_ray_starts(here, tmp_path, verb):
+    huge = "recipe.model.hf_overrides={hidden_size: 8192, num_hidden_layers: 48, intermediate_size: 32768}"
+    with pytest.raises(CapacityError, match="run big: one row of 4096 tokens must fit"):
+        here("pretrain", *verb, "name=big", "recipe.shards=nowhere", huge, "--home", tmp_path / "home")
+    assert not list(tmp_path.glob("home/pretrain"))

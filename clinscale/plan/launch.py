@@ -1,0 +1,89 @@
+"""The question that a launch asks before Ray starts: can it fit at all?"""
+
+from pathlib import Path
+
+from clinscale.engine import load_hardware
+from clinscale.errors import CapacityError, ConfigError
+from clinscale.plan.pretrain import Run, Shape, Site, memory_of, nearest_that_fit
+from clinscale.pretrain import PretrainConfig
+from clinscale.units import format_bytes
+
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+def check_launch(config: PretrainConfig, *, machine_bytes: float | None = None) -> None:
+    """Raise CapacityError where not even one row of a run fits into the memory of this machine's workers.
+
+    Counted is what the tensors of a rank need at least, so that nothing is refused that might run. Hardware that is not
+    known is not judged, nor is a model whose shape is not here: the run itself will say it.
+
+    Args:
+        config: of a run whose workers will be on this machine.
+        machine_bytes: memory of the host or of each GPU; None asks this machine.
+    """
+    runtime = config.runtime
+    on_gpu = runtime.gpus_per_worker > 0
+    total = machine_bytes or (gpu_bytes_here() if on_gpu else _host_bytes())
+    if runtime.ignore_plan or not total:
+        return
+    try:
+        run = Run.of(config)
+    except ConfigError:
+        return
+    for workers in sorted({runtime.least_workers, runtime.most_workers}):
+        limit = total * min(1.0, runtime.gpus_per_worker) if on_gpu else total / workers
+        site = Site(
+            hardware=load_hardware(),
+            device_name="cpu",
+            device=load_hardware().device("cpu"),
+            host_bytes_per_device=limit,
+        )
+        asked = _one_row(run, workers)
+        memory = memory_of(run, site, asked)
+        if memory.total - memory.slack <= limit:
+            return
+    raise CapacityError(_sentence(run, site, asked))
+
+
+def gpu_bytes_here() -> float | None:
+    """Memory of the largest GPU that the driver reports here; None without one that is known.
+
+    Nothing of CUDA is started, which would hold memory of the device.
+    """
+    found = []
+    for information in _DRIVER.glob("*/information"):
+        device = load_hardware().reported(information.read_text(encoding="utf-8"))
+        if device is None or device.memory_bytes is None:
+            return None
+        found.append(device.memory_bytes)
+    return max(found, default=None)
+
+
+def _host_bytes() -> float:
+    import psutil  # type: ignore[import-untyped]
+
+    return float(psutil.virtual_memory().total)
+
+
+def _one_row(run: Run, workers: int) -> Shape:
+    runtime = run.config.runtime
+    return Shape(
+        workers=workers,
+        zero=runtime.zero,
+        activation_checkpointing=runtime.activation_checkpointing,
+        micro_rows=1,
+    )
+
+
+def _sentence(run: Run, site: Site, asked: Shape) -> str:
+    memory, limit = memory_of(run, site, asked), site.memory_bytes or 0.0
+    parts = {name: part for name, part in memory.plain().items() if name not in ("total", "slack", "host")}
+    largest = max(parts, key=lambda name: parts[name])
+    advice = "a smaller model, shorter rows or larger machines"
+    if nearest := nearest_that_fit(run, site, asked, [asked.workers]):
+        advice = " ".join(f"{key}={str(value).lower()}" for key, value in nearest[0].shape.plain().items())
+    return (
+        f"run {run.config.name}: one row of {run.row_tokens} tokens must fit into the {format_bytes(limit)} of a "
+        f"worker here, got at least {format_bytes(memory.total - memory.slack)}, most of it {largest}; use {advice}, "
+        "or runtime.ignore_plan=true to try it"
+    )
