@@ -1,4 +1,4 @@
-"""The question that a launch asks before Ray starts: can it fit at all?"""
+"""The question that a launch asks before Ray starts: whether it can fit at all."""
 
 from pathlib import Path
 
