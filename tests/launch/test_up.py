@@ -254,13 +254,19 @@ def test_a_sweep_that_loses_a_node_ends_as_its_fine_tunings_alone(running, input
     command += ["recipe.budget.trials=3", "recipe.confirm_seeds=1", "--name", "lost"]
     handed_in = running.submit("--detach", "--no-preflight", "--", *command)
     job = re.search(r"job (tune-\w+) is handed in", handed_in.stderr)[1]
-    worker = running.hosts.worker
-    wait_for(lambda: any("ray::ImplicitFunc" in line for line in worker.processes()))
+    ledger = home / "sweep" / "lost" / "ledger.jsonl"
+    wait_for(lambda: all(trial_is_on(host) for host in running.hosts.all))  # at once
+    wait_for(lambda: ledger.exists() and '"epoch"' in ledger.read_text())
     running.lose_the_worker()
     ended = running.submit("--logs", job)
     assert ended.returncode == 0, ended.stderr[-4000:]
-    trials = Ledger(home / "sweep" / "lost" / "ledger.jsonl").trials
+    trials = Ledger(ledger).trials
+    assert any(trial.losses for trial in trials), "nothing ran on the node that was lost"
     assert [trial.state for trial in trials] == ["complete"] * 3
+    assert all([epoch.epoch for epoch in trial.epochs] == [1, 2, 3] for trial in trials)
+    runs = registry.read_runs(registry.connect(home=home), kind="trial")
+    assert sorted(run.name for run in runs) == [f"lost-{trial.id}" for trial in trials]
+    assert {run.status for run in runs} == {"FINISHED"}
     data = read_task(load_task("demo_pairs"), str(inputs / "data"))
     for trial in trials:
         values = {"model": str(inputs / "longformer"), "seed": trial.seed, **fixed}
@@ -314,6 +320,10 @@ def test_there_was_no_way_out(hosts):
     for host in (hosts.launcher, *hosts.all):
         assert host.run("ip route show default", check=True).stdout == ""
         assert host.run("timeout 5 bash -c '< /dev/tcp/1.1.1.1/443'").returncode
+
+
+def trial_is_on(host):
+    return any("ray::ImplicitFunc" in line for line in host.processes())  # what Tune calls a trial's process
 
 
 def losses(tracking, name):

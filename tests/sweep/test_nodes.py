@@ -1,10 +1,6 @@
-"""Sweeps over several nodes, and trials of several workers."""
+"""Trials of several workers on Ray; `tests/launch/test_up.py` has a sweep over several nodes."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import pytest
 import yaml
@@ -15,60 +11,41 @@ from clinscale.sweep import SweepConfig, sweep
 from clinscale.sweep.ledger import Ledger
 
 
-def settings(demo_data, model, folder, **changes):
+def settings(demo_data, model, folder):
     space = {
-        "fixed": {"epochs": 3, "dropout": 0.0, "batch_size": 8, "max_tokens": 128},
+        "fixed": {"epochs": 2, "dropout": 0.0, "batch_size": 8, "max_tokens": 128},
         "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
         "first_trials": [{"optimizer.learning_rate": 1e-3}],
     }
     (folder / "space.yaml").write_text(yaml.safe_dump(space))
     study = {"name": "pairs", "task": "demo_pairs", "data": str(demo_data), "models": [model]}
-    recipe = {"studies": [{**study, "space": str(folder / "space.yaml")}], **changes.pop("recipe", {})}
-    return {"name": "s", "recipe": recipe, **changes}
-
-
-@pytest.mark.ray
-@pytest.mark.cluster
-@pytest.mark.timeout(600)
-def test_a_node_that_is_lost_costs_no_trial(demo_data, base_models, tmp_path):
-    recipe = {"budget": {"trials": 4}, "scheduler": "none", "sampler": "random"}
-    (tmp_path / "sweep.yaml").write_text(
-        yaml.safe_dump(settings(demo_data, base_models["longformer"], tmp_path, recipe=recipe))
-    )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    script = Path(__file__).with_name("nodes.py")
-    ran = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(tmp_path / "sweep.yaml")],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    seen = json.loads((tmp_path / "seen.json").read_text())
-    assert seen["nodes"] == 2, "a node was lost and another came"
-    assert seen["most_at_once"] >= 2
-    assert seen["free_cpus"] == seen["cpus"] == 2, "nothing holds on to a CPU"
-    trials = Ledger(tmp_path / "sweep" / "s" / "ledger.jsonl").trials
-    assert [trial.state for trial in trials] == ["complete"] * 4
-    assert all([epoch.epoch for epoch in trial.epochs] == [1, 2, 3] for trial in trials)
-    runs = registry.read_runs(registry.connect(home=tmp_path), kind="trial")
-    assert sorted(run.name for run in runs) == [f"pairs-{trial.id}" for trial in trials]
-    assert {run.status for run in runs} == {"FINISHED"}
+    study["space"] = str(folder / "space.yaml")
+    runtime = {"workers_per_trial": 2, "cpus_per_trial": 0.9, "zero": {"stage": 2}}
+    recipe = {"studies": [study], "budget": {"trials": 1}, "scheduler": "none"}
+    return SweepConfig.parse({"name": "s", "recipe": recipe, "runtime": runtime}, source="test")
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_trial_may_be_a_group_under_zero(demo_data, base_models, tracking, tmp_path, ray_cluster):
-    recipe = {"budget": {"trials": 1}, "scheduler": "none"}
-    runtime = {"workers_per_trial": 2, "cpus_per_trial": 0.9, "zero": {"stage": 2}}
-    config = SweepConfig.parse(
-        settings(demo_data, base_models["longformer"], tmp_path, recipe=recipe, runtime=runtime), source="test"
-    )
-    [result] = sweep(config, tracking=tracking, home=tmp_path, cluster=ray_cluster).studies
-    [trial] = Ledger(tmp_path / "sweep" / "s" / "ledger.jsonl").trials
-    assert trial.state == "complete"
-    assert [epoch.epoch for epoch in trial.epochs] == [1, 2, 3]
-    assert result.folder.is_dir()
-    [run] = registry.read_runs(tracking, kind="trial")
-    assert run.tags[Tag.TRIAL_STATE] == "complete"
-    assert float(run.tags[Tag.DEVICE_SECONDS]) > 0
+def test_a_trial_may_be_a_group_under_zero_and_ends_as_on_forks(
+    demo_data, base_models, mlflow_database, tmp_path, ray_cluster, fork_workers
+):
+    """The trial is a process of Ray Tune that has a group of Ray Train's workers inside its placement."""
+    config = settings(demo_data, base_models["longformer"], tmp_path)
+
+    def run(home, cluster):
+        home.mkdir()
+        shutil.copy(mlflow_database, home / "mlflow.db")
+        tracking = registry.connect(home=home)
+        [result] = sweep(config, tracking=tracking, home=home, cluster=cluster).studies
+        assert result.folder.is_dir()
+        [trial] = Ledger(home / "sweep" / "s" / "ledger.jsonl").trials
+        [one] = registry.read_runs(tracking, kind="trial")
+        assert trial.state == one.tags[Tag.TRIAL_STATE] == "complete"
+        assert float(one.tags[Tag.DEVICE_SECONDS]) > 0
+        return [(epoch.epoch, epoch.objective) for epoch in trial.epochs], result.value
+
+    on_ray = run(tmp_path / "ray", ray_cluster)
+    assert [epoch for epoch, _ in on_ray[0]] == [1, 2]
+    with fork_workers() as forks:
+        assert run(tmp_path / "forks", forks) == on_ray
