@@ -9,12 +9,14 @@ import os
 import sys
 import traceback
 
-import mlflow.tracking  # noqa: F401
+import mlflow.store.model_registry.sqlalchemy_store
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 import optuna  # noqa: F401
 import pandas  # noqa: F401
 import ray  # noqa: F401
 import torch  # noqa: F401
-import transformers  # noqa: F401
+import transformers.models.big_bird.modeling_big_bird
+import transformers.models.longformer.modeling_longformer  # noqa: F401
 
 from clinscale import registry, sweep  # noqa: F401
 from clinscale.cli import main

