@@ -117,6 +117,8 @@ def _site(
 
 
 def _people(found: "PretrainPlan") -> list[Any]:
+    from clinscale.plan import PAYS
+
     run, site, asked = found.run, found.site, found.asked
     model = run.model
     people: list[Any] = [
@@ -132,9 +134,10 @@ def _people(found: "PretrainPlan") -> list[Any]:
         people.append(
             table("Clusters", [_size_row(one) | {"efficiency": found.efficiency(one)} for one in found.sizes])
         )
-        people.append(
-            f"more than {found.pays_up_to} workers do not pay: twice as many are less than 1.5 times as fast"
-        )
+        if found.pays_up_to != found.sizes[-1].shape.workers:
+            people.append(
+                f"more than {found.pays_up_to} workers do not pay: twice as many are less than {PAYS} times as fast"
+            )
     for title, one in (("cheapest", found.cheapest), ("fastest", found.fastest)):
         if one:
             people.append(f"{title}: {_overrides(one)}; {_whole(one)}")

@@ -9,10 +9,11 @@ config ──▶ Run: the model by its numbers, rows, steps
 from clinscale.plan.facts import ModelFacts
 from clinscale.plan.launch import check_launch, gpu_bytes_here
 from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
-from clinscale.plan.pretrain import SIZES, Estimate, PretrainPlan, Run, Shape, Site, plan_pretrain
+from clinscale.plan.pretrain import PAYS, SIZES, Estimate, PretrainPlan, Run, Shape, Site, plan_pretrain
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
 
 __all__ = [
+    "PAYS",
     "SIZES",
     "Estimate",
     "Memory",

@@ -10,7 +10,7 @@ GPU_PROCESS_BYTES = 1.2e9
 """A process on a GPU before it has a tensor: CUDA's context, libraries and NCCL's buffers; assumed."""
 
 CPU_PROCESS_BYTES = 0.8e9
-"""A worker on a CPU before it has a tensor: Python, torch, transformers and DeepSpeed; measured on Linux."""
+"""A worker on a CPU before it has a tensor: Python, torch, transformers and DeepSpeed; assumed."""
 
 GPU_SLACK = 0.1
 """Memory that PyTorch's caching allocator holds without using it, as a share of what comes and goes; assumed."""

@@ -23,7 +23,7 @@ PAYS = 1.5
 """A cluster twice as large must be so many times as fast; below it, most of what is added is wasted."""
 
 MASKED_TOKENS_PER_S = 2.0e6
-"""Tokens that one core masks in a second, while the device works on the rows before; measured on an AMD EPYC."""
+"""Tokens that one core masks in a second, while the device works on the rows before; assumed."""
 
 SNAPSHOT_BYTES_PER_S = 5.0e9
 """Copy of a rank's state into the host's memory, for which training waits; assumed."""
