@@ -13,7 +13,7 @@ from clinscale.bench.predict import KINDS, bench_predict
 from clinscale.bench.pretrain import bench_pretrain
 from clinscale.bench.recipe import LEVERS, RecipeRecord, bench_recipe
 from clinscale.bench.record import BenchRecord
-from clinscale.bench.search import bench_search, record_table
+from clinscale.bench.search import bench_budgets, bench_search, convert_table, record_table
 from clinscale.bench.step import bench_step
 from clinscale.bench.zero import bench_zero
 
@@ -27,6 +27,7 @@ __all__ = [
     "RecipeRecord",
     "anchors",
     "bench_attention",
+    "bench_budgets",
     "bench_checkpoint",
     "bench_corpus",
     "bench_loading",
@@ -37,5 +38,6 @@ __all__ = [
     "bench_search",
     "bench_step",
     "bench_zero",
+    "convert_table",
     "record_table",
 ]

@@ -24,6 +24,8 @@ Answers = StrEnum("Answers", ["classification", "entities"])
 Format = StrEnum(
     "Format", ["csv", "jsonl", "json", "parquet", "arrow", "noteevents", "bio", "brat", "i2b2_xml", "squad"]
 )
+Goal = StrEnum("Goal", ["maximise", "minimise"])
+PublicTable = StrEnum("PublicTable", ["arlbench_ppo", "hpobench_mlp_final"])
 app = typer.Typer(
     help="Measure clinscale beside its peer, in one process, equality asserted first.", no_args_is_help=True
 )
@@ -403,11 +405,22 @@ def recipe(
 @app.command()
 def search(
     table: Annotated[
-        Path | None, typer.Option(help="Recorded fine-tunings to replay: what --record has written.")
+        Path | None,
+        typer.Option(help="Trainings to replay: what --record has written, or learning curves in a .parquet."),
+    ] = None,
+    goal: Annotated[
+        Goal | None, typer.Option(help="With a .parquet whose metadata does not say it: which values are better.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="With a .parquet: repeat for several; all by default.")
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="Write such a table here instead; takes about an hour.")
+        Path | None, typer.Option(help="Write such a table here instead; takes about an hour without --convert.")
     ] = None,
+    convert: Annotated[
+        PublicTable | None, typer.Option(help="With --record and --data: a public table to write as .parquet.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="With --convert: folder of the table as published.")] = None,
     model: Annotated[str | None, typer.Option(help="With --record: HF folder of the tiny base model.")] = None,
     configurations: Annotated[int, typer.Option(min=2, help="With --record: settings of each task.")] = 128,
     seeds: Annotated[int, typer.Option(min=2, help="Runs of each method on each task.")] = 30,
@@ -417,12 +430,21 @@ def search(
     processes: Annotated[int, typer.Option(min=1, help="Processes to replay or record in.")] = 1,
     json: Json = False,
 ) -> None:
-    """The cost of finding a setting within 1 % of the best: random, stock Ray ASHA and others, against a sweep.
+    """The cost of finding a good setting: random, stock Ray ASHA and others, against a sweep, on recorded trainings.
+
+    A .parquet holds one row for each look at a training: task, config, step, value, seconds (since the look before),
+    perhaps seed, and a column for each hyperparameter. No number in value says that the training diverged.
 
     Example: `clinscale bench search --table tests/bench/search/table.json.gz --processes 2`
     """
-    from clinscale.bench import bench_search, record_table
+    from clinscale.bench import bench_budgets, bench_search, convert_table, record_table
 
+    if record and convert:
+        if not data:
+            raise ConfigError("--convert must come with --data, got none; name the folder of the published table")
+        convert_table(convert.value, data, record)
+        emit({"table": str(record)}, as_json=json, people=f"table: {record}")
+        return
     if record:
         if not model:
             raise ConfigError(
@@ -440,6 +462,21 @@ def search(
         return
     if not table:
         raise ConfigError("--table names the recorded fine-tunings to replay; make one with --record")
+    if table.suffix == ".parquet":
+        _run(
+            bench_budgets,
+            1,
+            json,
+            people=lambda found: [*_regrets(found), *_people(found)],
+            table=table,
+            goal=goal.value if goal else None,
+            tasks=tasks or [],
+            seeds=seeds,
+            processes=processes,
+        )
+        return
+    if goal or tasks:
+        raise ConfigError("--goal and --task are for a table of learning curves in a .parquet; leave them out")
     _run(bench_search, 1, json, table=table, seeds=seeds, noop_trials=noop_trials, processes=processes)
 
 
@@ -479,6 +516,22 @@ def _run(
 
         record = bench(**options, on_progress=on_progress)
     emit(record.plain(), as_json=json, people=(people or _people)(record))
+
+
+def _regrets(record: "BenchRecord") -> list[Any]:
+    """The table of regrets at fixed budgets, and a sentence for each task that was left out."""
+    rows = [
+        {
+            "search": name,
+            **{
+                f"{budget} trainings": f"{mean:.2f} ({low:.2f} to {high:.2f})"
+                for budget, (mean, low, high) in at.items()
+            },
+        }
+        for name, at in record.details["regret"].items()
+    ]
+    left = [f"{name} was left out: {why}" for name, why in record.details["left_out"].items()]
+    return [table_of("mean regret at the cost of so many whole trainings: 0 best, 1 median", rows), *left]
 
 
 def _people(record: "BenchRecord") -> list[Any]:

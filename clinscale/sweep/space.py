@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 import clinscale
 from clinscale.config import Config, key_paths, merge, nearest, nest
@@ -82,6 +82,12 @@ class SearchSpace(Config):
         for key, dimension in self.parameters.items():
             for value in dimension.examples():
                 self.recipe("-", anchor | {key: value})
+
+    @classmethod
+    def of_any(cls, parameters: Mapping[str, Any]) -> "SearchSpace":
+        """A space of parameters that are no fields of the fine-tuning recipe, as tables of other people have them."""
+        dimensions = TypeAdapter(dict[str, Dimension]).validate_python(parameters)
+        return cls.model_construct(parameters=dimensions)
 
     def recipe(self, model: str, sampled: Mapping[str, Any], seed: int = 0) -> FinetuneRecipe:
         """The fine-tuning that one point of the space means."""

@@ -1,8 +1,9 @@
 """The searches that are compared: ours, what others recommend, and Ray's own."""
 
 import itertools
+import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,10 @@ from clinscale.sweep import Trial as SweepTrial
 TOP_K = ((16, 2), (32, 3), (64, 5))
 """Sizes of one-epoch-then-top-K; the cheapest of them for each task is the baseline."""
 _WARM_POINTS = 3
+_EARLY = 0.04
+"""Share of a training after which the top-2 rule looks."""
+_TOP_2_OF = (25, 50, 100)
+"""Sizes of its lots; the cheapest of them for each task is the baseline."""
 
 
 class Ours:
@@ -39,7 +44,9 @@ class Ours:
         warm: tuple[Mapping[str, Any], ...] = (),
         trials: int | None = None,
         halving: Halving | None = None,
+        epochs: int = EPOCHS,
     ) -> None:
+        self._epochs = epochs
         self._ledger, self._halving, self._budget = Ledger(), halving or Halving(), Budget(trials=trials)
         self._proposer = Proposer(space, seed=seed, first=space.first_trials, warm=warm)
         self._jobs: dict[int, Job] = {}
@@ -47,7 +54,7 @@ class Ours:
     def next(self) -> Job | None:
         """See Method."""
         trials = self._ledger.of_study(0)
-        move = next_move([Search(trials, EPOCHS)], self._budget, self._halving)
+        move = next_move([Search(trials, self._epochs)], self._budget, self._halving)
         if isinstance(move, Resume):
             self._ledger.resume(move.trial)
             return self._jobs[move.trial.number]
@@ -62,10 +69,14 @@ class Ours:
 
     def report(self, job: Job, value: float, seconds: float) -> bool:
         """See Method."""
-        trial = self._ledger.report(self._ledger.trial(0, job.key), Epoch(job.done, value, seconds))
-        if job.done == EPOCHS:
+        trial = self._ledger.trial(0, job.key)
+        if math.isnan(value):
+            self._ledger.end(trial, "failed", "not_a_number")
+            return False
+        trial = self._ledger.report(trial, Epoch(job.done, value, seconds))
+        if job.ended:
             self._ledger.end(trial, "complete")
-        elif not goes_on(trial, self._ledger.of_study(0), self._halving, EPOCHS):
+        elif not goes_on(trial, self._ledger.of_study(0), self._halving, self._epochs):
             self._ledger.end(trial, "paused")
             return False
         return True
@@ -90,40 +101,51 @@ class Listed:
         return True
 
 
-class OneEpochTopK:
-    """Random settings for one epoch each, the best K of them to their end; then the next lot."""
+class Rounds:
+    """Random settings in lots: all of a lot are trained to a first epoch, the best of them to a second, and so on."""
 
-    def __init__(self, space: SearchSpace, seed: int, size: int, top: int) -> None:
-        self._points, self._size, self._top = _random_points(space, seed), size, top
-        self._judged: list[tuple[float, Job]] = []
-        self._chosen: list[Job] = []
-        self._started, self._running = 0, 0
+    def __init__(self, points: Iterator[Mapping[str, Any]], rounds: Sequence[tuple[int, int]]) -> None:
+        """Rounds are pairs of the number of settings and the epoch to which they are trained."""
+        self._points, self._rounds = points, rounds
+        self._round, self._running = 0, 0
+        self._waiting, self._judged = self._lot(), list[tuple[float, Job]]()
 
     def next(self) -> Job | None:
         """See Method."""
-        if self._started == self._size and not self._running and not self._chosen:
+        if not self._waiting and not self._running:
             self._judged.sort(key=lambda one: -one[0])
-            self._chosen = [job for _, job in self._judged[: self._top]]
-            self._judged, self._started = [], 0
-        if self._chosen:
-            self._running += 1
-            return self._chosen.pop(0)
-        if self._started == self._size or (self._started == 0 and self._running):
+            self._round = (self._round + 1) % len(self._rounds)
+            kept = [job for _, job in self._judged[: self._rounds[self._round][0]]]
+            self._waiting = [job for job in kept if not job.ended] if self._round else []
+            if not self._waiting:  # the lot is done, or all of it diverged
+                self._round, self._waiting = 0, self._lot()
+            self._judged = []
+        if not self._waiting:
             return None
-        self._started += 1
         self._running += 1
-        return Job(object(), next(self._points))
+        return self._waiting.pop(0)
 
     def began(self, job: Job) -> None:
         """See Method; random points learn nothing."""
 
     def report(self, job: Job, value: float, seconds: float) -> bool:
         """See Method."""
-        if job.done == 1:
+        if not math.isnan(value) and not job.ended and job.done < self._rounds[self._round][1]:
+            return True
+        self._running -= 1
+        if not math.isnan(value):
             self._judged.append((value, job))
-        on = 1 < job.done < EPOCHS
-        self._running -= not on
-        return on
+        return False
+
+    def _lot(self) -> list[Job]:
+        return [Job(object(), point) for point in itertools.islice(self._points, self._rounds[0][0])]
+
+
+class OneEpochTopK(Rounds):
+    """Random settings for one epoch each, the best K of them to their end; then the next lot."""
+
+    def __init__(self, space: SearchSpace, seed: int, size: int, top: int) -> None:
+        super().__init__(_random_points(space, seed), ((size, 1), (top, EPOCHS)))
 
 
 @dataclass(frozen=True)
@@ -136,7 +158,7 @@ class _Named:
 class StockRay:
     """Ray's own ASHAScheduler and OptunaSearch with their defaults."""
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    def __init__(self, space: SearchSpace, seed: int, epochs: int = EPOCHS) -> None:
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search.optuna import OptunaSearch
 
@@ -146,9 +168,9 @@ class StockRay:
             metric="objective",
             mode="max",
             seed=seed,
-            points_to_evaluate=[dict(point) for point in space.first_trials],
+            points_to_evaluate=[dict(point) for point in space.first_trials] or None,
         )
-        self._asha = ASHAScheduler(time_attr="training_iteration", metric="objective", mode="max", max_t=EPOCHS)
+        self._asha = ASHAScheduler(time_attr="training_iteration", metric="objective", mode="max", max_t=epochs)
         self._number = itertools.count()
 
     def next(self) -> Job | None:
@@ -166,9 +188,12 @@ class StockRay:
 
     def report(self, job: Job, value: float, seconds: float) -> bool:
         """See Method."""
+        if math.isnan(value):
+            self._asha.on_trial_error(None, job.key)
+            self._search.on_trial_complete(job.key.trial_id, error=True)
+            return False
         result = {"objective": value, "training_iteration": job.done}
-        on = job.done < EPOCHS
-        on = self._asha.on_trial_result(None, job.key, result) == self._asha.CONTINUE and on
+        on = self._asha.on_trial_result(None, job.key, result) == self._asha.CONTINUE and not job.ended
         if on:
             self._search.on_trial_result(job.key.trial_id, result)
         else:
@@ -217,3 +242,39 @@ def methods_of(table: Table, task: str, seed: int) -> dict[str, Callable[[], Met
             for size, top in TOP_K
         },
     }
+
+
+def curve_methods_of(
+    table: Table, epochs: int, seed: int, warm: tuple[Mapping[str, Any], ...]
+) -> dict[str, Callable[[], Method]]:
+    """Constructors of the searches that are compared on public tables, by name.
+
+    Args:
+        table: of one task.
+        epochs: looks of a whole training there.
+        seed: of every search.
+        warm: the best settings of its siblings; with none, there is no warm search.
+    """
+    space, count = table.space, len(table.params)
+    early = max(1, math.ceil(_EARLY * epochs))
+    found: dict[str, Callable[[], Method]] = {
+        "random": lambda: Listed(_random_points(space, seed)),
+        "qmc": lambda: Listed(iter(space.quasi_random(count, seed))),
+        "stock_asha": lambda: StockRay(space, seed, epochs),
+        "sync_halving": lambda: Rounds(_random_points(space, seed), _halvings(epochs)),
+        **{
+            f"top_2_of_{size}": lambda size=size: Rounds(_random_points(space, seed), ((size, early), (2, epochs)))  # type: ignore[misc]
+            for size in _TOP_2_OF
+        },
+        "ours": lambda: Ours(space, seed, epochs=epochs),
+    }
+    if warm:
+        found["warm"] = lambda: Ours(space, seed, epochs=epochs, warm=warm)
+    return found
+
+
+def _halvings(epochs: int) -> list[tuple[int, int]]:
+    """Rounds of synchronous halving with Halving's own first rung and factor."""
+    usual = Halving()
+    ends = [*usual.rungs(epochs), epochs]
+    return [(usual.reduction_factor ** (len(ends) - place), end) for place, end in enumerate(ends, 1)]

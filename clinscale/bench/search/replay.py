@@ -11,7 +11,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Protocol
@@ -38,6 +38,13 @@ class Job:
     """Epochs that are trained already."""
     index: int | None = None
     """Index of the recorded configuration that represents it."""
+    epochs: int = EPOCHS
+    """Epochs after which its training ends by itself."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its training has come to its end."""
+        return self.done >= self.epochs
 
 
 class Method(Protocol):
@@ -50,7 +57,10 @@ class Method(Protocol):
         """A new job has begun, with the parameters of the configuration that represents it."""
 
     def report(self, job: Job, value: float, seconds: float) -> bool:
-        """An epoch of `job` has ended with the trial's best score so far; whether it trains on."""
+        """An epoch of `job` has ended with the trial's best score so far; whether it trains on.
+
+        NaN: the training has diverged, which ends it.
+        """
 
 
 class Task:
@@ -58,10 +68,16 @@ class Task:
 
     def __init__(self, table: Table, name: str) -> None:
         self._space, self._params, self._curves = table.space, table.params, table.curves[name]
-        full = np.array([max(curve.value) for curve in self._curves])
+        full = np.array(table.ends.get(name) or [max(curve.value) for curve in self._curves])
         best, usual = float(full.max()), float(np.median(full))
+        if math.isinf(usual):  # half of all diverge: the median of the others
+            usual = float(np.median(full[np.isfinite(full)]))
         self.regret = (best - full) / (best - usual)
-        self.whole_s = statistics.fmean(sum(curve.seconds) for curve in self._curves)
+        self.epochs = max(len(curve.value) for curve in self._curves)
+        """Epochs of the longest training."""
+        self.whole_s = statistics.fmean(
+            sum(curve.seconds) for curve in self._curves if len(curve.value) == self.epochs
+        )
         """Seconds of a whole fine-tuning, on average."""
         self._shares = np.array([self._share(params) for params in table.params])
 
@@ -72,14 +88,15 @@ class Task:
         index = int(np.argmin(distance))
         if math.isinf(distance[index]):
             return False
-        job.index, job.params = index, self._params[index]
+        job.index, job.params, job.epochs = index, self._params[index], len(self._curves[index].value)
         taken.append(index)
         return True
 
     def epoch(self, index: int, epoch: int) -> tuple[float, float]:
-        """Best score within the first `epoch` epochs, and the seconds of that epoch."""
+        """Best score within the first `epoch` epochs (NaN: it diverged), and the seconds of that epoch."""
         curve = self._curves[index]
-        return max(curve.value[:epoch]), curve.seconds[epoch - 1]
+        now = curve.value[epoch - 1]
+        return now if math.isnan(now) else max(curve.value[:epoch]), curve.seconds[epoch - 1]
 
     def best(self, count: int) -> list[int]:
         """The configurations that are best when fully trained."""
@@ -96,13 +113,47 @@ class Task:
         return np.array(row)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """The state of a search after a report."""
+
+    cost_s: float
+    """Device-seconds that all workers have taken."""
+    best: int | None
+    """Configuration of the best trial so far; None before there is one."""
+    thought_s: float
+    """Seconds that the search itself has taken, measured."""
+    trials: int
+    """Trials begun so far."""
+
+
 def replay(task: Task, method: Method) -> tuple[float, bool]:
     """Device-seconds until the best trial so far is good enough, and whether it ever was."""
+    cost_s = 0.0
+    for moment in moments(task, method):
+        cost_s = moment.cost_s
+        if moment.best is not None and task.regret[moment.best] <= REGRET:
+            return cost_s, True
+    return cost_s, False
+
+
+def moments(
+    task: Task, method: Method, *, start_s: float = START_S, counts_thought: bool = True
+) -> Iterator[Moment]:
+    """The search after each of its reports, until the table is used up.
+
+    Args:
+        task: that it is run on.
+        method: the search.
+        start_s: what each start of a trial costs.
+        counts_thought: whether the search's own seconds are part of the cost; else the same seed gives the same costs.
+    """
     order = itertools.count()
     busy: list[tuple[float, int, Job, float, float]] = []
     taken: list[int] = []
-    now_s, idle = 0.0, WORKERS
-    best, best_value = None, -math.inf
+    values: dict[int, float] = {}
+    now_s, total_s, idle = 0.0, 0.0, WORKERS
+    best: int | None = None
 
     def begin(job: Job, at_s: float) -> None:
         value, seconds = task.epoch(job.index or 0, job.done + 1)
@@ -111,6 +162,7 @@ def replay(task: Task, method: Method) -> tuple[float, bool]:
     while True:
         while idle:
             job, thought_s = _timed(method.next)
+            total_s += thought_s
             if job is None:
                 break
             if job.index is None:
@@ -118,18 +170,23 @@ def replay(task: Task, method: Method) -> tuple[float, bool]:
                     break  # the table is used up, so nothing new can be learned
                 method.began(job)
             idle -= 1
-            begin(job, now_s + START_S + thought_s)
+            begin(job, now_s + start_s + thought_s * counts_thought)
         if not busy:
-            return now_s * WORKERS, False
+            return
         now_s, _, job, value, seconds = heappop(busy)
         job.done += 1
         on, thought_s = _timed(functools.partial(method.report, job, value, seconds))
-        if value > best_value:
-            best, best_value = job.index, value
-        if best is not None and task.regret[best] <= REGRET:
-            return now_s * WORKERS, True
-        if on and job.done < EPOCHS:
-            begin(job, now_s + thought_s)
+        total_s += thought_s
+        index = job.index or 0
+        if math.isnan(value):  # no model comes of it
+            values.pop(index, None)
+            best = max(values, key=lambda one: values[one], default=None) if best == index else best
+        else:
+            values[index] = value
+            best = index if best is None or value > values[best] else best
+        yield Moment(now_s * WORKERS, best, total_s, len(taken))
+        if on and not job.ended:
+            begin(job, now_s + thought_s * counts_thought)
         else:
             idle += 1
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Curve:
     """One configuration on one task."""
 
     value: tuple[float, ...]
-    """The task's metric on examples that were not trained on, after each epoch."""
+    """The task's metric on examples that were not trained on, after each epoch; NaN where the training diverged."""
     seconds: tuple[float, ...]
     """Processor seconds of each epoch."""
 
@@ -64,6 +64,8 @@ class Table:
     params: tuple[Mapping[str, Any], ...]
     curves: Mapping[str, tuple[Curve, ...]]
     """Curves by task, in the order of `params`."""
+    ends: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Worth of each configuration by task, where it is known better than by the best value of its curve."""
 
     @classmethod
     def read(cls, path: str | Path) -> "Table":
