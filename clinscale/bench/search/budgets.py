@@ -56,7 +56,7 @@ class _Comparison:
     peer: str
     mine: str
     budget: int | None
-    """In whole trainings; None compares the costs to one of the best settings, by the medians over seeds."""
+    """Number of whole trainings; None compares the costs to one of the best settings, by the medians over seeds."""
     asked: float
 
 
@@ -108,14 +108,7 @@ def bench_budgets(
             on_progress(name)
             work = partial(_replays, name, read[name], _warm_points(read, name))
             # not seed 0: a table may be Sobol's points under that seed
-            runs = list(each(work, range(1, seeds + 1)))
-            found[name] = {
-                method: _Runs(*(np.array([run[method][part] for run in runs]) for part in range(3)))
-                for method in runs[0]
-            }
-    for runs in found.values():
-        lots = {name: runs[name] for name in runs if name.startswith("top_2_of_")}
-        runs["top_2"] = min(lots.values(), key=lambda one: float(np.median(one.to_best)))
+            found[name] = _by_method(list(each(work, range(1, seeds + 1))))
     rng = np.random.default_rng(0)
     picks = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
     weights = np.vstack([np.full(seeds, 1 / seeds), picks])  # the first row is the runs as they are
@@ -135,17 +128,28 @@ def bench_budgets(
             "workers": WORKERS,
             "left_out": left_out,
             "regret": _regrets(list(found.values()), weights),
-            "tasks": {
-                name: {
-                    "configurations": len(read[name].params),
-                    "diverging": sum(math.isinf(end) for end in read[name].ends),
-                    "trainings_to_best": {method: float(np.median(one.to_best)) for method, one in runs.items()},
-                    "regret": _regrets([runs], weights),
-                }
-                for name, runs in found.items()
-            },
+            "tasks": {name: _details(read[name], runs, weights) for name, runs in found.items()},
         },
     )
+
+
+def _by_method(replays: Sequence[Mapping[str, tuple[np.ndarray, float, float]]]) -> dict[str, _Runs]:
+    """The replays of all seeds by method; `top_2` is the lot size that is the cheapest here."""
+    found = {
+        method: _Runs(*(np.array([replay[method][part] for replay in replays]) for part in range(3)))
+        for method in replays[0]
+    }
+    lots = [runs for method, runs in found.items() if method.startswith("top_2_of_")]
+    return {**found, "top_2": min(lots, key=lambda runs: float(np.median(runs.to_best)))}
+
+
+def _details(task: PublicTask, runs: Mapping[str, _Runs], weights: np.ndarray) -> dict[str, Any]:
+    return {
+        "configurations": len(task.params),
+        "diverging": sum(math.isinf(end) for end in task.ends),
+        "trainings_to_best": {method: float(np.median(one.to_best)) for method, one in runs.items()},
+        "regret": _regrets([runs], weights),
+    }
 
 
 def _warm_points(read: Mapping[str, PublicTask], name: str) -> tuple[Mapping[str, Any], ...]:
@@ -226,7 +230,7 @@ def _ratios(pairs: Sequence[tuple[_Runs, _Runs]], one: _Comparison, weights: np.
 def _first_at(reached: np.ndarray) -> np.ndarray:
     """Cost at which each row is first true."""
     costs = np.where(reached.any(axis=1), _GRID[reached.argmax(axis=1)], _HORIZON)
-    return np.maximum(costs, _GRID[1])
+    return np.asarray(np.maximum(costs, _GRID[1]))
 
 
 def _medians(by_task: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:

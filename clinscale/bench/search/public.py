@@ -13,8 +13,8 @@ One row is one look at one training. Columns:
   values are above 0 and lie more evenly there. A column that is empty throughout a task, or has one value throughout
   the table, is left out there.
 
-Larger values are better with the goal `maximise`, smaller ones with `minimise`; the goal stands in the file's metadata
-under `goal`, or the reader is told. A training that has fewer looks than others of its task ended by itself. What a
+Larger values are better with the goal `maximise`, smaller ones with `minimise`; the goal is in the file's metadata
+under `goal`, or is an argument of the reader. A training that has fewer looks than others of its task ended by itself. What a
 setting is worth is the best value of its training, as a fine-tuning keeps its best weights; the lower median over its
 seeds.
 """
@@ -68,10 +68,10 @@ class PublicTask:
 
     @property
     def worth_searching(self) -> str | None:
-        """The reason why no search can be told from another here; None where one can."""
+        """The reason why all searches are alike here; None where one can."""
         finite = [end for end in self.ends if math.isfinite(end)]
         if len(self.params) < 2 or not finite:
-            return "it has no two settings that can be told apart"
+            return "it has no two settings that differ"
         if max(finite) <= float(np.median(np.array(self.ends))):
             return "half of its settings are as good as the best"
         return None
