@@ -14,9 +14,9 @@ One row is one look at one training. Columns:
   the table, is left out there.
 
 Larger values are better with the goal `maximise`, smaller ones with `minimise`; the goal is in the file's metadata
-under `goal`, or is an argument of the reader. A training that has fewer looks than others of its task ended by itself. What a
-setting is worth is the best value of its training, as a fine-tuning keeps its best weights; the lower median over its
-seeds.
+under `goal`, or is an argument of the reader. A training that has fewer looks than others of its task ended by itself.
+What a setting is worth is the best value of its training, as a fine-tuning keeps its best weights; the lower median
+over its seeds.
 """
 
 import itertools
