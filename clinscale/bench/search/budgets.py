@@ -194,7 +194,7 @@ def _replayed(task: Task, method: Method) -> tuple[np.ndarray, float, float]:
 def _regrets(tasks: Sequence[Mapping[str, _Runs]], weights: np.ndarray) -> dict[str, dict[str, list[float]]]:
     """Mean regret over tasks and seeds by method and budget, with its interval."""
     found: dict[str, dict[str, list[float]]] = {}
-    for method in set.intersection(*(set(runs) for runs in tasks)):
+    for method in (name for name in tasks[0] if all(name in runs for runs in tasks)):
         means = np.mean([weights @ runs[method].regret[:, _places(BUDGETS)] for runs in tasks], axis=0)
         found[method] = {
             str(budget): [round(float(one), 4) for one in (mean[0], *np.percentile(mean[1:], [2.5, 97.5]))]
