@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import hypothesis
+import psutil
 import pytest
 
 # a busy machine's wall clock is no fault of an example; more of them: `pytest --hypothesis-profile nightly`
@@ -219,11 +220,15 @@ def base_models(tmp_path_factory, shards):
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One local Ray of two CPUs for all tests of the `ray` tier."""
+    """One local Ray of two CPUs for all tests of the `ray` tier; it leaves no process behind."""
     from clinscale.runtime import ray_session
 
+    before = set(psutil.Process().children(recursive=True))
     with ray_session(num_cpus=2) as cluster:
+        of_ray = set(psutil.Process().children(recursive=True)) - before
         yield cluster
+    _, alive = psutil.wait_procs(of_ray, timeout=120)
+    assert not alive
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The demo at a reduced size, as a newcomer meets it: interrupted, continued, repeated."""
+"""The demo at a reduced size, as a newcomer meets it: interrupted on a Ray of its own, continued on forks, repeated."""
 
 import contextlib
 import json
@@ -8,11 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
+
+from clinscale.cli.main import app
+from clinscale.cli.output import keep_stdout_clean
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -24,9 +27,9 @@ class Ran:
     returncode: int
     stdout: str
     stderr: str
-    left_behind: list[str]
     runs: dict[str, str]
     """MLflow's runs when it ended, id to status."""
+    left_behind: list[str] = field(default_factory=list)
 
     @property
     def answer(self):
@@ -38,7 +41,7 @@ def demo(folder: Path) -> list[str]:
     return ["demo", "--dir", str(folder), "--json", "--scale", "0.03", "--num-trials", "2"]
 
 
-def run_demo(folder: Path, *, interrupt: bool = False) -> Ran:
+def interrupt_demo(folder: Path) -> Ran:
     """A demo in a session of its own; Ctrl-C to the whole group when one trial of its sweep has ended and one runs."""
     command = [sys.executable, "-m", "clinscale", *demo(folder)]
     log = folder.with_suffix(".log")
@@ -47,18 +50,33 @@ def run_demo(folder: Path, *, interrupt: bool = False) -> Ran:
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True, env=environment()
         )
         family: set[psutil.Process] = set()
+        interrupted = False
         while process.poll() is None:
             family |= (
                 set(psutil.Process(process.pid).children(recursive=True)) if process.poll() is None else set()
             )
-            if interrupt and "Sweeping" in log.read_text() and {"FINISHED", "RUNNING"} <= trials_of(folder):
+            if not interrupted and "Sweeping" in log.read_text() and {"FINISHED", "RUNNING"} <= trials_of(folder):
                 os.killpg(process.pid, signal.SIGINT)
-                interrupt = False
+                interrupted = True
             time.sleep(0.5)
     psutil.wait_procs(family, timeout=20)
     alive = [" ".join(member.cmdline()[:3]) for member in family if member.is_running()]
     stdout = process.stdout.read() if process.stdout else ""
-    return Ran(process.returncode, stdout, log.read_text(), alive, runs_of(folder))
+    return Ran(process.returncode, stdout, log.read_text(), runs_of(folder), alive)
+
+
+def run_demo_here(folder: Path) -> Ran:
+    """A demo in this process, which has everything imported; as the fixture `here`, but for a whole module."""
+    paths = [folder.with_suffix(suffix) for suffix in (".out", ".log")]
+    with contextlib.ExitStack() as stack:
+        out, log = (stack.enter_context(path.open("a")) for path in paths)
+        stack.enter_context(contextlib.redirect_stderr(log))
+        for number, told in ((1, out), (2, log)):
+            stack.callback(os.dup2, os.dup(number), number)
+            os.dup2(told.fileno(), number)
+        stack.enter_context(keep_stdout_clean())
+        code = app(demo(folder), standalone_mode=False)
+    return Ran(code or 0, *(path.read_text() for path in paths), runs_of(folder))
 
 
 def environment() -> dict[str, str]:
@@ -90,12 +108,13 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def interrupted(folder):
     """In the middle of the sweep: less is left to the next."""
-    return run_demo(folder, interrupt=True)
+    return interrupt_demo(folder)
 
 
 @pytest.fixture(scope="module")
-def finished(folder, interrupted):
-    return run_demo(folder)
+def finished(folder, interrupted, fork_workers):
+    with fork_workers():
+        return run_demo_here(folder)
 
 
 def test_ctrl_c_leaves_no_process_and_no_open_run(interrupted):
@@ -109,7 +128,6 @@ def test_ctrl_c_leaves_no_process_and_no_open_run(interrupted):
 
 def test_the_next_run_finishes_what_was_interrupted(interrupted, finished):
     assert finished.returncode == 0, finished.stderr
-    assert finished.left_behind == []
     answer = finished.answer
     assert [base["family"] for base in answer["base_models"]] == ["longformer", "bigbird"]
     assert all(base["perplexity_after"] < base["perplexity_before"] / 2 for base in answer["base_models"])
@@ -134,7 +152,6 @@ def test_one_more_run_adds_nothing(folder, finished, here, forks):
 def test_no_invented_note_is_told(folder, finished, here):
     """The synthetic notes stand for real ones: none of their sentences may leave the data folder."""
     told = folder.with_suffix(".out")
-    told.write_text(finished.stdout)
     places = ["--home", folder, "--skip", folder / "data", "--also", told, "--also", folder.with_suffix(".log")]
     command = ["models", "scan", folder / "data" / "notes", folder / "data" / "documents", "--id-column", "id"]
     scanned = here(*command, *places, "--json")

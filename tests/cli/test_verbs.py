@@ -66,6 +66,7 @@ def test_version_goes_to_stdout(clinscale):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
+@pytest.mark.usefixtures("tracking")
 def test_json_is_all_that_stdout_holds(command, keys, demo_data, shards, tmp_path, clinscale):
     places = {"DATA": str(demo_data), "SHARDS": shards.uri, "HOME": str(tmp_path)}
     words = [
@@ -76,6 +77,7 @@ def test_json_is_all_that_stdout_holds(command, keys, demo_data, shards, tmp_pat
     assert keys <= set(json.loads(ran.stdout))
 
 
+@pytest.mark.usefixtures("tracking")
 def test_predict_reads_and_writes_what_users_have(demo_data, base_models, tmp_path, clinscale):
     """`finetune` makes a folder, `predict` answers from it on a CSV and on a text file."""
     trained = clinscale(
