@@ -1,12 +1,9 @@
 """Contents of files, layer by layer: archives, compressed streams, tables; damaged and sealed ones are reported."""
 
-import base64
 import bz2
 import functools
 import io
-import json
 import lzma
-import re
 import struct
 import tarfile
 import zipfile
@@ -15,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 import numpy as np
+
+from clinscale.scan.tables import arrow_rows, arrow_schema, as_stream, sqlite_rows
 
 FAULTS = (
     OSError,
@@ -41,11 +40,13 @@ _SEALED = (
     *(b"7z\xbc\xaf", b"Rar!", b"MSCF", b"xar!", b"LZIP", b"\x89LZO", b"\x1f\x9d", b"\xff\x06\0\0sNaPpY"),
     *(b"\x89HDF\r\n", b"Obj\x01", b"ORC", b"FEA1"),  # HDF5, Avro, ORC, Feather of old
     *(b"age-encryption.org/", b"-----BEGIN PGP MESSAGE", b"-----BEGIN AGE", b"Salted__", b"LUKS\xba\xbe"),
-    *(b"\xff\xfe\0\0", b"\0\0\xfe\xff"),  # UTF-32
+    *(b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83", b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"),  # pages beside a SQLite file
 )
 """Beginnings of formats with text compressed or encrypted that are not opened; what is plain in them is read."""
+_DUCKDB, _LMDB = b"DUCK", b"\xde\xc0\xef\xbe"
 _LZMA, _ZLIB = b"\x5d\x00\x00", (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _ARROW_STREAM = b"\xff\xff\xff\xff"
+_SQLITE = b"SQLite format 3\0"
 _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b\x08": lambda raw: _unpacked(raw, lambda: zlib.decompressobj(31)),
     b"BZh": lambda raw: _unpacked(raw, bz2.BZ2Decompressor),
@@ -53,15 +54,21 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
     b"\x28\xb5\x2f\xfd": lambda raw: _by_arrow(raw, "zstd"),
     b"\x04\x22\x4d\x18": lambda raw: _by_arrow(raw, "lz4"),
 }
-PACKED = (_ZIP, *_SEALED, *_COMPRESSED)
+_TABLES = (b"PAR1", b"ARROW1", _SQLITE)
+PACKED = (_ZIP, *_SEALED, *_COMPRESSED, *_TABLES)
 """Beginnings that are no chance: where they cannot be read, something is not looked into."""
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"wOFF", b"wOF2")
+"""Beginnings of pictures, and of fonts of pages: even, and no text."""
 
-_CONTROL = re.compile(r"[\0-\x08\x0e-\x1f]")
 _SAMPLE_BYTES, _LEAST_SAMPLE_BYTES = 2**16, 2**12
 _EVEN = 0.12
 """Sum of squares by which the frequencies of bytes differ from even ones, of compressed or encrypted data; the least
 of weights is above 1, that of 4096 random bytes 0.06 on average."""
+
+_LEAST_BLANKS, _FEW_SIGNS, _MOST_SIGNS = 32, 16, 110
+_LONG_WORD, _LEAST_WORDS, _EVEN_LENGTHS = 24, 0.9, 0.25
+"""Of an unknown alphabet: least number of blanks, numbers of signs, length that words stay below, share of gaps between
+blanks that are words, and share that the rarer of even and odd lengths has; arrays have one of them."""
 
 
 def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple[str, IO[bytes]]]:
@@ -79,7 +86,7 @@ def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple
         raise NotImplementedError
     begin = stream.peek(_TAR_AT + len(_TAR))
     head = begin[:8]
-    if begin.startswith(_SEALED) or _is_tfrecord(begin):
+    if begin.startswith(_SEALED) or begin[8:12] == _DUCKDB or begin[16:20] == _LMDB or _is_tfrecord(begin):
         yield inside, stream
         raise NotImplementedError
     if head.startswith(_ZIP):
@@ -87,7 +94,10 @@ def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple
     elif begin[_TAR_AT:].startswith(_TAR):
         yield from _of_tar(stream, inside, depth)
     elif head.startswith((b"PAR1", b"ARROW1")) or (head.startswith(_ARROW_STREAM) and _is_arrow(stream)):
-        yield f"{inside} rows".strip(), io.BufferedReader(_Rows(_rows(stream, head)))
+        yield f"{inside} rows".strip(), as_stream(arrow_rows(stream, head))
+    elif begin.startswith(_SQLITE):
+        yield inside, stream  # what was deleted stays in its pages
+        yield f"{inside} rows".strip(), as_stream(sqlite_rows(stream))
     elif opener := _opener(stream, head):
         with opener(stream) as inner:
             yield from open_layers(inner, inside or "decompressed", depth + 1)
@@ -104,6 +114,32 @@ def looks_packed(block: bytes) -> bool:
         return False
     shares = np.bincount(sample, minlength=256) / len(sample)
     return bool(256 * np.square(shares).sum() - 1 < _EVEN)
+
+
+def looks_written(block: bytes) -> bool:
+    """Whether bytes are as those of words: some signs of few, and one of them between words of usual lengths.
+
+    So are those of any encoding of one byte a sign; numbers have more of them, or no such lengths.
+    """
+    sample = np.frombuffer(block, np.uint8, min(len(block), _SAMPLE_BYTES))
+    counts = np.bincount(sample, minlength=256)
+    blank, used = int(counts.argmax()), int(np.count_nonzero(counts > len(sample) // _SAMPLE_BYTES))
+    lengths = np.diff(np.flatnonzero(sample == blank))
+    if len(lengths) < _LEAST_BLANKS or not _FEW_SIGNS <= used <= _MOST_SIGNS:
+        return False
+    is_word = (lengths > 1) & (lengths < _LONG_WORD)
+    return bool(is_word.mean() > _LEAST_WORDS and _EVEN_LENGTHS < (lengths % 2).mean() < 1 - _EVEN_LENGTHS)
+
+
+def begins_packed(raw: bytes) -> bool:
+    """Whether bytes begin as a compressed file, a table or a picture does."""
+    if raw.startswith((*PACKED, *_PICTURES)):
+        return True
+    stream = io.BufferedReader(io.BytesIO(raw))
+    return any(
+        raw.startswith(magics) and _begins(opener, stream)
+        for magics, opener in ((_LZMA, _of_lzma), (_ZLIB, _of_zlib))
+    )
 
 
 def _of_zip(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[bytes]]]:
@@ -258,65 +294,4 @@ def _is_tfrecord(begin: bytes) -> bool:
 
 
 def _is_arrow(stream: Any) -> bool:
-    return _begins(_schema, stream)
-
-
-def _schema(stream: Any) -> Any:
-    import pyarrow
-
-    return io.BytesIO(pyarrow.ipc.open_stream(pyarrow.PythonFile(stream, "r")).schema.serialize().to_pybytes())
-
-
-def _rows(stream: Any, head: bytes) -> Iterator[str]:
-    """A table as JSON lines, its metadata first."""
-    import pyarrow
-    import pyarrow.parquet
-
-    file = pyarrow.PythonFile(stream if stream.seekable() else io.BytesIO(stream.read()), "r")
-    try:
-        if head.startswith(b"PAR1"):
-            table = pyarrow.parquet.ParquetFile(file)
-            schema, batches = table.schema_arrow, table.iter_batches(4096)
-        elif head.startswith(b"ARROW1"):
-            table = pyarrow.ipc.open_file(file)
-            schema, batches = table.schema, map(table.get_batch, range(table.num_record_batches))
-        else:
-            batches = pyarrow.ipc.open_stream(file)
-            schema = batches.schema
-        yield from (f"{_as_text(value)}\n" for value in (schema.metadata or {}).values())
-        for batch in batches:
-            rows = (json.dumps(row, ensure_ascii=False, default=_as_text) for row in batch.to_pylist())
-            yield "".join(f"{row}\n" for row in rows)
-    except (pyarrow.ArrowException, OSError):
-        raise NotImplementedError from None
-
-
-class _Rows(io.RawIOBase):
-    """Lines, read as bytes."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._lines, self._left = lines, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._left:
-            lines = next(self._lines, None)
-            if lines is None:
-                return 0
-            self._left = lines.encode(errors="replace")
-        found, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
-        buffer[: len(found)] = found
-        return len(found)
-
-
-def _as_text(value: Any) -> str:
-    """A value that JSON has no word for; bytes that are no text as base64, which is read as what it holds."""
-    if not isinstance(value, bytes):
-        return str(value)
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        return base64.b64encode(value).decode()
-    return base64.b64encode(value).decode() if _CONTROL.search(text) else text
+    return _begins(arrow_schema, stream)

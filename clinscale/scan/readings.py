@@ -22,8 +22,10 @@ _TAGGED = (
     re.compile(rf'(["\']\s*,)\s*["\']{_TAG}["\']'),  # ["patient", "O"]
 )
 _IDS = re.compile(r"\d{1,7}(?:[\s,;:|'\"\[\](){}]{1,80}\d{1,7}){11,}")
-_NUMBER = re.compile(r"(?:(?<![\w.+-])|(?<=\naI))(0x[0-9a-f]{1,6}|\d{1,7})(?:\.0*)?(?![\w.+-])")
-"""A number that is not part of a word; `aI` is before each of a list in the oldest kind of pickle."""
+_NUMBER = re.compile(
+    r"(?:(?<![\w.+-])|(?<=\na[IF]))(0x[0-9a-f]{1,6}|\d\.\d+[eE]\+?0?\d|\d{1,7})(?:\.0*)?(?![\w.+-])"
+)
+"""A number that is not part of a word; `aI` or `aF` is before each of a list in the oldest kind of pickle."""
 _ROW, _CELL = re.compile(r"[\n\r\])}]"), re.compile(r"[,;|\t]|</")
 _LABEL_CHARS = 40
 _FEW = 8
@@ -66,5 +68,13 @@ def _lists_of_ids(text: str) -> Iterator[list[int]]:
         column = len(cells) + (0 if rows else column)
         stop = number.end()
         label = name[-_LABEL_CHARS:].strip(" \"':=[({-")
-        columns[label, 0 if label else column].append(int(number[1], 0 if number[1].startswith("0x") else 10))
-    yield from columns.values()
+        columns[label, 0 if label else column].append(_value(number[1]))
+    yield from (column for column in columns.values() if len(column) >= _FEW)
+
+
+def _value(number: str) -> int:
+    """A whole number; 0, which is passed over, for another one."""
+    if number.isdecimal():
+        return int(number)
+    value = float.fromhex(number) if number.startswith("0x") else float(number)
+    return int(value) if value.is_integer() else 0

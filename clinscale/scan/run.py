@@ -266,6 +266,8 @@ class _Scan:
     def _add(self, place: int, text: str, offset: int, num_bytes: int) -> None:
         text = plain(text)
         hashes, starts = corpus.phrases(text, PHRASE_WORDS)
+        if not len(hashes):
+            return
         is_text = ~_counts(hashes)
         hashes, starts = hashes[is_text], starts[is_text]
         if not len(hashes):

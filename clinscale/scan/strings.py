@@ -1,6 +1,6 @@
 """The readable parts of files of any kind, block by block, so that memory does not grow with the file."""
 
-import base64
+import codecs
 import html
 import io
 import re
@@ -12,8 +12,10 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 
-from clinscale.scan.opened import FAULTS, PACKED, looks_packed, open_layers
+from clinscale.scan.encoded import written_in_digits
+from clinscale.scan.opened import FAULTS, PACKED, looks_packed, looks_written, open_layers
 from clinscale.scan.token_ids import runs_of_ids
+from clinscale.scan.windows import frequent, sums_of_parities
 
 __all__ = ["FAULTS", "Piece", "plain", "read_pieces"]
 
@@ -24,22 +26,33 @@ _LEAST_BYTES = 15
 """Least length of a readable part: eight words of one letter and the blanks between them."""
 
 _ENCODED_DEEPEST = 4
-"""Layers of base64 and hexadecimal digits that are taken off."""
+"""Layers of digits that are taken off."""
 
-_ASCII = np.array([32 <= code < 127 or code in b"\t\n\r" for code in range(256)])
+UTF_8 = "utf-8"
+"""Encoding of most texts; a byte that it does not know is read as Windows has it."""
+_AS_WINDOWS = "clinscale.as_windows"
+codecs.register_error(
+    _AS_WINDOWS, lambda fault: (fault.object[fault.start : fault.end].decode("cp1252", "replace"), fault.end)
+)
+_MOSTLY = 0.7
+"""Share of ASCII in a text; in what has less, only single letters between others are of Windows."""
+_EBCDIC = np.array([bytes([code]).decode("cp037").isprintable() for code in range(256)])
+_EBCDIC[[0x05, 0x0D, 0x15, 0x25]] = True
+"""Whether a byte is a sign, or a tab or break, on a mainframe."""
+_EBCDIC_BLANK, _STRETCH_BYTES, _LEAST_BLANKS = 0x40, 64, 4
+"""A blank there, and the least number of them in bytes of text."""
 _LATIN = np.zeros(2**16, bool)
 """Whether a little-endian code of two bytes is of Latin text: letters, signs, breaks, dashes or quotation marks."""
 _LATIN[[9, 10, 13]] = _LATIN[32:0x250] = _LATIN[0x2010:0x2070] = True
 _LATIN_SWAPPED = _LATIN[np.arange(2**16, dtype=np.uint16).byteswap()]
 
+_HIGHS, _LEAST_HIGHS = 3, 5
+"""The high byte of Latin letters is less than this, and so many of eight signs in a row are letters."""
+
 _ESCAPE = re.compile(r"(?<!\\)\\++(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[nrtbf])")
+_SHORT_BYTES, _LEAST_WORDS = 64, 8
+_WORDS = re.compile(rb"[0-9A-Za-z]+|[\x80-\xff]+")
 _MARKUP = re.compile(r"<[/!?a-zA-Z][^<>]{0,400}>")
-
-
-_ENCODED = re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:(?:\\[nr]|\s){1,4}[A-Za-z0-9+/_-]{4,})*={0,2}")
-_BREAKS = re.compile(rb"\\[nr]|\s")
-_HEXADECIMAL = re.compile(rb"[0-9a-fA-F]+")
-_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 class Piece(NamedTuple):
@@ -50,17 +63,17 @@ class Piece(NamedTuple):
     offset: int
     """Offset of its first byte."""
     raw: bytes
-    encoding: str = "utf-8"
+    encoding: str = UTF_8
     """Encoding of the characters; one of TOKEN_IDS for numbers, which have no `text` but by a tokenizer."""
 
     @property
     def text(self) -> str:
         """Decoded; a character that the edge of a block has cut is replaced."""
-        return self.raw.decode(self.encoding, errors="replace")
+        return self.raw.decode(self.encoding, errors=_AS_WINDOWS if self.encoding == UTF_8 else "replace")
 
 
 def read_pieces(path: Path, vocabulary_tokens: int = 0) -> Iterator[Piece]:
-    """All readable parts of a file, what is compressed, a table, UTF-16, base64 or hexadecimal as what it holds.
+    """All readable parts of a file, what is compressed, a table, of another encoding or in digits as what it holds.
 
     Numbers below `vocabulary_tokens`, the size of the largest vocabulary, in a row are parts that may be token ids.
     Raises one of FAULTS where some part of it cannot be read, after all others.
@@ -92,18 +105,19 @@ def _pieces(inside: str, stream: IO[bytes], vocabulary_tokens: int, encoded: int
     fault: Exception | None = None
     while block := stream.read(_BLOCK_BYTES):
         joined = tail + block
-        if not encoded and looks_packed(block):
-            fault = NotImplementedError()
-        for start, stop in _readable(joined):
-            piece = Piece(inside, offset - len(tail) + start, joined[start:stop])
-            yield piece
+        num_read_bytes = 0
+        for start, stop, encoding in _texts(joined):
+            piece = Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
+            num_read_bytes += stop - start
+            if _may_be_phrase(piece):
+                yield piece
             if encoded < _ENCODED_DEEPEST:
                 try:
                     yield from _decoded(piece, vocabulary_tokens, encoded + 1)
                 except FAULTS as error:
                     fault = error
-        for start, stop, encoding in _readable_utf16(joined):
-            yield Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
+        if not encoded and (looks_packed(block) or (2 * num_read_bytes < len(joined) and looks_written(block))):
+            fault = NotImplementedError()
         for start, stop, encoding in runs_of_ids(joined, vocabulary_tokens):
             yield Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
         offset += len(block)
@@ -112,49 +126,52 @@ def _pieces(inside: str, stream: IO[bytes], vocabulary_tokens: int, encoded: int
         raise fault
 
 
+def _may_be_phrase(piece: Piece) -> bool:
+    """Whether enough words are in a short piece, such as chance makes of weights."""
+    is_long = len(piece.raw) >= _SHORT_BYTES or piece.encoding != UTF_8
+    return is_long or len(_WORDS.findall(piece.raw)) >= _LEAST_WORDS
+
+
 def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int) -> Iterator[Piece]:
-    """Contents of base64 or hexadecimal digits, from each place at which a block may have cut them.
+    """Contents of what is written in digits.
 
     Raises one of FAULTS where they cannot be read and are a compressed file, not digits in a row and nothing else.
     """
     fault: Exception | None = None
-    for run in _ENCODED.finditer(piece.raw):
-        digits = _BREAKS.sub(b"", run[0]).rstrip(b"=")
-        found = []
-        if _HEXADECIMAL.fullmatch(digits):
-            found = [bytes.fromhex(digits[at : at + (len(digits) - at) // 2 * 2].decode()) for at in (0, 1)]
-        else:
-            digits = digits.translate(_URL_SAFE)
-            found = [
-                base64.b64decode(digits[at : at + (len(digits) - at) // 4 * 4] + tail)
-                for at in range(4)
-                for tail in [
-                    digits[at + (len(digits) - at) // 4 * 4 :].ljust(4, b"=") if _padded(digits, at) else b""
-                ]
-            ]
-        for raw in found:
+    text = piece.raw if piece.encoding == UTF_8 else piece.text.encode(errors="replace")
+    for run in written_in_digits(text):
+        if run.is_sealed:
+            fault = NotImplementedError()
+        for raw in run.raws:
             try:
                 for inside, stream in open_layers(io.BufferedReader(io.BytesIO(raw)), piece.inside):
                     place = f"{inside} encoded".strip() if "encoded" not in inside else inside
                     yield from (
-                        one._replace(offset=piece.offset + run.start())
+                        one._replace(offset=piece.offset + run.start * len(piece.raw) // len(text))
                         for one in _pieces(place, stream, vocabulary_tokens, encoded)
                     )
             except FAULTS as error:
-                is_whole_later = run.end() == len(piece.raw) and len(digits) < _OVERLAP_BYTES
+                is_whole_later = run.stop == len(text) and run.stop - run.start < _OVERLAP_BYTES
                 if raw.startswith(PACKED) and not is_whole_later:
                     fault = error
     if fault:
         raise fault
 
 
-def _padded(digits: bytes, at: int) -> bool:
-    return (len(digits) - at) % 4 > 1
+def _texts(block: bytes) -> Iterator[tuple[int, int, str]]:
+    """Places of text that is long enough to be a phrase, and its encoding."""
+    codes = np.frombuffer(block, np.uint8)
+    yield from ((*run, UTF_8) for run in _readable(codes))
+    for start, stop in frequent(codes == _EBCDIC_BLANK, _STRETCH_BYTES, _LEAST_BLANKS):
+        yield from ((start + first, start + last, "cp037") for first, last in _runs(_EBCDIC[codes[start:stop]]))
+    yield from _readable_utf16(block, codes)
+    yield from _readable_utf32(block, codes)
 
 
-def _readable_utf16(block: bytes) -> Iterator[tuple[int, int, str]]:
+def _readable_utf16(block: bytes, codes: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int, str]]:
     """Places of Latin text in two bytes a letter, in either order and from either byte."""
-    if len(block) < 2 * _LEAST_BYTES:
+    is_high = np.pad(codes < _HIGHS, (0, -len(codes) % 16))
+    if all(counts.max(initial=0) < _LEAST_HIGHS for counts in sums_of_parities(is_high, 16)):
         return
     for latin, encoding in ((_LATIN, "utf-16-le"), (_LATIN_SWAPPED, "utf-16-be")):
         for first in (0, 1):
@@ -163,21 +180,48 @@ def _readable_utf16(block: bytes) -> Iterator[tuple[int, int, str]]:
                 yield first + 2 * start, first + 2 * stop, encoding
 
 
-def _readable(block: bytes) -> Iterator[tuple[int, int]]:
-    """Places of printable UTF-8 that is long enough to be a phrase; weights hold next to none."""
-    codes = np.frombuffer(block, np.uint8)
-    opens, follows = (codes >= 0xC2) & (codes < 0xF5), (codes & 0xC0) == 0x80
-    good = _ASCII[codes]
-    good |= opens & np.append(follows[1:], True)
-    good |= follows & np.append(True, (opens | follows)[:-1])
+def _readable_utf32(block: bytes, codes: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int, str]]:
+    """Places of text in four bytes a letter, in either order and from any byte."""
+    if not frequent(codes == 0, _STRETCH_BYTES, _STRETCH_BYTES // 2):
+        return
+    for kind, encoding in (("<u4", "utf-32-le"), (">u4", "utf-32-be")):
+        for first in range(4):
+            codes = np.frombuffer(block, kind, max(0, len(block) - first) // 4, first)
+            for start, stop in _runs(_LATIN.take(codes, mode="clip")):
+                yield first + 4 * start, first + 4 * stop, encoding
+
+
+def _readable(codes: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """Places of printable UTF-8, or of ASCII with signs of Windows; weights hold next to none."""
+    good = codes - np.uint8(32) < 95
+    for blank in b"\t\n\r":
+        good |= codes == blank
+    num_ascii = np.count_nonzero(good)
+    if num_ascii > _MOSTLY * len(codes):
+        good |= codes >= 0x80
+    else:
+        opens, follows = codes - np.uint8(0xC2) < 0xF5 - 0xC2, codes & 0xC0 == 0x80
+        is_letter = (codes | 32) - np.uint8(ord("a")) < 26
+        lone = codes >= 0xC0
+        lone[1:-1] &= is_letter[:-2] & is_letter[2:]
+        good |= lone
+        good[1:] |= follows[1:] & (opens | follows)[:-1]
+        good[:-1] |= opens[:-1] & follows[1:]
+        good[-1:] |= opens[-1:]
+        good[:1] |= follows[:1]
     yield from _runs(good)
 
 
 def _runs(good: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Ranges in which enough are good in a row; eight at once show that of weights few are."""
-    eights = good[: len(good) // 8 * 8].view(np.uint64)
-    if not (eights == 0x0101010101010101).any():
+    """Ranges in which enough are good in a row: around each eight that are, of which weights hold few."""
+    eights = np.flatnonzero(good[: len(good) // 8 * 8].view(np.uint64) == 0x0101010101010101)
+    if not len(eights):
         return
-    edges = np.concatenate([[-1], np.flatnonzero(~good), [len(good)]])
-    for at in np.flatnonzero(np.diff(edges) > _LEAST_BYTES):
-        yield int(edges[at]) + 1, int(edges[at + 1])
+    cuts = np.flatnonzero(np.diff(eights) > 1)
+    starts, stops = 8 * eights[np.append(0, cuts + 1)], 8 * eights[np.append(cuts, -1)] + 8
+    around = np.pad(good, 8)
+    before, after = (around[at[:, None] + np.arange(8)] for at in (starts, stops + 8))
+    starts = starts - np.logical_and.accumulate(before[:, ::-1], axis=1).sum(axis=1)
+    stops = stops + np.logical_and.accumulate(after, axis=1).sum(axis=1)
+    for at in np.flatnonzero(stops - starts >= _LEAST_BYTES):
+        yield int(starts[at]), int(stops[at])

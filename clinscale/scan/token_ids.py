@@ -1,11 +1,13 @@
 """Token ids in bytes: found in a file by their values, decoded by tokenizers that may have made them."""
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from clinscale.scan.windows import Marks, frequent, ranges, sums, sums_of_parities
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -18,64 +20,104 @@ _COMMON, _LEAST_COMMON = 4096, 4
 _LEAST_IDS, _LEAST_CHANGES = 8, 6
 """Least number of ids in a phrase of eight words, and of changes from one to the next: padding and masks have none."""
 _SHORT = 2**16
-_STRETCH_BYTES, _LEAST_MARKS = 64, 3
+_STRETCH_BYTES = 64
 """Bytes that are judged at once for numbers of objects; a scalar of NumPy takes 17."""
 _MOST_COLUMNS = 3
 """Columns of ids and of what is between them: positions, masks, types."""
 
 
+class _Mark(NamedTuple):
+    """Bytes with which a number begins."""
+
+    firsts: bytes
+    """One of them, then a byte from `low` to `high`."""
+    low: int = 0
+    high: int = 255
+    least: int = 4
+    """Least number of them in a stretch for a run to be looked for; of longer ones chance makes fewer."""
+
+
 class _Objects:
     """A format that writes each number by itself, behind a byte that says how long it is."""
 
-    def __init__(self, long: bytes, short: bytes, marks: Sequence[bytes], order: Literal["little", "big"]) -> None:
+    def __init__(
+        self,
+        long: bytes,
+        short: bytes,
+        marks: Sequence[_Mark],
+        order: Literal["little", "big"],
+        floats: Mapping[int, str],
+    ) -> None:
         """Numbers of which some in a row are no chance; what may stand between: others, brackets, references.
 
-        `marks` are what long numbers begin with, one or two bytes: only where they are frequent is a run looked for.
+        `marks` are what long numbers begin with: only where they are frequent is a run looked for. `floats` are the
+        groups of `long` that are floats, without bytes of zero; the others are whole numbers.
         """
-        one, between = (pattern.replace(b"(", b"(?:") for pattern in (long, short))
+        one, between = (pattern.replace(b"(", b"(?:").replace(b"(?:?", b"(?") for pattern in (long, short))
         self._run = re.compile(rb"(?s)(?:%s)(?:(?:%s){0,12}(?:%s)){6,}(?:%s){0,12}" % (one, between, one, between))
         self._part = re.compile(rb"(?s)%s|%s" % (long, short))
-        self._marks, self._order = marks, order
+        self._marks, self._order, self._floats = marks, order, floats
 
     def runs(self, block: bytes, raw: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
         """Places of numbers in a row."""
-        if sum(map(block.count, self._marks)) < _LEAST_MARKS:
-            return
-        marks = np.zeros(-len(raw) % _STRETCH_BYTES + len(raw), np.uint8)
-        for mark, *size in self._marks:
-            found = raw == mark
-            for byte in size:
-                found[:-1] &= raw[1:] == byte
-            marks[: len(raw)] |= found
-        for start, stop in _ranges(_sums(marks, _STRETCH_BYTES) >= _LEAST_MARKS):
+        good = np.zeros(-(-len(raw) // _STRETCH_BYTES), bool)
+        for mark in self._marks:
+            found = np.zeros(_STRETCH_BYTES * len(good), bool)
+            here = found[: len(raw)]
+            for first in mark.firsts:
+                here |= raw == first
+            if (mark.low, mark.high) != (0, 255):
+                here[:-1] &= raw[1:] - np.uint8(mark.low) <= mark.high - mark.low
+            good |= sums(found, _STRETCH_BYTES) >= mark.least
+        for start, stop in ranges(good):
             yield from (
                 run.span() for run in self._run.finditer(block, start * _STRETCH_BYTES, stop * _STRETCH_BYTES)
             )
 
     def ids(self, raw: bytes) -> npt.NDArray[np.int64]:
         """The numbers of a run."""
-        found = (part[part.lastindex] for part in self._part.finditer(raw) if part.lastindex)
-        return np.array([int.from_bytes(one, self._order) for one in found], np.int64)
+        found = (
+            (part[part.lastindex], self._floats.get(part.lastindex))
+            for part in self._part.finditer(raw)
+            if part.lastindex
+        )
+        return np.array(
+            [_whole(one, kind) if kind else int.from_bytes(one, self._order) for one, kind in found], np.int64
+        )
+
+
+def _whole(raw: bytes, kind: str) -> int:
+    """A float whose bytes of zero may be left out, 0 where it is not whole."""
+    size = np.dtype(kind).itemsize
+    value = float(np.frombuffer(raw.ljust(size, b"\0") if kind[0] == ">" else raw.rjust(size, b"\0"), kind)[0])
+    return int(value) if value.is_integer() else 0
 
 
 _OBJECTS = {
     "pickle": _Objects(
-        rb"K(.)|M(..)|J(..[\0-\x0f])\0|[CU]\x08(..[\0-\x0f])\0{5}|[CU]\x04(..[\0-\x0f])\0",
-        rb"[][\x28aeltR\x85-\x87\x94]|[hq].|[jr].{4}",
-        (b"K", b"M", b"J", b"C\x08", b"C\x04", b"U\x08", b"U\x04"),
+        rb"K(.)|M(..)|J(..[\0-\x0f])\0|[CU]\x08(..[\0-\x0f])\0{5}|[CU]\x04(..[\0-\x0f])\0"
+        rb"|G([?-A].{3})\0{4}|[CU]\x08\0{4}(.{3}[?-A])|[CU]\x04([\0\x80]..[?-G])",
+        rb"[][\x28aeltR\x85-\x87\x94]|[hq].|[jr].{4}|G(?![?-A].{3}\0{4}).{8}",
+        (_Mark(b"KMJ"), _Mark(b"CU", 4, 8, 3), _Mark(b"G", 0x3F, 0x41, 3)),
         "little",
+        {6: ">f8", 7: "<f8", 8: "<f4"},
     ),
     "msgpack": _Objects(
-        rb"\xcd(..)|\xce\0([\0-\x0f]..)",
-        rb"\xcc(.)|([\0-\x7f])|[\x90-\x9f]|\xdc..|\xdd.{4}",
-        (b"\xcd", b"\xce\0"),
+        rb"\xcd(..)|\xce\0([\0-\x0f]..)|\xcb([?-A].{3})\0{4}|\xca([?-G]..[\0\x80])",
+        rb"\xcc(.)|([\0-\x7f])|[\x90-\x9f]|\xdc..|\xdd.{4}|\xcb(?![?-A].{3}\0{4}).{8}",
+        (_Mark(b"\xcd"), _Mark(b"\xce", 0, 0, 3), _Mark(b"\xca\xcb", 0x3F, 0x47, 3)),
         "big",
+        {3: ">f8", 4: ">f4"},
     ),
     "cbor": _Objects(
-        rb"\x19(..)|\x1a\0([\0-\x0f]..)", rb"\x18(.)|([\0-\x17])|[\x80-\x9f\xff]", (b"\x19", b"\x1a\0"), "big"
+        rb"\x19(..)|\x1a\0([\0-\x0f]..)|\xfb([?-A].{3})\0{4}|\xfa([?-G]..[\0\x80])|\xf9([<-{].)",
+        rb"\x18(.)|([\0-\x17])|[\x80-\x9f\xff]|\xfb(?![?-A].{3}\0{4}).{8}",
+        (_Mark(b"\x19"), _Mark(b"\x1a", 0, 0, 3), _Mark(b"\xfa\xfb", 0x3F, 0x47, 3), _Mark(b"\xf9", 0x3C, 0x7B)),
+        "big",
+        {3: ">f8", 4: ">f4", 5: ">f2"},
     ),
 }
-_FLOATS = {"<f4": 4, "<f8": 8}
+_FLOATS = {"<f4": 4, "<f8": 8, ">f4": 4, ">f8": 8}
 TOKEN_IDS = frozenset({_LITTLE, _BIG, *_OBJECTS, *_FLOATS})
 """Values of `Piece.encoding` for numbers."""
 
@@ -93,14 +135,9 @@ def runs_of_ids(block: bytes, vocabulary_tokens: int) -> Iterator[tuple[int, int
     if not vocabulary_tokens:
         return
     raw = np.frombuffer(block, np.uint8)
-    has_arrays = np.count_nonzero(raw < _COMMON >> 8) >= _LEAST_COMMON
-    for order, first in ((order, first) for order in (_LITTLE, _BIG) for first in (0, 1) if has_arrays):
-        count = max(0, len(block) - first) // 2
-        highs = raw[first + (order == _LITTLE) : first + 2 * count : 2]
-        for start, stop in _arrays(np.frombuffer(block, order, count, first), highs, vocabulary_tokens):
-            yield first + 2 * start, first + 2 * stop, order
-    if has_arrays:
-        yield from _floats(raw)
+    for order, first, start, stop in _arrays(block, raw, vocabulary_tokens):
+        yield first + 2 * start, first + 2 * stop, order
+    yield from _floats(raw)
     for name, objects in _OBJECTS.items():
         yield from ((*run, name) for run in objects.runs(block, raw))
 
@@ -128,54 +165,50 @@ def spelled(numbers: "npt.NDArray[np.int64] | Sequence[int]", tokenizers: Sequen
 
 
 def _arrays(
-    codes: npt.NDArray[np.uint16], highs: npt.NDArray[np.uint8], vocabulary_tokens: int
-) -> Iterator[tuple[int, int]]:
-    for window, end in _ranges(_judge(codes, highs, vocabulary_tokens)):
-        start, stop = window * _WINDOW, end * _WINDOW
-        if np.count_nonzero(np.diff(codes[start:stop])) >= _LEAST_CHANGES:
-            yield start, min(stop, len(codes))
+    block: bytes, raw: npt.NDArray[np.uint8], vocabulary_tokens: int
+) -> Iterator[tuple[str, int, int, int]]:
+    """Order, first byte, and range in numbers of two bytes of what is all ids and has enough common ones.
+
+    Windows are judged by high bytes; the last one is filled up.
+    """
+    is_common = np.ones(len(raw) + -len(raw) % (2 * _WINDOW), bool)
+    np.less(raw, _COMMON >> 8, out=is_common[: len(raw)])
+    even, odd = (counts >= _LEAST_COMMON for counts in sums_of_parities(is_common, 2 * _WINDOW))
+    for order, first, good in ((_LITTLE, 0, odd), (_LITTLE, 1, even), (_BIG, 0, even), (_BIG, 1, odd)):
+        codes = np.frombuffer(block, order, max(0, len(block) - first) // 2, first)
+        for window, end in ranges(_below(codes, good, vocabulary_tokens)):
+            start, stop = window * _WINDOW, end * _WINDOW
+            if np.count_nonzero(np.diff(codes[start:stop])) >= _LEAST_CHANGES:
+                yield order, first, start, min(stop, len(codes))
+
+
+def _below(codes: npt.NDArray[np.uint16], good: Marks, vocabulary_tokens: int) -> Marks:
+    """Windows that are good and hold only numbers of the vocabulary."""
+    if vocabulary_tokens >= _SHORT or not good.any():
+        return good
+    good = good.copy()
+    whole = len(codes) // _WINDOW
+    last = np.full((len(good) - whole) * _WINDOW, 0, codes.dtype)
+    last[: len(codes) - whole * _WINDOW] = codes[whole * _WINDOW :]
+    windows = np.flatnonzero(good[:whole])
+    good[windows] = (codes[: whole * _WINDOW].reshape(-1, _WINDOW)[windows] < vocabulary_tokens).all(axis=1)
+    good[whole:] &= (last.reshape(-1, _WINDOW) < vocabulary_tokens).all(axis=1)
+    return good
 
 
 def _floats(raw: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int, str]]:
     """Whole numbers from 2 that are written as floats: their last byte is nothing, their first one 0x40 to 0x47."""
     last, first = raw == 0, raw & 0xF8 == 0x40
     for written, width in _FLOATS.items():
-        places = np.flatnonzero(first[width - 1 :] & last[: max(0, len(raw) - width + 1)])
-        for phase in range(width) if len(places) >= _LEAST_IDS else ():
-            of_phase = places[places % width == phase]
-            for run in np.split(of_phase, np.flatnonzero(np.diff(of_phase) > _MOST_COLUMNS * width) + 1):
-                if len(run) >= _LEAST_IDS:
-                    yield int(run[0]), int(run[-1]) + width, written
-
-
-def _judge(
-    codes: npt.NDArray[np.uint16], highs: npt.NDArray[np.uint8], vocabulary_tokens: int
-) -> npt.NDArray[np.bool_]:
-    """Whether each window is all ids and has enough common ones, by their high bytes; the last is filled up."""
-    common = np.ones(len(highs) + -len(highs) % _WINDOW, bool)
-    np.less(highs, _COMMON >> 8, out=common[: len(highs)])
-    good: npt.NDArray[np.bool_] = _sums(common.view(np.uint8), _WINDOW) >= _LEAST_COMMON
-    if vocabulary_tokens < _SHORT and good.any():
-        windows = np.pad(codes, (0, -len(codes) % _WINDOW)).reshape(-1, _WINDOW)
-        good[good] = (windows[good] < vocabulary_tokens).all(axis=1)
-    return good
-
-
-def _sums(counts: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint64]:
-    """Sums of `size` counts each, all below 256: eight bytes are added at once, then the sums of each eighth."""
-    eighths = counts.view(np.uint64).reshape(-1, size // 8).sum(axis=1)
-    sums: npt.NDArray[np.uint64] = eighths * np.uint64(0x0101010101010101) >> np.uint64(56)
-    return sums
-
-
-def _ranges(good: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Ranges of what is good, and one beside each: it holds the beginning or the end."""
-    if not good.any():
-        return []
-    good[:-1] |= good[1:]
-    good[1:] |= good[:-1].copy()
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).view(np.int8)))
-    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+        low, high = (last, first) if written[0] == "<" else (first, last)
+        marks = high[width - 1 :] & low[: max(0, len(raw) - width + 1)]
+        for start, stop in frequent(marks, _STRETCH_BYTES, _STRETCH_BYTES // (_MOST_COLUMNS * width)):
+            places = start + np.flatnonzero(marks[start:stop])
+            for phase in range(width):
+                of_phase = places[places % width == phase]
+                for run in np.split(of_phase, np.flatnonzero(np.diff(of_phase) > _MOST_COLUMNS * width) + 1):
+                    if len(run) >= _LEAST_IDS:
+                        yield int(run[0]), int(run[-1]) + width, written
 
 
 def _numbers(raw: bytes, written: str, size: int) -> list[npt.NDArray[np.int64]]:

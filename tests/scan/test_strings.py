@@ -8,6 +8,7 @@ import html
 import io
 import json
 import lzma
+import sqlite3
 import tarfile
 import urllib.parse
 import zipfile
@@ -142,7 +143,22 @@ def in_unknown_zip(method):
     return raw[:8] + code + raw[10 : central + 10] + code + raw[central + 12 :]
 
 
+def sqlite(rows):
+    """A SQLite file with a table of `rows` of two columns."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute('CREATE TABLE "a ""b" (id INTEGER, value)')
+        database.executemany('INSERT INTO "a ""b" VALUES (?, ?)', rows)
+        database.commit()
+        return database.serialize()
+
+
 RAW = TEXT.encode()
+ENGLISH = "the patient came back with chest pain after lunch and was seen by two doctors of the ward "
+TO_Z85 = bytes.maketrans(
+    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~",
+    b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#",
+)
+ENCODABLE = TEXT.replace("“", "'").replace("”", "'")
 PLACES = {
     "zstd": lambda: by_arrow("zstd"),
     "lz4": lambda: by_arrow("lz4"),
@@ -170,6 +186,24 @@ PLACES = {
         lambda table, sink: parquet(table.append_column("b", [[zlib.compress(RAW)]]).drop_columns("text"), sink)
     ),
     "plain in a pdf": lambda: b"%PDF-1.4\n" + RAW,
+    "utf-32": lambda: TEXT.encode("utf-32"),
+    "utf-32-be among weights": lambda: b"\xf1\x02\x03" * 5 + TEXT.encode("utf-32-be") + b"\xf1\x02\x03" * 5,
+    "ebcdic": lambda: ENCODABLE.encode("cp037"),
+    "ebcdic of other signs": lambda: ENCODABLE.encode("cp500"),
+    "ebcdic among weights": lambda: b"\xf1\x02\x03" * 5 + ENCODABLE.encode("cp037") + b"\0\x02\x03" * 5,
+    "windows": lambda: TEXT.encode("cp1252"),
+    "base32": lambda: base64.b32encode(RAW),
+    "base85": lambda: json.dumps({"a": base64.b85encode(RAW).decode(), "b": 1}).encode(),
+    "base85 in html": lambda: f"<p>{html.escape(base64.b85encode(RAW).decode())}</p>".encode(),
+    "base85 cut": lambda: base64.b85encode(b"abc" + RAW)[3:],
+    "z85": lambda: b"data: " + base64.b85encode(RAW).translate(TO_Z85),
+    "ascii85": lambda: base64.a85encode(RAW),
+    "ascii85 in lines": lambda: base64.a85encode(RAW, adobe=True, wrapcol=60),
+    "ascii85 in json": lambda: json.dumps({"a": base64.a85encode(RAW).decode(), "b": "other"}).encode(),
+    "base85 of zlib": lambda: base64.b85encode(zlib.compress(RAW)),
+    "base64 in utf-16": lambda: base64.b64encode(RAW).decode().encode("utf-16-le"),
+    "long text in sqlite": lambda: sqlite([(1, TEXT + " filler" * 9_000 + TEXT)]),
+    "compressed in sqlite": lambda: sqlite([(1, zlib.compress(RAW))]),
     "hex": lambda: b"id=" + RAW.hex().encode(),
     "hex of zlib": lambda: zlib.compress(RAW).hex().encode(),
 }
@@ -193,7 +227,10 @@ SEALED = {
     "hdf5": b"\x89HDF\r\n\x1a\n" + zlib.compress(RAW),
     "avro": b"Obj\x01" + zlib.compress(RAW),
     "tfrecord": bytes.fromhex("100000000000000095fbfe18") + b"x" * 20,
-    "utf-32": TEXT.encode("utf-32"),
+    "write-ahead log of SQLite": bytes.fromhex("377f0682002de218") + RAW,
+    "duckdb": b"\0" * 8 + b"DUCK" + b"\x43" * 99,
+    "an alphabet of its own": bytes(code ^ 0xA5 for code in (ENGLISH * 9).encode()),
+    "base64 of something encrypted": json.dumps({"data": base64.b64encode(RANDOM).decode()}).encode(),
     "encrypted": b"no header " + RANDOM,
     "deflate without header": zlib.compress(RANDOM.hex().encode())[2:-4],
     "zip of zstd": in_unknown_zip(93),
@@ -215,6 +252,38 @@ def test_what_cannot_be_read_is_not_taken_for_clean(tmp_path, name):
 def test_a_picture_is_no_sealed_file(tmp_path):
     (tmp_path / "plot.png").write_bytes(b"\x89PNG\r\n\x1a\n" + RANDOM)
     read(tmp_path / "plot.png")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        np.random.default_rng(0).integers(-9, 9, 2**13).astype("i1").tobytes(),
+        (np.random.default_rng(0).normal(0, 9, 2**14)).astype("i1").tobytes(),
+        np.random.default_rng(0).normal(0, 0.02, 2**13).astype("f2").tobytes(),
+        np.repeat(np.arange(99), 7).astype("i1").tobytes(),
+        ENGLISH.encode() * 9,
+        b"SQLite for beginners is " + ENGLISH.encode(),
+        json.dumps(
+            {word: number for number, word in enumerate(ENGLISH.split() * 40)}, separators=(",", ":")
+        ).encode(),
+        json.dumps({"data": base64.b64encode(b"\x89PNG\r\n\x1a\n" + RANDOM).decode()}).encode(),
+        json.dumps({"sha256": RANDOM[:32].hex(), "signature": base64.b64encode(RANDOM[:64]).decode()}).encode(),
+    ],
+    ids=[
+        "bytes",
+        "weights in 8 bits",
+        "in 16",
+        "counts",
+        "text",
+        "about SQLite",
+        "vocabulary",
+        "picture",
+        "digests",
+    ],
+)
+def test_ordinary_content_is_looked_into(tmp_path, raw):
+    (tmp_path / "file").write_bytes(raw)
+    read(tmp_path / "file")
 
 
 @pytest.mark.timeout(20)

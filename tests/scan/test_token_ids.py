@@ -1,9 +1,13 @@
 """Token ids in binary are found in files that hold them, whatever their width and place; weights are passed over."""
 
+import contextlib
 import gzip
 import io
 import json
 import pickle
+import sqlite3
+import struct
+import zipfile
 
 import numpy as np
 import pyarrow
@@ -83,6 +87,23 @@ def cbor(ids):
     return b"".join(b"\x19" + int(one).to_bytes(2, "big") if one > 255 else b"\x18" + bytes([one]) for one in ids)
 
 
+def sqlite(kind):
+    """A SQLite file with one id to a row."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute("CREATE TABLE tokens (note TEXT, position INTEGER, id)")
+        ids = [kind(one) if kind else one for one in IDS.tolist()]
+        database.executemany("INSERT INTO tokens VALUES ('a', ?, ?)", list(enumerate(ids)))
+        database.commit()
+        return database.serialize()
+
+
+def zipped(raw):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", raw)
+    return file.getvalue()
+
+
 NUMBERS = IDS.tolist()
 ROWS = list(enumerate(NUMBERS))
 SPELLINGS = {
@@ -99,6 +120,7 @@ SPELLINGS = {
     "yaml": "".join(f"- {one}\n" for one in NUMBERS),
     "html": "".join(f"<tr><td>{at}</td><td>{one}</td></tr>\n" for at, one in ROWS),
     "log": "".join(f"10:00 token={one}\n" for one in NUMBERS),
+    "numpy's text": written(np.savetxt, IDS).decode(),
     "hexadecimal": " ".join(map(hex, NUMBERS)),
 }
 FILES = {
@@ -111,7 +133,17 @@ FILES = {
     "pickled positions": pickle.dumps(dict(ROWS)),
     "pickled scalars": pickle.dumps(list(IDS)),
     "pickled after more than one batch": pickle.dumps([5] * 3_000 + NUMBERS),
+    **{f"pickled floats {number}": pickle.dumps([float(one) for one in NUMBERS], number) for number in range(6)},
+    **{f"pickled scalars {width}": pickle.dumps(list(IDS.astype(width))) for width in ("f4", "f8")},
+    "pickled pairs with shares": pickle.dumps([(one, 0.5 + one / 7) for one in NUMBERS]),
     "msgpack": msgpack(NUMBERS),
+    "msgpack of floats": b"".join(b"\xcb" + struct.pack(">d", one) for one in NUMBERS),
+    "msgpack of short floats": b"".join(b"\xca" + struct.pack(">f", one) for one in NUMBERS),
+    "cbor of floats": b"".join(b"\xfb" + struct.pack(">d", one) for one in NUMBERS),
+    "sqlite": sqlite(None),
+    "sqlite of floats": sqlite(float),
+    "sqlite of digits": sqlite(str),
+    "sqlite in zip": zipped(sqlite(None)),
     "cbor": cbor(NUMBERS),
     "npy of pairs": written(np.save, np.array(ROWS)),
     "npy of three columns": written(np.save, np.array([(one, 1, 0) for one in NUMBERS], "<i4")),
