@@ -361,8 +361,8 @@ def recipe(
         list[str] | None,
         typer.Option(
             "--lever",
-            help="Repeat: falling_mask, falling_mask_cosine, all_mask, spans, muon, or your own as "
-            "'NAME: recipe.key=value ...'. Default: falling_mask, all_mask, spans and muon.",
+            help="Repeat: falling_mask, falling_mask_cosine, all_mask, spans, muon, schedule_free, short_rows, or your "
+            "own as 'NAME: recipe.key=value ...'. Default: falling_mask, all_mask, spans and muon.",
         ),
     ] = None,
     together: Annotated[

@@ -31,9 +31,6 @@ _ENCODED_DEEPEST = 4
 UTF_8 = "utf-8"
 """Encoding of most texts; a byte that it does not know is read as Windows has it."""
 _AS_WINDOWS = "clinscale.as_windows"
-codecs.register_error(
-    _AS_WINDOWS, lambda fault: (fault.object[fault.start : fault.end].decode("cp1252", "replace"), fault.end)
-)
 _MOSTLY = 0.7
 """Share of ASCII in a text; in what has less, only single letters between others are of Windows."""
 _EBCDIC = np.array([bytes([code]).decode("cp037").isprintable() for code in range(256)])
@@ -53,6 +50,15 @@ _ESCAPE = re.compile(r"(?<!\\)\\++(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[nrtbf]
 _SHORT_BYTES, _LEAST_WORDS = 64, 8
 _WORDS = re.compile(rb"[0-9A-Za-z]+|[\x80-\xff]+")
 _MARKUP = re.compile(r"<[/!?a-zA-Z][^<>]{0,400}>")
+
+
+def _as_windows(fault: UnicodeError) -> tuple[str, int]:
+    if not isinstance(fault, UnicodeDecodeError):
+        raise fault
+    return fault.object[fault.start : fault.end].decode("cp1252", errors="replace"), fault.end
+
+
+codecs.register_error(_AS_WINDOWS, _as_windows)
 
 
 class Piece(NamedTuple):

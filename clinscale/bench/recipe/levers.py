@@ -75,6 +75,14 @@ LEVERS = {
     "all_mask": ("recipe.masking.all_mask=true",),
     "spans": ("recipe.masking.span_length=3",),
     "muon": ("recipe.optimizer.name=muon",),
+    "schedule_free": (
+        "recipe.optimizer.name=schedule_free",
+        "recipe.optimizer.schedule=constant_with_warmup",
+    ),
+    "short_rows": (
+        "recipe.short_rows.row_tokens=512",
+        "recipe.short_rows.share=0.5",
+    ),
 }
 """The levers that need no definition."""
 
