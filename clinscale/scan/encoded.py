@@ -13,6 +13,11 @@ from clinscale.scan.opened import begins_packed, looks_packed
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:(?:\\[nr]|\s){1,4}[A-Za-z0-9+/_-]{4,})*={0,2}")
 _BREAKS = re.compile(rb"\\[nr]|\s")
 _HEXADECIMAL = re.compile(rb"[0-9a-fA-F]+")
+_PAIRS = re.compile(
+    rb"(?:(?:0[xX][0-9a-fA-F]|(?:\\x)?[0-9a-fA-F]{2}|0[xX][0-9a-fA-F]{2})(?:[,:;\s]{1,3}|(?=\\x))){16,}"
+)
+_PAIR = re.compile(rb"0[xX]([0-9a-fA-F]{1,2})|(?:\\x)?([0-9a-fA-F]{2})")
+"""Bytes one by one, as dumps and programs write them."""
 _BASE32 = re.compile(rb"[A-Z2-7]{24,}|[a-z2-7]{24,}")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
@@ -36,11 +41,13 @@ _RUNS = {
 """Runs of digits; of the last alphabet with its short forms of zeros and blanks."""
 _GROUP = 5
 _WEIGHTS = 85 ** np.arange(_GROUP - 1, -1, -1, dtype=np.uint64)
-_LEAST_GROUPS, _LONG_BYTES = 5, 256
-"""Groups of digits that make a stretch, and bytes that are looked into whatever they are."""
+_LEAST_GROUPS, _LONG_BYTES, _LONG_RUN, _MOST_STRETCHES = 5, 256, 2**12, 100
+"""Groups of digits that make a stretch, bytes that are looked into whatever they are, digits of a long run, and
+the most stretches of one that are read."""
 _HIGHEST = bytes([84])
 _OF_LISTS, _MOST_OF_LISTS = (b'"', b",", b":"), 0.15
 """Signs of JSON without blanks, and the largest share of them in ASCII85."""
+_JSON = re.compile(rb"\\?(?:[^\\]|\\[\"\\/nrtu])*+\\?")
 _ESCAPED = re.compile(rb"\\(.)")
 _ENTITY = re.compile(rb"&(?:lt|gt|amp|quot|#\d+);")
 _TEXT = re.compile(rb"(?:[\t\n\r -~]\0?|\0[\t\n\r -~]|[\xc2-\xf4][\x80-\xbf]){15}")
@@ -54,7 +61,7 @@ class Written(NamedTuple):
     raws: list[bytes]
     """What they may be: they are read from each place at which a block may have cut them."""
     is_sealed: bool = False
-    """Whether they are as even as something encrypted, from whichever place they are read."""
+    """Whether they are as even as something encrypted, from whichever place they are read, or not all are here."""
 
 
 def written_in_digits(text: bytes) -> Iterator[Written]:
@@ -63,13 +70,29 @@ def written_in_digits(text: bytes) -> Iterator[Written]:
         raws = list(_of_base64(_BREAKS.sub(b"", run[0]).rstrip(b"=")))
         is_sealed = all(map(looks_packed, raws)) and not any(map(begins_packed, raws))
         yield Written(*run.span(), raws, is_sealed)
-    for name, run_of in _RUNS.items():
-        for run in run_of.finditer(text):
-            is_list = name == "ascii85" and sum(map(run[0].count, _OF_LISTS)) > _MOST_OF_LISTS * len(run[0])
-            if is_list or _BASE64.fullmatch(run[0]):
-                continue
-            if raws := [raw for raw in _of_base85(run[0], name) if _is_worth_it(raw)]:
-                yield Written(*run.span(), raws)
+    for run in _PAIRS.finditer(text):
+        yield Written(*run.span(), [bytes(int(one or other, 16) for one, other in _PAIR.findall(run[0]))])
+    yield from _in_base85(text)
+
+
+def _in_base85(text: bytes) -> Iterator[Written]:
+    """The longest runs first: what is of one alphabet has short runs of the others in it."""
+    runs = [(run, name) for name, run_of in _RUNS.items() for run in run_of.finditer(text)]
+    is_known = np.zeros(len(text), bool)
+    for run, name in sorted(runs, key=lambda found: found[0].start() - found[0].end()):
+        is_list = name == "ascii85" and sum(map(run[0].count, _OF_LISTS)) > _MOST_OF_LISTS * len(run[0])
+        if is_list or (is_known[run.start()] and is_known[run.end() - 1]) or _BASE64.fullmatch(run[0]):
+            continue
+        raws = list(_of_base85(run[0], name))
+        worth = [raw for raw in raws if _TEXT.search(raw) or begins_packed(raw)]
+        is_sealed = not worth and any(map(looks_packed, raws))
+        is_known[run.start() : run.end()] |= bool(worth) or is_sealed
+        if len(worth) > _MOST_STRETCHES:
+            worth, is_sealed = sorted(worth, key=len)[-_MOST_STRETCHES:], True
+        else:
+            worth += [raw for raw in raws if len(raw) >= _LONG_BYTES and raw not in worth][:_MOST_STRETCHES]
+        if worth:
+            yield Written(*run.span(), worth, is_sealed)
 
 
 def _of_base64(digits: bytes) -> Iterator[bytes]:
@@ -103,16 +126,13 @@ def _of_base85(run: bytes, name: str) -> Iterator[bytes]:
                 yield raw[: len(raw) - missing] if edges[edge + 1] == len(groups) else raw
 
 
-def _spellings(run: bytes) -> set[bytes]:
-    """Digits without breaks: as they are, and as JSON or HTML has written some of them."""
-    spellings = {b"".join(run.split())}
-    if b"\\" in run:
-        spellings.add(_ESCAPED.sub(rb"\1", _BREAKS.sub(b"", run)))
-    if _ENTITY.search(run):
-        spellings.add(html.unescape(b"".join(run.split()).decode("latin-1")).encode("latin-1", errors="replace"))
-    return spellings
-
-
-def _is_worth_it(raw: bytes) -> bool:
-    """Whether bytes of digits that may be chance are looked into: text, a compressed file, or many."""
-    return len(raw) >= _LONG_BYTES or bool(_TEXT.search(raw)) or begins_packed(raw)
+def _spellings(run: bytes) -> Iterator[bytes]:
+    """Digits without breaks, where JSON or HTML may have written some of them in another way each once, too."""
+    is_json = b"\\" in run and bool(_JSON.fullmatch(run))
+    digits = b"".join(run.split())
+    if is_json:
+        yield _ESCAPED.sub(rb"\1", _BREAKS.sub(b"", run))
+    if _ENTITY.search(digits):
+        yield html.unescape(digits.decode("latin-1")).encode("latin-1", errors="replace")
+    if not is_json or len(run) < _LONG_RUN:  # in a long one it is no chance
+        yield digits

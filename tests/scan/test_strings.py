@@ -154,6 +154,7 @@ def sqlite(rows):
 
 RAW = TEXT.encode()
 ENGLISH = "the patient came back with chest pain after lunch and was seen by two doctors of the ward "
+CYRILLIC = "больной поступил в отделение с жалобами на боль в груди после обеда и осмотрен двумя врачами ночью "
 TO_Z85 = bytes.maketrans(
     b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~",
     b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#",
@@ -204,6 +205,8 @@ PLACES = {
     "base64 in utf-16": lambda: base64.b64encode(RAW).decode().encode("utf-16-le"),
     "long text in sqlite": lambda: sqlite([(1, TEXT + " filler" * 9_000 + TEXT)]),
     "compressed in sqlite": lambda: sqlite([(1, zlib.compress(RAW))]),
+    "bytes one by one": lambda: RAW.hex(" ").encode(),
+    "bytes of a program": lambda: ", ".join(map(hex, RAW)).encode(),
     "hex": lambda: b"id=" + RAW.hex().encode(),
     "hex of zlib": lambda: zlib.compress(RAW).hex().encode(),
 }
@@ -230,6 +233,8 @@ SEALED = {
     "write-ahead log of SQLite": bytes.fromhex("377f0682002de218") + RAW,
     "duckdb": b"\0" * 8 + b"DUCK" + b"\x43" * 99,
     "an alphabet of its own": bytes(code ^ 0xA5 for code in (ENGLISH * 9).encode()),
+    "cyrillic of before Unicode": CYRILLIC.encode("koi8-r") * 9,
+    "base85 of something encrypted": base64.b85encode(RANDOM),
     "base64 of something encrypted": json.dumps({"data": base64.b64encode(RANDOM).decode()}).encode(),
     "encrypted": b"no header " + RANDOM,
     "deflate without header": zlib.compress(RANDOM.hex().encode())[2:-4],
