@@ -59,7 +59,7 @@ class Written(NamedTuple):
     start: int
     stop: int
     raws: list[bytes]
-    """What they may be: they are read from each place at which a block may have cut them."""
+    """Bytes that they may be, read from each place at which a block may have cut them."""
     is_sealed: bool = False
     """Whether they are as even as something encrypted, from whichever place they are read, or not all are here."""
 

@@ -67,8 +67,8 @@ of weights is above 1, that of 4096 random bytes 0.06 on average."""
 
 _LEAST_BLANKS, _FEW_SIGNS, _MOST_SIGNS = 32, 16, 110
 _LONG_WORD, _LEAST_WORDS, _EVEN_LENGTHS = 24, 0.9, 0.15
-"""Of an unknown alphabet: least number of blanks, numbers of signs, length that words stay below, share of gaps between
-blanks that are words, and share that the rarer of even and odd lengths has; arrays have one of them."""
+"""Text of an unknown alphabet: least number of blanks, numbers of signs, length that words stay below, share of gaps
+between blanks that are words, and share that the rarer of even and odd lengths has; arrays have one of them."""
 
 
 def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple[str, IO[bytes]]]:
