@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinscale.scan.opened import begins_packed, looks_packed
+from clinscale.scan.opened import begins_packed, looks_packed, may_be_archive
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:(?:\\[nr]|\s){1,4}[A-Za-z0-9+/_-]{4,})*={0,2}")
 _BREAKS = re.compile(rb"\\[nr]|\s")
@@ -73,6 +73,11 @@ def written_in_digits(text: bytes) -> Iterator[Written]:
     for run in _PAIRS.finditer(text):
         yield Written(*run.span(), [bytes(int(one or other, 16) for one, other in _PAIR.findall(run[0]))])
     yield from _in_base85(text)
+
+
+def stands_alone(raw: bytes) -> bool:
+    """Whether bytes are to be opened by themselves: they hold text, or may be an archive or a table."""
+    return bool(_TEXT.search(raw)) or begins_packed(raw) or may_be_archive(raw)
 
 
 def _in_base85(text: bytes) -> Iterator[Written]:

@@ -33,7 +33,7 @@ FAULTS = (
 DEEPEST = 16
 """Layers of archives and compression that are opened; more of them are no accident."""
 
-_ZIP = b"PK\x03\x04"
+_ZIP, _ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 _TAR, _TAR_AT = b"ustar", 257
 _SEALED = (
     *(b"%PDF", b"\xd0\xcf\x11\xe0", b"$FL2", b"$FL3"),  # documents, old Office files, SPSS
@@ -86,7 +86,7 @@ def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple
         raise NotImplementedError
     begin = stream.peek(_TAR_AT + len(_TAR))
     head = begin[:8]
-    if begin.startswith(_SEALED) or begin[8:12] == _DUCKDB or begin[16:20] == _LMDB or _is_tfrecord(begin):
+    if begin.startswith(_SEALED) or _is_database(begin) or _is_tfrecord(begin):
         yield inside, stream
         raise NotImplementedError
     if head.startswith(_ZIP):
@@ -140,6 +140,15 @@ def begins_packed(raw: bytes) -> bool:
         raw.startswith(magics) and _begins(opener, stream)
         for magics, opener in ((_LZMA, _of_lzma), (_ZLIB, _of_zlib))
     )
+
+
+def may_be_archive(raw: bytes) -> bool:
+    """Whether bytes may be an archive or a table that does not begin as one."""
+    return raw[_TAR_AT:].startswith(_TAR) or _ZIP_END in raw or raw.startswith(_ARROW_STREAM) or _is_database(raw)
+
+
+def _is_database(begin: bytes) -> bool:
+    return begin[8:12] == _DUCKDB or begin[16:20] == _LMDB
 
 
 def _of_zip(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[bytes]]]:

@@ -1,8 +1,10 @@
 """The readable parts of files of any kind, block by block, so that memory does not grow with the file."""
 
+import bisect
 import codecs
 import html
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 
-from clinscale.scan.encoded import written_in_digits
+from clinscale.scan.encoded import stands_alone, written_in_digits
 from clinscale.scan.opened import FAULTS, PACKED, looks_packed, looks_written, open_layers
 from clinscale.scan.token_ids import runs_of_ids
 from clinscale.scan.windows import frequent, sums_of_parities
@@ -27,6 +29,8 @@ _LEAST_BYTES = 15
 
 _ENCODED_DEEPEST = 4
 """Layers of digits that are taken off."""
+_SHORT_RAW_BYTES = 2**12
+"""Bytes written in digits below which many are looked into at once; each by itself costs as much as a long block."""
 
 UTF_8 = "utf-8"
 """Encoding of most texts; a byte that it does not know is read as Windows has it."""
@@ -38,6 +42,9 @@ _EBCDIC[[0x05, 0x0D, 0x15, 0x25]] = True
 """Whether a byte is a sign, or a tab or break, on a mainframe."""
 _EBCDIC_BLANK, _STRETCH_BYTES, _LEAST_BLANKS = 0x40, 64, 4
 """A blank there, and the least number of them in bytes of text."""
+_FILLED_BYTES, _NOTHING = 32, bytes([0xFF]) * 3 * _STRETCH_BYTES
+"""Bytes that are judged at once for numbers, and what is neither text nor numbers: wider than what is judged with what
+is beside it."""
 _LATIN = np.zeros(2**16, bool)
 """Whether a little-endian code of two bytes is of Latin text: letters, signs, breaks, dashes or quotation marks."""
 _LATIN[[9, 10, 13]] = _LATIN[32:0x250] = _LATIN[0x2010:0x2070] = True
@@ -111,7 +118,7 @@ def _pieces(inside: str, stream: IO[bytes], vocabulary_tokens: int, encoded: int
     fault: Exception | None = None
     while block := stream.read(_BLOCK_BYTES):
         joined = tail + block
-        num_read_bytes = 0
+        num_read_bytes, short = 0, dict[bytes, int]()
         for start, stop, encoding in _texts(joined):
             piece = Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
             num_read_bytes += stop - start
@@ -119,9 +126,13 @@ def _pieces(inside: str, stream: IO[bytes], vocabulary_tokens: int, encoded: int
                 yield piece
             if encoded < _ENCODED_DEEPEST:
                 try:
-                    yield from _decoded(piece, vocabulary_tokens, encoded + 1)
+                    yield from _decoded(piece, vocabulary_tokens, encoded + 1, short)
                 except FAULTS as error:
                     fault = error
+        try:
+            yield from _decoded_short(inside, short, vocabulary_tokens, encoded + 1)
+        except FAULTS as error:
+            fault = error
         if not encoded and (looks_packed(block) or (2 * num_read_bytes < len(joined) and looks_written(block))):
             fault = NotImplementedError()
         for start, stop, encoding in runs_of_ids(joined, vocabulary_tokens):
@@ -138,8 +149,8 @@ def _may_be_phrase(piece: Piece) -> bool:
     return is_long or len(_WORDS.findall(piece.raw)) >= _LEAST_WORDS
 
 
-def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int) -> Iterator[Piece]:
-    """Contents of what is written in digits.
+def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int, short: dict[bytes, int]) -> Iterator[Piece]:
+    """Contents of what is written in digits; those for `_decoded_short` are added to `short` with their offset.
 
     Raises one of FAULTS where they cannot be read and are a compressed file, not digits in a row and nothing else.
     """
@@ -148,13 +159,16 @@ def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int) -> Iterator[Pie
     for run in written_in_digits(text):
         if run.is_sealed:
             fault = NotImplementedError()
+        offset = piece.offset + run.start * len(piece.raw) // len(text)
         for raw in run.raws:
+            if len(raw) < _SHORT_RAW_BYTES and not stands_alone(raw):
+                short.setdefault(raw, offset)
+                continue
             try:
                 for inside, stream in open_layers(io.BufferedReader(io.BytesIO(raw)), piece.inside):
-                    place = f"{inside} encoded".strip() if "encoded" not in inside else inside
                     yield from (
-                        one._replace(offset=piece.offset + run.start * len(piece.raw) // len(text))
-                        for one in _pieces(place, stream, vocabulary_tokens, encoded)
+                        one._replace(offset=offset)
+                        for one in _pieces(_encoded_in(inside), stream, vocabulary_tokens, encoded)
                     )
             except FAULTS as error:
                 is_whole_later = run.stop == len(text) and run.stop - run.start < _OVERLAP_BYTES
@@ -162,6 +176,20 @@ def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int) -> Iterator[Pie
                     fault = error
     if fault:
         raise fault
+
+
+def _decoded_short(inside: str, short: dict[bytes, int], vocabulary_tokens: int, encoded: int) -> Iterator[Piece]:
+    """Contents of short runs of digits, as identifiers are: at once, each filled up as at the end of a block."""
+    filled = [raw + bytes(-len(raw) % _FILLED_BYTES) for raw in short]
+    raws = [raw + _NOTHING[len(raw) % _STRETCH_BYTES :] for raw in filled]
+    starts, offsets = [0, *itertools.accumulate(map(len, raws))], list(short.values())
+    for one in _pieces(_encoded_in(inside), io.BytesIO(b"".join(raws)), vocabulary_tokens, encoded):
+        middle = one.offset + len(one.raw) // 2
+        yield one._replace(offset=offsets[bisect.bisect(starts, middle) - 1])
+
+
+def _encoded_in(inside: str) -> str:
+    return inside if "encoded" in inside else f"{inside} encoded".strip()
 
 
 def _texts(block: bytes) -> Iterator[tuple[int, int, str]]:

@@ -176,6 +176,22 @@ def test_ids_are_found_in_any_file(tmp_path, name):
     assert any(TEXT in text for text in texts_of(tmp_path / "file", TOKENIZER))
 
 
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<u4", "<i8", "<f4"])
+def test_short_runs_of_digits_are_looked_into_at_once_and_found_where_they_are(kind, tmp_path):
+    few, names = IDS[:12].astype(kind).tobytes().hex(), [f"{number:032x}" for number in range(50)]
+    path = tmp_path / "log"
+    path.write_text("".join(f"<{name}>" for name in [*names, few, *names]))
+    wanted = " ".join(WORDS[number] for number in IDS[1:11])
+    found = [
+        piece
+        for piece in read_pieces(path, len(WORDS))
+        if piece.encoding in TOKEN_IDS
+        and any(wanted in text for text in decoded(piece.raw, piece.encoding, [TOKENIZER]))
+    ]
+    assert {piece.offset for piece in found} == {34 * len(names) + 1}
+    assert {piece.inside for piece in found} == {"encoded"}
+
+
 @pytest.mark.parametrize("width", ["<u4", "<i8"])
 def test_ids_of_a_vocabulary_beyond_16_bits_are_found(width, tmp_path):
     large = word_level(["[PAD]", *(f"w{number}x" for number in range(1, 70_000))])
