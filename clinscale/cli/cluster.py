@@ -308,7 +308,8 @@ def _password(name: str) -> str:
 
 def _print_ready(server: "Server") -> None:
     lines = (
-        f"MLflow answers at {server.url}; its pages begin at {server.start_page}",
+        f"MLflow answers at {server.url}",
+        f"  in a browser: {server.start_page}",
         f"  its administrator is admin; the password is in {server.folder.admin_password}",
         "  add users:    clinscale cluster user NAME --role reader|trainer|promoter  (with the same --home)",
         f"  users set:    MLFLOW_TRACKING_URI={server.url} MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...",
