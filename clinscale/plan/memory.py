@@ -15,11 +15,6 @@ CPU_PROCESS_BYTES = 0.8e9
 GPU_SLACK = 0.1
 """Memory that PyTorch's caching allocator holds without using it, as a share of what comes and goes; assumed."""
 
-HF_KEPT_SCORES = {"longformer": (3.9, 2.9), "bigbird": (2.3, 2.3)}
-"""Numbers that HF's own attention keeps for each pair that attends and each head, with dropout and without.
-
-Measured in fp32 on modules of base width and rows of 4,096 tokens (transformers 5.23)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RankSetup:
@@ -188,7 +183,7 @@ def _layer_bytes(model: ModelFacts, setup: RankSetup) -> float:
     if model.dropout:
         kept += 2 * hidden * (1 if setup.on_gpu else width)
     kept += 2 * 2 * 4  # means and deviations of two norms
-    if not model.is_exact and (scores := HF_KEPT_SCORES.get(family.name)):
+    if not model.is_exact and (scores := family.hf_kept_scores):
         pairs = family.attended_pairs(config, setup.row_tokens) / setup.row_tokens / config.num_hidden_layers
         # softmax is in fp32, what is multiplied with values in the precision of the rest
         kept += scores[not model.attention_dropout] * pairs * config.num_attention_heads * (4 + width) / 2

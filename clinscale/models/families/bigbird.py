@@ -30,6 +30,7 @@ class BigBird(ExactFamily):
     name = "bigbird"
     model_type = "big_bird"
     has_evaluation_patterns = True
+    hf_kept_scores = (2.3, 2.3)
     sizes: ClassVar[Sizes] = {
         # as google/bigbird-roberta-base
         "base": {**BERT_BASE, "block_size": 64, "num_random_blocks": 3, "max_tokens": 4096},

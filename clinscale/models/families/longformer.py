@@ -30,6 +30,7 @@ class Longformer(ExactFamily):
     counts_from_padding = True
     uses_global_mask = True
     drops_probabilities = True
+    hf_kept_scores = (3.9, 2.9)
     sizes: ClassVar[Sizes] = {
         "base": {**BERT_BASE, "attention_window": 512, "max_tokens": 4096},  # as Clinical-Longformer
         # still attends sparsely beyond a few hundred tokens
