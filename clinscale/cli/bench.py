@@ -38,6 +38,10 @@ Families = Annotated[list[Family] | None, typer.Option("--family", help="Repeat 
 Precisions = Annotated[
     list[Precision] | None, typer.Option("--precision", help="Repeat for several; both by default.")
 ]
+Stages = Annotated[list[int] | None, typer.Option("--stage", min=0, max=3, help="Repeat; all by default.")]
+NumWorkers = Annotated[
+    list[int] | None, typer.Option("--num-workers", min=1, help="Repeat; 1, 2 and 4 by default.")
+]
 HiddenSize = Annotated[int, typer.Option(min=64, help="Width of the model; 768 is base. A multiple of 64.")]
 Device = Annotated[str, typer.Option(help="`cpu` or `cuda`.")]
 
@@ -221,12 +225,8 @@ def checkpoint(
 def zero(
     layers: Annotated[int, typer.Option(min=1, help="Of the model.")] = 4,
     hidden_size: HiddenSize = 256,
-    stages: Annotated[
-        list[int] | None, typer.Option("--stage", min=0, max=3, help="Repeat; all by default.")
-    ] = None,
-    num_workers: Annotated[
-        list[int] | None, typer.Option("--num-workers", min=1, help="Repeat; 1, 2 and 4 by default.")
-    ] = None,
+    stages: Stages = None,
+    num_workers: NumWorkers = None,
     precision: Annotated[Precision, typer.Option(help="Of the parameters.")] = Precision.fp32,
     json: Json = False,
 ) -> None:
@@ -253,12 +253,8 @@ def plan(
     layers: Annotated[int, typer.Option(min=1, help="Of the model whose memory is measured.")] = 4,
     hidden_size: HiddenSize = 256,
     tokens: Tokens = 1024,
-    stages: Annotated[
-        list[int] | None, typer.Option("--stage", min=0, max=3, help="Repeat; all by default.")
-    ] = None,
-    num_workers: Annotated[
-        list[int] | None, typer.Option("--num-workers", min=1, help="Repeat; 1, 2 and 4 by default.")
-    ] = None,
+    stages: Stages = None,
+    num_workers: NumWorkers = None,
     precision: Annotated[Precision, typer.Option(help="Of the parameters.")] = Precision.fp32,
     json: Json = False,
 ) -> None:
