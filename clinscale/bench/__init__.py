@@ -12,9 +12,12 @@ from clinscale.bench.plan import Anchor, anchors, bench_plan
 from clinscale.bench.predict import KINDS, bench_predict
 from clinscale.bench.pretrain import bench_pretrain
 from clinscale.bench.recipe import LEVERS, RecipeRecord, bench_recipe
-from clinscale.bench.record import BenchRecord
+from clinscale.bench.record import BenchRecord, Ratio
+from clinscale.bench.regress import Difference, compare_records
 from clinscale.bench.search import bench_budgets, bench_search, convert_table, record_table
 from clinscale.bench.step import bench_step
+from clinscale.bench.suite import SUITE, Entry, SuiteRecord, load_record, run_suite
+from clinscale.bench.tables import TABLES, marks, render, with_tables
 from clinscale.bench.zero import bench_zero
 
 __all__ = [
@@ -22,9 +25,15 @@ __all__ = [
     "FORMATS",
     "KINDS",
     "LEVERS",
+    "SUITE",
+    "TABLES",
     "Anchor",
     "BenchRecord",
+    "Difference",
+    "Entry",
+    "Ratio",
     "RecipeRecord",
+    "SuiteRecord",
     "anchors",
     "bench_attention",
     "bench_budgets",
@@ -38,6 +47,12 @@ __all__ = [
     "bench_search",
     "bench_step",
     "bench_zero",
+    "compare_records",
     "convert_table",
+    "load_record",
+    "marks",
     "record_table",
+    "render",
+    "run_suite",
+    "with_tables",
 ]

@@ -16,7 +16,7 @@ from clinscale.bench.encoders import (
     without_dense_probabilities,
 )
 from clinscale.bench.measure import Times, ratio, saved_bytes, side_by_side, surroundings
-from clinscale.bench.record import BenchRecord, Ratio
+from clinscale.bench.record import BenchRecord, OnRatio, Ratios, say_nothing
 from clinscale.errors import ClinscaleError
 
 # Shape letters: B rows of a batch, L tokens of a row, E hidden size
@@ -45,6 +45,7 @@ def bench_attention(
     vocab_size: int | None = None,
     device: str = "cpu",
     on_progress: Callable[[str], None] = lambda name: None,
+    on_ratio: OnRatio = say_nothing,
 ) -> BenchRecord:
     """Forward and backward of one self-attention module with its projections, and of the MLM head with its loss.
 
@@ -58,7 +59,7 @@ def bench_attention(
     """
     check_shape(tokens, hidden_size)
     before = surroundings("attention", device)
-    ratios: dict[str, Ratio] = {}
+    ratios = Ratios(on_ratio)
     details: dict[str, Any] = {}
     shape = {"layers": 1, "tokens": tokens, "dropout": 0.0, "hidden_size": hidden_size, "vocab_size": vocab_size}
     for precision in precisions:

@@ -22,7 +22,7 @@ import psutil  # type: ignore[import-untyped]
 from clinscale import corpus
 from clinscale.bench.files import invent_texts
 from clinscale.bench.measure import in_fresh_process, side_by_side, surroundings
-from clinscale.bench.record import BenchRecord, PeakMemory, Ratio
+from clinscale.bench.record import BenchRecord, OnRatio, PeakMemory, Ratios, say_nothing
 from clinscale.errors import ClinscaleError, ConfigError
 
 _ASKED = 1.5
@@ -41,6 +41,7 @@ def bench_corpus(
     repeats: int = 3,
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda name: None,
+    on_ratio: OnRatio = say_nothing,
 ) -> BenchRecord:
     """One process and one thread each: JSON lines to rows of 512 tokens; and the peak memory of building on Ray.
 
@@ -59,13 +60,14 @@ def bench_corpus(
         repeats: timed runs of each side, in turns.
         seed: of the invented notes.
         on_progress: receives the name of what is measured next.
+        on_ratio: receives each ratio as it ends.
 
     Raises:
         ConfigError: `data` is a folder without the public notes.
         ClinscaleError: the two streams of tokens differ.
     """
     before = surroundings("corpus", "cpu", packages=("datasets", "tokenizers", "ray"))
-    ratios: dict[str, Ratio] = {}
+    ratios = Ratios(on_ratio)
     mb_per_s: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary, _one_thread():

@@ -12,7 +12,7 @@ from typing import Any
 from clinscale.bench import scripts
 from clinscale.bench.files import Texts, invent_texts, write_arrow, write_invented, write_parquet
 from clinscale.bench.measure import in_fresh_process, peak_resident_bytes, side_by_side, surroundings
-from clinscale.bench.record import BenchRecord, PeakMemory, Ratio
+from clinscale.bench.record import BenchRecord, OnRatio, PeakMemory, Ratios, say_nothing
 from clinscale.corpus import CleaningConfig, SourceConfig, read_documents
 from clinscale.errors import ClinscaleError, ConfigError
 from clinscale.records import Record, read_records
@@ -54,6 +54,7 @@ def bench_loading(
     repeats: int = 5,
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda name: None,
+    on_ratio: OnRatio = say_nothing,
 ) -> BenchRecord:
     """Files to rows or examples in one thread, and the memory in which NOTEEVENTS is streamed.
 
@@ -70,6 +71,7 @@ def bench_loading(
         repeats: timed runs of each side, in turns.
         seed: of the invented files.
         on_progress: receives the name of what is measured next.
+        on_ratio: receives each ratio as it ends.
 
     Raises:
         ConfigError: `data` is not a folder.
@@ -79,7 +81,7 @@ def bench_loading(
         known = ", ".join(folder for folder, _ in _PUBLIC.values())
         raise ConfigError(f"{data} is not a local folder; give one that holds any of {known}, or none")
     before = surroundings("loading", "cpu", packages=("pandas", "pyarrow"))
-    ratios: dict[str, Ratio] = {}
+    ratios = Ratios(on_ratio)
     mb_per_s: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
     texts = invent_texts(seed)

@@ -1,5 +1,6 @@
 """`clinscale bench plan`: what the planner says beside what was measured here and published elsewhere."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from clinscale import models
 from clinscale.bench.encoders import MASKED_SHARE, model_of
 from clinscale.bench.measure import ratio, surroundings
-from clinscale.bench.record import BenchRecord, Ratio
+from clinscale.bench.record import BenchRecord, OnRatio, Ratios, say_nothing
 from clinscale.bench.zero import measured_ranks
 from clinscale.engine import Precision, load_hardware
 from clinscale.plan import ModelFacts, RankSetup, StepSetup, network_of, rank_memory, rates_of, step_time
@@ -43,17 +44,19 @@ def bench_plan(
     num_workers: Sequence[int],
     precision: Precision,
     on_progress: Callable[[str], None],
+    on_ratio: OnRatio = say_nothing,
 ) -> BenchRecord:
     """Memory of each rank, and speed at public anchors: what is planned over what was measured.
 
-    Ranks are processes on this machine; compared is the most that their tensors hold within a step. An anchor's ratio
-    is the larger of planned and published over the smaller; no constant is set by any but the one that says so.
+    Ranks are processes on this machine; compared is the most that their tensors hold within a step. A ratio is the
+    larger of planned and measured or published over the smaller, and `error` beside it the share by which the plan is
+    above; no constant is set by any anchor but the one that says so.
 
     Raises:
         ClinscaleError: a rank failed.
     """
     before = surroundings("plan", "cpu")
-    ratios: dict[str, Ratio] = {}
+    ratios = Ratios(on_ratio)
     rows: list[dict[str, Any]] = []
     shape = {"layers": layers, "hidden_size": hidden_size}
     facts = ModelFacts.of(model_of("longformer", "hf", tokens=tokens, dropout=0.0, **shape).config)
@@ -72,13 +75,14 @@ def bench_plan(
             planned = rank_memory(facts, setup)
             tensors = planned.total - planned.slack
             off_by = [_off_by(tensors, measured) for measured in found["peak_bytes"]]
-            ratios[f"memory_zero_{stage}_workers_{workers}"] = ratio(off_by, _ASKED_MEMORY)
+            error = tensors / statistics.median(found["peak_bytes"]) - 1
+            ratios[f"memory_zero_{stage}_workers_{workers}"] = ratio(off_by, _ASKED_MEMORY, error=error)
             rows.append(
                 {"stage": stage, "workers": workers, "peak_bytes": found["peak_bytes"], "planned": planned.plain()}
             )
     found_anchors = anchors()
     for anchor in found_anchors:
-        ratios[anchor.name] = ratio([_off_by(anchor.planned, anchor.published)], None)
+        ratios[anchor.name] = ratio([_off_by(anchor.planned, anchor.published)], None, error=anchor.error)
     return BenchRecord(
         surroundings=before,
         ratios=ratios,

@@ -13,7 +13,7 @@ from clinscale import corpus, models
 from clinscale.bench.encoders import FAMILIES
 from clinscale.bench.files import invent_texts
 from clinscale.bench.measure import Times, ratio, side_by_side, surroundings
-from clinscale.bench.record import BenchRecord, Ratio
+from clinscale.bench.record import BenchRecord, OnRatio, Ratios, say_nothing
 from clinscale.errors import ClinscaleError, ConfigError
 from clinscale.predict import Predictor, TaskCard, load_predictor
 from clinscale.tasks import Example, Prediction, kind_of, load_task
@@ -45,6 +45,7 @@ def bench_predict(
     device: str = "cpu",
     seed: int = 0,
     on_progress: Callable[[str], None] = lambda name: None,
+    on_ratio: OnRatio = say_nothing,
 ) -> BenchRecord:
     """Invented notes through a fine-tuned folder of random weights, text in, predictions out.
 
@@ -66,6 +67,7 @@ def bench_predict(
         device: `cpu` or `cuda`.
         seed: of notes and weights.
         on_progress: receives the name of what is measured next.
+        on_ratio: receives each ratio as it ends.
 
     Raises:
         ConfigError: a shape that cannot be measured.
@@ -77,7 +79,7 @@ def bench_predict(
             "first"
         )
     before = surroundings("predict", device)
-    ratios: dict[str, Ratio] = {}
+    ratios = Ratios(on_ratio)
     per_s: dict[str, dict[str, dict[str, float]]] = {}
     details: dict[str, Any] = {"precision": precision, "layers": layers}
     texts = [text for text, _ in invent_texts(seed).notes]

@@ -1,6 +1,6 @@
 """Answer of a bench: ratios to the peer, where they were measured, and the figures behind them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -46,6 +46,27 @@ class Ratio:
     def plain(self) -> dict[str, float | None]:
         """JSON-ready."""
         return {"median": self.median, "min": self.min, "max": self.max, **self.more, "asked": self.asked}
+
+
+OnRatio = Callable[[str, Ratio], None]
+"""Takes each ratio by its name as soon as it is measured."""
+
+
+def say_nothing(name: str, found: Ratio) -> None:
+    """Take a ratio, and leave it to the record."""
+
+
+class Ratios(dict[str, Ratio]):
+    """Ratios by name; `on_ratio` gets each one as it comes, so that nobody waits for the last to see the first."""
+
+    def __init__(self, on_ratio: OnRatio) -> None:
+        super().__init__()
+        self._on_ratio = on_ratio
+
+    def __setitem__(self, name: str, found: Ratio) -> None:
+        """Keep a ratio, and hand it on."""
+        super().__setitem__(name, found)
+        self._on_ratio(name, found)
 
 
 @dataclass(frozen=True)

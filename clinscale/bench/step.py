@@ -26,7 +26,7 @@ from clinscale.bench.measure import (
     side_by_side,
     surroundings,
 )
-from clinscale.bench.record import BenchRecord, Ratio
+from clinscale.bench.record import BenchRecord, OnRatio, Ratios, say_nothing
 from clinscale.engine import OptimizerConfig, Precision, TorchEngine, datasheet_peak_flops, gemm_roof_flops
 from clinscale.errors import ClinscaleError
 
@@ -51,6 +51,7 @@ def bench_step(
     vocab_size: int | None = None,
     device: str = "cpu",
     on_progress: Callable[[str], None] = lambda name: None,
+    on_ratio: OnRatio = say_nothing,
 ) -> BenchRecord:
     """Forward, backward, clipping and AdamW of one MLM step, all families, at base width.
 
@@ -65,7 +66,7 @@ def bench_step(
     """
     check_shape(tokens, hidden_size)
     before = surroundings("step", device)
-    ratios: dict[str, Ratio] = {}
+    ratios = Ratios(on_ratio)
     details: dict[str, Any] = {}
     is_cuda = device.startswith("cuda")
     shape = {"tokens": tokens, "dropout": dropout, "hidden_size": hidden_size, "vocab_size": vocab_size}

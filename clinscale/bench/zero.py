@@ -14,7 +14,7 @@ import torch
 from clinscale import models, plan
 from clinscale.bench.encoders import batch_of, model_of
 from clinscale.bench.measure import peak_allocated_bytes, ratio, surroundings
-from clinscale.bench.record import BenchRecord
+from clinscale.bench.record import BenchRecord, OnRatio, Ratios, say_nothing
 from clinscale.engine import SMALL_ELEMENTS, DeepSpeedEngine, OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ClinscaleError
 
@@ -30,6 +30,7 @@ def bench_zero(
     num_workers: Sequence[int],
     precision: Precision,
     on_progress: Callable[[str], None],
+    on_ratio: OnRatio = say_nothing,
 ) -> BenchRecord:
     """Bytes of model states on each rank after a step, over `expected_bytes`; ranks are processes here, over gloo.
 
@@ -39,7 +40,7 @@ def bench_zero(
         ClinscaleError: a rank failed.
     """
     before = surroundings("zero", "cpu")
-    ratios, rows = {}, []
+    ratios, rows = Ratios(on_ratio), []
     for workers in num_workers:
         for stage in stages:
             on_progress(f"ZeRO {stage}, {workers} workers")

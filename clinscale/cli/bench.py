@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clinscale.cli import bench_record
 from clinscale.cli.options import Json, Overrides
 from clinscale.cli.output import Steps, emit
 from clinscale.cli.output import table as table_of
@@ -16,7 +17,7 @@ from clinscale.errors import ConfigError
 from clinscale.models import EXACT_FAMILIES
 
 if TYPE_CHECKING:
-    from clinscale.bench import BenchRecord
+    from clinscale.bench import BenchRecord, Ratio
 
 Family = StrEnum("Family", EXACT_FAMILIES)  # type: ignore[misc]
 Precision = StrEnum("Precision", ["fp32", "bf16"])
@@ -29,6 +30,9 @@ PublicTable = StrEnum("PublicTable", ["arlbench_ppo", "hpobench_mlp_final"])
 app = typer.Typer(
     help="Measure clinscale beside its peer, in one process, equality asserted first.", no_args_is_help=True
 )
+app.command("all")(bench_record.run_all)
+app.command()(bench_record.compare)
+app.command()(bench_record.tables)
 
 Tokens = Annotated[int, typer.Option(min=8, help="Length of each row.")]
 Rows = Annotated[int, typer.Option(min=1, help="Rows of the batch.")]
@@ -68,6 +72,7 @@ def attention(
         bench_attention,
         threads,
         json,
+        tells=True,
         tokens=tokens,
         rows=rows,
         repeats=repeats,
@@ -102,6 +107,7 @@ def step(
         bench_step,
         threads,
         json,
+        tells=True,
         tokens=tokens,
         rows=rows,
         layers=tuple(layers or (2, 12)),
@@ -144,6 +150,7 @@ def predict(
         bench_predict,
         threads,
         json,
+        tells=True,
         documents=documents,
         tokens=tokens,
         max_tokens=max_tokens,
@@ -184,6 +191,7 @@ def loading(
         bench_loading,
         1,
         json,
+        tells=True,
         data=data,
         megabytes=megabytes,
         stream_megabytes=stream_megabytes,
@@ -240,6 +248,7 @@ def zero(
         bench_zero,
         1,
         json,
+        tells=True,
         layers=layers,
         hidden_size=hidden_size,
         stages=stages or [0, 1, 2, 3],
@@ -268,6 +277,7 @@ def plan(
         bench_plan,
         1,
         json,
+        tells=True,
         people=lambda record: [
             *_people(record),
             table_of(
@@ -346,7 +356,9 @@ def corpus(
     """
     from clinscale.bench import bench_corpus
 
-    _run(bench_corpus, 1, json, data=data, megabytes=megabytes, scale=scale, repeats=repeats, seed=seed)
+    _run(
+        bench_corpus, 1, json, tells=True, data=data, megabytes=megabytes, scale=scale, repeats=repeats, seed=seed
+    )
 
 
 @app.command()
@@ -488,11 +500,17 @@ def _shown(figure: float | None) -> float | str:
     return "∞" if figure is None else figure  # a peer that never got there has no finite cost
 
 
+def _told(ratio: "Ratio") -> str:
+    median, low, high = ("∞" if one is None else f"{one:.4g}" for one in (ratio.median, ratio.min, ratio.max))
+    return median if low == high else f"{median} ({low} to {high})"
+
+
 def _run(
     bench: "Callable[..., BenchRecord]",
     threads: int,
     json: bool,
     *,
+    tells: bool = False,
     people: Callable[[Any], Any] | None = None,
     **options: Any,
 ) -> None:
@@ -510,6 +528,8 @@ def _run(
             steps.update(done, None, name)
             done += 1
 
+        if tells:
+            options["on_ratio"] = lambda name, found: steps.say(f"{name} {_told(found)}")
         record = bench(**options, on_progress=on_progress)
     emit(record.plain(), as_json=json, people=(people or _people)(record))
 
