@@ -7,6 +7,7 @@ from clinscale.bench.attention import bench_attention
 from clinscale.bench.checkpoint import bench_checkpoint
 from clinscale.bench.corpus import bench_corpus
 from clinscale.bench.encoders import FAMILIES
+from clinscale.bench.faults import Fault, FaultsRecord, all_faults, bench_faults
 from clinscale.bench.loading import FORMATS, bench_loading
 from clinscale.bench.plan import Anchor, anchors, bench_plan
 from clinscale.bench.predict import KINDS, bench_predict
@@ -31,14 +32,18 @@ __all__ = [
     "BenchRecord",
     "Difference",
     "Entry",
+    "Fault",
+    "FaultsRecord",
     "Ratio",
     "RecipeRecord",
     "SuiteRecord",
+    "all_faults",
     "anchors",
     "bench_attention",
     "bench_budgets",
     "bench_checkpoint",
     "bench_corpus",
+    "bench_faults",
     "bench_loading",
     "bench_plan",
     "bench_predict",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clinscale.cli import bench_record
+from clinscale.cli.bench_faults import faults
 from clinscale.cli.options import Json, Overrides
 from clinscale.cli.output import Steps, emit
 from clinscale.cli.output import table as table_of
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command("all")(bench_record.run_all)
 app.command()(bench_record.compare)
 app.command()(bench_record.tables)
+app.command()(faults)
 
 Tokens = Annotated[int, typer.Option(min=8, help="Length of each row.")]
 Rows = Annotated[int, typer.Option(min=1, help="Rows of the batch.")]

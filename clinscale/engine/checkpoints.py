@@ -233,7 +233,7 @@ class CheckpointStore:
             files |= read_json(said)
         whole = Manifest.model_validate({**manifest.plain(), "files": files})
         signature = run_key.sign(self._folder, whole.signed_text())
-        write_json(partial / MANIFEST, {**whole.plain(), "signature": signature})
+        write_json(partial / MANIFEST, whole.sealed(signature))
         target = self._folder / _name(manifest.step)
         shutil.rmtree(target, ignore_errors=True)  # of an attempt that was damaged and is done again
         partial.replace(target)
@@ -303,6 +303,10 @@ def fault_of(checkpoint: Path) -> str | None:
             "the key from the account or machine that began the run, or, where nobody else has written there, "
             f"chmod -R go-w {checkpoint.parent}"
         )
+    if not manifest.is_as_written:
+        return "its manifest has other content than was written"
+    if _NAME.fullmatch(checkpoint.name) and checkpoint.name != _name(manifest.step):
+        return f"it is that of step {manifest.step}"
     there = {str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if not path.is_dir()}
     unpickled = {
         name for name in there if name.startswith(f"{ENGINE_TAG}/")

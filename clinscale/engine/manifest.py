@@ -1,7 +1,9 @@
 """The manifest of a checkpoint: what it holds, and what each of its files must be."""
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from clinscale.config import Config
 from clinscale.storage import read_json
@@ -31,11 +33,24 @@ class Manifest(Config):
     taken_at_s: float
     """Seconds since 1970."""
     signature: str = ""
-    """Signature of all other fields, by the run's key; checkpoints of an earlier clinscale have none."""
+    """Signature of the other fields, by the run's key; checkpoints of an earlier clinscale have none."""
+    digest: str = ""
+    """SHA-256 of what is signed, which needs no key; checkpoints of an earlier clinscale have none."""
 
     def signed_text(self) -> bytes:
         """The bytes that are signed."""
-        return json.dumps({**self.plain(), "signature": ""}, sort_keys=True).encode()
+        values = self.plain()
+        del values["digest"]
+        return json.dumps({**values, "signature": ""}, sort_keys=True).encode()
+
+    def sealed(self, signature: str) -> dict[str, Any]:
+        """The values to write, with a signature of `signed_text` and its digest."""
+        return {**self.plain(), "signature": signature, "digest": hashlib.sha256(self.signed_text()).hexdigest()}
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether no value has changed since it was sealed, as far as it was."""
+        return not self.digest or self.digest == hashlib.sha256(self.signed_text()).hexdigest()
 
 
 def read_manifest(checkpoint: Path) -> Manifest:

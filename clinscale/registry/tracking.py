@@ -249,8 +249,9 @@ def _client(uri: str) -> Any:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
     )  # it would print the URI's password, too
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    # Ctrl-C in the middle of a query ends it, and it would log a traceback of how
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    # Ctrl-C in the middle of a query ends it, and a full disk a write: they would log a traceback of how
+    for name in ("sqlalchemy.pool", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

@@ -5,6 +5,7 @@ that lost its driver reads the ledger and goes on. One process writes it; a last
 dropped, because nothing was done on its strength.
 """
 
+import contextlib
 import fcntl
 import json
 import math
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-from clinscale.errors import ClusterError, DataError
+from clinscale.errors import CapacityError, ClusterError, DataError
 from clinscale.permissions import make_folder, open_private
 
 LEDGER_FILE = "ledger.jsonl"
@@ -101,6 +102,7 @@ class Ledger:
 
     Raises:
         DataError: a line before the last is damaged. ClusterError: another process is writing it.
+        CapacityError: by whatever writes to it, on a disk that is full or read-only; nothing has changed then.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -184,10 +186,25 @@ class Ledger:
     def _append(self, event: "_Event") -> Trial:
         if self._file:
             line = json.dumps(event.model_dump(), separators=(",", ":"), allow_nan=False)
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._write(line.encode() + b"\n")
         return self._fold(event)
+
+    def _write(self, line: bytes) -> None:
+        """Append a line whole or not at all, so that a disk that was full leaves a ledger that goes on."""
+        file = self._file.fileno()  # below Python's buffer, which would keep what could not be written
+        end = os.lseek(file, 0, os.SEEK_END)
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[os.write(file, left) :]
+            os.fsync(file)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # then the next start cuts the half line off
+                os.ftruncate(file, end)
+            raise CapacityError(
+                f"{self._file.name} cannot be written ({error.strerror}); make room or fix the disk, then run the same "
+                "command again: it goes on from the last line that is there"
+            ) from None
 
     def _fold(self, event: "_Event") -> Trial:
         """Apply an event to its trial; KeyError for one of a trial that has not started."""

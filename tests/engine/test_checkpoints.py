@@ -345,7 +345,7 @@ def a_checkpoint(folder):
     about = {"step": 1, "updates": 1, "schedule_steps": 1, "world_size": 1, "stage": 0, "precision": "fp32"}
     manifest = Manifest(**about, metric=None, parameters=(), files=files, taken_at_s=0.0)
     signature = run_key.sign(folder, manifest.signed_text())
-    (checkpoint / MANIFEST).write_text(json.dumps({**manifest.plain(), "signature": signature}))
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest.sealed(signature)))
     (checkpoint / MANIFEST).chmod(0o600)
     return checkpoint
 
@@ -403,6 +403,23 @@ def test_what_another_account_put_into_a_checkpoint_is_refused(tmp_path, own_hom
         newest_checkpoint(tmp_path / "checkpoints")
 
 
+@pytest.mark.parametrize(("field", "value"), [("schedule_steps", 2), ("updates", 0), ("taken_at_s", 1.0)])
+def test_a_manifest_with_another_value_than_was_written_is_damage(field, value, tmp_path, own_home, caplog):
+    checkpoint = a_checkpoint(tmp_path / "checkpoints")
+    told = json.loads((checkpoint / MANIFEST).read_text())
+    (checkpoint / MANIFEST).write_text(json.dumps(told | {field: value}))
+    run_key.key_file(tmp_path / "checkpoints").unlink()  # as on the machine that a private run was moved to
+    assert newest_checkpoint(tmp_path / "checkpoints") is None
+    assert "its manifest has other content than was written" in caplog.text
+
+
+def test_an_older_checkpoint_under_the_name_of_a_newer_one_is_damage(tmp_path, own_home, caplog):
+    checkpoint = a_checkpoint(tmp_path / "checkpoints")
+    shutil.copytree(checkpoint, checkpoint.with_name("step-00000002"))
+    assert newest_checkpoint(tmp_path / "checkpoints", set_aside=True) == checkpoint
+    assert "step-00000002 is damaged (it is that of step 1)" in caplog.text
+
+
 @pytest.mark.parametrize("how", ["unlisted", "link", "changed"])
 def test_only_the_files_of_the_manifest_are_in_a_checkpoint(tmp_path, own_home, how):
     checkpoint = a_checkpoint(tmp_path / "checkpoints")
@@ -423,7 +440,7 @@ def test_only_the_files_of_the_manifest_are_in_a_checkpoint(tmp_path, own_home, 
 def test_a_checkpoint_of_an_earlier_clinscale_is_read(tmp_path, own_home):
     checkpoint = a_checkpoint(tmp_path / "checkpoints")
     told = json.loads((checkpoint / MANIFEST).read_text())
-    del told["signature"]
+    del told["signature"], told["digest"]
     (checkpoint / MANIFEST).write_text(json.dumps(told))
     for path in (checkpoint.parent, checkpoint, checkpoint / "engine"):
         path.chmod(0o755)

@@ -1,0 +1,47 @@
+"""A fault: what is done to real processes and files, and what must hold afterwards."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clinscale.bench.faults.ground import Ground
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Cost of one survived try."""
+
+    lost: float = 0
+    """Work that was done again."""
+    unit: str = "steps"
+    """Unit of `lost`."""
+    recovery_s: float | None = None
+    """Seconds from the fault to the next piece of work; None where nothing had to start again."""
+    cold_start_s: float | None = None
+    """Seconds of an undisturbed start of the same work."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One try of a fault."""
+
+    folder: Path
+    """An empty folder of its own."""
+    rng: random.Random
+    """Chooses the moment and the victim; the same for the same seed, fault and number of the try."""
+    ground: Ground
+    """Undisturbed work to begin from and to compare with."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault, and how it is tried."""
+
+    name: str
+    demanded: str
+    """Rule that must hold at every try."""
+    attempt: Callable[[Scene], Outcome]
+    """Does it once; LossError where what is demanded does not hold."""
+    why_not: Callable[[], str | None] = lambda: None
+    """Reason why it cannot be done on this machine; None where it can."""

@@ -1,0 +1,44 @@
+"""`clinscale bench faults`: what becomes of work under faults, tried for real."""
+
+from typing import Annotated
+
+import typer
+
+from clinscale.cli.options import Json
+from clinscale.cli.output import Steps, emit, table
+
+
+def faults(
+    times: Annotated[int, typer.Option(min=1, help="Tries of each fault, each at a moment of its own.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the moments and victims.")] = 0,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="FAULT", help="A fault, or words of its name; repeat.")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Print the faults, and do none.")] = False,
+    json: Json = False,
+) -> None:
+    """Damaged checkpoints, full disks and more, on real files and processes; results against undisturbed ones.
+
+    Works in folders of its own, which it removes. Exits 1 when a fault broke or lost anything. Full and read-only disks
+    are small ones that it mounts, which takes root on Linux; elsewhere those faults are skipped, and the table says so.
+
+    Example: `clinscale bench faults --times 3 --only checkpoint`
+    """
+    from clinscale.bench import all_faults, bench_faults
+
+    if listed:
+        known = [{"fault": one.name, "demanded": one.demanded} for one in all_faults()]
+        emit({"faults": known}, as_json=json, people=table("Faults", known))
+        return
+    done = 0
+    with Steps("Breaking", every_s=0) as steps:
+
+        def on_progress(name: str) -> None:
+            nonlocal done
+            steps.update(done, None, name)
+            done += 1
+
+        record = bench_faults(times=times, seed=seed, only=only or [], on_progress=on_progress)
+    emit(record.plain(), as_json=json, people=table("bench faults: what became of the work", record.rows()))
+    if not record.all_survived:
+        raise typer.Exit(1)

@@ -1,0 +1,100 @@
+"""The injector is honest: a try that loses something is told as lost, and a seed repeats it. The faults themselves."""
+
+import random
+
+import pytest
+
+from clinscale.bench import faults
+from clinscale.bench.faults import disks, run
+from clinscale.errors import ConfigError, DataError
+
+
+def tried(monkeypatch, attempt, **more):
+    monkeypatch.setattr(run, "all_faults", lambda: [faults.Fault("one", "nothing is lost", attempt, **more)])
+    return faults.bench_faults(times=3, seed=5)
+
+
+def test_a_try_that_loses_something_is_no_survivor_and_its_reason_quotes_no_text(monkeypatch):
+    def attempt(scene):
+        number = next(numbers)
+        if number == 0:
+            raise faults.LossError("a metric is missing")
+        if number == 1:
+            raise KeyError("Mrs Smith")
+        return faults.Outcome(lost=2, recovery_s=3.0, cold_start_s=4.0)
+
+    numbers = iter(range(3))
+    record = tried(monkeypatch, attempt)
+    assert not record.all_survived
+    [row] = record.rows()
+    assert (row["tried"], row["survived"]) == (3, 1)
+    assert (row["work lost at most"], row["recovery / cold start"]) == ("2 steps", "0.75")
+    assert "a metric is missing" in row["said"]
+    assert "KeyError at test_faults.py" in row["said"]
+    assert "Smith" not in str(record.plain())
+
+
+def test_the_seed_decides_the_moments(monkeypatch):
+    def moments():
+        seen = []
+        tried(monkeypatch, lambda scene: seen.append(scene.rng.random()) or faults.Outcome())
+        return seen
+
+    assert moments() == moments()
+    assert len({*moments()}) == 3
+
+
+def test_what_cannot_be_done_here_is_said_and_not_counted(monkeypatch):
+    record = tried(monkeypatch, lambda scene: faults.Outcome(), why_not=lambda: "this needs root")
+    [row] = record.rows()
+    assert (row["tried"], row["survived"], row["said"]) == (0, 0, "this needs root")
+    assert record.all_survived
+
+
+def test_a_fault_that_nobody_knows_is_refused_with_its_neighbour():
+    with pytest.raises(ConfigError, match="did you mean checkpoint truncated"):
+        faults.bench_faults(only=["checkpoint truncate_"])
+
+
+@pytest.mark.skipif(disks.why_no_disk() is not None, reason=str(disks.why_no_disk()))
+def test_a_small_disk_is_full_and_read_only_for_root_too(tmp_path):
+    with disks.disk(tmp_path / "disk", size_bytes=2**20) as place:
+        (place.path / "before").write_text("before")
+        place.fill()
+        with pytest.raises(OSError, match="No space"):
+            (place.path / "more").write_bytes(bytes(8192))
+        place.empty()
+        (place.path / "more").write_bytes(bytes(8192))
+        place.close()
+        with pytest.raises(OSError, match="Read-only"):
+            (place.path / "other").touch()
+        place.open()
+        assert (place.path / "before").read_text() == "before"
+    assert not (tmp_path / "disk" / "before").exists()
+
+
+@pytest.mark.skipif(disks.why_no_disk() is not None, reason=str(disks.why_no_disk()))
+def test_a_ledger_on_a_disk_that_comes_back_has_lost_nothing():
+    record = faults.bench_faults(times=1, seed=random.randrange(1000), only=["ledger is written"])
+    assert record.all_survived, record.rows()
+    assert len(record.rows()) == 2
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    "only", ["metrics are logged", "one digit changed", "older checkpoint", "read-only while shards"]
+)
+def test_a_fault_loses_nothing(only):
+    record = faults.bench_faults(times=1, seed=random.randrange(1000), only=[only])
+    assert record.all_survived, record.rows()
+
+
+def test_damage_of_other_kinds_than_these_is_no_success(tmp_path):
+    """A fault whose work fails with an error of ours is broken, too."""
+
+    def attempt(scene):
+        raise DataError(f"{scene.folder}/x is gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        [result] = tried(patch, attempt).results
+    assert [*result.broken] == ["DataError: /x is gone"] * 3
