@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinscale.cli.options import Json, Overrides
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, Overrides, TrackingUri
 from clinscale.cli.output import emit, table
 from clinscale.cli.pretrain import Config, settings_of
+from clinscale.cli.tune import DataFolders, MaxTokens, Models, SpaceFile, SweepName, Tasks, sweep_of
 from clinscale.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from clinscale.plan import Estimate, PretrainPlan, Site
-    from clinscale.pretrain import PretrainConfig
+    from clinscale.plan import Estimate, PretrainPlan, Site, TunePlan
 
 app = typer.Typer(help="Numbers before the money: memory, time, energy and cost of a run.", no_args_is_help=True)
 
@@ -43,6 +43,12 @@ Workers = Annotated[
     list[int] | None,
     typer.Option("--workers", min=1, help="A size of cluster to compare; repeat. Default: 1 to 1024."),
 ]
+Devices = Annotated[
+    float | None,
+    typer.Option(
+        "--devices", min=0.01, help="GPUs or cores that trials share. Default: one trial's, or the cores here."
+    ),
+]
 
 
 @app.command()
@@ -72,7 +78,8 @@ def pretrain(
 
     settings = settings_of(config, overrides, base={"name": "plan", "recipe": {"shards": ""}})
     site = _site(
-        settings,
+        on_gpu=settings.runtime.gpus_per_worker > 0,
+        workers=settings.runtime.most_workers,
         gpu=gpu,
         hardware=hardware,
         prices={"usd_per_hour": usd_per_hour, "usd_per_spot_hour": usd_per_spot_hour},
@@ -85,9 +92,64 @@ def pretrain(
     emit(found.plain(), as_json=json, people=_people(found))
 
 
+@app.command()
+def tune(
+    overrides: Overrides = None,
+    task: Tasks = None,
+    data: DataFolders = None,
+    model: Models = None,
+    max_tokens: MaxTokens = None,
+    space: SpaceFile = None,
+    name: SweepName = None,
+    devices: Devices = None,
+    gpu: Gpu = None,
+    hardware: HardwareFile = None,
+    usd_per_hour: Usd = None,
+    usd_per_spot_hour: UsdSpot = None,
+    preemptions_per_device_day: Preemptions = 1.0,
+    home: Home = DEFAULT_HOME,
+    tracking_uri: TrackingUri = None,
+    json: Json = False,
+) -> None:
+    """Plan a sweep from the very options and overrides that `clinscale tune` takes; nothing is trained.
+
+    Windows are counted on the task's own files, an epoch by arithmetic at the sampler's first settings, trials as
+    halving lets them go on, and the confirmations. `tune --dry-run` corrects it by a few steps on this machine.
+
+    Example: `clinscale plan tune --task readmission.yaml --data . --model yikuan8/Clinical-Longformer --gpu a100-80gb
+    runtime.gpus_per_trial=1 --devices 8 --usd-per-hour 1.9`
+    """
+    import os
+
+    from clinscale import registry
+    from clinscale.plan import plan_tune
+    from clinscale.sweep import read_inputs
+
+    config = sweep_of(task, data, model, max_tokens, space, name, overrides)
+    on_gpu = config.runtime.gpus_per_trial > 0
+    site = _site(
+        on_gpu=on_gpu,
+        workers=config.runtime.workers_per_trial,
+        gpu=gpu,
+        hardware=hardware,
+        prices={"usd_per_hour": usd_per_hour, "usd_per_spot_hour": usd_per_spot_hour},
+        between="ethernet-100",
+        preemptions_per_device_day=preemptions_per_device_day,
+    )
+    inputs = read_inputs(
+        config, tracking=registry.connect(tracking_uri, home=home), home=home, loads_weights=False
+    )
+    here = config.runtime.devices_per_trial if on_gpu else float(os.cpu_count() or 1)
+    found = plan_tune(config, inputs, site, devices=devices or max(here, config.runtime.devices_per_trial))
+    emit(found.plain(), as_json=json, people=_tune_people(found))
+    if not found.studies:
+        raise typer.Exit(1)
+
+
 def _site(
-    settings: "PretrainConfig",
     *,
+    on_gpu: bool,
+    workers: int,
     gpu: str | None,
     hardware: Path | None,
     prices: dict[str, float | None],
@@ -100,12 +162,11 @@ def _site(
     from clinscale.plan import Site
 
     known = load_hardware(hardware)
-    on_gpu = settings.runtime.gpus_per_worker > 0
     name = gpu or ("h100" if on_gpu else "cpu")
     device = known.device(name)
     known.link(between)  # a name that is not known is an error even where one node holds all
     device = device.model_copy(update={key: price for key, price in prices.items() if price is not None})
-    host = None if device.memory_bytes else psutil.virtual_memory().total / settings.runtime.most_workers
+    host = None if device.memory_bytes else psutil.virtual_memory().total / workers
     return Site(
         hardware=known,
         device_name=name,
@@ -114,6 +175,37 @@ def _site(
         host_bytes_per_device=host,
         **network,
     )
+
+
+def _tune_people(found: "TunePlan") -> list[Any]:
+    rows = [
+        {
+            "study": one.name,
+            "windows": f"{one.train.number:,.0f}",
+            "mean tokens": f"{one.train.tokens / max(one.train.number, 1):,.0f}",
+            "device-seconds per epoch": f"{one.device_seconds_per_epoch:,.3g}",
+            "epochs of a trial": f"{one.epochs:.2f}",
+            "memory at most": format_bytes(one.memory.total),
+            "fits": {True: "yes", False: "no", None: "?"}[one.fits],
+        }
+        for one in found.studies
+    ]
+    device = found.site.device
+    people: list[Any] = [
+        f"{found.name}: on {found.devices:g} of {found.site.device_name} ({device.source}, {device.date})",
+        *([table("Trials", rows)] if rows else []),
+    ]
+    if work := found.work:
+        said = [
+            f"{work.trials} trials, {found.trials_at_once} at once",
+            f"{format_seconds(work.hours * 3600)} in all",
+        ]
+        said += [f"{work.device_hours:,.4g} device-hours"]
+        said += [f"{found.kwh:,.3g} kWh"] if found.kwh is not None else []
+        said += [f"{found.usd:,.2f} USD"] if found.usd is not None else ["no price given"]
+        said += [f"{found.usd_spot:,.2f} USD on spot"] if found.usd_spot is not None else []
+        people.append(", ".join(said))
+    return people + [f"not planned: {name}: {why}" for name, why in found.failures.items()]
 
 
 def _people(found: "PretrainPlan") -> list[Any]:

@@ -31,24 +31,32 @@ _FAILED = 1
 _LINE_EVERY_S = 10.0
 
 
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="Task name or YAML file; repeat for several under one budget."),
+]
+DataFolders = Annotated[
+    list[str] | None, typer.Option("--data", help="Folder of the task's files; one, or one per --task.")
+]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", help="Folder, registry or hub name; repeat for several.")
+]
+MaxTokens = Annotated[
+    list[int] | None,
+    typer.Option("--max-tokens", help="Window; repeat (512, 4096) to see whether length pays on your task."),
+]
+SpaceFile = Annotated[str | None, typer.Option("--space", help="YAML file of the search space.")]
+SweepName = Annotated[str | None, typer.Option("--name", help="Sweep name; the default is TASK-MODEL.")]
+
+
 def tune(
     overrides: Overrides = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option("--task", help="Task name or YAML file; repeat for several under one budget."),
-    ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option("--data", help="Folder of the task's files; one, or one per --task.")
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="Folder, registry or hub name; repeat for several.")
-    ] = None,
-    max_tokens: Annotated[
-        list[int] | None,
-        typer.Option("--max-tokens", help="Window; repeat (512, 4096) to see whether length pays on your task."),
-    ] = None,
-    space: Annotated[str | None, typer.Option("--space", help="YAML file of the search space.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Sweep name; the default is TASK-MODEL.")] = None,
+    task: Tasks = None,
+    data: DataFolders = None,
+    model: Models = None,
+    max_tokens: MaxTokens = None,
+    space: SpaceFile = None,
+    name: SweepName = None,
     resume: Annotated[
         str | None, typer.Option("--resume", help="Go on with the sweep of this name, as it was started.")
     ] = None,
@@ -84,16 +92,18 @@ def tune(
             raise ConfigError("--resume takes all it needs from the sweep it goes on with; drop the other options")
         config = load_sweep(resume, overrides or [], home=home)
     else:
-        config = _config(task or [], data or [], model or [], max_tokens or [None], space, name, overrides or [])
+        config = sweep_of(task, data, model, max_tokens, space, name, overrides)
     if register_as is not None:
         config = _registered_as(config, register_as)
     tracking = open_tracking(tracking_uri, home)
     inputs = read_inputs(config, tracking=tracking, home=home)  # all mistakes come out before anything starts
     if dry_run:
+        from clinscale.plan import planned_costs, site_here
         from clinscale.sweep import forecast
 
+        planned = planned_costs(config, site_here(on_gpu=config.runtime.gpus_per_trial > 0))
         with ray_session(address) as cluster:
-            found = forecast(config, inputs, cluster=cluster)
+            found = forecast(config, inputs, cluster=cluster, planned=planned)
         emit(found.plain(), as_json=json, people=_forecast_tables(found))
         return
     console.print(f"Sweep {config.name} ...", soft_wrap=True)
@@ -155,16 +165,16 @@ def verdict(study: "StudyResult") -> str:
     return f"{label} is {'champion' if is_champion else 'not champion'} ({decision.because})"
 
 
-def _config(
-    task: Sequence[str],
-    data: Sequence[str],
-    model: Sequence[str],
-    max_tokens: Sequence[int | None],
+def sweep_of(
+    task: Sequence[str] | None,
+    data: Sequence[str] | None,
+    model: Sequence[str] | None,
+    max_tokens: Sequence[int] | None,
     space: str | None,
     name: str | None,
-    overrides: Sequence[str],
+    overrides: Sequence[str] | None,
 ) -> "SweepConfig":
-    """One study for each task, model and window."""
+    """The sweep of a verb's options: one study for each task, model and window."""
     from clinscale.cli.names import default_name
     from clinscale.config import fingerprint
     from clinscale.sweep import SweepConfig
@@ -172,6 +182,8 @@ def _config(
     for option, given in (("--task", task), ("--data", data), ("--model", model)):
         if not given:
             raise ConfigError(f"{option} is needed, unless --resume names a sweep to go on with; see --help")
+    task, data, model = task or [], data or [], model or []
+    windows: Sequence[int | None] = max_tokens or [None]
     if len(data) not in (1, len(task)):
         raise ConfigError(f"--data is given once, or once per --task; got {len(data)} for {len(task)} tasks")
     folders = data if len(data) == len(task) else [*data] * len(task)
@@ -185,13 +197,13 @@ def _config(
             "space": space,
         }
         for (one_task, folder), one_model, window in itertools.product(
-            zip(task, folders, strict=True), model, max_tokens
+            zip(task, folders, strict=True), model, windows
         )
     ]
     if len(studies) == 1:
         studies[0]["name"] = name or studies[0]["name"]
     named = name or (studies[0]["name"] if len(studies) == 1 else f"sweep-{fingerprint(studies)}")
-    return SweepConfig.load(None, overrides, base={"name": named, "recipe": {"studies": studies}})
+    return SweepConfig.load(None, overrides or [], base={"name": named, "recipe": {"studies": studies}})
 
 
 def _registered_as(config: "SweepConfig", name: str) -> "SweepConfig":

@@ -15,7 +15,7 @@ from clinscale.finetune.evaluate import (
     task_tags,
 )
 from clinscale.finetune.group import finetune_on_workers
-from clinscale.finetune.loop import FinetuneResult, finetune, seconds_per_epoch
+from clinscale.finetune.loop import FinetuneResult, card_of, finetune, seconds_per_epoch
 from clinscale.finetune.run import SeedResult, run_finetune
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Judgement",
     "Scores",
     "SeedResult",
+    "card_of",
     "finetune",
     "finetune_on_workers",
     "judge",

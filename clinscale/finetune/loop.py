@@ -377,21 +377,25 @@ def build_model(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime
 def _predictor(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime) -> Predictor:
     """The model, and the card that will be saved with it."""
     model = build_model(recipe, data, runtime)
-    limit = models.max_tokens_of(model.config)
+    card = card_of(recipe, data, models.max_tokens_of(model.config))
+    micro = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+    return Predictor(model, _tokenizer(recipe.model), card, batch_size=micro)
+
+
+def card_of(recipe: FinetuneRecipe, data: TaskData, limit: int) -> TaskCard:
+    """The card of a fine-tuning of a model that reads `limit` tokens; ConfigError for a longer window."""
     max_tokens = recipe.max_tokens or limit
     if max_tokens > limit:
         raise ConfigError(
             f"recipe.max_tokens must be at most the model's {limit} positions, got {max_tokens}; lower it"
         )
-    card = TaskCard(
+    return TaskCard(
         task=data.task,
         labels=data.labels,
         max_tokens=max_tokens,
         stride_tokens=min(recipe.stride_tokens, max_tokens // 4),
         long_documents=recipe.long_documents,
     )
-    micro = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
-    return Predictor(model, _tokenizer(recipe.model), card, batch_size=micro)
 
 
 @functools.lru_cache(maxsize=2)

@@ -20,7 +20,7 @@ from clinscale.models.hf_weights import (
 )
 from clinscale.models.mlm import prepare_for_mlm
 from clinscale.models.options import Attention, AttentionConfig, EvaluationPattern, InferencePrecision
-from clinscale.models.shape import parameter_counts, shape_of
+from clinscale.models.shape import encoder_shape, parameter_counts, shape_of
 from clinscale.models.start import build, check_pretrains
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "check_pretrains",
     "convert",
     "convert_to_folder",
+    "encoder_shape",
     "family_named",
     "family_of",
     "leaves_padding_out",

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from clinscale.errors import ConfigError
 from clinscale.models.catalog import ModelConfig
-from clinscale.models.families import FAMILIES, family_named, pretrainable_family
+from clinscale.models.families import FAMILIES, WITH_BERTS_LAYERS, family_named, pretrainable_family
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -45,6 +46,28 @@ def shape_of(config: ModelConfig, *, vocab_size: int | None = None) -> "Pretrain
     max_tokens = config.max_tokens or 4096
     own = family.own_fields(kept, max_tokens=max_tokens)
     return family.described({**own, **family.converted_fields, **kept, **config.hf_overrides})
+
+
+def encoder_shape(name: str) -> "PretrainedConfig":
+    """The HF config of weights that are fine-tuned, as far as arithmetic reads it.
+
+    An encoder with BERT's layers is described as a Longformer whose window holds all that it reads, which does the same
+    arithmetic; its untrained global projections count as weights.
+
+    Raises:
+        ConfigError: nothing here says which shape the weights have, or it is neither of a family that is pretrained nor
+            one with BERT's layers.
+    """
+    source = _published(name)
+    if source["model_type"] not in WITH_BERTS_LAYERS:
+        return pretrainable_family(source["model_type"], source=name).described(source)
+    own = family_named(source["model_type"])
+    described: Any = SimpleNamespace(**{"pad_token_id": 1 if own.counts_from_padding else 0, **source})
+    limit = own.max_tokens(described)
+    all_of_it = {"attention_window": 2 * limit}
+    return shape_of(
+        ModelConfig(pretrained=name, convert_to="longformer", max_tokens=limit, hf_overrides=all_of_it)
+    )
 
 
 def parameter_counts(

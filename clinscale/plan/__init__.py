@@ -7,10 +7,11 @@ config ──▶ Run: the model by its numbers, rows, steps
 """
 
 from clinscale.plan.facts import ModelFacts
-from clinscale.plan.launch import check_launch, gpu_bytes_here
+from clinscale.plan.launch import check_launch, gpu_bytes_here, site_here
 from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
 from clinscale.plan.pretrain import PAYS, SIZES, Estimate, PretrainPlan, Run, Shape, Site, plan_pretrain
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
+from clinscale.plan.sweep import StudyPlan, TunePlan, plan_tune, planned_costs
 
 __all__ = [
     "PAYS",
@@ -27,13 +28,18 @@ __all__ = [
     "Site",
     "StepSetup",
     "StepTime",
+    "StudyPlan",
+    "TunePlan",
     "activation_bytes",
     "check_launch",
     "gpu_bytes_here",
     "model_states",
     "network_of",
     "plan_pretrain",
+    "plan_tune",
+    "planned_costs",
     "rank_memory",
     "rates_of",
+    "site_here",
     "step_time",
 ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clinscale.engine import load_hardware
+from clinscale.engine import Device, load_hardware
 from clinscale.errors import CapacityError, ConfigError
 from clinscale.plan.pretrain import Run, Shape, Site, memory_of, nearest_that_fit
 from clinscale.pretrain import PretrainConfig
@@ -46,17 +46,26 @@ def check_launch(config: PretrainConfig, *, machine_bytes: float | None = None) 
 
 
 def gpu_bytes_here() -> float | None:
-    """Memory of the largest GPU that the driver reports here; None without one that is known.
+    """Memory of the largest GPU that the driver reports here; None without one that is known."""
+    found = _gpus_here()
+    if any(device is None or device.memory_bytes is None for device in found):
+        return None
+    return max((device.memory_bytes or 0.0 for device in found if device), default=None)
 
-    Nothing of CUDA is started, which would hold memory of the device.
-    """
-    found = []
-    for information in _DRIVER.glob("*/information"):
-        device = load_hardware().reported(information.read_text(encoding="utf-8"))
-        if device is None or device.memory_bytes is None:
-            return None
-        found.append(device.memory_bytes)
-    return max(found, default=None)
+
+def site_here(*, on_gpu: bool) -> Site:
+    """The site of work on this machine: its GPU where one is known, else an H100 by its data sheet, or its CPUs."""
+    known = load_hardware()
+    if not on_gpu:
+        return Site(hardware=known, device_name="cpu", device=known.device("cpu"))
+    gpu = next((device for device in _gpus_here() if device), None)
+    return Site(hardware=known, device_name="GPU here" if gpu else "h100", device=gpu or known.device("h100"))
+
+
+def _gpus_here() -> list[Device | None]:
+    """GPUs as the driver reports them, None for one that is not known; nothing of CUDA is started to hold memory."""
+    known = load_hardware()
+    return [known.reported(one.read_text(encoding="utf-8")) for one in sorted(_DRIVER.glob("*/information"))]
 
 
 def _host_bytes() -> float:

@@ -6,7 +6,7 @@ from clinscale.predict.card import TaskCard
 from clinscale.predict.files import predict_files
 from clinscale.predict.inputs import Document, Inputs
 from clinscale.predict.packaging import as_pyfunc
-from clinscale.predict.predictor import Predictor, load_predictor
+from clinscale.predict.predictor import Predictor, load_predictor, windows_of
 
 __all__ = [
     "Document",
@@ -23,4 +23,5 @@ __all__ = [
     "load_predictor",
     "open_answers",
     "predict_files",
+    "windows_of",
 ]

@@ -20,6 +20,21 @@ CHUNK = 128
 """Examples whose windows are in memory at once: enough to batch by length, and hundreds of megabytes at most."""
 
 
+def windows_of(
+    card: TaskCard, tokenizer: "PreTrainedTokenizerBase", example: Example, *, train: bool = False
+) -> list[Window]:
+    """The model inputs of one example, as a card says; no model is needed."""
+    return kind_of(card.task).windows(
+        example,
+        tokenizer,
+        card.labels,
+        max_tokens=card.max_tokens,
+        stride_tokens=card.stride_tokens,
+        long_documents=card.long_documents,
+        train=train,
+    )
+
+
 class Predictor:
     """A fine-tuned model with its card: examples in, predictions with character offsets out."""
 
@@ -111,15 +126,7 @@ class Predictor:
 
     def windows(self, example: Example, *, train: bool = False) -> list[Window]:
         """The model inputs of one example, as the card says."""
-        return self.kind.windows(
-            example,
-            self.tokenizer,
-            self.card.labels,
-            max_tokens=self.card.max_tokens,
-            stride_tokens=self.card.stride_tokens,
-            long_documents=self.card.long_documents,
-            train=train,
-        )
+        return windows_of(self.card, self.tokenizer, example, train=train)
 
     def score(
         self, examples: Sequence[Example], *, windows: Sequence[list[Window]] | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from clinscale import corpus, models, registry
 from clinscale.errors import ClusterError, ConfigError, DataError
+from clinscale.plan import planned_costs, site_here
 from clinscale.pretrain import pretrain
 from clinscale.report import League, league_markdown, leagues
 from clinscale.runfolder import claim_run_folder
@@ -156,7 +157,8 @@ def outline(
         if cluster and task.data and len(cells) == len(asked):
             search = protocol.sweep(cells, task.config.name)
             inputs = read_inputs(search, tracking=tracking, home=home)
-            forecasts.append(forecast(search, inputs, cluster=cluster))
+            planned = planned_costs(search, site_here(on_gpu=search.runtime.gpus_per_trial > 0))
+            forecasts.append(forecast(search, inputs, cluster=cluster, planned=planned))
     rows = [
         {
             "base": name,

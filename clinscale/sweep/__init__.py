@@ -6,7 +6,15 @@ is a line of its ledger; decisions are functions of the ledger, and MLflow's run
 
 from clinscale.sweep.config import BudgetConfig, StudyConfig, SweepConfig, SweepRecipe, SweepRuntime
 from clinscale.sweep.controller import SweepController
-from clinscale.sweep.forecast import Forecast, SearchForecast, forecast
+from clinscale.sweep.forecast import (
+    Forecast,
+    SearchForecast,
+    Work,
+    expected_epochs,
+    expected_work,
+    forecast,
+    suggestions,
+)
 from clinscale.sweep.inputs import Study, SweepInputs, read_inputs
 from clinscale.sweep.ledger import Epoch, Ledger, Trial, best_of
 from clinscale.sweep.policy import Budget, Halving, Resume, Search, Start, goes_on, next_move
@@ -43,7 +51,10 @@ __all__ = [
     "SweepResult",
     "SweepRuntime",
     "Trial",
+    "Work",
     "best_of",
+    "expected_epochs",
+    "expected_work",
     "forecast",
     "goes_on",
     "load_space",
@@ -52,5 +63,6 @@ __all__ = [
     "quiet_optuna",
     "read_inputs",
     "run_segments",
+    "suggestions",
     "sweep",
 ]

@@ -1,6 +1,7 @@
 """Forecast of a sweep's work and cost: the dry run, and the check that a budget holds one trial."""
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.inputs import Study, SweepInputs
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.policy import Halving
-from clinscale.sweep.space import MODEL
 from clinscale.tasks import TaskConfig, read_task
 
 _SUGGESTIONS = 10
+_FINALISTS = 3
+"""Trials of a study that are confirmed under more seeds: winner, runner-up and the first one."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,19 @@ class SearchForecast:
     """Epochs of a trial on average."""
     max_epochs: int
     """Epochs of a trial that no rung stops."""
+    measured_over_planned: float | None = None
+    """Factor by which the probe of the first setting corrects what is planned for all; None where nothing is planned,
+    and every setting counts as the first."""
 
     def expected(self) -> dict[str, Any]:
-        """The row of probed times, as JSON and tables show it."""
+        """The row of expected times, as JSON and tables show it."""
+        correction = self.measured_over_planned
         return {
             "study": self.name,
             "device-seconds per epoch": round(self.device_seconds_per_epoch, 2),
             "epochs of a trial": round(self.epochs, 2),
             "of at most": self.max_epochs,
+            **({} if correction is None else {"measured over planned": round(correction, 3)}),
         }
 
 
@@ -81,42 +88,82 @@ class Forecast:
         }
 
 
-def forecast(config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster) -> Forecast:
-    """The work of a sweep: spaces, first suggestions, probed times, the gate's limits, hours and money.
+Costs = Callable[[Study, Sequence[Mapping[str, Any]]], Sequence[float] | None]
+"""Planned device-seconds of an epoch at each of some points of a study; None where they cannot be planned."""
 
-    Needs a `ray_session` or a `fork_session`; each study trains a few steps for some seconds on the resources of one
-    trial.
+
+@dataclass(frozen=True)
+class Work:
+    """All that a sweep will do, in trials and hours."""
+
+    trials: int
+    device_hours: float
+    """Confirmations under more seeds included."""
+    hours: float
+    usd: float | None
+    """None where no price of a device-hour is given."""
+
+
+def forecast(
+    config: SweepConfig, inputs: SweepInputs, *, cluster: Cluster, planned: Costs | None = None
+) -> Forecast:
+    """The work of a sweep: spaces, first suggestions, expected times, the gate's limits, hours and money.
+
+    Needs a `ray_session` or a `fork_session`; each study trains a few steps of its first setting for some seconds on
+    the resources of one trial. With `planned`, hours are those of the mean of the first settings: as planned, times
+    what the probe of the first one takes over its plan.
 
     Raises:
         DataError, OutOfMemoryError: what a trial would meet too.
     """
-    settings, budget = config.runtime, config.recipe.budget
-    epoch_s = [device_seconds_per_epoch(config, study) for study in inputs.studies]
-    mean_trial_s = sum(
-        seconds * expected_epochs(study.space.epochs, config.recipe.halving)
-        for seconds, study in zip(epoch_s, inputs.studies, strict=True)
-    ) / len(inputs.studies)
-    trials = budget.trials_of(len(inputs.studies))
-    if budget.device_seconds is not None:
-        affordable = int(budget.device_seconds // mean_trial_s)
-        trials = affordable if trials is None else min(trials, affordable)
-    assert trials is not None
+    settings = config.runtime
+    searches = tuple(_study(config, study, planned) for study in inputs.studies)
     at_once = settings.max_concurrent_trials or cluster.slots(
         cpus=settings.cpus_per_trial * settings.workers_per_trial,
         gpus=settings.gpus_per_trial * settings.workers_per_trial,
     )
-    device_hours = trials * mean_trial_s / 3600
+    epochs = [study.space.epochs for study in inputs.studies]
+    work = expected_work(config, epochs, [one.device_seconds_per_epoch for one in searches], at_once=at_once)
     return Forecast(
         name=config.name,
-        studies=tuple(
-            _study(config, study, seconds) for seconds, study in zip(epoch_s, inputs.studies, strict=True)
-        ),
+        studies=searches,
         gate=config.gate,
         failures={name: str(error) for name, error in inputs.failures.items()},
         trials_at_once=at_once,
+        trials=work.trials,
+        device_hours=work.device_hours,
+        hours=work.hours,
+        usd=work.usd,
+    )
+
+
+def expected_work(config: SweepConfig, epochs: Sequence[int], epoch_s: Sequence[float], *, at_once: int) -> Work:
+    """The work of a sweep whose studies' epochs take so many device-seconds.
+
+    Args:
+        config: of the sweep.
+        epochs: of a trial that goes to its end, by study.
+        epoch_s: device-seconds of an epoch, by study.
+        at_once: trials at a time.
+    """
+    recipe, budget = config.recipe, config.recipe.budget
+    num_studies = len(epochs)
+    mean_trial_s = (
+        sum(s * expected_epochs(most, recipe.halving) for s, most in zip(epoch_s, epochs, strict=True))
+        / num_studies
+    )
+    again = (recipe.confirm_seeds - 1) * _FINALISTS
+    confirm_s = sum(again * s * most for s, most in zip(epoch_s, epochs, strict=True))
+    trials = budget.trials_of(num_studies)
+    if budget.device_seconds is not None:
+        affordable = max(0, int((budget.device_seconds - confirm_s) // mean_trial_s))
+        trials = affordable if trials is None else min(trials, affordable)
+    assert trials is not None
+    device_hours = (trials * mean_trial_s + confirm_s) / 3600
+    return Work(
         trials=trials,
         device_hours=device_hours,
-        hours=device_hours / settings.devices_per_trial / at_once,
+        hours=device_hours / config.runtime.devices_per_trial / at_once,
         usd=None if budget.usd_per_device_hour is None else device_hours * budget.usd_per_device_hour,
     )
 
@@ -140,9 +187,7 @@ def require_one_trial(config: SweepConfig, inputs: SweepInputs, *, on_study: Cal
 def device_seconds_per_epoch(config: SweepConfig, study: Study) -> float:
     """Measured on a few steps of the first setting, with the resources of one trial."""
     settings = config.runtime
-    point = dict(study.proposer(config.recipe).propose([]).params)
-    base = study.bases[int(point.pop(MODEL, 0))]
-    recipe = study.space.recipe(base.path, point, config.recipe.seed)
+    recipe = study.recipe(study.proposer(config.recipe).propose([]).params, config.recipe.seed)
     # of one worker: a group computes the same number of windows, and its start is no part of an epoch
     alone = settings.finetune.model_copy(update={"num_workers": 1})
     found: float = run_once(
@@ -178,7 +223,8 @@ def _probe(recipe: FinetuneRecipe, task: TaskConfig, data: str, runtime: Finetun
     return seconds_per_epoch(recipe, read_task(task, data), runtime=runtime)
 
 
-def _study(config: SweepConfig, study: Study, epoch_s: float) -> SearchForecast:
+def suggestions(config: SweepConfig, study: Study) -> list[Trial]:
+    """The first settings that the sampler proposes before it knows any score."""
     proposer, trials = study.proposer(config.recipe), list[Trial]()
     for number in range(_SUGGESTIONS):
         limit = proposer.num_points()
@@ -186,6 +232,15 @@ def _study(config: SweepConfig, study: Study, epoch_s: float) -> SearchForecast:
             break
         proposal = proposer.propose(trials)
         trials.append(Trial(0, number, proposal.params, proposal.origin, 0, system_attrs=proposal.system_attrs))
+    return trials
+
+
+def _study(config: SweepConfig, study: Study, planned: Costs | None) -> SearchForecast:
+    trials = suggestions(config, study)
+    epoch_s, correction = device_seconds_per_epoch(config, study), None
+    if planned and (costs := planned(study, [trial.params for trial in trials])):
+        correction = epoch_s / costs[0]
+        epoch_s = correction * statistics.fmean(costs)
     searched = [
         {"key": key, **{k: v for k, v in dimension.plain().items() if v not in (None, False, {})}}
         for key, dimension in study.space.parameters.items()
@@ -210,4 +265,5 @@ def _study(config: SweepConfig, study: Study, epoch_s: float) -> SearchForecast:
         device_seconds_per_epoch=epoch_s,
         epochs=expected_epochs(study.space.epochs, config.recipe.halving),
         max_epochs=study.space.epochs,
+        measured_over_planned=correction,
     )

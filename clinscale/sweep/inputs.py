@@ -8,7 +8,7 @@ from typing import Any
 from clinscale import models, registry
 from clinscale.config import merge
 from clinscale.errors import DataError
-from clinscale.finetune import task_inputs
+from clinscale.finetune import FinetuneRecipe, task_inputs
 from clinscale.runfolder import check_plain_name
 from clinscale.sweep.config import StudyConfig, SweepConfig, SweepRecipe
 from clinscale.sweep.sampler import Proposer
@@ -68,6 +68,12 @@ class Study:
         made.num_points()
         return made
 
+    def recipe(self, point: Mapping[str, Any], seed: int) -> FinetuneRecipe:
+        """The fine-tuning that a point means, of the base model that it chooses."""
+        values = dict(point)
+        base = self.bases[int(values.pop(MODEL, 0))]
+        return self.space.recipe(base.path, values, seed)
+
     def log_to(self, run: registry.Run, sampled: Mapping[str, Any] | None = None) -> None:
         """Name the data and the base models (of a trial: its own) among the inputs of an MLflow run."""
         bases = self.bases if sampled is None else [self.bases[int(sampled.get(MODEL, 0))]]
@@ -87,8 +93,12 @@ class SweepInputs:
     """Errors of studies whose data or model is missing, by study. The others run."""
 
 
-def read_inputs(config: SweepConfig, *, tracking: registry.Tracking, home: str | Path) -> SweepInputs:
+def read_inputs(
+    config: SweepConfig, *, tracking: registry.Tracking, home: str | Path, loads_weights: bool = True
+) -> SweepInputs:
     """Spaces, base models and task data of a sweep; finds every mistake in them without starting Ray.
+
+    Without `loads_weights`, which a plan does without, a base whose weights are damaged passes.
 
     Raises:
         ConfigError: unknown task, or a space is wrong. RegistryError: a model is not in the registry.
@@ -97,7 +107,7 @@ def read_inputs(config: SweepConfig, *, tracking: registry.Tracking, home: str |
     studies, failures = list[Study](), {}
     for study in config.recipe.studies:
         try:
-            studies.append(_read_study(len(studies), study, config, tracking, home))
+            studies.append(_read_study(len(studies), study, config, tracking, home, loads_weights))
         except DataError as error:
             failures[study.name] = error
     if not studies:
@@ -136,7 +146,12 @@ def sweep_recipe(config: SweepConfig, inputs: SweepInputs) -> dict[str, Any]:
 
 
 def _read_study(
-    index: int, study: StudyConfig, config: SweepConfig, tracking: registry.Tracking, home: str | Path
+    index: int,
+    study: StudyConfig,
+    config: SweepConfig,
+    tracking: registry.Tracking,
+    home: str | Path,
+    loads_weights: bool,
 ) -> Study:
     task = load_task(study.task, study.task_changes)
     check_plain_name(
@@ -152,7 +167,9 @@ def _read_study(
             merge(space.plain(), {"fixed": {"max_tokens": study.max_tokens}}), source=f"max_tokens of {study.name}"
         )
     bases = tuple(registry.fetch_model(tracking, model, home=home) for model in study.models)
-    for base in bases:  # as each trial will: a GPU is not asked for to find out that a base does not load
+    for base in (
+        bases if loads_weights else ()
+    ):  # as each trial will: a GPU is not asked for to find out that a base does not load
         models.load_hf(base.path, head=kind_of(task).head)
         load_tokenizer(base.path)
     recipe = config.recipe

@@ -49,3 +49,16 @@ def test_what_cannot_fit_is_refused_before_ray_starts(here, tmp_path, verb):
     with pytest.raises(CapacityError, match="run big: one row of 4096 tokens must fit"):
         here("pretrain", *verb, "name=big", "recipe.shards=nowhere", huge, "--home", tmp_path / "home")
     assert not list(tmp_path.glob("home/pretrain"))
+
+
+def test_a_sweep_is_planned_by_the_words_of_tune(here, demo_data, base_models, tmp_path):
+    words = ["--task", "demo_pairs", "--data", demo_data, "--model", base_models["longformer"]]
+    words += ["runtime.gpus_per_trial=1", "recipe.budget.trials=4", "--home", tmp_path]
+    found = json.loads(here("plan", "tune", *words, "--gpu", "h100", "--usd-per-hour", "3", "--json").stdout)
+    assert found["trials"] == 4
+    assert found["usd"] == pytest.approx(3 * found["device_hours"])
+    shown = here("plan", "tune", *words, "--devices", "2").stdout
+    assert "4 trials, 2 at once" in shown
+    assert "no price given" in shown
+    with pytest.raises(ConfigError, match="did you mean h100"):
+        here("plan", "tune", *words, "--gpu", "h10")

@@ -102,6 +102,22 @@ def test_a_forecast_has_the_keys_that_scripts_read_from_its_json(config, trackin
     json.dumps(found)
 
 
+def test_a_probe_of_the_first_setting_corrects_what_is_planned_for_all(config, tracking, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "device_seconds_per_epoch", lambda config, study: 30.0)
+    made = config("pairs")
+    inputs = read_inputs(made, tracking=tracking, home=tmp_path)
+    cluster = SimpleNamespace(slots=lambda cpus, gpus: 2)
+    # the first is planned at 10 s, the others at 20
+    found = forecast.forecast(
+        made, inputs, cluster=cluster, planned=lambda study, points: [10.0] + [20.0] * (len(points) - 1)
+    )
+    [row] = found.plain()["expected"]
+    assert row["measured over planned"] == 3.0
+    assert row["device-seconds per epoch"] == pytest.approx(3 * (10 + 9 * 20) / 10)
+    unknown = forecast.forecast(made, inputs, cluster=cluster, planned=lambda study, points: None)
+    assert unknown.studies[0].device_seconds_per_epoch == 30.0
+
+
 @pytest.mark.parametrize("name", ["", " ", "..", ".hidden", "a/b", "../a", "a\nb", "ä" * 101])
 def test_a_study_that_could_be_no_folder_is_refused(name, config):
     with pytest.raises(ConfigError, match="study name"):
