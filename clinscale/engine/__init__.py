@@ -1,6 +1,13 @@
 """One training step, whatever the backend: optimiser, schedule, precision, ZeRO, checkpoint, throughput."""
 
-from clinscale.engine.backend import DeepSpeedEngine, Engine, TorchEngine, seed_torch
+from clinscale.engine.backend import (
+    DeepSpeedEngine,
+    Engine,
+    TorchEngine,
+    generator_states,
+    seed_torch,
+    set_generator_states,
+)
 from clinscale.engine.checkpoints import CheckpointStore, RetentionConfig, newest_checkpoint
 from clinscale.engine.hardware import Device, Hardware, Link, load_hardware
 from clinscale.engine.optim import OptimizerConfig
@@ -37,9 +44,11 @@ __all__ = [
     "datasheet_peak_flops",
     "describe_precision",
     "gemm_roof_flops",
+    "generator_states",
     "load_hardware",
     "load_weights",
     "newest_checkpoint",
     "peak_flops",
     "seed_torch",
+    "set_generator_states",
 ]

@@ -1,7 +1,8 @@
 """Engines with one face: plain torch in one process, DeepSpeed over the workers of a Ray Train group."""
 
+import base64
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -282,6 +283,29 @@ def seed_torch(*numbers: int) -> None:
     import torch
 
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+def generator_states() -> list[str]:
+    """States of torch's generators in this process, as text: what dropout draws next follows from them."""
+    import torch
+
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return [base64.b64encode(state.numpy().tobytes()).decode() for state in states]
+
+
+def set_generator_states(states: Sequence[str]) -> bool:
+    """Go on from what `generator_states` gave; whether that was possible, which it is on like devices."""
+    import torch
+
+    if len(states) != len(generator_states()):
+        return False
+    cpu, *cuda = (torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8) for state in states)
+    torch.set_rng_state(cpu)
+    for state in cuda:
+        torch.cuda.set_rng_state(state)
+    return True
 
 
 def _no_update(*_: Any, **__: Any) -> None:

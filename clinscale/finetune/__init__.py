@@ -1,5 +1,6 @@
 """Fine-tuning: one task, one model, one set of hyperparameters; one loop for all four task kinds."""
 
+from clinscale.finetune.alone import finetune, seconds_per_epoch
 from clinscale.finetune.config import FinetuneConfig, FinetuneRecipe, FinetuneRuntime
 from clinscale.finetune.evaluate import (
     OUTCOMES_BY_SEED_FILE,
@@ -15,7 +16,8 @@ from clinscale.finetune.evaluate import (
     task_tags,
 )
 from clinscale.finetune.group import finetune_on_workers
-from clinscale.finetune.loop import FinetuneResult, card_of, finetune, seconds_per_epoch
+from clinscale.finetune.looks import Looks, look_part
+from clinscale.finetune.loop import FinetuneResult, card_of
 from clinscale.finetune.run import SeedResult, run_finetune
 
 __all__ = [
@@ -28,12 +30,14 @@ __all__ = [
     "FinetuneResult",
     "FinetuneRuntime",
     "Judgement",
+    "Looks",
     "Scores",
     "SeedResult",
     "card_of",
     "finetune",
     "finetune_on_workers",
     "judge",
+    "look_part",
     "run_finetune",
     "seconds_per_epoch",
     "stored_outcomes",

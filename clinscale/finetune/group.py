@@ -5,20 +5,35 @@ moments, and each epoch ends with a checkpoint from which any number of workers 
 travel through Ray; every rank reads the task's files itself.
 """
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clinscale import models
-from clinscale.engine import CheckpointStore, DeepSpeedEngine, RetentionConfig, load_weights
-from clinscale.errors import OutOfMemoryError
+from clinscale.engine import (
+    CheckpointStore,
+    DeepSpeedEngine,
+    RetentionConfig,
+    load_weights,
+)
+from clinscale.errors import DataError, OutOfMemoryError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
-from clinscale.finetune.loop import EpochLoop, FinetuneResult, OnEpoch, best_of, build_model
+from clinscale.finetune.looks import Looks
+from clinscale.finetune.loop import (
+    EpochLoop,
+    FinetuneResult,
+    Judges,
+    OnEpoch,
+    Underway,
+    best_of,
+    build_model,
+)
 from clinscale.permissions import make_folder
 from clinscale.runtime import WorkerContext, run_halving, run_workers
-from clinscale.storage import is_remote
+from clinscale.storage import is_remote, read_json
 from clinscale.tasks import Prediction, TaskConfig, TaskData, Window, read_task
 
 _STOP_FILE = "stop"
@@ -38,6 +53,7 @@ def finetune_on_workers(
     on_event: Event | None = None,
     checkpoint: str | Path | None = None,
     until_epoch: int | None = None,
+    looks: Looks | None = None,
 ) -> FinetuneResult:
     """`finetune` over `runtime.num_workers` Ray Train workers with DeepSpeed; the same numbers but for rounding.
 
@@ -50,13 +66,15 @@ def finetune_on_workers(
         data: folder of the task's files, which every worker reads.
         folder: for the best epoch.
         runtime: changes only speed or place.
-        on_epoch: called for every epoch, each once, in a thread of this process while the next one runs. What it raises
-            ends the fine-tuning after that next one, and is raised here.
+        on_epoch: called for every look and epoch, each once, in a thread of this process while the next one runs. What
+            it raises ends the fine-tuning after that next one, and is raised here.
         on_event: takes sentences.
         checkpoint: `CHECKPOINT.group` is the folder of the state after the last epoch. Where it exists the fine-tuning
             goes on from it, on any number of workers. Without, it is beside `folder` until the end: a worker that
             dies costs an epoch at most.
-        until_epoch: stop after this epoch, to go on from `checkpoint` another time.
+        until_epoch: stop after this epoch, to go on from `checkpoint` another time; 0 is after the looks.
+        looks: inside the first epoch; `until_epoch` must be 0, as the reports of looks and epochs may overtake each
+            other.
 
     Raises:
         ConfigError, DataError: as `finetune`.
@@ -65,7 +83,8 @@ def finetune_on_workers(
     """
     folder = Path(folder).absolute()
     state = Path(f"{checkpoint or folder.with_name(f'.{folder.name}')}.group").absolute()
-    if not checkpoint or not (folder / "config.json").is_file():  # without its best weights it is worth nothing
+    if not checkpoint or not ((folder / "config.json").is_file() or _inside_first_epoch(state)):
+        # without its best weights it is worth nothing
         shutil.rmtree(state, ignore_errors=True)
     make_folder(state)
     (state / _STOP_FILE).unlink(missing_ok=True)
@@ -80,6 +99,7 @@ def finetune_on_workers(
         runtime=runtime,
         micro_batch_size=_micro_batch_size(recipe, runtime),
         until_epoch=until_epoch,
+        looks=looks,
     )
     try:
         _run(work, reports, on_event)
@@ -105,6 +125,7 @@ class GroupTask:
     micro_batch_size: int
     """Windows of one forward pass of a rank at most, as far as memory is known to allow."""
     until_epoch: int | None
+    looks: Looks | None = None
 
 
 def finetune_worker(context: WorkerContext, work: GroupTask) -> None:
@@ -144,7 +165,7 @@ def _run(work: GroupTask, reports: "_EpochReports", on_event: Event | None) -> N
 
 
 class _EpochReports:
-    """Reports of rank 0, passed to the caller once per epoch and in order, however often the group started."""
+    """Reports of rank 0, passed to the caller once each and in order, however often the group started."""
 
     def __init__(self, on_epoch: OnEpoch | None, *, stop_file: Path) -> None:
         self.history: list[dict[str, float]] = []
@@ -152,8 +173,14 @@ class _EpochReports:
         """The error that the caller raised in answer."""
         self._on_epoch, self._stop_file = on_epoch, stop_file
         self._arrived: dict[float, dict[str, float]] = {}
+        self._looked = -1.0
 
     def __call__(self, metrics: dict[str, float]) -> None:
+        if "look" in metrics:
+            if metrics["look"] > self._looked:
+                self._looked = metrics["look"]
+                self._report(metrics)
+            return
         self._arrived.setdefault(metrics["epoch"], metrics)
         while following := self._arrived.get(len(self.history) + 1):  # those of a burst overtake each other
             self.history.append(following)
@@ -179,7 +206,7 @@ class _Rank(EpochLoop):
         self._work, self._world_size = work, world_size
         self._divides_dev = work.runtime.zero.stage < 3  # a forward pass at stage 3 needs all ranks
         share = slice(rank, None, world_size) if self._divides_dev else slice(None)
-        super().__init__(recipe, data, work.folder, work.runtime, rank=rank, dev_share=share)
+        super().__init__(recipe, data, work.folder, work.runtime, looks=work.looks, rank=rank, dev_share=share)
         self._predictor.batch_size = work.micro_batch_size
         self._micro_batches = -(-_share_of_step(recipe, world_size) // work.micro_batch_size)
         self._engine = DeepSpeedEngine(
@@ -207,19 +234,50 @@ class _Rank(EpochLoop):
         if state is None:
             return
         self.history = list(state["history"])
+        self._underway = self._mine_of(state.get("underway"))
+        if not self.history:
+            return
         if self.result.epoch == len(self.history):  # a kill may have come between checkpoint and folder
             self._export()
 
     def _keep(self, *, best: bool) -> None:
         """The checkpoint is written while the next epoch runs, unless the best weights are wanted from it."""
-        self.checkpoints.save(self._engine, self._step, {"history": self.history})
+        self._save()
         if best:
             self.checkpoints.wait()
             self._export()
 
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        self._save()
+        yield
+
+    def _save(self) -> None:
+        """Begin to write a checkpoint, with the generators of all ranks."""
+        done = self._underway
+        underway = None
+        if done.steps:
+            underway = {"steps": done.steps, "loss": done.loss, "generators": self._of_all_ranks(done.generators)}
+        self.checkpoints.save(self._engine, self._step, {"history": self.history, "underway": underway})
+
+    def _mine_of(self, underway: Mapping[str, Any] | None) -> Underway:
+        """The part of a checkpoint that is this rank's; with another number of ranks its dropout is another."""
+        if underway is None:
+            return Underway()
+        all_ranks = underway["generators"]
+        mine = all_ranks[self._rank] if len(all_ranks) == self._world_size else []
+        return Underway(underway["steps"], underway["loss"], mine)
+
+    def _of_all_ranks(self, mine: Any) -> list[Any]:
+        import torch
+
+        found: list[Any] = [None] * self._world_size
+        torch.distributed.all_gather_object(found, mine)
+        return found
+
     @property
     def _step(self) -> int:
-        return len(self.history) * self._steps_per_epoch
+        return len(self.history) * self._steps_per_epoch + self._underway.steps
 
     def _export(self) -> None:
         """The weights of the last checkpoint as an HF folder."""
@@ -230,14 +288,14 @@ class _Rank(EpochLoop):
         models.save_hf(model, self._predictor.tokenizer, self._folder)
         self.card.write(self._folder)
 
-    def _scores(self) -> dict[str, float]:
+    def _scores(self, judges: Judges) -> dict[str, float]:
         """Rank 0's, so that all ranks decide alike; with them goes whether the caller has had enough."""
         import torch
 
-        predictor, examples = self._predictor, self._data.splits["dev"]
-        predictions = predictor.predict(self._dev_examples, windows=self._dev_windows)
+        predictor, examples = self._predictor, judges.examples
+        predictions = predictor.predict(judges.mine, windows=judges.windows)
         if self._divides_dev:
-            predictions = self._gathered(predictions)
+            predictions = self._gathered(predictions, len(examples))
         scores = predictor.kind.dev_scores(examples, predictions, predictor.card.labels)
         said: list[Any] = [scores, (self._work.state / _STOP_FILE).exists()]
         torch.distributed.broadcast_object_list(said)
@@ -245,14 +303,10 @@ class _Rank(EpochLoop):
         agreed, self._stopped = said
         return agreed
 
-    def _gathered(self, mine: list[Prediction]) -> list[Prediction]:
-        """The predictions of all ranks in the order of the split."""
-        import torch
-
-        parts: list[list[Prediction]] = [[] for _ in range(self._world_size)]
-        torch.distributed.all_gather_object(parts, mine)
-        whole: list[Prediction] = [{} for _ in self._data.splits["dev"]]
-        for rank, part in enumerate(parts):
+    def _gathered(self, mine: list[Prediction], count: int) -> list[Prediction]:
+        """The predictions of all ranks in the order of the examples."""
+        whole: list[Prediction] = [{} for _ in range(count)]
+        for rank, part in enumerate(self._of_all_ranks(mine)):
             whole[rank :: self._world_size] = part
         return whole
 
@@ -273,6 +327,15 @@ class _Rank(EpochLoop):
             self._engine.backward(loss * (self._world_size * self._micro_batches))
             total += float(loss.detach())
         return total
+
+
+def _inside_first_epoch(state: Path) -> bool:
+    """Whether the newest checkpoint was taken before the first best weights could be."""
+    newest = max(state.glob("step-*/state.json"), default=None)
+    try:
+        return newest is not None and not read_json(newest)["history"]
+    except (DataError, KeyError):  # its restore looks for damage
+        return False
 
 
 def _micro_batch_size(recipe: FinetuneRecipe, runtime: FinetuneRuntime) -> int:

@@ -1,29 +1,30 @@
 """Epochs with early stopping on the development split; the best weights end in a folder.
 
 A fine-tuning is a function of its recipe: an epoch's order and dropout follow from (seed, epoch), so that one that was
-interrupted goes on from its last whole epoch and ends as if it had not been.
+interrupted goes on from its last whole epoch, or its last look inside the first one, and ends as if it had not been.
+Looks change nothing in it.
 """
 
+import contextlib
 import functools
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clinscale import models
-from clinscale.engine import Engine, TorchEngine, seed_torch
+from clinscale.engine import Engine, generator_states, seed_torch, set_generator_states
 from clinscale.errors import ConfigError, DataError, DivergenceError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
+from clinscale.finetune.looks import Looks, share_of
 from clinscale.finetune.windows import dev_windows, train_windows
 from clinscale.predict import Predictor, TaskCard, collate
-from clinscale.runtime import out_of_memory_as, run_halving
-from clinscale.storage import atomic_path
-from clinscale.tasks import TaskConfig, TaskData, Window, kind_of, metric_of
+from clinscale.tasks import Example, TaskConfig, TaskData, Window, kind_of, metric_of
 from clinscale.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 OnEpoch = Callable[[dict[str, float]], None]
-"""Called after each epoch with `epoch`, `step`, `train/loss`, `eval/<task>/<metric>` of the development split, and
-`perf/`: `train_s`, `eval_s`, `latency_s` (of one example) and `micro_batch_size` of that epoch."""
+"""Called after each look with `look` (its place among the looks), `epoch` (the share of the first one), `step`,
+`train/loss` so far, `look/<task>/<metric>` of a part of the development split where they are defined on it,
+`look/examples` of it, and `perf/`: `train_s`, `look_s`, `checkpoint_s` (the wait for the checkpoint alone) and
+`micro_batch_size`. Called after each epoch with `epoch`, `step`, `train/loss`, `eval/<task>/<metric>` of the
+development split, and `perf/`: `train_s`, `eval_s`, `latency_s` (of one example) and `micro_batch_size` of that
+epoch."""
 
 
 @dataclass(frozen=True)
@@ -44,57 +49,29 @@ class FinetuneResult:
     value: float
     """The task's metric on the development split at the best epoch."""
     epoch: int
+    """0 before the first, when `folder` holds nothing and `value` is minus infinity."""
 
 
-def finetune(
-    recipe: FinetuneRecipe,
-    data: TaskData,
-    folder: str | Path,
-    *,
-    runtime: FinetuneRuntime | None = None,
-    on_epoch: OnEpoch | None = None,
-    checkpoint: str | Path | None = None,
-    until_epoch: int | None = None,
-) -> FinetuneResult:
-    """Train on `train`, judge each epoch on `dev`, keep the best epoch in `folder`; never looks at `test`.
+@dataclass(frozen=True)
+class Judges:
+    """Examples of the development split that judge together."""
 
-    In this process alone: see `finetune_on_workers` for several. A micro batch that does not fit into memory is halved
-    until it does: the step stays the same.
-
-    Args:
-        recipe: changes the numbers.
-        data: of the task.
-        folder: for the best epoch.
-        runtime: changes only speed or place.
-        on_epoch: called for every epoch; what it raises ends the fine-tuning there.
-        checkpoint: file that holds the state after the last epoch. Where it exists the fine-tuning goes on from it, and
-            `on_epoch` is called again for the epochs that it holds.
-        until_epoch: stop after this epoch, to go on from `checkpoint` another time.
-
-    Raises:
-        ConfigError: the model cannot read `max_tokens`, or the loss is no longer a number.
-        DataError: the model is not there, or a split has no examples.
-        OutOfMemoryError: not even one window fits.
-    """
-    runtime = runtime or FinetuneRuntime()
-    if runtime.num_workers != 1:
-        raise ConfigError(
-            f"runtime.num_workers must be 1 in finetune(), which is one process, got {runtime.num_workers}; call "
-            "finetune_on_workers in a ray_session, or set runtime.num_workers=1"
-        )
-    loop = _OneProcess(recipe, data, Path(folder), runtime, Path(checkpoint) if checkpoint else None)
-    return loop.run(on_epoch or (lambda metrics: None), until_epoch)
+    examples: tuple[Example, ...]
+    mine: tuple[Example, ...]
+    """The examples that are predicted in this process."""
+    windows: list[list[Window]] | None
+    """Windows of `mine`; None where there are too many to keep."""
 
 
-def seconds_per_epoch(
-    recipe: FinetuneRecipe, data: TaskData, *, runtime: FinetuneRuntime | None = None, seconds: float = 3.0
-) -> float:
-    """Seconds that an epoch of a fine-tuning will take here, in one process, measured on some steps and examples.
+@dataclass
+class Underway:
+    """The part of an epoch that has been trained."""
 
-    Raises:
-        As `finetune`.
-    """
-    return _OneProcess(recipe, data, Path(), runtime or FinetuneRuntime(), None).seconds_per_epoch(seconds)
+    steps: int = 0
+    loss: float = 0.0
+    """Sum of the losses of its windows."""
+    generators: list[str] = field(default_factory=list)
+    """States of torch's generators after it."""
 
 
 class EpochLoop(ABC):
@@ -109,10 +86,11 @@ class EpochLoop(ABC):
         folder: Path,
         runtime: FinetuneRuntime,
         *,
+        looks: Looks | None = None,
         rank: int = 0,
         dev_share: slice = slice(None),
     ) -> None:
-        """Load model and windows; `dev_share` are the examples of the development split to be predicted here."""
+        """Load model and windows; `dev_share` are the examples of a split to be predicted here."""
         import torch
 
         for split in ("train", "dev"):
@@ -122,8 +100,14 @@ class EpochLoop(ABC):
         self._recipe, self._data, self._folder, self._rank = recipe, data, folder, rank
         self._predictor = _predictor(recipe, data, runtime)
         self._windows = train_windows(self._predictor, data)
-        self._dev_examples = data.splits["dev"][dev_share]
-        self._dev_windows = dev_windows(self._predictor, data, dev_share)
+        self._dev = self._judges(data.splits["dev"], dev_share)
+        self._looks = looks
+        self._look_part: Judges | None = None
+        if looks:
+            part = tuple(data.splits["dev"][place] for place in looks.examples)
+            self._look_part = self._judges(part, dev_share)
+        self._underway = Underway()
+        self._judged_step = 0
         self._family = models.family_of(self._predictor.model.config.model_type)
         self._steps_per_epoch = -(-len(self._windows) // recipe.batch_size)
         self._total_steps = self._steps_per_epoch * recipe.epochs
@@ -135,7 +119,10 @@ class EpochLoop(ABC):
         self.restore()
         for metrics in list(self.history):
             on_epoch(metrics)
-        while not self.done and len(self.history) < (until_epoch or self._recipe.epochs):
+        while not self.done and (look := self._next_look()):
+            on_epoch(self.look(*look))
+        last = self._recipe.epochs if until_epoch is None else until_epoch
+        while not self.done and len(self.history) < last:
             on_epoch(self.epoch())
         return self.result
 
@@ -158,9 +145,10 @@ class EpochLoop(ABC):
         """Train one epoch, judge it, keep it if it is the best; what it reports."""
         epoch = len(self.history) + 1
         start_s = time.perf_counter()
-        loss = self._train(epoch)
+        loss = self._train(epoch, self._steps_per_epoch)
+        self._underway = Underway()
         trained_s = time.perf_counter()
-        scores = self._scores()
+        scores = self._finite(self._scores(self._dev), f"epoch {epoch}")
         evaluated_s = time.perf_counter()
         self.history.append(
             {
@@ -176,6 +164,40 @@ class EpochLoop(ABC):
         )
         self._keep(best=self.result.epoch == epoch)
         return self.history[-1]
+
+    def look(self, step: int, place: int) -> dict[str, float]:
+        """Train to a step of the first epoch and judge it on a part of the development split; what it reports.
+
+        The checkpoint is written meanwhile, as both only read the weights.
+        """
+        assert self._look_part
+        start_s = time.perf_counter()
+        loss = self._train(1, step)
+        trained_s = time.perf_counter()
+        scores: dict[str, float] = {}
+        with self._keeping():
+            with contextlib.suppress(DataError):  # no metric there, whatever the trial: the report has none
+                scores = self._finite(self._scores(self._look_part), f"step {step}")
+            judged_s = time.perf_counter()
+        self._judged_step = step
+        return {
+            "look": place,
+            "epoch": share_of(step, self._steps_per_epoch),
+            "step": step,
+            "train/loss": loss,
+            **{f"look/{self._data.task.name}/{name}": value for name, value in scores.items()},
+            "look/examples": len(self._look_part.examples),
+            "perf/train_s": trained_s - start_s,
+            "perf/look_s": judged_s - trained_s,
+            "perf/checkpoint_s": time.perf_counter() - judged_s,
+            "perf/micro_batch_size": self._predictor.batch_size,
+        }
+
+    def _next_look(self) -> tuple[int, int] | None:
+        """Step and place of the look that comes next; None where only whole epochs do."""
+        if not self._looks or self.history:
+            return None
+        return self._looks.following(max(self._underway.steps, self._judged_step + 1), self._steps_per_epoch)
 
     @property
     def card(self) -> TaskCard:
@@ -194,32 +216,57 @@ class EpochLoop(ABC):
         """Write what the next epoch needs; the weights as well if this one is the best."""
 
     @abstractmethod
-    def _scores(self) -> dict[str, float]:
-        """The task's metrics on the development split, and the threshold that is chosen there, if any."""
+    def _keeping(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, what the next step needs is written, and the weights stay as they are."""
+
+    @abstractmethod
+    def _scores(self, judges: Judges) -> dict[str, float]:
+        """The task's metrics on these examples, and the threshold that is chosen there, if any.
+
+        Raises:
+            DataError: the metric that decides is not defined on them.
+        """
 
     @abstractmethod
     def _gradients(self, chosen: Sequence[Window]) -> float:
         """Gradients of the mean loss over the windows of one step; returns what this process has of that loss."""
 
-    def _train(self, epoch: int) -> float:
-        """One pass in an order that is a function of (seed, epoch); returns the mean loss."""
-        recipe = self._recipe
-        seed_torch(recipe.seed, epoch, self._rank)
+    def _train(self, epoch: int, until_step: int) -> float:
+        """Go on in the epoch to a step, in an order that is a function of (seed, epoch); its mean loss so far."""
+        recipe, done = self._recipe, self._underway
+        if not (done.steps and set_generator_states(done.generators)):
+            seed_torch(recipe.seed, epoch, self._rank, *([done.steps] if done.steps else []))
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(self._windows))
         self._engine.module.train()
-        total = 0.0
-        for start in range(0, len(order), recipe.batch_size):
+        total = done.loss if self._rank == 0 else 0.0
+        for start in range(done.steps * recipe.batch_size, until_step * recipe.batch_size, recipe.batch_size):
             chosen = [self._windows[index] for index in order[start : start + recipe.batch_size]]
             chosen.sort(key=lambda window: len(window.input_ids))  # a micro batch of like lengths pads little
             total += self._gradients(chosen) * len(chosen)
             self._engine.step()
-        mean = self._engine.over_ranks(total) / len(order)
+        total = self._engine.over_ranks(total)
+        self._underway = Underway(until_step, total, generator_states())
+        mean = total / min(len(order), until_step * recipe.batch_size)
         if not math.isfinite(mean):
-            raise DivergenceError(
-                f"fine-tuning on {self._data.task.name}: the loss of epoch {epoch} is {mean}; lower "
-                f"optimizer.learning_rate={recipe.optimizer.learning_rate:g}"
-            )
+            raise self._diverged(f"the loss of epoch {epoch} is {mean}")
         return mean
+
+    def _finite(self, scores: dict[str, float], when: str) -> dict[str, float]:
+        """The scores; DivergenceError where the one that decides is no number."""
+        name = self._predictor.kind.metric
+        if not math.isfinite(scores[name]):
+            raise self._diverged(f"{name} at {when} is {scores[name]}")
+        return scores
+
+    def _diverged(self, what: str) -> DivergenceError:
+        return DivergenceError(
+            f"fine-tuning on {self._data.task.name}: {what}; lower "
+            f"optimizer.learning_rate={self._recipe.optimizer.learning_rate:g}"
+        )
+
+    def _judges(self, examples: tuple[Example, ...], share: slice) -> Judges:
+        mine = examples[share]
+        return Judges(examples, mine, dev_windows(self._predictor, self._data, mine))
 
     def _loss(self, windows: Sequence[Window], *, least_length: int = 0) -> "torch.Tensor":
         """Mean loss of one forward pass."""
@@ -233,123 +280,10 @@ class EpochLoop(ABC):
         return loss
 
 
-class _OneProcess(EpochLoop):
-    """Plain torch on one device."""
-
-    _engine: TorchEngine
-
-    def __init__(
-        self,
-        recipe: FinetuneRecipe,
-        data: TaskData,
-        folder: Path,
-        runtime: FinetuneRuntime,
-        checkpoint: Path | None,
-    ) -> None:
-        import torch
-
-        super().__init__(recipe, data, folder, runtime)
-        self._checkpoint = checkpoint
-        self._engine = TorchEngine(
-            self._predictor.model,
-            recipe.optimizer,
-            total_steps=self._total_steps,
-            precision=recipe.precision,
-            device=runtime.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        )
-
-    def restore(self) -> None:
-        """A damaged file, or one whose best weights are gone, counts as none."""
-        import pickle
-
-        import torch
-
-        if not self._checkpoint or not self._checkpoint.exists():
-            return
-        try:
-            state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-            models.check_hf_folder(self._folder)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, DataError):
-            return
-        self._engine.load_state_dict(state["engine"])
-        self.history = list(state["history"])
-
-    def _keep(self, *, best: bool) -> None:
-        """A reader of the checkpoint sees the old file or the new one."""
-        import torch
-
-        if best:
-            models.save_hf(self._predictor.model, self._predictor.tokenizer, self._folder)
-            self.card.write(self._folder)
-        if self._checkpoint:
-            with atomic_path(self._checkpoint) as temporary:
-                torch.save({"engine": self._engine.state_dict(), "history": self.history}, temporary)
-
-    def _scores(self) -> dict[str, float]:
-        predictor, examples = self._predictor, self._dev_examples
-        predictions = predictor.predict(examples, windows=self._dev_windows)
-        return predictor.kind.dev_scores(examples, predictions, predictor.card.labels)
-
-    def _gradients(self, chosen: Sequence[Window]) -> float:
-        return run_halving(
-            lambda size: self._accumulate(chosen, size), self._predictor.batch_size, on_halved=self._begin_again
-        )
-
-    def _begin_again(self, micro_batch_size: int) -> None:
-        self._engine.forget_gradients()
-        self._predictor.batch_size = micro_batch_size
-
-    def _too_large(self, memory: str) -> str:
-        """The sentence for the user, once not even one window fits."""
-        return (
-            f"fine-tuning on {self._data.task.name}: one window of {self._predictor.card.max_tokens} tokens does not "
-            f"fit into {memory} memory; lower recipe.max_tokens or use runtime.activation_checkpointing=true"
-        )
-
-    def seconds_per_epoch(self, seconds: float) -> float:
-        """Seconds of training and judging one epoch, from as many steps and examples as take about `seconds` each."""
-        order = np.random.default_rng(self._recipe.seed).permutation(len(self._windows))
-        self._engine.module.train()
-
-        def train(count: int) -> None:
-            for start in range(0, count, self._recipe.batch_size):
-                self._gradients([self._windows[index] for index in order[start : start + self._recipe.batch_size]])
-                self._engine.step()
-
-        train(min(len(order), self._recipe.batch_size))  # the first step is slower than the others
-        dev = self._dev_examples
-        return _extrapolate(train, len(order), self._recipe.batch_size, seconds) + _extrapolate(
-            lambda count: self._predictor.predict(dev[:count]), len(dev), 8, seconds
-        )
-
-    def _accumulate(self, chosen: Sequence[Window], micro: int) -> float:
-        whole, total = self._predictor.kind.loss_terms(chosen), 0.0
-        for first in range(0, len(chosen), micro):
-            part = chosen[first : first + micro]
-            if not (terms := self._predictor.kind.loss_terms(part)):
-                continue  # the mean of no terms is no number
-            with out_of_memory_as(self._too_large):
-                # HF's loss of an answer, and BigBird's last block, depend on padding: it is that of the whole step
-                loss = self._loss(part, least_length=len(chosen[-1].input_ids)) * (terms / whole)
-                self._engine.backward(loss)
-                total += float(loss.detach())
-        return total
-
-
-def _extrapolate(work: Callable[[int], Any], total: int, least: int, seconds: float) -> float:
-    """Seconds that `work(total)` will take, from the largest part of it that takes about `seconds`."""
-    count = min(total, least)
-    while True:
-        start_s = time.perf_counter()
-        work(count)
-        taken_s = time.perf_counter() - start_s
-        if count >= total or taken_s >= seconds / 2:
-            return taken_s * total / count
-        count = min(total, count * 2)
-
-
 def best_of(history: Sequence[Mapping[str, float]], task: TaskConfig, folder: Path) -> FinetuneResult:
     """The first of the epochs with the highest score on the development split."""
+    if not history:
+        return FinetuneResult(folder, -math.inf, 0)
     key = f"eval/{task.name}/{metric_of(task)}"
     best = max(history, key=lambda metrics: metrics[key])
     return FinetuneResult(folder, best[key], int(best["epoch"]))

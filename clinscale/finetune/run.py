@@ -10,6 +10,7 @@ from clinscale import models, registry
 from clinscale.config import fingerprint
 from clinscale.engine import describe_precision
 from clinscale.errors import DataError
+from clinscale.finetune.alone import finetune
 from clinscale.finetune.config import FinetuneConfig
 from clinscale.finetune.evaluate import (
     OUTCOMES_BY_SEED_FILE,
@@ -20,7 +21,6 @@ from clinscale.finetune.evaluate import (
     task_tags,
 )
 from clinscale.finetune.group import Event, finetune_on_workers
-from clinscale.finetune.loop import finetune
 from clinscale.registry import Experiment, Tag
 from clinscale.runfolder import claim_run_folder
 from clinscale.storage import read_json, write_json

@@ -6,7 +6,7 @@ from typing import Any
 from clinscale.predict import Predictor
 from clinscale.tasks import Example, TaskData, Window
 
-_CACHED_SPLITS = 4
+_CACHED_SPLITS = 6
 """Splits whose windows a process keeps, so that the next fine-tuning on the same data tokenises nothing."""
 
 _DEV_TOKENS = 2_000_000
@@ -40,9 +40,8 @@ def train_windows(predictor: Predictor, data: TaskData) -> list[Window]:
     )
 
 
-def dev_windows(predictor: Predictor, data: TaskData, share: slice) -> list[list[Window]] | None:
-    """Windows of each example of a share of the development split; None where there are too many to keep."""
-    examples = data.splits["dev"][share]
+def dev_windows(predictor: Predictor, data: TaskData, examples: tuple[Example, ...]) -> list[list[Window]] | None:
+    """Windows of each of these examples of the development split; None where there are too many to keep."""
 
     def make() -> list[list[Window]] | None:
         made, tokens = [], 0

@@ -1,6 +1,7 @@
 """Several workers compute what one process computes: on groups of forks; `tests/sweep/test_nodes.py` has one on Ray."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -13,13 +14,16 @@ from clinscale.finetune import (
     FinetuneConfig,
     FinetuneRecipe,
     FinetuneRuntime,
+    Looks,
     finetune,
     finetune_on_workers,
     group,
     run_finetune,
 )
 from clinscale.predict import load_predictor
+from clinscale.storage import write_json
 from clinscale.tasks import load_task, read_task
+from clinscale.units import Duration
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
 
@@ -102,8 +106,11 @@ def weights(folder):
 
 
 def one_after_another(context, works):
+    """Each to its first epoch; one of them looks inside it first, gives back what it holds, and goes on from there."""
     for work in works:
-        group.finetune_worker(context, work)
+        if work.looks:
+            group.finetune_worker(context, replace(work, until_epoch=0))
+        group.finetune_worker(context, replace(work, looks=None))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +127,7 @@ def first_epochs(base_models, demo_data, tmp_path_factory, fork_workers):
             runtime=two_workers(stage),
             micro_batch_size=4 if task == "demo_pairs" else 2,
             until_epoch=1,
+            looks=Looks((Duration(0.5, "epochs"),), (0, 1, 2)) if task == "demo_pairs" else None,
         )
         for task, (stage, changes) in WORKS.items()
     }
@@ -131,6 +139,9 @@ def first_epochs(base_models, demo_data, tmp_path_factory, fork_workers):
             scratch=folder / "ray",
             on_log=logged.append,
         )
+    [look] = [one for one in logged if "look" in one]
+    assert look["look/examples"] == 3
+    assert "look/demo_pairs/accuracy" in look
     return works, {task: [one for one in logged if any(f"eval/{task}/" in key for key in one)] for task in works}
 
 
@@ -268,6 +279,26 @@ def test_each_epoch_is_told_once_and_in_order_whatever_arrives(workers, tmp_path
         workers(run)
         assert pairs(tmp_path, on_epoch=told.append).epoch == best
         assert [one["epoch"] for one in told] == numbers_told
+
+
+def test_a_look_is_told_once_and_its_checkpoint_needs_no_best_weights(workers, tmp_path):
+    step = tmp_path / "state.group" / "step-00000004"
+    kept = []
+
+    def run(work, on_log):
+        kept.append(step.exists())
+        for place in (0, 0, 1):  # after a restart rank 0 tells again what its caller did not know before
+            on_log({"look": place, "epoch": 0.1 * (place + 1)})
+
+    workers(run)
+    for history in ([], [epoch(1)]):
+        write_json(step / "state.json", {"history": history})
+        told = []
+        looks = Looks((Duration(0.1, "epochs"), Duration(0.3, "epochs")), (0,))
+        found = pairs(tmp_path, on_epoch=told.append, checkpoint=tmp_path / "state", looks=looks, until_epoch=0)
+        assert found.epoch == 0
+        assert [one["look"] for one in told] == [0, 1]
+    assert kept == [True, False], "later ones are worth nothing without"
 
 
 def test_what_the_caller_answers_stops_the_group_and_is_raised(workers, tmp_path):
