@@ -127,6 +127,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
         table("Winners", winners),
         *thresholds(result.studies),
         *remarks(result.studies),
+        *result.notes,
     ]
     if any(row["seeds"] > 1 for row in confirmed):
         people.append(table("Confirmed", confirmed))
@@ -144,6 +145,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
             "winners": winners,
             "thresholds": thresholds(result.studies),
             "remarks": remarks(result.studies),
+            "notes": list(result.notes),
             "confirmed": confirmed,
             "decisions": {study.name: study.decision.plain() for study in result.studies},
             "plots": {study.name: [str(path) for path in study.plots] for study in result.studies},
@@ -240,9 +242,10 @@ class _Lines:
 
     def __call__(self, at: "SweepProgress") -> None:
         for one in at.studies:
-            if one.remark and one.name not in self._shown:
-                console.print(f"{one.name}: {one.remark}", style="yellow", soft_wrap=True)
-                self._shown.add(one.name)
+            line = f"{one.name}: {one.remark}"
+            if one.remark and line not in self._shown:
+                console.print(line, style="yellow", soft_wrap=True)
+                self._shown.add(line)
         if time.monotonic() - self._last_s < _LINE_EVERY_S:
             return
         self._last_s = time.monotonic()
@@ -267,6 +270,7 @@ def progress_table(name: str, at: "SweepProgress") -> Any:
             "running": one.running,
             "paused": one.paused,
             "failed": one.failed,
+            "looks": one.looks,
             "epochs": one.epochs,
             "best so far": "" if one.best is None else f"{one.best:.4f}",
             "device time": format_seconds(one.device_seconds),

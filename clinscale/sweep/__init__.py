@@ -16,7 +16,7 @@ from clinscale.sweep.forecast import (
     suggestions,
 )
 from clinscale.sweep.inputs import Study, SweepInputs, read_inputs
-from clinscale.sweep.ledger import Epoch, Ledger, Trial, best_of
+from clinscale.sweep.ledger import Epoch, Ledger, Look, Trial, best_of
 from clinscale.sweep.policy import Budget, Halving, Resume, Search, Start, goes_on, next_move
 from clinscale.sweep.run import SweepProgress, SweepResult, load_sweep, sweep
 from clinscale.sweep.sampler import Proposer, quiet_optuna
@@ -32,6 +32,7 @@ __all__ = [
     "Forecast",
     "Halving",
     "Ledger",
+    "Look",
     "Proposer",
     "Report",
     "Resume",

@@ -13,6 +13,7 @@ from clinscale.promotion import GateRules
 from clinscale.runfolder import check_plain_name
 from clinscale.sweep.policy import Halving, Scheduler
 from clinscale.sweep.sampler import Objective, Sampler
+from clinscale.units import Duration
 
 KeepTrials = Literal["winner", "finalists", "all"]
 """The trials of a finished study that keep their weights."""
@@ -145,6 +146,13 @@ class SweepRecipe(Config):
     grace_epochs: int = 2
     """No trial ends before this many epochs: after the first one, entities often still score nothing."""
 
+    grace: Duration | None = None
+    """The first rung inside the first epoch, in place of `grace_epochs`: `0.1epochs`, or `200steps`.
+
+    Rungs up to half an epoch are looks: a fixed part of the development split judges them, so small that judging costs
+    about 5 % of the training between two looks. Later rungs are whole epochs, judged on all of the split.
+    """
+
     reduction_factor: int = 3
     """One trial in this many goes on at each rung."""
 
@@ -183,6 +191,7 @@ class SweepRecipe(Config):
                 f"{self.grace_epochs}, {self.confirm_seeds}, {self.warm_points} and {self.reduction_factor}; leave out "
                 "those below for the usual ones"
             )
+        self._check_grace()
         if (
             not self.objectives
             or self.objectives[0] != "score"
@@ -201,10 +210,32 @@ class SweepRecipe(Config):
             if self.sampler == "cmaes":
                 raise ConfigError("recipe.sampler=cmaes knows one objective; use tpe, gp or nsga2 for several")
 
+    def _check_grace(self) -> None:
+        """The first rung is one that the scheduler can judge at."""
+        if self.grace is None:
+            return
+        usual = type(self).model_fields["grace_epochs"].default
+        if self.grace_epochs != usual:
+            raise ConfigError(
+                f"recipe.grace={self.grace} must stand alone, got grace_epochs={self.grace_epochs} beside it; leave "
+                "out one of the two"
+            )
+        if self.grace.unit == "tokens" or (self.grace.unit == "steps" and self.grace.value < 1):
+            raise ConfigError(
+                f"recipe.grace must be a share of an epoch or at least one step, got {self.grace}; write 0.1epochs or "
+                "200steps"
+            )
+        if self.scheduler == "none" or (self.scheduler == "hyperband" and self.grace.unit == "steps"):
+            raise ConfigError(
+                f"recipe.grace={self.grace} says where trials are first judged, which recipe.scheduler="
+                f"{self.scheduler} {'never does' if self.scheduler == 'none' else 'needs in epochs'}; "
+                f"{'leave it out' if self.scheduler == 'none' else 'write 0.1epochs'}, or use recipe.scheduler=asha"
+            )
+
     @property
     def halving(self) -> Halving:
         """The rule by which trials end early."""
-        return Halving(self.scheduler, self.grace_epochs, self.reduction_factor)
+        return Halving(self.scheduler, self.grace_epochs, self.reduction_factor, self.grace)
 
 
 class SweepRuntime(MemoryConfig, AttentionConfig):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from clinscale.sweep.config import SweepConfig
-from clinscale.sweep.ledger import Epoch, Ledger, Reason, State, Trial
+from clinscale.sweep.ledger import Epoch, Ledger, Look, Reason, State, Trial
 from clinscale.sweep.policy import (
     Budget,
     Confirm,
@@ -18,9 +18,9 @@ from clinscale.sweep.policy import (
     next_move,
 )
 from clinscale.sweep.sampler import Proposer
-from clinscale.sweep.trial import FAILED, MESSAGE, OBJECTIVE, Segment
+from clinscale.sweep.trial import FAILED, LOOK, MESSAGE, OBJECTIVE, Segment
 
-_KEPT = ("eval/", "train/", "perf/")
+_KEPT = ("eval/", "look/", "train/", "perf/")
 
 _live: dict[str, "SweepController"] = {}
 
@@ -76,24 +76,31 @@ class SweepController:
         )
         self._segments[segment_id] = trial
         self._on_change()
-        return Segment(trial.study, trial.id, trial.params, trial.seed, trial.epoch, trial.halvings)
+        looks = self._config.recipe.halving.looks
+        return Segment(
+            trial.study,
+            trial.id,
+            trial.params,
+            trial.seed,
+            known_epochs=trial.reached,
+            known_looks=looks.index(trial.looks[-1].at) + 1 if trial.looks else 0,
+            halvings=trial.halvings,
+        )
 
     def work_left(self) -> bool:
         """Whether a start of the sweep has anything to do."""
         return not isinstance(self._move(), Finish)
 
     def report(self, segment_id: str, result: Mapping[str, Any]) -> bool:
-        """Record an epoch of a segment, and return whether its trial goes on training at once."""
+        """Record a look or an epoch of a segment, and return whether its trial goes on training at once."""
         trial = self._segments[segment_id]
         if FAILED in result:
             self._end(segment_id, "failed", result[FAILED], result[MESSAGE])
             return False
-        metrics = {key: float(value) for key, value in result.items() if key.startswith(_KEPT)}
-        metrics["step"] = float(result["step"])
-        epoch = Epoch(int(result["epoch"]), float(result[OBJECTIVE]), float(result["device_seconds"]), metrics)
-        trial = self._segments[segment_id] = self._ledger.report(trial, epoch)
+        trial = self._segments[segment_id] = self._record(trial, result)
         limit_minutes = self._proposers[trial.study].space.constraints.minutes_per_trial
-        if limit_minutes and trial.searched and (needed_minutes := self._needed_s(trial) / 60) > limit_minutes:
+        whole = trial.searched and bool(trial.epochs)
+        if limit_minutes and whole and (needed_minutes := self._needed_s(trial) / 60) > limit_minutes:
             limit = f"constraints.minutes_per_trial is {limit_minutes:g}"
             message = f"needs about {needed_minutes:.1f} device-minutes, {limit}"
             self._end(segment_id, "failed", "over_time", message)
@@ -105,6 +112,25 @@ class SweepController:
         below_median = self._config.recipe.scheduler == "median" and not exhausted
         self._end(segment_id, "pruned" if below_median else "paused")
         return False
+
+    def _record(self, trial: Trial, result: Mapping[str, Any]) -> Trial:
+        """Write a report of a trial into the ledger."""
+        metrics = {key: float(value) for key, value in result.items() if key.startswith(_KEPT)}
+        metrics["step"] = float(result["step"])
+        spent_s = float(result["device_seconds"])
+        if LOOK not in result:
+            return self._ledger.report(
+                trial, Epoch(int(result["epoch"]), float(result[OBJECTIVE]), spent_s, metrics)
+            )
+        look = Look(
+            at=self._config.recipe.halving.looks[int(result[LOOK])],
+            epoch=float(result["epoch"]),
+            objective=result.get(OBJECTIVE),
+            seconds=spent_s,
+            metrics=metrics,
+            message=result.get(MESSAGE, ""),
+        )
+        return self._ledger.look(trial, look)
 
     def ended(self, segment_id: str) -> None:
         """A segment came to its own end: its trial is complete."""

@@ -208,9 +208,10 @@ def expected_epochs(epochs: int, halving: Halving) -> float:
     """Epochs of a trial on average, where one in `reduction_factor` goes on at each rung."""
     if halving.scheduler not in ("asha", "hyperband"):
         return float(epochs)
-    rungs = [*halving.rungs(epochs), epochs]
-    share, before, total = 1.0, 0, 0.0
-    for rung in rungs:
+    # how much of an epoch some steps are is not known before one is made: those looks are left out, at the safe side
+    looks = [look.value for look in halving.looks if look.unit == "epochs"]
+    share, before, total = 1.0, 0.0, 0.0
+    for rung in (*looks, *halving.rungs(epochs), epochs):
         total += share * (rung - before)
         share, before = share / halving.reduction_factor, rung
     return total

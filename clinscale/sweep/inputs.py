@@ -7,8 +7,8 @@ from typing import Any
 
 from clinscale import models, registry
 from clinscale.config import merge
-from clinscale.errors import DataError
-from clinscale.finetune import FinetuneRecipe, task_inputs
+from clinscale.errors import ConfigError, DataError
+from clinscale.finetune import FinetuneRecipe, Looks, look_part, task_inputs
 from clinscale.runfolder import check_plain_name
 from clinscale.sweep.config import StudyConfig, SweepConfig, SweepRecipe
 from clinscale.sweep.sampler import Proposer
@@ -53,7 +53,22 @@ class Study:
             folder=folder,
             runtime=config.runtime,
             pauses=tuple(config.recipe.halving.pauses(self.space.epochs)),
+            looks=self._looks(config.recipe),
         )
+
+    def _looks(self, recipe: SweepRecipe) -> Looks | None:
+        """The looks inside the first epoch, and the part of the development split that judges them in every trial."""
+        at = recipe.halving.looks
+        if not at:
+            return None
+        trained = at[0].value  # the shortest training between two looks is the first, of the smallest batch
+        batches = self.space.parameters.get("batch_size")
+        if at[0].unit == "steps":
+            batch = min(batches.examples()) if batches else self.space.recipe("-", {}).batch_size
+            trained *= int(batch)
+        else:
+            trained *= len(self.data.splits["train"])
+        return Looks(at, look_part(self.data, trained_examples=int(trained)))
 
     def proposer(self, recipe: SweepRecipe) -> Proposer:
         """The proposer of its points; ConfigError for a grid over a range without end."""
@@ -123,7 +138,7 @@ def registered_name(study: StudyConfig, task: TaskConfig) -> str:
 def study_recipe(config: SweepConfig, study: Study) -> dict[str, Any]:
     """All that changes a study's numbers, as its MLflow run shows it."""
     return {
-        **{key: value for key, value in config.recipe.plain().items() if key != "studies"},
+        **_shared(config),
         "task": study.data.task.plain(),
         "data": study.data.fingerprint,
         "models": [base.label for base in study.bases],
@@ -135,7 +150,7 @@ def study_recipe(config: SweepConfig, study: Study) -> dict[str, Any]:
 def sweep_recipe(config: SweepConfig, inputs: SweepInputs) -> dict[str, Any]:
     """All that changes the sweep's numbers; a study that could not be read is there by its name."""
     by_study: dict[str, Any] = {name: "not read" for name in inputs.failures}
-    shared = {key: value for key, value in config.recipe.plain().items() if key != "studies"}
+    shared = _shared(config)
     for study in inputs.studies:
         # what a warm start finds in MLflow may be more by the time of a resume; the ledger records what it was
         left_out = {"warm", *shared}
@@ -143,6 +158,21 @@ def sweep_recipe(config: SweepConfig, inputs: SweepInputs) -> dict[str, Any]:
             key: value for key, value in study_recipe(config, study).items() if key not in left_out
         }
     return {**shared, "studies": by_study}
+
+
+def _shared(config: SweepConfig) -> dict[str, Any]:
+    """The settings of all studies; without what is not set, so that a newer setting leaves older sweeps as they are."""
+    values = config.recipe.plain()
+    return {key: value for key, value in values.items() if key != "studies" and value is not None}
+
+
+def _check_grace(name: str, recipe: SweepRecipe, epochs: int) -> None:
+    """ConfigError for a first rung that no trial of so many epochs comes to."""
+    if recipe.grace is not None and recipe.grace.unit == "epochs" and recipe.grace.value >= epochs:
+        raise ConfigError(
+            f"study {name}: recipe.grace must be below the {epochs} epochs of a trial, got {recipe.grace}; lower it, "
+            "or set recipe.scheduler=none to train all trials to their end"
+        )
 
 
 def _read_study(
@@ -166,6 +196,7 @@ def _read_study(
         space = SearchSpace.parse(
             merge(space.plain(), {"fixed": {"max_tokens": study.max_tokens}}), source=f"max_tokens of {study.name}"
         )
+    _check_grace(study.name, config.recipe, space.epochs)
     bases = tuple(registry.fetch_model(tracking, model, home=home) for model in study.models)
     for base in (
         bases if loads_weights else ()

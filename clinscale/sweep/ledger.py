@@ -1,4 +1,4 @@
-"""The ledger of a sweep: every start, epoch and end of every trial, appended to a file and never changed.
+"""The ledger of a sweep: every start, look, epoch and end of every trial, appended to a file and never changed.
 
 Optuna's studies, MLflow's runs and Ray Tune's trials are made from it, so that none of them has to be restored: a sweep
 that lost its driver reads the ledger and goes on. One process writes it; a last line that was cut off by a crash is
@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-from clinscale.errors import CapacityError, ClusterError, DataError
+from clinscale.errors import CapacityError, ClusterError, ConfigError, DataError
 from clinscale.permissions import make_folder, open_private
+from clinscale.units import Duration
 
 LEDGER_FILE = "ledger.jsonl"
 
@@ -29,6 +30,30 @@ FINAL: tuple[State, ...] = ("complete", "pruned", "failed")
 
 Reason = Literal["not_a_number", "out_of_memory", "over_time", "error", "lost"]
 """Reason why a trial failed; the first three are limits of the settings, which the sampler learns from."""
+
+
+Rung = Duration | int
+"""Place at which trials are compared: a look inside the first epoch, or a number of whole epochs."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Report of a trial inside its first epoch, judged on a part of the development split.
+
+    Its score is comparable with those of other trials at the same look alone: that of an epoch is of the whole split.
+    """
+
+    at: Duration
+    """Place that was asked for, by which trials are compared."""
+    epoch: float
+    """Share of the first epoch that was trained, in whole steps."""
+    objective: float | None
+    """Score on the part of the development split; None where it is not defined there."""
+    seconds: float
+    """Seconds since the start or the look before, on all devices of the trial together."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    message: str = ""
+    """Reason why there is no score; usually empty."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +91,8 @@ class Trial:
     """Number of times that its process died."""
     halvings: int = 0
     """Number of times that the host's memory was too small: the trial starts again with half the micro batch."""
+    looks: tuple[Look, ...] = ()
+    """Reports inside the first epoch, all before `epochs`."""
 
     @property
     def epoch(self) -> int:
@@ -73,14 +100,34 @@ class Trial:
         return self.epochs[-1].epoch if self.epochs else 0
 
     @property
+    def reached(self) -> float:
+        """Epochs trained at the last report, with the share of the first one; 0 before any."""
+        return self.epoch or (self.looks[-1].epoch if self.looks else 0.0)
+
+    @property
+    def rung(self) -> Rung | None:
+        """Place of the last report; None before the first."""
+        return self.epoch or (self.looks[-1].at if self.looks else None)
+
+    @property
     def objective(self) -> float | None:
-        """Best score so far; None before the first epoch."""
+        """Best score so far; None before the first epoch, whatever looks inside it have seen."""
         return self.epochs[-1].objective if self.epochs else None
 
     @property
     def seconds(self) -> float:
         """Device-seconds so far."""
-        return sum(epoch.seconds for epoch in self.epochs)
+        return sum(one.seconds for one in self.reports)
+
+    @property
+    def looked(self) -> tuple[Look, ...]:
+        """The looks that have a score."""
+        return tuple(look for look in self.looks if look.objective is not None)
+
+    @property
+    def reports(self) -> "list[Look | Epoch]":
+        """All looks, then all epochs."""
+        return [*self.looks, *self.epochs]
 
     @property
     def searched(self) -> bool:
@@ -92,9 +139,11 @@ class Trial:
         """Name of its folder and of its MLflow run."""
         return f"{self.number:05d}"
 
-    def objective_at(self, epoch: int) -> float | None:
-        """Best score within the first `epoch` epochs; None where it has not come so far."""
-        return next((one.objective for one in self.epochs if one.epoch == epoch), None)
+    def objective_at(self, rung: Rung) -> float | None:
+        """Score at a look, or best score within so many epochs; None where it has not come so far or has none there."""
+        if isinstance(rung, Duration):
+            return next((one.objective for one in self.looks if one.at == rung), None)
+        return next((one.objective for one in self.epochs if one.epoch == rung), None)
 
 
 class Ledger:
@@ -152,6 +201,25 @@ class Ledger:
         """A paused or lost trial runs again."""
         return self._append(_Resume(event="resume", study=trial.study, number=trial.number))
 
+    def look(self, trial: Trial, look: Look) -> Trial:
+        """A look inside the first epoch; one that is known already is left as it is."""
+        known = self._trials[trial.study, trial.number]
+        if look.epoch <= known.reached:
+            return known
+        return self._append(
+            _Look(
+                event="look",
+                study=trial.study,
+                number=trial.number,
+                at=str(look.at),
+                epoch=look.epoch,
+                objective=look.objective,
+                seconds=round(look.seconds, 4),
+                metrics=_finite(look.metrics),
+                message=look.message,
+            )
+        )
+
     def report(self, trial: Trial, epoch: Epoch) -> Trial:
         """An epoch has ended; one that is known already is left as it is."""
         known = self._trials[trial.study, trial.number]
@@ -165,8 +233,7 @@ class Ledger:
                 epoch=epoch.epoch,
                 objective=epoch.objective,
                 seconds=round(epoch.seconds, 4),
-                # a metric that is no number is not JSON, and says no more than that
-                metrics={key: value for key, value in epoch.metrics.items() if math.isfinite(value)},
+                metrics=_finite(epoch.metrics),
             )
         )
 
@@ -213,6 +280,10 @@ class Ledger:
             trial = Trial(**event.model_dump(exclude={"event"}))
         elif isinstance(event, _Resume):
             trial = replace(self._trials[key], state="running")
+        elif isinstance(event, _Look):
+            at = Duration.parse(event.at)
+            look = Look(at, event.epoch, event.objective, event.seconds, event.metrics, event.message)
+            trial = replace(self._trials[key], looks=(*self._trials[key].looks, look))
         elif isinstance(event, _Epoch):
             epoch = Epoch(event.epoch, event.objective, event.seconds, event.metrics)
             trial = replace(self._trials[key], epochs=(*self._trials[key].epochs, epoch))
@@ -239,7 +310,7 @@ class Ledger:
         for number, line in enumerate(raw[:whole].split(b"\n")[:-1], 1):
             try:
                 self._fold_again(_EVENTS.validate_json(line))
-            except (ValidationError, KeyError):
+            except (ValidationError, KeyError, ConfigError):
                 raise DataError(
                     f"{path} line {number} is damaged; restore the file, or start the sweep under another name"
                 ) from None
@@ -248,7 +319,7 @@ class Ledger:
         """Fold an event of the file; KeyError for one that cannot follow those before it."""
         known = self._trials.get((event.study, event.number))
         if (isinstance(event, _Start) and known) or (
-            isinstance(event, _Epoch) and known and event.epoch <= known.epoch
+            isinstance(event, _Look | _Epoch) and known and event.epoch <= known.reached
         ):
             raise KeyError
         self._fold(event)
@@ -277,6 +348,16 @@ class _Resume(_Line):
     event: Literal["resume"]
 
 
+class _Look(_Line):
+    event: Literal["look"]
+    at: str
+    epoch: float
+    objective: float | None
+    seconds: float
+    metrics: dict[str, float]
+    message: str
+
+
 class _Epoch(_Line):
     event: Literal["epoch"]
     epoch: int
@@ -292,7 +373,7 @@ class _End(_Line):
     message: str
 
 
-_Event = _Start | _Resume | _Epoch | _End
+_Event = _Start | _Resume | _Look | _Epoch | _End
 _EVENTS: TypeAdapter[_Event] = TypeAdapter(Annotated[_Event, Field(discriminator="event")])
 
 
@@ -302,3 +383,20 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
         trial for trial in trials if trial.searched and trial.objective is not None and trial.state != "failed"
     ]
     return max(scored, key=lambda trial: trial.objective or 0.0, default=None)
+
+
+def leader_of(trials: Sequence[Trial]) -> Trial | None:
+    """The best trial so far: by whole epochs, and before any by the furthest look that has a score."""
+    best = best_of(trials)
+    if best:
+        return best
+    seen = [trial for trial in trials if trial.searched and trial.state != "failed" and trial.looked]
+    if not seen:
+        return None
+    furthest = max((trial.looked[-1] for trial in seen), key=lambda look: (look.at.unit, look.at.value)).at
+    return max(seen, key=lambda trial: -math.inf if (value := trial.objective_at(furthest)) is None else value)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are numbers; others are not JSON, and say no more than that."""
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}

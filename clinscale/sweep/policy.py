@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from clinscale.sweep.ledger import FINAL, Trial, best_of
+from clinscale.sweep.ledger import FINAL, Rung, Trial, leader_of
+from clinscale.units import Duration
 
 Scheduler = Literal["asha", "hyperband", "median", "none"]
 
@@ -19,35 +20,70 @@ _FIRST = 3
 """Trials of each study before studies are compared by expected gain."""
 _SPACINGS = 4
 """Top scores from which the tail of a study's scores is estimated."""
+_LAST_LOOK = 0.5
+"""Share of the first epoch above which a rung is the whole epoch: the split as a whole is worth the rest of it."""
+_MOST_LOOKS = 8
+"""Looks of a trial whose rungs are counted in steps; how many of them are inside its epoch depends on its batch."""
 
 
 @dataclass(frozen=True)
 class Halving:
-    """The epochs at which trials are judged, and the share of them that goes on."""
+    """The rungs at which trials are judged, and the share of them that goes on."""
 
     scheduler: Scheduler = "asha"
     grace_epochs: int = 2
     reduction_factor: int = 3
+    grace: Duration | None = None
+    """Training before the first rung in steps or in shares of an epoch, in place of `grace_epochs`."""
+
+    @property
+    def looks(self) -> tuple[Duration, ...]:
+        """The rungs inside the first epoch, at which a part of the development split judges."""
+        if self.grace is None or self.scheduler == "none":
+            return ()
+        values = [self.grace.value * self.reduction_factor**place for place in range(_MOST_LOOKS)]
+        if self.grace.unit == "epochs":
+            values = [value for value in values if value <= _LAST_LOOK]
+        return tuple(Duration(float(f"{value:.6g}"), self.grace.unit) for value in values)
+
+    def stops(self, epochs: int, bracket: int = 0) -> list[Rung]:
+        """The rungs of a trial of `epochs` in order, its end left out: looks, then whole epochs."""
+        stops: list[Rung] = [*self.looks, *self._whole_epochs(epochs)]
+        return stops[bracket:]
 
     def rungs(self, epochs: int, bracket: int = 0) -> list[int]:
         """Epochs after which a trial of `epochs` is judged, the last one left out."""
-        rungs, rung = [], self.grace_epochs * self.reduction_factor**bracket
-        while rung < epochs:
-            rungs.append(rung)
+        return [rung for rung in self.stops(epochs, bracket) if isinstance(rung, int)]
+
+    def _whole_epochs(self, epochs: int) -> list[int]:
+        rung: float = self.grace_epochs
+        if self.grace is not None:  # in steps, an epoch of the trial is what there is after its looks
+            rung = self.grace.value if self.grace.unit == "epochs" else 1
+        rungs = []
+        while round_half_up(rung) < epochs:
+            if rung > _LAST_LOOK:
+                rungs.append(round_half_up(rung))
             rung *= self.reduction_factor
-        return rungs
+        return list(dict.fromkeys(rungs))
 
     def pauses(self, epochs: int) -> list[int]:
-        """All epochs after which some trial may have to stop."""
+        """All whole epochs after which some trial may have to stop."""
         if self.scheduler == "none":
             return []
-        return list(range(self.grace_epochs, epochs)) if self.scheduler == "median" else self.rungs(epochs)
+        rungs = self.rungs(epochs)
+        return rungs if self.scheduler != "median" else list(range(rungs[0], epochs)) if rungs else []
+
+    def spares(self, trial: Trial) -> bool:
+        """Whether a trial at a whole epoch has trained fewer steps than `grace` says, where its epochs are short."""
+        if self.grace is None or self.grace.unit != "steps" or not trial.epochs:
+            return False
+        return trial.epochs[-1].metrics.get("step", math.inf) < self.grace.value
 
     def bracket(self, number: int, epochs: int) -> int:
         """Hyperband's bracket of a trial: 0 is the most aggressive; in turns, the cheap ones more often."""
         if self.scheduler != "hyperband":
             return 0
-        brackets = len(self.rungs(epochs)) + 1
+        brackets = len(self.stops(epochs)) + 1
         turns = [bracket for bracket in range(brackets) for _ in range(brackets - bracket)]
         return turns[number % len(turns)]
 
@@ -125,20 +161,22 @@ class Budget:
 
 
 def goes_on(trial: Trial, peers: Sequence[Trial], halving: Halving, epochs: int) -> bool:
-    """Whether a running trial that has just reported an epoch trains on at once.
+    """Whether a running trial that has just reported trains on at once.
 
     Args:
-        trial: with the epoch in question.
+        trial: with the look or epoch in question.
         peers: all trials of its study.
         halving: the rule.
         epochs: of a trial that goes to its end.
     """
-    if not trial.searched or halving.scheduler == "none":
+    if not trial.searched or halving.scheduler == "none" or halving.spares(trial):
+        return True
+    if trial.rung is None or trial.objective_at(trial.rung) is None:  # a look without a score judges nobody
         return True
     if halving.scheduler == "median":
         return _above_median(trial, peers, halving)
-    rungs = halving.rungs(epochs, halving.bracket(trial.number, epochs))
-    return trial.epoch not in rungs or trial in _promotable(peers, halving, epochs, trial.epoch)
+    stops = halving.stops(epochs, halving.bracket(trial.number, epochs))
+    return trial.rung not in stops or trial in _promotable(peers, halving, epochs, trial.rung)
 
 
 def next_move(searches: Sequence[Search], budget: Budget, halving: Halving, *, confirm_seeds: int = 1) -> Move:
@@ -172,28 +210,45 @@ def expected_gain(trials: Sequence[Trial]) -> float:
     excess of an exponential tail, estimated from the spacings of the top scores (Renyi: k times the k-th spacing
     has the same mean).
     """
-    scores = sorted((t.objective for t in trials if t.searched and t.objective is not None), reverse=True)
+    scores = sorted(_comparable_scores(trials), reverse=True)
     if len(scores) < 2:
         return math.inf
     spacings = [k * (scores[k - 1] - scores[k]) for k in range(1, min(_SPACINGS, len(scores)))]
     return statistics.fmean(spacings) / (len(scores) + 1)
 
 
+def _comparable_scores(trials: Sequence[Trial]) -> list[float]:
+    """Best scores by whole epochs; where fewer than two trials have one, those of the furthest look that two share.
+
+    Scores of looks are of a part of the development split, and are compared with nothing else.
+    """
+    searched = [trial for trial in trials if trial.searched]
+    scores = [trial.objective for trial in searched if trial.objective is not None]
+    if len(scores) > 1:
+        return scores
+    places = {look.at for trial in searched for look in trial.looked}
+    for at in sorted(places, key=lambda at: -at.value):
+        seen = [value for trial in searched if (value := trial.objective_at(at)) is not None]
+        if len(seen) > 1:
+            return seen
+    return []
+
+
 def mean_cost_s(trials: Sequence[Trial]) -> float:
     """Device-seconds that a trial of the study has cost so far, on average; 0 while unknown."""
-    seconds = [trial.seconds for trial in trials if trial.searched and trial.epochs]
+    seconds = [trial.seconds for trial in trials if trial.searched and trial.reached]
     return statistics.fmean(seconds) if seconds else 0.0
 
 
 def _reserve_s(search: Search, confirm_seeds: int) -> float:
     """Device-seconds that are kept for the end: to train the leader on, and to confirm the finalists."""
-    leader = best_of(search.trials)
+    leader = leader_of(search.trials)
     if leader is None:
         return 0.0
-    epoch_s = leader.seconds / leader.epoch
+    epoch_s = leader.seconds / leader.reached
     confirmed = sum(not trial.searched for trial in search.trials)
     again = (confirm_seeds - 1) * len(finalists(search.trials)) - confirmed
-    left = search.epochs - leader.epoch if leader.state in ("paused", "running") else 0
+    left = search.epochs - leader.reached if leader.state in ("paused", "running") else 0
     return epoch_s * (left + max(0, again) * search.epochs)
 
 
@@ -233,19 +288,19 @@ def _next_promotion(searches: Sequence[Search], halving: Halving) -> Trial | Non
     if halving.scheduler not in ("asha", "hyperband"):
         return None
     for search in searches:
-        for rung in reversed(halving.rungs(search.epochs)):
+        for rung in reversed(halving.stops(search.epochs)):
             for trial in _promotable(search.trials, halving, search.epochs, rung):
-                if trial.state == "paused" and trial.epoch == rung:
+                if trial.state == "paused" and trial.rung == rung:
                     return trial
     return None
 
 
-def _promotable(peers: Sequence[Trial], halving: Halving, epochs: int, rung: int) -> list[Trial]:
+def _promotable(peers: Sequence[Trial], halving: Halving, epochs: int, rung: Rung) -> list[Trial]:
     """The best `1 / reduction_factor` of all that reached the rung, best first; in Hyperband those of each bracket."""
     found: list[Trial] = []
     reached = [t for t in peers if t.searched and t.state != "failed" and t.objective_at(rung) is not None]
     for bracket in sorted({halving.bracket(trial.number, epochs) for trial in reached}):
-        if rung not in halving.rungs(epochs, bracket):
+        if rung not in halving.stops(epochs, bracket):
             continue
         mine = [trial for trial in reached if halving.bracket(trial.number, epochs) == bracket]
         mine.sort(key=lambda trial: -(trial.objective_at(rung) or 0.0))  # stable: the earlier of equals first
@@ -255,20 +310,21 @@ def _promotable(peers: Sequence[Trial], halving: Halving, epochs: int, rung: int
 
 def _above_median(trial: Trial, peers: Sequence[Trial], halving: Halving) -> bool:
     """Golovin et al. 2017, Google Vizier: stop what is below the median of the others at the same epoch."""
-    if trial.epoch < halving.grace_epochs:
+    rung = trial.rung
+    if rung is None or (halving.grace is None and trial.epoch < halving.grace_epochs):
         return True
     others = [
         value
         for peer in peers
-        if peer.searched and peer.number != trial.number and (value := peer.objective_at(trial.epoch)) is not None
+        if peer.searched and peer.number != trial.number and (value := peer.objective_at(rung)) is not None
     ]
-    return len(others) < _FIRST or (trial.objective or 0.0) >= statistics.median(others)
+    return len(others) < _FIRST or (trial.objective_at(rung) or 0.0) >= statistics.median(others)
 
 
 def _unfinished_leader(searches: Sequence[Search]) -> Trial | None:
     """The best trial of a study, where it is only paused: a winner has been trained to its end."""
     for search in searches:
-        leader = best_of(search.trials)
+        leader = leader_of(search.trials)
         if leader and leader.state == "paused":
             return leader
     return None
@@ -286,8 +342,14 @@ def _next_confirmation(searches: Sequence[Search], seeds: int) -> Confirm | None
 
 def finalists(trials: Sequence[Trial]) -> list[Trial]:
     """The winner, the runner-up and the first trial, each once: what a confirmation compares."""
-    scored = [trial for trial in trials if trial.searched and trial.state in FINAL and trial.state != "failed"]
-    scored += [trial for trial in trials if trial.searched and trial.state == "paused"]
+    whole = [trial for trial in trials if trial.searched and trial.objective is not None]
+    scored = [trial for trial in whole if trial.state in FINAL and trial.state != "failed"]
+    scored += [trial for trial in whole if trial.state == "paused"]
     ranked = sorted(scored, key=lambda trial: (-(trial.objective or 0.0), trial.number))
     first = [trial for trial in scored if trial.number == 0]
     return list({trial.number: trial for trial in [*ranked[:2], *first]}.values())
+
+
+def round_half_up(value: float) -> int:
+    """The nearest whole number; of two, the higher one."""
+    return math.floor(value + 0.5)

@@ -10,7 +10,7 @@ from clinscale import registry
 from clinscale.errors import RegistryError
 from clinscale.registry import Experiment, Tag
 from clinscale.sweep.inputs import Study
-from clinscale.sweep.ledger import FINAL, Ledger, Trial, best_of
+from clinscale.sweep.ledger import FINAL, Epoch, Ledger, Look, Trial, best_of
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class TrialLogger:
         """The study's."""
         self._runs: dict[str, registry.Run] = {}
         self._logged: dict[str, tuple[int, str]] = {}
-        """The last epoch and state that MLflow has, by trial."""
+        """The number of reports and the state that MLflow has, by trial."""
         self._known = {one.name: one for one in registry.read_runs(tracking, parent=run.id)}
         self._best: float | None = None
         self._away = False
@@ -53,7 +53,7 @@ class TrialLogger:
         """Record as `follow` does; RegistryError when the server is away."""
         trials = self._ledger.of_study(self._study.index)
         for trial in trials:
-            if self._logged.get(trial.id) != (trial.epoch, trial.state):
+            if self._logged.get(trial.id) != (len(trial.reports), trial.state):
                 self._log(trial)
         best = best_of(trials)
         if best and best.objective != self._best:
@@ -67,7 +67,7 @@ class TrialLogger:
         for trial in self._ledger.of_study(self._study.index):
             if trial.state not in FINAL and self._logged[trial.id][1] != "closed":
                 self._runs[trial.id].end("KILLED")
-                self._logged[trial.id] = (trial.epoch, "closed")
+                self._logged[trial.id] = (len(trial.reports), "closed")
 
     def run_id(self, trial: Trial) -> str:
         """MLflow's id of a trial's run."""
@@ -75,14 +75,16 @@ class TrialLogger:
 
     def _log(self, trial: Trial) -> None:
         run = self._runs.get(trial.id) or self._open(trial)
-        epoch, state = self._logged[trial.id]
+        logged, state = self._logged[trial.id]
         if state != "running" and trial.state == "running":
             registry.reopen_run(self._tracking, run.id)
-        for one in trial.epochs:
-            if one.epoch > epoch:
-                metrics = {key: value for key, value in one.metrics.items() if key != "step"}
-                step = int(one.metrics.get("step", one.epoch))
-                run.log({**metrics, "epoch": one.epoch, "objective": one.objective}, step=step)
+        for one in trial.reports[logged:]:
+            metrics = {key: value for key, value in one.metrics.items() if key != "step"}
+            if isinstance(one, Epoch):
+                metrics["objective"] = one.objective
+            elif one.objective is not None:  # of a part of the split: no history has both
+                metrics["look/objective"] = one.objective
+            run.log({**metrics, "epoch": one.epoch}, step=_step_of(one))
         if trial.state in ("paused", *FINAL) and trial.state != state:
             run.set_tags(
                 {
@@ -93,7 +95,7 @@ class TrialLogger:
             )
         if trial.state in FINAL and state not in FINAL:
             run.end(_STATUS[trial.state])
-        self._logged[trial.id] = (trial.epoch, trial.state)
+        self._logged[trial.id] = (len(trial.reports), trial.state)
 
     def _open(self, trial: Trial) -> registry.Run:
         """The trial's run: one that exists is continued, whichever process made it."""
@@ -107,7 +109,7 @@ class TrialLogger:
                 else registry.reopen_run(self._tracking, known.id)
             )
             steps = [step for step, _ in registry.metric_history(self._tracking, known.id, "epoch")]
-            logged = sum(int(one.metrics.get("step", one.epoch)) in steps for one in trial.epochs)
+            logged = sum(_step_of(one) in steps for one in trial.reports)
             self._logged[trial.id] = (logged, trial.state if ended and trial.state in FINAL else "running")
         else:
             confirmed = {} if trial.of is None else {Tag.CONFIRMS: f"{trial.of:05d}"}
@@ -123,3 +125,7 @@ class TrialLogger:
             self._logged[trial.id] = (0, "running")
         self._runs[trial.id] = run
         return run
+
+
+def _step_of(report: Look | Epoch) -> int:
+    return int(report.metrics.get("step", report.epoch))

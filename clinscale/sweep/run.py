@@ -22,6 +22,8 @@ from clinscale.sweep.disk import FreedSpace, clean_up, remove_trials
 from clinscale.sweep.forecast import require_one_trial
 from clinscale.sweep.inputs import Study, SweepInputs, read_inputs, study_recipe, sweep_recipe
 from clinscale.sweep.ledger import LEDGER_FILE, Ledger, Trial, best_of
+from clinscale.sweep.looked import look_remarks
+from clinscale.sweep.policy import Halving
 from clinscale.sweep.record import TrialLogger
 from clinscale.sweep.segments import run_segments
 from clinscale.sweep.trial import run_segment
@@ -40,6 +42,8 @@ class SweepResult:
     studies: tuple[StudyResult, ...]
     failures: Mapping[str, ClinscaleError]
     """Reason of each study that has no winner."""
+    notes: tuple[str, ...]
+    """Sentences on how the search went that are no part of a winner's score; usually none."""
     freed: FreedSpace
     """Trials that `runtime.keep_trials` does not keep."""
 
@@ -53,11 +57,13 @@ class SearchProgress:
     running: int
     paused: int
     failed: int
+    looks: int
+    """Reports from inside first epochs."""
     epochs: int
     best: float | None
     device_seconds: float
     remark: str = ""
-    """The sentence on development scores that are flat over all trials so far."""
+    """Sentences on development scores that are flat over all trials so far, and on looks that are not as asked for."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,12 @@ def sweep(
     for run in runs:
         if run.name in failures:
             run.end("FAILED")
-    return SweepResult(config.name, tuple(results), failures, freed)
+    notes = tuple(
+        f"{study.name}: {remark}"
+        for study in inputs.studies
+        for remark in look_remarks(ledger.of_study(study.index), config.recipe.halving)
+    )
+    return SweepResult(config.name, tuple(results), failures, notes, freed)
 
 
 def _study_run(config: SweepConfig, study: Study, tracking: registry.Tracking) -> registry.Run:
@@ -221,7 +232,10 @@ class _Driver:
         """Report the state to those who watch."""
         if self._on_progress:
             budget = self._controller.budget
-            studies = tuple(_progress(study, self._ledger.of_study(study.index)) for study in self._inputs.studies)
+            halving = self._config.recipe.halving
+            studies = tuple(
+                _progress(study, self._ledger.of_study(study.index), halving) for study in self._inputs.studies
+            )
             self._on_progress(SweepProgress(studies, budget.trials, budget.device_seconds, doing))
 
     def _clean_up(self) -> None:
@@ -240,15 +254,17 @@ class _Driver:
         )
 
 
-def _progress(study: Study, trials: Sequence[Trial]) -> SearchProgress:
+def _progress(study: Study, trials: Sequence[Trial], halving: Halving) -> SearchProgress:
     best = best_of(trials)
+    flat = flat_remark(trials, metric_of(study.data.task), len(study.data.splits["dev"]))
     count = {state: sum(trial.state == state for trial in trials) for state in ("running", "paused", "failed")}
     return SearchProgress(
         name=study.name,
         trials=sum(trial.searched for trial in trials),
+        looks=sum(len(trial.looks) for trial in trials),
         epochs=sum(len(trial.epochs) for trial in trials),
         best=best.objective if best else None,
         device_seconds=sum(trial.seconds for trial in trials),
-        remark=flat_remark(trials, metric_of(study.data.task), len(study.data.splits["dev"])),
+        remark="; ".join(filter(None, [flat, *look_remarks(trials, halving)])),
         **count,
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from clinscale.errors import ConfigError
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.space import SearchSpace
+from clinscale.units import Duration
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -136,7 +137,9 @@ def study_of(
         study = optuna.create_study(
             study_name=name, directions=[DIRECTIONS[objective] for objective in objectives], sampler=sampler
         )
-        study.add_trials([_frozen(trial, space, objectives) for trial in trials if trial.searched])
+        searched = [trial for trial in trials if trial.searched]
+        looks = sorted({look.at for trial in searched for look in trial.looked}, key=lambda at: at.value)
+        study.add_trials([_frozen(trial, space, objectives, looks) for trial in searched])
     return study
 
 
@@ -149,7 +152,16 @@ def values_of(trial: Trial, objectives: Sequence[Objective]) -> list[float] | No
     return [known[objective] for objective in objectives]
 
 
-def _frozen(trial: Trial, space: SearchSpace, objectives: Sequence[Objective]) -> "FrozenTrial":
+def _by_rung(trial: Trial, looks: Sequence[Duration]) -> dict[int, float]:
+    """Best scores by epoch; those of the study's looks, which are compared among themselves, below 1."""
+    first = 1 - len(looks)
+    seen = {first + looks.index(look.at): look.objective for look in trial.looked if look.objective is not None}
+    return seen | {epoch.epoch: epoch.objective for epoch in trial.epochs}
+
+
+def _frozen(
+    trial: Trial, space: SearchSpace, objectives: Sequence[Objective], looks: Sequence[Duration]
+) -> "FrozenTrial":
     from optuna.trial import TrialState, create_trial
 
     values = values_of(trial, objectives)
@@ -180,7 +192,7 @@ def _frozen(trial: Trial, space: SearchSpace, objectives: Sequence[Objective]) -
             "device_seconds": trial.seconds,
         },
         system_attrs=dict(trial.system_attrs),
-        intermediate_values={epoch.epoch: epoch.objective for epoch in trial.epochs} if single else {},
+        intermediate_values=_by_rung(trial, looks) if single else {},
         constraints={str(trial.reason): 1.0} if infeasible else None,
     )
 

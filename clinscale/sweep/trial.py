@@ -3,12 +3,12 @@
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clinscale.errors import ClinscaleError, DivergenceError, OutOfMemoryError
-from clinscale.finetune import FinetuneRecipe, finetune, finetune_on_workers
+from clinscale.finetune import FinetuneRecipe, Looks, finetune, finetune_on_workers
 from clinscale.runtime import halved
 from clinscale.sweep.config import SweepRuntime
 from clinscale.sweep.ledger import Reason
@@ -18,8 +18,11 @@ from clinscale.tasks import TaskConfig, TaskData, metric_of, read_task
 OBJECTIVE = "objective"
 """Key of the maximised value: the trial's best development score so far."""
 
+LOOK = "look"
+"""Key of the place of a look among those of its study, in reports from inside the first epoch."""
+
 FAILED, MESSAGE = "failed", "message"
-"""Keys of the last report of a trial that cannot go on."""
+"""Keys of the last report of a trial that cannot go on; a look without a score has the second alone."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class TrialSpec:
     runtime: SweepRuntime
     pauses: tuple[int, ...] = ()
     """Epochs after which a trial of several workers gives them back until it is known whether it goes on."""
+    looks: Looks | None = None
+    """Looks inside the first epoch; after each of them, too, a trial of several workers gives them back."""
 
     def recipe(self, sampled: Mapping[str, Any], seed: int) -> FinetuneRecipe:
         """The fine-tuning that one sampled point means."""
@@ -52,18 +57,20 @@ class Segment:
     """Id of the trial, by which its folder is found."""
     params: Mapping[str, Any]
     seed: int
-    known_epochs: int = 0
-    """Already in the ledger."""
+    known_epochs: float = 0
+    """Epochs that the ledger has already, with the share of the first one."""
+    known_looks: int = 0
+    """Looks at the beginning of those of its study that are behind it."""
     halvings: int = 0
     """Number of halvings of the micro batch, because the host's memory was too small for it."""
 
 
 Report = Callable[[Mapping[str, Any]], None]
-"""Takes a trial's report of an epoch to the driver, and does not return where the trial is not to train on."""
+"""Takes a trial's report of a look or an epoch to the driver, and does not return where it is not to train on."""
 
 
 def run_segment(report: Report, segment: Segment, *, specs: tuple[TrialSpec, ...]) -> None:
-    """Fine-tune, reporting every epoch; any report may be the last, and a later segment goes on from there."""
+    """Fine-tune, reporting every look and epoch; any report may be the last, and a later segment goes on from there."""
     import torch
 
     spec = specs[segment.study]
@@ -74,14 +81,17 @@ def run_segment(report: Report, segment: Segment, *, specs: tuple[TrialSpec, ...
 
     def on_epoch(metrics: dict[str, float]) -> None:
         nonlocal best, last_s
-        best = max(best, metrics[metric])
         _check_memory(limit_gb)
+        found = _of_look(spec, metrics) if LOOK in metrics else None
+        if found is None:
+            best = max(best, metrics[metric])
+            found = {OBJECTIVE: best}
         if metrics["epoch"] <= segment.known_epochs:
             last_s = time.perf_counter()
             return
         now_s = time.perf_counter()
         spent_s, last_s = (now_s - last_s) * spec.runtime.devices_per_trial, now_s
-        report({**metrics, OBJECTIVE: best, "device_seconds": spent_s})
+        report({**metrics, **found, "device_seconds": spent_s})
         last_s = time.perf_counter()  # waiting for the driver's word costs nobody's budget
 
     try:
@@ -92,19 +102,33 @@ def run_segment(report: Report, segment: Segment, *, specs: tuple[TrialSpec, ...
         report({FAILED: reason_of(error), MESSAGE: str(error)})
 
 
+def _of_look(spec: TrialSpec, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The score of a look, or the reason why it has none."""
+    name = metric_of(spec.task)
+    score = metrics.get(f"look/{spec.task.name}/{name}")
+    if score is not None:
+        return {OBJECTIVE: score}
+    return {MESSAGE: f"{name} is not defined on the {metrics['look/examples']:.0f} examples of a look"}
+
+
 def _train(spec: TrialSpec, segment: Segment, on_epoch: Any) -> None:
     recipe = spec.recipe(segment.params, segment.seed)
     if segment.halvings:
         micro = halved(recipe.micro_batch_size or recipe.batch_size, segment.halvings)
         recipe = recipe.model_copy(update={"micro_batch_size": micro})
     folder, checkpoint = trial_folder(spec.folder, segment.trial), state_file(spec.folder, segment.trial)
-    runtime = spec.runtime.finetune
+    runtime, looks = spec.runtime.finetune, spec.looks and replace(spec.looks, known=segment.known_looks)
     if runtime.num_workers == 1:
         data = _read_once(spec.task.model_dump_json(), spec.data)
-        finetune(recipe, data, folder, runtime=runtime, on_epoch=on_epoch, checkpoint=checkpoint)
+        finetune(recipe, data, folder, runtime=runtime, on_epoch=on_epoch, checkpoint=checkpoint, looks=looks)
         return
-    ends = [pause for pause in spec.pauses if pause > segment.known_epochs]
-    for end in (*ends, None):
+    ends: list[tuple[int | None, Looks | None]] = [
+        (end, None) for end in (*spec.pauses, None) if end is None or end > segment.known_epochs
+    ]
+    if looks and segment.known_epochs < 1:
+        left = range(looks.known, len(looks.at))
+        ends = [(0, replace(looks, at=looks.at[: place + 1], known=place)) for place in left] + ends
+    for end, until_look in ends:
         finetune_on_workers(
             recipe,
             spec.task,
@@ -114,6 +138,7 @@ def _train(spec: TrialSpec, segment: Segment, on_epoch: Any) -> None:
             on_epoch=on_epoch,
             checkpoint=checkpoint,
             until_epoch=end,
+            looks=until_look,
         )
 
 

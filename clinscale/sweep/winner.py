@@ -107,6 +107,8 @@ def _choose_and_judge(
     if not compared:
         failed = next((trial for trial in trials if trial.state == "failed"), None)
         why = f"; the first failed trial ({failed.reason}): {failed.message}" if failed else ""
+        if any(trial.looked for trial in trials):
+            why = "; none came to the end of its first epoch: raise recipe.budget" + why
         error = ConfigError if failed and failed.reason in ("not_a_number", "over_time") else ClusterError
         raise error(f"study {study.name}: no trial ended with a score{why}")
     winner = choose_winner(compared)

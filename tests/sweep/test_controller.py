@@ -150,6 +150,37 @@ def test_what_was_not_promoted_is_pruned_at_the_end():
     assert [trial.state for trial in ledger.trials] == ["pruned", "complete"]
 
 
+def look(place, objective=0.5, share=0.1, **changes):
+    report = {"look": place, "epoch": share, "step": 2, "look/one/accuracy": 0.5, "device_seconds": 3.0}
+    return report | ({} if objective is None else {"objective": objective}) | changes
+
+
+def test_a_look_pauses_its_trial_and_a_start_after_it_knows_where_it_is():
+    ledger = Ledger()
+    asked = controller(ledger, grace="0.1epochs", limit_minutes=1e-6)
+    asked.next_segment("a")
+    assert not asked.report("a", look(0)), "alone at the first rung"
+    [trial] = ledger.trials
+    assert (trial.state, str(trial.rung), trial.objective) == ("paused", "0.1epochs", None)
+    assert trial.looks[0].metrics == {"step": 2.0, "look/one/accuracy": 0.5}
+    asked.next_segment("b")
+    assert asked.report("b", look(0, None, message="accuracy is not defined")), "judges nobody"
+    assert ledger.trials[1].looks[0].message == "accuracy is not defined"
+    asked.close()
+    again = controller(ledger, grace="0.1epochs")
+    segment = again.next_segment("c")
+    assert (segment.trial, segment.known_epochs, segment.known_looks) == ("00001", 0.1, 1)
+
+
+def test_what_diverges_at_a_look_fails_once():
+    ledger = Ledger()
+    asked = controller(ledger, grace="0.1epochs", budget={"trials": 1})
+    asked.next_segment("a")
+    assert not asked.report("a", {"failed": "not_a_number", "message": "the loss of epoch 1 is nan"})
+    assert asked.next_segment("b") is None
+    assert (ledger.trials[0].state, ledger.trials[0].reason) == ("failed", "not_a_number")
+
+
 def test_an_interrupted_sweep_leaves_its_trials_to_the_next_start():
     ledger = Ledger()
     asked = controller(ledger)

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from clinscale.errors import ClusterError, DataError
-from clinscale.sweep.ledger import Epoch, Ledger, Trial, best_of
+from clinscale.sweep.ledger import Epoch, Ledger, Look, Trial, best_of, leader_of
+from clinscale.units import Duration
 
 
 def new(number, study=0, **changes):
@@ -43,6 +44,28 @@ def test_an_epoch_is_known_once(tmp_path):
     ledger.report(trial, Epoch(1, 0.5, 2.0))
     ledger.report(trial, Epoch(1, 0.9, 9.0))
     assert ledger.trial(0, 0).epochs == (Epoch(1, 0.5, 2.0),)
+
+
+def look(share, value, **changes):
+    return Look(Duration(share, "epochs"), share, value, 2.0, **changes)
+
+
+def test_looks_come_before_epochs_and_are_no_scores_of_the_split(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    trial = ledger.start(new(0))
+    ledger.look(trial, look(0.1, 0.9, metrics={"look/x": 0.9, "step": 2.0}))
+    ledger.look(trial, look(0.1, 0.1))  # known
+    trial = ledger.look(trial, look(0.3, None, message="x is not defined on the 8 examples of a look"))
+    assert (trial.objective, trial.epoch, trial.reached, trial.rung) == (None, 0, 0.3, Duration(0.3, "epochs"))
+    assert best_of(ledger.trials) is None
+    assert leader_of(ledger.trials) == trial, "by its only look with a score"
+    trial = ledger.report(trial, Epoch(1, 0.5, 2.0))
+    assert (trial.objective, trial.rung, trial.seconds, len(trial.reports)) == (0.5, 1, 6.0, 3)
+    assert trial.objective_at(Duration(0.1, "epochs")) == 0.9
+    assert trial.objective_at(Duration(0.3, "epochs")) is None
+    assert ledger.look(trial, look(0.5, 0.7)) == trial, "nothing comes before what is known"
+    ledger.close()
+    assert Ledger(tmp_path / "ledger.jsonl").trials == [trial]
 
 
 def test_a_torn_last_line_is_dropped_and_the_next_one_is_whole(tmp_path):
@@ -107,6 +130,10 @@ def test_the_best_is_a_searched_trial_that_did_not_fail():
         '{"event":"end","study":0,"number":0,"state":"gone","reason":null,"message":""}',
         '{"event":"end","study":0,"number":0}',
         '{"event":"stop","study":0,"number":0}',
+        '{"event":"look","study":0,"number":0,"at":"0.1epochs","epoch":1.0,"objective":null,"seconds":1,"metrics":{},'
+        '"message":""}',
+        '{"event":"look","study":0,"number":0,"at":"soon","epoch":1.5,"objective":null,"seconds":1,"metrics":{},'
+        '"message":""}',
         '{"event":"epoch","study":0,"number":0,"epoch":2,"objective":NaN,"seconds":1,"metrics":{}}',
         "[" * 100_000,
         "\0",

@@ -1,10 +1,12 @@
 """What a sweep does next is a function of its ledger, so it is tested as one."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from clinscale.sweep.ledger import Epoch, Trial
+from clinscale.sweep.ledger import Epoch, Look, Trial
+from clinscale.sweep.looked import look_remarks
 from clinscale.sweep.policy import (
     Budget,
     Confirm,
@@ -19,6 +21,7 @@ from clinscale.sweep.policy import (
     goes_on,
     next_move,
 )
+from clinscale.units import Duration
 
 ASHA = Halving("asha", 1, 3)
 EPOCHS = 9
@@ -45,6 +48,122 @@ def move(*trials, budget=None, halving=ASHA, studies=1, **options):
 )
 def test_rungs(halving, epochs, rungs):
     assert halving.rungs(epochs) == rungs
+
+
+def early(text, factor=3, scheduler="asha"):
+    return Halving(scheduler, reduction_factor=factor, grace=Duration.parse(text))
+
+
+@pytest.mark.parametrize(
+    ("halving", "epochs", "stops"),
+    [
+        (early("0.1epochs"), 9, ["0.1epochs", "0.3epochs", 1, 3, 8]),
+        (early("0.1epochs", 2), 6, ["0.1epochs", "0.2epochs", "0.4epochs", 1, 2, 3]),
+        (early("0.3epochs", 2), 6, ["0.3epochs", 1, 2, 5]),
+        (early("0.6epochs", 2), 3, [1, 2]),
+        (early("1.5epochs"), 9, [2, 5]),
+        (early("0.1epochs"), 1, ["0.1epochs", "0.3epochs"]),
+        (early("0.1epochs", scheduler="none"), 9, []),
+    ],
+)
+def test_rungs_inside_the_first_epoch_are_looks_and_later_ones_whole_epochs(halving, epochs, stops):
+    if halving.scheduler != "none":
+        assert [one if isinstance(one, int) else str(one) for one in halving.stops(epochs)] == stops
+        assert halving.rungs(epochs) == [one for one in stops if isinstance(one, int)]
+        hyper = early(str(halving.grace), halving.reduction_factor, "hyperband")
+        assert hyper.stops(epochs, 1) == halving.stops(epochs)[1:]
+    assert [str(one) for one in halving.looks] == [one for one in stops if not isinstance(one, int)]
+
+
+def test_rungs_in_steps_are_looks_until_the_epoch_is_over_then_epochs():
+    halving = early("50steps")
+    assert [str(one) for one in halving.looks[:3]] == ["50steps", "150steps", "450steps"]
+    assert halving.rungs(9) == [1, 3]
+    short = trial(0, 0.1, state="running")
+    short = replace(short, epochs=(Epoch(1, 0.1, 9.0, {"step": 30.0}),))
+    assert goes_on(short, [short], halving, EPOCHS), "nobody ends before 50 steps"
+    long = replace(short, epochs=(Epoch(1, 0.1, 9.0, {"step": 60.0}),))
+    assert not goes_on(long, [long], halving, EPOCHS)
+
+
+def looking(number, *values, state="paused", **metrics):
+    """A trial with looks at 0.1 and 0.3 epochs, and whole epochs after them."""
+    places = [Duration(0.1, "epochs"), Duration(0.3, "epochs")]
+    looks = tuple(Look(at, at.value, value, 10.0, metrics) for at, value in zip(places, values[:2], strict=False))
+    return replace(trial(number, *values[2:], state=state), looks=looks)
+
+
+def test_looks_are_compared_with_the_same_look_alone():
+    halving = early("0.1epochs")
+    whole = looking(9, 0.9, 0.9, 0.2)  # a high look, and what the whole split says
+    low, mid, high = looking(0, 0.1), looking(1, 0.2), looking(2, 0.3, state="running")
+    assert goes_on(high, [low, mid, high], halving, EPOCHS)
+    assert not goes_on(mid, [low, mid, high], halving, EPOCHS)
+    assert not goes_on(high, [low, high], halving, EPOCHS), "two are not three"
+    assert move(low, mid, looking(2, 0.15), budget=Budget(trials=3), halving=halving) == Resume(mid)
+    assert finalists([whole, low, mid]) == [whole], "who has only looks has no score of the split"
+    unscored = looking(3, None, state="running")
+    assert goes_on(unscored, [unscored, low, mid], halving, EPOCHS), "a look without a score judges nobody"
+    median = early("0.1epochs", scheduler="median")
+    assert not goes_on(looking(4, 0.1, state="running"), [looking(n, 0.2 + n) for n in range(3)], median, EPOCHS)
+
+
+def test_who_leads_by_looks_alone_is_trained_to_its_end_and_paid_for():
+    halving = early("0.1epochs")
+    trials = [looking(0, 0.1), looking(1, 0.2, 0.1), looking(2, 0.3)]
+    assert move(*trials, budget=Budget(trials=3), halving=halving) == Resume(trials[2])  # the best third
+    trials = [looking(0, 0.1), looking(1, 0.2, 0.1)]
+    assert move(*trials, budget=Budget(trials=2), halving=halving) == Resume(trials[1]), "the furthest look"
+    # 20 s for 0.3 epochs: the other 8.7 are 580 s
+    assert isinstance(
+        move(*trials, budget=Budget(device_seconds=650.0, used_device_seconds=30.0), halving=halving), Start
+    )
+    assert move(*trials, budget=Budget(device_seconds=600.0, used_device_seconds=30.0), halving=halving) == Resume(
+        trials[1]
+    )
+
+
+def test_expected_gain_never_mixes_looks_with_the_whole_split():
+    assert expected_gain([looking(n, 0.1 * n) for n in range(4)]) == expected_gain(
+        [trial(n, 0.1 * n) for n in range(4)]
+    )
+    assert expected_gain([looking(0, 0.9), looking(1, 0.1, 0.1)]) < math.inf
+    whole = [looking(n, 0.9, 0.9, 0.1 * n) for n in range(4)]
+    assert expected_gain([*whole, looking(5, 1.0)]) == expected_gain([trial(n, 0.1 * n) for n in range(4)])
+
+
+@pytest.mark.parametrize(
+    ("trials", "grace", "said"),
+    [
+        ([looking(0, 0.1, **{"perf/train_s": 10.0, "perf/look_s": 0.4, "step": 1.0})], "0.1epochs", []),
+        ([looking(0, 0.1, **{"perf/train_s": 10.0, "perf/look_s": 0.6})], "0.1epochs", ["cost more than 5%"]),
+        (
+            [looking(0, 0.1, **{"perf/train_s": 10.0, "perf/look_s": 0.4, "perf/checkpoint_s": 0.2})],
+            "0.1epochs",
+            ["cost more than 5%"],
+        ),
+        (
+            [
+                Trial(
+                    0, 0, {}, "first", 0, looks=(Look(Duration(0.1, "epochs"), 0.333333, 0.1, 1.0, {"step": 1.0}),)
+                )
+            ],
+            "0.1epochs",
+            ["the look at 0.1epochs comes after 1 whole step, which is 0.33 of an epoch"],
+        ),
+        (
+            [Trial(0, 0, {}, "first", 0, looks=(Look(Duration(0.1, "epochs"), 0.1, None, 1.0, {}, "f1 is not"),))],
+            "0.1epochs",
+            ["f1 is not, so that trials are not compared there"],
+        ),
+        ([trial(0, 0.5)], "100steps", ["its first epoch ends before 100steps"]),
+        ([trial(0, 0.5)], "2epochs", []),
+    ],
+)
+def test_what_became_of_looks_is_said(trials, grace, said):
+    found = look_remarks(trials, early(grace))
+    assert len(found) == len(said)
+    assert all(part in sentence for part, sentence in zip(said, found, strict=True))
 
 
 def test_the_best_third_of_a_rung_goes_on():

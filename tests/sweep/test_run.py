@@ -77,6 +77,9 @@ def test_what_is_missing_is_said_before_a_trial_starts(demo_data, base_models, t
     for wrong, error, message in cases:
         with pytest.raises(error, match=message):
             sweep(config(wrong), tracking=tracking, home=tmp_path, cluster=cluster)
+    late = config(study(demo_data, bases, space), grace="3epochs")
+    with pytest.raises(ConfigError, match="grace must be below the 3 epochs of a trial, got 3epochs; lower it"):
+        sweep(late, tracking=tracking, home=tmp_path, cluster=cluster)
     assert registry.read_runs(tracking) == []
 
 
@@ -90,6 +93,13 @@ def test_what_is_missing_is_said_before_a_trial_starts(demo_data, base_models, t
         ({"objectives": ["score", "cost"]}, "recipe.scheduler=none"),
         ({"reduction_factor": 1}, "reduction_factor >= 2"),
         ({"sampler": "tpee"}, "did you mean tpe"),
+        ({"grace": 0}, "a positive number and one of steps"),
+        ({"grace": "-1epochs"}, "a positive number"),
+        ({"grace": "0.5steps"}, "a share of an epoch or at least one step, got 0.5steps"),
+        ({"grace": "5tokens"}, "a share of an epoch or at least one step"),
+        ({"grace": "0.1epochs", "grace_epochs": 1}, "must stand alone, got grace_epochs=1"),
+        ({"grace": "0.1epochs", "scheduler": "none"}, "which recipe.scheduler=none never does"),
+        ({"grace": "9steps", "scheduler": "hyperband"}, "needs in epochs; write 0.1epochs"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(demo_data, base_models, recipe, message):
@@ -228,6 +238,7 @@ def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
         study(demo_data / "nowhere", one_model, space, name="missing"),
         name="several",
         trials=4,
+        grace="0.25 epochs",
     )
     strict = several.model_copy(update={"gate": GateRules(max_size_bytes=1)})
     found = sweep(strict, tracking=tracking, home=tmp_path, cluster=forks)
@@ -246,6 +257,17 @@ def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
     assert set(found.failures) == {"broken", "missing"}
     assert "the loss of epoch 1 is nan" in str(found.failures["broken"])
     assert "does not exist" in str(found.failures["missing"])
+    ledger = Ledger(tmp_path / "sweep" / "several" / "ledger.jsonl")
+    ledger.close()
+    trained = [trial for trial in ledger.of_study(0) if trial.state != "failed"]
+    assert all(trial.looks for trial in trained), "each is judged inside its epoch"
+    assert [len(trial.epochs) for trial in trained].count(1) >= 1, "who leads is trained to its end"
+    diverged = ledger.of_study(1)
+    assert {(trial.state, trial.reason, trial.losses, len(trial.reports)) for trial in diverged} == {
+        ("failed", "not_a_number", 0, 0)
+    }
+    [note] = [note for note in found.notes if note.startswith("demo_pairs")]
+    assert "looks cost more than 5%" in note
     assert not result.decision.promoted
     refused = [check.rule for check in result.decision.checks if not check.passed]
     assert refused == ["size", "accuracy above the trivial baseline's"]
@@ -377,7 +399,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
 ):
     fixed = {"epochs": 1 + len(chaos_kills), "dropout": 0.1, "batch_size": 8, "max_tokens": 64}
     one = study(demo_data, [base_models["longformer"]], write_space(tmp_path, fixed=fixed), name="chaos")
-    settings = config(one, name="chaos", trials=3)
+    settings = config(one, name="chaos", trials=3, grace="0.25epochs")
     settings = settings.model_copy(update={"runtime": SweepRuntime(max_concurrent_trials=1)})
     trials = {}
     for name, kills in (("quiet", ()), ("killed", chaos_kills)):
@@ -395,7 +417,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
         trials[name] = (
             value,
             [
-                (one.number, dict(one.params), one.state, [(epoch.epoch, epoch.objective) for epoch in one.epochs])
+                (one.number, dict(one.params), one.state, [(each.epoch, each.objective) for each in one.reports])
                 for one in ledger.trials
             ],
         )
@@ -404,7 +426,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
         assert sorted(run.name for run in runs) == [f"chaos-{one.id}" for one in ledger.trials]
         assert {run.status for run in [parent, *runs]} == {"FINISHED"}
         for run, one in zip(sorted(runs, key=lambda run: run.name), ledger.trials, strict=True):
-            assert [value for _, value in history(tracking, run, "epoch")] == list(range(1, one.epoch + 1))
+            assert [value for _, value in history(tracking, run, "epoch")] == [each.epoch for each in one.reports]
     assert trials["killed"] == trials["quiet"]
     [again] = sweep(load_sweep("chaos", home=home), tracking=tracking, home=home, cluster=forks).studies
     assert again.value == value
