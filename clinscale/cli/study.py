@@ -20,10 +20,11 @@ from clinscale.cli.tune import shown
 from clinscale.units import format_seconds
 
 _FAILED = 1
+ProtocolFile = Annotated[str, typer.Argument(help="YAML file, or a protocol of the package: open, paper.")]
 
 
 def study(
-    protocol: Annotated[str, typer.Argument(help="YAML file, or a protocol of the package: open, paper.")],
+    protocol: ProtocolFile,
     overrides: Overrides = None,
     dry_run: Annotated[
         bool,

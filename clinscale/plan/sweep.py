@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinscale import models
 from clinscale.errors import ConfigError
@@ -25,6 +25,9 @@ from clinscale.sweep import (
 )
 from clinscale.tasks import Example
 from clinscale.tokenizers import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _COUNTED = 200
 """Examples of a split whose windows are counted; the others are taken to be like them."""
@@ -137,8 +140,22 @@ class TunePlan:
         }
 
 
-def plan_tune(config: SweepConfig, inputs: SweepInputs, site: Site, *, devices: float) -> TunePlan:
+def plan_tune(
+    config: SweepConfig,
+    inputs: SweepInputs,
+    site: Site,
+    *,
+    devices: float,
+    shapes: "Mapping[str, PretrainedConfig] | None" = None,
+) -> TunePlan:
     """The plan of a sweep on so many devices of a site; trains nothing.
+
+    Args:
+        config: of the sweep.
+        inputs: of its studies.
+        site: hardware and prices.
+        devices: GPUs, or cores, that trials share.
+        shapes: of base models that are still to be made of the study's own, by study; the others' are read.
 
     Raises:
         ConfigError: a trial needs more devices than there are, or a precision that they lack.
@@ -155,7 +172,7 @@ def plan_tune(config: SweepConfig, inputs: SweepInputs, site: Site, *, devices: 
     planned, epochs = list[StudyPlan](), list[int]()
     for study in inputs.studies:
         try:
-            planned.append(_study(config, study, site, at_once))
+            planned.append(_study(config, study, site, at_once, (shapes or {}).get(study.name)))
             epochs.append(study.space.epochs)
         except _UnknownShapeError as error:
             failures[study.name] = str(error)
@@ -192,8 +209,10 @@ class _UnknownShapeError(ConfigError):
     """No arithmetic for a base model: the other studies are planned."""
 
 
-def _study(config: SweepConfig, study: Study, site: Site, at_once: int) -> StudyPlan:
-    trials = _Trials(study, site, config.runtime)
+def _study(
+    config: SweepConfig, study: Study, site: Site, at_once: int, shape: "PretrainedConfig | None"
+) -> StudyPlan:
+    trials = _Trials(study, site, config.runtime, shape)
     settings = [trials.plan(study.recipe(one.params, config.recipe.seed)) for one in suggestions(config, study)]
     largest = max(settings, key=lambda one: one.memory.total).memory
     # a fraction of a GPU is a fraction of its memory; trials on CPUs share that of the host
@@ -212,8 +231,10 @@ def _study(config: SweepConfig, study: Study, site: Site, at_once: int) -> Study
 class _Trials:
     """Plans of a study's settings; windows are counted once for each way of reading, shapes once for each base."""
 
-    def __init__(self, study: Study, site: Site, runtime: SweepRuntime) -> None:
-        self._study, self._site, self._runtime = study, site, runtime
+    def __init__(
+        self, study: Study, site: Site, runtime: SweepRuntime, shape: "PretrainedConfig | None" = None
+    ) -> None:
+        self._study, self._site, self._runtime, self._shape = study, site, runtime, shape
         self._facts: dict[str, ModelFacts] = {}
         self._windows: dict[tuple[str, str], tuple[Windows, Windows]] = {}
 
@@ -254,7 +275,7 @@ class _Trials:
     def _model(self, recipe: FinetuneRecipe) -> ModelFacts:
         if recipe.model not in self._facts:
             try:
-                shape = models.encoder_shape(recipe.model)
+                shape = self._shape or models.encoder_shape(recipe.model)
             except ConfigError as error:
                 raise _UnknownShapeError(str(error)) from None
             self._facts[recipe.model] = ModelFacts.of(

@@ -5,6 +5,7 @@ protocol ──▶ bases: converted, pretrained further ──▶ one sweep over
 It only arranges what the other verbs do; each of its steps resumes by its name.
 """
 
+from clinscale.study.plan import ProtocolPlan, plan_study
 from clinscale.study.protocol import ArmConfig, BaseConfig, Protocol, TaskEntry, protocols
 from clinscale.study.run import StudyOutcome, StudyOutline, outline, run_study
 
@@ -12,10 +13,12 @@ __all__ = [
     "ArmConfig",
     "BaseConfig",
     "Protocol",
+    "ProtocolPlan",
     "StudyOutcome",
     "StudyOutline",
     "TaskEntry",
     "outline",
+    "plan_study",
     "protocols",
     "run_study",
 ]

@@ -65,13 +65,16 @@ class StudyOutline:
 
 
 @dataclass(frozen=True)
-class _Task:
+class StudyTask:
+    """A task of the protocol with its data."""
+
     name: str
     """Name in the protocol."""
     config: TaskConfig
     data: TaskData | None
     """None where it cannot be read."""
     place: str
+    """Folder of its files."""
 
 
 def run_study(
@@ -93,7 +96,7 @@ def run_study(
             pretraining. ClinscaleError: nothing could be judged; the first reason.
     """
     say = on_event or log.info
-    tasks, failures = _read_tasks(protocol)
+    tasks, failures = read_tasks(protocol)
     seen = _seen_tests(protocol, tasks)
     folder = claim_run_folder(home, "study", protocol.name, _recipe(protocol))  # a typo has claimed no name
     write_json(folder / PROTOCOL_FILE, protocol.plain())
@@ -105,7 +108,7 @@ def run_study(
             failures[f"base {name}"] = str(error)
             say(f"base {name} cannot be made, its models are left out: {error}")
     for task in tasks:
-        cells = _cells(protocol, task, bases, task.name in seen)
+        cells = cells_of(protocol, task, bases, seen=task.name in seen)
         if task.data is None or not cells:
             continue
         search = protocol.sweep(cells, task.config.name)
@@ -137,14 +140,14 @@ def outline(
 
     With a `cluster`, a few steps of each search are trained to say how long it takes, where its bases are there.
     """
-    tasks, failures = _read_tasks(protocol)
+    tasks, failures = read_tasks(protocol)
     seen = _seen_tests(protocol, tasks)
     folder = Path(home).absolute() / "study" / protocol.name
     made = {name: place for name in protocol.bases if (place := _place_of(protocol, name, folder, tracking))}
     forecasts, grid = [], []
     for task in tasks:
         asked = [name for name, arm in protocol.models.items() if _is_asked(task, arm.kinds)]
-        cells = _cells(protocol, task, made, task.name in seen)
+        cells = cells_of(protocol, task, made, seen=task.name in seen)
         grid.append(
             {
                 "task": task.name,
@@ -179,7 +182,8 @@ def _recipe(protocol: Protocol) -> dict[str, Any]:
     return {key: value for key, value in protocol.plain().items() if key not in left_out} | {"tasks": tasks}
 
 
-def _read_tasks(protocol: Protocol) -> tuple[list[_Task], dict[str, str]]:
+def read_tasks(protocol: Protocol) -> tuple[list[StudyTask], dict[str, str]]:
+    """The tasks of a protocol, and the reason by task whose data cannot be read."""
     tasks, failures = [], {}
     for name, entry in protocol.tasks.items():
         config = load_task(name, entry.changes)
@@ -188,11 +192,11 @@ def _read_tasks(protocol: Protocol) -> tuple[list[_Task], dict[str, str]]:
             data = read_task(config, place)
         except DataError as error:
             failures[f"task {name}"] = str(error)
-        tasks.append(_Task(name, config, data, place))
+        tasks.append(StudyTask(name, config, data, place))
     return tasks, failures
 
 
-def _seen_tests(protocol: Protocol, tasks: list[_Task]) -> set[str]:
+def _seen_tests(protocol: Protocol, tasks: list[StudyTask]) -> set[str]:
     """Tasks whose test documents a given ShardSet may hold; ConfigError unless that is allowed."""
     if protocol.shards is None or all(base.pretrain is None for base in protocol.bases.values()):
         return set()
@@ -227,7 +231,7 @@ def _converted(folder: Path, name: str) -> Path:
 def _make(
     protocol: Protocol,
     name: str,
-    tasks: list[_Task],
+    tasks: list[StudyTask],
     folder: Path,
     *,
     tracking: registry.Tracking,
@@ -254,7 +258,7 @@ def _make(
     return str(converted)
 
 
-def _build_corpus(protocol: Protocol, name: str, tasks: list[_Task], folder: Path, say: Event) -> str:
+def _build_corpus(protocol: Protocol, name: str, tasks: list[StudyTask], folder: Path, say: Event) -> str:
     """A ShardSet in the tokens of the base, without the test documents of the tasks; bases of one source share it."""
     source = protocol.bases[name].pretrained
     first = next(
@@ -272,7 +276,7 @@ def _build_corpus(protocol: Protocol, name: str, tasks: list[_Task], folder: Pat
     return corpus.build_shards(protocol.corpus_of(source), str(place), test_texts=texts).uri
 
 
-def _cells(protocol: Protocol, task: _Task, bases: Mapping[str, str], seen: bool) -> list[StudyConfig]:
+def cells_of(protocol: Protocol, task: StudyTask, bases: Mapping[str, str], *, seen: bool) -> list[StudyConfig]:
     """One search for each model that the task is asked of and whose base is there."""
     entry = protocol.tasks[task.name]
     return [
@@ -294,7 +298,7 @@ def _cells(protocol: Protocol, task: _Task, bases: Mapping[str, str], seen: bool
     ]
 
 
-def _is_asked(task: _Task, kinds: tuple[str, ...] | None) -> bool:
+def _is_asked(task: StudyTask, kinds: tuple[str, ...] | None) -> bool:
     return kinds is None or task.config.kind in kinds
 
 

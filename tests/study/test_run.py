@@ -6,9 +6,11 @@ import transformers
 import yaml
 
 from clinscale import corpus, registry
+from clinscale.engine import load_hardware
 from clinscale.errors import ConfigError, DataError
+from clinscale.plan import Site
 from clinscale.registry import Tag
-from clinscale.study import Protocol, outline, run_study
+from clinscale.study import Protocol, outline, plan_study, run_study
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,29 @@ def test_a_test_set_that_pretraining_may_have_seen_is_refused_or_named(values, s
         outline(protocol, tracking=tracking, home=tmp_path)
     allowed = Protocol.parse({**values, "allow_seen_tests": True}, source="test")
     assert outline(allowed, tracking=tracking, home=tmp_path).grid
+
+
+def test_a_plan_counts_bases_that_are_still_to_be_made_by_the_shape_that_they_will_have(
+    values, shards, tracking, tmp_path
+):
+    values["bases"]["long"]["pretrain"] = {"duration": "20steps", "rows_per_step": 2}
+    protocol = Protocol.parse({**values, "shards": str(shards.uri), "seeds": 3}, source="test")
+    h100 = load_hardware().device("h100").model_copy(update={"usd_per_hour": 2.0})
+    site = Site(hardware=load_hardware(), device_name="h100", device=h100)
+    found = plan_study(protocol, tracking=tracking, home=tmp_path, site=site, devices=1)
+    assert set(found.failures) == {"base lost", "task demo_documents"}
+    [search] = found.searches.values()
+    short, long = search.studies
+    assert long.memory.weights > short.memory.weights  # its positions
+    assert long.train == short.train  # in the tokens of what it begins from
+    assert found.pretrainings["long"].days > 0
+    once = plan_study(
+        Protocol.parse({**values, "shards": str(shards.uri), "seeds": 1}, source="test"),
+        tracking=tracking,
+        home=tmp_path,
+        site=site,
+        devices=1,
+    )
+    assert found.device_hours > once.device_hours  # the finalists' other seeds
+    assert found.usd == pytest.approx(2 * found.device_hours)
+    assert not (tmp_path / "study").exists()
