@@ -156,6 +156,10 @@ class SweepRecipe(Config):
     reduction_factor: int = 3
     """One trial in this many goes on at each rung."""
 
+    stop_when_gain_below: float | None = None
+    """Points of the metric (hundredths) per device-hour: a study whose next trial is expected to bring less begins no
+    more of them, and what is left of the budget goes to the other studies. None is no limit."""
+
     objectives: tuple[Objective, ...] = ("score",)
     """Objectives of the search; more than one (`latency`, `cost`) is a search for a Pareto front.
 
@@ -201,7 +205,17 @@ class SweepRecipe(Config):
                 f"recipe.objectives must begin with score and name each objective once, got {list(self.objectives)}; "
                 "correct the list"
             )
+        if self.stop_when_gain_below is not None and self.stop_when_gain_below <= 0:
+            raise ConfigError(
+                f"recipe.stop_when_gain_below must be above 0, got {self.stop_when_gain_below:g}; leave it out to "
+                "spend the whole budget"
+            )
         if len(self.objectives) > 1:
+            if self.stop_when_gain_below is not None:
+                raise ConfigError(
+                    f"recipe.stop_when_gain_below={self.stop_when_gain_below:g} knows the gain of one objective, got "
+                    f"{list(self.objectives)}; leave one of the two out"
+                )
             if self.scheduler != "none":
                 raise ConfigError(
                     "recipe.scheduler must be none with several objectives, as none ranks trials by them, got "

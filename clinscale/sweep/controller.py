@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from clinscale.sweep.config import SweepConfig
-from clinscale.sweep.ledger import Epoch, Ledger, Look, Reason, State, Trial
+from clinscale.sweep.events import Reason, State
+from clinscale.sweep.ledger import Closed, Epoch, Ledger, Look, Trial
 from clinscale.sweep.policy import (
     Budget,
     Confirm,
@@ -14,8 +15,10 @@ from clinscale.sweep.policy import (
     Search,
     Start,
     Wait,
+    gain_per_device_hour,
     goes_on,
     next_move,
+    to_close,
 )
 from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.trial import FAILED, LOOK, MESSAGE, OBJECTIVE, Segment
@@ -66,6 +69,7 @@ class SweepController:
         if len(self._segments) >= self._slots():
             return None
         move = self._move()
+        self._close_studies()
         if isinstance(move, Finish):
             self.finished = move.because
             return None
@@ -167,14 +171,27 @@ class SweepController:
 
     def _move(self) -> Move:
         return next_move(
-            [
-                Search(self._ledger.of_study(index), self._epochs[index], proposer.num_points())
-                for index, proposer in enumerate(self._proposers)
-            ],
+            self._searches(),
             self.budget,
             self._config.recipe.halving,
             confirm_seeds=self._config.recipe.confirm_seeds,
+            least_gain=self._config.recipe.stop_when_gain_below,
         )
+
+    def _searches(self) -> list[Search]:
+        closed = self._ledger.closed
+        return [
+            Search(self._ledger.of_study(index), self._epochs[index], proposer.num_points(), index in closed)
+            for index, proposer in enumerate(self._proposers)
+        ]
+
+    def _close_studies(self) -> None:
+        """Write down which searches have stopped because they no longer pay."""
+        searches, limit = self._searches(), self._config.recipe.stop_when_gain_below
+        for index in to_close(searches, limit):
+            trials = searches[index].trials
+            searched = sum(trial.searched for trial in trials)
+            self._ledger.close_study(index, Closed(searched, gain_per_device_hour(trials), limit or 0.0))
 
     def _end(self, segment_id: str, state: State, reason: Reason | None = None, message: str = "") -> None:
         self._ledger.end(self._segments.pop(segment_id), state, reason, message)

@@ -11,25 +11,33 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from clinscale.errors import CapacityError, ClusterError, ConfigError, DataError
 from clinscale.permissions import make_folder, open_private
+from clinscale.sweep.events import (
+    EVENTS,
+    CloseLine,
+    EndLine,
+    EpochLine,
+    Event,
+    LookLine,
+    Reason,
+    ResumeLine,
+    StartLine,
+    State,
+    TrialEvent,
+)
 from clinscale.units import Duration
 
 LEDGER_FILE = "ledger.jsonl"
 
-State = Literal["running", "paused", "lost", "complete", "pruned", "failed"]
-"""`paused` at a rung, where it may be promoted; `lost` with its process, to be started again; the others are final."""
-
 FINAL: tuple[State, ...] = ("complete", "pruned", "failed")
-
-Reason = Literal["not_a_number", "out_of_memory", "over_time", "error", "lost"]
-"""Reason why a trial failed; the first three are limits of the settings, which the sampler learns from."""
+"""States that no trial leaves."""
 
 
 Rung = Duration | int
@@ -146,6 +154,18 @@ class Trial:
         return next((one.objective for one in self.epochs if one.epoch == rung), None)
 
 
+@dataclass(frozen=True)
+class Closed:
+    """Reason why the search of a study has stopped before the budget was spent."""
+
+    trials: int
+    """Trials of the search at that time."""
+    gain: float
+    """Expected gain of another one, in points of the metric per device-hour."""
+    limit: float
+    """The gain below which the search stops."""
+
+
 class Ledger:
     """The trials of all studies of a sweep; in memory alone where `path` is None.
 
@@ -156,6 +176,7 @@ class Ledger:
 
     def __init__(self, path: Path | None = None) -> None:
         self._trials: dict[tuple[int, int], Trial] = {}
+        self._closed: dict[int, Closed] = {}
         self._file: Any = None
         if path is None:
             return
@@ -192,22 +213,32 @@ class Ledger:
         """One of them."""
         return self._trials[study, number]
 
+    @property
+    def closed(self) -> Mapping[int, Closed]:
+        """The studies whose search has stopped, as it no longer pays."""
+        return self._closed
+
+    def close_study(self, study: int, closed: Closed) -> None:
+        """The search of a study stops for good; one that has stopped is left as it is."""
+        if study not in self._closed:
+            self._append(CloseLine(event="close", study=study, **asdict(closed)))
+
     def start(self, trial: Trial) -> Trial:
         """A new trial runs."""
-        plain = {key: getattr(trial, key) for key in _Start.model_fields if key != "event"}
-        return self._append(_Start(event="start", **plain))
+        plain = {key: getattr(trial, key) for key in StartLine.model_fields if key != "event"}
+        return self._tell(StartLine(event="start", **plain))
 
     def resume(self, trial: Trial) -> Trial:
         """A paused or lost trial runs again."""
-        return self._append(_Resume(event="resume", study=trial.study, number=trial.number))
+        return self._tell(ResumeLine(event="resume", study=trial.study, number=trial.number))
 
     def look(self, trial: Trial, look: Look) -> Trial:
         """A look inside the first epoch; one that is known already is left as it is."""
         known = self._trials[trial.study, trial.number]
         if look.epoch <= known.reached:
             return known
-        return self._append(
-            _Look(
+        return self._tell(
+            LookLine(
                 event="look",
                 study=trial.study,
                 number=trial.number,
@@ -225,8 +256,8 @@ class Ledger:
         known = self._trials[trial.study, trial.number]
         if epoch.epoch <= known.epoch:
             return known
-        return self._append(
-            _Epoch(
+        return self._tell(
+            EpochLine(
                 event="epoch",
                 study=trial.study,
                 number=trial.number,
@@ -239,8 +270,8 @@ class Ledger:
 
     def end(self, trial: Trial, state: State, reason: Reason | None = None, message: str = "") -> Trial:
         """The trial pauses or ends."""
-        return self._append(
-            _End(
+        return self._tell(
+            EndLine(
                 event="end",
                 study=trial.study,
                 number=trial.number,
@@ -250,11 +281,15 @@ class Ledger:
             )
         )
 
-    def _append(self, event: "_Event") -> Trial:
+    def _tell(self, event: TrialEvent) -> Trial:
+        self._append(event)
+        return self._trials[event.study, event.number]
+
+    def _append(self, event: Event) -> None:
         if self._file:
             line = json.dumps(event.model_dump(), separators=(",", ":"), allow_nan=False)
             self._write(line.encode() + b"\n")
-        return self._fold(event)
+        self._fold(event)
 
     def _write(self, line: bytes) -> None:
         """Append a line whole or not at all, so that a disk that was full leaves a ledger that goes on."""
@@ -273,18 +308,21 @@ class Ledger:
                 "command again: it goes on from the last line that is there"
             ) from None
 
-    def _fold(self, event: "_Event") -> Trial:
-        """Apply an event to its trial; KeyError for one of a trial that has not started."""
+    def _fold(self, event: Event) -> None:
+        """Apply an event to its trial or study; KeyError for one of a trial that has not started."""
+        if isinstance(event, CloseLine):
+            self._closed[event.study] = Closed(event.trials, event.gain, event.limit)
+            return
         key = (event.study, event.number)
-        if isinstance(event, _Start):
+        if isinstance(event, StartLine):
             trial = Trial(**event.model_dump(exclude={"event"}))
-        elif isinstance(event, _Resume):
+        elif isinstance(event, ResumeLine):
             trial = replace(self._trials[key], state="running")
-        elif isinstance(event, _Look):
+        elif isinstance(event, LookLine):
             at = Duration.parse(event.at)
             look = Look(at, event.epoch, event.objective, event.seconds, event.metrics, event.message)
             trial = replace(self._trials[key], looks=(*self._trials[key].looks, look))
-        elif isinstance(event, _Epoch):
+        elif isinstance(event, EpochLine):
             epoch = Epoch(event.epoch, event.objective, event.seconds, event.metrics)
             trial = replace(self._trials[key], epochs=(*self._trials[key].epochs, epoch))
         else:
@@ -298,7 +336,6 @@ class Ledger:
                 halvings=before.halvings + (event.state == "lost" and event.reason == "out_of_memory"),
             )
         self._trials[key] = trial
-        return trial
 
     def _replay(self, path: Path) -> None:
         """Fold all whole events; what follows the last line break is cut off, so that the next one starts a line."""
@@ -309,72 +346,25 @@ class Ledger:
             self._file.truncate(whole)
         for number, line in enumerate(raw[:whole].split(b"\n")[:-1], 1):
             try:
-                self._fold_again(_EVENTS.validate_json(line))
+                self._fold_again(EVENTS.validate_json(line))
             except (ValidationError, KeyError, ConfigError):
                 raise DataError(
                     f"{path} line {number} is damaged; restore the file, or start the sweep under another name"
                 ) from None
 
-    def _fold_again(self, event: "_Event") -> None:
+    def _fold_again(self, event: Event) -> None:
         """Fold an event of the file; KeyError for one that cannot follow those before it."""
+        if isinstance(event, CloseLine):
+            if event.study in self._closed or not self.of_study(event.study):
+                raise KeyError
+            self._fold(event)
+            return
         known = self._trials.get((event.study, event.number))
-        if (isinstance(event, _Start) and known) or (
-            isinstance(event, _Look | _Epoch) and known and event.epoch <= known.reached
+        if (isinstance(event, StartLine) and known) or (
+            isinstance(event, LookLine | EpochLine) and known and event.epoch <= known.reached
         ):
             raise KeyError
         self._fold(event)
-
-
-class _Line(BaseModel):
-    """One line of the file; what is read from it is checked to be what was written."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    event: str
-    study: int
-    number: int
-
-
-class _Start(_Line):
-    event: Literal["start"]
-    params: dict[str, JsonValue]
-    origin: str
-    seed: int
-    of: int | None = None
-    system_attrs: dict[str, JsonValue]
-
-
-class _Resume(_Line):
-    event: Literal["resume"]
-
-
-class _Look(_Line):
-    event: Literal["look"]
-    at: str
-    epoch: float
-    objective: float | None
-    seconds: float
-    metrics: dict[str, float]
-    message: str
-
-
-class _Epoch(_Line):
-    event: Literal["epoch"]
-    epoch: int
-    objective: float
-    seconds: float
-    metrics: dict[str, float]
-
-
-class _End(_Line):
-    event: Literal["end"]
-    state: State
-    reason: Reason | None
-    message: str
-
-
-_Event = _Start | _Resume | _Look | _Epoch | _End
-_EVENTS: TypeAdapter[_Event] = TypeAdapter(Annotated[_Event, Field(discriminator="event")])
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:

@@ -22,6 +22,10 @@ _SPACINGS = 4
 """Top scores from which the tail of a study's scores is estimated."""
 _LAST_LOOK = 0.5
 """Share of the first epoch above which a rung is the whole epoch: the split as a whole is worth the rest of it."""
+_EVIDENCE = 8
+"""Trials of a study that have a score, before its search may stop because it no longer pays."""
+_POINTS = 100
+"""Points of a metric from 0 to 1."""
 _MOST_LOOKS = 8
 """Looks of a trial whose rungs are counted in steps; how many of them are inside its epoch depends on its batch."""
 
@@ -97,6 +101,8 @@ class Search:
     """Epochs of a trial that goes to its end."""
     num_points: int | None = None
     """Number of points of the space, if a grid ends the search."""
+    closed: bool = False
+    """Whether its search has stopped for good, as it no longer paid."""
 
     @property
     def all_failed(self) -> bool:
@@ -179,8 +185,24 @@ def goes_on(trial: Trial, peers: Sequence[Trial], halving: Halving, epochs: int)
     return trial.rung not in stops or trial in _promotable(peers, halving, epochs, trial.rung)
 
 
-def next_move(searches: Sequence[Search], budget: Budget, halving: Halving, *, confirm_seeds: int = 1) -> Move:
-    """The next move of a free worker."""
+def next_move(
+    searches: Sequence[Search],
+    budget: Budget,
+    halving: Halving,
+    *,
+    confirm_seeds: int = 1,
+    least_gain: float | None = None,
+) -> Move:
+    """The next move of a free worker.
+
+    Args:
+        searches: of all studies.
+        budget: of all studies.
+        halving: the rule by which trials end early.
+        confirm_seeds: seeds of the finalists.
+        least_gain: points of the metric per device-hour that a new trial must promise; None is no limit. Trials that
+            have earned a rung go on all the same.
+    """
     alive = [search for search in searches if not search.all_failed]
     running = any(trial.state == "running" for search in alive for trial in search.trials)
     lost = [trial for search in alive for trial in search.trials if trial.state == "lost"]
@@ -192,7 +214,7 @@ def next_move(searches: Sequence[Search], budget: Budget, halving: Halving, *, c
     promoted = _next_promotion(alive, halving)
     if promoted and budget.allows(reserve_s + mean_cost_s([promoted])):
         return Resume(promoted)
-    if (index := _next_study(searches, budget, reserve_s)) is not None:
+    if (index := _next_study(searches, budget, reserve_s, least_gain)) is not None:
         return Start(index)
     if running:
         return Wait()
@@ -200,6 +222,8 @@ def next_move(searches: Sequence[Search], budget: Budget, halving: Halving, *, c
         return Resume(leader)
     if again := _next_confirmation(alive, confirm_seeds):
         return again
+    if any(not pays(search, least_gain) for search in searches):
+        return Finish("another trial no longer pays")
     return Finish("all trials have ended")
 
 
@@ -214,24 +238,50 @@ def expected_gain(trials: Sequence[Trial]) -> float:
     if len(scores) < 2:
         return math.inf
     spacings = [k * (scores[k - 1] - scores[k]) for k in range(1, min(_SPACINGS, len(scores)))]
-    return statistics.fmean(spacings) / (len(scores) + 1)
+    judged = sum(
+        t.searched and bool(t.epochs or t.looked) for t in trials
+    )  # halving lets the best have such scores
+    return statistics.fmean(spacings) / (judged + 1)
+
+
+def gain_per_device_hour(trials: Sequence[Trial]) -> float:
+    """Points of the metric, hundredths, that another trial of the study is expected to bring per device-hour.
+
+    Infinite while fewer trials have a score, or fewer scores can be compared, than say anything about its tail.
+    """
+    judged = [trial for trial in trials if trial.searched and (trial.epochs or trial.looked)]
+    if len(judged) < _EVIDENCE or len(_comparable_scores(trials)) < _SPACINGS:
+        return math.inf
+    return _POINTS * expected_gain(trials) / max(mean_cost_s(trials) / 3600, 1e-9)
+
+
+def pays(search: Search, least_gain: float | None) -> bool:
+    """Whether a new trial of the study promises at least so many points per device-hour."""
+    return not search.closed and (least_gain is None or gain_per_device_hour(search.trials) >= least_gain)
+
+
+def to_close(searches: Sequence[Search], least_gain: float | None) -> list[int]:
+    """The studies whose search stops for good: no new trial pays, and none runs that may show otherwise."""
+    return [
+        index
+        for index, search in enumerate(searches)
+        if not search.closed
+        and not pays(search, least_gain)
+        and not any(trial.state in ("running", "lost") for trial in search.trials)
+    ]
 
 
 def _comparable_scores(trials: Sequence[Trial]) -> list[float]:
-    """Best scores by whole epochs; where fewer than two trials have one, those of the furthest look that two share.
+    """Scores of the furthest place that enough trials share to show their tail: whole epochs, or else a look.
 
     Scores of looks are of a part of the development split, and are compared with nothing else.
     """
     searched = [trial for trial in trials if trial.searched]
-    scores = [trial.objective for trial in searched if trial.objective is not None]
-    if len(scores) > 1:
-        return scores
     places = {look.at for trial in searched for look in trial.looked}
-    for at in sorted(places, key=lambda at: -at.value):
-        seen = [value for trial in searched if (value := trial.objective_at(at)) is not None]
-        if len(seen) > 1:
-            return seen
-    return []
+    found = [[trial.objective for trial in searched]]
+    found += [[trial.objective_at(at) for trial in searched] for at in sorted(places, key=lambda at: -at.value)]
+    scores = [[one for one in values if one is not None] for values in found]
+    return next((one for least in (_SPACINGS, 2) for one in scores if len(one) >= least), [])
 
 
 def mean_cost_s(trials: Sequence[Trial]) -> float:
@@ -252,7 +302,9 @@ def _reserve_s(search: Search, confirm_seeds: int) -> float:
     return epoch_s * (left + max(0, again) * search.epochs)
 
 
-def _next_study(searches: Sequence[Search], budget: Budget, reserve_s: float) -> int | None:
+def _next_study(
+    searches: Sequence[Search], budget: Budget, reserve_s: float, least_gain: float | None
+) -> int | None:
     """The study whose next trial promises most per device-second; each gets a few trials first."""
     started = sum(trial.searched for search in searches for trial in search.trials)
     if budget.trials is not None and started >= budget.trials:
@@ -261,6 +313,7 @@ def _next_study(searches: Sequence[Search], budget: Budget, reserve_s: float) ->
         index
         for index, search in enumerate(searches)
         if not search.all_failed
+        and pays(search, least_gain)
         and (search.num_points is None or _searched(search) < search.num_points)
         and budget.allows(reserve_s + mean_cost_s(search.trials))
     ]

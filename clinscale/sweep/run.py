@@ -21,10 +21,9 @@ from clinscale.sweep.controller import SweepController
 from clinscale.sweep.disk import FreedSpace, clean_up, remove_trials
 from clinscale.sweep.forecast import require_one_trial
 from clinscale.sweep.inputs import Study, SweepInputs, read_inputs, study_recipe, sweep_recipe
-from clinscale.sweep.ledger import LEDGER_FILE, Ledger, Trial, best_of
-from clinscale.sweep.looked import look_remarks
-from clinscale.sweep.policy import Halving
+from clinscale.sweep.ledger import LEDGER_FILE, Ledger, best_of
 from clinscale.sweep.record import TrialLogger
+from clinscale.sweep.remarks import search_remarks
 from clinscale.sweep.segments import run_segments
 from clinscale.sweep.trial import run_segment
 from clinscale.sweep.winner import StudyResult, finish_study
@@ -63,7 +62,7 @@ class SearchProgress:
     best: float | None
     device_seconds: float
     remark: str = ""
-    """Sentences on development scores that are flat over all trials so far, and on looks that are not as asked for."""
+    """Sentences on development scores that are flat over all trials so far, and on how the search goes."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +148,7 @@ def sweep(
         if run.name in failures:
             run.end("FAILED")
     notes = tuple(
-        f"{study.name}: {remark}"
-        for study in inputs.studies
-        for remark in look_remarks(ledger.of_study(study.index), config.recipe.halving)
+        f"{study.name}: {remark}" for study in inputs.studies for remark in _remarks(study, config, ledger)
     )
     return SweepResult(config.name, tuple(results), failures, notes, freed)
 
@@ -232,10 +229,7 @@ class _Driver:
         """Report the state to those who watch."""
         if self._on_progress:
             budget = self._controller.budget
-            halving = self._config.recipe.halving
-            studies = tuple(
-                _progress(study, self._ledger.of_study(study.index), halving) for study in self._inputs.studies
-            )
+            studies = tuple(_progress(study, self._config, self._ledger) for study in self._inputs.studies)
             self._on_progress(SweepProgress(studies, budget.trials, budget.device_seconds, doing))
 
     def _clean_up(self) -> None:
@@ -254,7 +248,13 @@ class _Driver:
         )
 
 
-def _progress(study: Study, trials: Sequence[Trial], halving: Halving) -> SearchProgress:
+def _remarks(study: Study, config: SweepConfig, ledger: Ledger) -> list[str]:
+    trials, closed = ledger.of_study(study.index), ledger.closed.get(study.index)
+    return search_remarks(trials, config.recipe.halving, closed, metric_of(study.data.task))
+
+
+def _progress(study: Study, config: SweepConfig, ledger: Ledger) -> SearchProgress:
+    trials = ledger.of_study(study.index)
     best = best_of(trials)
     flat = flat_remark(trials, metric_of(study.data.task), len(study.data.splits["dev"]))
     count = {state: sum(trial.state == state for trial in trials) for state in ("running", "paused", "failed")}
@@ -265,6 +265,6 @@ def _progress(study: Study, trials: Sequence[Trial], halving: Halving) -> Search
         epochs=sum(len(trial.epochs) for trial in trials),
         best=best.objective if best else None,
         device_seconds=sum(trial.seconds for trial in trials),
-        remark="; ".join(filter(None, [flat, *look_remarks(trials, halving)])),
+        remark="; ".join(filter(None, [flat, *_remarks(study, config, ledger)])),
         **count,
     )

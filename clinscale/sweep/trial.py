@@ -11,7 +11,7 @@ from clinscale.errors import ClinscaleError, DivergenceError, OutOfMemoryError
 from clinscale.finetune import FinetuneRecipe, Looks, finetune, finetune_on_workers
 from clinscale.runtime import halved
 from clinscale.sweep.config import SweepRuntime
-from clinscale.sweep.ledger import Reason
+from clinscale.sweep.events import Reason
 from clinscale.sweep.space import MODEL, SearchSpace
 from clinscale.tasks import TaskConfig, TaskData, metric_of, read_task
 

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from clinscale.errors import ClusterError, own_cause
 from clinscale.runtime import ray_logs
 from clinscale.sweep.controller import SweepController
-from clinscale.sweep.ledger import Reason
+from clinscale.sweep.events import Reason
 from clinscale.sweep.segments import Work
 from clinscale.sweep.trial import Segment
 

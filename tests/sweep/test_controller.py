@@ -131,6 +131,26 @@ def test_a_budget_of_time_ends_the_search():
     assert {trial.state for trial in ledger.trials} == {"pruned"}
 
 
+def test_a_search_that_no_longer_pays_is_written_down_and_a_start_after_it_decides_the_same(tmp_path):
+    options = {"budget": {"trials": 20}, "scheduler": "none", "epochs": 1, "stop_when_gain_below": 1.0, "slots": 2}
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    asked, begun = controller(ledger, **options), []
+    while segment := asked.next_segment(str(len(begun))):
+        begun.append(segment)
+        asked.report(str(len(begun) - 1), epoch(1, 0.5, seconds=3600.0))
+        asked.ended(str(len(begun) - 1))
+    assert len(begun) == 8, "equal scores promise nothing, once there are enough of them"
+    assert asked.finished == "another trial no longer pays"
+    assert ledger.closed[0].trials == 8
+    asked.close()
+    ledger.close()
+    again = Ledger(tmp_path / "ledger.jsonl")
+    later = controller(again, **options)
+    assert not later.work_left()
+    assert later.next_segment("z") is None
+    assert again.closed == ledger.closed
+
+
 def test_what_was_not_promoted_is_pruned_at_the_end():
     ledger = Ledger()
     asked = controller(ledger, budget={"trials": 2}, grace_epochs=1, reduction_factor=2)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from clinscale.errors import ClusterError, DataError
-from clinscale.sweep.ledger import Epoch, Ledger, Look, Trial, best_of, leader_of
+from clinscale.sweep.ledger import Closed, Epoch, Ledger, Look, Trial, best_of, leader_of
 from clinscale.units import Duration
 
 
@@ -66,6 +66,17 @@ def test_looks_come_before_epochs_and_are_no_scores_of_the_split(tmp_path):
     assert ledger.look(trial, look(0.5, 0.7)) == trial, "nothing comes before what is known"
     ledger.close()
     assert Ledger(tmp_path / "ledger.jsonl").trials == [trial]
+
+
+def test_a_study_is_closed_once(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.start(new(0))
+    ledger.close_study(0, Closed(1, 0.5, 1.0))
+    ledger.close_study(0, Closed(9, 0.1, 1.0))
+    ledger.close()
+    again = Ledger(tmp_path / "ledger.jsonl")
+    assert again.closed == ledger.closed == {0: Closed(1, 0.5, 1.0)}
+    assert len(again.trials) == 1
 
 
 def test_a_torn_last_line_is_dropped_and_the_next_one_is_whole(tmp_path):
@@ -130,6 +141,8 @@ def test_the_best_is_a_searched_trial_that_did_not_fail():
         '{"event":"end","study":0,"number":0,"state":"gone","reason":null,"message":""}',
         '{"event":"end","study":0,"number":0}',
         '{"event":"stop","study":0,"number":0}',
+        '{"event":"close","study":7,"trials":1,"gain":0.5,"limit":1.0}',
+        '{"event":"close","study":0,"trials":1,"gain":Infinity,"limit":1.0}',
         '{"event":"look","study":0,"number":0,"at":"0.1epochs","epoch":1.0,"objective":null,"seconds":1,"metrics":{},'
         '"message":""}',
         '{"event":"look","study":0,"number":0,"at":"soon","epoch":1.5,"objective":null,"seconds":1,"metrics":{},'

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from clinscale.sweep.ledger import Epoch, Look, Trial
-from clinscale.sweep.looked import look_remarks
+from clinscale.sweep.ledger import Closed, Epoch, Look, Trial
 from clinscale.sweep.policy import (
     Budget,
     Confirm,
@@ -18,9 +17,12 @@ from clinscale.sweep.policy import (
     Wait,
     expected_gain,
     finalists,
+    gain_per_device_hour,
     goes_on,
     next_move,
+    to_close,
 )
+from clinscale.sweep.remarks import look_remarks, search_remarks
 from clinscale.units import Duration
 
 ASHA = Halving("asha", 1, 3)
@@ -129,7 +131,8 @@ def test_expected_gain_never_mixes_looks_with_the_whole_split():
     )
     assert expected_gain([looking(0, 0.9), looking(1, 0.1, 0.1)]) < math.inf
     whole = [looking(n, 0.9, 0.9, 0.1 * n) for n in range(4)]
-    assert expected_gain([*whole, looking(5, 1.0)]) == expected_gain([trial(n, 0.1 * n) for n in range(4)])
+    alone = expected_gain([trial(n, 0.1 * n) for n in range(4)])
+    assert expected_gain([*whole, looking(5, 1.0)]) == pytest.approx(alone * 5 / 6), "of five trials, four went on"
 
 
 @pytest.mark.parametrize(
@@ -239,6 +242,55 @@ def test_the_budget_moves_to_where_the_gain_is():
     assert move(*ended[:4], studies=2, halving=none) == Start(1), "each study gets a few trials first"
 
 
+def rising(count, study=0, spread=1.0, seconds=3600.0, state="complete"):
+    """Ended trials of an hour each, whose best scores are a hundredth apart."""
+    return [trial(n, 0.5 + spread * n / 100, state=state, study=study, seconds=seconds) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("trials", "points"),
+    [
+        (rising(7), math.inf),  # too few to say
+        (rising(9), 2 / 10),  # spacings of 1, 2 and 3 times a hundredth; one in ten is the best
+        (rising(9, seconds=1800.0), 4 / 10),
+        (rising(9, spread=0.0), 0.0),
+        ([looking(n, 0.5 + n / 100) for n in range(9)], 0.2 * 360),  # ten seconds each
+        (
+            [looking(n, 0.5) for n in range(9)] + [looking(9, 0.9, 0.9, 0.9)] * 3,
+            100 * 0.4 / 13 * 240,
+        ),  # by the look that more share
+        ([replace(one, state="failed", epochs=()) for one in rising(9)], math.inf),
+    ],
+)
+def test_gain_is_counted_in_points_per_device_hour(trials, points):
+    assert gain_per_device_hour(trials) == pytest.approx(points)
+
+
+def test_a_study_that_no_longer_pays_leaves_its_budget_to_the_others():
+    flat, other = rising(9, spread=0.01), rising(9, study=1)
+    assert move(*flat, *other, studies=2, halving=Halving("none")) == Start(1)
+    dear = [replace(one, epochs=(Epoch(1, one.objective, 1e6),)) for one in other]
+    assert move(*flat, *dear, studies=2, halving=Halving("none")) == Start(0)
+    assert move(*flat, *dear, studies=2, halving=Halving("none"), least_gain=0.0001) == Start(0)
+    both = move(*flat, *dear, studies=2, halving=Halving("none"), least_gain=0.1)
+    assert both == Finish("another trial no longer pays")
+    assert move(*flat, *other, studies=2, halving=Halving("none"), least_gain=0.1) == Start(1)
+    running = trial(9, study=0, state="running")
+    searches = [Search([*flat, running], EPOCHS), Search(other, EPOCHS)]
+    assert to_close(searches, 0.1) == [], "who runs may show otherwise"
+    assert to_close([Search(flat, EPOCHS), Search(other, EPOCHS)], 0.1) == [0]
+    assert to_close([Search(flat, EPOCHS)], None) == []
+    closed = [Search(rising(9), EPOCHS, closed=True)]
+    assert to_close(closed, 0.1) == []
+    assert isinstance(next_move(closed, Budget(trials=99), Halving("none"), least_gain=0.1), Finish), "for good"
+
+
+def test_a_search_that_no_longer_pays_still_trains_its_leader_to_the_end():
+    trials = rising(8, spread=0.0, state="pruned")
+    leader = trial(8, 0.5, state="paused")
+    assert move(*trials, replace(leader, epochs=(Epoch(1, 0.5001, 3600.0),)), least_gain=5.0).trial.number == 8
+
+
 def test_expected_gain_falls_with_trials_and_knows_the_spread():
     few, many = [trial(n, 0.5 + n / 100) for n in range(4)], [trial(n, 0.5 + n / 100) for n in range(40)]
     assert expected_gain(few) > expected_gain(many) > 0
@@ -285,3 +337,12 @@ def test_hyperbands_brackets_start_at_different_rungs():
 
 def test_without_a_scheduler_all_go_to_their_end():
     assert goes_on(trial(0, 0.0, state="running"), [trial(1, 0.9)], Halving("none"), EPOCHS)
+
+
+def test_a_search_that_stopped_early_says_so():
+    [said] = search_remarks(rising(9), ASHA, Closed(9, 0.2, 0.5), "f1")
+    assert said == (
+        "the search stopped after 9 trials, as another one is expected to bring 0.2 points of f1 per device-hour, "
+        "below recipe.stop_when_gain_below=0.5"
+    )
+    assert search_remarks(rising(9), ASHA, None, "f1") == []

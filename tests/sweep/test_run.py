@@ -93,6 +93,11 @@ def test_what_is_missing_is_said_before_a_trial_starts(demo_data, base_models, t
         ({"objectives": ["score", "cost"]}, "recipe.scheduler=none"),
         ({"reduction_factor": 1}, "reduction_factor >= 2"),
         ({"sampler": "tpee"}, "did you mean tpe"),
+        ({"stop_when_gain_below": 0}, "stop_when_gain_below must be above 0, got 0"),
+        (
+            {"stop_when_gain_below": 1, "objectives": ["score", "cost"], "scheduler": "none"},
+            "knows the gain of one objective",
+        ),
         ({"grace": 0}, "a positive number and one of steps"),
         ({"grace": "-1epochs"}, "a positive number"),
         ({"grace": "0.5steps"}, "a share of an epoch or at least one step, got 0.5steps"),

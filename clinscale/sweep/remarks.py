@@ -1,13 +1,31 @@
-"""Remarks on the looks of a study, as pure functions of its ledger."""
+"""Remarks on how the search of a study went, as pure functions of its ledger."""
 
 from collections.abc import Sequence
 
-from clinscale.sweep.ledger import Trial
+from clinscale.sweep.ledger import Closed, Trial
 from clinscale.sweep.policy import Halving
 
 _COST = 0.05
 _OFF = 1.5
 """Factor by which a look in whole steps may miss the place that was asked for."""
+
+
+def search_remarks(trials: Sequence[Trial], halving: Halving, closed: Closed | None, metric: str) -> list[str]:
+    """Sentences on why a search stopped before its budget was spent, and on its looks; usually none.
+
+    Args:
+        trials: of one study.
+        halving: the rule by which its trials end early.
+        closed: why its search has stopped, if it has.
+        metric: of its task.
+    """
+    found = look_remarks(trials, halving)
+    if closed:
+        found.append(
+            f"the search stopped after {closed.trials} trials, as another one is expected to bring {closed.gain:.2g} "
+            f"points of {metric} per device-hour, below recipe.stop_when_gain_below={closed.limit:g}"
+        )
+    return found
 
 
 def look_remarks(trials: Sequence[Trial], halving: Halving) -> list[str]:
