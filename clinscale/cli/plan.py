@@ -13,7 +13,7 @@ from clinscale.cli.tune import DataFolders, MaxTokens, Models, SpaceFile, SweepN
 from clinscale.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from clinscale.plan import Estimate, PretrainPlan, Site, TunePlan
+    from clinscale.plan import Estimate, PretrainPlan, Simulation, Site, TunePlan
     from clinscale.study import ProtocolPlan
     from clinscale.sweep import SweepRuntime, Work
 
@@ -68,6 +68,12 @@ def pretrain(
     preemptions_per_device_day: Preemptions = 1.0,
     corpus_tokens: CorpusTokens = None,
     workers: Workers = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Also run it by chance on spot devices: days with their spread.")
+    ] = False,
+    replacement_minutes: Annotated[
+        float, typer.Option(min=0.01, help="With --simulate: mean wait for a lost device's successor; assumed.")
+    ] = 10.0,
     json: Json = False,
 ) -> None:
     """Plan a pretraining run from the very config and overrides that `clinscale pretrain` takes.
@@ -77,7 +83,7 @@ def pretrain(
 
     Example: `clinscale plan pretrain clinical-longformer --gpu h100 --usd-per-hour 2.5 recipe.attention_dropout=0`
     """
-    from clinscale.plan import SIZES, Run, plan_pretrain
+    from clinscale.plan import SIZES, Run, plan_pretrain, simulate_pretrain
 
     settings = settings_of(config, overrides, base={"name": "plan", "recipe": {"shards": ""}})
     site = _site(
@@ -91,8 +97,14 @@ def pretrain(
         ports_per_node=ports_per_node,
         preemptions_per_device_day=preemptions_per_device_day,
     )
-    found = plan_pretrain(Run.of(settings, corpus_tokens=corpus_tokens), site, sizes=workers or SIZES)
-    emit(found.plain(), as_json=json, people=_people(found))
+    run = Run.of(settings, corpus_tokens=corpus_tokens)
+    found = plan_pretrain(run, site, sizes=workers or SIZES)
+    simulated = simulate_pretrain(run, site, replace_s=60 * replacement_minutes) if simulate else None
+    emit(
+        found.plain() | ({"simulation": simulated.plain()} if simulated else {}),
+        as_json=json,
+        people=[*_people(found), *(_simulation_people(simulated) if simulated else [])],
+    )
 
 
 @app.command()
@@ -327,6 +339,34 @@ def _people(found: "PretrainPlan") -> list[Any]:
             people.append(f"{title}: {_overrides(one)}; {_whole(one)}")
     people += [f"fits: {_overrides(one)}; {_whole(one)}" for one in found.nearest]
     return people + [f"note: {note}" for note in run.notes]
+
+
+def _simulation_people(found: "Simulation") -> list[Any]:
+    rows = [
+        {
+            "checkpoint every": f"{one.every_steps:,} steps ({which})",
+            "mean days": "some never end" if one.mean_days is None else f"{one.mean_days:.3g}",
+            "5 % to 95 %": " to ".join(
+                "?" if days is None else f"{days:.3g}" for days in (one.low_days, one.high_days)
+            ),
+            "devices lost": f"{one.losses:,.1f}",
+            "starts": f"{one.starts:,.1f}",
+            "steps repeated": f"{one.repeated_share:.1%}",
+            "device-hours held": f"{one.device_hours:,.4g}",
+            "simulated runs": one.runs,
+        }
+        for which, one in (("configured", found.configured), ("best of those tried", found.best))
+    ]
+    fleet = found.fleet
+    people: list[Any] = [
+        table(
+            f"Simulated on {fleet.least} to {fleet.most} workers, each lost {86400 * fleet.losses_per_device_s:g} "
+            f"times a day, replaced in {format_seconds(fleet.replace_s)} on average",
+            rows,
+        ),
+        f"Young and Daly: a checkpoint every {found.young_daly_steps:,} steps",
+    ]
+    return people + ([] if found.usd_spot is None else [f"simulated: {found.usd_spot:,.0f} USD on spot"])
 
 
 def _verdict(found: "PretrainPlan") -> str:

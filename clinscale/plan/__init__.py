@@ -10,6 +10,7 @@ from clinscale.plan.facts import ModelFacts
 from clinscale.plan.launch import check_launch, gpu_bytes_here, site_here
 from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
 from clinscale.plan.pretrain import PAYS, SIZES, Estimate, PretrainPlan, Run, Shape, Site, plan_pretrain
+from clinscale.plan.simulation import Simulation, Spread, simulate_pretrain
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
 from clinscale.plan.sweep import StudyPlan, TunePlan, plan_tune, planned_costs
 
@@ -25,7 +26,9 @@ __all__ = [
     "Rates",
     "Run",
     "Shape",
+    "Simulation",
     "Site",
+    "Spread",
     "StepSetup",
     "StepTime",
     "StudyPlan",
@@ -40,6 +43,7 @@ __all__ = [
     "planned_costs",
     "rank_memory",
     "rates_of",
+    "simulate_pretrain",
     "site_here",
     "step_time",
 ]

@@ -24,6 +24,17 @@ def test_a_plan_is_readable_without_prices_and_with_them(here):
     assert "do not pay" in shown
 
 
+def test_a_simulation_says_days_with_their_spread_and_the_best_interval(here):
+    words = ["plan", "pretrain", "clinical-longformer", "--gpu", "a100-80gb", "--workers", "4", "--simulate"]
+    words += ["runtime.num_workers=[1,4]", "--preemptions-per-device-day", "2", "--usd-per-spot-hour", "1"]
+    found = json.loads(here(*words, "--json").stdout)["simulation"]
+    assert found["fleet"]["least"] == 1
+    assert found["best"]["mean_days"] <= found["configured"]["mean_days"]
+    assert found["configured"]["low_days"] < found["configured"]["high_days"]
+    assert found["usd_spot"] == pytest.approx(found["configured"]["device_hours"])
+    assert "Young and Daly: a checkpoint every" in here(*words).stdout
+
+
 def test_a_cpu_run_is_planned_without_naming_hardware(here):
     ran = here("plan", "pretrain", "name=x", "recipe.shards=nowhere", "recipe.model.size=tiny", "--json")
     assert json.loads(ran.stdout)["device"]["name"] == "cpu"
@@ -51,7 +62,7 @@ def test_what_cannot_fit_is_refused_before_ray_starts(here, tmp_path, verb):
     assert not list(tmp_path.glob("home/pretrain"))
 
 
-def test_a_sweep_is_planned_by_the_words_of_tune(here, demo_data, base_models, tmp_path):
+def test_a_sweep_is_planned_by_the_words_of_tune(here, demo_data, base_models, tracking, tmp_path):
     words = ["--task", "demo_pairs", "--data", demo_data, "--model", base_models["longformer"]]
     words += ["runtime.gpus_per_trial=1", "recipe.budget.trials=4", "--home", tmp_path]
     found = json.loads(here("plan", "tune", *words, "--gpu", "h100", "--usd-per-hour", "3", "--json").stdout)
