@@ -55,7 +55,7 @@ def filesystem(uri: str | Path) -> tuple[Any, str]:
     `expand_path` and `get` of a single path take `[`, `*` and `?` for a pattern, which names a neighbour's files.
     """
     if not is_remote(uri):
-        place = Path(str(uri).removeprefix("file://")).expanduser()
+        place = os.path.expanduser(str(uri).removeprefix("file://"))  # noqa: PTH111  `~$a.xlsx` is nobody's home
         return fsspec.filesystem("file"), os.path.abspath(place)  # noqa: PTH100  `url_to_fs` cuts paths at `::`
     try:
         fs, path = fsspec.core.url_to_fs(str(uri))
@@ -145,8 +145,7 @@ class _Unpacking(io.RawIOBase):
     """Content of a compressed file, up to so much that the file must be made to fill memory or disk."""
 
     def __init__(self, stream: IO[bytes], packed_bytes: int | None, uri: str) -> None:
-        self._stream, self._uri = stream, uri
-        self._most_bytes = max(_UNPACKED_FREELY_BYTES, _MAX_UNPACKING * (packed_bytes or 2**30))
+        self._stream, self._uri, self._packed_bytes = stream, uri, packed_bytes or 2**30
 
     def readable(self) -> bool:
         return True
@@ -159,13 +158,18 @@ class _Unpacking(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         block = self._stream.read(len(buffer))
-        if self._stream.tell() > self._most_bytes:
-            raise DataError(
-                f"{self._uri} must unpack to at most {_MAX_UNPACKING} times its size, and goes on beyond; "
-                "it is damaged or no text: unpack it yourself and look at it"
-            )
+        refuse_bomb(self._uri, self._packed_bytes, self._stream.tell())
         buffer[: len(block)] = block
         return len(block)
+
+
+def refuse_bomb(uri: str | Path, packed_bytes: int, unpacked_bytes: int) -> None:
+    """DataError where a file unpacks to so many times its size that it must be made to fill memory, disk or time."""
+    if unpacked_bytes > max(_UNPACKED_FREELY_BYTES, _MAX_UNPACKING * packed_bytes):
+        raise DataError(
+            f"{uri} must unpack to at most {_MAX_UNPACKING} times its size, and goes on beyond; "
+            "it is damaged or no text: unpack it yourself and look at it"
+        )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -59,7 +60,7 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
-    folder = Path(name_or_folder).expanduser()
+    folder = Path(os.path.expanduser(name_or_folder))  # noqa: PTH111  pathlib raises for a home that nobody has
     if folder.exists():
         if folder.is_dir():
             refuse_lfs_pointers(folder)

@@ -573,14 +573,46 @@ def test_cells_that_are_not_what_they_seem_are_bad_rows(tmp_path):
         assert place.endswith(f"row {number}")
 
 
-def test_a_workbook_is_read_beyond_the_size_that_it_states(tmp_path):
-    """As some exporters write `A1:A1`, whatever follows."""
+def changed_workbook(tmp_path, old, new):
+    """One sheet of two rows, with another XML."""
     content = workbook(tmp_path, {"a": [["id", "text"], [1, "a"], [2, "b", "c"]]})
     with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(tmp_path / "m.xlsx", "w") as made:
         for name in archive.namelist():
-            made.writestr(name, archive.read(name).replace(b'<dimension ref="A1:C3"', b'<dimension ref="A1:A1"'))
-    rows = [record.fields for record in read_records(str(tmp_path / "m.xlsx"), ["text"])]
+            made.writestr(name, archive.read(name).replace(old, new), zipfile.ZIP_DEFLATED)
+    return str(tmp_path / "m.xlsx")
+
+
+def test_a_workbook_is_read_beyond_the_size_that_it_states(tmp_path):
+    """As some exporters write `A1:A1`, whatever follows."""
+    uri = changed_workbook(tmp_path, b'<dimension ref="A1:C3"', b'<dimension ref="A1:A1"')
+    rows = [record.fields for record in read_records(uri, ["text"])]
     assert rows == [{"id": 1, "text": "a"}, {"id": 2, "text": "b"}]
+
+
+def test_a_row_beyond_the_rows_of_excel_is_refused_and_not_counted_up_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("clinscale.records.workbook._MOST_ROWS", 100)
+    for number in (b"101", b"99999999999"):
+        uri = changed_workbook(tmp_path, b'<row r="3"', b'<row r="%s"' % number)
+        with pytest.raises(DataError, match="at most 100 rows in a sheet"):
+            list(read_records(uri, ["text"]))
+
+
+@pytest.mark.parametrize("kind", ["page", "repeats", "sheet", "arrow"])
+def test_a_few_bytes_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("clinscale.storage._UNPACKED_FREELY_BYTES", 2**16)
+    uri = str(tmp_path / f"n.{kind}.parquet")
+    long = pyarrow.table({"text": ["x" * 2**21]})
+    if kind == "page":
+        pyarrow.parquet.write_table(long, uri, compression="zstd", use_dictionary=False)
+    elif kind == "repeats":  # a column's size in the file is that of its one value and a count
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 50] * 2**16}), uri)
+    elif kind == "arrow":
+        uri = str(tmp_path / "n.feather")
+        pyarrow.feather.write_feather(long, uri, compression="zstd")
+    else:
+        uri = changed_workbook(tmp_path, b"<sheetData>", b" " * 2**21 + b"<sheetData>")
+    with pytest.raises(DataError, match="must unpack to at most 100 times its size"):
+        list(read_records(uri, ["text"]))
 
 
 def test_of_several_sheets_one_must_be_named(tmp_path):

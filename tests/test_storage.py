@@ -277,3 +277,11 @@ def test_half_a_character_in_json_is_refused_and_a_whole_one_of_two_is_read(tmp_
     with pytest.raises(DataError, match="half of a character"):
         storage.read_json(tmp_path / "half.json")
     assert storage.read_json(tmp_path / "whole.json") == {"text": "\U0001f600"}
+
+
+def test_a_name_that_begins_like_the_home_of_nobody_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~$notes.csv").write_text("id,text\n")
+    assert storage.exists("~$notes.csv")
+    assert storage.read_bytes("~$notes.csv") == b"id,text\n"
+    assert not storage.exists("~nobody-of-that-name/notes.csv")

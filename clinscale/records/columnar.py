@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clinscale.errors import DataError
 from clinscale.records.record import OnBadRow, Record, absent, no_column, refuse_repeated
 from clinscale.records.table import TableFormat
-from clinscale.storage import open_binary
+from clinscale.storage import open_binary, refuse_bomb
 
 _ROWS_AT_ONCE = 256
 _PARQUET = "a readable Parquet file; is it truncated or damaged? copy or save it again"
@@ -26,9 +27,12 @@ def read_parquet(uri: str, columns: Sequence[str], table: TableFormat, on_bad_ro
 
     with open_binary(uri) as stream:
         with _faults(uri, _PARQUET):
+            size_bytes = stream.seek(0, os.SEEK_END)
             file = pyarrow.parquet.ParquetFile(stream)
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            refuse_bomb(uri, size_bytes, sum(group.total_byte_size for group in groups))
             schema, batches = file.schema_arrow, file.iter_batches(batch_size=_ROWS_AT_ONCE)
-        yield from _rows(uri, columns, schema, batches, _PARQUET)
+        yield from _rows(uri, columns, schema, batches, size_bytes, _PARQUET)
 
 
 def read_arrow(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:
@@ -36,6 +40,8 @@ def read_arrow(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row:
     import pyarrow
 
     with open_binary(uri) as stream:
+        size_bytes = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
         head = stream.read(len(_ARROW_FILE))
         stream.seek(0)
         if head.startswith(_FEATHER_1):
@@ -47,10 +53,12 @@ def read_arrow(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row:
             else:
                 batches = pyarrow.ipc.open_stream(stream)
                 schema = batches.schema
-        yield from _rows(uri, columns, schema, batches, _ARROW)
+        yield from _rows(uri, columns, schema, batches, size_bytes, _ARROW)
 
 
-def _rows(uri: str, columns: Sequence[str], schema: Any, batches: Iterable[Any], what: str) -> Iterator[Record]:
+def _rows(
+    uri: str, columns: Sequence[str], schema: Any, batches: Iterable[Any], size_bytes: int, what: str
+) -> Iterator[Record]:
     with _faults(uri, what):
         names = list(schema.names)
     if missing := absent(columns, names, nested=True):
@@ -58,7 +66,7 @@ def _rows(uri: str, columns: Sequence[str], schema: Any, batches: Iterable[Any],
     refuse_repeated(uri, columns, names)
     features = _label_features(schema.metadata or {})
     number = 0
-    for rows in _checked(uri, batches, what):
+    for rows in _checked(uri, batches, size_bytes, what):
         for row in rows:
             number += 1
             for column, feature in features.items():
@@ -66,15 +74,20 @@ def _rows(uri: str, columns: Sequence[str], schema: Any, batches: Iterable[Any],
             yield Record(uri, number, row)
 
 
-def _checked(uri: str, batches: Iterable[Any], what: str) -> Iterator[list[dict[str, Any]]]:
-    """The batches as rows. Offsets in a damaged batch point outside of it, and Arrow follows them unasked."""
-    waiting = iter(batches)
+def _checked(uri: str, batches: Iterable[Any], size_bytes: int, what: str) -> Iterator[list[dict[str, Any]]]:
+    """The batches as rows. Offsets in a damaged batch point outside of it, and Arrow follows them unasked.
+
+    A few bytes can say that a value repeats a billion times, so what comes out of a file is counted, too.
+    """
+    waiting, unpacked_bytes = iter(batches), 0
     while True:
         with _faults(uri, what):
             batch = next(waiting, None)
             if batch is None:
                 return
             batch.validate(full=True)
+            unpacked_bytes += batch.nbytes
+            refuse_bomb(uri, size_bytes, unpacked_bytes)
             rows = [row for part in _parts(batch) for row in part.to_pylist()]
         yield rows
 

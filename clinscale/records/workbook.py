@@ -1,5 +1,6 @@
 """Excel workbooks: the rows of one sheet, with values of Excel's types."""
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -8,10 +9,10 @@ from typing import Any
 from clinscale.errors import DataError
 from clinscale.records.record import OnBadRow, Record, absent, no_column, refuse_repeated
 from clinscale.records.table import TableFormat
-from clinscale.storage import MAX_WHOLE_BYTES, open_binary
+from clinscale.storage import MAX_WHOLE_BYTES, open_binary, refuse_bomb
 
-_MAX_BYTES = MAX_WHOLE_BYTES // 4
-"""Most bytes of the XML in the archive, whose texts are read at once and take several times as much."""
+_MOST_ROWS = 2**20
+"""Rows that Excel has in a sheet; up to the number that a row states, the reader makes up those that are not there."""
 
 _LONGEST_CELL = 32_767
 """Characters that Excel keeps of a cell; what is longer it cuts without a word."""
@@ -50,17 +51,17 @@ def _cells(uri: str, sheet: str | None) -> Iterator[list[tuple[Any, Any]]]:
     with open_binary(uri) as stream:
         try:
             with zipfile.ZipFile(stream) as archive:
-                if sum(part.file_size for part in archive.infolist()) > MAX_WHOLE_BYTES:
-                    raise DataError(
-                        f"{uri} must unpack to at most {MAX_WHOLE_BYTES / 2**30:g} GiB; save it as CSV"
-                    )
+                unpacked_bytes = sum(part.file_size for part in archive.infolist())
+            if unpacked_bytes > MAX_WHOLE_BYTES:
+                raise DataError(f"{uri} must unpack to at most {MAX_WHOLE_BYTES / 2**30:g} GiB; save it as CSV")
+            refuse_bomb(uri, stream.seek(0, os.SEEK_END), unpacked_bytes)
             values, formulas = (
                 openpyxl.load_workbook(stream, read_only=True, data_only=stored) for stored in (True, False)
             )
             for page in (*values.worksheets, *formulas.worksheets):
                 page.reset_dimensions()  # some programs write wrong ones, by which rows would be left out
             name = _sheet_of(uri, values, sheet)
-            for row in zip(values[name].iter_rows(), formulas[name].iter_rows(), strict=True):
+            for row in zip(_rows(uri, values[name]), _rows(uri, formulas[name]), strict=True):
                 cells = list(zip(*row, strict=True))
                 if any(formula.value is not None for _, formula in cells):
                     yield cells
@@ -71,6 +72,16 @@ def _cells(uri: str, sheet: str | None) -> Iterator[list[tuple[Any, Any]]]:
             ) from None
 
 
+def _rows(uri: str, page: Any) -> Iterator[tuple[Any, ...]]:
+    for number, row in enumerate(page.iter_rows()):
+        if number == _MOST_ROWS:
+            raise DataError(
+                f"{uri} must have at most {_MOST_ROWS:,} rows in a sheet, as Excel has, and has a row beyond; "
+                "is it damaged? save it again, or as CSV"
+            )
+        yield row
+
+
 def _sheet_of(uri: str, workbook: Any, sheet: str | None) -> str:
     if sheet is not None:
         if sheet not in workbook.sheetnames:
@@ -79,7 +90,7 @@ def _sheet_of(uri: str, workbook: Any, sheet: str | None) -> str:
     filled = [
         page.title
         for page in workbook.worksheets
-        if any(value is not None for row in page.iter_rows(values_only=True) for value in row)
+        if any(cell.value is not None for row in _rows(uri, page) for cell in row)
     ]
     if len(filled) > 1:
         raise DataError(f"{uri} holds rows in {len(filled)} sheets; set sheet: to the name of the one to read")

@@ -149,7 +149,7 @@ def _read_bio(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
 
 def _read_squad(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
     for number, (id, context, question, _) in enumerate(squad.questions(file, task.encoding), 1):
-        yield _document(id, number, context, question)
+        yield _document(id or f"{name}:{number}", number, context, question)
 
 
 def _read_records(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:

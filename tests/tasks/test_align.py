@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinscale.tasks.readers.align import Mark, locate
+from clinscale.tasks.readers.align import Mark, _Sought, locate
 
 LINES = [f"Visit {n}: took {n} mg of aspirin 😀 for pain." for n in range(60)]
 
@@ -84,6 +84,14 @@ def test_white_space_is_compared_as_blanks_and_not_part_of_a_mark():
     assert found(text, [Mark("X", 0, 17, "left and right", "")]) == [(0, 17)]
     assert [tuple(span) for span in locate(text, [Mark("X", 0, 5, "left ", "")])] == [(0, 4, False)]
     assert [tuple(span) for span in locate(text, [Mark("X", 0, 4, "le", "")])] == [(0, 2, False)]
+
+
+def test_of_a_surface_that_is_everywhere_the_places_near_the_mark_are_looked_at():
+    text = "x a " * 20_000
+    marks = [Mark("X", start + 1, start + 2, "a", "") for start in range(0, 40_000, 400)]
+    assert len(_Sought(text, marks[50]).drifts) == 1000
+    assert found(text, marks) == [(mark.start + 1, mark.start + 2) for mark in marks]
+    assert found("a" * 20_000, [Mark("X", 5, 6, "b", "")] * 3) == [None] * 3
 
 
 def test_marks_without_a_surface_go_with_those_that_have_one():

@@ -456,6 +456,13 @@ class TestI2b2Xml:
             read(read_i2b2_xml, "tokens", {"a.xml": self.document("Dr. Invento", *tags)}, format="i2b2_xml")
         assert "Jane" not in str(error.value)
 
+    def test_an_offset_is_digits_alone(self, read):
+        tags = self.tag(4, 11, "Invento"), self.tag("1_2", "1_9", "Invento")
+        with pytest.raises(DataError, match=r"a\.xml tag P0: tag without TYPE, start and end"):
+            read(
+                read_i2b2_xml, "tokens", {"a.xml": self.document("Dr. Invento Invento", *tags)}, format="i2b2_xml"
+            )
+
     def test_tags_that_say_too_little_and_empty_texts_are_rejected(self, read):
         files = {
             "a.xml": self.document("Dr. Invento", self.tag("x", 12, "Invento"), self.tag(4, 11, "Invento")),
@@ -581,6 +588,20 @@ class TestSquad:
     def test_other_layouts_are_refused(self, read, layout):
         with pytest.raises(DataError, match="is not SQuAD JSON"):
             read(read_squad, "spans", {"q.json": json.dumps(layout)})
+
+    @pytest.mark.parametrize("context", [["a", "list"], 7])
+    def test_a_context_that_is_no_text_is_refused_and_not_spelled_out(self, read, context):
+        with pytest.raises(DataError, match="is not SQuAD JSON"):
+            self.ask(read, self.question("a", 1), context=context)
+
+    def test_what_is_null_is_missing_and_not_the_word_none(self, read):
+        good, null = self.question("25 mg", 19), self.question("None", 0)
+        for found in (
+            self.ask(read, null, context=None, on_error="skip"),
+            self.ask(read, {**good, "question": None}, on_error="skip"),
+            self.ask(read, {**good, "id": None}, on_error="skip"),
+        ):
+            assert (found[0], sum(found[1].rejected.values())) == ([], 1)
 
     def test_an_offset_that_is_no_number_is_refused(self, read):
         with pytest.raises(DataError, match="question 17: answer without text"):

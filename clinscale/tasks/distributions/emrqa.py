@@ -26,8 +26,8 @@ from clinscale.storage import open_binary
 from clinscale.tasks.distributions.distribution import Distribution, Splits
 from clinscale.tasks.example import Answer, Example
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.kinds.words import whole_words
-from clinscale.tasks.readers.squad import NO_ANSWER, answers_of
+from clinscale.tasks.kinds.words import are_whole_words
+from clinscale.tasks.readers.squad import NO_ANSWER, answers_of, place_of
 from clinscale.tasks.task import SPLITS
 
 _NUM_NOTES = {"medication": 261, "relations": 425, "risk-dataset": 119}
@@ -196,17 +196,19 @@ def _prepared_notes(file: str, split: str, findings: Findings) -> Iterator[_Note
         findings.find("documents")
         questions = []
         try:
+            context = _text(note["context"])
             for asked in note["qas"]:
                 findings.find("questions")
-                place = f"{file} question {asked['id']}"
-                id = _distinct(asked["id"], seen)
-                if id != asked["id"]:
+                stated, question = _text(asked["id"]), _text(asked["question"])
+                place = place_of(file, stated)
+                id = _distinct(stated, seen)
+                if id != stated:
                     findings.repair(_REPEATED_ID, place)
-                if answers := answers_of(note["context"], asked["answers"], place, findings):
-                    questions.append(_Question(id, asked["question"], answers))
+                if answers := answers_of(context, asked["answers"], place, findings):
+                    questions.append(_Question(id, question, answers))
                 else:
                     findings.leave_out(NO_ANSWER)
-            yield _Note(f"{split}:{number}", note["context"], questions)
+            yield _Note(f"{split}:{number}", context, questions)
         except (KeyError, TypeError):
             raise DataError(
                 f"{file} note {number} must hold context, and qas of id, question and answers, as CliniRC writes "
@@ -240,7 +242,8 @@ def _questions(
     for number, group in enumerate(asked, 1):
         here = f"{place} question {number}"
         try:
-            paraphrases = group["question"][: 1 if context.options.paraphrases == "first" else None]
+            paraphrases = [_text(question) for question in _list(group["question"])]
+            del paraphrases[1 if context.options.paraphrases == "first" else len(paraphrases) :]
             stated = [part for answer in group["answers"] for part in context.parts(answer, findings)]
         except _MALFORMED:
             findings.reject("question not as emrQA defines it", here, "take data.json from the portal anew")
@@ -263,10 +266,8 @@ class _Context:
     """A note as it is asked about; it finds answers, for which it knows about where its lines have gone."""
 
     def __init__(self, lines: list[str], options: EmrqaOptions) -> None:
-        if not isinstance(lines, list):
-            raise TypeError
         self.options = options
-        self._lines = [line if line.endswith("\n") else f"{line}\n" for line in lines]
+        self._lines = [line if line.endswith("\n") else f"{line}\n" for line in _list(lines)]
         self.text = self._clean("".join(self._lines))
         self._starts_before = list(accumulate(map(len, self._lines), initial=0))
         self._starts = list(accumulate(map(self._length, self._lines), initial=0))
@@ -319,8 +320,7 @@ class _Context:
             return self.text.find(surface)
 
         def is_inside(start: int) -> bool:
-            end = start + len(surface)
-            return whole_words(self.text, start, end) != (start, end)
+            return not are_whole_words(self.text, start, start + len(surface))
 
         places = (found.start() for found in re.finditer(re.escape(surface), self.text))
         return min(places, key=lambda place: (is_inside(place), abs(place - near)), default=-1)
@@ -343,6 +343,18 @@ class _Context:
 
     def _clean(self, text: str) -> str:
         return text if self.options.clean == "none" else _cleaned(text)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
 
 
 _LAST_WORD = re.compile(r"\s*\S+$")

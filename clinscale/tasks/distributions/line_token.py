@@ -17,7 +17,7 @@ from clinscale.errors import DataError
 from clinscale.records import read_text
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.kinds.words import whole_words
+from clinscale.tasks.kinds.words import are_whole_words
 from clinscale.tasks.readers.align import NOT_THERE, Mark, entities_of
 from clinscale.tasks.readers.i2b2_xml import NO_TYPE, with_entities
 
@@ -180,4 +180,4 @@ class _Tokens:
                 if (at := joined.find(spelling)) >= 0:
                     end = tokens[-1].end - (len(joined) - at - len(spelling))
                     inside = at, at + len(spelling)
-                    yield _Place(tokens[0], tokens[0].start + at, end, whole_words(joined, *inside) == inside)
+                    yield _Place(tokens[0], tokens[0].start + at, end, are_whole_words(joined, *inside))

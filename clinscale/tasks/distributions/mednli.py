@@ -1,5 +1,6 @@
 """MedNLI 1.0.0: whether a statement follows from a sentence out of a patient's past medical history."""
 
+from clinscale.cells import CellError, as_id, as_label, as_text
 from clinscale.config import Config
 from clinscale.errors import DataError
 from clinscale.records import read_records
@@ -16,6 +17,7 @@ _NUM_PAIRS = {"train": 11_232, "dev": 1_395, "test": 1_422}
 _NUM_PAIRS_MEDIQA = 405
 """The test set of the shared task MEDIQA 2019: same columns, other pairs."""
 
+_SENTENCES = ("sentence1", "sentence2")
 _LABELS = ("contradiction", "entailment", "neutral")
 
 
@@ -44,14 +46,18 @@ def _pairs(file: str, split: str, findings: Findings) -> list[Example]:
     examples = []
     for row in read_records(file, on_bad_row=skip):
         findings.find(what)
-        pair, label = row.value("pairID"), row.value("gold_label")
-        premise, hypothesis = (str(row.value(column) or "").strip() for column in ("sentence1", "sentence2"))
+        try:
+            pair, label = row.read(as_id, "pairID"), row.read(as_label, "gold_label")
+            premise, hypothesis = ((row.read(as_text, column) or "").strip() for column in _SENTENCES)
+        except CellError as error:
+            findings.reject(error.reason, row.place, error.fix)
+            continue
         if label not in _LABELS:
             findings.reject(f"gold_label is none of {', '.join(_LABELS)}", row.place, "correct the label")
         elif not (pair and premise and hypothesis):
             findings.reject("pairID, sentence1 or sentence2 is empty", row.place, "fill it")
         else:
-            examples.append(Example(str(pair), premise, hypothesis, (label,), group=premise))
+            examples.append(Example(pair, premise, hypothesis, (label,), group=premise))
     if findings.found[what] == _NUM_PAIRS_MEDIQA:
         raise DataError(
             f"{file} holds {_NUM_PAIRS_MEDIQA} pairs, as MEDIQA 2019 does; take the file of MedNLI 1.0.0"

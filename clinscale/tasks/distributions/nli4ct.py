@@ -1,13 +1,14 @@
 """NLI4CT (SemEval-2023 task 7): statements about one clinical trial or two, judged by the trials' records."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from clinscale.cells import CellError, as_id, as_label
 from clinscale.config import Config
 from clinscale.errors import DataError
-from clinscale.records import list_files, read_records
+from clinscale.records import Record, list_files, read_records
 from clinscale.storage import exists, join, read_json
 from clinscale.tasks.distributions.distribution import Distribution, Splits
 from clinscale.tasks.example import Example
@@ -41,12 +42,28 @@ def read_nli4ct(data: str, options: Nli4ctOptions, findings: Findings) -> Splits
     folder = join(data, "CT json")
     if not exists(folder):
         raise DataError(f"{folder} does not exist; give the folder that holds it, train.json and dev.json")
-    files = list_files(folder, (".json",))
-    trials = {file.rsplit("/", 1)[-1].removesuffix(".json"): read_json(file) for file in files}
-    findings.find("documents", len(trials))
+    trials = _trials(folder, findings)
     official = {split: _statements(data, split, trials, options, findings) for split in _NUM_STATEMENTS}
     train, dev = hold_out(official["train"], options.dev_share, options.dev_seed)
     return {"train": list(train), "dev": list(dev), "test": official["dev"]}
+
+
+def _trials(folder: str, findings: Findings) -> dict[str, _Trial]:
+    trials: dict[str, _Trial] = {}
+    for file in list_files(folder, (".json",)):
+        findings.find("documents")
+        trial = read_json(file)
+        if isinstance(trial, dict) and all(_is_lines(trial.get(section, [])) for section in _SECTIONS):
+            trials[file.rsplit("/", 1)[-1].removesuffix(".json")] = trial
+        else:
+            findings.reject(
+                "a trial's sections are no lists of lines", file, "take the file from the release anew"
+            )
+    return trials
+
+
+def _is_lines(section: Any) -> bool:
+    return isinstance(section, list) and all(isinstance(line, str) for line in section)
 
 
 def _statements(
@@ -55,18 +72,24 @@ def _statements(
     examples, number = [], 0
     for row in read_records(join(data, f"{split}.json"), ["Section_id", "Primary_id", "Statement", "Label"]):
         number += 1
-        ids = [trial for trial in (row.value("Primary_id"), row.value("Secondary_id")) if trial]
-        sections = _SECTIONS if options.premise == "record" else (row.value("Section_id"),)
         try:
-            premise = _premise([trials[trial] for trial in ids], sections)
+            examples.append(_example(row, trials, options))
+        except CellError as error:
+            findings.reject(error.reason, row.place, error.fix)
         except KeyError:
             findings.reject("trial or section is not in `CT json`", row.place, "add the trial's file")
-            continue
-        statement, label = row.text("Statement").strip(), row.text("Label")
-        examples.append(Example(str(row.value("id")), premise, statement, (label,), group=ids[0]))
     findings.find(f"{split} statements", number)
     findings.expect(f"{split} statements", number, _NUM_STATEMENTS[split], "NLI4CT")
     return examples
+
+
+def _example(row: Record, trials: Mapping[str, _Trial], options: Nli4ctOptions) -> Example:
+    """The example of a statement; KeyError where the trials do not hold what it is about, CellError where it lacks."""
+    first, second = row.need(as_id, "Primary_id", "id"), row.read(as_id, "Secondary_id")
+    sections = _SECTIONS if options.premise == "record" else (row.text("Section_id"),)
+    premise = _premise([trials[id] for id in (first, second) if id], sections)
+    label = (row.need(as_label, "Label", "label"),)
+    return Example(row.need(as_id, "id", "id"), premise, row.text("Statement").strip(), label, group=first)
 
 
 def _premise(trials: Sequence[_Trial], sections: Sequence[str]) -> str:

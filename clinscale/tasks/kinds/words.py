@@ -59,13 +59,9 @@ def may_share_a_token(text: str, word: tuple[int, int], following: tuple[int, in
     )
 
 
-def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Characters [start, end) widened to whole words of letters or digits."""
-    while start > 0 and _is_inside_word(text, start):
-        start -= 1
-    while end < len(text) and _is_inside_word(text, end):
-        end += 1
-    return start, end
+def are_whole_words(text: str, start: int, end: int) -> bool:
+    """Whether characters [start, end) neither begin nor end inside a word of letters or digits."""
+    return not any(0 < at < len(text) and _is_inside_word(text, at) for at in (start, end))
 
 
 def _is_inside_word(text: str, at: int) -> bool:

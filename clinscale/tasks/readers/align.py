@@ -11,7 +11,7 @@ import regex
 
 from clinscale.tasks.example import Entity
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.kinds.words import whole_words
+from clinscale.tasks.kinds.words import are_whole_words
 
 REACH = 20
 """Characters that a surface may be away from where its neighbours say; farther may be another mention."""
@@ -23,6 +23,8 @@ _FEW = 3
 """Number of marks up to which their agreement on a drift beyond REACH is not believed."""
 _STATES = 32
 """Number of drifts that are followed at a time."""
+_MOST_PLACES = 1000
+"""Number of places that are looked at for one mark, those nearest to its offset; a letter is in a book everywhere."""
 
 OFF = "offset off by a few characters"
 NOT_THERE = "span not found at its offset"
@@ -158,16 +160,19 @@ class _Sought:
     @functools.cached_property
     def drifts(self) -> list[int]:
         """Differences from the mark's offset of the places where it is found in whole words; in order."""
-        if not self._pieces:
+        start, surface = self._pieces[0] if self._pieces else (0, "")
+        if not surface:
             return []
-        start, _ = self._pieces[0]
-        found = [match.start() - start for match in self._pattern(0).finditer(self._text, overlapped=True)]
-        return [drift for drift in found if self.is_at(drift, whole=True)]
+        is_all = len(self._pieces) == 1
+        places = _places_of(self._text, surface, whole=is_all)
+        nearest = bisect_left(places, start)
+        near = places[max(0, nearest - _MOST_PLACES // 2) : nearest + _MOST_PLACES // 2]
+        return [place - start for place in near if is_all or self.is_at(place - start, whole=True)]
 
     def is_at(self, drift: int, *, whole: bool) -> bool:
         """Whether `at` finds it there; with `whole`, in whole words."""
         span = self.at(drift)
-        return span is not None and (not whole or whole_words(self._text, span.start, span.end) == span[:2])
+        return span is not None and (not whole or are_whole_words(self._text, span.start, span.end))
 
     def _end(self, number: int, start: int) -> int | None:
         surface = self._pieces[number][1]
@@ -182,9 +187,7 @@ class _Sought:
 
     def _pattern(self, number: int) -> "regex.Pattern[str]":
         if not self._patterns:
-            self._patterns = [
-                regex.compile(r"\s+".join(map(regex.escape, surface.split()))) for _, surface in self._pieces
-            ]
+            self._patterns = [_pattern_of(surface) for _, surface in self._pieces]
         return self._patterns[number]
 
     def _span(self, start: int, end: int) -> Span | None:
@@ -193,6 +196,17 @@ class _Sought:
             return None
         stated_start, stated_end = _trimmed(self._text, self._mark.start, self._mark.end)
         return Span(start, end, start != stated_start or end > stated_end)
+
+
+def _pattern_of(surface: str) -> "regex.Pattern[str]":
+    return regex.compile(r"\s+".join(map(regex.escape, surface.split())))
+
+
+@functools.lru_cache(maxsize=256)  # marks of one document repeat their words
+def _places_of(text: str, surface: str, *, whole: bool) -> list[int]:
+    """Places where a surface begins, in order; with `whole`, those in whole words."""
+    found = _pattern_of(surface).finditer(text, overlapped=True)
+    return [match.start() for match in found if not whole or are_whole_words(text, *match.span())]
 
 
 def _pieces(mark: Mark) -> list[tuple[int, str]]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from clinscale.cells import is_short_name
+from clinscale.cells import CellError, as_whole_number, is_short_name
 from clinscale.errors import DataError
 from clinscale.records import list_files, read_text
 from clinscale.tasks.example import Example
@@ -13,6 +13,7 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.task import TaskConfig
 
+_SIDES = ("start", "end")
 NO_TYPE = "annotation with an empty type"
 
 
@@ -96,8 +97,10 @@ def marks_of(
         name = tag.get("id", "")
         place = f"{file} tag {name if is_short_name(name) else number}"
         try:
-            label, start, end = tag.attrib[attribute], int(tag.attrib["start"]), int(tag.attrib["end"])
-        except (KeyError, ValueError):
+            label, start, end = tag.attrib[attribute], *(as_whole_number(tag.get(side), side) for side in _SIDES)
+        except (KeyError, CellError):
+            label, start, end = "", None, None
+        if start is None or end is None:
             findings.reject(f"tag without {attribute}, start and end", place, "correct the tag")
             continue
         if label.strip():

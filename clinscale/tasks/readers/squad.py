@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clinscale.cells import CellError, as_truth, as_whole_number, is_short_name
+from clinscale.cells import CellError, as_id, as_text, as_truth, as_whole_number, is_short_name
 from clinscale.errors import DataError
 from clinscale.records import list_files
 from clinscale.storage import read_json
@@ -32,7 +32,7 @@ def read_squad(task: TaskConfig, path: str, findings: Findings) -> list[Example]
         for context, asked in itertools.groupby(questions(file, task.encoding), key=lambda question: question[1]):
             contexts.add(context)
             kept = [one for one in asked if _is_complete(*one, file, findings)]
-            given = [(_given_answers(fields), _place(file, name)) for name, _, _, fields in kept]
+            given = [(_given_answers(fields), place_of(file, name)) for name, _, _, fields in kept]
             for (name, _, question, _), (stated, _), answers in zip(
                 kept, given, answers_of_questions(context, given, findings), strict=True
             ):
@@ -47,7 +47,10 @@ def _is_complete(
 ) -> bool:
     """Whether a question has all that it needs; if not it is rejected."""
     findings.find("questions")
-    place = _place(file, name)
+    place = place_of(file, name)
+    if not name:
+        findings.reject("question without an id", f"{file} question {findings.found['questions']}", "give it one")
+        return False
     if not context or context.isspace() or not question.strip():  # a strip would copy each context
         findings.reject("empty context or question", place, "fill it")
         return False
@@ -65,7 +68,8 @@ def _is_complete(
     return True
 
 
-def _place(file: str, name: str) -> str:
+def place_of(file: str, name: str) -> str:
+    """The place of a question for findings, with its id where that is surely none of the text."""
     return f"{file} question {name if is_short_name(name) else 'whose id is no short name'}"
 
 
@@ -133,13 +137,19 @@ def is_asked(task: TaskConfig, given: Iterable[Any], answers: tuple[Answer, ...]
 
 
 def questions(file: str, encoding: str) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Id, context, question, and the fields that hold the rest."""
+    """Id, context and question, each empty where it is missing, and the fields that hold the rest."""
     try:
         for article in read_json(file, encoding)["data"]:
             for paragraph in article["paragraphs"]:
+                context = _text_at(paragraph, "context")
                 for fields in paragraph["qas"]:
-                    yield str(fields["id"]), str(paragraph["context"]), str(fields["question"]), fields
-    except (KeyError, TypeError):
+                    yield as_id(fields["id"], "id") or "", context, _text_at(fields, "question"), fields
+    except (KeyError, TypeError, AttributeError, CellError):
         raise DataError(
             f"{file} is not SQuAD JSON: data[].paragraphs[] with context and qas[] of id and question; convert it"
         ) from None
+
+
+def _text_at(fields: Mapping[str, Any], key: str) -> str:
+    """The text at a key, which must be there; empty where it is missing, as a table's blank cell is."""
+    return as_text(fields[key], key) or ""

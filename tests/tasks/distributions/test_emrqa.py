@@ -404,3 +404,11 @@ def test_the_tasks_of_the_catalog_read_their_subset(tmp_path, name, title, share
     assert texts(data.splits["dev"][:1]) == ["syrup" if share == 1 else "She takes cough syrup daily"]
     changed = load_task(f"emrqa_{name}", ["options.answer=entity"])
     assert texts(read_task(changed, str(tmp_path)).splits["dev"][:1]) == ["syrup"]
+
+
+def test_a_question_that_is_no_list_is_not_read_as_its_first_letter(prepare):
+    qas = {**asked(answer()), "question": "what does she take ?"}, asked(answer())
+    examples, findings = prepare(*qas)
+    assert texts(examples)
+    assert all(len(example.text_pair) > 1 for example in examples)
+    assert findings.rejected["question not as emrQA defines it"] == 1

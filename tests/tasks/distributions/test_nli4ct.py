@@ -99,3 +99,23 @@ def test_a_statement_on_an_unknown_trial_is_left_out_and_counted(data):
 def test_a_folder_without_trials_is_refused(data):
     with pytest.raises(DataError, match="CT json does not exist"):
         read(data / "CT json")
+
+
+@pytest.mark.parametrize("section", ["a line", None, ["a line", 7]])
+def test_a_trial_whose_sections_are_no_lines_is_named_and_not_spelled_out(data, section):
+    path = data / "CT json" / "NCT3.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "Eligibility": section}))
+    with pytest.raises(DataError, match=r"NCT3\.json: a trial's sections are no lists of lines"):
+        read(data, "on_error=raise")
+
+
+def test_a_statement_whose_values_are_no_texts_is_left_out_and_counted(data):
+    odd = {
+        "d1": {**statement(3), "Statement": 7},
+        "d2": {**statement(3), "Primary_id": ["NCT3"]},
+        "d3": statement(3),
+    }
+    write(data / "dev.json", odd)
+    found = read(data, "on_error=skip")
+    assert [example.id for example in found.splits["test"]] == ["d3"]
+    assert sum(found.findings.rejected.values()) == 2
