@@ -7,7 +7,7 @@ from typing import Any
 
 from clinscale.config import differences
 from clinscale.errors import ConfigError
-from clinscale.storage import read_json, write_json
+from clinscale.storage import read_json_object, write_json
 
 RECIPE_FILE = "recipe.json"
 
@@ -45,7 +45,7 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
     if not known.exists():
         write_json(known, dict(recipe))
         return folder
-    changed = differences(read_json(known), recipe)
+    changed = differences(read_json_object(known), recipe)
     if changed:
         raise ConfigError(
             f"{kind} run {name!r} exists in {home} with another recipe; differing: {'; '.join(changed)}. "

@@ -332,6 +332,14 @@ def read_json(uri: str | Path, encoding: str = "utf-8") -> Any:
         raise DataError(f"{uri} {error}") from None
 
 
+def read_json_object(uri: str | Path) -> dict[str, Any]:
+    """The object in a JSON file; DataError as `read_json`, and where it holds another value."""
+    found = read_json(uri)
+    if not isinstance(found, dict):
+        raise DataError(f"{uri} must hold a JSON object, got a {type(found).__name__}; restore the file")
+    return found
+
+
 def parse_json(text: str, *, is_line: bool = False) -> Any:
     """The value that `text`, which may be one line of a file, is the JSON of.
 
@@ -373,9 +381,14 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """The escape of a half; two that belong together are a whole character."""
 
 
-def refuse_lfs_pointers(folder: str | Path) -> None:
-    """Raise DataError where a file of a local folder is a Git LFS pointer: text in place of a file never fetched."""
+def refuse_no_files(folder: str | Path) -> None:
+    """DataError where a local folder holds in place of a file what a library that opens it cannot read.
+
+    That is a Git LFS pointer, text in place of a file never fetched, or a pipe or device, which never ends.
+    """
     for path in sorted(Path(folder).iterdir()):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path} must be a regular file, got a pipe or device; put the file itself there")
         if path.is_file() and path.stat().st_size < _LFS_POINTER_BYTES and os.access(path, os.R_OK):
             with path.open("rb") as stream:
                 if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:

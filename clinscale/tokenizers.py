@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from clinscale.config import Config, fingerprint
 from clinscale.errors import DataError, reason_of
-from clinscale.storage import read_json, refuse_lfs_pointers
+from clinscale.storage import read_json, refuse_no_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
     folder = Path(os.path.expanduser(name_or_folder))  # noqa: PTH111  pathlib raises for a home that nobody has
     if folder.exists():
         if folder.is_dir():
-            refuse_lfs_pointers(folder)
+            refuse_no_files(folder)
         if (folder / "tokenizer.json").exists():
             read_json(folder / "tokenizer.json")  # names the file and position where it is truncated
         else:

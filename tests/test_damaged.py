@@ -4,6 +4,7 @@ More examples: `pytest --hypothesis-profile nightly tests/test_damaged.py`.
 """
 
 import contextlib
+import copy
 import gzip
 import io
 import json
@@ -71,7 +72,7 @@ def with_other_values(content, chance):
         if chance.random() < 0.25:
             del holder[key]
         else:
-            holder[key] = chance.choice(VALUES)
+            holder[key] = copy.deepcopy(chance.choice(VALUES))
         if not document:
             break
     return json.dumps(document).encode()

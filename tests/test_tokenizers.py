@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -135,4 +136,11 @@ def test_a_tokenizer_without_padding_is_refused(tmp_path):
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "[UNK]")))
     bare.save_pretrained(tmp_path)
     with pytest.raises(DataError, match="no pad token"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_pipe_among_a_tokenizers_files_is_refused_and_not_waited_for(trained, tmp_path):
+    trained.save_pretrained(tmp_path)
+    os.mkfifo(tmp_path / "added_tokens.json")
+    with pytest.raises(DataError, match=r"added_tokens\.json must be a regular file"):
         load_tokenizer(str(tmp_path))

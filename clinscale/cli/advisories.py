@@ -1,7 +1,6 @@
 """Installed packages that a database of advisories names. The database is a file, so nothing calls out."""
 
 import importlib.metadata
-import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from clinscale.errors import DataError
+from clinscale.storage import parse_json, read_bytes, refuse_bomb
 
 
 class Advisory(NamedTuple):
@@ -58,14 +58,15 @@ def touching(path: Path, packages: Mapping[str, str]) -> tuple[int, list[Advisor
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        if zipfile.is_zipfile(path):
+        if path.is_file() and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                refuse_bomb(path, path.stat().st_size, sum(part.file_size for part in archive.infolist()))
                 texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".json")]
         else:
-            text = path.read_text(encoding="utf-8")
+            text = read_bytes(path).decode()
             texts = text.splitlines() if path.suffix in (".jsonl", ".ndjson") else [text]
         for text in filter(str.strip, texts):
-            loaded = json.loads(text)
+            loaded = parse_json(text)
             for entry in loaded if isinstance(loaded, list) else [loaded]:
                 if not isinstance(entry, dict):
                     raise ValueError

@@ -63,7 +63,7 @@ from clinscale.storage import (
     is_remote,
     join,
     local_copy,
-    read_json,
+    read_json_object,
     remove_files,
     upload,
     write_json,
@@ -324,7 +324,7 @@ def _claim(out: str, parts: str, recipe: dict[str, Any]) -> None:
     mark = join(parts, _RECIPE)
     recipe = {**recipe, "parts": _PARTS_FORMAT}
     if exists(mark):
-        _refuse_another(f"{out} holds the unfinished build of a ShardSet, which", read_json(mark), recipe)
+        _refuse_another(f"{out} holds the unfinished build of a ShardSet, which", read_json_object(mark), recipe)
         return
     taken = [name for name in files_in(out) if _SHARD.fullmatch(name)]
     taken += [name for name in (_PARTS, TOKENIZER) if exists(join(out, name))]

@@ -1,13 +1,13 @@
 """The encoder to pretrain; plain values, no torch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from clinscale.config import Config, nearest
-from clinscale.errors import ConfigError
+from clinscale.errors import ConfigError, DataError
+from clinscale.models.checkpoint import read_config
 from clinscale.models.families import FAMILIES, PretrainableFamily, family_named, pretrainable_family
 
 
@@ -79,7 +79,6 @@ def _model_type_in(folder: str) -> str | None:
     None where there is none, which loading will say more plainly.
     """
     try:
-        model_type = json.loads(Path(folder, "config.json").read_bytes())["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_config(Path(folder, "config.json"))["model_type"])
+    except DataError:
         return None
-    return model_type if isinstance(model_type, str) else None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinscale.errors import DataError
+from clinscale.storage import read_json_object
 
 if TYPE_CHECKING:
     import torch
@@ -215,6 +216,17 @@ def config_file(folder: Path) -> Path:
     return path
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """Content of the `config.json` of an HF model; DataError where it is no object that names its `model_type`."""
+    values = read_json_object(path)
+    if not isinstance(model_type := values.get("model_type"), str) or not model_type:
+        raise DataError(
+            f"{path} names no model_type, so {path.parent} is not an HF model folder; name one, or export the model "
+            "again"
+        )
+    return values
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The weight files that `transformers` reads; DataError unless they are all there and whole, by their heads."""
     config_file(folder)
@@ -232,9 +244,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json_object(index)["weight_map"].values()))
         plain = all(isinstance(name, str) and Path(name).name == name for name in names)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DataError, KeyError, TypeError, AttributeError):
         names, plain = [], False
     if not names or not plain:
         raise DataError(f"{index} is no index of shards; the folder is damaged, pull or export it again")
@@ -272,7 +284,7 @@ def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         ends = [int(value["data_offsets"][1]) for value in header.values()]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
         raise DataError(f"{path} is damaged or no safetensors file; copy it, or pull the model, again") from None
     if size < (expected := 8 + length + max(ends, default=0)):
         raise DataError(f"{path} is cut off at {size} of {expected} bytes; copy it, or pull the model, again")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clinscale.errors import ClinscaleError, DataError, exhausted_memory, reason_of
-from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, weight_files
+from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, read_config, weight_files
 from clinscale.models.families import family_named
 from clinscale.models.options import Attention, EvaluationPattern
 from clinscale.permissions import adopt, make_folder
-from clinscale.storage import refuse_lfs_pointers
+from clinscale.storage import refuse_no_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -198,15 +198,8 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
         DataError: `folder` is no HF model, asks for remote code, or its weight files are not there or not whole.
     """
     path = config_file(Path(folder))
-    refuse_lfs_pointers(folder)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        raise DataError(f"{path} is not valid JSON; the folder is damaged, pull or export it again") from None
-    if not isinstance(values, dict) or "model_type" not in values:
-        raise DataError(
-            f"{path} names no model_type, so {folder} is not an HF model folder; name one, or export the model again"
-        )
+    refuse_no_files(folder)
+    values = read_config(path)
     if "auto_map" in values:
         raise DataError(
             f"{path} asks to run code of its own (auto_map), and clinscale loads plain HF models only; name a model "

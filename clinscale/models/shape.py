@@ -1,13 +1,17 @@
 """Shape of the encoder that a config describes, from files alone: nothing is loaded, and neither torch is imported."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from clinscale.errors import ConfigError
+from clinscale.errors import ConfigError, DataError
 from clinscale.models.catalog import ModelConfig
+<<<<<<< HEAD
 from clinscale.models.families import FAMILIES, WITH_BERTS_LAYERS, family_named, pretrainable_family
+=======
+from clinscale.models.checkpoint import read_config
+from clinscale.models.families import FAMILIES, pretrainable_family
+>>>>>>> e475a63 (Damaged configs of models, indexes and spools, and pipes and bombs among files, are told in a sentence)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -106,11 +110,8 @@ def _published(name: str) -> dict[str, Any]:
             )
         path = Path(cached)
     try:
-        values = json.loads(path.read_bytes())
-        if not isinstance(values, dict) or not family_named(str(values["model_type"])):
-            raise ValueError
-    except (OSError, ValueError, KeyError):
+        return read_config(path)
+    except DataError:
         raise ConfigError(
             f"{path} must be the config.json of an HF model; pull or export the model again"
         ) from None
-    return values

@@ -19,7 +19,7 @@ from clinscale.errors import ClinscaleError, RegistryError
 from clinscale.permissions import make_folder, open_private
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
-from clinscale.storage import read_json, write_json
+from clinscale.storage import parse_json, read_json, write_json
 
 HEARTBEAT_S = 60.0
 """Seconds between two signs of life of an open run."""
@@ -93,9 +93,12 @@ class Spool:
             with self._path.open("r+b") as stream:
                 stream.truncate(len(whole))
         delivered = self._delivered()
-        for line in whole.splitlines(keepends=True):
+        for number, line in enumerate(whole.splitlines(keepends=True), 1):
             self._size += len(line)
-            entry = json.loads(line)
+            entry = _entry_of(line)
+            if entry is None:
+                log.warning("%s line %d is damaged: its metrics are left out", self._path, number)
+                continue
             self._seen.update((key, entry["step"]) for key in entry["metrics"])
             if self._size > delivered:
                 self._waiting.append((self._size, entry))
@@ -187,3 +190,13 @@ class Spool:
         with self._tracking.faults("take a heartbeat"):
             self._tracking.client.set_tag(self._run_id, Tag.ALIVE_AT, f"{time.time():.0f}")
             self._tracking.client.update_run(self._run_id, status="RUNNING")
+
+
+def _entry_of(line: bytes) -> dict[str, Any] | None:
+    """Entry that `log` wrote in a line; None where the line is damaged."""
+    try:
+        entry = parse_json(line.decode())
+        metrics = {str(key): float(value) for key, value in entry["metrics"].items()}
+        return {"step": int(entry["step"]), "timestamp_ms": int(entry["timestamp_ms"]), "metrics": metrics}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return None

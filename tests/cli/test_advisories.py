@@ -1,4 +1,5 @@
 import json
+import os
 import zipfile
 
 import pytest
@@ -50,3 +51,13 @@ def test_a_file_without_advisories_is_refused(tmp_path, text):
     (tmp_path / "osv.json").write_text(text)
     with pytest.raises(DataError, match=r"osv\.json must"):
         touching(tmp_path / "osv.json", installed())
+
+
+def test_a_pipe_and_a_bomb_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("clinscale.storage._UNPACKED_FREELY_BYTES", 2**10)
+    os.mkfifo(tmp_path / "osv.json")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", " " * 2**20)
+    for name, told in (("osv.json", "must be a regular file"), ("all.zip", "must unpack to at most 100 times")):
+        with pytest.raises(DataError, match=told):
+            touching(tmp_path / name, installed())

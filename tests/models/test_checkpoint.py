@@ -1,6 +1,7 @@
 """Whose weights a model has: the checkpoint's, or nobody gets a model."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -173,6 +174,10 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def write_header(path, header):
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+
+
 DAMAGES = [
     ("model.safetensors", cut, r"is cut off at \d+ of \d+ bytes"),
     ("model.safetensors", lambda path: path.write_bytes(b""), "is damaged or no safetensors file"),
@@ -188,6 +193,15 @@ DAMAGES = [
     ("model-00002-of-00002.safetensors", lambda path: path.unlink(), "2 shards, and 1 of them are not there"),
     ("model-00002-of-00002.safetensors", cut, r"model-00002-of-00002\.safetensors is cut off"),
     ("model.safetensors.index.json", lambda path: path.write_text("{}"), "is no index of shards"),
+    ("model.safetensors.index.json", lambda path: path.write_text("[" * 5000), "is no index of shards"),
+    ("config.json", lambda path: path.write_text('{"model_type": ' + "[" * 5000), "nested too deeply"),
+    ("config.json", lambda path: path.write_text('{"model_type": ""}'), "names no model_type"),
+    (
+        "model.safetensors",
+        lambda path: write_header(path, '{"x": {"data_offsets": [0, 1e999]}}'),
+        "is damaged or no",
+    ),
+    ("generation_config.json", os.mkfifo, "must be a regular file, got a pipe"),
     (
         "model.safetensors.index.json",
         lambda path: path.write_text('{"weight_map": {"x": "../elsewhere"}}'),
@@ -198,8 +212,10 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("file", "damage", "told"), DAMAGES)
 def test_damaged_weights_are_told_in_a_sentence(file, damage, told, copy, weights):
-    whole = {"pytorch_model.bin": {"binary": dict(weights)}, "model.safetensors": {}}
-    folder = copy(**whole.get(file, {"shards": halves(weights)}))
+    is_sharded = "-of-" in file or "index" in file
+    folder = copy(
+        **({"shards": halves(weights)} if is_sharded else {"binary": dict(weights)} if "bin" in file else {})
+    )
     damage(folder / file)
     with pytest.raises(DataError, match=told):
         models.load_hf(str(folder), head="mlm")

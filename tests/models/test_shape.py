@@ -67,7 +67,10 @@ def test_a_converted_model_keeps_its_source_s_width(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "config.json"), ("[]", "config.json"), ("{}", "config.json"), ('{"model_type": "gpt2"}', "gpt2")],
+    [
+        *((text, "config.json") for text in ("{", "[]", "{}", '{"model_type": ""}', "[" * 5000)),
+        ('{"model_type": "gpt2"}', "gpt2"),
+    ],
 )
 def test_what_is_no_encoder_of_ours_is_refused(tmp_path, text, said):
     (tmp_path / "config.json").write_text(text)

@@ -229,3 +229,18 @@ def test_a_run_can_be_walked_back_to_its_code(tracking):
     assert {"torch", "transformers", "deepspeed", "ray"} <= set(
         record.tags[Tag.LIBRARIES].replace(",", "").split()
     )
+
+
+def test_a_damaged_line_loses_its_own_metrics_alone(tracking, tmp_path, caplog):
+    spool = tmp_path / "metrics.jsonl"
+    with start(tracking, spool) as run:
+        run.log({"train/loss": 1.0}, step=1)
+        run.log({"train/loss": 2.0}, step=2)
+    first, second = spool.read_text().splitlines()
+    damages = ("\0" * 40, "[1]", "{}", '{"step": "x", "timestamp_ms": 1, "metrics": {"a": 1}}', "[" * 5000)
+    spool.write_text("\n".join([first, *damages, second, ""]))
+    with start(tracking, spool) as run:
+        assert not run.log({"train/loss": 2.5}, step=2)
+        run.log({"train/loss": 3.0}, step=3)
+    assert points(tracking, run) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert "metrics.jsonl line 6 is damaged" in caplog.text
