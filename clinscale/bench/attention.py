@@ -106,20 +106,12 @@ class _Module:
     """The self-attention of the first layer, called as the model's own encoder calls it."""
 
     def __init__(self, model: Any, *, rows: int, tokens: int, device: str, has_global: bool) -> None:
-        self.module = model.base_model.encoder.layer[0].attention.self
         batch = batch_of(model, rows=rows, tokens=tokens, device=device)
         batch.pop("labels")
         if has_global:
             batch["global_attention_mask"] = torch.zeros_like(batch["input_ids"])
             batch["global_attention_mask"][:, 0] = 1
-        caught: list[Any] = []
-        hook = self.module.register_forward_pre_hook(
-            lambda _, args, kwargs: caught.append((args, kwargs)), with_kwargs=True
-        )
-        with torch.no_grad():
-            model.base_model(**batch)
-        hook.remove()
-        [((hidden_BLE, *self._args), self._kwargs)] = caught
+        self.module, hidden_BLE, self._args, self._kwargs = models.attention_call(model, batch)
         torch.manual_seed(2)
         self._hidden_BLE = torch.randn_like(hidden_BLE).requires_grad_()
         self._weights_BLE = torch.randn_like(hidden_BLE)

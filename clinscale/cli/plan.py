@@ -10,10 +10,11 @@ from clinscale.cli.output import emit, table
 from clinscale.cli.pretrain import Config, settings_of
 from clinscale.cli.study import ProtocolFile
 from clinscale.cli.tune import DataFolders, MaxTokens, Models, SpaceFile, SweepName, Tasks, sweep_of
+from clinscale.errors import ConfigError
 from clinscale.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from clinscale.plan import Estimate, PretrainPlan, Simulation, Site, TunePlan
+    from clinscale.plan import Estimate, PretrainPlan, Probe, Simulation, Site, TunePlan
     from clinscale.study import ProtocolPlan
     from clinscale.sweep import SweepRuntime, Work
 
@@ -74,6 +75,10 @@ def pretrain(
     replacement_minutes: Annotated[
         float, typer.Option(min=0.01, help="With --simulate: mean wait for a lost device's successor; assumed.")
     ] = 10.0,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Measure this machine first, under a minute, and correct the plan by it."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Plan a pretraining run from the very config and overrides that `clinscale pretrain` takes.
@@ -83,7 +88,9 @@ def pretrain(
 
     Example: `clinscale plan pretrain clinical-longformer --gpu h100 --usd-per-hour 2.5 recipe.attention_dropout=0`
     """
-    from clinscale.plan import SIZES, Run, plan_pretrain, simulate_pretrain
+    from dataclasses import replace
+
+    from clinscale.plan import SIZES, Run, plan_pretrain, probed, simulate_pretrain, site_here
 
     settings = settings_of(config, overrides, base={"name": "plan", "recipe": {"shards": ""}})
     site = _site(
@@ -98,6 +105,15 @@ def pretrain(
         preemptions_per_device_day=preemptions_per_device_day,
     )
     run = Run.of(settings, corpus_tokens=corpus_tokens)
+    if probe:
+        here = site_here(on_gpu=settings.runtime.gpus_per_worker > 0)
+        if gpu is not None and site.device.source != here.device.source:
+            raise ConfigError(
+                f"--probe measures this machine, got --gpu {gpu}, which it is not; leave one of them out"
+            )
+        known = site.device if gpu is not None else here.device
+        priced = {key: getattr(site.device, key) for key in ("usd_per_hour", "usd_per_spot_hour")}
+        site = probed(run, replace(site, device_name=here.device_name, device=known.model_copy(update=priced)))
     found = plan_pretrain(run, site, sizes=workers or SIZES)
     simulated = simulate_pretrain(run, site, replace_s=60 * replacement_minutes) if simulate else None
     emit(
@@ -322,6 +338,7 @@ def _people(found: "PretrainPlan") -> list[Any]:
         f"{run.row_tokens} tokens a step, {_or_unknown(run.total_steps, '{:,} steps')}, on {site.device_name} "
         f"({site.device.source}, {site.device.date})",
         _verdict(found),
+        *([_probe_table(site.probe)] if site.probe else []),
         table("Memory of a rank", [_memory_row(one) for one in (asked, *found.stages)]),
         table("Time of a step", [_step_row(asked)]),
         f"{asked.tokens_per_s:,.0f} tokens/s, MFU {asked.mfu:.1%}; {_whole(asked)}",
@@ -339,6 +356,26 @@ def _people(found: "PretrainPlan") -> list[Any]:
             people.append(f"{title}: {_overrides(one)}; {_whole(one)}")
     people += [f"fits: {_overrides(one)}; {_whole(one)}" for one in found.nearest]
     return people + [f"note: {note}" for note in run.notes]
+
+
+def _probe_table(probe: "Probe") -> Any:
+    readings = {
+        "matrix products, operations/s": probe.gemm_flops,
+        "passes over memory, bytes/s": probe.bytes_per_s,
+        "exact attention, operations/s": probe.attention_flops,
+        "link between two workers here, bytes/s": probe.link_bytes_per_s,
+    }
+    busy = f"; busy: {probe.busy_share:.0%} of the CPUs had other work, so these are too low" * probe.is_busy
+    rows = [
+        {
+            "measured here": name,
+            "rate": f"{one.measured:.3g}" if one else "not measured",
+            "assumed": f"{one.assumed:.3g}" if one else "",
+            "correction": f"{one.factor:.2f}" if one else "none",
+        }
+        for name, one in readings.items()
+    ]
+    return table(f"Probe, {probe.seconds:g} s{busy}; the plan below is corrected by it", rows)
 
 
 def _simulation_people(found: "Simulation") -> list[Any]:

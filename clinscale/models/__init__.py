@@ -4,6 +4,7 @@ Models stay the classes of `transformers`, so that every checkpoint written here
 and every public checkpoint loads here.
 """
 
+from clinscale.models.call import attention_call
 from clinscale.models.catalog import ModelConfig, family_of
 from clinscale.models.checkpoint import stored_precision
 from clinscale.models.convert import convert, convert_to_folder
@@ -34,6 +35,7 @@ __all__ = [
     "InferencePrecision",
     "ModelConfig",
     "attention_backend",
+    "attention_call",
     "build",
     "check_hf_folder",
     "check_pretrains",

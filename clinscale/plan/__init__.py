@@ -9,7 +9,8 @@ config ──▶ Run: the model by its numbers, rows, steps
 from clinscale.plan.facts import ModelFacts
 from clinscale.plan.launch import check_launch, gpu_bytes_here, site_here
 from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
-from clinscale.plan.pretrain import PAYS, SIZES, Estimate, PretrainPlan, Run, Shape, Site, plan_pretrain
+from clinscale.plan.pretrain import PAYS, SIZES, Estimate, PretrainPlan, Run, Shape, Site, plan_pretrain, probed
+from clinscale.plan.probe import Probe, Reading
 from clinscale.plan.simulation import Simulation, Spread, simulate_pretrain
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
 from clinscale.plan.sweep import StudyPlan, TunePlan, plan_tune, planned_costs
@@ -22,8 +23,10 @@ __all__ = [
     "ModelFacts",
     "Network",
     "PretrainPlan",
+    "Probe",
     "RankSetup",
     "Rates",
+    "Reading",
     "Run",
     "Shape",
     "Simulation",
@@ -41,6 +44,7 @@ __all__ = [
     "plan_pretrain",
     "plan_tune",
     "planned_costs",
+    "probed",
     "rank_memory",
     "rates_of",
     "simulate_pretrain",

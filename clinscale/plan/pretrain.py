@@ -12,6 +12,7 @@ from clinscale.errors import ConfigError, DataError
 from clinscale.models import pretrainable_family, shape_of, train_flops_per_token
 from clinscale.plan.facts import ModelFacts, width_of
 from clinscale.plan.memory import Memory, RankSetup, rank_memory
+from clinscale.plan.probe import Probe, measure_probe
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
 from clinscale.pretrain import PretrainConfig
 from clinscale.runtime import halved
@@ -53,16 +54,19 @@ class Site:
     """Spot devices taken away; assumed where nobody says, as no provider publishes it."""
     restart_s: float = 180.0
     """Seconds from a preemption until training goes on: a new node, start of the workers, the checkpoint read."""
+    probe: Probe | None = None
+    """Measurements of the machine that it is, by which all rates are corrected."""
 
     def network(self) -> Network:
         """The links that collectives take."""
-        return network_of(
+        network = network_of(
             self.hardware,
             self.device,
             between=self.between,
             devices_per_node=self.devices_per_node,
             ports_per_node=self.ports_per_node,
         )
+        return self.probe.network(network) if self.probe else network
 
     def rates(self, precision: Precision, cores: float) -> Rates:
         """Work that one worker gets done in a second; ConfigError where the device lacks the precision."""
@@ -71,7 +75,8 @@ class Site:
                 f"recipe.precision must be fp16 or fp32 on {self.device_name}, which has no bf16, got bf16; set "
                 "recipe.precision=fp16"
             )
-        return rates_of(self.device, precision, cores=cores)
+        rates = rates_of(self.device, precision, cores=cores)
+        return self.probe.corrected(rates) if self.probe else rates
 
     @property
     def memory_bytes(self) -> float | None:
@@ -261,6 +266,7 @@ class PretrainPlan:
             "cheapest": self.cheapest and self.cheapest.plain(),
             "fastest": self.fastest and self.fastest.plain(),
             "notes": list(run.notes),
+            **({"probe": site.probe.plain()} if site.probe else {}),
         }
 
     def efficiency(self, one: Estimate) -> float:
@@ -306,6 +312,26 @@ def plan_pretrain(run: Run, site: Site, *, sizes: Iterable[int] = SIZES) -> Pret
         cheapest=min(compared, key=_cost, default=None),
         fastest=min(compared, key=lambda one: one.step.total_s, default=None),
     )
+
+
+def probed(run: Run, site: Site) -> Site:
+    """The site, which must be this machine, with its figures measured.
+
+    Raises:
+        ConfigError: the run is for GPUs, and there is none here, or the device lacks the recipe's precision.
+    """
+    recipe, runtime = run.config.recipe, run.config.runtime
+    site.rates(recipe.precision, runtime.cpus_per_worker)
+    found = measure_probe(
+        run.model,
+        row_tokens=run.row_tokens,
+        precision=recipe.precision,
+        cores=runtime.cpus_per_worker,
+        on_gpu=runtime.gpus_per_worker > 0,
+        device=site.device,
+        link=site.hardware.link(site.device.link),
+    )
+    return replace(site, probe=found)
 
 
 def nearest_that_fit(run: Run, site: Site, asked: Shape, sizes: Iterable[int]) -> tuple[Estimate, ...]:

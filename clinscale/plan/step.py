@@ -26,9 +26,6 @@ CPU_ATTENTION_SHARE = 0.45
 LINK_SHARE = 0.8
 """Share of a link's bandwidth that collectives reach; assumed."""
 
-CPU_BOUND_TRAFFIC = 3.0
-"""Passes over memory that a core needs for what a bandwidth-bound pass does in one: exp, erf and random numbers."""
-
 
 @dataclass(frozen=True)
 class Rates:

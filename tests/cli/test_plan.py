@@ -45,6 +45,7 @@ def test_a_cpu_run_is_planned_without_naming_hardware(here):
     [
         (["--gpu", "h10"], "did you mean h100"),
         (["--link", "infiniband"], "infiniband-ndr"),
+        (["--gpu", "v100", "--probe"], "--probe measures this machine, got --gpu v100"),
         (["recipe.modl.size=tiny"], "modl"),
         (["recipe.row_tokens=5000"], "got 5000"),
     ],
