@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from clinscale.errors import ConfigError, DataError
 from clinscale.models.catalog import ModelConfig
-<<<<<<< HEAD
-from clinscale.models.families import FAMILIES, WITH_BERTS_LAYERS, family_named, pretrainable_family
-=======
 from clinscale.models.checkpoint import read_config
-from clinscale.models.families import FAMILIES, pretrainable_family
->>>>>>> e475a63 (Damaged configs of models, indexes and spools, and pipes and bombs among files, are told in a sentence)
+from clinscale.models.families import FAMILIES, WITH_BERTS_LAYERS, family_named, pretrainable_family
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
