@@ -5,6 +5,7 @@ holds note text. Every error is built from one string, so all of them survive pi
 """
 
 import errno
+import os
 import re
 
 
@@ -82,6 +83,23 @@ def exhausted_memory(error: Exception) -> str | None:
     ):
         return "host"
     return "GPU" if "out of memory" in text else None
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+def exhausted_disk(error: BaseException | None) -> str | None:
+    """The system's words if the error, or what it came from, says that a disk is full or read-only.
+
+    Libraries in C++ and Rust hide the system's error behind their own, or have its number in their text alone.
+    """
+    while error is not None:
+        written = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(written[1]) if written else None
+        if number in _DISK:
+            return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def reason_of(error: Exception) -> str:

@@ -60,6 +60,27 @@ def test_what_python_torch_and_the_system_say_without_memory_is_told_from_other_
     assert errors.exhausted_memory(OSError(errno.ENOSPC, "No space left on device")) is None
 
 
+def test_a_full_or_read_only_disk_is_known_behind_the_errors_of_libraries():
+    import io
+
+    import torch
+
+    class Full(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises((RuntimeError, OSError)) as of_torch:
+        torch.save({"weights": torch.zeros(1000)}, Full())
+    for error in (of_torch.value, OSError(errno.ENOSPC, ""), RuntimeError("I/O error: x (os error 28)")):
+        assert errors.exhausted_disk(error) == "No space left on device"
+    assert errors.exhausted_disk(OSError(errno.EROFS, "")) == "Read-only file system"
+    for error in (OSError(errno.ENOENT, ""), RuntimeError("(os error 2)"), ValueError("28")):
+        assert errors.exhausted_disk(error) is None
+
+
 def test_cleaning_up_that_fails_does_not_hide_a_ctrl_c():
     def stop(cause):
         try:

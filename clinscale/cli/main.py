@@ -35,7 +35,7 @@ from clinscale.cli import (
     ui,
 )
 from clinscale.cli.output import VisibleFormatter, keep_stdout_clean
-from clinscale.errors import ClinscaleError, was_interrupted
+from clinscale.errors import ClinscaleError, exhausted_disk, was_interrupted
 from clinscale.permissions import close_process
 from clinscale.runtime import QUIET
 from clinscale.visible import visible
@@ -128,6 +128,13 @@ def _foreign(error: Exception) -> int:
     Of a file, the system's own words are enough. Of anything else, where it happened, but not its message, which may
     quote notes.
     """
+    if disk := exhausted_disk(error):
+        place = getattr(error, "filename", None)
+        _print_error(
+            f"{place or 'a file'} cannot be written ({disk}); make room or fix the disk, then run the same command "
+            "again: what is finished is kept"
+        )
+        return 1
     if isinstance(error, OSError) and error.filename and error.strerror:
         _print_error(f"{error.filename}: {error.strerror}; check the path, its permissions and the disk")
         return 2

@@ -41,6 +41,16 @@ def fails(error):
         return main._foreign(raised)
 
 
+def test_a_full_disk_is_told_as_such_whatever_library_noticed_it(capsys):
+    for error in (OSError(28, CANARY), RuntimeError(f"{CANARY} (os error 28)")):
+        assert fails(error) == 1
+    out, err = capsys.readouterr()
+    assert (
+        err.count("cannot be written (No space left on device); make room or fix the disk, then run the same") == 2
+    )
+    assert CANARY not in out + err
+
+
 CANARY = "Mrs Canary, born 1931"
 
 
@@ -50,7 +60,7 @@ CANARY = "Mrs Canary, born 1931"
         ValueError(CANARY),
         KeyError(CANARY),
         OSError(CANARY),
-        OSError(28, CANARY),
+        OSError(5, CANARY),
         UnicodeDecodeError("utf-8", b"x", 0, 1, CANARY),
     ],
 )
