@@ -16,7 +16,7 @@ from clinscale.errors import ConfigError, DataError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.finetune.looks import Looks
 from clinscale.finetune.loop import EpochLoop, FinetuneResult, Judges, OnEpoch, Underway
-from clinscale.runtime import out_of_memory_as, run_halving
+from clinscale.runtime import beat, out_of_memory_as, run_halving
 from clinscale.storage import atomic_path
 from clinscale.tasks import TaskData, Window
 
@@ -135,8 +135,9 @@ class _OneProcess(EpochLoop):
             "history": self.history,
             "underway": dataclasses.asdict(self._underway),
         }
-        with atomic_path(self._checkpoint) as temporary:
-            torch.save(state, temporary)
+        # by a stream of ours, whose errors torch passes on; its own says no more than that it failed
+        with atomic_path(self._checkpoint) as temporary, temporary.open("wb") as stream:
+            torch.save(state, stream)
 
     @contextlib.contextmanager
     def _keeping(self) -> Iterator[None]:
@@ -147,7 +148,7 @@ class _OneProcess(EpochLoop):
 
     def _scores(self, judges: Judges) -> dict[str, float]:
         predictor, examples = self._predictor, judges.examples
-        predictions = predictor.predict(examples, windows=judges.windows)
+        predictions = predictor.predict(examples, lambda _: beat(), windows=judges.windows)
         return predictor.kind.dev_scores(examples, predictions, predictor.card.labels)
 
     def _gradients(self, chosen: Sequence[Window]) -> float:

@@ -24,6 +24,7 @@ from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.finetune.looks import Looks, share_of
 from clinscale.finetune.windows import dev_windows, train_windows
 from clinscale.predict import Predictor, TaskCard, collate
+from clinscale.runtime import beat
 from clinscale.tasks import Example, TaskConfig, TaskData, Window, kind_of, metric_of
 from clinscale.tokenizers import load_tokenizer
 
@@ -244,6 +245,7 @@ class EpochLoop(ABC):
             chosen.sort(key=lambda window: len(window.input_ids))  # a micro batch of like lengths pads little
             total += self._gradients(chosen) * len(chosen)
             self._engine.step()
+            beat()
         total = self._engine.over_ranks(total)
         self._underway = Underway(until_step, total, generator_states())
         mean = total / min(len(order), until_step * recipe.batch_size)

@@ -16,6 +16,7 @@ from clinscale.runtime.session import (
 )
 from clinscale.runtime.streams import stream
 from clinscale.runtime.token import make_token, read_token, replace_open_token
+from clinscale.runtime.watch import beat, waiting, watched
 from clinscale.runtime.workers import WorkerContext, run_once, run_workers
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Forks",
     "GroupConfig",
     "WorkerContext",
+    "beat",
     "current_cluster",
     "fork_session",
     "halved",
@@ -42,4 +44,6 @@ __all__ = [
     "run_workers",
     "stream",
     "variables",
+    "waiting",
+    "watched",
 ]

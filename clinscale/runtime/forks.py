@@ -89,7 +89,10 @@ class Fork:
         The final message is None where the function has ended, one of our errors, or the kind of another error without
         its text, which may quote data. EOFError when the process was killed.
         """
-        return self.connection.recv()
+        try:
+            return self.connection.recv()
+        except ConnectionError:  # it was killed before it had read what was sent to it
+            raise EOFError from None
 
     def end(self) -> None:
         """Kill it, unless it has ended."""

@@ -270,6 +270,10 @@ class SweepRuntime(MemoryConfig, AttentionConfig):
     max_failures: int = 3
     """Restarts of one trial whose process or node died; it goes on from its last epoch."""
 
+    stall_timeout_s: float = Field(default=1800, gt=0)
+    """A trial that has done no step for so long counts as hanging: its process is killed, and it goes on from its last
+    epoch. Trials of several workers have a group, which waits as long for one of them."""
+
     disk_quota_gb: float | None = None
     """Limit of all checkpoints and weights together; over it, those of the weakest trials go first.
 

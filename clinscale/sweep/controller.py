@@ -1,8 +1,10 @@
 """The controller of a sweep: it turns requests and reports of workers into entries of the ledger."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from clinscale.errors import CapacityError
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.events import Reason, State
 from clinscale.sweep.ledger import Closed, Epoch, Ledger, Look, Trial
@@ -21,7 +23,7 @@ from clinscale.sweep.policy import (
     to_close,
 )
 from clinscale.sweep.sampler import Proposer
-from clinscale.sweep.trial import FAILED, LOOK, MESSAGE, OBJECTIVE, Segment
+from clinscale.sweep.trial import FAILED, LOOK, MESSAGE, NO_ROOM, OBJECTIVE, Segment
 
 _KEPT = ("eval/", "look/", "train/", "perf/")
 
@@ -98,6 +100,12 @@ class SweepController:
     def report(self, segment_id: str, result: Mapping[str, Any]) -> bool:
         """Record a look or an epoch of a segment, and return whether its trial goes on training at once."""
         trial = self._segments[segment_id]
+        if result.get(FAILED) == NO_ROOM:
+            self._end(segment_id, "lost", message=NO_ROOM)
+            raise CapacityError(
+                f"sweep {self.name}: {result[MESSAGE]}; make room or fix the disk, then run the same command again: "
+                "all trials go on from their last epochs"
+            )
         if FAILED in result:
             self._end(segment_id, "failed", result[FAILED], result[MESSAGE])
             return False
@@ -151,13 +159,14 @@ class SweepController:
 
     def close(self) -> None:
         """Prune what was not promoted if the sweep is at its end; else leave the running trials for the next start."""
+        _live.pop(self.name, None)
         if self.finished:
             for trial in self._ledger.trials:
                 if trial.state == "paused":
                     self._ledger.end(trial, "pruned", message="was not promoted")
-        for segment_id in list(self._segments):
-            self._end(segment_id, "lost", message="interrupted")
-        _live.pop(self.name, None)
+        with contextlib.suppress(CapacityError):  # the next start finds them running without a driver
+            for segment_id in list(self._segments):
+                self._end(segment_id, "lost", message="interrupted")
 
     @property
     def budget(self) -> Budget:

@@ -1,5 +1,6 @@
 """Segments in forks of one process of this machine, without Ray: for tests and for development."""
 
+import contextlib
 import multiprocessing.connection
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,8 @@ def _goes_on(controller: SweepController, segment_id: str, fork: Fork) -> bool:
     if isinstance(message, dict):
         on = controller.report(segment_id, message)
         if on:
-            fork.connection.send(True)
+            with contextlib.suppress(ConnectionError):  # it was killed meanwhile, as the next look at it says
+                fork.connection.send(True)
         return on
     if message is None:
         controller.ended(segment_id)

@@ -1,5 +1,6 @@
 """One segment of one trial: a fine-tuning in a process of its own, until its end or until it must pause."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -7,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import ClinscaleError, DivergenceError, OutOfMemoryError
+from clinscale.errors import ClinscaleError, DivergenceError, OutOfMemoryError, exhausted_disk
 from clinscale.finetune import FinetuneRecipe, Looks, finetune, finetune_on_workers
-from clinscale.runtime import halved
+from clinscale.runtime import halved, waiting, watched
 from clinscale.sweep.config import SweepRuntime
 from clinscale.sweep.events import Reason
 from clinscale.sweep.space import MODEL, SearchSpace
@@ -23,6 +24,9 @@ LOOK = "look"
 
 FAILED, MESSAGE = "failed", "message"
 """Keys of the last report of a trial that cannot go on; a look without a score has the second alone."""
+
+NO_ROOM = "no_room"
+"""Value of `FAILED` where the disk cannot be written: no fault of the settings, and every other trial's end as well."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,25 @@ def run_segment(report: Report, segment: Segment, *, specs: tuple[TrialSpec, ...
             return
         now_s = time.perf_counter()
         spent_s, last_s = (now_s - last_s) * spec.runtime.devices_per_trial, now_s
-        report({**metrics, **found, "device_seconds": spent_s})
+        with waiting():
+            report({**metrics, **found, "device_seconds": spent_s})
         last_s = time.perf_counter()  # waiting for the driver's word costs nobody's budget
 
+    alone = spec.runtime.workers_per_trial == 1
+    watch = watched(spec.runtime.stall_timeout_s) if alone else contextlib.nullcontext()
     try:
-        _limit_memory(limit_gb)
-        _train(spec, segment, on_epoch)
+        with watch:
+            _limit_memory(limit_gb)
+            _train(spec, segment, on_epoch)
+        return
     except ClinscaleError as error:
         # returned, not raised: Ray Tune would end the process, which the next trial can use
-        report({FAILED: reason_of(error), MESSAGE: str(error)})
+        failed = {FAILED: reason_of(error), MESSAGE: str(error)}
+    except Exception as error:
+        if not (disk := exhausted_disk(error)):
+            raise
+        failed = {FAILED: NO_ROOM, MESSAGE: f"trial {segment.trial} cannot write to {spec.folder} ({disk})"}
+    report(failed)
 
 
 def _of_look(spec: TrialSpec, metrics: Mapping[str, float]) -> dict[str, Any]:

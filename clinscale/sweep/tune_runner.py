@@ -51,6 +51,8 @@ def run(
             ),
         ).fit()
     except TuneError as error:
+        if own := own_cause(error):
+            raise own from None
         raise ClusterError(
             f"sweep {controller.name}: Ray Tune gave up ({type(error).__name__}); {ray_logs()}; run the same command "
             "to resume it"

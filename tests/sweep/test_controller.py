@@ -5,8 +5,9 @@ import pickle
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-from clinscale.errors import ClusterError, DataError
+from clinscale.errors import CapacityError, ClusterError, DataError
 from clinscale.sweep import Ledger, Proposer, SearchSpace, SweepConfig, SweepController, fork_runner
+from clinscale.sweep.trial import FAILED, MESSAGE, NO_ROOM
 from clinscale.sweep.tune_runner import how_it_died
 
 PARAMETERS = {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}
@@ -80,6 +81,34 @@ def test_the_start_of_a_process_is_not_counted_for_every_epoch_of_a_trial(work_s
     if state == "failed":
         assert trial.reason == "over_time"
         assert "needs about 1.7 device-minutes" in trial.message
+
+
+def test_a_full_disk_ends_the_sweep_and_no_trial(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    asked = controller(ledger)
+    asked.next_segment("a")
+    asked.report("a", epoch(1))
+    with pytest.raises(CapacityError, match=r"sweep test: trial 00000 .*make room .* run the same command again"):
+        asked.report("a", {FAILED: NO_ROOM, MESSAGE: "trial 00000 cannot write to x (No space left on device)"})
+    asked.close()
+    [trial] = ledger.trials
+    assert (trial.state, trial.losses, trial.epoch) == ("lost", 0, 1)
+    ledger.close()
+    again = controller(Ledger(tmp_path / "ledger.jsonl"))
+    assert again.next_segment("b").known_epochs == 1
+
+
+def test_a_ledger_that_cannot_be_written_leaves_its_trials_to_the_next_start(monkeypatch):
+    ledger = Ledger()
+    asked = controller(ledger)
+    asked.next_segment("a")
+
+    def refuse(*_):
+        raise CapacityError("the disk is full")
+
+    monkeypatch.setattr(ledger, "end", refuse)
+    asked.close()
+    assert ledger.trials[0].state == "running"
 
 
 def test_a_trial_is_lost_a_finite_number_of_times():
