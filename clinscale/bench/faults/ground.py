@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinscale import corpus, registry
+from clinscale import corpus, models, registry
 from clinscale.bench.faults.loss import LossError, check
 from clinscale.engine import consolidated_state, newest_checkpoint
 from clinscale.pretrain import CHECKPOINTS, PretrainConfig, train, train_worker, worker_task
@@ -120,6 +120,13 @@ class Ground:
             name = f"step-{saved:08d}"
             shutil.copytree(self.folder / "undisturbed" / CHECKPOINTS / name, made / name)
         return made
+
+    @functools.cached_property
+    def base_model(self) -> Path:
+        """Folder of an untrained base model of the smallest size."""
+        tokenizer = corpus.load_tokenizer(str(self.shards.tokenizer_dir))
+        model = models.build(models.ModelConfig(size="tiny"), tokenizer, seed=0)
+        return models.save_hf(model, tokenizer, self.folder / "base")
 
     @functools.cached_property
     def database(self) -> Path:

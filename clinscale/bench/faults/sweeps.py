@@ -1,0 +1,166 @@
+"""Faults of sweeps: trials that are killed or stand still, disks that fill up; the sampler must hear the truth."""
+
+import contextlib
+import functools
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from clinscale import registry, runtime
+from clinscale.bench.faults.disks import disk, why_no_disk
+from clinscale.bench.faults.fault import Fault, Outcome, Scene
+from clinscale.bench.faults.ground import Ground
+from clinscale.bench.faults.loss import LossError, check
+from clinscale.errors import ClinscaleError
+from clinscale.sweep import Ledger, SweepConfig, SweepProgress, sweep
+
+TRIALS, EPOCHS = 3, 3
+_STALL_S = 20.0
+_NAME = "faults"
+
+_DEMANDED = "the sampler hears the truth, the sweep completes, all trials accounted for, each epoch once"
+
+Found = list[tuple[Any, ...]]
+"""Params, state and scores of each trial."""
+
+
+def faults() -> list[Fault]:
+    """One for each."""
+    return [
+        Fault("trial killed", _DEMANDED, functools.partial(_signalled, number=signal.SIGKILL)),
+        Fault("trial stopped for ever", _DEMANDED, functools.partial(_signalled, number=signal.SIGSTOP)),
+        Fault("disk full while a sweep runs", _DEMANDED, _disk_full, why_no_disk),
+    ]
+
+
+def _config(ground: Ground, **settings: Any) -> SweepConfig:
+    study = {
+        "name": "pairs",
+        "task": "demo_pairs",
+        "data": str(ground.data),
+        "models": [str(ground.base_model)],
+        "space": str(_space(ground)),
+    }
+    recipe = {"studies": [study], "budget": {"trials": TRIALS}, "scheduler": "none"}
+    values = {"max_concurrent_trials": 1, "stall_timeout_s": _STALL_S, **settings}
+    return SweepConfig.parse({"name": _NAME, "recipe": recipe, "runtime": values}, source="faults")
+
+
+def _space(ground: Ground) -> Path:
+    import yaml
+
+    path = ground.folder / "space.yaml"
+    values = {
+        "fixed": {"epochs": EPOCHS, "dropout": 0.1, "batch_size": 8, "max_tokens": 64, "patience_epochs": EPOCHS},
+        "parameters": {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}},
+        "first_trials": [{"optimizer.learning_rate": 1e-3}],
+    }
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def _undisturbed(ground: Ground) -> Found:
+    """The sweep that nothing happens to, made once."""
+    home = ground.folder / "sweep"
+    if not home.exists():
+        home.mkdir()
+        _sweep(_config(ground), home, ground.tracking(home))
+    return _found(home)
+
+
+def _sweep(
+    config: SweepConfig,
+    home: Path,
+    tracking: registry.Tracking,
+    on_progress: Callable[[SweepProgress], None] | None = None,
+) -> None:
+    cluster = runtime.current_cluster()
+    sweep(config, tracking=tracking, home=home, cluster=cluster, on_progress=on_progress)
+
+
+def _found(home: Path) -> Found:
+    with contextlib.closing(Ledger(home / "sweep" / _NAME / "ledger.jsonl")) as ledger:
+        return [
+            (
+                one.number,
+                dict(one.params),
+                one.state,
+                [(epoch.epoch, epoch.objective, epoch.metrics["train/loss"]) for epoch in one.epochs],
+            )
+            for one in ledger.trials
+        ]
+
+
+def _compare(scene: Scene, home: Path, tracking: registry.Tracking) -> None:
+    """LossError unless ledger and MLflow have what those of the undisturbed sweep have."""
+    found = _found(home)
+    check(found == _undisturbed(scene.ground), "trials are not those of the undisturbed sweep")
+    parent, *_ = registry.read_runs(tracking, kind="sweep")
+    runs = registry.read_runs(tracking, parent=parent.id)
+    check(len(runs) == TRIALS, f"MLflow has {len(runs)} trials instead of {TRIALS}")
+    check({run.status for run in [parent, *runs]} == {"FINISHED"}, "a run is not FINISHED")
+    for run in runs:
+        epochs = [value for _, value in registry.metric_history(tracking, run.id, "epoch")]
+        check(epochs == [*range(1, EPOCHS + 1)], "an epoch is missing in MLflow, or there twice")
+
+
+def _signalled(scene: Scene, *, number: signal.Signals) -> Outcome:
+    """A signal to the process of the running trial, at the end of one of its epochs or a moment later."""
+    _undisturbed(scene.ground)
+    home = scene.folder / "home"
+    home.mkdir()
+    tracking = scene.ground.tracking(home)
+    due = scene.rng.randrange(1, TRIALS * EPOCHS)
+    hit: list[int] = []
+
+    def on_progress(progress: SweepProgress) -> None:
+        epochs = sum(study.epochs for study in progress.studies)
+        if epochs == due and not hit and progress.studies[0].running:
+            time.sleep(scene.rng.uniform(0, 0.5))
+            for process in _trials():
+                with contextlib.suppress(psutil.Error, ProcessLookupError):
+                    os.kill(process.pid, number)
+                    hit.append(process.pid)
+
+    _sweep(_config(scene.ground), home, tracking, on_progress)
+    check(bool(hit), "no trial was running at the chosen moment")
+    _compare(scene, home, tracking)
+    check(not _trials(), "a trial's process is left")
+    return Outcome(unit="epochs")
+
+
+def _trials() -> list[Any]:
+    """Processes of running trials: forks of the server of forks, their watchers left out."""
+    servers = [one for one in psutil.Process().children() if "forkserver" in " ".join(one.cmdline())]
+    return [fork for server in servers for fork in server.children() if fork.status() != psutil.STATUS_ZOMBIE]
+
+
+def _disk_full(scene: Scene) -> Outcome:
+    """The home's disk fills up after a random epoch; the same command goes on when there is room again."""
+    undisturbed = _undisturbed(scene.ground)
+    with disk(scene.folder / "disk", size_bytes=256 * 2**20) as place:
+        tracking = scene.ground.tracking(scene.folder)
+        due = scene.rng.randrange(1, TRIALS * EPOCHS)
+        leave_bytes = scene.rng.randrange(2 * 2**20)
+
+        def on_progress(progress: SweepProgress) -> None:
+            if sum(study.epochs for study in progress.studies) == due:
+                place.fill(leave_bytes=leave_bytes)
+
+        config = _config(scene.ground)
+        try:
+            _sweep(config, place.path, tracking, on_progress)
+        except ClinscaleError:
+            pass
+        else:
+            raise LossError("the sweep ended on a full disk")
+        place.empty()
+        _sweep(config, place.path, tracking)
+        check(_found(place.path) == undisturbed, "trials are not those of the undisturbed sweep")
+        _compare(scene, place.path, tracking)
+    return Outcome(unit="epochs")
