@@ -107,7 +107,7 @@ class _Verb:
         return time.monotonic()
 
     def processes(self, word: str = "") -> list[Any]:
-        """Its processes, or those with `word` in their command line."""
+        """Processes of the try, or those among them with `word` in their command line."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
