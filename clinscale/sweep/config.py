@@ -136,8 +136,9 @@ class SweepRecipe(Config):
     budget: BudgetConfig = BudgetConfig()
     """Limits of all studies together."""
 
-    sampler: Sampler = "tpe"
-    """Optuna's TPE, GP, CMA-ES or NSGA-II; `qmc` (Sobol), `random`, `grid`."""
+    sampler: Sampler = "surrogate"
+    """`surrogate`: a Gaussian process of extrapolated ends (with several objectives, TPE); Optuna's TPE, GP, CMA-ES or
+    NSGA-II; `qmc` (Sobol), `random`, `grid`."""
 
     scheduler: Scheduler = "asha"
     """The rule by which trials end early: `asha` and `hyperband` pause them at rungs and promote the best, `median`

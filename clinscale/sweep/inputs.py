@@ -79,6 +79,7 @@ class Study:
             objectives=recipe.objectives,
             first=self.space.first_trials,
             warm=self.warm,
+            places=(*recipe.halving.stops(self.space.epochs), self.space.epochs),
         )
         made.num_points()
         return made

@@ -16,6 +16,8 @@ from clinscale.units import Duration
 
 Scheduler = Literal["asha", "hyperband", "median", "none"]
 
+_EARLY = 1 / 27
+"""Share of a training at which trials are first judged."""
 _FIRST = 3
 """Trials of each study before studies are compared by expected gain."""
 _SPACINGS = 4
@@ -35,7 +37,8 @@ class Halving:
     """The rungs at which trials are judged, and the share of them that goes on."""
 
     scheduler: Scheduler = "asha"
-    grace_epochs: int = 2
+    grace_epochs: int | None = None
+    """First rung; None is about 4 % of a training, but at least one epoch: ranks there often are those of the end."""
     reduction_factor: int = 3
     grace: Duration | None = None
     """Training before the first rung in steps or in shares of an epoch, in place of `grace_epochs`."""
@@ -55,12 +58,16 @@ class Halving:
         stops: list[Rung] = [*self.looks, *self._whole_epochs(epochs)]
         return stops[bracket:]
 
+    def first_rung(self, epochs: int) -> int:
+        """Epochs that every trial of `epochs` is given, where `grace` does not say it."""
+        return self.grace_epochs or max(1, round(epochs * _EARLY))
+
     def rungs(self, epochs: int, bracket: int = 0) -> list[int]:
         """Epochs after which a trial of `epochs` is judged, the last one left out."""
         return [rung for rung in self.stops(epochs, bracket) if isinstance(rung, int)]
 
     def _whole_epochs(self, epochs: int) -> list[int]:
-        rung: float = self.grace_epochs
+        rung: float = self.first_rung(epochs)
         if self.grace is not None:  # in steps, an epoch of the trial is what there is after its looks
             rung = self.grace.value if self.grace.unit == "epochs" else 1
         rungs = []
@@ -180,7 +187,7 @@ def goes_on(trial: Trial, peers: Sequence[Trial], halving: Halving, epochs: int)
     if trial.rung is None or trial.objective_at(trial.rung) is None:  # a look without a score judges nobody
         return True
     if halving.scheduler == "median":
-        return _above_median(trial, peers, halving)
+        return _above_median(trial, peers, halving.first_rung(epochs) if halving.grace is None else 0)
     stops = halving.stops(epochs, halving.bracket(trial.number, epochs))
     return trial.rung not in stops or trial in _promotable(peers, halving, epochs, trial.rung)
 
@@ -361,10 +368,10 @@ def _promotable(peers: Sequence[Trial], halving: Halving, epochs: int, rung: Run
     return found
 
 
-def _above_median(trial: Trial, peers: Sequence[Trial], halving: Halving) -> bool:
+def _above_median(trial: Trial, peers: Sequence[Trial], grace_epochs: int) -> bool:
     """Golovin et al. 2017, Google Vizier: stop what is below the median of the others at the same epoch."""
     rung = trial.rung
-    if rung is None or (halving.grace is None and trial.epoch < halving.grace_epochs):
+    if rung is None or trial.epoch < grace_epochs:
         return True
     others = [
         value

@@ -1,30 +1,36 @@
-"""The next point of a study, from Optuna's samplers, asked about a study that is made from the ledger each time.
+"""The next point of a study: by a surrogate of extrapolated ends, or from Optuna's samplers.
 
-The study states facts: a paused or stopped trial is PRUNED with the score of each epoch, a running one is RUNNING
-(so that TPE's constant liar keeps others away), one that was too large or diverged is infeasible. Nothing of it lives
-longer than the question, and its randomness is a function of (seed, number of the trial): there is no state to restore,
-and no zombie trial that keeps the search away from where nothing runs.
+Optuna is asked about a study that is made from the ledger each time. It states facts: a paused or stopped trial is
+PRUNED with the score of each epoch, a running one is RUNNING (so that TPE's constant liar keeps others away), one that
+was too large or diverged is infeasible. Nothing lives longer than the question, and all randomness is a function of
+(seed, number of the trial): there is no state to restore, and no zombie trial that keeps the search away from where
+nothing runs.
 """
 
 import contextlib
 import itertools
+import math
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from clinscale.errors import ConfigError
+from clinscale.sweep.curves import End, extrapolate
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.space import SearchSpace
 from clinscale.units import Duration
+from clinscale.sweep.surrogate import next_point
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-Sampler = Literal["tpe", "gp", "cmaes", "nsga2", "qmc", "random", "grid"]
+Sampler = Literal["surrogate", "tpe", "gp", "cmaes", "nsga2", "qmc", "random", "grid"]
 Objective = Literal["score", "latency", "cost"]
 
 DIRECTIONS: dict[Objective, str] = {"score": "maximize", "latency": "minimize", "cost": "minimize"}
@@ -33,7 +39,10 @@ DIRECTIONS: dict[Objective, str] = {"score": "maximize", "latency": "minimize", 
 _STARTUP = 8
 """Trials before TPE, GP or CMA-ES is believed; those that the user or an earlier sweep gave count, the others are Sobol
 points, which leave no corner out as random ones do."""
-_LEARNING = ("tpe", "gp", "cmaes")
+_QUASI_RANDOM = 8
+"""One point in this many is quasi-random whatever the model says."""
+_IMPOSSIBLE = End(-math.inf, 0.0)
+_LEARNING = ("surrogate", "tpe", "gp", "cmaes")
 
 
 @dataclass(frozen=True)
@@ -50,13 +59,15 @@ class Proposer:
     """All that decides a study's points."""
 
     space: SearchSpace
-    sampler: Sampler = "tpe"
+    sampler: Sampler = "surrogate"
     seed: int = 0
     objectives: tuple[Objective, ...] = ("score",)
     first: tuple[Mapping[str, Any], ...] = ()
     """Published settings, tried first."""
     warm: tuple[Mapping[str, Any], ...] = ()
     """The best points of earlier sweeps, tried before those."""
+    places: tuple[Any, ...] = ()
+    """Rungs of a trial in their order, its end last, from which `surrogate` extrapolates; empty: scores as they are."""
 
     def propose(self, trials: Sequence[Trial]) -> Proposal:
         """The point of the trial after `trials`, which are all searched trials of the study."""
@@ -68,7 +79,8 @@ class Proposer:
             return Proposal(self._grid()[place], "sampler")
         if self.sampler == "qmc" or (self.sampler in _LEARNING and number < _STARTUP):
             return Proposal(self.space.quasi_random(place + 1, self.seed)[place], "sampler")
-        return self._ask(trials)
+        modelled = self.sampler == "surrogate" and len(self.objectives) == 1
+        return self._modelled(trials) if modelled else self._ask(trials)
 
     def num_points(self) -> int | None:
         """Number of points of a grid."""
@@ -83,6 +95,17 @@ class Proposer:
         unique = {tuple(sorted(proposal.params.items())): proposal for proposal in reversed(given)}
         return list(unique.values())[::-1]
 
+    def _modelled(self, trials: Sequence[Trial]) -> Proposal:
+        """The point that the model of extrapolated ends promises most of."""
+        known = extrapolate(trials, self.places).now
+        rng = np.random.default_rng(random.Random(f"{self.seed}/{len(trials)}").getrandbits(63))
+        place = len(trials) - len(self._given())
+        by_chance = place % _QUASI_RANDOM == _QUASI_RANDOM - 1  # what the model cannot see is found so
+        if by_chance or len(known) < 2:
+            return Proposal(self.space.quasi_random(place + 1, self.seed)[place], "sampler")
+        ends = [_IMPOSSIBLE if infeasible(trial) else known.get(trial.number) for trial in trials]
+        return Proposal(next_point(self.space, [trial.params for trial in trials], ends, rng), "sampler")
+
     def _ask(self, trials: Sequence[Trial]) -> Proposal:
         study = study_of(trials, self.space, self.objectives, sampler=self._optuna_sampler(len(trials)))
         with quiet_optuna():
@@ -95,7 +118,7 @@ class Proposer:
         from optuna import samplers
 
         seed = random.Random(f"{self.seed}/{number}").getrandbits(31)
-        if self.sampler == "tpe":
+        if self.sampler in ("tpe", "surrogate"):
             return samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=True, constant_liar=True)
         if self.sampler == "gp":
             return samplers.GPSampler(seed=seed, n_startup_trials=_STARTUP, deterministic_objective=False)
@@ -152,6 +175,11 @@ def values_of(trial: Trial, objectives: Sequence[Objective]) -> list[float] | No
     return [known[objective] for objective in objectives]
 
 
+def infeasible(trial: Trial) -> bool:
+    """Whether its setting is one that cannot be trained, which a sampler is to stay away from."""
+    return trial.state == "failed" and trial.reason in ("not_a_number", "out_of_memory", "over_time")
+
+
 def _by_rung(trial: Trial, looks: Sequence[Duration]) -> dict[int, float]:
     """Best scores by epoch; those of the study's looks, which are compared among themselves, below 1."""
     first = 1 - len(looks)
@@ -173,11 +201,11 @@ def _frozen(
         "lost": TrialState.RUNNING,
         "failed": TrialState.FAIL,
     }[trial.state]
-    infeasible = trial.state == "failed" and trial.reason in ("not_a_number", "out_of_memory", "over_time")
-    if infeasible:  # samplers look at no FAILED trial, and would walk into the same wall again
+    impossible = infeasible(trial)
+    if impossible:  # samplers look at no FAILED trial, and would walk into the same wall again
         state = TrialState.PRUNED
     single = len(objectives) == 1
-    known = state in (TrialState.COMPLETE, TrialState.PRUNED) and (single or not infeasible)
+    known = state in (TrialState.COMPLETE, TrialState.PRUNED) and (single or not impossible)
     return create_trial(
         state=state,
         values=values if known else None,
@@ -193,7 +221,7 @@ def _frozen(
         },
         system_attrs=dict(trial.system_attrs),
         intermediate_values=_by_rung(trial, looks) if single else {},
-        constraints={str(trial.reason): 1.0} if infeasible else None,
+        constraints={str(trial.reason): 1.0} if impossible else None,
     )
 
 

@@ -46,6 +46,9 @@ def move(*trials, budget=None, halving=ASHA, studies=1, **options):
         (Halving("asha", 2, 3), 9, [2, 6]),
         (Halving("asha", 1, 4), 16, [1, 4]),
         (Halving("asha", 4, 2), 4, []),
+        (Halving(), 27, [1, 3, 9]),  # about 4 % of a training
+        (Halving(), 54, [2, 6, 18]),
+        (Halving(), 6, [1, 3]),
     ],
 )
 def test_rungs(halving, epochs, rungs):

@@ -48,7 +48,8 @@ class Ours:
     ) -> None:
         self._epochs = epochs
         self._ledger, self._halving, self._budget = Ledger(), halving or Halving(), Budget(trials=trials)
-        self._proposer = Proposer(space, seed=seed, first=space.first_trials, warm=warm)
+        places = (*self._halving.stops(epochs), epochs)
+        self._proposer = Proposer(space, seed=seed, first=space.first_trials, warm=warm, places=places)
         self._jobs: dict[int, Job] = {}
 
     def next(self) -> Job | None:
