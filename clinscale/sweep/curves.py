@@ -37,9 +37,9 @@ class Ends:
     """The ends of a study's trials by number; those that failed or have no score at a rung are left out."""
 
     now: Mapping[int, End]
-    """From all that each trial has shown."""
+    """Ends by all that each trial has shown."""
     seen_at: Mapping[Any, Mapping[int, End]]
-    """From what each had shown at a rung, by rung."""
+    """Ends by what each had shown at a rung, by rung."""
 
 
 def extrapolate(trials: Sequence[Trial], places: Sequence[Any]) -> Ends:

@@ -139,7 +139,7 @@ class _Process:
 
 
 def shares_of(space: SearchSpace, point: Mapping[str, Any]) -> list[float]:
-    """A point of the unit cube; different choices are a whole range apart, what is not searched lies in the middle."""
+    """A point of the unit cube; different choices are a whole range apart, what is not searched is in the middle."""
     row: list[float] = []
     for key, dimension in space.parameters.items():
         if dimension.type == "categorical":

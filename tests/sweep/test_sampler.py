@@ -36,14 +36,14 @@ def searched(proposer, count, score=lambda params: -abs(params["optimizer.learni
     return trials
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
+@pytest.mark.parametrize("sampler", ["surrogate", "tpe", "gp", "cmaes"])
 def test_a_sampler_that_learns_begins_with_points_that_leave_no_corner_out(sampler):
     first = ({"optimizer.learning_rate": 3e-3, "dropout": 0.1, "batch_size": 8},)
     trials = searched(Proposer(SPACE, sampler=sampler, seed=1, first=first), 8)
     assert [trial.params for trial in trials] == [*first, *SPACE.quasi_random(7, 1)]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "qmc", "random", "nsga2"])
+@pytest.mark.parametrize("sampler", ["surrogate", "tpe", "gp", "cmaes", "qmc", "random", "nsga2"])
 def test_the_next_point_is_a_function_of_the_trials_so_far(sampler):
     proposer = Proposer(SPACE, sampler=sampler, seed=3, first=SPACE.first_trials)
     trials = searched(proposer, 12)
