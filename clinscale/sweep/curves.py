@@ -54,7 +54,12 @@ def extrapolate(trials: Sequence[Trial], places: Sequence[Any]) -> Ends:
             {t.number: End(t.objective, 0.0) for t in trials if t.searched and t.objective is not None}, {}
         )
     judged = [trial for trial in trials if trial.searched and trial.state != "failed"]
-    able = [trial for trial in judged if any(trial.objective_at(place) is not None for place in places)]
+    able = [
+        trial
+        for trial in judged
+        if (trial.state == "complete" and trial.epochs)
+        or any(trial.objective_at(place) is not None for place in places)
+    ]
     if not able:
         return Ends({}, {})
     # a place that nobody has come to says nothing, as looks have that are beyond the first epoch

@@ -22,8 +22,8 @@ from clinscale.errors import ConfigError
 from clinscale.sweep.curves import End, extrapolate
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.space import SearchSpace
-from clinscale.units import Duration
 from clinscale.sweep.surrogate import next_point
+from clinscale.units import Duration
 
 if TYPE_CHECKING:
     from optuna import Study

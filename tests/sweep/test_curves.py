@@ -1,9 +1,12 @@
 """Extrapolated ends say what trials that went on have taught, and how little is known before."""
 
+from dataclasses import replace
+
 import pytest
 
 from clinscale.sweep.curves import extrapolate
-from clinscale.sweep.ledger import Epoch, Trial
+from clinscale.sweep.ledger import Epoch, Look, Trial
+from clinscale.units import Duration
 
 PLACES = [1, 3, 9]
 
@@ -41,3 +44,15 @@ def test_what_failed_or_has_shown_nothing_has_no_end():
     failed = trial(0, 0.5, 0.3, state="failed")
     assert extrapolate([failed, trial(1, 0.5, state="running")], PLACES).now == {}
     assert extrapolate([], PLACES).now == {}
+
+
+def test_looks_inside_the_first_epoch_are_rungs_and_one_without_a_score_costs_nobody_his_end():
+    tenth, never = Duration(0.1, "epochs"), Duration(5000.0, "steps")
+    looks = [(Look(tenth, 0.1, score, 1.0),) for score in (0.2, 0.4, None)]
+    trials = [replace(trial(number, 0.5), looks=look) for number, look in enumerate(looks)]
+    trials[2] = replace(trials[2], epochs=trial(2, 0.5, 0.6).epochs)
+    ends = extrapolate(trials, [tenth, never, 1, 3]).now
+    assert ends[0].mean < ends[1].mean
+    assert ends[2].mean >= 0.6
+    early = trial(3, 0.5, 0.5, state="complete")  # its setting has fewer epochs
+    assert extrapolate([early], [3, 9]).now[3].mean == 0.5
