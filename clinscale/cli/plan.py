@@ -14,7 +14,7 @@ from clinscale.errors import ConfigError
 from clinscale.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from clinscale.plan import Estimate, PretrainPlan, Probe, Simulation, Site, TunePlan
+    from clinscale.plan import Estimate, PretrainPlan, Probe, Simulation, Site, SweepSpread, TunePlan
     from clinscale.study import ProtocolPlan
     from clinscale.sweep import SweepRuntime, Work
 
@@ -47,6 +47,9 @@ Workers = Annotated[
     list[int] | None,
     typer.Option("--workers", min=1, help="A size of cluster to compare; repeat. Default: 1 to 1024."),
 ]
+ReplacementMinutes = Annotated[
+    float, typer.Option(min=0.01, help="With --simulate: mean wait for a lost device's successor; assumed.")
+]
 Devices = Annotated[
     float | None,
     typer.Option(
@@ -72,9 +75,7 @@ def pretrain(
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Also run it by chance on spot devices: days with their spread.")
     ] = False,
-    replacement_minutes: Annotated[
-        float, typer.Option(min=0.01, help="With --simulate: mean wait for a lost device's successor; assumed.")
-    ] = 10.0,
+    replacement_minutes: ReplacementMinutes = 10.0,
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Measure this machine first, under a minute, and correct the plan by it."),
@@ -138,6 +139,11 @@ def tune(
     usd_per_hour: Usd = None,
     usd_per_spot_hour: UsdSpot = None,
     preemptions_per_device_day: Preemptions = 1.0,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Also run it by chance on 1 to --devices devices: hours, spread."),
+    ] = False,
+    replacement_minutes: ReplacementMinutes = 10.0,
     home: Home = DEFAULT_HOME,
     tracking_uri: TrackingUri = None,
     json: Json = False,
@@ -151,7 +157,7 @@ def tune(
     runtime.gpus_per_trial=1 --devices 8 --usd-per-hour 1.9`
     """
     from clinscale import registry
-    from clinscale.plan import plan_tune
+    from clinscale.plan import plan_tune, simulate_tune
     from clinscale.sweep import read_inputs
 
     config = sweep_of(task, data, model, max_tokens, space, name, overrides)
@@ -168,7 +174,19 @@ def tune(
         config, tracking=registry.connect(tracking_uri, home=home), home=home, loads_weights=False
     )
     found = plan_tune(config, inputs, site, devices=devices or _devices_here(config.runtime))
-    emit(found.plain(), as_json=json, people=_tune_people(found))
+    simulated: list[SweepSpread] = []
+    if simulate and found.studies:
+        sizes = sorted(
+            {found.trials_at_once, *(2**power for power in range(11) if 2**power < found.trials_at_once)}
+        )
+        simulated = [
+            simulate_tune(config, inputs, site, at_once=size, replace_s=60 * replacement_minutes) for size in sizes
+        ]
+    emit(
+        found.plain() | ({"simulation": [one.plain() for one in simulated]} if simulated else {}),
+        as_json=json,
+        people=[*_tune_people(found), *([_sweeps_table(simulated)] if simulated else [])],
+    )
     if not found.studies:
         raise typer.Exit(1)
 
@@ -278,6 +296,22 @@ def _tune_people(found: "TunePlan") -> list[Any]:
     if work := found.work:
         people.append(f"{work.trials} trials, {found.trials_at_once} at once: {_cost(found, work)}")
     return people + [f"not planned: {name}: {why}" for name, why in found.failures.items()]
+
+
+def _sweeps_table(found: "list[SweepSpread]") -> Any:
+    rows = [
+        {
+            "trials at once": one.at_once,
+            "hours": f"{one.mean_hours:,.3g}",
+            "of all runs": f"{one.low_hours:,.3g} to {one.high_hours:,.3g}",
+            "device-hours": f"{one.device_hours:,.3g}",
+            "trainings": f"{one.trials:,.1f}",
+            "devices lost": f"{one.losses:,.1f}",
+            "given up": f"{one.failed:,.1f}",
+        }
+        for one in found
+    ]
+    return table("Simulated by the sweep's own policy, confirmations included", rows)
 
 
 def _study_people(found: "ProtocolPlan") -> list[Any]:

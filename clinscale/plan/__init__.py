@@ -14,6 +14,7 @@ from clinscale.plan.probe import Probe, Reading
 from clinscale.plan.simulation import Simulation, Spread, simulate_pretrain
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
 from clinscale.plan.sweep import StudyPlan, TunePlan, plan_tune, planned_costs
+from clinscale.plan.sweep_simulation import SweepSpread, simulate_tune
 
 __all__ = [
     "PAYS",
@@ -35,6 +36,7 @@ __all__ = [
     "StepSetup",
     "StepTime",
     "StudyPlan",
+    "SweepSpread",
     "TunePlan",
     "activation_bytes",
     "check_launch",
@@ -48,6 +50,7 @@ __all__ = [
     "rank_memory",
     "rates_of",
     "simulate_pretrain",
+    "simulate_tune",
     "site_here",
     "step_time",
 ]

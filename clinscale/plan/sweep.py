@@ -192,10 +192,12 @@ def planned_costs(
     config: SweepConfig, site: Site
 ) -> Callable[[Study, Sequence[Mapping[str, Any]]], list[float] | None]:
     """A function that plans device-seconds of an epoch at points of a study; None where a model's shape is unknown."""
+    known: dict[str, _Trials] = {}
 
     def costs(study: Study, points: Sequence[Mapping[str, Any]]) -> list[float] | None:
         try:
-            trials = _Trials(study, site, config.runtime)
+            # the windows of a study are counted once
+            trials = known.setdefault(study.name, _Trials(study, site, config.runtime))
             return [
                 trials.plan(study.recipe(point, config.recipe.seed)).device_seconds_per_epoch for point in points
             ]

@@ -22,10 +22,11 @@ from clinscale.sweep.run import SweepProgress, SweepResult, load_sweep, sweep
 from clinscale.sweep.sampler import Proposer, quiet_optuna
 from clinscale.sweep.segments import run_segments
 from clinscale.sweep.space import SearchSpace, load_space
-from clinscale.sweep.trial import Report, Segment
+from clinscale.sweep.trial import OBJECTIVE, Report, Segment
 from clinscale.sweep.winner import StudyResult
 
 __all__ = [
+    "OBJECTIVE",
     "Budget",
     "BudgetConfig",
     "Epoch",

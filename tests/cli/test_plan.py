@@ -69,7 +69,8 @@ def test_a_sweep_is_planned_by_the_words_of_tune(here, demo_data, base_models, t
     found = json.loads(here("plan", "tune", *words, "--gpu", "h100", "--usd-per-hour", "3", "--json").stdout)
     assert found["trials"] == 4
     assert found["usd"] == pytest.approx(3 * found["device_hours"])
-    shown = here("plan", "tune", *words, "--devices", "2").stdout
+    shown = here("plan", "tune", *words, "--devices", "2", "--simulate").stdout
+    assert "Simulated by the sweep's own policy" in shown
     assert "4 trials, 2 at once" in shown
     assert "no price given" in shown
     with pytest.raises(ConfigError, match="did you mean h100"):
