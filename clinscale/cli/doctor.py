@@ -38,6 +38,9 @@ def doctor(
     close: Annotated[
         bool, typer.Option("--close", help="Take from other users what the check `closed` finds open.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Fix what the check `leftovers` finds left by killed processes.")
+    ] = False,
     shared_with: SharedWith = None,
     json: Json = False,
 ) -> None:
@@ -54,6 +57,7 @@ def doctor(
         "attention": _attention,
         "deepspeed": _deepspeed,
         "mlflow": lambda: _mlflow(tracking_uri, home),
+        "leftovers": lambda: _leftovers(tracking_uri, home, repair=repair),
     }
     if advisories:
         checks["advisories"] = lambda: _advisories(advisories)
@@ -155,9 +159,22 @@ def _deepspeed() -> str:
 def _mlflow(tracking_uri: str | None, home: Path) -> str:
     from clinscale import registry
 
-    tracking = registry.connect(tracking_uri, home=home)
-    closed = registry.close_orphans(tracking)
-    return tracking.uri + (f"; closed {len(closed)} runs whose process is gone" if closed else "")
+    return registry.connect(tracking_uri, home=home).uri
+
+
+def _leftovers(tracking_uri: str | None, home: Path, *, repair: bool) -> str:
+    """Leftovers of killed processes; the work goes on all the same, so that nothing is broken."""
+    from clinscale import registry
+    from clinscale.cli.leftovers import leftovers
+
+    found = leftovers(registry.connect(tracking_uri, home=home), home)
+    if not found:
+        return "none"
+    if repair:
+        for one in found:
+            one.fix()
+    said = "; ".join(f"{one.kind} {one.thing}{f': {one.outcome}' if repair else ''}" for one in found)
+    return said if repair else f"{said}; fix them: clinscale doctor --repair"
 
 
 def _ray() -> str:

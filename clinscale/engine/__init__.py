@@ -8,7 +8,13 @@ from clinscale.engine.backend import (
     seed_torch,
     set_generator_states,
 )
-from clinscale.engine.checkpoints import CheckpointStore, RetentionConfig, newest_checkpoint
+from clinscale.engine.checkpoints import (
+    CheckpointStore,
+    RetentionConfig,
+    fix_torn,
+    newest_checkpoint,
+    torn_checkpoints,
+)
 from clinscale.engine.hardware import Device, Hardware, Link, load_hardware
 from clinscale.engine.optim import OptimizerConfig
 from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
@@ -43,6 +49,7 @@ __all__ = [
     "consolidated_state",
     "datasheet_peak_flops",
     "describe_precision",
+    "fix_torn",
     "gemm_roof_flops",
     "generator_states",
     "load_hardware",
@@ -51,4 +58,5 @@ __all__ = [
     "peak_flops",
     "seed_torch",
     "set_generator_states",
+    "torn_checkpoints",
 ]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
+_UNFINISHED = ".step-*.partial"
 _POLL_S, _RETRY_S = 0.05, 5.0
 _PART_S = 60.0  # the least that a worker's part is waited for: it may only be slower, or about to say what ails it
 _HEADROOM = 1.02
@@ -274,10 +275,36 @@ def newest_checkpoint(folder: Path, *, set_aside: bool = False) -> Path | None:
             return checkpoint
         log.warning("checkpoint %s is damaged (%s); the one before it is used", checkpoint, fault)
         if set_aside:
-            aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            checkpoint.replace(aside)
+            _set_aside(checkpoint)
     return None
+
+
+def torn_checkpoints(folder: Path) -> dict[Path, str]:
+    """Unfinished saves in `folder`, and the checkpoints newer than the newest whole one; each with its fault.
+
+    Reads every byte of those checkpoints; AccessError as `fault_of`.
+    """
+    torn = {path: "its save did not end" for path in sorted(folder.glob(_UNFINISHED))}
+    for step in sorted(_committed(folder), reverse=True):
+        fault = fault_of(folder / _name(step))
+        if fault is None:
+            break
+        torn[folder / _name(step)] = fault
+    return torn
+
+
+def fix_torn(checkpoint: Path) -> None:
+    """Remove what a killed save left; put a damaged checkpoint aside, as `restore` does."""
+    if checkpoint.match(_UNFINISHED):
+        shutil.rmtree(checkpoint)
+    else:
+        _set_aside(checkpoint)
+
+
+def _set_aside(checkpoint: Path) -> None:
+    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.replace(aside)
 
 
 def fault_of(checkpoint: Path) -> str | None:
@@ -342,7 +369,7 @@ def _remove(checkpoint: Path) -> None:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    for entry in folder.glob(".step-*.partial"):
+    for entry in folder.glob(_UNFINISHED):
         shutil.rmtree(entry, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ MLflow.
 """
 
 from clinscale.registry.admission import UserRole, rights_table
+from clinscale.registry.cache import remove_stale_lock, stale_locks
 from clinscale.registry.card import CARD, Section, write_card
 from clinscale.registry.contents import Files, Text, artifacts, contents, local_artifact
 from clinscale.registry.download import stored_files
@@ -24,8 +25,10 @@ from clinscale.registry.runs import (
     UsedData,
     close_orphans,
     find_run,
+    gone_from_here,
     metric_history,
     open_run,
+    orphans,
     read_json_artifact,
     read_run,
     read_runs,
@@ -87,12 +90,14 @@ __all__ = [
     "find_run",
     "find_version",
     "folder_digest",
+    "gone_from_here",
     "lineage",
     "lineage_among",
     "list_versions",
     "local_artifact",
     "metric_history",
     "open_run",
+    "orphans",
     "own_server",
     "pull",
     "pull_offline",
@@ -102,6 +107,7 @@ __all__ = [
     "read_runs",
     "register",
     "remove_alias",
+    "remove_stale_lock",
     "remove_upload",
     "reopen_run",
     "resolve",
@@ -111,6 +117,7 @@ __all__ = [
     "set_user",
     "set_version_tags",
     "sign",
+    "stale_locks",
     "start_run",
     "stored_files",
     "write_card",

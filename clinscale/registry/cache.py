@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,29 @@ def exclusive(path: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[No
                     return
                 continue
         time.sleep(_POLL_S)
+
+
+def stale_locks(folder: Path) -> list[Path]:
+    """Lock files of `exclusive` in `folder` that nobody holds: their processes were killed. Only this user's."""
+    return [path for path in sorted(folder.glob("*.lock")) if _is_stale(path)]
+
+
+def remove_stale_lock(path: Path) -> None:
+    """Take a lock and let it go, which removes its file; one that somebody holds by now is left to him."""
+    with contextlib.suppress(CapacityError), exclusive(path, patience_s=0):
+        pass
+
+
+def _is_stale(path: Path) -> bool:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                return False
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except OSError:  # held, gone, or not ours to open
+        return False
 
 
 def digest_or_none(folder: Path) -> str | None:

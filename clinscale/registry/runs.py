@@ -302,16 +302,21 @@ def read_json_artifact(tracking: Tracking, run_id: str, name: str) -> Any:
             return read_json(tracking.client.download_artifacts(run_id, name, folder))
 
 
-def close_orphans(tracking: Tracking) -> list[str]:
-    """End running runs whose process is gone as KILLED, and return their ids.
+def orphans(tracking: Tracking) -> list[RunRecord]:
+    """Running runs whose process is gone, oldest first.
 
     A process of this host is looked up. One of another host counts as gone when its heartbeat is a quarter of an hour
     old: fifteen of them missing, and more than the clocks of one cluster differ. A live one that is closed by mistake,
     because the server was away that long, opens again at its next heartbeat.
     """
     running = _search(tracking, _experiment_ids(tracking), "attributes.status = 'RUNNING'", "ASC")
+    return [record for record in running if _is_orphan(record.tags)]
+
+
+def close_orphans(tracking: Tracking, *, only: str | None = None) -> list[str]:
+    """End the `orphans` as KILLED, or `only` the one of that id, and return their ids."""
     closed = []
-    for record in [record for record in running if _is_orphan(record.tags)]:
+    for record in [record for record in orphans(tracking) if only in (None, record.id)]:
         with tracking.faults(f"read run {record.id}"):
             now = _record(tracking.client.get_run(record.id))
         if now.status == "RUNNING" and _is_orphan(now.tags):  # nobody ended or resumed it meanwhile
@@ -319,6 +324,12 @@ def close_orphans(tracking: Tracking) -> list[str]:
                 Run(tracking, record.id, record.name).end("KILLED")
                 closed.append(record.id)
     return closed
+
+
+def gone_from_here(tracking: Tracking, kind: str) -> set[str]:
+    """Names of the runs of a kind whose latest process was one of this host and is gone."""
+    latest = {record.name: record for record in read_runs(tracking, kind=kind)}
+    return {name for name, record in latest.items() if _owner_is_gone(record.tags.get(Tag.OWNER, ""))}
 
 
 def _search(
