@@ -1,9 +1,12 @@
 """`clinscale bench compare` and `tables` in the words of their verbs."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from clinscale.bench import load_record, with_tables
+from clinscale.cli import guide
 from clinscale.errors import ConfigError, DataError
 
 
@@ -42,3 +45,10 @@ def test_a_page_is_written_between_its_marks(here, tmp_path):
     here("bench", "tables", record, "--page", page)
     assert "| 1 worker, fp32 | 1.00 | - | - | - |" in page.read_text()
     assert "1 worker, fp32" in here("bench", "tables", record).stdout
+
+
+def test_the_tables_of_the_page_are_those_of_the_record():
+    page = guide.page("figures")
+    text = page.read_text()
+    assert "<!-- table " in text
+    assert with_tables(text, load_record(Path(page).with_name("figures.json"))) == text
