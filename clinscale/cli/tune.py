@@ -128,6 +128,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
         *thresholds(result.studies),
         *remarks(result.studies),
         *result.notes,
+        *offers(result.studies),
     ]
     if any(row["seeds"] > 1 for row in confirmed):
         people.append(table("Confirmed", confirmed))
@@ -146,6 +147,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
             "thresholds": thresholds(result.studies),
             "remarks": remarks(result.studies),
             "notes": list(result.notes),
+            "offers": {study.name: [offer.plain() for offer in study.offers] for study in result.studies},
             "confirmed": confirmed,
             "decisions": {study.name: study.decision.plain() for study in result.studies},
             "plots": {study.name: [str(path) for path in study.plots] for study in result.studies},
@@ -317,6 +319,15 @@ def winner_row(result: Any) -> dict[str, Any]:
 def remarks(results: "Sequence[StudyResult]") -> list[str]:
     """Lines below a table of winners on what they have not learned; usually none."""
     return [f"{one.version.label}: {remark}" for one in results for remark in one.remarks]
+
+
+def offers(results: "Sequence[StudyResult]") -> list[str]:
+    """Lines on averages of weights that may be taken in place of a winner; usually none."""
+    return [
+        f"{one.name}: {offer.sentence(one.metric)}; {one.folder.parent.parent / offer.id / one.folder.name}"
+        for one in results
+        for offer in one.offers
+    ]
 
 
 def thresholds(results: "Sequence[StudyResult]") -> list[str]:

@@ -19,6 +19,7 @@ from clinscale.finetune.group import finetune_on_workers
 from clinscale.finetune.looks import Looks, look_part
 from clinscale.finetune.loop import FinetuneResult, card_of
 from clinscale.finetune.run import SeedResult, run_finetune
+from clinscale.finetune.soup import Soup, dev_scores, first_averaged, greedy_soup, load_for, write_judged
 
 __all__ = [
     "OUTCOMES_BY_SEED_FILE",
@@ -33,10 +34,15 @@ __all__ = [
     "Looks",
     "Scores",
     "SeedResult",
+    "Soup",
     "card_of",
+    "dev_scores",
     "finetune",
     "finetune_on_workers",
+    "first_averaged",
+    "greedy_soup",
     "judge",
+    "load_for",
     "look_part",
     "run_finetune",
     "seconds_per_epoch",
@@ -44,4 +50,5 @@ __all__ = [
     "stored_trivial_outcomes",
     "task_inputs",
     "task_tags",
+    "write_judged",
 ]

@@ -16,6 +16,7 @@ from clinscale.errors import ConfigError, DataError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.finetune.looks import Looks
 from clinscale.finetune.loop import EpochLoop, FinetuneResult, Judges, OnEpoch, Underway
+from clinscale.finetune.soup import Mean, first_averaged
 from clinscale.runtime import beat, out_of_memory_as, run_halving
 from clinscale.storage import atomic_path
 from clinscale.tasks import TaskData, Window
@@ -31,6 +32,7 @@ def finetune(
     checkpoint: str | Path | None = None,
     until_epoch: int | None = None,
     looks: Looks | None = None,
+    average: str | Path | None = None,
 ) -> FinetuneResult:
     """Train on `train`, judge each epoch on `dev`, keep the best epoch in `folder`; never looks at `test`.
 
@@ -47,6 +49,8 @@ def finetune(
             from it, and `on_epoch` is called again for the epochs that it holds.
         until_epoch: stop after this epoch, to go on from `checkpoint` another time; 0 is after the looks.
         looks: inside the first epoch; they change no number of the epochs.
+        average: folder for the average of the weights after each epoch of the second half, once no epoch is left; there
+            is none of a single epoch.
 
     Raises:
         ConfigError: the model cannot read `max_tokens`, or the loss or the score is no longer a number.
@@ -60,6 +64,7 @@ def finetune(
             "finetune_on_workers in a ray_session, or set runtime.num_workers=1"
         )
     loop = _OneProcess(recipe, data, Path(folder), runtime, Path(checkpoint) if checkpoint else None, looks)
+    loop.average_folder = Path(average) if average else None
     return loop.run(on_epoch or (lambda metrics: None), until_epoch)
 
 
@@ -92,6 +97,9 @@ class _OneProcess(EpochLoop):
 
         super().__init__(recipe, data, folder, runtime, looks=looks)
         self._checkpoint = checkpoint
+        self.average_folder: Path | None = None
+        """Folder for the average of the last epochs; None keeps none."""
+        self._mean = Mean()
         self._engine = TorchEngine(
             self._predictor.model,
             recipe.optimizer,
@@ -116,13 +124,26 @@ class _OneProcess(EpochLoop):
             return
         self._engine.load_state_dict(state["engine"])
         self.history = list(state["history"])
+        self._mean = Mean(**state.get("mean", {}))
         self._underway = Underway(**state.get("underway", {}))  # states of earlier versions are of whole epochs
+        self._write_average()  # a kill may have come between checkpoint and folder
 
     def _keep(self, *, best: bool) -> None:
         if best:
             models.save_hf(self._predictor.model, self._predictor.tokenizer, self._folder)
             self.card.write(self._folder)
+        if self.average_folder and len(self.history) >= first_averaged(self._recipe.epochs):
+            self._mean = self._mean.plus(self._predictor.model.state_dict())
         self._write_checkpoint()
+        self._write_average()
+
+    def _write_average(self) -> None:
+        """Once nothing is trained any further, so that the model may hold other weights."""
+        if not self.average_folder or not self.done or self._mean.count < 2:
+            return
+        self._predictor.model.load_state_dict(self._mean.weights)
+        models.save_hf(self._predictor.model, self._predictor.tokenizer, self.average_folder)
+        self._predictor.card.write(self.average_folder)
 
     def _write_checkpoint(self) -> None:
         """A reader of the checkpoint sees the old file or the new one."""
@@ -134,6 +155,7 @@ class _OneProcess(EpochLoop):
             "engine": self._engine.state_dict(),
             "history": self.history,
             "underway": dataclasses.asdict(self._underway),
+            "mean": {"count": self._mean.count, "weights": self._mean.weights},
         }
         # by a stream of ours, whose errors torch passes on; its own says no more than that it failed
         with atomic_path(self._checkpoint) as temporary, temporary.open("wb") as stream:

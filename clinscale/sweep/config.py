@@ -181,6 +181,13 @@ class SweepRecipe(Config):
     chosen, which guards against a lucky seed.
     """
 
+    soup: Literal["offer", "take"] | None = None
+    """Averages of weights: a greedy soup of the best trials of the winner's base, and the winner's last epochs.
+
+    They are judged on the development split. `offer` names them beside the winner; `take` ships the best one where it
+    is better than the winner there, which its card says. The test split is judged once, on what is shipped.
+    """
+
     seed: int = 0
     """Seed of the samplers and of every trial."""
 

@@ -54,6 +54,7 @@ class Study:
             runtime=config.runtime,
             pauses=tuple(config.recipe.halving.pauses(self.space.epochs)),
             looks=self._looks(config.recipe),
+            average=config.recipe.soup is not None,
         )
 
     def _looks(self, recipe: SweepRecipe) -> Looks | None:

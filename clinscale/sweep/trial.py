@@ -46,6 +46,9 @@ class TrialSpec:
     looks: Looks | None = None
     """Looks inside the first epoch; after each of them, too, a trial of several workers gives them back."""
 
+    average: bool = False
+    """Whether trials of one worker keep the average of their last epochs."""
+
     def recipe(self, sampled: Mapping[str, Any], seed: int) -> FinetuneRecipe:
         """The fine-tuning that one sampled point means."""
         point = dict(sampled)
@@ -134,7 +137,16 @@ def _train(spec: TrialSpec, segment: Segment, on_epoch: Any) -> None:
     runtime, looks = spec.runtime.finetune, spec.looks and replace(spec.looks, known=segment.known_looks)
     if runtime.num_workers == 1:
         data = _read_once(spec.task.model_dump_json(), spec.data)
-        finetune(recipe, data, folder, runtime=runtime, on_epoch=on_epoch, checkpoint=checkpoint, looks=looks)
+        finetune(
+            recipe,
+            data,
+            folder,
+            runtime=runtime,
+            on_epoch=on_epoch,
+            checkpoint=checkpoint,
+            looks=looks,
+            average=average_folder(spec.folder, segment.trial) if spec.average else None,
+        )
         return
     ends: list[tuple[int | None, Looks | None]] = [
         (end, None) for end in (*spec.pauses, None) if end is None or end > segment.known_epochs
@@ -188,6 +200,11 @@ def reason_of(error: ClinscaleError) -> Reason:
 def trial_folder(folder: Path, trial_id: str) -> Path:
     """Folder of a trial's best weights."""
     return folder / trial_id / "hf"
+
+
+def average_folder(folder: Path, trial_id: str) -> Path:
+    """Folder of the average of a trial's last epochs."""
+    return folder / trial_id / "average"
 
 
 def state_file(folder: Path, trial_id: str) -> Path:

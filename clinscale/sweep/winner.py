@@ -7,7 +7,7 @@ from pathlib import Path
 from clinscale import models, promotion, registry
 from clinscale.config import fingerprint
 from clinscale.engine import describe_precision
-from clinscale.errors import ClusterError, ConfigError
+from clinscale.errors import ClusterError, ConfigError, DataError
 from clinscale.finetune import (
     OUTCOMES_BY_SEED_FILE,
     OUTCOMES_FILE,
@@ -20,12 +20,14 @@ from clinscale.finetune import (
 from clinscale.predict import load_predictor
 from clinscale.promotion import Decision
 from clinscale.registry import Tag
+from clinscale.storage import read_json, write_json
 from clinscale.sweep.card import write_task_card
 from clinscale.sweep.choose import Candidate, Finalist, choose_winner, flat_remark
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.inputs import Study, registered_name, study_recipe
 from clinscale.sweep.judged import WINNER_FILE, JudgedWinner
 from clinscale.sweep.ledger import Trial
+from clinscale.sweep.offers import OFFERS_FILE, Offer, best_offer, make_offers
 from clinscale.sweep.plots import draw
 from clinscale.sweep.policy import finalists
 from clinscale.sweep.record import TrialLogger
@@ -65,6 +67,8 @@ class StudyResult:
     """Spent on the study."""
     finalists: tuple[Finalist, ...]
     """The settings that were compared at the end."""
+    offers: tuple[Offer, ...]
+    """Averages of weights, judged on the development split; empty unless `recipe.soup` asks for them."""
     recipe: FinetuneRecipe
     """The winner's own fine-tuning recipe."""
     version: registry.ModelVersion
@@ -113,27 +117,35 @@ def _choose_and_judge(
         raise error(f"study {study.name}: no trial ended with a score{why}")
     winner = choose_winner(compared)
     kept = max(winner.seeds, key=lambda trial: trial.objective or 0.0)
-    data = study.data
-    judged = judge(trial_folder(folder, kept.id), data, attention=config.runtime.attention)
+    data, attention = study.data, config.runtime.attention
+    base = int(kept.params.get(MODEL, 0))
+    point = {key: value for key, value in kept.params.items() if key != MODEL}
+    recipe = study.space.recipe(study.bases[base].path, point, kept.seed)
+    offers: list[Offer] = []
+    if config.recipe.soup:
+        offers = make_offers(folder, trials, kept, data, epochs=recipe.epochs, attention=attention)
+        write_json(folder / OFFERS_FILE, [offer.plain() for offer in offers])
+        logger.run.log_json(OFFERS_FILE, [offer.plain() for offer in offers])
+    taken = best_offer(offers) if config.recipe.soup == "take" else None
+    judged = judge(trial_folder(folder, taken.id if taken else kept.id), data, attention=attention)
+    # the winner under other seeds says nothing of an average
     others = [
-        load_predictor(trial_folder(folder, trial.id), attention=config.runtime.attention).outcomes(
-            data.splits["test"]
-        )
-        for trial in winner.seeds
+        load_predictor(trial_folder(folder, trial.id), attention=attention).outcomes(data.splits["test"])
+        for trial in (() if taken else winner.seeds)
         if trial.id != kept.id
     ]
     run, spent_s = logger.run, sum(trial.seconds for trial in trials)
     run.log_json(OUTCOMES_FILE, judged.outcomes.plain())
     run.log_json(OUTCOMES_BY_SEED_FILE, [one.plain() for one in others])
     run.log_json(TRIVIAL_OUTCOMES_FILE, judged.trivial_outcomes.plain())
-    run.log(judged.as_metrics(data.task.name, winner.mean))
+    dev = taken.dev if taken else winner.mean
+    run.log(judged.as_metrics(data.task.name, dev))
     linear, remarks = _beside_baselines(judged, data)
     run.log({f"linear/{data.task.name}/{name}": value for name, value in linear.items()})
     remarks.append(flat_remark(trials, judged.metric, len(data.splits["dev"])))
     searched = sum(trial.searched for trial in trials)
-    base = int(kept.params.get(MODEL, 0))
-    point = {key: value for key, value in kept.params.items() if key != MODEL}
-    recipe = study.space.recipe(study.bases[base].path, point, kept.seed)
+    if taken:
+        remarks.append(f"{taken.sentence(judged.metric)}: what is shipped is the average")
     run.set_tags(
         {
             Tag.MAX_TOKENS: str(judged.max_tokens),
@@ -156,8 +168,8 @@ def _choose_and_judge(
     for picture in pictures:
         run.log_file(picture, "plots")
     JudgedWinner(
-        id=kept.id,
-        dev=winner.mean,
+        id=taken.id if taken else kept.id,
+        dev=dev,
         recipe=recipe,
         base=base,
         trials=searched,
@@ -169,6 +181,14 @@ def _choose_and_judge(
         remarks=tuple(remark for remark in remarks if remark),
         scores=judged,
     ).write(folder)
+
+
+def _read_offers(folder: Path) -> tuple[Offer, ...]:
+    file = folder / OFFERS_FILE
+    try:
+        return tuple(Offer(**one) for one in read_json(file)) if file.exists() else ()
+    except TypeError:
+        raise DataError(f"{file} holds no offers of a study; delete it to go on without them") from None
 
 
 def _beside_baselines(judged: Judgement, data: TaskData) -> tuple[dict[str, float], list[str]]:
@@ -255,6 +275,7 @@ def _register(
         trials=winner.trials,
         device_seconds=winner.device_seconds,
         finalists=winner.finalists,
+        offers=_read_offers(folder),
         recipe=winner.recipe,
         version=version,
         decision=decision,
