@@ -212,7 +212,10 @@ class SweepController:
         The seconds of a first epoch hold the start of its process, which the epochs after it do not repeat.
         """
         metrics = trial.epochs[-1].metrics
-        epoch_s = (metrics["perf/train_s"] + metrics["perf/eval_s"]) * self._config.runtime.devices_per_trial
+        train_s = metrics["perf/train_s"]
+        if trial.epoch == 1:  # of which its looks have the beginning
+            train_s += sum(look.metrics.get("perf/train_s", 0.0) for look in trial.looks)
+        epoch_s = (train_s + metrics["perf/eval_s"]) * self._config.runtime.devices_per_trial
         return trial.seconds + epoch_s * (self._epochs[trial.study] - trial.epoch)
 
     def _goes_on(self, trial: Trial) -> bool:

@@ -56,13 +56,13 @@ class SearchProgress:
     running: int
     paused: int
     failed: int
-    looks: int
-    """Reports from inside first epochs."""
     epochs: int
     best: float | None
     device_seconds: float
     remark: str = ""
     """Sentences on development scores that are flat over all trials so far, and on how the search goes."""
+    looks: int = 0
+    """Reports from inside first epochs."""
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,16 @@ def test_a_ledger_that_cannot_be_written_leaves_its_trials_to_the_next_start(mon
     assert ledger.trials[0].state == "running"
 
 
+def test_the_beginning_of_an_epoch_that_its_looks_have_is_counted_with_it():
+    """An epoch of 10 seconds, 4 of them before the look: 10 + 3 x 10 are above 36, 10 + 3 x 6 are not."""
+    ledger = Ledger()
+    asked = controller(ledger, limit_minutes=36 / 60, grace="0.4epochs", scheduler="median")
+    asked.next_segment("a")
+    assert asked.report("a", look(0, share=0.4, device_seconds=4.0, **{"perf/train_s": 4.0}))
+    assert not asked.report("a", epoch(1, seconds=6.0, work_s=6.0))
+    assert ledger.trials[0].reason == "over_time"
+
+
 def test_a_trial_is_lost_a_finite_number_of_times():
     ledger = Ledger()
     asked = controller(ledger)
