@@ -1,18 +1,23 @@
 """The folder of a named run: one name belongs to one recipe, so that resuming never mixes two experiments."""
 
+import contextlib
+import fcntl
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from clinscale.config import differences
-from clinscale.errors import ConfigError
+from clinscale.errors import ClusterError, ConfigError
+from clinscale.permissions import open_private
 from clinscale.storage import read_json_object, write_json
 
 RECIPE_FILE = "recipe.json"
 
 PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """Names that file systems, URLs and the registry all accept, so that a reference `NAME@alias` can be parsed."""
+
+_LOCK_FILE = "lock"
 
 _MOST_CHARACTERS = 200
 """Most characters of a name: file systems end at 255 bytes, MLflow's columns at 250, and more is added to it."""
@@ -52,3 +57,23 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
             "Use another name, or the old values to resume it"
         )
     return folder
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, that of `claim_run_folder`, while the block runs; the system lets go of it when we die.
+
+    Raises:
+        ClusterError: another process, or another part of this one, holds it.
+    """
+    with open_private(folder / _LOCK_FILE, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClusterError(
+                f"{folder.parent.name} run {folder.name} is being run by another process, in {folder}; wait for it to "
+                "end, or use another name"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield

@@ -1,9 +1,12 @@
 """One name stands for one recipe."""
 
+import subprocess
+import sys
+
 import pytest
 
-from clinscale.errors import ConfigError
-from clinscale.runfolder import claim_run_folder
+from clinscale.errors import ClusterError, ConfigError
+from clinscale.runfolder import claim_run_folder, sole_writer
 
 
 def test_the_same_recipe_returns_the_same_folder(tmp_path):
@@ -26,3 +29,21 @@ def test_names_that_are_no_plain_words_are_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="plain word"):
         claim_run_folder(tmp_path / "home", "sweep", name, {})
     assert not (tmp_path / "home").exists()
+
+
+def test_a_run_has_one_writer_until_it_ends_or_dies(tmp_path):
+    folder = claim_run_folder(tmp_path, "pretrain", "base", {})
+    hold = "import sys, pathlib, clinscale.runfolder as r\nwith r.sole_writer(pathlib.Path(sys.argv[1])):\n"
+    hold += "    print('held', flush=True)\n    sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(folder)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(ClusterError, match=r"pretrain run base is being run by another process.*wait for it"):
+        with sole_writer(folder):
+            pass
+    other.kill()
+    other.communicate()
+    with sole_writer(folder), pytest.raises(ClusterError), sole_writer(folder):
+        pass
+    with sole_writer(folder):
+        pass

@@ -22,7 +22,7 @@ from clinscale.finetune.evaluate import (
 )
 from clinscale.finetune.group import Event, finetune_on_workers
 from clinscale.registry import Experiment, Tag
-from clinscale.runfolder import claim_run_folder
+from clinscale.runfolder import claim_run_folder, sole_writer
 from clinscale.storage import read_json, write_json
 from clinscale.tasks import TaskData, load_task, read_task
 
@@ -100,11 +100,25 @@ def run_finetune(
 
     Raises:
         ConfigError: the name belongs to another recipe. DataError: data or model are not there.
+        ClusterError: another process runs it, too.
     """
     data = read_task(load_task(config.task, config.task_changes), config.data)
-    task = data.task
-    recipe = {"task": task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
+    recipe = {"task": data.task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
     folder = claim_run_folder(home, "finetune", config.name, recipe)
+    with sole_writer(folder):
+        return _finetune_seeds(config, data, recipe, folder, tracking, on_progress, on_event)
+
+
+def _finetune_seeds(
+    config: FinetuneConfig,
+    data: TaskData,
+    recipe: Mapping[str, Any],
+    folder: Path,
+    tracking: registry.Tracking,
+    on_progress: Callable[[dict[str, float]], None] | None,
+    on_event: Event | None,
+) -> FinetuneSummary:
+    """Fine-tune under each seed in a folder that nobody else writes to."""
     seeds = range(config.recipe.seed, config.recipe.seed + config.seeds)
     stored = models.stored_precision(config.recipe.model)
     if not all((folder / _seed(seed) / RESULT_FILE).exists() for seed in seeds):
@@ -130,7 +144,7 @@ def run_finetune(
             run.log(summary.best.metrics)
             run.set_tags({Tag.MAX_TOKENS: str(summary.best.scores.max_tokens)})
             if summary.test_deviation is not None:
-                key = f"test/{task.name}/{summary.metric}"
+                key = f"test/{data.task.name}/{summary.metric}"
                 run.log({f"{key}_mean": summary.test_mean, f"{key}_deviation": summary.test_deviation})
     return _summary(folder, seeds)
 

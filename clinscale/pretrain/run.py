@@ -1,8 +1,9 @@
 """The driver side of pretraining."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from clinscale import corpus, models, registry, runtime
 from clinscale.config import fingerprint, nearest
@@ -13,7 +14,7 @@ from clinscale.pretrain.config import PretrainConfig, PretrainRecipe
 from clinscale.pretrain.memorisation import MEMORISATION_FILE, exposure_metrics, measure_exposures, p_value
 from clinscale.pretrain.worker import WorkerTask, build_model, train_worker
 from clinscale.registry import Experiment, Tag
-from clinscale.runfolder import claim_run_folder
+from clinscale.runfolder import claim_run_folder, sole_writer
 from clinscale.storage import read_json, write_json
 
 CONFIG_FILE = "config.json"
@@ -62,11 +63,26 @@ def pretrain(
         DataError: no ShardSet at `recipe.shards`, or one that was not made with the model's tokenizer.
         CapacityError: the cluster, its memory or its disk is too small. ClusterError: the workers failed for good.
         RegistryError: training is done, but the tracking server is away; the same command registers it later.
+        ClusterError: another process runs it, too.
     """
     models.check_pretrains(config.recipe.model)
     shards = corpus.open_shards(config.recipe.shards)
     recipe = config.recipe.plain() | {"shards": shards.fingerprint}
     folder = claim_run_folder(home, "pretrain", config.name, recipe)
+    with sole_writer(folder):
+        return _pretrain(config, shards, recipe, folder, tracking, on_progress, on_event)
+
+
+def _pretrain(
+    config: PretrainConfig,
+    shards: corpus.ShardSet,
+    recipe: Mapping[str, Any],
+    folder: Path,
+    tracking: registry.Tracking,
+    on_progress: Progress | None,
+    on_event: Event | None,
+) -> PretrainResult:
+    """Train and register in a folder that nobody else writes to; `recipe` names the shards by fingerprint."""
     write_json(folder / CONFIG_FILE, config.plain())
     task = worker_task(config, shards, folder)
     stored = models.stored_precision(config.recipe.model.pretrained or "")
