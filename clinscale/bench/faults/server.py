@@ -1,7 +1,6 @@
 """A tracking server that goes away, answers nonsense or takes its time: a real one, behind a real proxy of ours."""
 
 import contextlib
-import http.client
 import os
 import signal
 import socket
@@ -9,8 +8,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +17,7 @@ Answer = Literal["fair", "500", "nonsense", "slow", "cut"]
 """Behaviour of the proxy; `cut` passes the request on and loses the answer."""
 
 _START_S = 300.0
-_SLOW_S = 2.0
+_PROXY = Path(__file__).with_name("proxy.py")
 
 
 class TrackingServer:
@@ -85,7 +82,7 @@ class TrackingServer:
         self._folder.mkdir(parents=True, exist_ok=True)
         self.answer("fair")
         arguments = [str(self._proxy_port), str(self._port), str(self._answer)]
-        self._proxy = subprocess.Popen([sys.executable, "-m", __name__, *arguments], stderr=subprocess.DEVNULL)
+        self._proxy = subprocess.Popen([sys.executable, "-I", str(_PROXY), *arguments], stderr=subprocess.DEVNULL)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,61 +96,3 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Passes requests on, as the file of behaviour says."""
-
-    port: int
-    behaviour: Path
-
-    def _pass_on(self) -> None:
-        how = self.behaviour.read_text(encoding="utf-8")
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if how == "slow":
-            time.sleep(_SLOW_S)
-        if how in ("500", "nonsense"):
-            self._send(500 if how == "500" else 200, b"<html>out of order</html>", "text/html")
-            return
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(self.command, self.path, body, _end_to_end(self.headers.items()))
-            response = connection.getresponse()
-            content, kind = response.read(), response.getheader("Content-Type") or "application/json"
-        except OSError:
-            self._send(502, b"no server", "text/plain")
-            return
-        finally:
-            connection.close()
-        if how == "cut":
-            self.close_connection = True
-            self.connection.close()
-            return
-        self._send(response.status, content, kind)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on
-
-    def _send(self, status: int, content: bytes, kind: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _end_to_end(headers: object) -> dict[str, str]:
-    pairs: Iterator[tuple[str, str]] = iter(headers)  # type: ignore[call-overload]
-    return {name: value for name, value in pairs if name.lower() not in ("host", "connection", "content-length")}
-
-
-def _main(proxy_port: int, port: int, behaviour: Path) -> None:
-    """The work of the proxy's process."""
-    _Handler.port, _Handler.behaviour = port, behaviour
-    ThreadingHTTPServer(("127.0.0.1", proxy_port), _Handler).serve_forever()
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

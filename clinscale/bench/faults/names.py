@@ -1,0 +1,89 @@
+"""Two of one name at once: registrations and promotions, in processes that begin at the same moment."""
+
+import functools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from clinscale import registry
+from clinscale.bench.faults.fault import Fault, Outcome, Scene
+from clinscale.bench.faults.loss import LossError, check
+from clinscale.errors import ClinscaleError
+from clinscale.sweep import Ledger, Trial
+
+_DEMANDED = "one wins, the other is told or follows; no mixture"
+_TOGETHER = 2
+_PATIENCE_S = 300.0
+
+
+def faults() -> list[Fault]:
+    """One for each thing that two may do at once."""
+    return [
+        Fault("two registrations of one name at once", _DEMANDED, functools.partial(_at_once, what="register")),
+        Fault("two writers of one ledger at once", _DEMANDED, functools.partial(_at_once, what="ledger")),
+    ]
+
+
+def _at_once(scene: Scene, *, what: str) -> Outcome:
+    home = scene.folder / "home"
+    home.mkdir()
+    tracking = scene.ground.tracking(home)
+    told = {"what": what, "home": str(home), "model": str(scene.ground.base_model), "start": str(home / "start")}
+    command = [sys.executable, "-m", __name__, json.dumps(told)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    processes = [subprocess.Popen([*command, str(number)], **pipes) for number in range(_TOGETHER)]
+    try:
+        for process in processes:  # they have imported all they need
+            check(process.stdout is not None and process.stdout.readline() == "ready\n", "a process did not start")
+        time.sleep(scene.rng.uniform(0, 0.1))
+        (home / "start").touch()
+        said = [json.loads(process.communicate(timeout=_PATIENCE_S)[0]) for process in processes]
+    except (subprocess.TimeoutExpired, json.JSONDecodeError):
+        raise LossError("a process ended without an answer, or not at all") from None
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if what == "ledger":
+        winners = [one for one in said if one["error"] is None]
+        check(len(winners) == 1, f"{len(winners)} writers were let in")
+        check(all(one["error"] in (None, "ClusterError") for one in said), "the other was not told why")
+        return Outcome()
+    failed = [one["error"] for one in said if one["error"]]
+    check(not failed, f"a registration failed with {', '.join(failed)}")
+    versions = sorted(version.version for version in registry.list_versions(tracking))
+    check(versions == [1, 2], f"versions {versions} are there in place of two")
+    for version in registry.list_versions(tracking):
+        out = scene.folder / f"pulled-{version.version}"
+        registry.pull(tracking, f"base/{version.version}", out)  # which compares every file with the manifest
+        check(registry.folder_digest(out) == version.digest, "a version's files are another's")
+    return Outcome()
+
+
+def _main(told: dict[str, str], number: int) -> None:
+    """The work of one of the processes."""
+    home, start = Path(told["home"]), Path(told["start"])
+    tracking = registry.connect(home=home)
+    run = registry.start_run(tracking, experiment="clinscale-sweep", name=f"maker-{number}", tags={}, params={})
+    print("ready", flush=True)
+    while not start.exists():
+        time.sleep(0.001)
+    error = None
+    try:
+        if told["what"] == "ledger":
+            ledger = Ledger(home / "ledger.jsonl")
+            ledger.start(Trial(0, 0, {"number": number}, "sampler", 0))
+            time.sleep(2)  # as long as the other needs to try
+        else:
+            registry.register(tracking, run.id, told["model"], name="base", tags={})
+    except ClinscaleError as raised:
+        error = type(raised).__name__
+    run.end()
+    print(json.dumps({"error": error}), flush=True)
+
+
+if __name__ == "__main__":
+    _main(json.loads(sys.argv[1]), int(sys.argv[2]))
