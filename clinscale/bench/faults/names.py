@@ -14,7 +14,7 @@ from clinscale.bench.faults.loss import LossError, check
 from clinscale.errors import ClinscaleError
 from clinscale.sweep import Ledger, Trial
 
-_DEMANDED = "one wins, the other is told or follows; no mixture"
+_DEMANDED = "one wins, the other is refused or follows; no mixture"
 _TOGETHER = 2
 _PATIENCE_S = 300.0
 
@@ -31,8 +31,8 @@ def _at_once(scene: Scene, *, what: str) -> Outcome:
     home = scene.folder / "home"
     home.mkdir()
     tracking = scene.ground.tracking(home)
-    told = {"what": what, "home": str(home), "model": str(scene.ground.base_model), "start": str(home / "start")}
-    command = [sys.executable, "-m", __name__, json.dumps(told)]
+    asked = {"what": what, "home": str(home), "model": str(scene.ground.base_model), "start": str(home / "start")}
+    command = [sys.executable, "-m", __name__, json.dumps(asked)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     processes = [subprocess.Popen([*command, str(number)], **pipes) for number in range(_TOGETHER)]
     try:
@@ -50,7 +50,7 @@ def _at_once(scene: Scene, *, what: str) -> Outcome:
     if what == "ledger":
         winners = [one for one in said if one["error"] is None]
         check(len(winners) == 1, f"{len(winners)} writers were let in")
-        check(all(one["error"] in (None, "ClusterError") for one in said), "the other was not told why")
+        check(all(one["error"] in (None, "ClusterError") for one in said), "the other was not refused as it should be")
         return Outcome()
     failed = [one["error"] for one in said if one["error"]]
     check(not failed, f"a registration failed with {', '.join(failed)}")
@@ -63,9 +63,9 @@ def _at_once(scene: Scene, *, what: str) -> Outcome:
     return Outcome()
 
 
-def _main(told: dict[str, str], number: int) -> None:
+def _main(asked: dict[str, str], number: int) -> None:
     """The work of one of the processes."""
-    home, start = Path(told["home"]), Path(told["start"])
+    home, start = Path(asked["home"]), Path(asked["start"])
     tracking = registry.connect(home=home)
     run = registry.start_run(tracking, experiment="clinscale-sweep", name=f"maker-{number}", tags={}, params={})
     print("ready", flush=True)
@@ -73,12 +73,12 @@ def _main(told: dict[str, str], number: int) -> None:
         time.sleep(0.001)
     error = None
     try:
-        if told["what"] == "ledger":
+        if asked["what"] == "ledger":
             ledger = Ledger(home / "ledger.jsonl")
             ledger.start(Trial(0, 0, {"number": number}, "sampler", 0))
             time.sleep(2)  # as long as the other needs to try
         else:
-            registry.register(tracking, run.id, told["model"], name="base", tags={})
+            registry.register(tracking, run.id, asked["model"], name="base", tags={})
     except ClinscaleError as raised:
         error = type(raised).__name__
     run.end()
