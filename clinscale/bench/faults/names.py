@@ -50,7 +50,10 @@ def _at_once(scene: Scene, *, what: str) -> Outcome:
     if what == "ledger":
         winners = [one for one in said if one["error"] is None]
         check(len(winners) == 1, f"{len(winners)} writers were let in")
-        check(all(one["error"] in (None, "ClusterError") for one in said), "the other was not refused as it should be")
+        check(
+            all(one["error"] in (None, "ClusterError") for one in said),
+            "the other was not refused as it should be",
+        )
         return Outcome()
     failed = [one["error"] for one in said if one["error"]]
     check(not failed, f"a registration failed with {', '.join(failed)}")

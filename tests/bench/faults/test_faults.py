@@ -80,12 +80,16 @@ def test_a_ledger_on_a_disk_that_comes_back_has_lost_nothing():
     assert len(record.rows()) == 2
 
 
+REDUCED = ["full while metrics", "read-only while shards", "two registrations", "losing its answers", "for ever"]
+
+
 @pytest.mark.chaos
-@pytest.mark.parametrize(
-    "only", ["metrics are logged", "one digit changed", "older checkpoint", "read-only while shards"]
-)
-def test_a_fault_loses_nothing(only):
-    record = faults.bench_faults(times=1, seed=random.randrange(1000), only=[only])
+def test_nothing_is_lost_at_one_try_of_the_faults_that_no_other_test_does():
+    """One call, so that the undisturbed work is done once."""
+    chosen = [fault.name for fault in faults.all_faults() if "pretraining" not in fault.name]
+    only = [name for name in chosen if any(word in name for word in REDUCED)]
+    assert len(only) == len(REDUCED)
+    record = faults.bench_faults(times=1, seed=random.randrange(1000), only=only)
     assert record.all_survived, record.rows()
 
 
