@@ -48,7 +48,7 @@ class TrackingServer:
         end = time.monotonic() + _START_S
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health", timeout=5).close()
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
                 return
             time.sleep(0.2)
         raise LossError("the tracking server did not start")

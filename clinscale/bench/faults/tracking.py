@@ -43,7 +43,8 @@ def _attempt(scene: Scene, *, falls_ill: Ill, heals: Ill) -> Outcome:
     with TrackingServer(scene.folder / "server") as server:
         shutil.copy(scene.ground.database, scene.folder / "server" / "mlflow.db")
         server.start()
-        tracking = registry.connect(server.uri)
+        with runtime.variables(MLFLOW_HTTP_REQUEST_TIMEOUT="60"):  # its first answer takes a while
+            tracking = registry.connect(server.uri)
         run = registry.resume_or_start_run(
             tracking,
             experiment="clinscale-pretrain",
