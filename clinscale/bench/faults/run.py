@@ -15,7 +15,6 @@ from clinscale.bench.faults.fault import Fault, Outcome, Scene
 from clinscale.bench.faults.ground import WORKERS, Ground
 from clinscale.bench.faults.loss import LossError
 from clinscale.bench.faults.names import faults as of_names
-from clinscale.bench.faults.pretraining import faults as of_pretraining
 from clinscale.bench.faults.sweeps import faults as of_sweeps
 from clinscale.bench.faults.tracking import faults as of_tracking
 from clinscale.bench.faults.written import faults as of_disks
@@ -29,7 +28,7 @@ _IMPORTED = ("clinscale.engine.preload", "clinscale.pretrain", "clinscale.finetu
 
 def all_faults() -> list[Fault]:
     """Every fault that the bench knows, the cheap ones first."""
-    return [*of_checkpoints(), *of_disks(), *of_names(), *of_tracking(), *of_sweeps(), *of_pretraining()]
+    return [*of_checkpoints(), *of_disks(), *of_names(), *of_tracking(), *of_sweeps()]
 
 
 @dataclass(frozen=True)
