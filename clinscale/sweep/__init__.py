@@ -6,6 +6,7 @@ is a line of its ledger; decisions are functions of the ledger, and MLflow's run
 
 from clinscale.sweep.config import BudgetConfig, StudyConfig, SweepConfig, SweepRecipe, SweepRuntime
 from clinscale.sweep.controller import SweepController
+from clinscale.sweep.dimensions import Prior
 from clinscale.sweep.forecast import (
     Forecast,
     SearchForecast,
@@ -34,6 +35,7 @@ __all__ = [
     "Halving",
     "Ledger",
     "Look",
+    "Prior",
     "Proposer",
     "Report",
     "Resume",

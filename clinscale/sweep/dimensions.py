@@ -1,11 +1,13 @@
 """Dimensions of a search space: ranges of numbers and choices, as Optuna's distributions."""
 
 import math
+import reprlib
+import statistics
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clinscale.config import Config
 from clinscale.errors import ConfigError
@@ -18,8 +20,29 @@ _LARGEST = 2**53
 """Largest whole number up to which a float, in which Optuna counts, holds every one."""
 
 
+class Prior(Config):
+    """A published setting, and how far from it the best one may be."""
+
+    center: bool | int | float | str | None
+    """The value that others found best."""
+
+    spread: float = 0.2
+    """Standard deviation around it as a share of the range, in the logarithm where the range is; of choices, the
+    probability that another one is best."""
+
+    def check(self) -> None:
+        """The spread is a share."""
+        if not 0 < self.spread < 1:
+            raise ConfigError(
+                f"search space: the spread of a prior must be between 0 and 1, got {self.spread}; 0.2 is usual"
+            )
+
+
 class _Dimension(Config):
     """The common part of all dimensions."""
+
+    prior: Prior | None = None
+    """A published value; it counts less with each trial, so that a wrong one is overcome."""
 
     when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Searched only where each of these parameters, listed above it, has one of these values; else the recipe's own
@@ -28,6 +51,18 @@ class _Dimension(Config):
     def active(self, params: Mapping[str, Any]) -> bool:
         """Whether it is searched at a point whose parameters so far are `params`."""
         return all(key in params and params[key] in values for key, values in self.when.items())
+
+    @model_serializer(mode="wrap")
+    def _without_absent_prior(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Sweeps begun before there were priors keep their fingerprint."""
+        return {key: value for key, value in dump(self).items() if key != "prior" or value is not None}
+
+    def _check_prior(self) -> None:
+        if self.prior is not None and not self.holds(self.prior.center):  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"search space: the center of a prior must be {self.description()}, got "  # type: ignore[attr-defined]
+                f"{reprlib.repr(self.prior.center)}; correct it"
+            )
 
 
 class _Range(_Dimension):
@@ -50,6 +85,7 @@ class _Range(_Dimension):
             )
         if max(abs(low), abs(high)) > _LARGEST:
             raise ConfigError(f"search space: low and high must be within {_LARGEST:g} of 0; narrow the range")
+        self._check_prior()
 
     def examples(self) -> list[Any]:
         """Values at the ends of the dimension."""
@@ -77,6 +113,14 @@ class _Range(_Dimension):
         if self.log:  # type: ignore[attr-defined]
             return math.log(value / low) / math.log(high / low)
         return float((value - low) / (high - low))
+
+    def at_prior(self, share: float) -> Any:
+        """The value below which the prior has `share` of its probability; without a prior as `at`."""
+        if self.prior is None:
+            return self.at(share)  # type: ignore[attr-defined]
+        place = self.share(self.prior.center)  # type: ignore[arg-type]
+        place += self.prior.spread * statistics.NormalDist().inv_cdf(min(max(share, 1e-6), 1 - 1e-6))
+        return self.at(min(max(place, 0.0), 1 - 1e-9))  # type: ignore[attr-defined]
 
 
 class FloatDimension(_Range):
@@ -182,6 +226,7 @@ class CategoricalDimension(_Dimension):
             )
         if len(set(self.choices)) < len(self.choices):
             raise ConfigError(f"choices must differ from each other, got {list(self.choices)}; drop the repeats")
+        self._check_prior()
 
     def distribution(self) -> "BaseDistribution":
         """The dimension as Optuna's distribution."""
@@ -208,6 +253,15 @@ class CategoricalDimension(_Dimension):
     def at(self, share: float) -> Any:
         """The choice at `share` (0 to below 1) of the way."""
         return self.choices[int(share * len(self.choices))]
+
+    def at_prior(self, share: float) -> Any:
+        """The choice below which the prior has `share` of its probability; without a prior as `at`."""
+        if self.prior is None or len(self.choices) == 1:
+            return self.at(share)
+        if share >= self.prior.spread:
+            return self.prior.center
+        others = [choice for choice in self.choices if choice != self.prior.center]
+        return others[int(share / self.prior.spread * len(others))]
 
     def grid(self) -> list[Any]:
         """All of them."""

@@ -69,6 +69,13 @@ class Proposer:
     places: tuple[Any, ...] = ()
     """Rungs of a trial in their order, its end last, from which `surrogate` extrapolates; empty: scores as they are."""
 
+    def __post_init__(self) -> None:
+        if self.space.has_priors and (self.sampler != "surrogate" or len(self.objectives) > 1):
+            raise ConfigError(
+                "search space: priors are heard by recipe.sampler=surrogate with one objective, got "
+                f"{self.sampler} and {', '.join(self.objectives)}; drop the priors, or take that sampler"
+            )
+
     def propose(self, trials: Sequence[Trial]) -> Proposal:
         """The point of the trial after `trials`, which are all searched trials of the study."""
         given, number = self._given(), len(trials)
@@ -78,9 +85,17 @@ class Proposer:
         if self.sampler == "grid":
             return Proposal(self._grid()[place], "sampler")
         if self.sampler == "qmc" or (self.sampler in _LEARNING and number < _STARTUP):
-            return Proposal(self.space.quasi_random(place + 1, self.seed)[place], "sampler")
+            return Proposal(self._startup_point(place), "sampler")
         modelled = self.sampler == "surrogate" and len(self.objectives) == 1
         return self._modelled(trials) if modelled else self._ask(trials)
+
+    def _startup_point(self, place: int) -> dict[str, Any]:
+        """A Sobol point; with priors, in turns one that follows them."""
+        if not self.space.has_priors:
+            return self.space.quasi_random(place + 1, self.seed)[place]
+        # two sequences, as every second point of one would leave half of the space out
+        turn, follows = divmod(place, 2)
+        return self.space.quasi_random(turn + 1, self.seed + follows, by_prior=not follows)[turn]
 
     def num_points(self) -> int | None:
         """Number of points of a grid."""

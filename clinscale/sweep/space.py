@@ -121,8 +121,13 @@ class SearchSpace(Config):
                 kept[key] = params[key]
         return kept
 
-    def quasi_random(self, count: int, seed: int = 0) -> list[dict[str, Any]]:
-        """The first `count` points of a scrambled Sobol sequence over the space."""
+    @property
+    def has_priors(self) -> bool:
+        """Whether the best value of a parameter is expected somewhere."""
+        return any(dimension.prior for dimension in self.parameters.values())
+
+    def quasi_random(self, count: int, seed: int = 0, *, by_prior: bool = False) -> list[dict[str, Any]]:
+        """The first `count` points of a scrambled Sobol sequence over the space, or as its priors are distributed."""
         import warnings
 
         import numpy as np
@@ -134,7 +139,7 @@ class SearchSpace(Config):
         return [
             self.active(
                 {
-                    key: dimension.at(float(share))
+                    key: (dimension.at_prior if by_prior else dimension.at)(float(share))
                     for (key, dimension), share in zip(self.parameters.items(), point, strict=True)
                 }
             )

@@ -127,3 +127,18 @@ def test_several_objectives_make_a_front():
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.best_trials
     assert optuna.logging.get_verbosity() != optuna.logging.ERROR, "others still hear Optuna"
+
+
+def test_half_of_the_first_points_follow_a_prior_which_other_samplers_refuse():
+    told = SPACE.plain()
+    told["parameters"]["dropout"]["prior"] = {"center": told["parameters"]["dropout"]["low"], "spread": 0.05}
+    space = SearchSpace.parse(told, source="test")
+    shares = [space.parameters["dropout"].share(t.params["dropout"]) for t in searched(Proposer(space), 8)]
+    assert sum(share < 0.2 for share in shares[::2]) >= 3
+    assert max(shares[1::2]) > 0.5
+    with pytest.raises(ConfigError, match="surrogate"):
+        Proposer(space, sampler="tpe")
+    assert "prior" not in SPACE.plain()["parameters"]["dropout"], "recorded spaces keep their fingerprint"
+    told["parameters"]["dropout"]["prior"]["center"] = 7.0
+    with pytest.raises(ConfigError, match="center of a prior"):
+        SearchSpace.parse(told, source="test")

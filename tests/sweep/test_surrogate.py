@@ -8,6 +8,7 @@ from clinscale.sweep.curves import End
 from clinscale.sweep.space import SearchSpace
 from clinscale.sweep.surrogate import next_point
 
+BEST, WORST = {"a": 1e-4, "b": 0.3}, {"a": 1e-2, "b": 1.0}
 RANGES = SearchSpace.of_any(
     {
         "a": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
@@ -15,6 +16,19 @@ RANGES = SearchSpace.of_any(
     }
 )
 CHOICES = SearchSpace.of_any({key: {"type": "categorical", "choices": [1, 2, 3]} for key in ("c", "d")})
+
+
+def with_prior(center):
+    ranges = {key: {**one.plain(), "prior": {"center": center[key]}} for key, one in RANGES.parameters.items()}
+    return SearchSpace.of_any(ranges)
+
+
+def found_by(space, trials, points=None):
+    points = points or RANGES.quasi_random(4)
+    for number in range(len(points), trials):
+        ends = [End(quality(point), 0.0) for point in points]
+        points.append(next_point(space, points, ends, np.random.default_rng(number)))
+    return max(map(quality, points))
 
 
 def quality(point):
@@ -41,3 +55,9 @@ def test_one_that_shows_nothing_yet_and_one_that_cannot_be_trained_are_no_number
     points = RANGES.quasi_random(4)
     ends = [End(0.5, 0.1), End(-math.inf, 0.0), None, End(0.5, 0.1)]
     assert set(next_point(RANGES, points, ends, np.random.default_rng(0))) == {"a", "b"}
+
+
+def test_a_good_prior_helps_at_once_and_a_wrong_one_is_overcome():
+    usual, good, wrong = (found_by(space, 6) for space in (RANGES, with_prior(BEST), with_prior(WORST)))
+    assert good >= max(usual, wrong)
+    assert found_by(with_prior(WORST), 24) > 0.89

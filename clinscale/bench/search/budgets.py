@@ -65,6 +65,8 @@ _COMPARISONS = {
     "random_20": _Comparison("random", "ours", 20, 8.0),
     "top_2": _Comparison("top_2", "ours", None, 1.0),
     "warm": _Comparison("ours", "warm", 10, 2.0),
+    "good_prior": _Comparison("ours", "good_prior", 10, 1.0),
+    "wrong_prior": _Comparison("ours", "wrong_prior", 10, 0.85),
 }
 _ASKED_DECISION_S = 1.0
 

@@ -14,6 +14,7 @@ from clinscale.sweep import (
     Epoch,
     Halving,
     Ledger,
+    Prior,
     Proposer,
     Resume,
     Search,
@@ -271,7 +272,21 @@ def curve_methods_of(
     }
     if warm:
         found["warm"] = lambda: Ours(space, seed, epochs=epochs, warm=warm)
+    [(_, ends)] = table.ends.items()
+    ranked = sorted(range(count), key=lambda index: (-ends[index], index))
+    for name, index in (("good_prior", ranked[min(2, count - 1)]), ("wrong_prior", ranked[-1])):
+        told = _with_priors(space, table.params[index])
+        found[name] = lambda told=told: Ours(told, seed, epochs=epochs)  # type: ignore[misc]
     return found
+
+
+def _with_priors(space: SearchSpace, center: Mapping[str, Any]) -> SearchSpace:
+    """The space with a prior around one setting."""
+    told = {
+        key: dimension.model_copy(update={"prior": Prior(center=center[key])})
+        for key, dimension in space.parameters.items()
+    }
+    return space.model_copy(update={"parameters": told})
 
 
 def _halvings(epochs: int) -> list[tuple[int, int]]:
