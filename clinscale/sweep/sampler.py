@@ -115,10 +115,10 @@ class Proposer:
         known = extrapolate(trials, self.places).now
         rng = np.random.default_rng(random.Random(f"{self.seed}/{len(trials)}").getrandbits(63))
         place = len(trials) - len(self._given())
-        by_chance = place % _QUASI_RANDOM == _QUASI_RANDOM - 1  # what the model cannot see is found so
-        if by_chance or len(known) < 2:
-            return Proposal(self.space.quasi_random(place + 1, self.seed)[place], "sampler")
         ends = [_IMPOSSIBLE if infeasible(trial) else known.get(trial.number) for trial in trials]
+        by_chance = place % _QUASI_RANDOM == _QUASI_RANDOM - 1  # what the model cannot see is found so
+        if by_chance or sum(end not in (None, _IMPOSSIBLE) for end in ends) < 2:
+            return Proposal(self.space.quasi_random(place + 1, self.seed)[place], "sampler")
         return Proposal(next_point(self.space, [trial.params for trial in trials], ends, rng), "sampler")
 
     def _ask(self, trials: Sequence[Trial]) -> Proposal:

@@ -120,6 +120,15 @@ def test_a_setting_that_does_not_fit_repels_the_search():
     assert share_of_8(infeasible=True) < share_of_8(infeasible=False)
 
 
+def test_where_nothing_could_be_trained_so_far_points_are_quasi_random():
+    proposer = Proposer(SPACE, seed=1)
+    trials = [
+        Trial(0, number, point, "sampler", 0, epochs=(Epoch(1, 0.5, 1.0),), state="failed", reason="not_a_number")
+        for number, point in enumerate(SPACE.quasi_random(12, 1))
+    ]
+    assert proposer.propose(trials).params == SPACE.quasi_random(13, 1)[12]
+
+
 def test_several_objectives_make_a_front():
     objectives = ("score", "cost")
     trials = searched(Proposer(SPACE, seed=1, objectives=objectives), 12)
