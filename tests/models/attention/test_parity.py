@@ -127,7 +127,8 @@ def test_one_module_of_real_size(family):
         )
         with torch.no_grad():
             model(**batch_of(family, 1024))
-    assert float((seen[0] - seen[1]).abs().max()) <= 1e-6
+    # a few roundings of the largest value, whose number depends on the CPU's width
+    assert float((seen[0] - seen[1]).abs().max()) <= 1e-6 * max(1.0, float(seen[0].abs().max()))
 
 
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
