@@ -119,16 +119,16 @@ def test_one_module_of_real_size(family):
     shape = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 64, "num_hidden_layers": 1}
     shape |= {"attention_window": 512} if family == "longformer" else {"block_size": 64}
     hf = build(family, **shape)
-    ours = models.set_attention(copy.deepcopy(hf))
     seen = []
-    for model in (hf, ours):
+    for model in (copy.deepcopy(hf).double(), hf, models.set_attention(copy.deepcopy(hf))):
         model.base_model.encoder.layer[0].attention.self.register_forward_hook(
             lambda module, inputs, output: seen.append(output[0])
         )
         with torch.no_grad():
             model(**batch_of(family, 1024))
-    # a few roundings of the largest value, whose number depends on the CPU's width
-    assert float((seen[0] - seen[1]).abs().max()) <= 1e-6 * max(1.0, float(seen[0].abs().max()))
+    # how much fp32 rounds depends on the CPU: ours is no further from fp64 than twice what Hugging Face's is
+    exact, theirs, own = seen
+    assert float((exact - own).abs().max()) <= 2 * float((exact - theirs).abs().max()) <= 1e-5
 
 
 @pytest.mark.parametrize("family", ["longformer", "bigbird"])
