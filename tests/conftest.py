@@ -19,6 +19,9 @@ import hypothesis
 import psutil
 import pytest
 
+sys.path.append(str(Path(__file__).with_name("forked")))
+import forked_ray
+
 # a busy machine's wall clock is no fault of an example; more of them: `pytest --hypothesis-profile nightly`
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000, print_blob=True)
@@ -50,6 +53,7 @@ TOGETHER = {
         "tests/bench/test_recipe.py",
         "tests/bench/search/test_noop.py",
         "tests/test_telemetry.py",
+        "tests/forked/",
     ),
     "ray up": ("tests/launch/test_up.py",),
     "slurm": ("tests/launch/test_slurm.py",),
@@ -89,6 +93,12 @@ def pytest_collection_modifyitems(items):
     """The longest begin."""
     order = {name: place for place, name in enumerate(TOGETHER)}
     items.sort(key=lambda item: order.get(together(item.nodeid), len(order)))
+
+
+def pytest_collection_finish(session):
+    """What is selected starts Ray: its workers are forks."""
+    if any(item.get_closest_marker(name) for item in session.items for name in ("ray", "cluster")):
+        session.config.add_cleanup(forked_ray.begin())
 
 
 minutes = collections.Counter()
@@ -235,7 +245,7 @@ def ray_cluster():
 def clinscale(tmp_path_factory):
     """`clinscale(*arguments, cwd=..., **environment)` -> CompletedProcess, as a shell runs it; `warm.py` says how."""
     folder = tmp_path_factory.mktemp("commands")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    inherited = forked_ray.clean_environment()
     inherited["HF_HUB_OFFLINE"] = "1"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     warm = subprocess.Popen(

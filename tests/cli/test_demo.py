@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forked_ray
 import psutil
 import pytest
 
@@ -47,14 +48,20 @@ def interrupt_demo(folder: Path) -> Ran:
     log = folder.with_suffix(".log")
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True, env=environment()
+            command,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+            env=forked_ray.clean_environment(),
         )
         family: set[psutil.Process] = set()
+        others = set(forked_ray.forks())
         interrupted = False
         while process.poll() is None:
-            family |= (
-                set(psutil.Process(process.pid).children(recursive=True)) if process.poll() is None else set()
-            )
+            family |= set(forked_ray.forks()) - others
+            if process.poll() is None:
+                family |= set(psutil.Process(process.pid).children(recursive=True))
             if not interrupted and "Sweeping" in log.read_text() and {"FINISHED", "RUNNING"} <= trials_of(folder):
                 os.killpg(process.pid, signal.SIGINT)
                 interrupted = True
@@ -77,11 +84,6 @@ def run_demo_here(folder: Path) -> Ran:
         stack.enter_context(keep_stdout_clean())
         code = app(demo(folder), standalone_mode=False)
     return Ran(code or 0, *(path.read_text() for path in paths), runs_of(folder))
-
-
-def environment() -> dict[str, str]:
-    """Without what the other tests have running."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
 
 
 def runs_of(folder: Path) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """`clinscale tune` as a person meets it: the forecast before, several studies in one command, Ctrl-C and --resume."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import forked_ray
 import psutil
 import pytest
 import yaml
@@ -37,11 +37,6 @@ def asked(demo_data, base_models, mlflow_database, tmp_path_factory):
     return [*options, "--name", "two", "recipe.budget.trials=3"], folder
 
 
-def environment():
-    """A Ray of its own, whatever the other tests have running."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-
-
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked, here, forks, monkeypatch):
@@ -64,9 +59,8 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked, here, forks, mo
     assert not ledger.exists(), "a dry run starts nothing"
 
     command = [sys.executable, "-m", "clinscale", "tune", *options]
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    clean = forked_ray.clean_environment(forks=False)
+    process = subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not ledger.exists() or '"epoch"' not in ledger.read_text():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import forked_ray
 import psutil
 
 import clinscale
@@ -65,7 +66,7 @@ mkdir "$HOME/.ssh"
 printf '%s' "$AUTHORIZED" > "$HOME/.ssh/authorized_keys"
 printf '%s' "$KNOWN_HOSTS" > "$HOME/.ssh/known_hosts"
 printf '%s' "$HOST_KEY" > /run/sshd/key
-printf 'export PATH=%q PYTHONPATH=%q OMP_NUM_THREADS=1\n' "$PATH" "$PYTHONPATH" > "$HOME/.bashrc"
+export -p | grep -E ' (PATH|PYTHONPATH|OMP_NUM_THREADS|RAY_RUNTIME_ENV_HOOK|CLINSCALE_TESTS_FORKED)=' > "$HOME/.bashrc"
 cp "$HOME/.bashrc" "$HOME/.profile"
 unset HOSTS_FILE AUTHORIZED KNOWN_HOSTS HOST_KEY
 : > /run/ready
@@ -85,9 +86,11 @@ class Host:
             "HOME": str(HOME),
             "USER": "root",
             "LANG": "C.UTF-8",
-            "PYTHONPATH": str(CHECKOUT),
             "OMP_NUM_THREADS": "1",
+            **forked_ray.kept(),
         }
+        path = filter(None, (str(CHECKOUT), self._environment.get("PYTHONPATH")))
+        self._environment["PYTHONPATH"] = os.pathsep.join(path)
         command = ["setpriv", "--pdeathsig", "KILL"]  # not even a test run that is killed leaves a host behind
         command += ["unshare", "--fork", "--kill-child", *_NAMESPACES, "bash", "-c", _INIT, name, *map(str, kept)]
         self._log = log
@@ -308,7 +311,8 @@ _SSHD = [
 def _kept(*own: Path) -> list[Path]:
     """What a host sees of the folders that it covers: Python, its packages, this checkout, and its own."""
     interpreter = Path(sys.executable).resolve().parents[1]
-    wanted = {Path(sys.prefix), Path(sys.base_prefix), interpreter, CHECKOUT, *own}
+    forks = Path(os.environ.get("CLINSCALE_TESTS_FORKED", CHECKOUT))
+    wanted = {Path(sys.prefix), Path(sys.base_prefix), interpreter, CHECKOUT, forks, *own}
     hidden = {path for path in wanted if any(path.is_relative_to(folder) for folder in _COVERED)}
     return sorted(path for path in hidden if not any(other in path.parents for other in hidden))
 

@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import forked_ray
+
 from clinscale.runtime import PATIENT, one_start_at_a_time
 
 _QUICK = {
@@ -88,7 +90,7 @@ class Loopback:
         raise AssertionError(log.read_text())
 
     def _begin(self, name, options, prefix, environment):
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+        clean = forked_ray.clean_environment()
         clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"  # jobs are run by `python`
         log = self.folder / f"{name}.log"
         # as on hosts of their own: no two nodes share a folder, and no two clusters a port

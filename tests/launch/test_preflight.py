@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import forked_ray
 import pytest
 
 pytestmark = pytest.mark.cluster
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.cluster
 
 def look(cluster, *options):
     """What `clinscale cluster preflight` finds: exit code and findings."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    environment = forked_ray.clean_environment(forks=False)  # a node's own packages and clock come with its Python
     command = [sys.executable, "-m", "clinscale", "cluster", "preflight", "--address", cluster.address, "--json"]
     ran = subprocess.run(
         [*command, *map(str, options)],

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import forked_ray
 import pytest
 
 from clinscale.errors import AccessError, ClusterError, ConfigError
@@ -177,7 +178,9 @@ def test_a_closed_terminal_ends_no_job_and_stop_does(loopback, tmp_path):
     asked = ["submit", loopback.dashboard, "--token-file", loopback.token_file]
     work = ["--no-preflight", "--", "doctor", "--home", loopback.folder / "home"]
     command = [sys.executable, "-m", "clinscale", *map(str, [*asked, *work])]
-    terminal = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=clean(), text=True)
+    terminal = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=forked_ray.clean_environment(), text=True
+    )
     for line in terminal.stderr:
         if "Running entrypoint" in line:
             break
@@ -201,7 +204,7 @@ def test_plain_ray_job_submit_does_the_same(loopback):
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", loopback.dashboard]
     ran = subprocess.run(
         [*command, "--", "python", "-m", "clinscale", "models", "--home", str(home), "--json"],
-        env=clean() | loopback.auth,
+        env=forked_ray.clean_environment() | loopback.auth,
         capture_output=True,
         text=True,
         check=False,
@@ -209,7 +212,3 @@ def test_plain_ray_job_submit_does_the_same(loopback):
     )
     assert ran.returncode == 0, ran.stderr
     assert '"models": []' in ran.stdout + ran.stderr
-
-
-def clean():
-    return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}

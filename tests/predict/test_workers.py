@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+import forked_ray
 import psutil
 import pytest
 
@@ -62,7 +63,7 @@ def rounded(path):
 def workers_of():
     """Processes in which Ray Data's actors live."""
     found = []
-    for one in psutil.Process().children(recursive=True):
+    for one in [*psutil.Process().children(recursive=True), *forked_ray.forks()]:
         with contextlib.suppress(psutil.Error):  # it has ended meanwhile
             found += [one] if "MapWorker" in " ".join(one.cmdline()) else []
     return found

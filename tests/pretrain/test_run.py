@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import forked_ray
 import psutil
 import pytest
 import torch
@@ -520,7 +521,7 @@ def test_an_error_of_our_own_arrives_as_it_is_and_is_not_tried_again(shards, tmp
 def training_workers():
     """Processes of this session's Ray that hold a worker of ours."""
     names = []
-    for process in psutil.Process().children(recursive=True):
+    for process in [*psutil.Process().children(recursive=True), *forked_ray.forks()]:
         with contextlib.suppress(psutil.Error):
             names.extend(process.cmdline()[:1])
     return [name for name in names if "RayTrainWorker" in name]

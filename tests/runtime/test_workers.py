@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import cloudpickle
+import forked_ray
 import pytest
 
 from clinscale import runtime
@@ -91,7 +92,7 @@ def test_what_ended_a_group_is_named_without_the_text_of_its_errors():
 @pytest.mark.cluster
 @pytest.mark.chaos
 def test_an_elastic_group_shrinks_grows_and_hears_of_a_node_that_is_taken_away(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment = forked_ray.clean_environment()
     script = Path(__file__).with_name("simulated.py")
     done = subprocess.run([sys.executable, script, tmp_path], env=environment, capture_output=True, timeout=540)
     assert done.returncode == 0, done.stderr.decode()[-3000:]

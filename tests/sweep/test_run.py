@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 
+import forked_ray
 import psutil
 import pytest
 import transformers
@@ -339,7 +340,7 @@ def test_a_sweep_can_be_cut_to_a_short_window(demo_data, base_models, tracking, 
 def tuning():
     """Processes of Ray Tune that train for this one."""
     found = []
-    for process in psutil.Process().children(recursive=True):
+    for process in [*psutil.Process().children(recursive=True), *forked_ray.forks()]:
         with contextlib.suppress(psutil.Error):  # it has ended meanwhile
             found += [process] if process.cmdline()[:1] and "ImplicitFunc" in process.cmdline()[0] else []
     return found

@@ -1,0 +1,76 @@
+"""Workers of every Ray that a test starts, as forks of one process that has imported what they import.
+
+Each has its own interpreter, files and signals as any worker; what is left out is eight seconds of CPU. Without them:
+`CLINSCALE_TESTS_FORKED=no pytest ...`.
+"""
+
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+from launcher import settings
+
+_SOURCE = Path(__file__).parent
+
+
+def with_forks(runtime_env):
+    """Ray's hook, RAY_RUNTIME_ENV_HOOK: the runtime environment with the launcher as its Python."""
+    launcher = Path(os.environ["CLINSCALE_TESTS_FORKED"]) / "python"
+    return {"py_executable": str(launcher)} | dict(runtime_env or {})
+
+
+def begin():
+    """Begin the nursery and tell Ray, here and in all processes begun after it; returns how to clean up."""
+    if "CLINSCALE_TESTS_FORKED" in os.environ:
+        return lambda: None
+    from clinscale.runtime import QUIET  # what the workers have, and libraries read, too
+
+    folder = Path(tempfile.mkdtemp(prefix="clinscale-forked-"))
+    launcher = folder / "python"
+    source = (_SOURCE / "launcher.py").read_text()
+    launcher.write_text(f"#!{sys.executable} -IS\n{source}\n\nlaunch({sys.executable!r})\n")
+    launcher.chmod(0o700)
+    address = folder / settings()
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(address))
+    server.listen(64)  # launchers wait here while it imports
+    given = [str(one) for one in (server.fileno(), address.with_suffix(".pid"), os.getpid())]
+    command = [sys.executable, _SOURCE / "nursery.py", *given]
+    # pyarrow's allocator would have a thread, which no fork has
+    environment = os.environ | QUIET | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    with (folder / "log").open("w") as log:
+        if os.fork() == 0:  # it is nobody's child: tests look at what is left of theirs
+            files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "pass_fds": [server.fileno()]}
+            subprocess.Popen(command, env=environment, start_new_session=True, **files)
+            os._exit(0)
+        os.wait()
+    server.close()
+    os.environ["CLINSCALE_TESTS_FORKED"] = str(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SOURCE), os.environ.get("PYTHONPATH"))))
+    os.environ["RAY_RUNTIME_ENV_HOOK"] = "forked_ray.with_forks"
+    return functools.partial(shutil.rmtree, folder, ignore_errors=True)  # the nursery ends with this process
+
+
+def forks():
+    """The processes that are forks of this process's nursery; they are nobody's descendants here."""
+    folder = Path(os.environ.get("CLINSCALE_TESTS_FORKED", "no"))
+    nurseries = [psutil.Process(int(path.read_text())) for path in folder.glob("*.pid")]
+    return [fork for nursery in nurseries for fork in nursery.children(recursive=True)]
+
+
+def kept():
+    """The variables by which another environment has forks, too."""
+    names = ("CLINSCALE_TESTS_FORKED", "PYTHONPATH", "RAY_RUNTIME_ENV_HOOK")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def clean_environment(*, forks=True):
+    """This process's environment without what it has set for Ray and MLflow, with or without forks."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    return clean | kept() if forks else clean
