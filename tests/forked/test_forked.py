@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.ray
 @pytest.mark.skipif(
-    os.environ.get("CLINSCALE_TESTS_FORKED") == "no", reason="workers are ordinary ones by request"
+    os.environ.get("CLINSCALE_TESTS_FORKED") != "yes", reason="CLINSCALE_TESTS_FORKED=yes makes forks of workers"
 )
 def test_a_worker_of_ray_begins_with_what_a_training_imports(ray_cluster):
     import ray
