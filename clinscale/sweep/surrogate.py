@@ -120,16 +120,15 @@ class _Process:
         some = np.unique(np.concatenate([np.argsort(-self._values, kind="stable")[: _MOST_FITTED // 2], latest]))
         lengths, rest = np.full(self._points.shape[1], 0.6), 0.05
         best = self._likelihood(some, lengths, rest)
-        for _ in range(1):
-            for place in range(len(lengths)):
-                for length in _LENGTHS:
-                    tried = lengths.copy()
-                    tried[place] = length
-                    if (found := self._likelihood(some, tried, rest)) > best:
-                        best, lengths = found, tried
-            for noise in _NOISES:
-                if (found := self._likelihood(some, lengths, noise)) > best:
-                    best, rest = found, noise
+        for place in range(len(lengths)):
+            for length in _LENGTHS:
+                tried = lengths.copy()
+                tried[place] = length
+                if (found := self._likelihood(some, tried, rest)) > best:
+                    best, lengths = found, tried
+        for noise in _NOISES:
+            if (found := self._likelihood(some, lengths, noise)) > best:
+                best, rest = found, noise
         return lengths, rest
 
     def _likelihood(self, some: np.ndarray, lengths: np.ndarray, rest: float) -> float:

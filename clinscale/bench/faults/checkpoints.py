@@ -81,7 +81,7 @@ def _attempt(scene: Scene, *, damage: Damage) -> Outcome:
     trained.compare(scene.ground.undisturbed)
     check(trained.first_step == survived, f"went on from step {trained.first_step} instead of {survived}")
     check(newest.with_name(f"{newest.name}.damaged").is_dir(), "the damaged checkpoint was not set aside")
-    return Outcome(lost=_KILLED_AT - trained.first_step)
+    return Outcome(lost_steps=_KILLED_AT - trained.first_step)
 
 
 def _names(checkpoint: Path) -> list[str]:

@@ -12,14 +12,8 @@ from clinscale.bench.faults.ground import Ground
 class Outcome:
     """Cost of one survived try."""
 
-    lost: float = 0
-    """Work that was done again."""
-    unit: str = "steps"
-    """Unit of `lost`."""
-    recovery_s: float | None = None
-    """Seconds from the fault to the next piece of work; None where nothing had to start again."""
-    cold_start_s: float | None = None
-    """Seconds of an undisturbed start of the same work."""
+    lost_steps: int | None = None
+    """Steps that were done again; None where it is not measured."""
 
 
 @dataclass(frozen=True)

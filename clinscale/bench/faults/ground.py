@@ -139,3 +139,17 @@ class Ground:
         """A tracking database of its own in `home`."""
         shutil.copy(self.database, home / "mlflow.db")
         return registry.connect(f"sqlite:///{home / 'mlflow.db'}")
+
+    @staticmethod
+    def run(tracking: registry.Tracking, spool: Path) -> registry.Run:
+        """A pretraining's run that has its metrics in `spool` until they are delivered."""
+        return registry.resume_or_start_run(
+            tracking,
+            experiment="clinscale-pretrain",
+            name="base",
+            kind="pretrain",
+            recipe="r",
+            tags={},
+            params={},
+            spool=spool,
+        )

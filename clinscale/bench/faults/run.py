@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -46,17 +45,12 @@ class FaultResult:
     def row(self) -> dict[str, Any]:
         """The row of the table for people."""
         tried = len(self.outcomes) + len(self.broken)
-        lost = max((one.lost for one in self.outcomes), default=0)
-        unit = self.outcomes[0].unit if self.outcomes else ""
-        recovered = [
-            one.recovery_s / one.cold_start_s for one in self.outcomes if one.recovery_s and one.cold_start_s
-        ]
+        lost = [one.lost_steps for one in self.outcomes if one.lost_steps is not None]
         return {
             "fault": self.fault,
             "tried": tried,
             "survived": len(self.outcomes),
-            "work lost at most": f"{lost:g} {unit}" if self.outcomes else "",
-            "recovery / cold start": f"{statistics.median(recovered):.2f}" if recovered else "",
+            "work lost at most": f"{max(lost)} steps" if lost else "",
             "said": self.skipped or "; ".join(sorted(set(self.broken))),
         }
 

@@ -131,7 +131,7 @@ def _signalled(scene: Scene, *, number: signal.Signals) -> Outcome:
     check(bool(hit), "no trial was running at the chosen moment")
     _compare(scene, home, tracking)
     check(not _trials(), "a trial's process is left")
-    return Outcome(unit="epochs")
+    return Outcome()
 
 
 def _trials() -> list[Any]:
@@ -163,4 +163,4 @@ def _disk_full(scene: Scene) -> Outcome:
         _sweep(config, place.path, tracking)
         check(_found(place.path) == undisturbed, "trials are not those of the undisturbed sweep")
         _compare(scene, place.path, tracking)
-    return Outcome(unit="epochs")
+    return Outcome()

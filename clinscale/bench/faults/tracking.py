@@ -45,16 +45,7 @@ def _attempt(scene: Scene, *, falls_ill: Ill, heals: Ill) -> Outcome:
         server.start()
         with runtime.variables(MLFLOW_HTTP_REQUEST_TIMEOUT="60"):  # its first answer takes a while
             tracking = registry.connect(server.uri)
-        run = registry.resume_or_start_run(
-            tracking,
-            experiment="clinscale-pretrain",
-            name="base",
-            kind="pretrain",
-            recipe="r",
-            tags={},
-            params={},
-            spool=scene.folder / "metrics.jsonl",
-        )
+        run = scene.ground.run(tracking, scene.folder / "metrics.jsonl")
         ill_at = scene.rng.randrange(1, _STEPS)
         logging_s = 0.0
         for step in range(_STEPS):

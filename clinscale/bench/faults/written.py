@@ -83,7 +83,7 @@ def _ledger(scene: Scene, *, how: How) -> Outcome:
         with contextlib.closing(Ledger(path)) as ledger:
             found = [one.epoch for one in ledger.trial(0, 0).epochs]
         check(found == [*range(1, epochs + 1)], "epochs are missing in the ledger, or there twice")
-    return Outcome(unit="epochs")
+    return Outcome()
 
 
 def _shards(scene: Scene, *, how: How) -> Outcome:
@@ -100,7 +100,7 @@ def _shards(scene: Scene, *, how: How) -> Outcome:
                 place.fill(leave_bytes=scene.rng.randrange(0, 200_000))
             _refused(build, "the build")
         check(build().fingerprint == wanted, "the shards are not the undisturbed ones")
-    return Outcome(unit="parts")
+    return Outcome()
 
 
 def _metrics(scene: Scene, *, how: How) -> Outcome:
@@ -108,20 +108,7 @@ def _metrics(scene: Scene, *, how: How) -> Outcome:
     with disk(scene.folder / "disk", size_bytes=16 * _MB) as place:
         # one that is open for writing cannot be made read-only by a mount
         tracking = scene.ground.tracking(place.path if how == "full" else scene.folder)
-
-        def start() -> registry.Run:
-            return registry.resume_or_start_run(
-                tracking,
-                experiment="clinscale-pretrain",
-                name="base",
-                kind="pretrain",
-                recipe="r",
-                tags={},
-                params={},
-                spool=place.path / "run" / "metrics.jsonl",
-            )
-
-        run = start()
+        run = scene.ground.run(tracking, place.path / "run" / "metrics.jsonl")
         ill_at = scene.rng.randrange(1, 20)
         for step in range(ill_at):
             run.log({"train/loss": float(step)}, step=step)
@@ -146,8 +133,8 @@ def _pretraining(scene: Scene, *, how: How) -> Outcome:
         ill_after = scene.rng.randrange(1, 6)
 
         def on_progress(step: int, total: int, metrics: dict[str, float]) -> None:
-            if step == ill_after:
-                place.fill(leave_bytes=scene.rng.randrange(4 * _MB)) if how == "full" else None
+            if step == ill_after and how == "full":
+                place.fill(leave_bytes=scene.rng.randrange(4 * _MB))
 
         def run() -> object:
             return pretrain(config, tracking=tracking, home=place.path, on_progress=on_progress)
