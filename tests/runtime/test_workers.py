@@ -7,14 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cloudpickle
-import forked_ray
 import pytest
 
 from clinscale import runtime
 from clinscale.errors import CapacityError, ClusterError, DataError, OutOfMemoryError
-
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
 
 TOO_LARGE = 2**50
 
@@ -92,6 +88,8 @@ def test_what_ended_a_group_is_named_without_the_text_of_its_errors():
 @pytest.mark.cluster
 @pytest.mark.chaos
 def test_an_elastic_group_shrinks_grows_and_hears_of_a_node_that_is_taken_away(tmp_path):
+    import forked_ray  # here, because Ray's workers import this file and find no other of the tests
+
     environment = forked_ray.clean_environment()
     script = Path(__file__).with_name("simulated.py")
     done = subprocess.run([sys.executable, script, tmp_path], env=environment, capture_output=True, timeout=540)
