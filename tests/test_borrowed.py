@@ -18,6 +18,8 @@ BORROWED = {
     "ray._private.state:state.get_draining_nodes": "nodes that are about to be taken away",
     "ray.train.torch:TorchTrainer._initialize_and_run_controller": "overridden: our controller",
     "ray.train.torch:TorchTrainer._register_sigint_handler": "overridden: Ctrl-C is ours",
+    "ray.train.v2._internal.execution.controller:TrainController.worker_group_cls": "replaced: ours ends its workers",
+    "ray.train.v2._internal.execution.worker_group:WorkerGroup._start": "overridden: a start that fails ends them",
     "ray.train.v2._internal.execution.context:get_train_context": "whether this node is about to be taken away",
     "ray.train.v2._internal.execution.scaling_policy.elastic:ElasticScalingPolicy._get_reserved_resources": "ours",
     "ray.train.v2._internal.constants:ENV_VARS_TO_PROPAGATE": "workers get our variables",

@@ -11,15 +11,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import ray
+import torch.distributed
 from ray._private import state as ray_state
 from ray.exceptions import OutOfMemoryError as KilledForMemory
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import WorkerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from clinscale.errors import CapacityError, ClinscaleError, ClusterError, OutOfMemoryError, own_cause
 from clinscale.runtime.session import ray_logs
@@ -66,6 +70,17 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
             raise
 
 
+_LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.GetTimeoutError,
+    ray.exceptions.ActorPlacementGroupRemoved,
+)
+"""What Ray raises for an actor when its process or its node is gone."""
+
+
 class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
     """Ray's, except that an error of ours is an answer and not a fault: the group is not started again."""
 
@@ -74,10 +89,17 @@ class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
         self._send_event = send_event
 
     def make_decision(self, training_failed_error: Any) -> Any:
-        """Answer to Ray after each failure: to retry or to raise."""
+        """Answer to Ray after each failure: to retry or to raise.
+
+        A worker that is lost while its group starts counts as one that is lost later: Ray calls it a failure of its
+        controller, which it does not retry.
+        """
         if _own_error(training_failed_error):
             return FailureDecision.RAISE
         self._send_event(f"the group ended: {_describe(training_failed_error)}")
+        failure = _controller_failure(training_failed_error)
+        if isinstance(failure, _LOST) or isinstance(getattr(failure, "cause", None), torch.distributed.DistError):
+            training_failed_error = WorkerGroupError("a worker was lost as the group started", {0: failure})
         return super().make_decision(training_failed_error)
 
 
@@ -85,12 +107,27 @@ _own_nodes: list[str] = []
 """Node of each worker of the group that holds resources, running or failed; set in the controller."""
 
 
-class _Groups(WorkerGroupCallback, WorkerCallback):  # type: ignore[misc]
+class _WorkerGroup(WorkerGroup):  # type: ignore[misc]
+    """Ray's, except that a start that fails at its last steps ends its workers, too: Ray's keep their resources."""
+
+    def _start(self) -> None:
+        try:
+            super()._start()
+        except Exception:
+            if self.has_started():
+                self.abort()
+            raise
+
+
+class _Groups(ControllerCallback, WorkerGroupCallback, WorkerCallback):  # type: ignore[misc]
     """Numbers the groups: counts in the controller, and travels to each new worker with the count."""
 
     def __init__(self, send_event: SendEvent) -> None:
         self._send_event = send_event
         self._attempt = -1
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        TrainController.worker_group_cls = _WorkerGroup
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         self._attempt += 1
@@ -107,6 +144,8 @@ class _Groups(WorkerGroupCallback, WorkerCallback):  # type: ignore[misc]
 
     def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
         _own_nodes.clear()
+
+    after_worker_group_abort = after_worker_group_shutdown
 
 
 class _ElasticPolicy(ElasticScalingPolicy):  # type: ignore[misc]

@@ -145,7 +145,7 @@ def run_workers(
             on_event=on_event,
         )
         return
-    from ray import train
+    from ray import exceptions, train
     from ray.train.torch import TorchConfig
 
     from clinscale.runtime.controller import Trainer, as_ours
@@ -195,7 +195,7 @@ def run_workers(
                     logging_config=train.LoggingConfig(log_level="ERROR"),
                 ),
             ).fit()
-        except train.TrainingFailedError as error:
+        except (train.TrainingFailedError, exceptions.RayError) as error:  # the second: the controller was lost
             raise as_ours(error) from None
         finally:
             shutil.rmtree(Path(scratch) / name, ignore_errors=True)

@@ -15,8 +15,24 @@ from clinscale.errors import CapacityError, ClusterError, DataError, OutOfMemory
 TOO_LARGE = 2**50
 
 
+class Deadly:
+    """A folder that is the end of every worker of the first group that is sent it, before it has its work."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return arrive, (self.folder,)
+
+
+def arrive(folder):
+    if os.environ.get("CLINSCALE_ATTEMPT") == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return folder
+
+
 def suffer(context, folder):
-    """One mishap of rank 1 after the other, by attempt, while rank 0 waits for it."""
+    """One mishap of rank 1 after the other, by attempt, while rank 0 waits for it; the first attempt never began."""
     import torch.distributed
 
     Path(folder, f"{context.attempt}-{context.rank}").touch()
@@ -24,9 +40,9 @@ def suffer(context, folder):
     torch.distributed.barrier()
     if context.rank == 1:
         match context.attempt:
-            case 0:
-                os.kill(os.getpid(), signal.SIGKILL)
             case 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case 2:
                 os.kill(os.getpid(), signal.SIGSTOP)
             case _:
                 torch.empty(TOO_LARGE)
@@ -40,7 +56,7 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_one_without_memory_is_an_an
     with pytest.raises(OutOfMemoryError, match=r"worker 1 of 2 ran out of host memory"):
         runtime.run_workers(
             suffer,
-            str(tmp_path),
+            Deadly(str(tmp_path)),
             group=runtime.GroupConfig(
                 num_workers=(1, 2),
                 max_failures=5,
@@ -53,13 +69,13 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_one_without_memory_is_an_an
             on_event=told.append,
         )
     assert not list((tmp_path / "ray").iterdir()), "Ray Train's state stayed behind"
-    assert [metrics["attempt"] for metrics in logged] == [0, 1, 2]
-    assert {path.name for path in tmp_path.glob("*-*")} == {f"{n}-{rank}" for n in range(3) for rank in range(2)}
+    assert [metrics["attempt"] for metrics in logged] == [1, 2, 3]
+    assert {path.name for path in tmp_path.glob("*-*")} == {f"{n}-{rank}" for n in (1, 2, 3) for rank in range(2)}
     # whichever rank the controller hears of first: the dead one, or the other that misses it
-    ended = [sentence for sentence in told if sentence.startswith("the group ended: worker ")]
-    assert len(ended) == 2, told
+    ended = [sentence for sentence in told if sentence.startswith("the group ended: ")]
+    assert ["worker " in sentence for sentence in ended] == [False, True, True], told
     started = [sentence for sentence in told if "world size 2" in sentence]
-    assert ["(attempt 1," in started[0], "(attempt 2," in started[1]] == [True, True], told
+    assert [f"(attempt {n}," in sentence for n, sentence in enumerate(started, 1)] == [True] * 3, told
 
 
 def test_what_ended_a_group_is_named_without_the_text_of_its_errors():
@@ -76,6 +92,9 @@ def test_what_ended_a_group_is_named_without_the_text_of_its_errors():
         ControllerError(DataError("ours")),
     ):
         assert as_ours(error).args == ("ours",)
+    lost = as_ours(ray.exceptions.ActorDiedError())  # the controller itself
+    assert isinstance(lost, ClusterError)
+    assert "(ActorDiedError)" in str(lost)
     no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
     assert type(as_ours(no_room)) is CapacityError
     other = as_ours(WorkerGroupError("", {1: RuntimeError("Smith"), 0: ValueError("Smith")}))
