@@ -78,7 +78,7 @@ _LOST = (
     ray.exceptions.GetTimeoutError,
     ray.exceptions.ActorPlacementGroupRemoved,
 )
-"""What Ray raises for an actor when its process or its node is gone."""
+"""Errors of Ray that say that an actor is gone, with its process or its node."""
 
 
 class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
