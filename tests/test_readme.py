@@ -99,7 +99,8 @@ def test_every_verb_is_told():
 
 
 def test_the_front_door_is_short():
-    assert len(README.split()) < 1300
+    words = [word for word in README.split() if any(letter.isalnum() for letter in word)]
+    assert len(words) < 1150, "marks of tables and fences do not count"
 
 
 def test_the_gate_runs_the_readmes_own_command():
