@@ -1,6 +1,8 @@
-"""Bytes that are written in digits: hexadecimal, base32, base64, and base85 in its three alphabets."""
+"""Bytes that are written in digits: hexadecimal, base32, base64, base85 in its three alphabets, and uuencode."""
 
 import base64
+import binascii
+import contextlib
 import html
 import re
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ _PAIRS = re.compile(
 _PAIR = re.compile(rb"0[xX]([0-9a-fA-F]{1,2})|(?:\\x)?([0-9a-fA-F]{2})")
 """Bytes one by one, as dumps and programs write them."""
 _BASE32 = re.compile(rb"[A-Z2-7]{24,}|[a-z2-7]{24,}")
+_UUENCODED = re.compile(rb"(?:^|(?<=[\r\n]))M[ -`]{60}(?:\r?\n[!-M][ -`]{4,60}(?=[\r\n]|\Z))+")
+"""Lines of uuencode, a full one first: a sign for the number of bytes, and four signs for each three of them."""
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 _LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -72,6 +76,9 @@ def written_in_digits(text: bytes) -> Iterator[Written]:
         yield Written(*run.span(), raws, is_sealed)
     for run in _PAIRS.finditer(text):
         yield Written(*run.span(), [bytes(int(one or other, 16) for one, other in _PAIR.findall(run[0]))])
+    for run in _UUENCODED.finditer(text):
+        with contextlib.suppress(binascii.Error):  # lines of capitals
+            yield Written(*run.span(), [b"".join(map(binascii.a2b_uu, run[0].splitlines()))])
     yield from _in_base85(text)
 
 

@@ -44,6 +44,8 @@ _SEALED = (
 )
 """Beginnings of formats with text compressed or encrypted that are not opened; what is plain in them is read."""
 _DUCKDB, _LMDB = b"DUCK", b"\xde\xc0\xef\xbe"
+_LEAST_BSON_BYTES, _MOST_BSON_BYTES = 8, 2**24
+_BSON_KINDS = {bytes([kind]) for kind in (*range(0x01, 0x14), 0x7F, 0xFF)}
 _LZMA, _ZLIB = b"\x5d\x00\x00", (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _ARROW_STREAM = b"\xff\xff\xff\xff"
 _SQLITE = b"SQLite format 3\0"
@@ -86,7 +88,7 @@ def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple
         raise NotImplementedError
     begin = stream.peek(_TAR_AT + len(_TAR))
     head = begin[:8]
-    if begin.startswith(_SEALED) or _is_database(begin) or _is_tfrecord(begin):
+    if begin.startswith(_SEALED) or _is_database(begin) or _is_tfrecord(begin) or _is_bson(begin):
         yield inside, stream
         raise NotImplementedError
     if head.startswith(_ZIP):
@@ -300,6 +302,19 @@ def _is_tfrecord(begin: bytes) -> bool:
     crc ^= 2**32 - 1
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
     return any(begin[:8]) and begin[8:12] == masked.to_bytes(4, "little")
+
+
+def _is_bson(begin: bytes) -> bool:
+    """Whether a file begins as documents of MongoDB do: a length, the type of the first field, and its name."""
+    length, kind, name = int.from_bytes(begin[:4], "little"), begin[4:5], begin[5:].partition(b"\0")
+    return (
+        _LEAST_BSON_BYTES <= length <= _MOST_BSON_BYTES
+        and kind in _BSON_KINDS
+        and name[0].isascii()
+        and name[0].decode("latin-1").isprintable()
+        and bool(name[0] and name[1])
+        and begin[length - 1 : length] in {b"", b"\0"}
+    )
 
 
 def _is_arrow(stream: Any) -> bool:

@@ -1,7 +1,7 @@
 """Workers of every Ray that a test starts, as forks of one process that has imported what they import.
 
-Each has its own interpreter, files and signals as any worker; what is left out is eight seconds of CPU. By request,
-`CLINSCALE_TESTS_FORKED=yes pytest ...`: an elastic group lost an actor with them once.
+Each has its own interpreter, files and signals as any worker; what is left out is eight seconds of CPU.
+`CLINSCALE_TESTS_FORKED=no pytest ...` leaves Ray's workers as Ray starts them.
 """
 
 import functools
@@ -27,7 +27,7 @@ def with_forks(runtime_env):
 
 def begin():
     """Begin the nursery and tell Ray, here and in all processes begun after it; returns how to clean up."""
-    if os.environ.get("CLINSCALE_TESTS_FORKED") != "yes":
+    if os.environ.pop("CLINSCALE_TESTS_FORKED", "") == "no":
         return lambda: None
     from clinscale.runtime import QUIET  # what the workers have, and libraries read, too
 

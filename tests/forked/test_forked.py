@@ -7,9 +7,7 @@ import pytest
 
 
 @pytest.mark.ray
-@pytest.mark.skipif(
-    os.environ.get("CLINSCALE_TESTS_FORKED") != "yes", reason="CLINSCALE_TESTS_FORKED=yes makes forks of workers"
-)
+@pytest.mark.skipif(os.environ.get("CLINSCALE_TESTS_FORKED") == "no", reason="CLINSCALE_TESTS_FORKED=no is set")
 def test_a_worker_of_ray_begins_with_what_a_training_imports(ray_cluster):
     import ray
 

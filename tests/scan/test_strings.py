@@ -1,6 +1,7 @@
 """Text is found inside files of any kind, and reads the same however it was written there."""
 
 import base64
+import binascii
 import bz2
 import contextlib
 import gzip
@@ -198,6 +199,11 @@ PLACES = {
     "base85 in html": lambda: f"<p>{html.escape(base64.b85encode(RAW).decode())}</p>".encode(),
     "base85 cut": lambda: base64.b85encode(b"abc" + RAW)[3:],
     "z85": lambda: b"data: " + base64.b85encode(RAW).translate(TO_Z85),
+    "uuencode": lambda: (
+        b"begin 644 n\n"
+        + b"".join(binascii.b2a_uu(RAW[at : at + 45]) for at in range(0, len(RAW), 45))
+        + b"`\nend\n"
+    ),
     "ascii85": lambda: base64.a85encode(RAW),
     "ascii85 in lines": lambda: base64.a85encode(RAW, adobe=True, wrapcol=60),
     "ascii85 in json": lambda: json.dumps({"a": base64.a85encode(RAW).decode(), "b": "other"}).encode(),
@@ -229,6 +235,7 @@ SEALED = {
     "gzip, cut short": gzip.compress(b"a" * 9999)[:-20],
     "hdf5": b"\x89HDF\r\n\x1a\n" + zlib.compress(RAW),
     "avro": b"Obj\x01" + zlib.compress(RAW),
+    "bson": bytes.fromhex("16000000 04 69647300 0c000000 10 3000 a81d0000 00 00"),
     "tfrecord": bytes.fromhex("100000000000000095fbfe18") + b"x" * 20,
     "write-ahead log of SQLite": bytes.fromhex("377f0682002de218") + RAW,
     "duckdb": b"\0" * 8 + b"DUCK" + b"\x43" * 99,
