@@ -149,3 +149,10 @@ def test_two_test_documents_in_one_note_are_both_counted_and_so_is_one_of_two_ta
     both = TestTexts.build({"a": [text(1), text(2)], "b": [text(1)]}, LeakageConfig())
     assert both.find(f"{text(1)} {text(9)} {text(2)}") == [0, 1, 2]
     assert both.find(text(1)) == [0, 2]
+
+
+def test_a_test_document_that_adds_a_few_words_to_what_another_has_is_counted():
+    longer, added = text(1), "w5 w4 w3 w2 w1"
+    shared = longer.split()[-40:]
+    tests = TestTexts.build({"a": [longer, " ".join([*shared, added])]}, LeakageConfig())
+    assert tests.find(f"{longer} {added} {text(9)}") == [0, 1]

@@ -2,10 +2,11 @@
 
 import json
 import os
+import resource
 
 import pytest
 
-from clinscale.errors import ClusterError, DataError
+from clinscale.errors import CapacityError, ClusterError, DataError
 from clinscale.sweep.ledger import Closed, Epoch, Ledger, Look, Trial, best_of, leader_of
 from clinscale.units import Duration
 
@@ -100,6 +101,38 @@ def test_a_damaged_line_in_the_middle_is_refused_by_its_number(tmp_path):
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(DataError, match="line 3 is damaged"):
         Ledger(path)
+
+
+def test_a_line_is_on_the_disk_before_anything_is_done_on_its_strength(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "ledger.jsonl", [], os.fsync
+    ledger = Ledger(path)
+
+    def recorded(descriptor):
+        fsync(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, path.read_bytes(), len(ledger.trials)))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    for known in (0, 1):
+        synced.clear()
+        ledger.start(new(known))
+        assert synced == [(path.stat().st_ino, path.read_bytes(), known)]
+
+
+def test_a_disk_that_takes_half_a_line_leaves_a_ledger_that_goes_on(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    trials, whole = [ledger.start(new(0))], path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+    try:
+        with pytest.raises(CapacityError, match=r"ledger\.jsonl cannot be written"):
+            ledger.start(new(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (ledger.trials, path.read_bytes()) == (trials, whole)
+    trials.append(ledger.start(new(1)))
+    ledger.close()
+    assert Ledger(path).trials == trials
 
 
 def test_one_process_writes(tmp_path):
