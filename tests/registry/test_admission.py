@@ -173,6 +173,8 @@ def routes(app):
 def test_the_table_knows_every_route_of_the_installed_mlflow(routes):
     unknown = [(method, path) for method, path in routes if roles_of(method, path) is None]
     assert unknown == [], "a new MLflow: decide who may use these, in the table of registry/admission.py"
+    read = [path for method, path in routes if method == "GET"]
+    assert [roles_of("HEAD", path) for path in read] == [roles_of("GET", path) for path in read]
 
 
 def test_what_is_not_named_is_refused(app):

@@ -1,5 +1,6 @@
 """The cost of finding a setting within 1 % of the best: every search over seeds on every task, as ratios to ours."""
 
+import contextlib
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -53,11 +54,14 @@ def bench_search(
     before = surroundings("search", "cpu")
     read = Table.read(table)
     costs: dict[str, dict[str, np.ndarray]] = {}
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with contextlib.ExitStack() as stack:
+        each: Any = map
+        if processes > 1:  # one is this one: a spawned process imports torch first
+            each = stack.enter_context(ProcessPoolExecutor(processes, mp_context=get_context("spawn"))).map
         for task in read.curves:
             on_progress(task)
             # not seed 0: the table itself is Sobol's points under that seed
-            runs = list(pool.map(_run, [(str(table), task, seed) for seed in range(1, seeds + 1)]))
+            runs = list(each(_run, [(str(table), task, seed) for seed in range(1, seeds + 1)]))
             whole_s = Task(read, task).whole_s
             costs[task] = {
                 name: np.array([(cost_s / whole_s, reached) for cost_s, reached in (run[name] for run in runs)])
