@@ -213,6 +213,7 @@ def test_a_bucket_for_artifacts_is_the_servers_alone():
             "gpu must be one that is known here, got 'a10'; did you mean a10g? Known: a100, a10g, h200, l4, l40s, t4",
         ),
         ("aws", {"ssh_address": "0.0.0.0/0"}, "lets the world try to log in"),
+        ("aws", {"ssh_address": "128.0.0.0/7"}, "lets the world try to log in"),
         ("aws", {"ssh_address": "home"}, "must be an address or CIDR"),
         ("aws", {"zones": "us-east-1a"}, "'us-east-1a' is no zone of us-west-2"),
         ("aws", {"subnets": "subnet-0a1"}, "zones and subnets come in pairs, got 3 and 1"),

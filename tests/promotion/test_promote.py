@@ -2,6 +2,8 @@
 
 import dataclasses
 import getpass
+import shutil
+import sys
 
 import pytest
 
@@ -146,6 +148,47 @@ def test_the_champion_moves_when_the_gate_lets_it_and_goes_back(tracking, submit
     ]
     assert moves[-1].why == "worse on the new ward"
     assert moves[-1].by.startswith(getpass.getuser())
+
+
+@pytest.fixture
+def bases(tracking, run, base_models, tmp_path):
+    """Three released versions of a base model, of which the gate knows nothing bad."""
+    made = []
+    for text in ("one", "two", "three"):
+        folder = shutil.copytree(base_models["longformer"], tmp_path / text)
+        (folder / "README.md").write_text(text)
+        made.append(
+            registry.register(
+                tracking, run.id, folder, name="ward", tags={Tag.KIND: "base"}, experiment=Experiment.RELEASES
+            )
+        )
+    return [version.label for version in made]
+
+
+def test_a_champion_that_changed_while_another_was_decided_on_stays(tracking, bases, tmp_path, monkeypatch):
+    first, second, third = bases
+    module = sys.modules[promote.__module__]
+    promote(tracking, first, home=tmp_path)
+
+    def decided_slowly(*given, decide=module._decide, **named):
+        monkeypatch.setattr(module, "_decide", decide)
+        found = decide(*given, **named)
+        promote(tracking, second, home=tmp_path)
+        return found
+
+    monkeypatch.setattr(module, "_decide", decided_slowly)
+    with pytest.raises(RegistryError, match=f"changed from {first} to {second} while this was decided"):
+        promote(tracking, third, home=tmp_path)
+    assert aliases(tracking) == {"champion": second, "previous-champion": first}
+    assert [move.after for move in history(tracking, "ward")] == [first, second], "what failed is no decision"
+
+
+def test_a_champion_that_came_twice_goes_back_to_the_one_before_its_last_time(tracking, bases, tmp_path):
+    first, second, third = bases
+    for label in (first, second, third, second):
+        promote(tracking, label, home=tmp_path)
+    _, returned = rollback(tracking, "ward", why="worse on the new ward")
+    assert returned.label == third
 
 
 def test_a_winner_that_learned_nothing_waits_as_challenger_until_it_is_wanted(
