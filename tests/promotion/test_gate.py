@@ -118,6 +118,42 @@ def test_what_is_better_on_the_whole_may_not_lose_a_label_or_a_length():
     assert "1025-2048_tokens -0." in refused.because
 
 
+def test_a_loss_on_few_documents_counts_where_it_is_beyond_noise():
+    rng = np.random.default_rng(8)
+    tokens = np.where(np.arange(DOCUMENTS) < 4, 2000, 300)
+
+    def with_long(skill, right):
+        made = judged(skill, rng, tokens=tokens)
+        made.rows[:4, [0, 3, 4, 5]] = np.array(right)[:, None]
+        return made
+
+    champion = evidence("m/1", *(with_long(0.6, [5, 5, 5, 5]) for _ in range(3)))
+    mixed, worse = (
+        evidence("m/2", *(with_long(0.8, right) for _ in range(3))) for right in ([1, 7, 6, 4], [1, 1, 2, 1])
+    )
+    assert decide(mixed, champion, GateRules(), resamples=100).promoted
+    assert failed(decide(worse, champion, GateRules(), resamples=100)) == {"no length loses more than 0.02"}
+
+
+def test_probabilities_may_be_a_little_further_from_the_truth_than_the_champions():
+    values = {"name": "ward", "kind": "sequence", "format": "records", "metric": "accuracy"}
+    task = TaskConfig.parse({**values, "splits": {"train": "a", "dev": "b", "test": "c"}}, source="test")
+
+    def sure(label, right, probability):
+        truth = np.arange(DOCUMENTS) % 2
+        chosen = np.where(np.arange(DOCUMENTS) < right * DOCUMENTS, truth, 1 - truth)
+        rows = np.full((DOCUMENTS, 3), 1 - probability)
+        rows[:, 0], rows[np.arange(DOCUMENTS), 1 + chosen] = truth, probability
+        one = dataclasses.replace(judged(0, np.random.default_rng(0)), task=task, rows=rows, labels=("a", "b"))
+        return evidence(label, one, one, one)
+
+    champion = sure("m/1", right=0.6, probability=0.6)
+    assert decide(sure("m/2", right=0.9, probability=0.91), champion, GateRules(), resamples=100).promoted
+    doubtful = decide(sure("m/2", right=0.9, probability=0.7), champion, GateRules(), resamples=100)
+    assert failed(doubtful) == {"calibration"}
+    assert "error 0.2000, the champion's 0.0000, allowed above it 0.02" in doubtful.because
+
+
 @pytest.mark.parametrize(
     ("rules", "changes", "latency", "rule"),
     [
