@@ -307,6 +307,9 @@ def test_whole_words_are_asked_together_and_as_many_tokens_as_ever(byte_level):
     deviation = 0.15 * 0.85 * sum(len(word) ** 2 for word in words) / len(row) ** 2
     assert asked.mean() == pytest.approx(0.15, abs=5 * deviation**0.5)
     assert (seen[asked] == special.mask).mean() == pytest.approx(0.8, abs=0.015)
+    behind = [(a, b) for a, b in pairwise(words) if a[-1] + 1 == b[0] and not starts[0, row[b[0]]]]
+    behind = [(a, b) for a, b in behind if row[a[-1]] not in special.all]
+    assert any(asked[a[0]] != asked[b[0]] for a, b in behind), "a word behind a line break is one of its own"
     # what a piece becomes is decided for it alone
     outcomes = [seen[word] == special.mask for word in words if asked[word[0]] and len(word) > 1]
     assert any(a != b for outcome in outcomes for a, b in pairwise(outcome))
