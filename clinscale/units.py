@@ -36,8 +36,11 @@ class Duration:
             )
         return cls(value, unit)
 
-    def steps(self, *, rows: int, rows_per_step: int, tokens_per_row: int) -> int:
-        """The number of optimizer steps this duration means for a corpus of `rows`; at least one."""
+    def steps(self, *, rows: int, rows_per_step: float, tokens_per_row: int) -> int:
+        """The number of optimizer steps this duration means for a corpus of `rows`; at least one.
+
+        `rows_per_step` is the mean global batch.
+        """
         exact = {
             "steps": self.value,
             "tokens": self.value / (rows_per_step * tokens_per_row),

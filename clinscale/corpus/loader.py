@@ -37,6 +37,7 @@ def masked_batch(
     special: SpecialIds,
     word_starts: NDArray[np.bool_] | None = None,
     total_steps: int | None = None,
+    rows_before: int | None = None,
 ) -> Batch:
     """The part of `rank` in training step `step`; every row comes once per epoch, with new masks in each.
 
@@ -46,19 +47,20 @@ def masked_batch(
         rank: whose part.
         world_size: number of ranks; each gets `ceil(rows_per_step / world_size)` rows, the last ones blank rows for
             what is missing.
-        rows_per_step: rows of all ranks together.
+        rows_per_step: rows of all ranks together in this step.
         seed: of order and masks.
         masking: which tokens are asked for.
         special: ids of the tokenizer.
         word_starts: its table, for `masking.whole_words`.
         total_steps: length of the training, for `masking.schedule`.
+        rows_before: rows of all steps before this one; None where each had as many.
 
     Raises:
         ConfigError: whole words are asked for without their table, or a schedule without `total_steps`.
         DataError: the split holds no rows.
     """
     share = -(-rows_per_step // world_size)
-    samples = rows_of_step(len(rows), step=step, rows_per_step=rows_per_step, seed=seed)
+    samples = rows_of_step(len(rows), step=step, rows_per_step=rows_per_step, seed=seed, rows_before=rows_before)
     fraction = masking.fraction_at(step, total_steps)
     examples = [
         _example(rows, row, generator(seed, TRAINING_MASKS, epoch, row), masking, special, word_starts, fraction)
@@ -84,15 +86,20 @@ def cut_rows(batch: Batch, tokens: int, special: SpecialIds) -> Batch:
     return cut
 
 
-def rows_of_step(num_rows: int, *, step: int, rows_per_step: int, seed: int) -> NDArray[np.int64]:
+def rows_of_step(
+    num_rows: int, *, step: int, rows_per_step: int, seed: int, rows_before: int | None = None
+) -> NDArray[np.int64]:
     """Epoch and row number of each row of a training step, in the order of the ranks; (rows_per_step, 2).
+
+    `rows_before` are the rows of all steps before it; None where each had `rows_per_step`.
 
     Raises:
         DataError: the split holds no rows.
     """
     if not num_rows:
         raise DataError("the training split holds no rows; build the ShardSet from more notes")
-    positions = range(step * rows_per_step, (step + 1) * rows_per_step)
+    first = step * rows_per_step if rows_before is None else rows_before
+    positions = range(first, first + rows_per_step)
     places = (divmod(position, num_rows) for position in positions)
     return np.array([(epoch, epoch_order(num_rows, seed, epoch)[within]) for epoch, within in places])
 

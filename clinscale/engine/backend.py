@@ -2,7 +2,7 @@
 
 import base64
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -132,7 +132,9 @@ class DeepSpeedEngine:
         precision: Precision,
         micro_batch_per_gpu: int,
         gradient_accumulation_steps: int,
+        tokens_before: Callable[[int], int] | None = None,
     ) -> None:
+        """Set DeepSpeed up; `tokens_before` is that of `build_schedule`."""
         optimizer.check_stage(zero.stage)
         check_offload(zero)
         self.stage, self.precision = zero.stage, precision
@@ -149,7 +151,7 @@ class DeepSpeedEngine:
 
         def schedule(base: "torch.optim.Optimizer") -> "torch.optim.lr_scheduler.LambdaLR":
             vars(base).pop("step", None)
-            return build_schedule(base, optimizer, total_steps)
+            return build_schedule(base, optimizer, total_steps, tokens_before=tokens_before)
 
         self._engine, *_ = import_deepspeed().initialize(
             model=model,
@@ -166,6 +168,15 @@ class DeepSpeedEngine:
         )
         self.module: torch.nn.Module = self._engine.module
         self._update = self._optimizer.step
+        self._micro_batches_left: int | None = None
+
+    def accumulate(self, micro_batches: int) -> None:
+        """Say of how many micro batches the step that begins is, where that is not the same in every step."""
+        import torch
+
+        ranks = torch.distributed.get_world_size()
+        self._engine.set_train_batch_size(self._engine.train_micro_batch_size_per_gpu() * micro_batches * ranks)
+        self._micro_batches_left = micro_batches
 
     def forward(self, batch: Batch) -> Any:
         """See Engine."""
@@ -173,6 +184,10 @@ class DeepSpeedEngine:
 
     def backward(self, loss: "torch.Tensor") -> None:
         """See Engine."""
+        if self._micro_batches_left is not None:
+            # DeepSpeed's own count takes every step to have as many
+            self._micro_batches_left -= 1
+            self._engine.set_gradient_accumulation_boundary(self._micro_batches_left == 0)
         self._engine.backward(loss)
 
     def step(self, *, update: bool = True) -> None:

@@ -1,7 +1,8 @@
 """The optimiser with its parameter groups and learning-rate schedule."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
@@ -55,6 +56,14 @@ class OptimizerConfig(Config):
     warmup_steps: int | None = None
     """The same in steps, in place of `warmup_ratio`."""
 
+    # left out of `plain` where they are not set, so that runs from before there was a choice keep their fingerprint
+    schedule_unit: Literal["steps", "tokens"] = Field(default="steps", exclude_if=lambda value: value == "steps")
+    """The axis of the schedule, on which `warmup_ratio` and `decay_ratio` are shares: with `tokens` a global batch
+    that grows leaves the shape over the tokens as it is. The same where the batch does not; pretraining only."""
+
+    warmup_tokens: int | None = Field(default=None, ge=0, exclude_if=lambda value: value is None)
+    """Warm-up in tokens, in place of `warmup_ratio`; needs `schedule_unit=tokens`."""
+
     decay_ratio: float = 0.1
     """Share of all steps at the end during which `warmup_stable_decay` falls to zero; unused by the others."""
 
@@ -80,6 +89,13 @@ class OptimizerConfig(Config):
             raise ConfigError(
                 f"optimizer.decay_ratio must be above 0 and end with warmup_ratio, and warmup_steps be >= 0, got "
                 f"{self.decay_ratio}, {self.warmup_ratio} and {self.warmup_steps}; 0.1, 0.05 and null are usual"
+            )
+        other = self.warmup_steps if self.schedule_unit == "tokens" else self.warmup_tokens
+        if other is not None:
+            raise ConfigError(
+                "optimizer.warmup_steps needs schedule_unit=steps and warmup_tokens schedule_unit=tokens, got "
+                f"{self.warmup_steps} and {self.warmup_tokens} with {self.schedule_unit}; give warm-up in the "
+                "schedule's unit, or as warmup_ratio"
             )
         if self.weight_decay < 0 or self.max_grad_norm <= 0:
             raise ConfigError(
@@ -201,19 +217,46 @@ def _together(*parts: "torch.optim.Optimizer") -> "torch.optim.Optimizer":
 
 
 def build_schedule(
-    optimizer: "torch.optim.Optimizer", config: OptimizerConfig, total_steps: int
+    optimizer: "torch.optim.Optimizer",
+    config: OptimizerConfig,
+    total_steps: int,
+    *,
+    tokens_before: Callable[[int], int] | None = None,
 ) -> "torch.optim.lr_scheduler.LambdaLR":
-    """HF's schedule of that name over `total_steps` optimizer steps."""
+    """HF's schedule of that name over `total_steps` optimizer steps.
+
+    Args:
+        optimizer: whose rates it sets.
+        config: of the schedule.
+        total_steps: its length.
+        tokens_before: tokens that all steps before a step read together, for `schedule_unit=tokens`; None where each
+            reads as many, so that steps are their measure.
+    """
+    if config.schedule_unit == "tokens" and tokens_before:
+        schedule = _hf_schedule(optimizer, config, tokens_before(total_steps), config.warmup_tokens)
+        of_tokens = schedule.lr_lambdas
+        schedule.lr_lambdas = [functools.partial(_at_step, factor, tokens_before) for factor in of_tokens]
+        return schedule
+    return _hf_schedule(optimizer, config, total_steps, config.warmup_steps)
+
+
+def _at_step(of_tokens: Callable[[int], float], tokens_before: Callable[[int], int], step: int) -> float:
+    return of_tokens(tokens_before(step))
+
+
+def _hf_schedule(
+    optimizer: "torch.optim.Optimizer", config: OptimizerConfig, length: int, warmup: int | None
+) -> "torch.optim.lr_scheduler.LambdaLR":
+    """HF's schedule on an axis of that length, in steps or in tokens."""
     import transformers
 
-    warmup_steps = config.warmup_steps
     schedule: torch.optim.lr_scheduler.LambdaLR = transformers.get_scheduler(
         config.schedule,
         optimizer,
-        num_warmup_steps=round(config.warmup_ratio * total_steps) if warmup_steps is None else warmup_steps,
-        num_training_steps=total_steps,
+        num_warmup_steps=round(config.warmup_ratio * length) if warmup is None else warmup,
+        num_training_steps=length,
         scheduler_specific_kwargs=(
-            {"num_decay_steps": round(config.decay_ratio * total_steps)}
+            {"num_decay_steps": round(config.decay_ratio * length)}
             if config.schedule == "warmup_stable_decay"
             else None
         ),

@@ -61,6 +61,11 @@ class FinetuneRecipe(Config):
                 "recipe.optimizer.name must be adamw or muon in fine-tuning, got schedule_free, which is for "
                 "pretraining; leave it out"
             )
+        if self.optimizer.schedule_unit != "steps":
+            raise ConfigError(
+                f"recipe.optimizer.schedule_unit must be steps in fine-tuning, got {self.optimizer.schedule_unit}, "
+                "which is for pretraining; leave it out"
+            )
         for name in ("epochs", "batch_size", "patience_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -143,7 +144,7 @@ class Run:
                 "lower it"
             )
         recipe.row_tokens_at(0, row_tokens=row_tokens, total_steps=1)
-        rows_per_step = recipe.rows_of_step(row_tokens)
+        rows_per_step = config.batches(row_tokens).rows
         if config.runtime.most_workers > rows_per_step:
             notes.append(
                 f"runtime.num_workers={config.runtime.most_workers} is more than the {rows_per_step} rows of a step: "
@@ -151,11 +152,7 @@ class Run:
             )
         total_steps = None
         if corpus_tokens or recipe.duration.unit != "epochs":
-            total_steps = recipe.duration.steps(
-                rows=(corpus_tokens or 0) // row_tokens,
-                rows_per_step=rows_per_step,
-                tokens_per_row=row_tokens,
-            )
+            total_steps = recipe.steps(rows=(corpus_tokens or 0) // row_tokens, row_tokens=row_tokens)
         else:
             notes.append(
                 "days and money need the corpus's size: give --corpus-tokens, or a duration in steps or tokens"
@@ -164,8 +161,13 @@ class Run:
 
     @property
     def rows_per_step(self) -> int:
-        """The global batch."""
+        """The global batch; the largest one where it has a schedule."""
         return self.config.recipe.rows_of_step(self.row_tokens)
+
+    @property
+    def mean_rows_per_step(self) -> float:
+        """Mean global batch over the steps."""
+        return self.config.recipe.batches(self.row_tokens).mean_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +255,7 @@ class PretrainPlan:
             "parameters": {"trained": run.model.trained, "frozen": run.model.frozen},
             "row_tokens": run.row_tokens,
             "rows_per_step": run.rows_per_step,
+            "mean_rows_per_step": run.mean_rows_per_step,
             "total_steps": run.total_steps,
             "fits": self.asked.fits,
             "plan": self.asked.plain(),
@@ -345,7 +348,7 @@ def estimate(run: Run, site: Site, shape: Shape) -> Estimate:
     recipe, runtime = run.config.recipe, run.config.runtime
     memory = memory_of(run, site, shape)
     step = _mean_step(run, site, shape)
-    tokens_per_s = run.rows_per_step * run.row_tokens / step.total_s
+    tokens_per_s = run.mean_rows_per_step * run.row_tokens / step.total_s
     rates = site.rates(recipe.precision, runtime.cpus_per_worker)
     flops = train_flops_per_token(run.model.config, run.row_tokens, head_share=recipe.masking.mean_fraction)
     limit, device = site.memory_bytes, site.device
@@ -413,7 +416,7 @@ def _most_rows(run: Run, workers: int) -> int:
 
 
 def _mean_step(run: Run, site: Site, shape: Shape) -> StepTime:
-    """A step on average: short rows come first, and what is not done in every step is spread."""
+    """A step on average: short rows and small batches come first, and what is not done in every step is spread."""
     recipe, runtime = run.config.recipe, run.config.runtime
     rates, network = site.rates(recipe.precision, runtime.cpus_per_worker), site.network()
     whole = StepSetup(
@@ -428,29 +431,39 @@ def _mean_step(run: Run, site: Site, shape: Shape) -> StepTime:
         offload_optimizer=shape.zero.offload_optimizer != "none",
         offload_param=shape.zero.offload_param != "none",
     )
-    parts = step_time(run.model, whole, rates, network).plain()
-    if short := recipe.short_rows:
-        pieces = run.row_tokens // short.row_tokens
-        cut = replace(
-            whole,
-            row_tokens=short.row_tokens,
-            rows=whole.rows * pieces,
-            micro_rows=whole.micro_rows * pieces,
-        )
-        of_short = step_time(run.model, cut, rates, network).plain()
-        parts = {key: (1 - short.share) * parts[key] + short.share * of_short[key] for key in parts}
+    parts, rows_of_worker = defaultdict[str, float](float), 0.0
+    for share, row_tokens, rows in _kinds_of_steps(run):
+        micro_rows = min(whole.micro_rows, -(-rows // shape.workers))
+        pieces = run.row_tokens // row_tokens
+        kind = replace(whole, row_tokens=row_tokens, rows=rows * pieces, micro_rows=micro_rows * pieces)
+        of_kind = step_time(run.model, kind, rates, network).plain()
+        for key, value in of_kind.items():
+            parts[key] += share * value
+        rows_of_worker += share * -(-rows // shape.workers)
     computing_s = sum(parts.values())
-    tokens = whole.rows_of_worker * run.row_tokens
-    masking_s = tokens / MASKED_TOKENS_PER_S
+    masking_s = rows_of_worker * run.row_tokens / MASKED_TOKENS_PER_S
     # a core of a CPU masks in the same time in which it computes; a GPU's host beside it
     parts["data_s"] = max(0.0, masking_s - computing_s) if runtime.gpus_per_worker else masking_s
     shared = shape.workers if shape.zero.stage else 1
     state = 12 * run.model.trained / shared + width_of(recipe.precision) * run.model.parameters
     parts["checkpoint_s"] = state / SNAPSHOT_BYTES_PER_S / runtime.checkpoint_every_steps
     rows = min(-(-runtime.evaluation_rows // shape.workers), runtime.evaluation_rows)
-    forward_s = computing_s / whole.rows_of_worker / 3
+    forward_s = computing_s / rows_of_worker / 3
     parts["evaluation_s"] = rows * forward_s / runtime.evaluate_every_steps
     return StepTime(**parts)
+
+
+def _kinds_of_steps(run: Run) -> Iterator[tuple[float, int, int]]:
+    """Share of the steps that are of a kind, the length of its rows, and its global batch in rows of full length."""
+    short, batches = run.config.recipe.short_rows, run.config.recipe.batches(run.row_tokens)
+    ends = (short.share if short else 0.0, batches.small_share_of_steps if batches.small_share else 0.0)
+    for start, end in itertools.pairwise(sorted({0.0, *ends, 1.0})):
+        is_short, is_small = (start < until for until in ends)
+        yield (
+            end - start,
+            short.row_tokens if short and is_short else run.row_tokens,
+            batches.small_rows if is_small else batches.rows,
+        )
 
 
 def _allows(run: Run, zero: ZeroConfig) -> bool:

@@ -12,6 +12,7 @@ from clinscale.corpus import CanaryConfig, MaskingConfig
 from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, RetentionConfig
 from clinscale.errors import ConfigError
 from clinscale.models import AttentionConfig, EvaluationPattern, ModelConfig, family_named
+from clinscale.pretrain.batches import BatchSchedule, SmallBatchesConfig, rows_of_batch
 from clinscale.pretrain.guard import SpikeGuardConfig
 from clinscale.runtime import GroupConfig
 from clinscale.units import Duration
@@ -30,7 +31,7 @@ class ShortRowsConfig(Config):
     """Length of a short row, which must divide `recipe.row_tokens`."""
 
     share: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the steps, and so of the tokens, that comes in short rows."""
+    """Share of the steps that have short rows; with one global batch throughout, also of the tokens."""
 
 
 class PretrainRecipe(Config):
@@ -59,6 +60,12 @@ class PretrainRecipe(Config):
 
     tokens_per_step: int | None = Field(default=None, ge=1)
     """Global batch in tokens, in place of `rows_per_step`: as many rows as fit, at least one."""
+
+    # left out of `plain` where there are none, so that runs from before there were any keep their fingerprint
+    small_batches: SmallBatchesConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The global batch as a schedule by tokens: small ones first, then that of `rows_per_step` or `tokens_per_step`.
+    `small_batches.rows_per_step=6` is enough to ask for them; `optimizer.schedule_unit=tokens` keeps the shape of the
+    learning rate over the tokens. Null is one global batch throughout."""
 
     duration: Duration = Duration(1, "epochs")
     """Length of the training, as `200steps`, `1e9tokens` or `2epochs`."""
@@ -123,8 +130,30 @@ class PretrainRecipe(Config):
         return short.row_tokens if step < min(round(short.share * total_steps), total_steps - 1) else row_tokens
 
     def rows_of_step(self, row_tokens: int) -> int:
-        """The global batch in rows of `row_tokens`."""
-        return max(1, self.tokens_per_step // row_tokens) if self.tokens_per_step else self.rows_per_step
+        """The global batch in rows of `row_tokens`; the largest one where it has a schedule."""
+        return rows_of_batch(self.rows_per_step, self.tokens_per_step, row_tokens)
+
+    def batches(self, row_tokens: int) -> BatchSchedule:
+        """The schedule of global batches of rows of `row_tokens`.
+
+        Raises:
+            ConfigError: small batches are not smaller.
+        """
+        rows, small = self.rows_of_step(row_tokens), self.small_batches
+        if small is None:
+            return BatchSchedule(rows, rows, 0.0)
+        small_rows = rows_of_batch(small.rows_per_step, small.tokens_per_step, row_tokens)
+        if small_rows >= rows:
+            raise ConfigError(
+                f"recipe.small_batches must be smaller than the global batch of {rows} rows of {row_tokens} tokens, "
+                f"got {small_rows} rows; lower it or leave recipe.small_batches out"
+            )
+        return BatchSchedule(rows, small_rows, small.share)
+
+    def steps(self, *, rows: int, row_tokens: int) -> int:
+        """Number of optimiser steps of the training, over a split of `rows` rows of `row_tokens`; at least one."""
+        batches = self.batches(row_tokens)
+        return self.duration.steps(rows=rows, rows_per_step=batches.mean_rows, tokens_per_row=row_tokens)
 
     def has_global_tokens(self, model_type: str) -> bool:
         """Whether any token of a row has global attention."""
@@ -201,6 +230,24 @@ class PretrainConfig(Config):
             )
         ):
             raise ConfigError(reason)
+
+    def batches(self, row_tokens: int) -> BatchSchedule:
+        """The recipe's schedule of global batches, for the workers that it has.
+
+        Raises:
+            ConfigError: small batches are not smaller, or do not divide into the workers' micro batches.
+        """
+        recipe, runtime = self.recipe, self.runtime
+        found = recipe.batches(row_tokens)
+        micro = runtime.micro_rows_per_gpu or 1
+        for workers in (runtime.least_workers, runtime.most_workers):
+            if recipe.small_batches and found.small_rows % (workers * micro):
+                raise ConfigError(
+                    f"recipe.small_batches must divide by runtime.num_workers={workers} times "
+                    f"runtime.micro_rows_per_gpu={micro}, got {found.small_rows} rows; take a multiple of "
+                    f"{workers * micro} rows, or a smaller micro batch"
+                )
+        return found
 
 
 def recipes() -> list[str]:

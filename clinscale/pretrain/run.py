@@ -176,7 +176,7 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         raise ConfigError(
             f"recipe.row_tokens must be at most the model's {limit} positions, got {row_tokens}; lower it"
         )
-    # whether they can be cut is checked before any worker starts
+    # whether they can be cut, and their batches be divided, is checked before any worker starts
     recipe.row_tokens_at(0, row_tokens=row_tokens, total_steps=1)
     rows = shards.rows("train", row_tokens, documents_apart=recipe.documents_apart)
     if not len(shards.rows("validation", row_tokens)):
@@ -185,10 +185,10 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         )
     if recipe.masking.whole_words:  # whether the tokenizer knows any is checked before any worker starts
         corpus.word_starts(tokenizer)
-    rows_per_step = recipe.rows_of_step(row_tokens)
-    steps = recipe.duration.steps(rows=len(rows), rows_per_step=rows_per_step, tokens_per_row=row_tokens)
+    batches = config.batches(row_tokens)
+    steps = recipe.steps(rows=len(rows), row_tokens=row_tokens)
     if recipe.canaries:  # whether they can be is checked before any worker starts
-        corpus.plant_canaries(rows, recipe.canaries, seed=recipe.seed, rows_read=steps * rows_per_step)
+        corpus.plant_canaries(rows, recipe.canaries, seed=recipe.seed, rows_read=batches.rows_before(steps, steps))
     known = folder / _MEMORY_FILE
     return WorkerTask(
         config=config,

@@ -122,15 +122,15 @@ class _Loop:
             shards.rows(split, task.row_tokens, documents_apart=recipe.documents_apart)
             for split in ("train", "validation")
         )
-        self._rows_per_step = recipe.rows_of_step(task.row_tokens)
+        self._batches = recipe.batches(task.row_tokens)
         if recipe.canaries:
             self._train_rows = corpus.plant_canaries(
                 self._train_rows,
                 recipe.canaries,
                 seed=recipe.seed,
-                rows_read=task.total_steps * self._rows_per_step,
+                rows_read=self._rows_before(task.total_steps),
             )
-        share = -(-self._rows_per_step // context.world_size)
+        share = -(-self._batches.rows // context.world_size)
         self._micro_rows = min(task.micro_rows_per_gpu or share, share)
         self._global_first = recipe.has_global_tokens(model.config.model_type)
         self.engine = DeepSpeedEngine(
@@ -141,6 +141,7 @@ class _Loop:
             precision=recipe.precision,
             micro_batch_per_gpu=self._micro_rows,
             gradient_accumulation_steps=-(-share // self._micro_rows),
+            tokens_before=lambda done: self._rows_before(done) * task.row_tokens,
         )
         self.checkpoints = CheckpointStore(
             Path(task.checkpoint_dir),
@@ -194,8 +195,9 @@ class _Loop:
         if step > 0 and row_tokens != self._row_tokens_at(step - 1):
             self._guard = SpikeGuard(recipe.spike_guard)  # losses of rows of another length are no measure
         batch = self._batch(step)
-        # as many tokens whatever their length, so that memory and number of micro batches stay
+        # as many tokens whatever their length, so that memory stays, and the number of micro batches but for the batch
         micro_batches = _split(batch, self._micro_rows * (self._task.row_tokens // row_tokens))
+        engine.accumulate(len(micro_batches))
         masked = engine.over_ranks(float((batch["labels"] != -100).sum()))
         # DeepSpeed averages over ranks and micro batches; this makes it the mean over all masked tokens, so
         # that the loss does not depend on how rows fall on workers
@@ -213,7 +215,7 @@ class _Loop:
             raise self._not_a_number(step, mean)
         skip = self._guard.is_spike(mean)
         engine.step(update=not skip)
-        tokens = self._rows_per_step * self._task.row_tokens
+        tokens = self._rows_at(step) * self._task.row_tokens
         self._meter.add(tokens)
         self._tokens_by_row[row_tokens] += tokens
         if skip:
@@ -225,6 +227,8 @@ class _Loop:
             scheduled["train/mask_fraction"] = recipe.masking.fraction_at(step, self._task.total_steps)
         if recipe.short_rows:
             scheduled["train/row_tokens"] = row_tokens
+        if recipe.small_batches:
+            scheduled["train/rows_per_step"] = self._rows_at(step)
         return {"train/loss": mean, "train/learning_rate": engine.learning_rate, **norm, **scheduled}
 
     def evaluate(self) -> Metrics:
@@ -275,6 +279,12 @@ class _Loop:
         task = self._task
         return task.config.recipe.row_tokens_at(step, row_tokens=task.row_tokens, total_steps=task.total_steps)
 
+    def _rows_at(self, step: int) -> int:
+        return self._batches.rows_at(step, self._task.total_steps)
+
+    def _rows_before(self, step: int) -> int:
+        return self._batches.rows_before(step, self._task.total_steps)
+
     def _masked(self, step: int) -> Arrays:
         recipe, row_tokens = self._task.config.recipe, self._row_tokens_at(step)
         batch = corpus.masked_batch(
@@ -282,7 +292,8 @@ class _Loop:
             step=step,
             rank=self._context.rank,
             world_size=self._context.world_size,
-            rows_per_step=self._rows_per_step,
+            rows_per_step=self._rows_at(step),
+            rows_before=self._rows_before(step),
             seed=recipe.seed,
             masking=recipe.masking,
             special=self._special,
@@ -305,7 +316,8 @@ class _Loop:
         rows = corpus.rows_of_step(
             len(self._train_rows),
             step=step,
-            rows_per_step=self._rows_per_step,
+            rows_per_step=self._rows_at(step),
+            rows_before=self._rows_before(step),
             seed=self._task.config.recipe.seed,
         )
         return DataError(

@@ -196,6 +196,16 @@ def test_the_rows_of_a_step_can_be_named(count, step, rows_per_step):
     assert named[:, 0].tolist() == [(step * rows_per_step + place) // count for place in range(rows_per_step)]
 
 
+def test_batches_of_any_sizes_read_the_rows_in_one_order():
+    whole = rows_of_step(7, step=0, rows_per_step=18, seed=3)
+    sizes = (2, 2, 6, 8)
+    parts = [
+        rows_of_step(7, step=step, rows_per_step=size, rows_before=sum(sizes[:step]), seed=3)
+        for step, size in enumerate(sizes)
+    ]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 4))
 def test_evaluation_reads_every_row_once_with_the_same_masks_at_every_number_of_workers(count, world_size, size):
     rows = rows_of(count)

@@ -213,9 +213,10 @@ def test_nothing_is_compiled_at_the_first_start(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def rates(total_steps, **settings):
+def rates(total_steps, tokens_before=None, **settings):
     optimizer = build_optimizer(torch.nn.Linear(2, 2), OptimizerConfig(learning_rate=1.0 / 8, **settings))
-    schedule = build_schedule(optimizer, OptimizerConfig(learning_rate=1.0 / 8, **settings), total_steps)
+    config = OptimizerConfig(learning_rate=1.0 / 8, **settings)
+    schedule = build_schedule(optimizer, config, total_steps, tokens_before=tokens_before)
     found = []
     for _ in range(total_steps + 1):
         found.append(8 * schedule.get_last_lr()[0])
@@ -235,6 +236,24 @@ def test_warmup_stable_decay_rises_stays_and_falls():
 def test_warm_up_may_be_given_in_steps():
     assert rates(100, warmup_steps=20)[:21] == pytest.approx([step / 20 for step in range(21)])
     assert rates(100, warmup_steps=0, schedule="cosine")[0] == 1
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant_with_warmup", "warmup_stable_decay"])
+def test_a_schedule_in_tokens_keeps_its_shape_over_the_tokens_when_the_batch_grows(schedule):
+    """40 steps of 100 tokens, then 80 of 200, in which the rate is what 200 steps of 100 tokens make it."""
+    of_tokens = {"schedule": schedule, "schedule_unit": "tokens"}
+
+    def before(step):
+        return 100 * min(step, 40) + 200 * max(step - 40, 0)
+
+    even = rates(200, schedule=schedule)
+    assert rates(120, before, **of_tokens) == pytest.approx([even[before(step) // 100] for step in range(121)])
+    assert rates(200, lambda step: 100 * step, **of_tokens) == pytest.approx(even)
+    early = rates(120, before, **of_tokens, warmup_tokens=2000)
+    assert early[:21] == pytest.approx([step / 20 for step in range(21)])
+    for wrong in ({"warmup_steps": 3}, {"warmup_tokens": 3, "schedule_unit": "steps"}):
+        with pytest.raises(ConfigError, match="warmup_tokens schedule_unit=tokens"):
+            OptimizerConfig(**of_tokens | wrong)
 
 
 @pytest.mark.parametrize(

@@ -112,12 +112,30 @@ def test_short_rows_cost_less():
     assert cut.asked.step.attention_s < planned().asked.step.attention_s
 
 
+def test_small_batches_are_more_steps_of_as_many_tokens():
+    tokens = ("recipe.duration=1e9tokens", "recipe.rows_per_step=36")
+    plain, cut = planned(*tokens), planned(*tokens, "recipe.small_batches.rows_per_step=18")
+    assert cut.run.total_steps == pytest.approx(1.25 * plain.run.total_steps, abs=1)
+    assert cut.plain()["mean_rows_per_step"] == pytest.approx(36 / 1.25)
+    read = [found.asked.tokens_per_s * found.asked.days * 86400 for found in (plain, cut)]
+    assert read == pytest.approx([1e9, 1e9], rel=1e-3)
+    assert cut.asked.days > plain.asked.days, "updates and collectives cost"
+    both = planned(
+        *tokens,
+        "recipe.small_batches.rows_per_step=18",
+        "recipe.short_rows.row_tokens=512",
+        "recipe.short_rows.share=0.9",
+    )
+    assert both.asked.step.attention_s < cut.asked.step.attention_s
+
+
 @pytest.mark.parametrize(
     ("overrides", "device", "said"),
     [
         (["recipe.row_tokens=8192"], "h100", "4096 positions, got 8192"),
         ([], "v100", "recipe.precision=fp16"),
         (["recipe.short_rows.row_tokens=500"], "h100", "must divide"),
+        (["recipe.small_batches.rows_per_step=8"], "h100", "take a multiple of 18 rows"),
         (["recipe.model.pretrained=nobody/unknown"], "h100", "nobody/unknown"),
     ],
 )

@@ -132,6 +132,59 @@ def test_a_recipe_without_short_rows_is_the_recipe_it_was_before_there_were_any(
     assert PretrainConfig.parse(short.plain(), source="test") == short
 
 
+def test_small_batches_come_first_and_on_their_share_of_the_tokens():
+    def rows(total_steps, *overrides):
+        batches = load("recipe.rows_per_step=8", *overrides).batches(4096)
+        found = [batches.rows_at(step, total_steps) for step in range(total_steps)]
+        assert [batches.rows_before(step, total_steps) for step in range(total_steps + 1)] == [
+            sum(found[:step]) for step in range(total_steps + 1)
+        ]
+        return found
+
+    runtime = ("runtime.num_workers=2", "runtime.micro_rows_per_gpu=1")
+    small = (*runtime, "recipe.small_batches.rows_per_step=2")
+    assert rows(3, *runtime) == [8, 8, 8]
+    found = rows(70, *small, "recipe.small_batches.share=0.4")
+    assert found == [2] * 51 + [8] * 19
+    assert sum(found[:51]) / sum(found) == pytest.approx(0.4, abs=0.01)
+    assert rows(1, *small) == [8], "the last step is never small"
+    assert rows(2, *small, "recipe.small_batches.share=0.99") == [2, 8]
+    in_tokens = ("recipe.tokens_per_step=33000", "recipe.small_batches.tokens_per_step=9000")
+    assert rows(4, *runtime, *in_tokens) == rows(4, *small)
+    whole = load("recipe.rows_per_step=8", *runtime, "recipe.duration=16384000tokens").recipe
+    assert whole.steps(rows=0, row_tokens=4096) == 500
+    cut = load("recipe.rows_per_step=8", *small, "recipe.duration=16384000tokens")
+    steps = cut.recipe.steps(rows=0, row_tokens=4096)
+    assert steps == 875
+    assert cut.batches(4096).rows_before(steps, steps) == pytest.approx(4000, abs=8), "as many tokens as without"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rows_per_step=8"], r"smaller than the global batch of 8 rows of 4096 tokens, got 8 rows; lower it"),
+        (["rows_per_step=3"], r"divide by runtime.num_workers=2 times runtime.micro_rows_per_gpu=2, got 3 rows"),
+        (["rows_per_step=6"], r"take a multiple of 4 rows"),
+        (["rows_per_step=2", "tokens_per_step=2"], r"either rows_per_step or tokens_per_step, got 2 and 2"),
+        (["share=0.5"], r"either rows_per_step or tokens_per_step, got None and None"),
+        (["rows_per_step=2", "share=1"], "less than 1"),
+    ],
+)
+def test_small_batches_that_cannot_be_are_refused(overrides, message):
+    runtime = ("recipe.rows_per_step=8", "runtime.num_workers=2", "runtime.micro_rows_per_gpu=2")
+    with pytest.raises(ConfigError, match=message):
+        load(*runtime, *(f"recipe.small_batches.{override}" for override in overrides)).batches(4096)
+
+
+def test_a_recipe_without_small_batches_is_the_recipe_it_was_before_there_were_any():
+    plain = load().plain()["recipe"]
+    assert "small_batches" not in plain
+    assert not {"schedule_unit", "warmup_tokens"} & plain["optimizer"].keys()
+    small = load("recipe.small_batches.rows_per_step=6")
+    assert small.recipe.fingerprint() != load().recipe.fingerprint()
+    assert PretrainConfig.parse(small.plain(), source="test") == small
+
+
 def test_a_recipe_without_canaries_is_the_recipe_it_was_before_there_were_any():
     assert "canaries" not in load().plain()["recipe"]
     assert load("recipe.canaries=null").recipe.fingerprint() == load().recipe.fingerprint()

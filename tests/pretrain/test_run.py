@@ -240,8 +240,10 @@ DRY = {
     },
     "masking": {"mask_fraction": 0.4, "schedule": "linear", "final_mask_fraction": 0.1, "all_mask": True},
     "short_rows": {"row_tokens": 32, "share": 0.67},
+    "small_batches": {"rows_per_step": 4, "share": 0.34},
+    "optimizer": {"learning_rate": 1e-3, "schedule_unit": "tokens"},
 }
-"""Without dropout, which is drawn per rank; with masks and lengths of rows that depend on the step."""
+"""Without dropout, which is drawn per rank; with masks, lengths of rows and batches that depend on the step."""
 FREE = {"optimizer": {"name": "schedule_free", "learning_rate": 1e-2}, "runtime": {"zero": {"stage": 0}}}
 STAGES = (0, 1, 2, 3)
 
@@ -352,7 +354,7 @@ def test_a_run_goes_on_with_other_workers_other_stages_and_other_micro_batches(v
     logged = []
 
     def part(num_workers, stage, function, **changes):
-        settings = {"num_workers": num_workers, "zero": {"stage": stage}, "micro_rows_per_gpu": 5 - num_workers}
+        settings = {"num_workers": num_workers, "zero": {"stage": stage}, "micro_rows_per_gpu": 4 // num_workers}
         run = task(shards, tmp_path, **DRY, runtime=settings | changes)
         train(run, tmp_path, on_log=logged.append, function=function)
 
@@ -370,7 +372,9 @@ def test_a_run_goes_on_with_other_workers_other_stages_and_other_micro_batches(v
 
 
 def test_verify_resume_finds_no_difference_and_says_what_was_done_again(shards, tmp_path, forks):
-    found = verify_resume(config(shards), tmp_path, steps=5, checkpoint_every_steps=2, kills=1, seed=1)
+    schedules = {name: DRY[name] for name in ("short_rows", "small_batches", "optimizer")}
+    run = config(shards, **schedules, runtime={"micro_rows_per_gpu": 2})
+    found = verify_resume(run, tmp_path, steps=5, checkpoint_every_steps=2, kills=1, seed=1)
     assert found.identical
     assert (found.loss_difference, found.weight_difference) == (0, 0)
     assert (found.num_workers, found.stage, found.steps, len(found.killed_at)) == (2, 2, 5, 1)

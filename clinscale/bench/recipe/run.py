@@ -128,7 +128,7 @@ class _Curve:
     """The evaluations of one training with their costs, from what it logs."""
 
     def __init__(self, task: WorkerTask, on_progress: Callable[[str], None]) -> None:
-        self._tokens_per_step = task.config.recipe.rows_of_step(task.row_tokens) * task.row_tokens
+        self._batches, self._row_tokens = task.config.recipe.batches(task.row_tokens), task.row_tokens
         self._total_steps, self._on_progress = task.total_steps, on_progress
         self.evaluations: list[Evaluation] = []
         self._timed_tokens, self._device_s = 0.0, 0.0
@@ -136,7 +136,7 @@ class _Curve:
     def add(self, metrics: Mapping[str, float]) -> None:
         """Take what one step logged."""
         step = int(metrics["step"])
-        tokens = float(step * self._tokens_per_step)
+        tokens = float(self._batches.rows_before(step, self._total_steps) * self._row_tokens)
         if step == 0:  # also where smaller micro batches begin again
             self.evaluations.clear()
             self._timed_tokens, self._device_s = 0.0, 0.0
