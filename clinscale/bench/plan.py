@@ -8,12 +8,13 @@ from typing import Any
 from clinscale import models
 from clinscale.bench.encoders import MASKED_SHARE, model_of
 from clinscale.bench.measure import ratio, surroundings
+from clinscale.bench.plan_steps import timed_steps
 from clinscale.bench.record import BenchRecord, OnRatio, Ratios, say_nothing
 from clinscale.bench.zero import measured_ranks
 from clinscale.engine import Precision, load_hardware
 from clinscale.plan import ModelFacts, RankSetup, StepSetup, network_of, rank_memory, rates_of, step_time
 
-_ASKED_MEMORY = 1.1
+_ASKED_MEMORY, _ASKED_STEP = 1.1, 1.2
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,16 @@ def bench_plan(
     stages: Sequence[int],
     num_workers: Sequence[int],
     precision: Precision,
+    step_tokens: Sequence[int] = (1024, 4096),
+    step_rows: Sequence[int] = (1, 4),
+    repeats: int = 3,
     on_progress: Callable[[str], None],
     on_ratio: OnRatio = say_nothing,
 ) -> BenchRecord:
-    """Memory of each rank, and speed at public anchors: what is planned over what was measured.
+    """Memory of each rank, steps, and speed at public anchors: what is planned over what was measured.
 
-    Ranks are processes on this machine; compared is the most that their tensors hold within a step. A ratio is the
+    Ranks are processes on this machine; compared is the most that their tensors hold within a step. Steps are those of
+    one worker, both families, planned from a probe of this machine (`timed_steps`). A ratio is the
     larger of planned and measured or published over the smaller, and `error` beside it the share by which the plan is
     above; no constant is set by any anchor but the one that says so.
 
@@ -80,6 +85,13 @@ def bench_plan(
             rows.append(
                 {"stage": stage, "workers": workers, "peak_bytes": found["peak_bytes"], "planned": planned.plain()}
             )
+    steps: list[dict[str, Any]] = []
+    for step in timed_steps(
+        shape, tokens=step_tokens, rows=step_rows, precision=precision, repeats=repeats, on_progress=on_progress
+    ):
+        off_by = [_off_by(step.planned_s, measured_s) for measured_s in step.measured_s]
+        ratios[f"step_{step.family}_{step.rows}x{step.tokens}"] = ratio(off_by, _ASKED_STEP, error=step.error)
+        steps.append({**asdict(step), "error": step.error})
     found_anchors = anchors()
     for anchor in found_anchors:
         ratios[anchor.name] = ratio([_off_by(anchor.planned, anchor.published)], None, error=anchor.error)
@@ -89,6 +101,7 @@ def bench_plan(
         at_most=tuple(ratios),
         details={
             "memory": rows,
+            "steps": steps,
             **shape,
             "tokens": tokens,
             "precision": precision,
@@ -179,7 +192,7 @@ def anchors() -> tuple[Anchor, ...]:
             327_680,
             _tokens_per_s(modern, one_h200, "h200"),
             False,
-            "issue 23 of this project",
+            "reported to this project, 2026",
             "its shape is not published: ModernBERT-base at 1,024 tokens is assumed",
         ),
         Anchor(

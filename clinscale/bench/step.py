@@ -84,7 +84,7 @@ def bench_step(
                     if precision == "bf16" and builds_dense_probabilities(layer.attention.self):
                         without_dense_probabilities(layer.attention.self)
                 works = [
-                    _Step(model, precision=precision, rows=rows, tokens=tokens, device=device)
+                    TrainingStep(model, precision=precision, rows=rows, tokens=tokens, device=device)
                     for model in (hf, ours)
                 ]
                 if not dropout:
@@ -123,7 +123,7 @@ def bench_step(
     return BenchRecord(surroundings=before, ratios=ratios, details=details)
 
 
-class _Step:
+class TrainingStep:
     """One training step, over and over on the same rows."""
 
     def __init__(self, model: Any, *, precision: Precision, rows: int, tokens: int, device: str) -> None:
@@ -147,12 +147,13 @@ class _Step:
         return float(loss.detach()), found
 
     def run(self) -> None:
+        """Forward and backward pass, clipping, update."""
         loss = self._engine.forward(self._batch).loss
         self._engine.backward(loss)
         self._engine.step()
 
 
-def _assert_equal(name: str, works: list[_Step], precision: Precision) -> None:
+def _assert_equal(name: str, works: list[TrainingStep], precision: Precision) -> None:
     (a_loss, a_grads), (b_loss, b_grads) = (work.gradients() for work in works)
     worst = abs(a_loss - b_loss)
     if a_grads.keys() != b_grads.keys():
@@ -187,11 +188,11 @@ def _one_step(family: str, attention: str, shape: dict[str, Any], rows: int, dev
     torch.set_num_threads(threads)
     model = model_of(family, attention, **shape)
     if not device.startswith("cuda"):
-        _Step(model, precision="fp32", rows=rows, tokens=shape["tokens"], device=device).run()
+        TrainingStep(model, precision="fp32", rows=rows, tokens=shape["tokens"], device=device).run()
         return peak_resident_bytes()
     gc.collect()
     before = torch.cuda.memory_allocated()
-    step = _Step(model, precision="fp32", rows=rows, tokens=shape["tokens"], device=device)
+    step = TrainingStep(model, precision="fp32", rows=rows, tokens=shape["tokens"], device=device)
     step.run()
     torch.cuda.reset_peak_memory_stats()  # the first step may also have proved FlexAttention against a dense reference
     step.run()

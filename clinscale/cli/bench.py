@@ -1,5 +1,6 @@
 """`clinscale bench`: measured against the peer in the same process."""
 
+import statistics
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -267,9 +268,10 @@ def plan(
     stages: Stages = None,
     num_workers: NumWorkers = None,
     precision: Annotated[Precision, typer.Option(help="Of the parameters.")] = Precision.fp32,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps of each shape that are timed.")] = 3,
     json: Json = False,
 ) -> None:
-    """Figures of `clinscale plan` against memory measured here and against published speeds.
+    """Figures of `clinscale plan` against memory and steps measured here and against published speeds.
 
     Example: `clinscale bench plan --stage 2 --num-workers 2`
     """
@@ -282,6 +284,19 @@ def plan(
         tells=True,
         people=lambda record: [
             *_people(record),
+            table_of(
+                "Steps on this machine",
+                [
+                    {
+                        "model": one["family"],
+                        "rows x tokens": f"{one['rows']} x {one['tokens']:,}",
+                        "planned s": f"{one['planned_s']:.3g}",
+                        "measured s": f"{statistics.median(one['measured_s']):.3g}",
+                        "error": f"{one['error']:+.0%}",
+                    }
+                    for one in record.details["steps"]
+                ],
+            ),
             table_of(
                 "Published beside planned",
                 [
@@ -304,6 +319,7 @@ def plan(
         stages=stages or [0, 1, 2, 3],
         num_workers=num_workers or [1, 2, 4],
         precision=precision.value,
+        repeats=repeats,
     )
 
 

@@ -10,7 +10,7 @@ from clinscale.plan.facts import ModelFacts
 from clinscale.plan.launch import check_launch, gpu_bytes_here, site_here
 from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
 from clinscale.plan.pretrain import PAYS, SIZES, Estimate, PretrainPlan, Run, Shape, Site, plan_pretrain, probed
-from clinscale.plan.probe import Probe, Reading
+from clinscale.plan.probe import Probe, Reading, measure_probe
 from clinscale.plan.simulation import Simulation, Spread, simulate_pretrain
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
 from clinscale.plan.sweep import StudyPlan, TunePlan, plan_tune, planned_costs
@@ -41,6 +41,7 @@ __all__ = [
     "activation_bytes",
     "check_launch",
     "gpu_bytes_here",
+    "measure_probe",
     "model_states",
     "network_of",
     "plan_pretrain",

@@ -62,7 +62,7 @@ def test_a_model_that_differs_is_never_timed():
     modules = [attention._Module(model, **shape, has_global=False) for model in (hf, ours)]
     with pytest.raises(ClinscaleError, match="differ by"):
         attention._compare("x", modules, torch.float32, repeats=1, device="cpu")
-    steps = [step._Step(model, precision="fp32", **shape) for model in (hf, ours)]
+    steps = [step.TrainingStep(model, precision="fp32", **shape) for model in (hf, ours)]
     with pytest.raises(ClinscaleError, match="differ by"):
         step._assert_equal("x", steps, "fp32")
 

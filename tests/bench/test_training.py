@@ -3,6 +3,7 @@
 import pytest
 
 from clinscale import bench
+from clinscale.bench.plan_steps import timed_steps
 from clinscale.bench.zero import expected_bytes
 
 
@@ -36,3 +37,19 @@ def test_a_checkpoint_is_compared_with_a_save_that_holds_the_same():
     assert record.ratios["stall_blocking_over_ours"].median > 0
     assert 0 < record.ratios["share_of_training"].median < 1
     assert record.details["checkpoint_bytes"] > 40e6
+
+
+@pytest.mark.slow
+def test_a_planned_step_stands_beside_the_same_step_timed_here():
+    shape = {"layers": 1, "hidden_size": 64, "vocab_size": 512}
+    steps = list(
+        timed_steps(shape, tokens=(1024,), rows=(1, 2), precision="fp32", repeats=1, on_progress=lambda _: None)
+    )
+    assert [(step.family, step.rows) for step in steps] == [
+        (family, rows) for family in ("longformer", "bigbird") for rows in (1, 2)
+    ]
+    for one, two in zip(steps[::2], steps[1::2], strict=True):
+        assert min(one.measured_s) > 0
+        assert one.planned_s < two.planned_s == pytest.approx(sum(two.parts.values()))
+        assert one.parts["optimizer_s"] == two.parts["optimizer_s"] > 0
+        assert (two.error < 0) == (two.planned_s < two.measured_s[0])
