@@ -319,6 +319,19 @@ def test_a_disk_that_fills_up_in_the_middle_is_told_as_the_system_tells_it(tmp_p
         resource.setrlimit(resource.RLIMIT_FSIZE, largest)
 
 
+def test_a_file_is_whole_on_the_disk_before_it_counts_as_written(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "states.pt", {}, os.fsync
+
+    def recorded(descriptor):
+        fsync(descriptor)
+        found = os.fstat(descriptor)
+        synced[found.st_ino] = found.st_size
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    size_bytes, _ = write_files({path: {"weights": torch.zeros(1)}})[path]
+    assert synced == {path.stat().st_ino: size_bytes}
+
+
 def test_a_checkpoint_without_manifest_stops_no_later_one(tmp_path):
     steps_after(tmp_path, [(1, None), (2, None)])
     (tmp_path / "step-00000002" / MANIFEST).write_text("{")
