@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
+
+from clinscale.runtime import beat, watched
 
 WORK = """
 import os, signal, sys, threading
@@ -45,3 +48,13 @@ def test_a_process_that_steps_ends_by_itself_and_its_watcher_with_it():
     process = start("steps", 600)
     assert process.communicate("." * 200_000, timeout=60) == ("ended\n", None)
     assert process.returncode == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_process_goes_on_whose_watcher_stands_still():
+    with watched(600):
+        [watcher] = [one for one in psutil.Process().children() if "watcher.py" in " ".join(one.cmdline())]
+        watcher.suspend()
+        for _ in range(2**16 + 1):  # more than the pipe between them holds
+            beat()
+    assert not watcher.is_running()
