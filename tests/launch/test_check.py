@@ -586,6 +586,13 @@ def test_definitions_that_are_missing_are_a_sentence(tmp_path):
         check(CLUSTER / "kuberay" / "tune.yaml", tmp_path)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_batch_script_shows_no_dashboard_to_others(host, tmp_path):
+    (tmp_path / "s.sbatch").write_text(SCRIPT.replace(" -- ", f" --dashboard-host={host} -- "))
+    [problem] = check(tmp_path / "s.sbatch")
+    assert (problem.rule, problem.found) == ("public dashboard", f"--dashboard-host={host}")
+
+
 def test_a_slurm_that_answers_is_asked(tmp_path, monkeypatch):
     for name, code in {"scontrol": "exit 0", "sbatch": "echo 'error: invalid partition' >&2; exit 1"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{code}\n")
