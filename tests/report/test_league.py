@@ -111,3 +111,11 @@ def test_a_sweep_with_one_model_of_each_task_has_no_table(cell, tracking):
     cell("entities", 512, "demo_entities", 30, 31)
     cell("pairs", 512, "demo_pairs", 30, 31)
     assert leagues(tracking, registry.read_runs(tracking)) == ()
+
+
+def test_the_models_whose_length_is_compared_are_chosen_on_the_development_split(cell, tracking):
+    cell("short", 512, "demo", 20, 21, dev=0.5)
+    cell("lucky", 4096, "demo", 38, 38, dev=0.7)
+    cell("chosen", 4096, "demo", 30, 31, dev=0.8)
+    [row] = table(tracking).rows
+    assert (row.best, row.gain.long, row.gain.short) == ("lucky", "chosen", "short")
