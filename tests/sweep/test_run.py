@@ -5,6 +5,7 @@ import math
 import random
 import shutil
 import sys
+from statistics import fmean
 
 import forked_ray
 import psutil
@@ -163,6 +164,11 @@ def test_a_sweep_that_loses_a_trial_ends_with_a_winner_and_its_name_is_kept(
     assert all(len(one.dev) == 2 for one in result.finalists)
     values = [max(v for _, v in history(tracking, run, "eval/demo_pairs/accuracy")) for run in trials]
     assert parent.metrics["best/objective"] == max(values)
+    # chosen by the mean of its seeds, which is what the winner is said to reach; its best seed is what is shipped
+    chosen = max(result.finalists, key=lambda one: fmean(one.dev.values()))
+    assert parent.metrics["dev/demo_pairs/accuracy"] == pytest.approx(fmean(chosen.dev.values()))
+    [shipped] = [run for run in runs if run.name.endswith(f"-{result.folder.parent.name}")]
+    assert shipped.metrics["objective"] == max(chosen.dev.values())
 
     # the gate decides by what it has learned, and says so
     [alias] = result.version.aliases
