@@ -52,6 +52,11 @@ class Candidate:
         """Mean over seeds."""
         return statistics.fmean(self.scores.values())
 
+    @property
+    def best_seed(self) -> Trial:
+        """The trial of the highest development score, whose weights are shipped; of equals the earlier one."""
+        return max(self.seeds, key=lambda trial: trial.objective or 0.0)
+
     def finalist(self) -> Finalist:
         """The setting and its scores, without the trials."""
         scores = list(self.scores.values())

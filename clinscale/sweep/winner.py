@@ -116,7 +116,7 @@ def _choose_and_judge(
         error = ConfigError if failed and failed.reason in ("not_a_number", "over_time") else ClusterError
         raise error(f"study {study.name}: no trial ended with a score{why}")
     winner = choose_winner(compared)
-    kept = max(winner.seeds, key=lambda trial: trial.objective or 0.0)
+    kept = winner.best_seed
     data, attention = study.data, config.runtime.attention
     base = int(kept.params.get(MODEL, 0))
     point = {key: value for key, value in kept.params.items() if key != MODEL}

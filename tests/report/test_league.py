@@ -119,3 +119,4 @@ def test_the_models_whose_length_is_compared_are_chosen_on_the_development_split
     cell("chosen", 4096, "demo", 30, 31, dev=0.8)
     [row] = table(tracking).rows
     assert (row.best, row.gain.long, row.gain.short) == ("lucky", "chosen", "short")
+    assert row.gain.long_notes == 36 / 40, "of 520 words and more"

@@ -34,6 +34,12 @@ def test_one_seed_does_not_beat_the_mean_of_several():
     assert confirmed.finalist().deviation == pytest.approx(0.0707, abs=1e-4)
 
 
+def test_the_best_seed_of_the_winner_is_shipped_and_its_mean_is_told():
+    winner = candidate("winner", 0.7, 0.9, 0.9, 0.6)
+    assert winner.best_seed is winner.seeds[1]
+    assert winner.mean == winner.finalist().mean == pytest.approx(0.775)
+
+
 @pytest.mark.parametrize(
     ("scores", "flat"),
     [
