@@ -2,6 +2,7 @@
 
 import pytest
 
+from clinscale.registry import Tag
 from clinscale.report import write_report
 from clinscale.report.gather import gather
 
@@ -69,6 +70,14 @@ def test_runs_judged_on_other_examples_are_not_compared(past, tracking):
     past.judged("short", 512, [True] * 20)
     past.judged("long", 4096, [True] * 30)
     assert gather(tracking).lengths == ()
+
+
+def test_each_version_of_the_data_has_its_own_answer(past, tracking):
+    for data, of in (("new", 40), ("old", 30)):
+        past.judged(f"short-{data}", 512, [True] * 10 + [False] * (of - 10), tags={Tag.DATA: data})
+        past.judged(f"long-{data}", 4096, [True] * (of - 2) + [False] * 2, tags={Tag.DATA: data})
+    found = [{model.name for model in answer.models} for answer in gather(tracking).lengths]
+    assert found == [{"short-new", "long-new"}, {"short-old", "long-old"}]
 
 
 def test_the_page_answers_the_question(past, tracking, tmp_path):
