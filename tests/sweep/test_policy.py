@@ -172,6 +172,24 @@ def test_what_became_of_looks_is_said(trials, grace, said):
     assert all(part in sentence for part, sentence in zip(said, found, strict=True))
 
 
+def test_a_trial_that_failed_takes_no_place_on_a_rung():
+    mid, failed = trial(1, 0.2), trial(2, 0.3, state="failed")
+    assert move(trial(0, 0.1), mid, failed, trial(3, 0.15)) == Resume(mid)
+
+
+def test_the_median_is_of_three_others():
+    low = trial(2, 0.1, state="running")
+    assert goes_on(low, [trial(0, 0.5), trial(1, 0.6), low], Halving("median", 1, 3), EPOCHS)
+    assert not goes_on(low, [trial(0, 0.5), trial(1, 0.6), low, trial(3, 0.4)], Halving("median", 1, 3), EPOCHS)
+
+
+def test_what_is_confirmed_already_is_kept_back_no_more():
+    whole = trial(0, *[0.5] * EPOCHS, state="complete")
+    again = trial(1, *[0.5] * EPOCHS, state="complete", origin="confirm", of=0)
+    left = Budget(device_seconds=400.0, used_device_seconds=200.0)  # for one more trial and the third seed
+    assert move(whole, again, budget=left, confirm_seeds=3) == Start(0)
+
+
 def test_the_best_third_of_a_rung_goes_on():
     low, mid = trial(0, 0.1), trial(1, 0.2)
     assert move(low, mid, budget=Budget(trials=3)) == Start(0)

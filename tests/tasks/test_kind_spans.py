@@ -157,6 +157,20 @@ class TestDecoding:
         output = self.logits(window, start={first: 9, second: 5}, end={third: 9})
         assert kind.decode(example, [window], [output], ())["start"] == window.offsets[second][0]
 
+    def test_a_token_is_judged_by_the_window_that_likes_it_best(self, one_window):
+        kind, example, (window,), _ = one_window(unanswerable=True)
+        place = window.text_positions[0]
+        sure = self.logits(window, start={place: 5}, end={place: 5})
+        loud = self.logits(window, start={0: 10, place: 11}, end={0: 10, place: 11})
+        assert kind.decode(example, [window] * 2, [sure, loud], ()) == kind.decode(example, [window], [sure], ())
+
+    def test_no_answer_is_as_sure_as_the_window_that_doubts_it_most(self, one_window):
+        kind, example, (window,), _ = one_window(unanswerable=True)
+        sure, doubtful = (self.logits(window, start={0: high}, end={0: high}) for high in (9, 3))
+        expected = kind.decode(example, [window], [doubtful], ())
+        for outputs in ([sure, doubtful], [doubtful, sure]):
+            assert kind.decode(example, [window] * 2, outputs, ()) == expected
+
     def test_windows_compare_by_their_margin_over_no_answer(self, task_of, tokenizer):
         """The second window's logits are all lifted by 50; its span is still less sure than the first one's."""
         kind, example = kind_of(task_of("spans")), example_of("25 mg")

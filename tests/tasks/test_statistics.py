@@ -207,3 +207,24 @@ def test_the_interval_of_a_mean_of_runs_is_scipys_and_one_run_has_none():
     alone = estimate_mean([1.2])
     assert alone.value == 1.2
     assert np.isnan([alone.low, alone.high]).all()
+
+
+def test_a_side_with_one_seed_varies_as_the_other_does(task_of):
+    right, wrong = (judged(task_of, [hit] * 20) for hit in (True, False))
+    found = compare_seeds([right, wrong], [right]).difference
+    # by hand: no noise of documents; the seeds' variance 1/2, halved for two and whole for one; Welch-Satterthwaite
+    reach = scipy.stats.t.ppf(0.975, 0.75**2 / (0.25**2 + 0.5**2)) * 0.75**0.5
+    assert (found.value, found.high) == (-0.5, pytest.approx(-0.5 + reach))
+
+
+def test_intervals_of_several_lengths_are_wider_than_that_of_one(task_of):
+    rng = np.random.default_rng(5)
+    ours, theirs = rng.random(80) < 0.7, rng.random(80) < 0.5
+    texts = [f"{number} " * (10 if number < 40 else 600) for number in range(80)]
+
+    def width(begin):
+        sides = (judged(task_of, hits[begin:], texts=texts[begin:]) for hits in (ours, theirs))
+        found = differences_by_length(*sides)["513-1024_tokens"]
+        return found.high - found.low
+
+    assert width(0) > width(40)
