@@ -20,6 +20,7 @@ BORROWED = {
     "ray.train.torch:TorchTrainer._register_sigint_handler": "overridden: Ctrl-C is ours",
     "ray.train.v2._internal.execution.controller:TrainController.worker_group_cls": "replaced: ours ends its workers",
     "ray.train.v2._internal.execution.worker_group:WorkerGroup._start": "overridden: a start that fails ends them",
+    "ray.train.v2._internal.execution.worker_group:WorkerGroup._create_workers": "overridden: a start does end",
     "ray.train.v2._internal.execution.context:get_train_context": "whether this node is about to be taken away",
     "ray.train.v2._internal.execution.scaling_policy.elastic:ElasticScalingPolicy._get_reserved_resources": "ours",
     "ray.train.v2._internal.constants:ENV_VARS_TO_PROPAGATE": "workers get our variables",
@@ -79,6 +80,10 @@ def test_what_is_borrowed_is_there(place):
             ["attention_mask", "is_index_masked", "is_index_global_attn", "is_global_attn"],
         ),
         ("deepspeed.runtime.checkpoint_engine.checkpoint_engine:CheckpointEngine.save", ["state_dict", "path"]),
+        (
+            "ray.train.v2._internal.execution.worker_group:WorkerGroup._create_workers",
+            ["num_workers", "placement_group"],
+        ),
     ],
 )
 def test_what_is_overridden_is_called_as_we_think(place, parameters):

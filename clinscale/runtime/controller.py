@@ -6,6 +6,7 @@ All classes here but the trainer live in the controller's process.
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.util.placement_group import remove_placement_group
 
 from clinscale.errors import CapacityError, ClinscaleError, ClusterError, OutOfMemoryError, own_cause
 from clinscale.runtime.session import ray_logs
@@ -44,9 +46,18 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
     close its runs and say how to resume needs the KeyboardInterrupt.
     """
 
-    def __init__(self, function: Any, *, send_event: SendEvent, start_timeout_s: float, **options: Any) -> None:
+    def __init__(
+        self,
+        function: Any,
+        *,
+        send_event: SendEvent,
+        start_timeout_s: float,
+        start_patience_s: float,
+        **options: Any,
+    ) -> None:
         super().__init__(function, **options)
         self._send_event, self._start_timeout_s = send_event, start_timeout_s
+        self._start_patience_s = start_patience_s
 
     def _create_default_callbacks(self) -> list[Any]:
         """Ray's callbacks without the actor that hands out data sets of Ray Data, of which our workers get none."""
@@ -56,7 +67,8 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         options["failure_policy"] = _FailurePolicy(self.run_config.failure_config, self._send_event)
         if self.scaling_config.elasticity_enabled:
             options["scaling_policy"] = _ElasticPolicy(self.scaling_config, self._start_timeout_s)
-        return super()._initialize_and_run_controller(callbacks=[*callbacks, _Groups(self._send_event)], **options)
+        groups = _Groups(self._send_event, self._start_patience_s)
+        return super()._initialize_and_run_controller(callbacks=[*callbacks, groups], **options)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller
@@ -108,7 +120,16 @@ _own_nodes: list[str] = []
 
 
 class _WorkerGroup(WorkerGroup):  # type: ignore[misc]
-    """Ray's, except that a start that fails at its last steps ends its workers, too: Ray's keep their resources."""
+    """Ray's, except that a start ends one way or another.
+
+    One that fails at its last steps ends its workers, too: Ray's keep their resources. One in which a worker does not
+    answer, because it is stopped or hangs, fails: Ray waits for its answers without end.
+    """
+
+    start_patience_s: float
+    """Seconds until workers that do not answer while their group starts are given up."""
+
+    _watch: threading.Timer | None = None
 
     def _start(self) -> None:
         try:
@@ -117,17 +138,28 @@ class _WorkerGroup(WorkerGroup):  # type: ignore[misc]
             if self.has_started():
                 self.abort()
             raise
+        finally:
+            if self._watch:
+                self._watch.cancel()
+
+    def _create_workers(self, num_workers: int, placement_group: Any, *arguments: Any, **options: Any) -> Any:
+        # Ray kills what runs in a placement group that is removed, and so answers whoever waits
+        self._watch = threading.Timer(self.start_patience_s, remove_placement_group, [placement_group])
+        self._watch.daemon = True
+        self._watch.start()
+        return super()._create_workers(num_workers, placement_group, *arguments, **options)
 
 
 class _Groups(ControllerCallback, WorkerGroupCallback, WorkerCallback):  # type: ignore[misc]
     """Numbers the groups: counts in the controller, and travels to each new worker with the count."""
 
-    def __init__(self, send_event: SendEvent) -> None:
-        self._send_event = send_event
+    def __init__(self, send_event: SendEvent, start_patience_s: float) -> None:
+        self._send_event, self._start_patience_s = send_event, start_patience_s
         self._attempt = -1
 
     def after_controller_start(self, train_run_context: Any) -> None:
         TrainController.worker_group_cls = _WorkerGroup
+        _WorkerGroup.start_patience_s = self._start_patience_s
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         self._attempt += 1

@@ -5,13 +5,14 @@ import contextlib
 import logging
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from clinscale.errors import ClinscaleError, own_cause
+from clinscale.errors import ClinscaleError, ClusterError, own_cause
 from clinscale.runtime.forks import Forks, call_fork, failed, run_forks
 from clinscale.runtime.group import GroupConfig
 from clinscale.runtime.memory import out_of_memory_as
@@ -21,6 +22,7 @@ Metrics = dict[str, float]
 log = logging.getLogger(__name__)
 
 _START_PATIENCE_S = 30.0
+_POLL_S = 1.0
 
 
 class WorkerContext(Protocol):
@@ -110,6 +112,7 @@ def run_workers(
     on_log: Callable[[Metrics], None],
     on_event: Callable[[str], None] | None = None,
     resize_interval_s: float = 60,
+    start_patience_s: float | None = None,
 ) -> None:
     """Run `function(context, config)` on every worker of a Ray Train group; needs a `ray_session` or a `fork_session`.
 
@@ -126,12 +129,15 @@ def run_workers(
         on_event: takes sentences.
         resize_interval_s: of an elastic group, how often to look whether the cluster grew. Each resize costs the
             work since the last save and a start.
+        start_patience_s: how long workers of a group that starts may leave the controller without an answer, until
+            they are killed and the start is tried again; by default the longer of the group's two timeouts.
 
     Raises:
         CapacityError: the workers never became free.
         OutOfMemoryError: the memory of one did not hold its share.
         ClinscaleError: another of our own, from a worker.
-        ClusterError: the workers failed more often than allowed; names rank and kind of the last error.
+        ClusterError: the workers failed more often than allowed; names rank and kind of the last error. Or some of
+            what rank 0 logged was lost on its way here.
     """
     cluster = current_cluster()
     if isinstance(cluster, Forks):
@@ -167,6 +173,7 @@ def run_workers(
                 _Entry(function),
                 send_event=driver.send_event,
                 start_timeout_s=group.start_timeout_s,
+                start_patience_s=start_patience_s or max(group.start_timeout_s, group.collective_timeout_s),
                 train_loop_config={
                     "config": config,
                     "queue": driver.queue,
@@ -278,12 +285,13 @@ class _Driver:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # on another node it would die with that node, and the rest of the run would not be seen
-        self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        # on another node it would die with that node; one that dies alone is started again, and what it held is lost
+        self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1})
         self.send_event = _SendEvent(self.queue)
         self._on_log, self._on_event = on_log, on_event
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._error: ClinscaleError | None = None
+        self._closed = threading.Event()
 
     def __enter__(self) -> None:
         self._drained: concurrent.futures.Future[None] = self._thread.submit(self._drain)
@@ -293,8 +301,11 @@ class _Driver:
 
         with contextlib.suppress(RayError):  # on a lost cluster nothing is left to drain
             if kind is None or issubclass(kind, ClinscaleError):
-                self.queue.put(None)
-                concurrent.futures.wait([self._drained])
+                while not self._drained.done():
+                    self.queue.put(None)  # again, should it be lost with the queue
+                    concurrent.futures.wait([self._drained], timeout=_POLL_S)
+        self._closed.set()
+        with contextlib.suppress(RayError):
             self.queue.shutdown(force=True)
         self._thread.shutdown()  # before Ray shuts down: a thread that still talks to it would end the process
         if kind is None:
@@ -310,18 +321,31 @@ class _Driver:
                 elif self._on_event:
                     self._on_event(item)
             except ClinscaleError as error:  # training goes on; the driver gets it at the end
-                if self._error is None:
-                    log.warning("%s", error)
-                self._error = error
+                self._keep(error)
+
+    def _keep(self, error: ClinscaleError) -> None:
+        """Warn of the first one; the driver gets the last one at the end."""
+        if self._error is None:
+            log.warning("%s", error)
+        self._error = error
 
     def _next(self) -> Metrics | str | None:
         from ray.exceptions import RayError
 
-        try:
-            item: Metrics | str | None = self.queue.get()
-        except RayError:  # the group was interrupted and its queue is gone
-            return None
-        return item
+        while True:
+            try:
+                item: Metrics | str | None = self.queue.get()
+                return item
+            except RayError:
+                if self._closed.is_set():  # the group was interrupted and its queue is gone
+                    return None
+                self._keep(
+                    ClusterError(
+                        "the process that carries the workers' metrics here was lost, and some of them with it; "
+                        "training goes on to its end, and the same command then reads them from the checkpoint"
+                    )
+                )
+            self._closed.wait(_POLL_S)  # until Ray has started it again
 
 
 class _SendEvent:

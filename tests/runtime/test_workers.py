@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,54 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_one_without_memory_is_an_an
     assert ["worker " in sentence for sentence in ended] == [False, True, True], told
     started = [sentence for sentence in told if "world size 2" in sentence]
     assert [f"(attempt {n}," in sentence for n, sentence in enumerate(started, 1)] == [True] * 3, told
+
+
+class Sleepy(Deadly):
+    """As deadly, except that the worker is stopped."""
+
+    def __reduce__(self):
+        return stand_still, (self.folder,)
+
+
+def stand_still(folder):
+    if os.environ.get("CLINSCALE_ATTEMPT") == "0":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return folder
+
+
+def lose_the_queue(context, folder):
+    """What is logged comes to the driver through a process that dies."""
+    import ray
+
+    queue = context._queue.actor
+    process = ray.get(queue.__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(process, signal.SIGKILL)
+    while True:
+        try:
+            if ray.get(queue.__ray_call__.remote(lambda _: os.getpid())) != process:
+                break
+        except ray.exceptions.RayActorError:
+            time.sleep(0.1)
+    context.log({"attempt": context.attempt})
+
+
+@pytest.mark.ray
+@pytest.mark.chaos
+def test_a_start_in_which_a_worker_stands_still_is_tried_again_and_lost_metrics_are_told(tmp_path, ray_cluster):
+    logged, told = [], []
+    with pytest.raises(ClusterError, match=r"metrics here was lost.* same command"):
+        runtime.run_workers(
+            lose_the_queue,
+            Sleepy(str(tmp_path)),
+            group=runtime.GroupConfig(num_workers=1, start_timeout_s=60, collective_timeout_s=60),
+            scratch=tmp_path / "ray",
+            on_log=logged.append,
+            on_event=told.append,
+            start_patience_s=15,
+        )
+    assert [sentence.partition(":")[0] for sentence in told[:1]] == ["the group ended"]
+    assert logged, "nothing is told after the loss"
+    assert logged[0]["attempt"] > 0
 
 
 def test_what_ended_a_group_is_named_without_the_text_of_its_errors():

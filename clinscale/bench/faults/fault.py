@@ -14,6 +14,8 @@ class Outcome:
 
     lost_steps: int | None = None
     """Steps that were done again; None where it is not measured."""
+    recovery: float | None = None
+    """Time until the next new step, over that of a cold start; None where it is not measured."""
 
 
 @dataclass(frozen=True)

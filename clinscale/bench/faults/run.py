@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from clinscale.bench.faults.fault import Fault, Outcome, Scene
 from clinscale.bench.faults.ground import WORKERS, Ground
 from clinscale.bench.faults.loss import LossError
 from clinscale.bench.faults.names import faults as of_names
+from clinscale.bench.faults.pretraining import faults as of_pretraining
 from clinscale.bench.faults.sweeps import faults as of_sweeps
 from clinscale.bench.faults.tracking import faults as of_tracking
 from clinscale.bench.faults.written import faults as of_disks
@@ -27,7 +29,7 @@ _IMPORTED = ("clinscale.engine.preload", "clinscale.pretrain", "clinscale.finetu
 
 def all_faults() -> list[Fault]:
     """Every fault that the bench knows, the cheap ones first."""
-    return [*of_checkpoints(), *of_disks(), *of_names(), *of_tracking(), *of_sweeps()]
+    return [*of_checkpoints(), *of_disks(), *of_names(), *of_tracking(), *of_sweeps(), *of_pretraining()]
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class FaultResult:
         """The row of the table for people."""
         tried = len(self.outcomes) + len(self.broken)
         lost = [one.lost_steps for one in self.outcomes if one.lost_steps is not None]
+        recovery = [one.recovery for one in self.outcomes if one.recovery is not None]
         return {
             "fault": self.fault,
             "tried": tried,
             "survived": len(self.outcomes),
             "work lost at most": f"{max(lost)} steps" if lost else "",
+            "recovery over a cold start": f"{statistics.median(recovery):.2f}" if recovery else "",
             "said": self.skipped or "; ".join(sorted(set(self.broken))),
         }
 
