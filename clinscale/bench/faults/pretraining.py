@@ -66,6 +66,11 @@ def faults() -> list[Fault]:
             _BY_ITSELF,
             functools.partial(_attempt, victims=_worker, when=_training, signals=(signal.SIGSTOP, signal.SIGCONT)),
         ),
+        Fault(
+            "raylet of a train worker's node killed",
+            _BY_ITSELF,
+            functools.partial(kill, victims=_raylet_of_worker, when=_training, ray=_three_nodes),
+        ),
         Fault("train controller killed", _BY_COMMAND, functools.partial(kill, victims=_controller, when=any_time)),
         Fault(
             "driver of a pretraining killed", _BY_COMMAND, functools.partial(kill, victims=_driver, when=any_time)
@@ -352,6 +357,8 @@ def _attempt(
         victim = scene.rng.choice(found)
         done_step, struck_s = command.step, time.monotonic()
         victim.send_signal(signals[0])
+        if victims is _raylet_of_worker:
+            victim.wait()  # it is a child of ours, and its workers ask whether it is still there
         if victims in (_worker, _raylet_of_worker):
             command.wait_until("another group", lambda: "starting again" in command.said)
             lost = command.step - command.saved_step
