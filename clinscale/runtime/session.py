@@ -19,6 +19,7 @@ from typing import Any
 
 from clinscale.errors import CapacityError, ClusterError
 from clinscale.permissions import for_workers, open_private, own_temporary_folder
+from clinscale.runtime.node import interrupted_without_ray
 from clinscale.runtime.token import replace_open_token, session_token
 from clinscale.telemetry import TELEMETRY_OFF, switch_off
 
@@ -214,7 +215,8 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     with own, variables(RAY_ADDRESS=cluster.address):
         failed = True
         try:
-            yield cluster
+            with interrupted_without_ray():
+                yield cluster
             failed = False
         finally:
             ray.shutdown()
