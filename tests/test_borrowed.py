@@ -16,6 +16,7 @@ BORROWED = {
     # runtime: what Ray Train decides about lost workers and elastic groups cannot be set from outside
     "ray._private.state:available_resources_per_node": "free resources by node, for elastic groups",
     "ray._private.state:state.get_draining_nodes": "nodes that are about to be taken away",
+    "ray._private.worker:global_worker.node": "which raylet this driver depends on",
     "ray.train.torch:TorchTrainer._initialize_and_run_controller": "overridden: our controller",
     "ray.train.torch:TorchTrainer._register_sigint_handler": "overridden: Ctrl-C is ours",
     "ray.train.v2._internal.execution.controller:TrainController.worker_group_cls": "replaced: ours ends its workers",

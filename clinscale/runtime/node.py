@@ -3,9 +3,7 @@
 Ray ends a driver whose raylet is gone on the spot, as soon as it needs it: nothing is closed, nothing of ours is said.
 """
 
-import _thread
 import contextlib
-import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,39 +11,55 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-_LOOK_S = 0.5
+from clinscale.errors import ClusterError
 
-log = logging.getLogger(__name__)
+_LOOK_S = 0.5
 
 
 @contextlib.contextmanager
-def interrupted_without_ray() -> Iterator[None]:
+def interrupted_without_ray(*, own: bool) -> Iterator[None]:
     """Interrupt the block, as Ctrl-C does, once this machine's raylet or the head's server that runs here is gone.
 
     For the main thread, which alone can be interrupted.
+
+    Args:
+        own: this process started Ray, so that whatever the raylet has begun ends with it: without the head's server
+            Ray's agents would stay.
+
+    Raises:
+        ClusterError: that was so; names what is gone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    processes, is_over = _of_session(), threading.Event()
+    processes, is_over, lost = _of_session(), threading.Event(), list[str]()
+    orphans = list[Any]()
 
     def look() -> None:
         while not is_over.wait(_LOOK_S):
-            if lost := next((one for one in processes if not _runs(one)), None):
-                log.error(
-                    "Ray's %s on this machine was lost: killed, or out of memory. What is saved is kept; the same "
-                    "command goes on from there, once Ray runs again where you started it yourself",
-                    lost.info["name"],
-                )
-                # where SIGINT is ignored, as in a job of a shell's background, SIGTERM is what our commands listen to
-                ends = callable(signal.getsignal(signal.SIGTERM))
-                _thread.interrupt_main(signal.SIGTERM if ends else signal.SIGINT)
+            lost.extend(one.info["name"] for one in processes if not _runs(one))
+            if lost:
+                orphans.extend(_descendants(processes) if own else ())
+                # a job of a shell's background ignores SIGINT, but our commands listen to SIGTERM as well
+                heard = callable(signal.getsignal(signal.SIGINT))
+                signal.pthread_kill(main, signal.SIGINT if heard else signal.SIGTERM)
                 return
 
+    main = threading.get_ident()
     watch = threading.Thread(target=look, name="ray-watch", daemon=True)
     watch.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if not lost:
+            raise
+        for orphan in orphans:
+            with contextlib.suppress(psutil.Error):
+                orphan.kill()
+        raise ClusterError(
+            f"Ray's {lost[0]} on this machine was lost: it was killed, perhaps for memory. What is saved is kept, and "
+            "the same command goes on from there; a Ray that you started yourself must be started again first"
+        ) from None
     finally:
         is_over.set()
         watch.join()
@@ -70,6 +84,12 @@ def _of_session() -> list[Any]:
 
 
 def _runs(process: Any) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
+    with contextlib.suppress(psutil.Error):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
+
+
+def _descendants(processes: list[Any]) -> Iterator[Any]:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            yield from process.children(recursive=True)

@@ -215,7 +215,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     with own, variables(RAY_ADDRESS=cluster.address):
         failed = True
         try:
-            with interrupted_without_ray():
+            with interrupted_without_ray(own=not address):
                 yield cluster
             failed = False
         finally:
