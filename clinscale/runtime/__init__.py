@@ -14,6 +14,7 @@ from clinscale.runtime.session import (
     ray_session,
     variables,
 )
+from clinscale.runtime.several import several_nodes
 from clinscale.runtime.streams import stream
 from clinscale.runtime.token import make_token, read_token, replace_open_token
 from clinscale.runtime.watch import beat, waiting, watched
@@ -42,6 +43,7 @@ __all__ = [
     "run_halving",
     "run_once",
     "run_workers",
+    "several_nodes",
     "stream",
     "variables",
     "waiting",

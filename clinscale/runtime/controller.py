@@ -143,7 +143,7 @@ class _WorkerGroup(WorkerGroup):  # type: ignore[misc]
                 self._watch.cancel()
 
     def _create_workers(self, num_workers: int, placement_group: Any, *arguments: Any, **options: Any) -> Any:
-        # Ray kills what runs in a placement group that is removed, and so answers whoever waits
+        # Ray kills what runs in a placement group that is removed, and so the answers waited for are errors
         self._watch = threading.Timer(self.start_patience_s, remove_placement_group, [placement_group])
         self._watch.daemon = True
         self._watch.start()

@@ -105,23 +105,9 @@ def _own_ray() -> Iterator[_Place]:
 @contextlib.contextmanager
 def _three_nodes() -> Iterator[_Place]:
     """A Ray of three nodes of one CPU each on this machine: two workers leave one free."""
-    from ray import cluster_utils
-
-    on_sigterm, mark = signal.getsignal(signal.SIGTERM), uuid.uuid4().hex
-    with runtime.variables(**runtime.PATIENT, **{_MARK: mark}), runtime.one_start_at_a_time():
-        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        try:
-            for _ in range(2):
-                cluster.add_node(num_cpus=1)
-        except Exception:
-            cluster.shutdown()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself
-    try:
-        yield _Place(mark, cluster.address)
-    finally:
-        cluster.shutdown()
+    mark = uuid.uuid4().hex
+    with runtime.several_nodes(3, num_cpus=1, **{_MARK: mark}) as address:
+        yield _Place(mark, address)
 
 
 class _Command:
@@ -149,7 +135,7 @@ class _Command:
 
     @property
     def said(self) -> str:
-        """What it printed for people until now."""
+        """Text that it printed for people until now."""
         return self._said.read_text(encoding="utf-8", errors="replace")
 
     @property
@@ -193,7 +179,7 @@ class _Command:
         return True
 
     def wait(self) -> int:
-        """Its exit code; LossError when it does not end or leaves processes behind."""
+        """Exit code; LossError when it does not end or leaves processes behind."""
         self.wait_until("the command to end", lambda: False)
         self.wait_gone()
         return int(self.process.returncode)
@@ -264,7 +250,7 @@ def _starting(command: _Command, rng: random.Random, *, since: Victims) -> None:
 
 
 def _any_time(command: _Command, rng: random.Random, *, since: Victims) -> None:
-    """While the group starts, or later."""
+    """Wait until a moment while the group starts, or later."""
     if rng.random() < 0.5:
         _starting(command, rng, since=since)
     else:
@@ -282,7 +268,7 @@ def _saving(command: _Command, rng: random.Random) -> None:
 class _Undisturbed:
     trained: Trained
     cold_s: float
-    """From the start of its command to its first step."""
+    """Time from the start of its command to its first step."""
 
 
 _known: dict[Path, _Undisturbed] = {}
@@ -312,7 +298,7 @@ def _trained(command: _Command) -> Trained:
 
 @contextlib.contextmanager
 def _command(ground: Ground, folder: Path, place: _Place) -> Iterator[Callable[[], _Command]]:
-    """What starts the command, again and again; all its processes are gone afterwards."""
+    """A function that starts the command, again and again; all its processes are gone afterwards."""
     changes = {
         "recipe": {"duration": f"{STEPS}steps", "rows_per_step": 32},
         "runtime": {
