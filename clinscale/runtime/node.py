@@ -18,7 +18,7 @@ _LOOK_S = 0.5
 
 @contextlib.contextmanager
 def interrupted_without_ray(*, own: bool) -> Iterator[None]:
-    """Interrupt the block, as Ctrl-C does, once this machine's raylet or the head's server that runs here is gone.
+    """Interrupt the block, as Ctrl-C does, once this machine's raylet, or the head's server of our own Ray, is gone.
 
     For the main thread, which alone can be interrupted.
 
@@ -32,7 +32,7 @@ def interrupted_without_ray(*, own: bool) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    processes, is_over, lost = _of_session(), threading.Event(), list[str]()
+    processes, is_over, lost = _of_session(own=own), threading.Event(), list[str]()
     orphans = list[Any]()
 
     def look() -> None:
@@ -65,8 +65,11 @@ def interrupted_without_ray(*, own: bool) -> Iterator[None]:
         watch.join()
 
 
-def _of_session() -> list[Any]:
-    """Processes of the node that this driver belongs to; none for a driver that is only a client of another."""
+def _of_session(*, own: bool) -> list[Any]:
+    """Processes of the node that this driver belongs to; none for a driver that is only a client of another.
+
+    The head's server is one for a Ray of our own: that of a cluster may come back.
+    """
     import ray
 
     node = ray._private.worker.global_worker.node
@@ -74,7 +77,7 @@ def _of_session() -> list[Any]:
         return []
     options = {
         "raylet": f"--raylet_socket_name={node.raylet_socket_name}",  # this host may have several of a session
-        "gcs_server": f"--session-name={node.session_name}",
+        **({"gcs_server": f"--session-name={node.session_name}"} if own else {}),
     }
     return [
         process

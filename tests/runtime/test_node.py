@@ -17,7 +17,7 @@ def raylet(monkeypatch):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     found = psutil.Process(process.pid)
     found.info = {"name": "raylet"}
-    monkeypatch.setattr(node, "_of_session", lambda: [found])
+    monkeypatch.setattr(node, "_of_session", lambda own: [found])
     yield process
     process.kill()
     process.communicate()
@@ -46,4 +46,4 @@ def test_an_interrupt_of_another_kind_is_left_alone(raylet):
 
 @pytest.mark.ray
 def test_both_processes_of_a_local_ray_are_found(ray_cluster):
-    assert {process.info["name"] for process in node._of_session()} == {"raylet", "gcs_server"}
+    assert {process.info["name"] for process in node._of_session(own=True)} == {"raylet", "gcs_server"}
