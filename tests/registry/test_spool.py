@@ -102,6 +102,18 @@ def test_a_disk_that_was_full_loses_no_step_and_leaves_the_file_readable(trackin
     assert points(tracking, run) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
+def test_what_only_memory_held_does_not_count_as_delivered_of_the_file(tracking, tmp_path):
+    """Else a line that comes to stand there would be taken for delivered by the next process."""
+    spool, aside = tmp_path / "metrics.jsonl", tmp_path / "aside"
+    with start(tracking, spool) as run:
+        run.log({"train/loss": 1.0}, step=1)
+        spool.rename(aside)
+        spool.mkdir()  # nothing can be written there
+        run.log({"train/loss": 2.0}, step=2)
+    assert points(tracking, run) == [(1, 1.0), (2, 2.0)]
+    assert json.loads((tmp_path / "metrics.jsonl.delivered").read_text())["bytes"] == aside.stat().st_size
+
+
 def test_a_step_that_mlflow_has_and_the_file_lost_is_not_stored_twice(tracking, tmp_path):
     spool = tmp_path / "metrics.jsonl"
     with start(tracking, spool) as run:
