@@ -387,8 +387,9 @@ def recipe(
         list[str] | None,
         typer.Option(
             "--lever",
-            help="Repeat: falling_mask, falling_mask_cosine, all_mask, spans, muon, schedule_free, short_rows, or your "
-            "own as 'NAME: recipe.key=value ...'. Default: falling_mask, all_mask, spans and muon.",
+            help="Repeat: falling_mask, falling_mask_cosine, all_mask, spans, muon, schedule_free, short_rows, "
+            "small_batches, causal, or your own as 'NAME: recipe.key=value ...'. Default: falling_mask, all_mask, "
+            "spans and muon.",
         ),
     ] = None,
     together: Annotated[

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from clinscale.corpus.masking import IGNORED, MaskingConfig, mask_row
+from clinscale.corpus.masking import IGNORED, MaskingConfig, mask_row, ordinary
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.streams import EVALUATION_MASKS, ORDER, TRAINING_MASKS, generator
 from clinscale.errors import DataError
@@ -38,6 +38,7 @@ def masked_batch(
     word_starts: NDArray[np.bool_] | None = None,
     total_steps: int | None = None,
     rows_before: int | None = None,
+    asks_next: bool = False,
 ) -> Batch:
     """The part of `rank` in training step `step`; every row comes once per epoch, with new masks in each.
 
@@ -54,6 +55,7 @@ def masked_batch(
         word_starts: its table, for `masking.whole_words`.
         total_steps: length of the training, for `masking.schedule`.
         rows_before: rows of all steps before this one; None where each had as many.
+        asks_next: nothing is masked, and each token is asked for the next one, for a causal phase.
 
     Raises:
         ConfigError: whole words are asked for without their table, or a schedule without `total_steps`.
@@ -63,7 +65,11 @@ def masked_batch(
     samples = rows_of_step(len(rows), step=step, rows_per_step=rows_per_step, seed=seed, rows_before=rows_before)
     fraction = masking.fraction_at(step, total_steps)
     examples = [
-        _example(rows, row, generator(seed, TRAINING_MASKS, epoch, row), masking, special, word_starts, fraction)
+        _next_example(rows, row, special)
+        if asks_next
+        else _example(
+            rows, row, generator(seed, TRAINING_MASKS, epoch, row), masking, special, word_starts, fraction
+        )
         for epoch, row in samples[rank * share : (rank + 1) * share].tolist()
     ]
     return _batch(examples, share, rows, special)
@@ -155,10 +161,28 @@ def _example(
     """One row of a batch, arrays of (row_tokens,)."""
     original = rows[row]
     seen, labels = mask_row(original, generator, masking, special, word_starts, fraction)
+    return _arrays(seen, labels, _segments(rows, row), rows)
+
+
+def _next_example(rows: Rows, row: int, special: SpecialIds) -> Batch:
+    """One row whose labels are the next tokens of the same document; special tokens are not asked for, as in masking.
+
+    Where documents of a row see each other, a separator is asked for the first token of the next one.
+    """
+    original, segments = rows[row], _segments(rows, row)
+    labels = np.full_like(original, IGNORED)
+    following = original[1:]
+    is_asked = (segments[1:] > 0) & (segments[1:] == segments[:-1]) & ordinary(special)[following]
+    labels[:-1][is_asked] = following[is_asked]
+    return _arrays(original, labels, segments, rows)
+
+
+def _segments(rows: Rows, row: int) -> NDArray[np.int64]:
+    """The number of each token's document within its row, from 1, and 0 on padding; (row_tokens,)."""
     lengths = rows.segments(row)
-    segments = np.zeros_like(original)
+    segments = np.zeros(rows.row_tokens, np.int64)
     segments[: sum(lengths)] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
-    return _arrays(seen, labels, segments, rows)
+    return segments
 
 
 def _blank(rows: Rows, special: SpecialIds) -> Batch:

@@ -229,10 +229,17 @@ def build_schedule(
         optimizer: whose rates it sets.
         config: of the schedule.
         total_steps: its length.
-        tokens_before: tokens that all steps before a step read together, for `schedule_unit=tokens`; None where each
-            reads as many, so that steps are their measure.
+        tokens_before: tokens that all steps before a step read together, for `schedule_unit=tokens`.
+
+    Raises:
+        ConfigError: the schedule is in tokens, and nobody says how many the steps read.
     """
-    if config.schedule_unit == "tokens" and tokens_before:
+    if config.schedule_unit == "tokens":
+        if tokens_before is None:
+            raise ConfigError(
+                "optimizer.schedule_unit=tokens needs the tokens of each step, which only pretraining knows; set "
+                "optimizer.schedule_unit=steps"
+            )
         schedule = _hf_schedule(optimizer, config, tokens_before(total_steps), config.warmup_tokens)
         of_tokens = schedule.lr_lambdas
         schedule.lr_lambdas = [functools.partial(_at_step, factor, tokens_before) for factor in of_tokens]

@@ -8,7 +8,14 @@ from clinscale.models.call import attention_call
 from clinscale.models.catalog import ModelConfig, family_of
 from clinscale.models.checkpoint import stored_precision
 from clinscale.models.convert import convert, convert_to_folder
-from clinscale.models.families import EXACT_FAMILIES, FAMILIES, Family, family_named, pretrainable_family
+from clinscale.models.families import (
+    EXACT_FAMILIES,
+    FAMILIES,
+    Family,
+    PretrainableFamily,
+    family_named,
+    pretrainable_family,
+)
 from clinscale.models.flops import Flops, train_flops, train_flops_per_token
 from clinscale.models.hf_weights import (
     attention_backend,
@@ -19,7 +26,7 @@ from clinscale.models.hf_weights import (
     save_hf,
     set_attention,
 )
-from clinscale.models.mlm import prepare_for_mlm
+from clinscale.models.mlm import looking_back, prepare_for_mlm
 from clinscale.models.options import Attention, AttentionConfig, EvaluationPattern, InferencePrecision
 from clinscale.models.shape import encoder_shape, parameter_counts, shape_of
 from clinscale.models.start import build, check_pretrains
@@ -34,6 +41,7 @@ __all__ = [
     "Flops",
     "InferencePrecision",
     "ModelConfig",
+    "PretrainableFamily",
     "attention_backend",
     "attention_call",
     "build",
@@ -46,6 +54,7 @@ __all__ = [
     "family_of",
     "leaves_padding_out",
     "load_hf",
+    "looking_back",
     "max_tokens_of",
     "parameter_counts",
     "prepare_for_mlm",

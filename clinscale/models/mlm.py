@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from clinscale.models.families import pretrainable_family
@@ -36,6 +37,18 @@ def prepare_for_mlm(model: "PreTrainedModel", *, has_global_tokens: bool = False
         if not family.is_reached(name, has_global_tokens=has_global_tokens):
             parameter.requires_grad_(False)
     return model
+
+
+def looking_back(model: "PreTrainedModel") -> AbstractContextManager[None]:
+    """Let no token that `model` reads attend to those after it, inside a `with` block: a causal phase of pretraining.
+
+    Everything else stays as it is, global tokens included: they are seen by those behind them, and look back
+    themselves.
+
+    Raises:
+        ConfigError: its family has no causal attention, or it attends with HF's own code.
+    """
+    return pretrainable_family(model.config.model_type).look_back(model)
 
 
 def _forward(

@@ -15,7 +15,7 @@ from clinscale.plan.facts import ModelFacts, width_of
 from clinscale.plan.memory import Memory, RankSetup, rank_memory
 from clinscale.plan.probe import Probe, measure_probe
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
-from clinscale.pretrain import PretrainConfig
+from clinscale.pretrain import PretrainConfig, PretrainRecipe
 from clinscale.runtime import halved
 
 SIZES = tuple(2**power for power in range(11))
@@ -350,7 +350,9 @@ def estimate(run: Run, site: Site, shape: Shape) -> Estimate:
     step = _mean_step(run, site, shape)
     tokens_per_s = run.mean_rows_per_step * run.row_tokens / step.total_s
     rates = site.rates(recipe.precision, runtime.cpus_per_worker)
-    flops = train_flops_per_token(run.model.config, run.row_tokens, head_share=recipe.masking.mean_fraction)
+    next_share = recipe.causal.share if recipe.causal else 0.0
+    head_share = next_share + (1 - next_share) * recipe.masking.mean_fraction
+    flops = train_flops_per_token(run.model.config, run.row_tokens, head_share=head_share)
     limit, device = site.memory_bytes, site.device
     days = device_hours = kwh = spot_days = preemptions = usd = usd_spot = None
     if run.total_steps is not None:
@@ -392,7 +394,7 @@ def memory_of(run: Run, site: Site, shape: Shape) -> Memory:
         micro_rows=shape.micro_rows,
         row_tokens=run.row_tokens,
         micro_batches=-(-_most_rows(run, shape.workers) // shape.micro_rows),
-        mask_share=max(recipe.masking.mask_fraction, recipe.masking.final_mask_fraction or 0.0),
+        mask_share=_largest_head_share(recipe),
         activation_checkpointing=shape.activation_checkpointing,
         offload_optimizer=shape.zero.offload_optimizer != "none",
         offload_param=shape.zero.offload_param != "none",
@@ -432,10 +434,17 @@ def _mean_step(run: Run, site: Site, shape: Shape) -> StepTime:
         offload_param=shape.zero.offload_param != "none",
     )
     parts, rows_of_worker = defaultdict[str, float](float), 0.0
-    for share, row_tokens, rows in _kinds_of_steps(run):
+    for share, row_tokens, rows, is_causal in _kinds_of_steps(run):
         micro_rows = min(whole.micro_rows, -(-rows // shape.workers))
         pieces = run.row_tokens // row_tokens
-        kind = replace(whole, row_tokens=row_tokens, rows=rows * pieces, micro_rows=micro_rows * pieces)
+        mask_share = 1.0 if is_causal else whole.mask_share
+        kind = replace(
+            whole,
+            row_tokens=row_tokens,
+            rows=rows * pieces,
+            micro_rows=micro_rows * pieces,
+            mask_share=mask_share,
+        )
         of_kind = step_time(run.model, kind, rates, network).plain()
         for key, value in of_kind.items():
             parts[key] += share * value
@@ -453,16 +462,31 @@ def _mean_step(run: Run, site: Site, shape: Shape) -> StepTime:
     return StepTime(**parts)
 
 
-def _kinds_of_steps(run: Run) -> Iterator[tuple[float, int, int]]:
-    """Share of the steps that are of a kind, the length of its rows, and its global batch in rows of full length."""
+def _largest_head_share(recipe: PretrainRecipe) -> float:
+    """Most of a step's tokens that the head answers for; all in a causal phase."""
+    masked = max(recipe.masking.mask_fraction, recipe.masking.final_mask_fraction or 0.0)
+    return 1.0 if recipe.causal else masked
+
+
+def _kinds_of_steps(run: Run) -> Iterator[tuple[float, int, int, bool]]:
+    """Share of the steps of each kind, length of their rows, global batch in full rows, whether they are causal.
+
+    The attention of a causal step is counted like that of the others.
+    """
     short, batches = run.config.recipe.short_rows, run.config.recipe.batches(run.row_tokens)
-    ends = (short.share if short else 0.0, batches.small_share_of_steps if batches.small_share else 0.0)
+    causal = run.config.recipe.causal
+    ends = (
+        short.share if short else 0.0,
+        batches.small_share_of_steps if batches.small_share else 0.0,
+        causal.share if causal else 0.0,
+    )
     for start, end in itertools.pairwise(sorted({0.0, *ends, 1.0})):
-        is_short, is_small = (start < until for until in ends)
+        is_short, is_small, is_causal = (start < until for until in ends)
         yield (
             end - start,
             short.row_tokens if short and is_short else run.row_tokens,
             batches.small_rows if is_small else batches.rows,
+            is_causal,
         )
 
 

@@ -11,7 +11,7 @@ from clinscale.config import Config, nearest
 from clinscale.corpus import CanaryConfig, MaskingConfig
 from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, RetentionConfig
 from clinscale.errors import ConfigError
-from clinscale.models import AttentionConfig, EvaluationPattern, ModelConfig, family_named
+from clinscale.models import AttentionConfig, EvaluationPattern, ModelConfig, PretrainableFamily, family_named
 from clinscale.pretrain.batches import BatchSchedule, SmallBatchesConfig, rows_of_batch
 from clinscale.pretrain.guard import SpikeGuardConfig
 from clinscale.runtime import GroupConfig
@@ -34,6 +34,17 @@ class ShortRowsConfig(Config):
     """Share of the steps that have short rows; with one global batch throughout, also of the tokens."""
 
 
+class CausalPhaseConfig(Config):
+    """A phase of next-token prediction under a causal mask, before masked-language modelling.
+
+    The encoder's sparse pattern stays, less all that comes after each token, and so does its head, which answers for
+    the next token in place of a masked one. The phase reads the rows that masked steps would read.
+    """
+
+    share: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the steps, at the start."""
+
+
 class PretrainRecipe(Config):
     """All that changes the numbers."""
 
@@ -50,6 +61,11 @@ class PretrainRecipe(Config):
     short_rows: ShortRowsConfig | None = Field(default=None, exclude_if=lambda value: value is None)
     """The length of rows as a schedule: short ones first, then `row_tokens`. Held-out rows have `row_tokens`
     throughout. `short_rows.row_tokens=512` is enough to ask for them; null reads long rows throughout."""
+
+    # left out of `plain` where there is none, so that runs from before there was any keep their fingerprint
+    causal: CausalPhaseConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Next-token prediction first, under a causal mask, then masking; needs `runtime.attention=exact`. Held-out rows
+    are masked throughout. `causal.share=0.25` is enough to ask for it; null masks throughout."""
 
     documents_apart: bool = False
     """No token attends across notes and positions restart with each, as when the model is used; needs
@@ -128,6 +144,10 @@ class PretrainRecipe(Config):
             )
         # however few steps there are, the last one is as the model will be used
         return short.row_tokens if step < min(round(short.share * total_steps), total_steps - 1) else row_tokens
+
+    def is_causal(self, step: int, total_steps: int) -> bool:
+        """Whether a training step, numbered from 0, predicts next tokens; the last one always masks."""
+        return self.causal is not None and step < min(round(self.causal.share * total_steps), total_steps - 1)
 
     def rows_of_step(self, row_tokens: int) -> int:
         """The global batch in rows of `row_tokens`; the largest one where it has a schedule."""
@@ -222,14 +242,19 @@ class PretrainConfig(Config):
         recipe, runtime = self.recipe, self.runtime
         runtime.check_precision(recipe.precision)
         recipe.optimizer.check_stage(runtime.zero.stage)
-        if recipe.documents_apart and (
-            reason := recipe.model.family_to_train.why_not_apart(
-                runtime.attention,
-                on_gpu=runtime.gpus_per_worker > 0,
-                attention_dropout=recipe.attention_dropout,
-            )
-        ):
-            raise ConfigError(reason)
+        if recipe.documents_apart or recipe.causal:
+            self.check_family(recipe.model.family_to_train)
+
+    def check_family(self, family: PretrainableFamily) -> None:
+        """ConfigError where a model of that family, set up so, has no attention that the recipe asks for."""
+        recipe, runtime = self.recipe, self.runtime
+        asked = [family.why_not_apart] if recipe.documents_apart else []
+        asked += [family.why_not_causal] if recipe.causal else []
+        for why_not in asked:
+            on_gpu = runtime.gpus_per_worker > 0
+            reason = why_not(runtime.attention, on_gpu=on_gpu, attention_dropout=recipe.attention_dropout)
+            if reason:
+                raise ConfigError(reason)
 
     def batches(self, row_tokens: int) -> BatchSchedule:
         """The recipe's schedule of global batches, for the workers that it has.

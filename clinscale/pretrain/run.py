@@ -170,7 +170,9 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
     tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
     if recipe.model.pretrained:
         _check_tokenizer(recipe.model.pretrained, shards)
-    limit = models.max_tokens_of(models.build(recipe.model, tokenizer, seed=recipe.seed).config)
+    built = models.build(recipe.model, tokenizer, seed=recipe.seed).config
+    config.check_family(models.pretrainable_family(built.model_type))  # a hub's model is known only now
+    limit = models.max_tokens_of(built)
     row_tokens = recipe.row_tokens or limit
     if row_tokens > limit:
         raise ConfigError(

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,7 +116,7 @@ class _Loop:
         shards = corpus.open_shards(task.shards_uri)
         tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
         model = build_model(task.config, tokenizer)
-        self._context, self._task = context, task
+        self._context, self._task, self._model = context, task, model
         self._special = corpus.SpecialIds.from_tokenizer(tokenizer)
         self._word_starts = corpus.word_starts(tokenizer) if recipe.masking.whole_words else None
         self._train_rows, self._held_out_rows = (
@@ -157,12 +158,14 @@ class _Loop:
         self._meter, self._stall_s = ThroughputMeter(), 0.0
         device = "cuda" if runtime.gpus_per_worker else "cpu"
         self._flops_per_token = {
-            row_tokens: models.train_flops_per_token(
-                model.config, row_tokens, head_share=recipe.masking.mean_fraction
+            (row_tokens, is_causal): models.train_flops_per_token(
+                model.config, row_tokens, head_share=1.0 if is_causal else recipe.masking.mean_fraction
             )
             for row_tokens in {self._row_tokens_at(0), task.row_tokens}
+            for is_causal in (False, True)
         }
-        self._tokens_by_row = Counter[int]()
+        """Pairs ahead of a token, which no causal step needs, are counted all the same."""
+        self._tokens_by_kind = Counter[tuple[int, bool]]()
         self._peak_flops = peak_flops(device, recipe.precision) * context.world_size
 
     def restore(self) -> int:
@@ -191,9 +194,10 @@ class _Loop:
         recipe, engine = self._task.config.recipe, self.engine
         self._meter.run()
         seed_torch(recipe.seed, step, self._context.rank)
-        row_tokens = self._row_tokens_at(step)
-        if step > 0 and row_tokens != self._row_tokens_at(step - 1):
-            self._guard = SpikeGuard(recipe.spike_guard)  # losses of rows of another length are no measure
+        kind = row_tokens, is_causal = self._kind_at(step)
+        if step > 0 and kind != self._kind_at(step - 1):
+            # losses of rows of another length, or of another task, are no measure
+            self._guard = SpikeGuard(recipe.spike_guard)
         batch = self._batch(step)
         # as many tokens whatever their length, so that memory stays, and the number of micro batches but for the batch
         micro_batches = _split(batch, self._micro_rows * (self._task.row_tokens // row_tokens))
@@ -207,7 +211,7 @@ class _Loop:
         for micro in micro_batches:
             if micro is not micro_batches[0]:
                 engine.step()  # no update before the last micro batch
-            loss = self._summed_loss(micro) * scale
+            loss = self._summed_loss(micro, is_causal=is_causal) * scale
             engine.backward(loss)
             total += float(loss.detach())
         mean = engine.over_ranks(total) / (self._context.world_size * len(micro_batches))
@@ -217,13 +221,15 @@ class _Loop:
         engine.step(update=not skip)
         tokens = self._rows_at(step) * self._task.row_tokens
         self._meter.add(tokens)
-        self._tokens_by_row[row_tokens] += tokens
+        self._tokens_by_kind[kind] += tokens
         if skip:
             log.warning("run %s: step %d skipped, its loss of %.4g is a spike", self._task.config.name, step, mean)
             return {"train/skipped_loss": mean}
         norm = {} if engine.grad_norm is None else {"train/grad_norm": engine.grad_norm}
         scheduled: Metrics = {}
-        if recipe.masking.schedule != "constant":
+        if recipe.causal:
+            scheduled["train/causal"] = float(is_causal)
+        if recipe.masking.schedule != "constant" and not is_causal:
             scheduled["train/mask_fraction"] = recipe.masking.fraction_at(step, self._task.total_steps)
         if recipe.short_rows:
             scheduled["train/row_tokens"] = row_tokens
@@ -260,8 +266,8 @@ class _Loop:
         """Tokens per second of all workers, share of their peak and wait for checkpoints, since the last reading."""
         tokens_per_second = self._meter.tokens_per_second()
         stall_s, self._stall_s = self._stall_s, 0.0
-        read, self._tokens_by_row = self._tokens_by_row, Counter()
-        flops = sum(self._flops_per_token[row_tokens] * tokens for row_tokens, tokens in read.items())
+        read, self._tokens_by_kind = self._tokens_by_kind, Counter()
+        flops = sum(self._flops_per_token[kind] * tokens for kind, tokens in read.items())
         return {
             "perf/tokens_per_second": tokens_per_second,
             "perf/mfu": tokens_per_second * flops / read.total() / self._peak_flops,
@@ -279,6 +285,10 @@ class _Loop:
         task = self._task
         return task.config.recipe.row_tokens_at(step, row_tokens=task.row_tokens, total_steps=task.total_steps)
 
+    def _kind_at(self, step: int) -> tuple[int, bool]:
+        """Length of a step's rows, and whether it predicts next tokens."""
+        return self._row_tokens_at(step), self._task.config.recipe.is_causal(step, self._task.total_steps)
+
     def _rows_at(self, step: int) -> int:
         return self._batches.rows_at(step, self._task.total_steps)
 
@@ -286,7 +296,7 @@ class _Loop:
         return self._batches.rows_before(step, self._task.total_steps)
 
     def _masked(self, step: int) -> Arrays:
-        recipe, row_tokens = self._task.config.recipe, self._row_tokens_at(step)
+        recipe, (row_tokens, is_causal) = self._task.config.recipe, self._kind_at(step)
         batch = corpus.masked_batch(
             self._train_rows,
             step=step,
@@ -299,17 +309,19 @@ class _Loop:
             special=self._special,
             word_starts=self._word_starts,
             total_steps=self._task.total_steps,
+            asks_next=is_causal,
         )
         return batch if row_tokens == self._task.row_tokens else corpus.cut_rows(batch, row_tokens, self._special)
 
-    def _summed_loss(self, batch: Arrays) -> "torch.Tensor":
-        """Cross entropy summed over the masked tokens of one micro batch."""
+    def _summed_loss(self, batch: Arrays, *, is_causal: bool = False) -> "torch.Tensor":
+        """Cross entropy summed over the tokens of one micro batch that are asked for."""
         import torch
 
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
         if self._global_first:
             tensors["global_attention_mask"] = _first_tokens(tensors)
-        loss: torch.Tensor = self.engine.forward(tensors | {"num_items_in_batch": torch.tensor(1)}).loss
+        with models.looking_back(self._model) if is_causal else nullcontext():
+            loss: torch.Tensor = self.engine.forward(tensors | {"num_items_in_batch": torch.tensor(1)}).loss
         return loss
 
     def _not_a_number(self, step: int, loss: float) -> DataError:

@@ -25,7 +25,7 @@ def apart_rows_of(*lengths):
     return Rows([stream], row_tokens=ROW_TOKENS, special=SPECIAL, document_tokens=document_tokens)
 
 
-def batch_of(rows, step=0, rank=0, world_size=1, rows_per_step=4, seed=0):
+def batch_of(rows, step=0, rank=0, world_size=1, rows_per_step=4, seed=0, **options):
     return masked_batch(
         rows,
         step=step,
@@ -35,6 +35,7 @@ def batch_of(rows, step=0, rank=0, world_size=1, rows_per_step=4, seed=0):
         seed=seed,
         masking=MaskingConfig(),
         special=SPECIAL,
+        **options,
     )
 
 
@@ -194,6 +195,22 @@ def test_the_rows_of_a_step_can_be_named(count, step, rows_per_step):
     batch = batch_of(rows, step, rows_per_step=rows_per_step, seed=3)
     assert named[:, 1].tolist() == row_numbers(batch, rows)
     assert named[:, 0].tolist() == [(step * rows_per_step + place) // count for place in range(rows_per_step)]
+
+
+@pytest.mark.parametrize("documents_apart", [False, True])
+def test_in_a_causal_phase_each_token_is_asked_for_the_next_one(documents_apart):
+    rows = apart_rows_of(7, 4, 15, 2, 3) if documents_apart else rows_of(5, last_row_tokens=3)
+    batch = batch_of(rows, rows_per_step=6, asks_next=True)
+    ids, labels, seen = (batch[name] for name in ("input_ids", "labels", "attention_mask"))
+    original = [rows[row] for _, row in rows_of_step(len(rows), step=0, rows_per_step=6, seed=0)]
+    assert np.array_equal(ids, original), "nothing is masked"
+    asked = labels != -100
+    assert np.array_equal(labels[:, :-1][asked[:, :-1]], ids[:, 1:][asked[:, :-1]])
+    assert not asked[:, -1].any()
+    segments = batch.get("segment_ids", seen)
+    expected = (segments[:, 1:] > 0) & (segments[:, 1:] == segments[:, :-1]) & ~np.isin(ids[:, 1:], SPECIAL.all)
+    assert np.array_equal(asked[:, :-1], expected)
+    assert asked.sum() > 10
 
 
 def test_batches_of_any_sizes_read_the_rows_in_one_order():

@@ -249,6 +249,8 @@ def test_a_schedule_in_tokens_keeps_its_shape_over_the_tokens_when_the_batch_gro
     even = rates(200, schedule=schedule)
     assert rates(120, before, **of_tokens) == pytest.approx([even[before(step) // 100] for step in range(121)])
     assert rates(200, lambda step: 100 * step, **of_tokens) == pytest.approx(even)
+    with pytest.raises(ConfigError, match="needs the tokens of each step"):
+        rates(120, **of_tokens)
     early = rates(120, before, **of_tokens, warmup_tokens=2000)
     assert early[:21] == pytest.approx([step / 20 for step in range(21)])
     for wrong in ({"warmup_steps": 3}, {"warmup_tokens": 3, "schedule_unit": "steps"}):

@@ -7,6 +7,7 @@ import pytest
 from clinscale.engine import load_hardware
 from clinscale.errors import ConfigError
 from clinscale.plan import Run, Site, plan_pretrain
+from clinscale.plan.pretrain import memory_of
 from clinscale.pretrain import PretrainConfig
 
 
@@ -110,6 +111,14 @@ def test_epochs_are_counted_from_the_shards_or_left_out(shards):
 def test_short_rows_cost_less():
     cut = planned("recipe.short_rows.row_tokens=512")
     assert cut.asked.step.attention_s < planned().asked.step.attention_s
+
+
+def test_a_causal_phase_costs_the_head_for_every_token_in_time_and_memory():
+    plain, causal = planned(), planned("recipe.causal.share=0.25")
+    assert causal.asked.step.head_s == pytest.approx(plain.asked.step.head_s * (0.75 + 0.25 / 0.15), rel=0.01)
+    assert causal.asked.step.dense_s == pytest.approx(plain.asked.step.dense_s)
+    shape = plain.asked.shape
+    assert memory_of(causal.run, causal.site, shape).total > memory_of(plain.run, plain.site, shape).total
 
 
 def test_small_batches_are_more_steps_of_as_many_tokens():

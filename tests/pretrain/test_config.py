@@ -97,6 +97,30 @@ def test_notes_apart_need_the_exact_attention():
         load("recipe.documents_apart=true", "runtime.attention=hf")
 
 
+def test_a_causal_phase_comes_first_and_needs_an_attention_that_can_look_back_alone():
+    def phases(total_steps, share):
+        recipe = load(f"recipe.causal.share={share}").recipe
+        return [recipe.is_causal(step, total_steps) for step in range(total_steps)]
+
+    assert phases(8, 0.25) == [True] * 2 + [False] * 6
+    assert phases(3, 0.99) == [True, True, False], "the last step always masks"
+    assert phases(1, 0.99) == [False]
+    assert not load().recipe.is_causal(0, 8)
+    assert "causal" not in load().plain()["recipe"]
+    assert PretrainConfig.parse(load("recipe.causal.share=0.5").plain(), source="test") == load(
+        "recipe.causal.share=0.5"
+    )
+    for overrides, message in (
+        (["share=1"], "less than 1"),
+        (["steps=10"], "share"),
+        (["share=0.5", "recipe.model.family=modernbert"], "which modernbert does not have"),
+        (["share=0.5", "runtime.attention=hf"], r"recipe.causal needs runtime\.attention=exact, got hf"),
+        (["share=0.5", "runtime.gpus_per_worker=1"], r"recipe.causal on GPUs .*attention_dropout=0, got None"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load(f"recipe.causal.{overrides[0]}", *overrides[1:])
+
+
 def test_notes_apart_on_gpus_need_attention_without_dropout():
     on_gpus = ("recipe.documents_apart=true", "runtime.gpus_per_worker=1")
     with pytest.raises(ConfigError, match=r"recipe\.attention_dropout=0, got None"):

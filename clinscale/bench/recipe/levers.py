@@ -83,6 +83,12 @@ LEVERS = {
         "recipe.short_rows.row_tokens=512",
         "recipe.short_rows.share=0.5",
     ),
+    "small_batches": (
+        "recipe.small_batches.rows_per_step=4",
+        "recipe.small_batches.share=0.25",
+        "recipe.optimizer.schedule_unit=tokens",
+    ),
+    "causal": ("recipe.causal.share=0.25",),
 }
 """The levers that need no definition."""
 

@@ -122,6 +122,32 @@ def keep_apart(encoder: Any, segment_ids_BL: torch.Tensor) -> Iterator[None]:
         del encoder.segment_ids_BL
 
 
+@contextlib.contextmanager
+def look_back(encoder: Any) -> Iterator[None]:
+    """Keep each token that `encoder` reads from attending to those after it, inside a `with` block.
+
+    `encoder` is as for `keep_apart`; the order of the two does not matter.
+
+    Raises:
+        ConfigError: the model attends with HF's own code, which sees ahead.
+    """
+    if encoder is None or "forward" not in vars(encoder):
+        raise ConfigError(
+            "a causal mask is of the exact attention only, and this model attends with Hugging Face's own code; set "
+            "runtime.attention=exact or recipe.causal=null"
+        )
+    encoder.looks_back = True
+    try:
+        yield
+    finally:
+        del encoder.looks_back
+
+
+def is_causal(encoder: Any) -> bool:
+    """Whether the batch that `encoder` reads now is read under a causal mask."""
+    return hasattr(encoder, "looks_back")
+
+
 def is_recorded(hidden: torch.Tensor) -> bool:
     """Whether a graph is being made of the forward pass, by `torch.export` or `torch.jit.trace`.
 
@@ -131,8 +157,14 @@ def is_recorded(hidden: torch.Tensor) -> bool:
     return is_traced or torch.compiler.is_exporting() or isinstance(hidden, torch._subclasses.FakeTensor)
 
 
-def check_rows_are_whole(encoder: Any) -> None:
-    """Raise ConfigError where HF's code would let the documents of a row see each other."""
+def check_hf_may_read(encoder: Any) -> None:
+    """Raise ConfigError where HF's code would let the documents of a row see each other, or tokens see ahead."""
+    if is_causal(encoder):
+        raise ConfigError(
+            "a causal mask is of the exact attention only, and it cannot run this batch for the reason that the log "
+            "gives (a GPU needs attention_probs_dropout_prob=0) or because attentions are asked for; remove that or "
+            "set recipe.causal=null"
+        )
     if hasattr(encoder, "segment_ids_BL"):
         raise ConfigError(
             "documents that share a row are kept apart by the exact attention only, and it cannot run this batch for "
@@ -252,8 +284,8 @@ def new_batch(
         backend,
         dropout,
         packed_T,
-        globals=global_tokens_of(documents, hidden_BLE.device),
-        firsts=_firsts(encoder, documents, hidden_BLE) if first_sees_all else (),
+        globals=global_tokens_of(documents, hidden_BLE.device, causal=is_causal(encoder)),
+        firsts=_firsts(encoder, documents, hidden_BLE) if first_sees_all and not is_causal(encoder) else (),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, and_masks, flex_attention
 
 from clinscale.models.attention import reference
 from clinscale.models.attention.patterns import BigBirdPattern, Document, LongformerPattern
@@ -163,6 +163,8 @@ def plan_of(pattern: Pattern, device: torch.device) -> Plan:
             pairs_HQK, mask_mod, score_mod = _longformer(pattern, tokens, device)
         else:
             pairs_HQK, mask_mod, score_mod = _bigbird(pattern, tokens, device)
+        if pattern.causal:
+            pairs_HQK, mask_mod = _looking_back(pairs_HQK), and_masks(_is_behind, mask_mod)
         is_full_HQK = pairs_HQK == TILE * TILE
         block_mask = BlockMask.from_kv_blocks(
             *_tile_lists((pairs_HQK > 0) & ~is_full_HQK, device),
@@ -172,6 +174,18 @@ def plan_of(pattern: Pattern, device: torch.device) -> Plan:
             seq_lengths=(tokens, tokens),
         )
     return Plan(tokens, block_mask, score_mod)
+
+
+def _looking_back(pairs_HQK: Array) -> Array:
+    """The pairs whose key is at or before the query; on the diagonal some, if any, since a token seen sees itself."""
+    behind_HQK = np.tril(pairs_HQK)
+    at = np.arange(behind_HQK.shape[1])
+    behind_HQK[:, at, at] = np.minimum(behind_HQK[:, at, at], TILE * TILE - 1)
+    return behind_HQK
+
+
+def _is_behind(b: torch.Tensor, h: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    return key <= query
 
 
 def _tile_lists(

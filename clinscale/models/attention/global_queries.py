@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from clinscale.models.attention.patterns import Document
@@ -31,21 +32,25 @@ class GlobalTokens:
     """The document up to its last token that is not padding."""
     global_G: torch.Tensor
     """Global tokens of the document, relative to its start."""
-    hole_mask_L: torch.Tensor | None
-    """Masked tokens of the document; None where there are none."""
+    unseen: torch.Tensor | None
+    """Tokens that they do not see, (L,) masked ones or (G, L) in a causal pattern; None where they see all."""
 
 
-def global_tokens_of(documents: Sequence[Document], device: torch.device) -> list[GlobalTokens]:
-    """Inputs of `with_global_rows` for the documents that have global tokens."""
+def global_tokens_of(
+    documents: Sequence[Document], device: torch.device, *, causal: bool = False
+) -> list[GlobalTokens]:
+    """Inputs of `with_global_rows` for the documents that have global tokens; `causal` ones look back only."""
     found = []
     for document in documents:
         if document.global_tokens:
-            is_hole = torch.from_numpy(~document.kept()[: document.length]).to(device)
+            unseen = ~document.kept()[: document.length]
+            if causal:
+                unseen = unseen | (np.arange(document.length) > np.array(document.global_tokens)[:, None])
             found.append(
                 GlobalTokens(
                     slice(document.start, document.start + document.length),
                     torch.tensor(document.global_tokens, device=device),
-                    is_hole if document.holes else None,
+                    torch.from_numpy(unseen).to(device) if unseen.any() else None,
                 )
             )
     return found
@@ -95,8 +100,8 @@ def attend_whole(
     else:
         key_HDL = to_key(hidden_LE).view(-1, heads, head_dim).permute(1, 2, 0)
         scores_HGL = torch.matmul(query_HGD, key_HDL)
-    if document.hole_mask_L is not None:
-        scores_HGL = scores_HGL.masked_fill(document.hole_mask_L, torch.finfo(scores_HGL.dtype).min)
+    if document.unseen is not None:
+        scores_HGL = scores_HGL.masked_fill(document.unseen, torch.finfo(scores_HGL.dtype).min)
     probs_HGL = torch.softmax(scores_HGL, dim=-1, dtype=torch.promote_types(scores_HGL.dtype, torch.float32))
     probs_HGL = torch.nn.functional.dropout(probs_HGL.to(scores_HGL.dtype), p=dropout)
     if few:

@@ -3,6 +3,10 @@
 Tokens of a batch are laid end to end: document b of a padded batch begins at b * L, of an unpadded one where the
 last ended. Longformer after Beltagy et al. 2020 (section 3.1), BigBird after Zaheer et al. 2020 (section 2), each
 as `transformers` runs it.
+
+A causal pattern is the same one, of whose keys each query sees those at or before itself: what Longformer's own
+language model does with its window (section 4). A global token stays one for all behind it, and itself looks back
+only, so that nothing ahead reaches a token through it.
 """
 
 import functools
@@ -56,6 +60,8 @@ class LongformerPattern:
     """Length of the token axis."""
     one_sided_window: int
     """Tokens seen to either side; half of HF's `attention_window`."""
+    causal: bool = False
+    """No token sees what comes after it."""
 
     def sees(self, document: Document) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
         """Dense (rows, rows): may the query see the key; the definition that backends are tested against."""
@@ -64,7 +70,7 @@ class LongformerPattern:
         is_global[list(document.global_tokens)] = True
         near = np.abs(at[:, None] - at[None, :]) <= self.one_sided_window
         sees: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = local[:, None] & (near & local | is_global)
-        return sees
+        return np.tril(sees) if self.causal else sees
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ class BigBirdPattern:
     """Random blocks as in training; otherwise block 0 represents each of them, as HF evaluates."""
     always_full: bool = False
     """Every row sees all, however long: `attention_type="original_full"`."""
+    causal: bool = False
+    """No token sees what comes after it."""
 
     def is_full(self, document: Document) -> bool:
         """Too short for blocks: HF's switch to full attention."""
@@ -119,14 +127,16 @@ class BigBirdPattern:
         """Dense (H, rows, rows): how often the query sees the key; the definition that backends are tested against."""
         keys = document.kept()
         if self.is_full(document):
-            return np.broadcast_to(keys.astype(int), (self.heads, document.rows, document.rows))
+            times = np.broadcast_to(keys.astype(int), (self.heads, document.rows, document.rows))
+            return np.tril(times) if self.causal else times
         size = self.block_size
         blocks = np.zeros((self.heads, document.rows // size, document.rows // size), int)
         blocks[:, [0, -1]] = 1
         for row, seen, times in self.rows(document.rows // size):
             for head in range(self.heads):
                 np.add.at(blocks[head, row], seen[head], times)
-        return blocks.repeat(size, 1).repeat(size, 2) * keys[:, None] * keys
+        times = blocks.repeat(size, 1).repeat(size, 2) * keys[:, None] * keys
+        return np.tril(times) if self.causal else times
 
 
 @functools.lru_cache(maxsize=512)

@@ -6,6 +6,7 @@ probabilities of the whole sequence. Everything is a batched matrix product or o
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,10 @@ def tiles_of(pattern: LongformerPattern | BigBirdPattern, dtype: torch.dtype) ->
             tiles += _band(pattern, document, dtype)
             zero_rows += [document.start + token for token in document.holes]
         elif pattern.is_full(document):
-            tiles += _full(document, slice(0, document.rows), dtype)
+            tiles += _full(document, slice(0, document.rows), dtype, causal=pattern.causal)
+            if pattern.causal:  # masked tokens that begin a document see no key
+                leading = itertools.takewhile(lambda pair: pair[0] == pair[1], enumerate(document.holes))
+                zero_rows += [document.start + token for _, token in leading]
         else:
             tiles += _blocks(pattern, document, dtype)
             # whole blocks of padding have no tile
@@ -142,9 +146,10 @@ def _band(pattern: LongformerPattern, document: Document, dtype: torch.dtype) ->
     removed = [*document.holes, *document.global_tokens]
     removed_T = _removed(document, removed, dtype) if removed else None
     seen_by_all = torch.tensor(document.global_tokens) + first if document.global_tokens else None
+    ahead = 0 if pattern.causal else window
     for start in range(first, end, QUERIES_PER_TILE):
         stop = min(start + QUERIES_PER_TILE, end)
-        keys = slice(max(first, start - window), min(end, stop + window))
+        keys = slice(max(first, start - window), min(end, stop + ahead))
         biases = []
         if removed_T is not None and (values_K := removed_T[keys.start - first : keys.stop - first]).any():
             biases.append(Bias(slice(0, len(values_K)), values_K[None, None]))
@@ -153,25 +158,36 @@ def _band(pattern: LongformerPattern, document: Document, dtype: torch.dtype) ->
         cut_off = keys.start - (start - window)
         if (columns := stop - start - cut_off) > 0:
             biases.append(Bias(slice(0, columns), left_QQ[None, :, cut_off:]))
-        right = start + window - keys.start
+        right = start + ahead - keys.start
         if (columns := keys.stop - keys.start - right) > 0:
             biases.append(Bias(slice(right, right + columns), right_QQ[None, :, :columns]))
+        if pattern.causal and seen_by_all is not None:
+            is_ahead_QG = seen_by_all > torch.arange(start, stop)[:, None]
+            values_QG = torch.zeros(is_ahead_QG.shape, dtype=dtype).masked_fill(is_ahead_QG, _nothing(dtype))
+            run = keys.stop - keys.start
+            biases.append(Bias(slice(run, run + len(seen_by_all)), values_QG[None]))
         yield Tile(slice(start, stop), keys, more_keys=seen_by_all, biases=tuple(biases))
 
 
-def _full(document: Document, rows: slice, dtype: torch.dtype, *, has_dropout: bool = True) -> Iterator[Tile]:
-    """Rows that see every key of the document."""
+def _full(
+    document: Document, rows: slice, dtype: torch.dtype, *, causal: bool, has_dropout: bool = True
+) -> Iterator[Tile]:
+    """Rows that see every key of the document, or every one at or before themselves."""
     if not document.length:
         return
-    keys = slice(document.start, document.start + document.length)
-    biases: tuple[Bias, ...] = ()
-    if document.holes:
-        values_K = _removed(document, document.holes, dtype)[: document.length]
-        biases = (Bias(slice(0, document.length), values_K[None, None]),)
+    removed_K = _removed(document, document.holes, dtype) if document.holes else None
     for start in range(rows.start, rows.stop, QUERIES_PER_TILE):
         stop = min(start + QUERIES_PER_TILE, rows.stop)
+        seen = min(stop, document.length) if causal else document.length
+        biases = []
+        if removed_K is not None:
+            biases.append(Bias(slice(0, seen), removed_K[None, None, :seen]))
+        if causal and seen > start:
+            _, right_QQ = _corner(stop - start, dtype)
+            biases.append(Bias(slice(start, seen), right_QQ[None, :, : seen - start]))
         queries = slice(document.start + start, document.start + stop)
-        yield Tile(queries, keys, biases=biases, has_dropout=has_dropout)
+        keys = slice(document.start, document.start + seen)
+        yield Tile(queries, keys, biases=tuple(biases), has_dropout=has_dropout)
 
 
 def _blocks(pattern: BigBirdPattern, document: Document, dtype: torch.dtype) -> Iterator[Tile]:
@@ -182,12 +198,15 @@ def _blocks(pattern: BigBirdPattern, document: Document, dtype: torch.dtype) -> 
     removed = [*document.holes, *padding]
     removed_BS = _removed(document, removed, dtype).view(-1, size) if removed else None
     if with_keys:
-        yield from _full(document, slice(0, size), dtype, has_dropout=False)
+        yield from _full(document, slice(0, size), dtype, causal=pattern.causal, has_dropout=False)
     for row, seen, times in pattern.rows(num_blocks):
         if row >= with_keys:  # queries that are all padding get zeros
             break
+        if pattern.causal:  # blocks that no head sees are left out
+            is_behind_M = (seen <= row).any(axis=0)
+            seen, times = seen[:, is_behind_M], times[is_behind_M]
         seen_HM = torch.from_numpy(seen.copy())
-        biases = []
+        biases = list(_blocks_ahead(seen_HM, row, size, dtype)) if pattern.causal else []
         if times[0] > 1:
             biases.append(Bias(slice(0, size), torch.full((1, 1, size), math.log(times[0]), dtype=dtype)))
         if removed_BS is not None:
@@ -197,7 +216,18 @@ def _blocks(pattern: BigBirdPattern, document: Document, dtype: torch.dtype) -> 
             slice(start, start + size), seen_HM + offset, block_size=size, biases=tuple(biases), has_dropout=False
         )
     if with_keys == num_blocks:
-        yield from _full(document, slice(document.rows - size, document.rows), dtype, has_dropout=False)
+        last = slice(document.rows - size, document.rows)
+        yield from _full(document, last, dtype, causal=pattern.causal, has_dropout=False)
+
+
+def _blocks_ahead(seen_HM: torch.Tensor, row: int, size: int, dtype: torch.dtype) -> Iterator[Bias]:
+    """The keys ahead of the queries of block `row`: later ones of the same block, and blocks of single heads."""
+    _, later_SS = _corner(size, dtype)
+    for place, blocks_H in enumerate(seen_HM.unbind(1)):
+        if (blocks_H >= row).any():
+            values_HSS = (blocks_H == row)[:, None, None] * later_SS
+            values_HSS = values_HSS.masked_fill((blocks_H > row)[:, None, None], _nothing(dtype))
+            yield Bias(slice(place * size, (place + 1) * size), values_HSS)
 
 
 def _removed_blocks(removed_BS: torch.Tensor, seen_HM: torch.Tensor) -> Iterator[Bias]:

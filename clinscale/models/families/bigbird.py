@@ -133,7 +133,7 @@ def _encoder(
     """Replacement of `BigBirdEncoder.forward`."""
     from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-    from clinscale.models.attention.exact import check_rows_are_whole, is_recorded, last_layer
+    from clinscale.models.attention.exact import check_hf_may_read, is_recorded, last_layer
 
     batch = None
     if not kwargs.get("output_attentions", self.config.output_attentions) and not is_recorded(hidden_states):
@@ -142,7 +142,7 @@ def _encoder(
         unpad = self.exact.unpad and not kwargs.get("output_hidden_states", self.config.output_hidden_states)
         batch = _batch(self, hidden_states, code_BL, unpad)
     if batch is None:
-        check_rows_are_whole(self)
+        check_hf_may_read(self)
         return _encoder_of_hf(self, hidden_states, attention_mask=attention_mask, to_mask=to_mask, **kwargs)
     hidden = batch.pack(hidden_states)
     firsts = () if kwargs.get("output_hidden_states", self.config.output_hidden_states) else batch.firsts
@@ -175,7 +175,7 @@ def _encoder_of_hf(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _batch(self: Any, hidden_BLE: "torch.Tensor", code_BL: "torch.Tensor", unpad: bool) -> "Batch | None":
-    from clinscale.models.attention.exact import documents_in, new_batch
+    from clinscale.models.attention.exact import documents_in, is_causal, new_batch
     from clinscale.models.attention.patterns import BigBirdPattern
 
     config = self.config
@@ -194,6 +194,7 @@ def _batch(self: Any, hidden_BLE: "torch.Tensor", code_BL: "torch.Tensor", unpad
         layer=0,
         random=is_random,
         always_full=always_full,
+        causal=is_causal(self),
     )
     documents, packed_T = documents_in(
         self, code_BL, unpad=unpad, block_size=config.block_size, is_full=blocks.is_full

@@ -172,6 +172,21 @@ class PretrainableFamily(Family, ABC):
         """The sentence that says why these settings cannot keep documents that share a row apart; None: they can."""
         return None
 
+    def why_not_causal(self, attention: str, *, on_gpu: bool, attention_dropout: float | None) -> str | None:
+        """The sentence that says why these settings cannot read rows under a causal mask; None: they can."""
+        return (
+            f"recipe.causal needs an attention of clinscale's own, which {self.name} does not have; choose a family of "
+            "sparse attention or set recipe.causal=null"
+        )
+
+    def look_back(self, model: "PreTrainedModel") -> AbstractContextManager[None]:
+        """Let no token that `model` reads see those after it, inside a `with` block.
+
+        Raises:
+            ConfigError: the model, as it is set up, cannot.
+        """
+        raise ConfigError(self.why_not_causal("exact", on_gpu=False, attention_dropout=None))
+
     @abstractmethod
     def documents_apart(
         self, model: "PreTrainedModel", segment_ids_BL: "torch.Tensor", inputs: Mapping[str, Any]
@@ -204,6 +219,26 @@ class ExactFamily(PretrainableFamily):
                 "FlexAttention, which keeps notes apart there, has no dropout"
             )
         return None
+
+    def why_not_causal(self, attention: str, *, on_gpu: bool, attention_dropout: float | None) -> str | None:
+        """HF's own sparse attention sees ahead."""
+        if attention != "exact":
+            return (
+                f"recipe.causal needs runtime.attention=exact, got {attention}; Hugging Face's own attention sees "
+                "ahead; set it or recipe.causal=null"
+            )
+        if on_gpu and attention_dropout != 0:
+            return (
+                f"recipe.causal on GPUs needs recipe.attention_dropout=0, got {attention_dropout}: FlexAttention, "
+                "which computes it there, has no dropout"
+            )
+        return None
+
+    def look_back(self, model: "PreTrainedModel") -> AbstractContextManager[None]:
+        """The exact attention under a causal mask."""
+        from clinscale.models.attention.exact import look_back
+
+        return look_back(self.exact_encoder(model))
 
     @contextlib.contextmanager
     def documents_apart(

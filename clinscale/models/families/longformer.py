@@ -104,7 +104,7 @@ def _encoder(
     """Replacement of `LongformerEncoder.forward`."""
     from transformers.models.longformer.modeling_longformer import LongformerBaseModelOutput
 
-    from clinscale.models.attention.exact import check_rows_are_whole, is_recorded, last_layer
+    from clinscale.models.attention.exact import check_hf_may_read, is_recorded, last_layer
 
     # HF pads to a multiple of its window; nothing here needs that
     length = hidden_states.shape[1] - padding_len
@@ -113,7 +113,7 @@ def _encoder(
         code_BL = (attention_mask[:, :length] >= 0).int() + (attention_mask[:, :length] > 0).int()
         batch = _batch(self, hidden_states, code_BL)
     if batch is None:
-        check_rows_are_whole(self)
+        check_hf_may_read(self)
         return type(self).forward(
             self,
             hidden_states,
@@ -144,14 +144,14 @@ def _encoder(
 
 
 def _batch(self: Any, hidden_BLE: "torch.Tensor", code_BL: "torch.Tensor") -> "Batch | None":
-    from clinscale.models.attention.exact import documents_in, new_batch
+    from clinscale.models.attention.exact import documents_in, is_causal, new_batch
     from clinscale.models.attention.patterns import LongformerPattern
 
     documents, packed_T = documents_in(self, code_BL, unpad=self.exact.unpad)
-    tokens = code_BL.numel() if packed_T is None else len(packed_T)
+    tokens, causal = code_BL.numel() if packed_T is None else len(packed_T), is_causal(self)
 
     def pattern_of(module: Any) -> LongformerPattern:
-        return LongformerPattern(documents, tokens, module.one_sided_attn_window_size)
+        return LongformerPattern(documents, tokens, module.one_sided_attn_window_size, causal)
 
     first = self.layer[0].attention.self
     return new_batch(

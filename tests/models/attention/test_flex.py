@@ -78,6 +78,15 @@ PATTERNS = {
     "bigbird, blocks that do not divide a tile": bigbird((216, 200, ()), (24, 20, ()), block_size=24),
 }
 
+CAUSAL = ("longformer, packed", "longformer, full tiles", "longformer, window 0", "longformer, notes apart")
+CAUSAL += ("bigbird, notes apart", "bigbird, as HF evaluates", "bigbird, long and short", "bigbird, always full")
+CAUSAL += (
+    "bigbird, nothing but padding",
+    "bigbird, blocks drawn twice",
+    "bigbird, blocks that do not divide a tile",
+)
+PATTERNS |= {f"{name}, causal": replace(PATTERNS[name], causal=True) for name in CAUSAL}
+
 each_pattern = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())
 
 

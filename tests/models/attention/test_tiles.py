@@ -27,7 +27,8 @@ def longformer_patterns(draw):
     codes = np.array(codes).reshape(rows, length)
     for row in range(rows):
         codes[row, length - draw(st.integers(0, length)) :] = 0
-    return LongformerPattern(documents_of(codes), rows * length, draw(st.integers(1, 200)))
+    window, causal = draw(st.integers(1, 200)), draw(st.booleans())
+    return LongformerPattern(documents_of(codes), rows * length, window, causal)
 
 
 @st.composite
@@ -47,6 +48,7 @@ def bigbird_patterns(draw):
         max_tokens=1024,
         layer=draw(st.integers(0, 11)),
         random=draw(st.booleans()),
+        causal=draw(st.booleans()),
     )
 
 
