@@ -109,7 +109,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except Exception as error:  # noqa: BLE001  the last net: what falls into it is a fault of ours
-        code = _foreign(error)
+        code = _INTERRUPTED if was_interrupted(error) else _foreign(error)
     if code == _INTERRUPTED:
         print("interrupted: what is finished is kept; the same command continues from there", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

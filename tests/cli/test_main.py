@@ -1,6 +1,7 @@
 """The command line around the verbs."""
 
 import importlib
+import signal
 import subprocess
 import sys
 
@@ -31,6 +32,44 @@ except KeyboardInterrupt:
 def test_a_ctrl_c_that_hits_a_finaliser_is_heard():
     ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == "heard", ran.stderr
+
+
+LOADING = """
+import os, signal, sys
+from clinscale.__main__ import main
+
+class CtrlC:
+    def find_spec(name, *_):
+        if name == "clinscale.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
+def test_a_ctrl_c_while_the_libraries_load_ends_the_process_without_a_traceback():
+    ran = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, "")
+
+
+def test_a_ctrl_c_that_a_library_turned_into_an_error_of_its_own_is_told_as_one(monkeypatch, capsys):
+    def load(**_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise ImportError(CANARY) from None
+
+    monkeypatch.setattr(main, "app", load)
+    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["clinscale", "--version"])
+    hook = sys.unraisablehook
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    sys.unraisablehook = hook
+    assert ended.value.code == 130
+    assert "Canary" not in capsys.readouterr().err
 
 
 def fails(error):
