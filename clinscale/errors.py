@@ -7,6 +7,7 @@ holds note text. Every error is built from one string, so all of them survive pi
 import errno
 import os
 import re
+from typing import Self
 
 
 class ClinscaleError(Exception):
@@ -39,6 +40,18 @@ class DataError(ClinscaleError):
     """An input file or folder is missing, unreadable or malformed: the user fixes the data."""
 
     exit_code = 2
+
+
+class ChangedDataError(DataError):
+    """An input is no longer what the work began with: the user puts it back, or begins anew under another name."""
+
+    @classmethod
+    def of(cls, what: str, *, before: str, now: str) -> Self:
+        """The error for `what`, whose fingerprint was `before` when the work began and is `now`."""
+        return cls(
+            f"{what} changed while it was worked with (fingerprint {before} before, {now} now); put it back and run "
+            "the same command again, or begin anew under another name"
+        )
 
 
 class RegistryError(ClinscaleError):

@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import functools
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from clinscale.config import differences
 from clinscale.errors import ClusterError, ConfigError
@@ -60,8 +62,10 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Path) -> Iterator[Callable[..., None]]:
     """Hold a run's folder, that of `claim_run_folder`, while the block runs; the system lets go of it when we die.
+
+    Yields `check_in_place` for it, which raises when the folder is no longer the one that is held.
 
     Raises:
         ClusterError: another process, or another part of this one, holds it.
@@ -76,4 +80,25 @@ def sole_writer(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:  # a file system without locks
             pass
-        yield
+        still_held = functools.partial(check_in_place, file, f"{folder.parent.name} run {folder.name}")
+        still_held()
+        yield still_held
+
+
+def check_in_place(file: IO[Any], what: str, *, may_be_away: bool = False) -> None:
+    """Raise ClusterError unless the open `file` still is the one of its name, by which all others find it.
+
+    A home that was deleted, or put back from a backup, while `what` ran: what is written to the file is lost, its lock
+    keeps nobody out, and other files are of another time. `may_be_away` lets a name pass under which there is no file:
+    a folder that is mounted again in a minute.
+    """
+    try:
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):  # noqa: PTH116
+            return
+    except FileNotFoundError:
+        if may_be_away:
+            return
+    raise ClusterError(
+        f"{what} ends, as {file.name} was deleted or replaced while it ran; nothing more is written there. Put back "
+        "what is to be gone on with, then run the same command again"
+    )

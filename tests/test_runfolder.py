@@ -47,3 +47,15 @@ def test_a_run_has_one_writer_until_it_ends_or_dies(tmp_path):
         pass
     with sole_writer(folder):
         pass
+
+
+def test_a_folder_that_was_replaced_is_no_longer_held(tmp_path):
+    folder = claim_run_folder(tmp_path, "pretrain", "lf", {"a": 1})
+    with sole_writer(folder) as still_held:
+        still_held()
+        folder.rename(tmp_path / "yesterday")
+        claim_run_folder(tmp_path, "pretrain", "lf", {"a": 1})
+        with pytest.raises(ClusterError, match=r"pretrain run lf ends, as .* was deleted or replaced while it ran"):
+            still_held()
+        with sole_writer(folder):
+            pass

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from clinscale.config import Config, fingerprint, nearest
 from clinscale.corpus.packing import Rows
-from clinscale.errors import ConfigError, DataError
+from clinscale.errors import ChangedDataError, ConfigError, DataError
 from clinscale.storage import exists, is_remote, join, local_copy, read_json, sha256
 from clinscale.tokenizers import SpecialIds
 
@@ -223,16 +223,17 @@ def lengths_file(split: Split) -> str:
     return f"{split}-documents{LENGTHS_SUFFIX}"
 
 
-def open_shards(uri: str | Path, *, cache_dir: str | Path | None = None) -> ShardSet:
+def open_shards(uri: str | Path, *, cache_dir: str | Path | None = None, expected: str | None = None) -> ShardSet:
     """Open the ShardSet at `uri`; a remote one is copied to this machine first.
 
     Args:
         uri: folder, local or in an object store.
         cache_dir: where copies of remote ShardSets go; None is `$CLINSCALE_CACHE`, else `~/.cache/clinscale`. Only
             this user can read it, because tokens are patient text.
+        expected: fingerprint of what was opened there before, in another process of the same work.
 
     Raises:
-        DataError: no ShardSet there, or files missing or of the wrong size.
+        DataError: no ShardSet there, or files missing or of the wrong size. ChangedDataError: it is another one.
     """
     uri = str(uri) if is_remote(uri) else str(Path(str(uri).removeprefix("file://")).absolute())
     if not exists(join(uri, MANIFEST)):
@@ -248,4 +249,7 @@ def open_shards(uri: str | Path, *, cache_dir: str | Path | None = None) -> Shar
     cache = Path(cache_dir or os.environ.get("CLINSCALE_CACHE") or Path.home() / ".cache" / "clinscale")
     # a rebuilt ShardSet at the same URI has another manifest, and so another place in the cache
     folder = local_copy(uri, cache / "shards" / fingerprint(manifest.plain()))
-    return ShardSet(uri, folder, manifest).check_files()
+    shards = ShardSet(uri, folder, manifest).check_files()
+    if expected not in (None, shards.fingerprint):
+        raise ChangedDataError.of(f"ShardSet {uri}", before=str(expected), now=shards.fingerprint)
+    return shards

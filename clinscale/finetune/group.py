@@ -48,6 +48,7 @@ def finetune_on_workers(
     data: str,
     folder: str | Path,
     *,
+    fingerprint: str | None = None,
     runtime: FinetuneRuntime,
     on_epoch: OnEpoch | None = None,
     on_event: Event | None = None,
@@ -65,6 +66,7 @@ def finetune_on_workers(
         task: what is asked of the model.
         data: folder of the task's files, which every worker reads.
         folder: for the best epoch.
+        fingerprint: of the data, which every worker must find; None is whatever is there.
         runtime: changes only speed or place.
         on_epoch: called for every look and epoch, each once, in a thread of this process while the next one runs. What
             it raises ends the fine-tuning after that next one, and is raised here.
@@ -78,6 +80,7 @@ def finetune_on_workers(
 
     Raises:
         ConfigError, DataError: as `finetune`.
+        ChangedDataError: a worker found other data than those of `fingerprint`.
         CapacityError: not even one window fits into memory, or the workers never became free.
         ClusterError: the workers failed for good.
     """
@@ -93,6 +96,7 @@ def finetune_on_workers(
     work = GroupTask(
         recipe=recipe.model_copy(update={"model": str(model.absolute())}) if model.exists() else recipe,
         task=task,
+        fingerprint=fingerprint,
         data=data if is_remote(data) else str(Path(data.removeprefix("file://")).absolute()),
         folder=folder,
         state=state,
@@ -118,6 +122,7 @@ class GroupTask:
     recipe: FinetuneRecipe
     task: TaskConfig
     data: str
+    fingerprint: str | None
     folder: Path
     state: Path
     """Folder of the checkpoints, on a file system that all workers share."""
@@ -130,7 +135,7 @@ class GroupTask:
 
 def finetune_worker(context: WorkerContext, work: GroupTask) -> None:
     """One rank, from the newest whole checkpoint if there is one."""
-    loop = _Rank(context, work, read_task(work.task, work.data))
+    loop = _Rank(context, work, read_task(work.task, work.data, fingerprint=work.fingerprint))
     try:
         loop.run(context.log, work.until_epoch)
     finally:  # what was saved before an error is worth as much as ever

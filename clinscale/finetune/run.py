@@ -105,8 +105,14 @@ def run_finetune(
     data = read_task(load_task(config.task, config.task_changes), config.data)
     recipe = {"task": data.task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
     folder = claim_run_folder(home, "finetune", config.name, recipe)
-    with sole_writer(folder):
-        return _finetune_seeds(config, data, recipe, folder, tracking, on_progress, on_event)
+    with sole_writer(folder) as still_held:
+
+        def on_epoch(metrics: dict[str, float]) -> None:
+            still_held()
+            if on_progress:
+                on_progress(metrics)
+
+        return _finetune_seeds(config, data, recipe, folder, tracking, on_epoch, on_event)
 
 
 def _finetune_seeds(
@@ -172,7 +178,14 @@ def _run_seed(
         best = finetune(recipe, data, target, runtime=runtime, on_epoch=on_epoch)
     else:
         best = finetune_on_workers(
-            recipe, data.task, config.data, target, runtime=runtime, on_epoch=on_epoch, on_event=on_event
+            recipe,
+            data.task,
+            config.data,
+            target,
+            fingerprint=data.fingerprint,
+            runtime=runtime,
+            on_epoch=on_epoch,
+            on_event=on_event,
         )
     judged = judge(best.folder, data, attention=runtime.attention)
     write_json(folder / OUTCOMES_FILE, judged.outcomes.plain())

@@ -69,8 +69,8 @@ def pretrain(
     shards = corpus.open_shards(config.recipe.shards)
     recipe = config.recipe.plain() | {"shards": shards.fingerprint}
     folder = claim_run_folder(home, "pretrain", config.name, recipe)
-    with sole_writer(folder):
-        return _pretrain(config, shards, recipe, folder, tracking, on_progress, on_event)
+    with sole_writer(folder) as still_held:
+        return _pretrain(config, shards, recipe, folder, tracking, still_held, on_progress, on_event)
 
 
 def _pretrain(
@@ -79,6 +79,7 @@ def _pretrain(
     recipe: Mapping[str, Any],
     folder: Path,
     tracking: registry.Tracking,
+    still_held: Callable[..., None],
     on_progress: Progress | None,
     on_event: Event | None,
 ) -> PretrainResult:
@@ -111,12 +112,14 @@ def _pretrain(
         if not exported.exists():
 
             def on_log(metrics: dict[str, float]) -> None:
+                still_held(may_be_away=True)  # the workers wait for it, with patience of their own
                 step = int(metrics["step"])
                 logged = {key: value for key, value in metrics.items() if key != "step"}
                 if run.log(logged, step=step) and on_progress:
                     on_progress(step, task.total_steps, metrics)
 
             train(task, folder, on_log=on_log, on_event=on_event)
+            still_held()
             _export(task, shards, exported)
         exposures = _exposures(config.recipe, shards, folder)
         run.log(exposure_metrics(exposures), step=task.total_steps)
@@ -195,6 +198,7 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
     return WorkerTask(
         config=config,
         shards_uri=shards.uri,
+        shards_fingerprint=shards.fingerprint,
         row_tokens=row_tokens,
         total_steps=steps,
         checkpoint_dir=str(folder / CHECKPOINTS),

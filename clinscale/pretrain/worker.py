@@ -35,6 +35,8 @@ class WorkerTask:
 
     config: PretrainConfig
     shards_uri: str
+    shards_fingerprint: str
+    """Fingerprint of the shards as the driver found them; every rank must find the same, after a restart too."""
     row_tokens: int
     total_steps: int
     checkpoint_dir: str
@@ -113,7 +115,7 @@ class _Loop:
 
     def __init__(self, context: Context, task: WorkerTask) -> None:
         recipe, runtime = task.config.recipe, task.config.runtime
-        shards = corpus.open_shards(task.shards_uri)
+        shards = corpus.open_shards(task.shards_uri, expected=task.shards_fingerprint)
         tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
         model = build_model(task.config, tokenizer)
         self._context, self._task, self._model = context, task, model

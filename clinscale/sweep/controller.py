@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from clinscale.errors import CapacityError
+from clinscale.errors import CapacityError, ChangedDataError, ClusterError
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.events import Reason, State
 from clinscale.sweep.ledger import Closed, Epoch, Ledger, Look, Trial
@@ -23,7 +23,7 @@ from clinscale.sweep.policy import (
     to_close,
 )
 from clinscale.sweep.sampler import Proposer
-from clinscale.sweep.trial import FAILED, LOOK, MESSAGE, NO_ROOM, OBJECTIVE, Segment
+from clinscale.sweep.trial import CHANGED, FAILED, LOOK, MESSAGE, NO_ROOM, OBJECTIVE, Segment
 
 _KEPT = ("eval/", "look/", "train/", "perf/")
 
@@ -100,6 +100,9 @@ class SweepController:
     def report(self, segment_id: str, result: Mapping[str, Any]) -> bool:
         """Record a look or an epoch of a segment, and return whether its trial goes on training at once."""
         trial = self._segments[segment_id]
+        if result.get(FAILED) == CHANGED:
+            self._end(segment_id, "lost", message=CHANGED)
+            raise ChangedDataError(f"sweep {self.name}: {result[MESSAGE]}")
         if result.get(FAILED) == NO_ROOM:
             self._end(segment_id, "lost", message=NO_ROOM)
             raise CapacityError(
@@ -164,7 +167,9 @@ class SweepController:
             for trial in self._ledger.trials:
                 if trial.state == "paused":
                     self._ledger.end(trial, "pruned", message="was not promoted")
-        with contextlib.suppress(CapacityError):  # the next start finds them running without a driver
+        with contextlib.suppress(
+            CapacityError, ClusterError
+        ):  # the next start finds them running without a driver
             for segment_id in list(self._segments):
                 self._end(segment_id, "lost", message="interrupted")
 

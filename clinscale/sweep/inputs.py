@@ -48,6 +48,7 @@ class Study:
         return TrialSpec(
             task=self.data.task,
             data=str(Path(self.config.data).absolute()),
+            fingerprint=self.data.fingerprint,
             models=tuple(base.path for base in self.bases),
             space=self.space,
             folder=folder,

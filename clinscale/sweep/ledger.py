@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from clinscale.errors import CapacityError, ClusterError, ConfigError, DataError
 from clinscale.permissions import make_folder, open_private
+from clinscale.runfolder import check_in_place
 from clinscale.sweep.events import (
     EVENTS,
     CloseLine,
@@ -170,7 +171,8 @@ class Ledger:
     """The trials of all studies of a sweep; in memory alone where `path` is None.
 
     Raises:
-        DataError: a line before the last is damaged. ClusterError: another process is writing it.
+        DataError: a line before the last is damaged. ClusterError: another process is writing it; or by whatever writes
+            to it, it was deleted or replaced.
         CapacityError: by whatever writes to it, on a disk that is full or read-only; nothing has changed then.
     """
 
@@ -192,6 +194,7 @@ class Ledger:
             ) from None
         except OSError:  # a file system without locks
             pass
+        self._check_in_place()
         self._replay(path)
 
     def close(self) -> None:
@@ -293,6 +296,7 @@ class Ledger:
 
     def _write(self, line: bytes) -> None:
         """Append a line whole or not at all, so that a disk that was full leaves a ledger that goes on."""
+        self._check_in_place()
         file = self._file.fileno()  # below Python's buffer, which would keep what could not be written
         end = os.lseek(file, 0, os.SEEK_END)
         try:
@@ -307,6 +311,9 @@ class Ledger:
                 f"{self._file.name} cannot be written ({error.strerror}); make room or fix the disk, then run the same "
                 "command again: it goes on from the last line that is there"
             ) from None
+
+    def _check_in_place(self) -> None:
+        check_in_place(self._file, f"sweep {Path(self._file.name).parent.name}")
 
     def _fold(self, event: Event) -> None:
         """Apply an event to its trial or study; KeyError for one of a trial that has not started."""

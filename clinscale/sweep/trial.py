@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import ClinscaleError, DivergenceError, OutOfMemoryError, exhausted_disk
+from clinscale.errors import ChangedDataError, ClinscaleError, DivergenceError, OutOfMemoryError, exhausted_disk
 from clinscale.finetune import FinetuneRecipe, Looks, finetune, finetune_on_workers
 from clinscale.runtime import halved, waiting, watched
 from clinscale.sweep.config import SweepRuntime
@@ -25,8 +25,10 @@ LOOK = "look"
 FAILED, MESSAGE = "failed", "message"
 """Keys of the last report of a trial that cannot go on; a look without a score has the second alone."""
 
-NO_ROOM = "no_room"
-"""Value of `FAILED` where the disk cannot be written: no fault of the settings, and every other trial's end as well."""
+NO_ROOM, CHANGED = "no_room", "changed"
+"""Values of `FAILED` where the disk cannot be written, or the data are others: no fault of the settings, and every
+other trial's end as well.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class TrialSpec:
 
     task: TaskConfig
     data: str
+    fingerprint: str
+    """Fingerprint of the data as the driver read it; every trial must read the same."""
     models: tuple[str, ...]
     """Local folders or hub names."""
     space: SearchSpace
@@ -109,6 +113,8 @@ def run_segment(report: Report, segment: Segment, *, specs: tuple[TrialSpec, ...
             _limit_memory(limit_gb)
             _train(spec, segment, on_epoch)
         return
+    except ChangedDataError as error:
+        failed = {FAILED: CHANGED, MESSAGE: str(error)}
     except ClinscaleError as error:
         # returned, not raised: Ray Tune would end the process, which the next trial can use
         failed = {FAILED: reason_of(error), MESSAGE: str(error)}
@@ -136,7 +142,7 @@ def _train(spec: TrialSpec, segment: Segment, on_epoch: Any) -> None:
     folder, checkpoint = trial_folder(spec.folder, segment.trial), state_file(spec.folder, segment.trial)
     runtime, looks = spec.runtime.finetune, spec.looks and replace(spec.looks, known=segment.known_looks)
     if runtime.num_workers == 1:
-        data = _read_once(spec.task.model_dump_json(), spec.data)
+        data = _read_once(spec.task.model_dump_json(), spec.data, spec.fingerprint)
         finetune(
             recipe,
             data,
@@ -160,6 +166,7 @@ def _train(spec: TrialSpec, segment: Segment, on_epoch: Any) -> None:
             spec.task,
             spec.data,
             folder,
+            fingerprint=spec.fingerprint,
             runtime=runtime,
             on_epoch=on_epoch,
             checkpoint=checkpoint,
@@ -213,6 +220,6 @@ def state_file(folder: Path, trial_id: str) -> Path:
 
 
 @functools.lru_cache(maxsize=4)
-def _read_once(task_json: str, data: str) -> TaskData:
+def _read_once(task_json: str, data: str, fingerprint: str) -> TaskData:
     """Trial processes are reused, so a task's files are read once per process."""
-    return read_task(TaskConfig.model_validate_json(task_json), data)
+    return read_task(TaskConfig.model_validate_json(task_json), data, fingerprint=fingerprint)

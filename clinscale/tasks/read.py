@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import regex
 
 from clinscale.cells import SPELLED_MISSING, as_label
-from clinscale.errors import ConfigError, DataError
+from clinscale.errors import ChangedDataError, ConfigError, DataError
 from clinscale.filters import RowFilter
 from clinscale.storage import exists, join
 from clinscale.tasks.distributions import DISTRIBUTIONS
@@ -37,7 +37,9 @@ MAX_LABEL_CHARACTERS = 100
 """A longer label is surely a text: the columns are mixed up."""
 
 
-def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) -> TaskData:
+def read_task(
+    task: TaskConfig, data: str, *, findings: Findings | None = None, fingerprint: str | None = None
+) -> TaskData:
     """Read all splits of `task` from the folder `data`, local or remote.
 
     Args:
@@ -45,10 +47,11 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
         data: the folder as it is on disk.
         findings: what to count in, to be looked at even when the reading fails; `Findings("skip")` in place of the
             task's own `on_error` finds everything that is wrong.
+        fingerprint: of what was read there before, in another process of the same work.
 
     Raises:
         DataError: a file is missing or malformed, a label is unknown, or a value that the task names is in no file.
-        NoExamplesError: a split is empty.
+        NoExamplesError: a split is empty. ChangedDataError: it is not what was read before.
     """
     if not exists(data):
         raise DataError(f"{data} does not exist; give the folder that holds the files of task {task.name}")
@@ -80,7 +83,10 @@ def read_task(task: TaskConfig, data: str, *, findings: Findings | None = None) 
     kind_of(task).check_threshold(labels)
     kind.report(splits, findings)
     duplicates, across = count_repeats(splits)
-    return TaskData(task, splits, labels, data_fingerprint(splits, labels), findings, duplicates, across)
+    found = data_fingerprint(splits, labels)
+    if fingerprint not in (None, found):
+        raise ChangedDataError.of(f"data of task {task.name} in {data}", before=str(fingerprint), now=found)
+    return TaskData(task, splits, labels, found, findings, duplicates, across)
 
 
 def _read_sources(task: TaskConfig, data: str, findings: Findings) -> Mapping[str, Sequence[Example]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clinscale.corpus import open_shards
-from clinscale.errors import ConfigError, DataError
+from clinscale.errors import ChangedDataError, ConfigError, DataError
 
 
 @pytest.fixture
@@ -87,6 +87,12 @@ def test_a_damaged_set_is_refused(copy, damage):
     action(copy)
     with pytest.raises(DataError, match=f"(?s){says}"):
         open_shards(copy)
+
+
+def test_another_set_than_the_one_that_the_work_began_with_is_refused(copy, shards):
+    assert open_shards(copy, expected=shards.fingerprint).fingerprint == shards.fingerprint
+    with pytest.raises(ChangedDataError, match=f"fingerprint 0123 before, {shards.fingerprint} now"):
+        open_shards(copy, expected="0123")
 
 
 def test_no_set_at_all(tmp_path):

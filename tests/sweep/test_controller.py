@@ -5,9 +5,9 @@ import pickle
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-from clinscale.errors import CapacityError, ClusterError, DataError
+from clinscale.errors import CapacityError, ChangedDataError, ClusterError, DataError
 from clinscale.sweep import Ledger, Proposer, SearchSpace, SweepConfig, SweepController, fork_runner
-from clinscale.sweep.trial import FAILED, MESSAGE, NO_ROOM
+from clinscale.sweep.trial import CHANGED, FAILED, MESSAGE, NO_ROOM
 from clinscale.sweep.tune_runner import how_it_died
 
 PARAMETERS = {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}
@@ -96,6 +96,16 @@ def test_a_full_disk_ends_the_sweep_and_no_trial(tmp_path):
     ledger.close()
     again = controller(Ledger(tmp_path / "ledger.jsonl"))
     assert again.next_segment("b").known_epochs == 1
+
+
+def test_data_that_changed_end_the_sweep_and_no_trial():
+    ledger = Ledger()
+    asked = controller(ledger)
+    asked.next_segment("a")
+    with pytest.raises(ChangedDataError, match="sweep test: data of task x changed"):
+        asked.report("a", {FAILED: CHANGED, MESSAGE: "data of task x changed"})
+    [trial] = ledger.trials
+    assert (trial.state, trial.losses) == ("lost", 0)
 
 
 def test_a_ledger_that_cannot_be_written_leaves_its_trials_to_the_next_start(monkeypatch):

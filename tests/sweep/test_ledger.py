@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 
 import pytest
 
@@ -199,3 +200,21 @@ def test_a_pipe_is_no_ledger(tmp_path):
     os.mkfifo(tmp_path / "ledger.jsonl")
     with pytest.raises(DataError, match="no regular file"):
         Ledger(tmp_path / "ledger.jsonl")
+
+
+@pytest.mark.parametrize("how", ["deleted", "put back from a backup"])
+def test_a_ledger_that_is_no_longer_the_file_of_its_name_is_not_written(tmp_path, how):
+    home, backup = tmp_path / "home", tmp_path / "backup"
+    ledger = Ledger(home / "ledger.jsonl")
+    ledger.start(new(0))
+    shutil.copytree(home, backup)
+    ledger.end(ledger.trial(0, 0), "paused")
+    shutil.rmtree(home)
+    if how != "deleted":
+        backup.rename(home)
+    with pytest.raises(ClusterError, match=r"ledger.jsonl was deleted or replaced while it ran; .* run the same"):
+        ledger.start(new(1))
+    assert [trial.number for trial in ledger.trials] == [0]
+    ledger.close()
+    if how != "deleted":
+        assert [trial.state for trial in Ledger(home / "ledger.jsonl").trials] == ["running"]

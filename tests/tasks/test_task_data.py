@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinscale.errors import ConfigError, DataError
+from clinscale.errors import ChangedDataError, ConfigError, DataError
 from clinscale.tasks import Example, Findings, read_task
 from clinscale.tasks.split import hold_out, split_by_group
 
@@ -100,6 +100,15 @@ def test_the_fingerprint_changes_with_any_gold_and_not_with_the_place(task_of, t
         files = write(tmp_path / name, train=ROWS, dev=ROWS, test=[("three", label)])
         prints.append(read_task(task_of("sequence", **files), str(tmp_path / name)).fingerprint)
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_data_that_are_no_longer_what_the_work_began_with_are_refused(task_of, tmp_path):
+    task = task_of("sequence", **write(tmp_path, train=ROWS, dev=ROWS, test=[("three", "a")]))
+    before = read_task(task, str(tmp_path)).fingerprint
+    assert read_task(task, str(tmp_path), fingerprint=before).fingerprint == before
+    write(tmp_path, train=ROWS[::-1], dev=ROWS, test=[("three", "a")])
+    with pytest.raises(ChangedDataError, match=f"changed while it was worked with .fingerprint {before} before, "):
+        read_task(task, str(tmp_path), fingerprint=before)
 
 
 @given(
