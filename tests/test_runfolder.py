@@ -55,7 +55,9 @@ def test_a_folder_that_was_replaced_is_no_longer_held(tmp_path):
         still_held()
         folder.rename(tmp_path / "yesterday")
         claim_run_folder(tmp_path, "pretrain", "lf", {"a": 1})
-        with pytest.raises(ClusterError, match=r"pretrain run lf ends, as .* was deleted or replaced while it ran"):
+        with pytest.raises(
+            ClusterError, match=r"pretrain run lf ends, as .* was deleted or replaced while it ran"
+        ):
             still_held()
         with sole_writer(folder):
             pass
