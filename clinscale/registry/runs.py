@@ -388,21 +388,34 @@ def _is_orphan(tags: Mapping[str, str]) -> bool:
 
 
 def _owner() -> str:
+    return f"{socket.gethostname()} {os.getpid()} {_started(os.getpid()):.0f}@{_boot()}"
+
+
+def _started(pid: int) -> float:
+    """Seconds from the boot of this host to the start of a process: unlike a time of day, a clock set back keeps it."""
     import psutil  # type: ignore[import-untyped]
 
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+    booted_s = psutil.boot_time()  # first: older versions of psutil reckon the other from what this found
+    return float(psutil.Process(pid).create_time() - booted_s)
+
+
+def _boot() -> str:
+    """Id of the present boot of this host; empty where the system gives none."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    return ""
 
 
 def _owner_is_gone(owner: str) -> bool:
-    """Whether `HOST PID START` names a process of this host that no longer lives; its number may be reused."""
+    """Whether `HOST PID START@BOOT` names a process of this host that no longer lives; its number may be reused."""
     import psutil  # type: ignore[import-untyped]
 
     host, _, process = owner.partition(" ")
     if host != socket.gethostname():
         return False
-    pid, _, started = process.partition(" ")
+    pid, _, start = process.partition(" ")
+    started, _, boot = start.partition("@")
     try:
-        alive_since = float(psutil.Process(int(pid)).create_time())
-        return abs(alive_since - float(started)) > 2
+        return boot != _boot() or abs(_started(int(pid)) - float(started)) > 2
     except psutil.NoSuchProcess:
         return True

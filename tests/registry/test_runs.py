@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from clinscale import registry
@@ -175,10 +176,20 @@ def test_orphans_are_closed_and_living_runs_are_not(tracking):
     assert status_of(tracking, mine) == "RUNNING"
 
 
+def test_the_run_of_a_living_process_is_its_own_after_the_clock_was_set_back(tracking, monkeypatch):
+    run = start(tracking)
+    booted, created = psutil.boot_time, psutil.Process.create_time  # both follow the clock
+    monkeypatch.setattr(psutil, "boot_time", lambda: booted() - 3600)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) - 3600)
+    assert registry.orphans(tracking) == []
+    run.end()
+
+
 def test_a_reused_process_number_is_an_orphan_too(tracking):
     run = start(tracking)
-    host, pid, started = next(r.tags[Tag.OWNER] for r in registry.read_runs(tracking)).split()
-    run.set_tags({Tag.OWNER: f"{host} {pid} {float(started) - 1000:.0f}"})
+    host, pid, began = next(r.tags[Tag.OWNER] for r in registry.read_runs(tracking)).split()
+    started, _, boot = began.partition("@")
+    run.set_tags({Tag.OWNER: f"{host} {pid} {float(started) + 1000:.0f}@{boot}"})
     assert registry.close_orphans(tracking) == [run.id]
     assert registry.close_orphans(tracking) == []
 
