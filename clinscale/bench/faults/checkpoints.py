@@ -89,8 +89,8 @@ def _names(checkpoint: Path) -> list[str]:
 
 
 def _files(checkpoint: Path) -> list[Path]:
-    """Files that hold something, the ones that only informed rank 0 of what to put into the manifest left out."""
-    return [checkpoint / name for name in _names(checkpoint) if not name.startswith("rank-")]
+    """Files that a resumed run reads: not what told rank 0 of the manifest's content, nor DeepSpeed's own scripts."""
+    return [checkpoint / name for name in _names(checkpoint) if not name.startswith(("rank-", "zero_to_"))]
 
 
 def _differ(file: Path, other: Path) -> bool:
