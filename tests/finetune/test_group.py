@@ -122,6 +122,7 @@ def first_epochs(base_models, demo_data, tmp_path_factory, fork_workers):
             recipe=recipe(base_models["longformer"], **{"epochs": 1} | changes),
             task=load_task(task),
             data=str(demo_data),
+            fingerprint=None,
             folder=folder / task / "hf",
             state=folder / task / "state.group",
             runtime=two_workers(stage),

@@ -89,7 +89,7 @@ def _names(checkpoint: Path) -> list[str]:
 
 
 def _files(checkpoint: Path) -> list[Path]:
-    """Files that a resumed run reads: no rank's message to rank 0 on what the manifest holds, no script of DeepSpeed."""
+    """Files that a resumed run reads: no rank's message on what the manifest holds, no script of DeepSpeed."""
     return [checkpoint / name for name in _names(checkpoint) if not name.startswith(("rank-", "zero_to_"))]
 
 
