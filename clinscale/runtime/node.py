@@ -59,7 +59,7 @@ def interrupted_without_ray(*, own: bool) -> Iterator[None]:
         raise ClusterError(
             f"Ray's {lost[0]} on this machine was lost: it was killed, perhaps for memory. What is saved is kept, and "
             "the same command goes on from there; a Ray that you started yourself must be started again first"
-        ) from None
+        ) from ProcessLookupError(lost[0])  # a cause, so that nobody takes it for the user's Ctrl-C
     finally:
         is_over.set()
         watch.join()

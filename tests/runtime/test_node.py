@@ -7,7 +7,7 @@ import threading
 import psutil
 import pytest
 
-from clinscale.errors import ClusterError
+from clinscale.errors import ClusterError, was_interrupted
 from clinscale.runtime import node
 
 
@@ -34,9 +34,10 @@ def wait_for_ever(raylet, closed):
 
 def test_work_is_interrupted_when_the_raylet_is_killed_and_the_error_says_how_to_go_on(raylet):
     closed = []
-    with pytest.raises(ClusterError, match=r"Ray's raylet on this machine was lost.*same command"):
+    with pytest.raises(ClusterError, match=r"Ray's raylet on this machine was lost.*same command") as error:
         wait_for_ever(raylet, closed)
     assert closed
+    assert not was_interrupted(error.value), "the command would end as after a Ctrl-C"
 
 
 def test_an_interrupt_of_another_kind_is_left_alone(raylet):
