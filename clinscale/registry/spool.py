@@ -183,7 +183,8 @@ class Spool:
             for key, value in entry["metrics"].items()
         ]
         with self._tracking.faults("log metrics"):
-            self._tracking.client.log_batch(self._run_id, metrics=points)
+            for first in range(0, len(points), _POINTS_PER_CALL):  # one call may have logged more
+                self._tracking.client.log_batch(self._run_id, metrics=points[first : first + _POINTS_PER_CALL])
 
     def _beat(self) -> None:
         """Alive and RUNNING: after a long outage another host may have closed the run as an orphan."""

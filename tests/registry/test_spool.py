@@ -142,7 +142,9 @@ def test_many_metrics_are_delivered_in_pieces(tracking, tmp_path):
     with start(tracking, tmp_path / "metrics.jsonl") as run:
         for step in range(30):
             run.log({f"key/{number}": float(step) for number in range(100)}, step=step)
+        run.log({f"one call/{number}": 1.0 for number in range(1001)}, step=30)  # more than MLflow takes at once
     assert len(points(tracking, run, "key/99")) == 30
+    assert points(tracking, run, "one call/1000") == [(30, 1.0)]
 
 
 DRIVER = """

@@ -359,7 +359,8 @@ def _attempt(
             elif victims is not _driver:
                 check(code == 1, f"the command ended with {code}")
                 check("failed where it should not" not in command.said, "the error was no sentence of ours")
-            lost, done_step = command.step - command.saved_step, command.step
+            # a save may be seen before the line of its last step
+            lost, done_step = max(0, command.step - command.saved_step), command.step
             command = start()
             struck_s = command.began_s
         command.wait_until("a new step", lambda: command.step > done_step)
