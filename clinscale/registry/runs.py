@@ -414,8 +414,10 @@ def _owner_is_gone(owner: str) -> bool:
     if host != socket.gethostname():
         return False
     pid, _, start = process.partition(" ")
-    started, _, boot = start.partition("@")
+    started, at, boot = start.partition("@")
     try:
+        if not at:  # of an older version: the time of day
+            return bool(abs(psutil.Process(int(pid)).create_time() - float(started)) > 2)
         return boot != _boot() or abs(_started(int(pid)) - float(started)) > 2
     except psutil.NoSuchProcess:
         return True

@@ -185,6 +185,13 @@ def test_the_run_of_a_living_process_is_its_own_after_the_clock_was_set_back(tra
     run.end()
 
 
+def test_a_living_process_of_an_older_version_keeps_its_run(tracking):
+    run = start(tracking)
+    run.set_tags({Tag.OWNER: f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"})
+    assert registry.orphans(tracking) == []
+    run.end()
+
+
 def test_a_reused_process_number_is_an_orphan_too(tracking):
     run = start(tracking)
     host, pid, began = next(r.tags[Tag.OWNER] for r in registry.read_runs(tracking)).split()
