@@ -1,4 +1,6 @@
 import math
+import os
+import socket
 import subprocess
 import sys
 import time
