@@ -9,8 +9,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
-
 from clinscale.errors import ClusterError
 
 _LOOK_S = 0.5
@@ -53,9 +51,7 @@ def interrupted_without_ray(*, own: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if not lost:
             raise
-        for orphan in orphans:
-            with contextlib.suppress(psutil.Error):
-                orphan.kill()
+        _kill(orphans)
         raise ClusterError(
             f"Ray's {lost[0]} on this machine was lost: it was killed, perhaps for memory. What is saved is kept, and "
             "the same command goes on from there; a Ray that you started yourself must be started again first"
@@ -70,6 +66,7 @@ def _of_session(*, own: bool) -> list[Any]:
 
     The head's server is one for a Ray of our own: that of a cluster may come back.
     """
+    import psutil  # type: ignore[import-untyped]
     import ray
 
     node = ray._private.worker.global_worker.node
@@ -87,12 +84,24 @@ def _of_session(*, own: bool) -> list[Any]:
 
 
 def _runs(process: Any) -> bool:
+    import psutil
+
     with contextlib.suppress(psutil.Error):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
 def _descendants(processes: list[Any]) -> Iterator[Any]:
+    import psutil
+
     for process in processes:
         with contextlib.suppress(psutil.Error):
             yield from process.children(recursive=True)
+
+
+def _kill(processes: list[Any]) -> None:
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()

@@ -20,6 +20,7 @@ def no_stream(monkeypatch):
     monkeypatch.setattr(loading, "_stream_memory", lambda *arguments: None)
 
 
+@pytest.mark.slow
 def test_the_document_names_every_ratio_speed_and_the_memory():
     record = bench.bench_loading(**TINY, stream_megabytes=(0.5, 10.0))
     assert record.surroundings.what == "loading"

@@ -165,6 +165,7 @@ def test_levers_that_mean_nothing_or_two_things_are_refused(levers, together, to
         chosen_levers(levers, together)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_not_trained_again_and_the_paper_itself_saves_nothing(shards, forks, tmp_path):
     torch.set_num_threads(1)
     told, folder = [], tmp_path / "levers"
