@@ -59,7 +59,7 @@ def timed_steps(
             cores=cores,
             on_gpu=False,
             device=site.device,
-            link=site.hardware.link(site.device.link),
+            link=None,
         )
         rates = probe.corrected(site.rates(precision, cores))
         for batch in rows:

@@ -53,7 +53,7 @@ class Probe:
     attention_flops: Reading | None
     """None for a model whose attention is not the exact one."""
     link_bytes_per_s: Reading | None
-    """None where there is nothing to connect: a single GPU."""
+    """None where there is nothing to connect: a single GPU, or a worker that is alone."""
     busy_share: float
     """Share of the machine's CPUs that other work kept busy before it began."""
     seconds: float
@@ -96,7 +96,7 @@ def measure_probe(
     cores: float,
     on_gpu: bool,
     device: Device,
-    link: Link,
+    link: Link | None,
 ) -> Probe:
     """Measure what one worker reaches on this machine.
 
@@ -107,7 +107,7 @@ def measure_probe(
         cores: CPUs of a worker.
         on_gpu: whether it computes on a GPU.
         device: figures that are corrected.
-        link: between the workers of a node.
+        link: between the workers of a node; None measures none, for a worker that is alone.
 
     Raises:
         ConfigError: it is for GPUs, and there is none here.
@@ -135,7 +135,7 @@ def measure_probe(
             attention_flops=measure_attention(
                 model, place, precision, row_tokens=row_tokens, gemm_flops=gemm.measured, rates=rates
             ),
-            link_bytes_per_s=_link(link, on_gpu=on_gpu),
+            link_bytes_per_s=None if link is None else _link(link, on_gpu=on_gpu),
             busy_share=round(busy, 3),
             seconds=round(time.monotonic() - start_s, 1),
         )
