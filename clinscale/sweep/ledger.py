@@ -194,7 +194,7 @@ class Ledger:
             ) from None
         except OSError:  # a file system without locks
             pass
-        self._check_in_place()
+        self.check_in_place()
         self._replay(path)
 
     def close(self) -> None:
@@ -296,7 +296,7 @@ class Ledger:
 
     def _write(self, line: bytes) -> None:
         """Append a line whole or not at all, so that a disk that was full leaves a ledger that goes on."""
-        self._check_in_place()
+        self.check_in_place()
         file = self._file.fileno()  # below Python's buffer, which would keep what could not be written
         end = os.lseek(file, 0, os.SEEK_END)
         try:
@@ -312,7 +312,8 @@ class Ledger:
                 "command again: it goes on from the last line that is there"
             ) from None
 
-    def _check_in_place(self) -> None:
+    def check_in_place(self) -> None:
+        """Raise ClusterError where its file was deleted or replaced, with the home or alone, since it was opened."""
         check_in_place(self._file, f"sweep {Path(self._file.name).parent.name}")
 
     def _fold(self, event: Event) -> None:

@@ -212,11 +212,17 @@ class _Driver:
                 resources=resources,
                 reuse_processes=settings.workers_per_trial == 1,
             )
-        finally:
-            self._controller.close()
-            self._clean_up()
-            for logger in self._loggers:
-                logger.close()
+        except BaseException:
+            with contextlib.suppress(ClinscaleError):  # people hear of what ended the search
+                self._close()
+            raise
+        self._close()
+
+    def _close(self) -> None:
+        self._controller.close()
+        for logger in self._loggers:
+            logger.close()
+        self._clean_up()
 
     def _changed(self) -> None:
         """A trial began, reported or ended."""
@@ -233,6 +239,7 @@ class _Driver:
             self._on_progress(SweepProgress(studies, budget.trials, budget.device_seconds, doing))
 
     def _clean_up(self) -> None:
+        self._ledger.check_in_place()  # files of another time are not ours to remove
         folders = {study.index: self._folder / study.name for study in self._inputs.studies}
         quota = self._config.runtime.disk_quota_gb
         clean_up(folders, self._ledger.trials, quota and quota * 1e9)
