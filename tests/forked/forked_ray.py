@@ -4,6 +4,7 @@ Each has its own interpreter, files and signals as any worker; what is left out 
 `CLINSCALE_TESTS_FORKED=no pytest ...` leaves Ray's workers as Ray starts them.
 """
 
+import contextlib
 import functools
 import os
 import shutil
@@ -17,12 +18,25 @@ import psutil
 from launcher import settings
 
 _SOURCE = Path(__file__).parent
+_OFF = "off"
+"""File beside the launcher that says to use Ray's own workers."""
 
 
 def with_forks(runtime_env):
     """Ray's hook, RAY_RUNTIME_ENV_HOOK: the runtime environment with the launcher as its Python."""
-    launcher = Path(os.environ["CLINSCALE_TESTS_FORKED"]) / "python"
-    return {"py_executable": str(launcher)} | dict(runtime_env or {})
+    folder = Path(os.environ["CLINSCALE_TESTS_FORKED"])
+    forked = {} if (folder / _OFF).exists() else {"py_executable": str(folder / "python")}
+    return forked | dict(runtime_env or {})
+
+
+@contextlib.contextmanager
+def without_forks():
+    """Drivers that begin meanwhile have Ray's own workers: forks are done before their like is there on other nodes."""
+    if folder := os.environ.get("CLINSCALE_TESTS_FORKED"):
+        Path(folder, _OFF).touch()
+    yield
+    if folder:
+        Path(folder, _OFF).unlink()
 
 
 def begin():

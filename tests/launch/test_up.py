@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import forked_ray
 import pytest
 import yaml
 
@@ -252,10 +253,11 @@ def test_a_sweep_that_loses_a_node_ends_as_its_fine_tunings_alone(running, input
     command = ["tune", "--home", home, "--task", "demo_pairs", "--data", inputs / "data", "--space", "space.yaml"]
     command += ["--model", inputs / "longformer", "recipe.scheduler=none", "recipe.sampler=random"]
     command += ["recipe.budget.trials=3", "recipe.confirm_seeds=1", "--name", "lost"]
-    handed_in = running.submit("--detach", "--no-preflight", "--", *command)
-    job = re.search(r"job (tune-\w+) is handed in", handed_in.stderr)[1]
     ledger = home / "sweep" / "lost" / "ledger.jsonl"
-    wait_for(lambda: all(trial_is_on(host) for host in running.hosts.all))  # at once
+    with forked_ray.without_forks():
+        handed_in = running.submit("--detach", "--no-preflight", "--", *command)
+        job = re.search(r"job (tune-\w+) is handed in", handed_in.stderr)[1]
+        wait_for(lambda: all(trial_is_on(host) for host in running.hosts.all))  # at once
     wait_for(lambda: ledger.exists() and '"epoch"' in ledger.read_text())
     running.lose_the_worker()
     ended = running.submit("--logs", job)
@@ -308,9 +310,13 @@ def test_nodes_come_for_a_sweep_and_leave_after_it(hosts, inputs):
     sweep += ["--model", inputs / "longformer", "recipe.budget.trials=2", "recipe.confirm_seeds=1"]
     sweep += ["runtime.max_concurrent_trials=2", "recipe.scheduler=none", "recipe.sampler=random"]
     script = Path(__file__).with_name("autoscaling.py")
-    ran = hosts.head.run(
-        [sys.executable, script, seen, *sweep], timeout=600, env={"RAY_AUTH_MODE": "disabled"}, cwd=hosts.shared
-    )
+    with forked_ray.without_forks():
+        ran = hosts.head.run(
+            [sys.executable, script, seen, *sweep],
+            timeout=600,
+            env={"RAY_AUTH_MODE": "disabled"},
+            cwd=hosts.shared,
+        )
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert json.loads(seen.read_text()) == {"before": 0, "most": 2, "code": 0, "after": 0}, ran.stderr[-4000:]
     assert {trial.state for trial in Ledger(home / "sweep" / "scaled" / "ledger.jsonl").trials} == {"complete"}
