@@ -17,18 +17,18 @@ TOO_LARGE = 2**50
 
 
 class Deadly:
-    """A folder that is the end of every worker of the first group that is sent it, before it has its work."""
+    """A folder that sends a signal to every worker of the first group that is sent it, before it has its work."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, number=signal.SIGKILL):
+        self.folder, self.number = folder, number
 
     def __reduce__(self):
-        return arrive, (self.folder,)
+        return arrive, (self.folder, self.number)
 
 
-def arrive(folder):
+def arrive(folder, number):
     if os.environ.get("CLINSCALE_ATTEMPT") == "0":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
     return folder
 
 
@@ -79,19 +79,6 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_one_without_memory_is_an_an
     assert [f"(attempt {n}," in sentence for n, sentence in enumerate(started, 1)] == [True] * 3, told
 
 
-class Sleepy(Deadly):
-    """As deadly, except that the worker is stopped."""
-
-    def __reduce__(self):
-        return stand_still, (self.folder,)
-
-
-def stand_still(folder):
-    if os.environ.get("CLINSCALE_ATTEMPT") == "0":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    return folder
-
-
 def lose_the_queue(context, folder):
     """What is logged comes to the driver through a process that dies."""
     import ray
@@ -115,7 +102,7 @@ def test_a_start_in_which_a_worker_stands_still_is_tried_again_and_lost_metrics_
     with pytest.raises(ClusterError, match=r"metrics here was lost.* same command"):
         runtime.run_workers(
             lose_the_queue,
-            Sleepy(str(tmp_path)),
+            Deadly(str(tmp_path), signal.SIGSTOP),
             group=runtime.GroupConfig(num_workers=1, start_timeout_s=60, collective_timeout_s=60),
             scratch=tmp_path / "ray",
             on_log=logged.append,

@@ -153,6 +153,11 @@ class _Command:
         return max(self.losses, default=0)
 
     @property
+    def unsaved_steps(self) -> int:
+        """Steps since the last save, which may be seen before the line of its step."""
+        return max(0, self.step - self.saved_step)
+
+    @property
     def saved_step(self) -> int:
         """Step of the newest whole checkpoint."""
         newest = newest_checkpoint(self.checkpoints)
@@ -347,7 +352,7 @@ def _attempt(
             victim.wait()  # it is a child of ours, and its workers ask whether it is still there
         if victims in (_worker, _raylet_of_worker):
             command.wait_until("another group", lambda: "starting again" in command.said)
-            lost = command.step - command.saved_step
+            lost = command.unsaved_steps
             for number in signals[1:]:
                 with contextlib.suppress(psutil.Error):
                     victim.send_signal(number)
@@ -359,8 +364,7 @@ def _attempt(
             elif victims is not _driver:
                 check(code == 1, f"the command ended with {code}")
                 check("failed where it should not" not in command.said, "the error was no sentence of ours")
-            # a save may be seen before the line of its last step
-            lost, done_step = max(0, command.step - command.saved_step), command.step
+            lost, done_step = command.unsaved_steps, command.step
             command = start()
             struck_s = command.began_s
         command.wait_until("a new step", lambda: command.step > done_step)
