@@ -6,12 +6,15 @@ config ──▶ Run: the model by its numbers, rows, steps
       memory by part · step by part ──▶ PretrainPlan: stages, sizes of clusters, nearest, cheapest, fastest
 """
 
+from clinscale.plan.estimate import Estimate, Shape
 from clinscale.plan.facts import ModelFacts
 from clinscale.plan.launch import check_launch, gpu_bytes_here, site_here
 from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
-from clinscale.plan.pretrain import PAYS, SIZES, Estimate, PretrainPlan, Run, Shape, Site, plan_pretrain, probed
+from clinscale.plan.pretrain import PAYS, SIZES, PretrainPlan, plan_pretrain, probed
 from clinscale.plan.probe import Probe, Reading, measure_probe
+from clinscale.plan.run import Run
 from clinscale.plan.simulation import Simulation, Spread, simulate_pretrain
+from clinscale.plan.site import Site
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
 from clinscale.plan.sweep import StudyPlan, TunePlan, plan_tune, planned_costs
 from clinscale.plan.sweep_simulation import SweepSpread, simulate_tune

@@ -4,7 +4,10 @@ from pathlib import Path
 
 from clinscale.engine import Device, load_hardware
 from clinscale.errors import CapacityError, ConfigError
-from clinscale.plan.pretrain import Run, Shape, Site, memory_of, nearest_that_fit
+from clinscale.plan.estimate import Shape, memory_of
+from clinscale.plan.pretrain import nearest_that_fit
+from clinscale.plan.run import Run
+from clinscale.plan.site import Site
 from clinscale.pretrain import PretrainConfig
 from clinscale.units import format_bytes
 

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from clinscale.plan.estimate import SNAPSHOT_BYTES_PER_S, Shape, estimate, largest_that_fits
 from clinscale.plan.facts import width_of
-from clinscale.plan.pretrain import SNAPSHOT_BYTES_PER_S, Run, Shape, Site, estimate, largest_that_fits
+from clinscale.plan.run import Run
+from clinscale.plan.site import Site
 
 STORAGE_BYTES_PER_S = 1.0e9
 """Speed at which all workers together write a checkpoint to storage, beside training; assumed."""

@@ -10,7 +10,7 @@ from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRecipe, card_of
 from clinscale.plan.facts import ModelFacts
 from clinscale.plan.memory import Memory, RankSetup, rank_memory
-from clinscale.plan.pretrain import Site
+from clinscale.plan.site import Site
 from clinscale.plan.step import StepSetup, step_time
 from clinscale.predict import TaskCard, windows_of
 from clinscale.sweep import (

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clinscale.errors import ConfigError
-from clinscale.plan.pretrain import Site
+from clinscale.plan.site import Site
 from clinscale.plan.sweep import planned_costs
 from clinscale.sweep import OBJECTIVE, Ledger, Proposer, Segment, Study, SweepConfig, SweepController, SweepInputs
 

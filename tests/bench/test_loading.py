@@ -8,7 +8,7 @@ import pytest
 
 from clinscale import bench
 from clinscale.bench import files, loading
-from clinscale.cli.bench import Format
+from clinscale.cli.bench_data import Format
 from clinscale.errors import ClinscaleError, ConfigError
 
 TINY = {"megabytes": 0.02, "repeats": 1}

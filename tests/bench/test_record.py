@@ -7,7 +7,7 @@ import pytest
 
 from clinscale.bench.record import BenchRecord, Machine, PeakMemory, Ratio, Surroundings
 from clinscale.bench.search.compare import _SearchRecord
-from clinscale.cli.bench import _people
+from clinscale.cli.bench_run import people_of
 
 HEAD = Surroundings(
     "loading",
@@ -64,7 +64,7 @@ def test_nobody_changes_a_record():
 
 
 def test_people_see_a_table_of_ratios_and_a_sentence_for_each_memory():
-    table, *sentences = _people(WHOLE)
+    table, *sentences = people_of(WHOLE)
     assert table.title == "bench loading: ratios to the peer"
     cells = {column.header: list(column.cells) for column in table.columns}
     assert cells == {

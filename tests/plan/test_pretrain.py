@@ -7,7 +7,7 @@ import pytest
 from clinscale.engine import load_hardware
 from clinscale.errors import ConfigError
 from clinscale.plan import Run, Site, plan_pretrain
-from clinscale.plan.pretrain import memory_of
+from clinscale.plan.estimate import memory_of
 from clinscale.pretrain import PretrainConfig
 
 
@@ -91,21 +91,10 @@ def test_attention_dropout_on_a_gpu_is_planned_as_the_code_that_runs_it():
     assert bigbird.run.model.config.model_type == "big_bird"
 
 
-def test_epochs_are_counted_from_the_shards_or_left_out(shards):
-    tiny = ("recipe.model.size=tiny", "recipe.row_tokens=256", "recipe.duration=2epochs", "runtime.num_workers=1")
-    own = {"name": "x", "recipe": {"shards": shards.uri}}
-    run = Run.of(PretrainConfig.load(None, list(tiny), base=own))
-    tokens = shards.manifest.splits["train"].tokens
-    assert run.total_steps == pytest.approx(2 * tokens / 256 / 18, abs=2)
-    assert run.model.config.vocab_size == shards.vocab_size
-    absent = {"name": "x", "recipe": {"shards": "nowhere"}}
-    unknown = Run.of(PretrainConfig.load(None, list(tiny), base=absent))
-    assert unknown.total_steps is None
-    assert len(unknown.notes) == 2
-    found = plan_pretrain(unknown, site(), sizes=[1])
+def test_a_run_of_unknown_length_is_planned_by_its_step():
+    found = planned("recipe.duration=2epochs", sizes=[1])
     assert (found.asked.days, found.asked.usd) == (None, None)
     assert found.asked.tokens_per_s > 0
-    assert Run.of(PretrainConfig.load(None, list(tiny), base=absent), corpus_tokens=256 * 18 * 5).total_steps == 10
 
 
 def test_short_rows_cost_less():
@@ -151,10 +140,6 @@ def test_small_batches_are_more_steps_of_as_many_tokens():
 def test_impossible_requests_name_number_and_limit(overrides, device, said):
     with pytest.raises(ConfigError, match=said):
         planned(*overrides, at=site(device))
-
-
-def test_workers_without_rows_are_said():
-    assert any("32 is more than the 18 rows" in note for note in planned("runtime.num_workers=32").run.notes)
 
 
 def test_a_cpu_is_planned_by_its_cores():

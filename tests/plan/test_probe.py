@@ -7,7 +7,7 @@ import pytest
 from clinscale.engine import load_hardware
 from clinscale.errors import ConfigError
 from clinscale.plan import Probe, Reading, Run, Shape, Site, probed, site_here
-from clinscale.plan.pretrain import estimate
+from clinscale.plan.estimate import estimate
 from clinscale.plan.probe import measure_attention
 from clinscale.pretrain import PretrainConfig
 
