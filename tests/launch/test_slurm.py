@@ -231,13 +231,13 @@ def test_a_node_that_cannot_join_is_named(slurm):
     program = f"{sys.prefix}/bin/ray"
     slurm.hosts.worker.mount("--bind", "/bin/false", program)
     try:
-        number = slurm.submit([], "touch", "started", CLINSCALE_JOIN_S="40")
+        number = slurm.submit([], "touch", "started", CLINSCALE_JOIN_S="25")
         job = slurm.wait(number)
     finally:
         slurm.hosts.run("worker", ["umount", program], check=True)
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "1:0")
     assert re.search(
-        "error: 1 of 2 nodes have not joined after .* of 40 s: worker$", slurm.log(number), re.MULTILINE
+        "error: 1 of 2 nodes have not joined after .* of 25 s: worker$", slurm.log(number), re.MULTILINE
     )
     assert not (slurm.home / "started").exists()
     assert left_over(slurm) == []

@@ -43,18 +43,22 @@ def test_an_address_where_nobody_listens_is_named_at_once(prefix, by_environment
 
 
 BUSY = """
-from ray._private import services
+import time, types
+from ray._private import node, services
 from clinscale.runtime import ray_session, session
 
 first, found, options = [], services.get_node, session._local_options
 
 def get_node(address, node_id):
-    first.append(node_id)
-    if node_id == first[0]:
+    if node_id in first or not first:
+        first.append(node_id)
         raise RuntimeError("not yet")
     return found(address, node_id)
 
 services.get_node = get_node
+# half a minute for each time that Ray has looked for that node
+later = lambda: time.monotonic() + 30 * len(first)
+node.time = types.SimpleNamespace(monotonic=later, sleep=time.sleep, time=time.time)
 session._local_options = lambda num_cpus: options(num_cpus) | {"include_dashboard": False}  # not needed here
 with ray_session(num_cpus=1) as cluster:
     import psutil
