@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,8 @@ from typing import Any, Literal, Self
 from clinscale import __version__
 from clinscale.config import flatten
 from clinscale.errors import AccessError, RegistryError
-from clinscale.registry.spool import HEARTBEAT_S, Spool
+from clinscale.registry.process import has_stopped, is_elsewhere, is_gone, is_look_at, look_at, owner, seems_silent
+from clinscale.registry.spool import Spool
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 from clinscale.storage import read_json
@@ -26,7 +26,6 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100  # MLflow's limits of one log_batch
 _PARENT = "mlflow.parentRunId"
 _LIBRARIES = ("torch", "transformers", "deepspeed", "ray")
-_HEARTBEATS_MISSED = 15
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def start_run(
         **tags,
         Tag.CODE_VERSION: code_version(),
         Tag.LIBRARIES: ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES),
-        Tag.OWNER: _owner(),
+        Tag.OWNER: owner(),
         **({_PARENT: parent} if parent else {}),
     }
     listed = [Param(key, str(value)) for key, value in flatten(params)]
@@ -203,7 +202,7 @@ def _ended_if_interrupted(tracking: Tracking, experiment_id: str, name: str) -> 
     except (KeyboardInterrupt, SystemExit):
         with contextlib.suppress(RegistryError):  # the next command tries again: `close_orphans`
             for record in list(_search(tracking, [experiment_id], "attributes.status = 'RUNNING'", "DESC")):
-                if record.name == name and record.tags.get(Tag.OWNER) == _owner():
+                if record.name == name and record.tags.get(Tag.OWNER) == owner():
                     Run(tracking, record.id, name).end("KILLED")
         raise
 
@@ -218,7 +217,7 @@ def reopen_run(tracking: Tracking, run_id: str) -> Run:
     """Continue a run that ended or was orphaned; this process becomes its owner."""
     with tracking.faults(f"reopen run {run_id}"):
         run = tracking.client.get_run(run_id)
-        tracking.client.set_tag(run_id, Tag.OWNER, _owner())
+        tracking.client.set_tag(run_id, Tag.OWNER, owner())
         if Tag.ALIVE_AT in run.data.tags:  # a run without a spool has no heart that would beat on
             tracking.client.set_tag(run_id, Tag.ALIVE_AT, f"{time.time():.0f}")
         tracking.client.update_run(run_id, status="RUNNING")
@@ -305,11 +304,14 @@ def read_json_artifact(tracking: Tracking, run_id: str, name: str) -> Any:
 def orphans(tracking: Tracking) -> list[RunRecord]:
     """Running runs whose process is gone, oldest first.
 
-    A process of this host is looked up. One of another host counts as gone when its heartbeat is a quarter of an hour
-    old: fifteen of them missing, and more than the clocks of one cluster differ. A live one that is closed by mistake,
-    because the server was away that long, opens again at its next heartbeat.
+    A process of this host is looked up. One of another host counts as gone when no heartbeat came between two
+    looks of this host, a quarter of an hour apart or more: clocks of two hosts are not compared, as one may be wrong by
+    an hour. The first look is noted on the run. A live one that is closed by mistake, because the server was away that
+    long, opens again at its next heartbeat.
     """
-    running = _search(tracking, _experiment_ids(tracking), "attributes.status = 'RUNNING'", "ASC")
+    running = list(_search(tracking, _experiment_ids(tracking), "attributes.status = 'RUNNING'", "ASC"))
+    for record in running:
+        _look_again(tracking, record)
     return [record for record in running if _is_orphan(record.tags)]
 
 
@@ -329,7 +331,7 @@ def close_orphans(tracking: Tracking, *, only: str | None = None) -> list[str]:
 def gone_from_here(tracking: Tracking, kind: str) -> set[str]:
     """Names of the runs of a kind whose latest process was one of this host and is gone."""
     latest = {record.name: record for record in read_runs(tracking, kind=kind)}
-    return {name for name, record in latest.items() if _owner_is_gone(record.tags.get(Tag.OWNER, ""))}
+    return {name for name, record in latest.items() if is_gone(record.tags.get(Tag.OWNER, ""))}
 
 
 def _search(
@@ -380,44 +382,17 @@ def code_version() -> str:
 
 
 def _is_orphan(tags: Mapping[str, str]) -> bool:
-    if _owner_is_gone(tags.get(Tag.OWNER, "")):
-        return True
-    elsewhere = tags.get(Tag.OWNER, "").partition(" ")[0] != socket.gethostname()
-    alive_at = tags.get(Tag.ALIVE_AT)
-    return elsewhere and alive_at is not None and time.time() - float(alive_at) > _HEARTBEATS_MISSED * HEARTBEAT_S
+    known, alive_at = tags.get(Tag.OWNER, ""), tags.get(Tag.ALIVE_AT)
+    if alive_at is None or not is_elsewhere(known):
+        return is_gone(known)
+    return has_stopped(tags.get(Tag.LOOKED_AT, ""), alive_at)
 
 
-def _owner() -> str:
-    return f"{socket.gethostname()} {os.getpid()} {_started(os.getpid()):.0f}@{_boot()}"
-
-
-def _started(pid: int) -> float:
-    """Seconds from the boot of this host to the start of a process: unlike a time of day, a clock set back keeps it."""
-    import psutil  # type: ignore[import-untyped]
-
-    booted_s = psutil.boot_time()  # first: older versions of psutil reckon the other from what this found
-    return float(psutil.Process(pid).create_time() - booted_s)
-
-
-def _boot() -> str:
-    """Id of the present boot of this host; empty where the system gives none."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
-    return ""
-
-
-def _owner_is_gone(owner: str) -> bool:
-    """Whether `HOST PID START@BOOT` names a process of this host that no longer lives; its number may be reused."""
-    import psutil  # type: ignore[import-untyped]
-
-    host, _, process = owner.partition(" ")
-    if host != socket.gethostname():
-        return False
-    pid, _, start = process.partition(" ")
-    started, at, boot = start.partition("@")
-    try:
-        if not at:  # of an older version: the time of day
-            return bool(abs(psutil.Process(int(pid)).create_time() - float(started)) > 2)
-        return boot != _boot() or abs(_started(int(pid)) - float(started)) > 2
-    except psutil.NoSuchProcess:
-        return True
+def _look_again(tracking: Tracking, record: RunRecord) -> None:
+    """Note on a run of another host which heartbeat was seen, where it looks old and nobody has noted it."""
+    alive_at = record.tags.get(Tag.ALIVE_AT)
+    if alive_at is None or not is_elsewhere(record.tags.get(Tag.OWNER, "")) or not seems_silent(alive_at):
+        return
+    if not is_look_at(record.tags.get(Tag.LOOKED_AT, ""), alive_at):
+        with contextlib.suppress(AccessError):  # another user's, who will close it himself
+            Run(tracking, record.id, record.name).set_tags({Tag.LOOKED_AT: look_at(alive_at)})

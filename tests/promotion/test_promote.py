@@ -4,6 +4,7 @@ import dataclasses
 import getpass
 import shutil
 import sys
+import time
 
 import pytest
 
@@ -187,6 +188,18 @@ def test_a_champion_that_came_twice_goes_back_to_the_one_before_its_last_time(tr
     first, second, third = bases
     for label in (first, second, third, second):
         promote(tracking, label, home=tmp_path)
+    _, returned = rollback(tracking, "ward", why="worse on the new ward")
+    assert returned.label == third
+
+
+def test_a_clock_set_back_does_not_change_what_a_rollback_returns_to(tracking, bases, tmp_path, monkeypatch):
+    first, second, third = bases
+    for hours_back, label in enumerate((first, second, third, second)):
+        with monkeypatch.context() as patch:
+            now_s = time.time() - 3600 * hours_back
+            patch.setattr(time, "time", lambda now_s=now_s: now_s)
+            promote(tracking, label, home=tmp_path)
+    assert [move.after for move in history(tracking, "ward")] == [first, second, third, second]
     _, returned = rollback(tracking, "ward", why="worse on the new ward")
     assert returned.label == third
 

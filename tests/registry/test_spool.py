@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from clinscale import registry
-from clinscale.registry import Tag, runs
+from clinscale.registry import Tag, process, runs
 
 
 def start(tracking, spool=None, name="base"):
@@ -24,6 +25,19 @@ def start(tracking, spool=None, name="base"):
         params={},
         spool=spool,
     )
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """`later(seconds)`: that time passes for who looks at heartbeats."""
+    passed = []
+
+    def wait(seconds):
+        passed.append(seconds)
+        clocks = {name: lambda read=getattr(time, name): read() + sum(passed) for name in ("time", "monotonic")}
+        monkeypatch.setattr(process, "time", SimpleNamespace(**clocks))
+
+    return wait
 
 
 def points(tracking, run, key="train/loss"):
@@ -179,24 +193,48 @@ def test_a_driver_that_was_killed_is_followed_by_one_that_delivers(tracking, tmp
     assert points(tracking, run) == [(step, float(step)) for step in range(51)]
 
 
-def test_a_run_of_another_host_is_closed_when_its_heart_has_stopped(tracking, tmp_path):
+def test_a_run_of_another_host_is_closed_when_its_heart_has_stopped(tracking, later):
     started = {name: start(tracking, name=name) for name in ("old", "young", "silent")}
     ages_s = {"old": 3600, "young": 60}
     for name, run in started.items():
         run.set_tags({Tag.OWNER: "another-host 1 1"})
         if name in ages_s:
             run.set_tags({Tag.ALIVE_AT: f"{time.time() - ages_s[name]:.0f}"})
+    assert registry.close_orphans(tracking) == []
+    later(600)
+    assert registry.close_orphans(tracking) == []
+    later(600)
     assert registry.close_orphans(tracking) == [started["old"].id]
     status = {record.name: record.status for record in registry.read_runs(tracking)}
     assert status == {"old": "KILLED", "young": "RUNNING", "silent": "RUNNING"}
 
 
-def test_a_resumed_run_without_a_heartbeat_is_left_to_its_own_host(tracking, monkeypatch):
+def test_a_living_run_of_a_host_whose_clock_is_an_hour_back_is_left_alone(tracking, later):
+    run = start(tracking)
+    for beat in range(3):
+        run.set_tags({Tag.OWNER: "another-host 1 1", Tag.ALIVE_AT: f"{time.time() - 3600 + beat:.0f}"})
+        assert registry.close_orphans(tracking) == []
+        later(1200)
+
+
+def test_a_look_of_a_third_host_counts_after_a_day(tracking, later, monkeypatch):
+    run = start(tracking)
+    run.set_tags({Tag.OWNER: "another-host 1 1", Tag.ALIVE_AT: "1000"})
+    with monkeypatch.context() as there:
+        there.setattr(process.socket, "gethostname", lambda: "a-pod")
+        assert registry.close_orphans(tracking) == []
+    later(7200)
+    assert registry.close_orphans(tracking) == []
+    later(86400)
+    assert registry.close_orphans(tracking) == [run.id]
+
+
+def test_a_resumed_run_without_a_heartbeat_is_left_to_its_own_host(tracking, later):
     start(tracking).end("FAILED")
     run = start(tracking)
     run.set_tags({Tag.OWNER: "another-host 1 1"})
-    later = time.time() + 3600
-    monkeypatch.setattr(runs.time, "time", lambda: later)
+    registry.close_orphans(tracking)
+    later(3600)
     assert registry.close_orphans(tracking) == []
 
 
@@ -213,9 +251,11 @@ def test_a_run_that_was_closed_by_mistake_opens_at_its_next_heartbeat(tracking, 
     assert registry.read_runs(tracking)[0].status == "FINISHED"
 
 
-def test_a_run_that_is_resumed_while_orphans_are_sought_stays_open(tracking, monkeypatch):
+def test_a_run_that_is_resumed_while_orphans_are_sought_stays_open(tracking, monkeypatch, later):
     run = start(tracking)
     run.set_tags({Tag.OWNER: "another-host 1 1", Tag.ALIVE_AT: "1"})
+    assert registry.close_orphans(tracking) == []
+    later(1200)
     search = runs._search
 
     def search_then_resume(*arguments):
