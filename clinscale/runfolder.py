@@ -5,6 +5,7 @@ import fcntl
 import functools
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -50,8 +51,7 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
     folder = Path(home).absolute() / kind / name
     known = folder / RECIPE_FILE
     if not known.exists():
-        write_json(known, dict(recipe))
-        return folder
+        _write_first(known, recipe)
     changed = differences(read_json_object(known), recipe)
     if changed:
         raise ConfigError(
@@ -59,6 +59,20 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
             "Use another name, or the old values to resume it"
         )
     return folder
+
+
+def _write_first(known: Path, recipe: Mapping[str, Any]) -> None:
+    """Write the recipe, unless another process that claims the same name was first: a file is never replaced."""
+    mine = known.with_name(f".{known.name}.{uuid.uuid4().hex}")
+    write_json(mine, dict(recipe))
+    try:
+        known.hardlink_to(mine)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        write_json(known, dict(recipe))
+    finally:
+        mine.unlink()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from clinscale import runfolder
 from clinscale.errors import ClusterError, ConfigError
 from clinscale.runfolder import claim_run_folder, sole_writer
 
@@ -29,6 +30,22 @@ def test_names_that_are_no_plain_words_are_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="plain word"):
         claim_run_folder(tmp_path / "home", "sweep", name, {})
     assert not (tmp_path / "home").exists()
+
+
+def test_two_recipes_that_claim_a_name_at_the_same_moment_are_never_mixed(tmp_path, monkeypatch):
+    write = runfolder.write_json
+
+    def write_second(uri, values):
+        """Another process claims the name after this one has seen that it is free."""
+        monkeypatch.setattr(runfolder, "write_json", write)
+        claim_run_folder(tmp_path, "pretrain", "a", {"steps": 1})
+        write(uri, values)
+
+    monkeypatch.setattr(runfolder, "write_json", write_second)
+    with pytest.raises(ConfigError, match="steps"):
+        claim_run_folder(tmp_path, "pretrain", "a", {"steps": 2})
+    folder = claim_run_folder(tmp_path, "pretrain", "a", {"steps": 1})
+    assert [path.name for path in folder.iterdir()] == [runfolder.RECIPE_FILE]
 
 
 def test_a_run_has_one_writer_until_it_ends_or_dies(tmp_path):
