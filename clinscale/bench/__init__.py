@@ -7,7 +7,7 @@ from clinscale.bench.attention import bench_attention
 from clinscale.bench.checkpoint import bench_checkpoint
 from clinscale.bench.corpus import bench_corpus
 from clinscale.bench.encoders import FAMILIES
-from clinscale.bench.faults import Fault, FaultsRecord, all_faults, bench_faults
+from clinscale.bench.faults import Fault, FaultResult, FaultsRecord, all_faults, bench_faults
 from clinscale.bench.loading import FORMATS, bench_loading
 from clinscale.bench.plan import Anchor, anchors, bench_plan
 from clinscale.bench.predict import KINDS, bench_predict
@@ -33,6 +33,7 @@ __all__ = [
     "Difference",
     "Entry",
     "Fault",
+    "FaultResult",
     "FaultsRecord",
     "Ratio",
     "RecipeRecord",

@@ -1,5 +1,6 @@
 """`clinscale bench faults`: what becomes of work under faults, tried for real."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -14,6 +15,9 @@ def faults(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="FAULT", help="A fault, or words of its name; repeat.")
     ] = None,
+    limit: Annotated[
+        float, typer.Option(min=1, help="Minutes after which a try is cut off, and its fault not tried again.")
+    ] = 30,
     listed: Annotated[bool, typer.Option("--list", help="Print the faults, and do none.")] = False,
     json: Json = False,
 ) -> None:
@@ -21,10 +25,11 @@ def faults(
 
     Works in folders of its own, which it removes. Exits 1 when a fault broke or lost anything. Full and read-only disks
     are small ones that it mounts, which takes root on Linux; elsewhere those faults are skipped, and the table says so.
+    Each fault's result is printed as it is there; a Ctrl-C prints the table of those until then, and ends with 130.
 
     Example: `clinscale bench faults --times 3 --only checkpoint`
     """
-    from clinscale.bench import all_faults, bench_faults
+    from clinscale.bench import FaultResult, all_faults, bench_faults
 
     if listed:
         known = [{"fault": one.name, "demanded": one.demanded} for one in all_faults()]
@@ -38,7 +43,20 @@ def faults(
             steps.update(done, None, name)
             done += 1
 
-        record = bench_faults(times=times, seed=seed, only=only or [], on_progress=on_progress)
+        def on_result(result: FaultResult) -> None:
+            row = result.row()
+            steps.say(f"{row['fault']}: survived {row['survived']} of {row['tried']} {row['said']}".rstrip())
+
+        record = bench_faults(
+            times=times,
+            seed=seed,
+            only=only or [],
+            limit_s=60 * limit,
+            on_progress=on_progress,
+            on_result=on_result,
+        )
     emit(record.plain(), as_json=json, people=table("bench faults: what became of the work", record.rows()))
+    if record.interrupted:
+        sys.exit(130)  # typer's own way would have it said that the same command continues
     if not record.all_survived:
         raise typer.Exit(1)

@@ -12,6 +12,8 @@ from clinscale import registry
 from clinscale.bench.faults.fault import Fault, Outcome, Scene
 from clinscale.bench.faults.loss import LossError, check
 from clinscale.errors import ClinscaleError
+from clinscale.runfolder import RECIPE_FILE, claim_run_folder, sole_writer
+from clinscale.storage import read_json
 from clinscale.sweep import Ledger, Trial
 
 _DEMANDED = "one wins, the other is refused or follows; no mixture"
@@ -23,6 +25,7 @@ def faults() -> list[Fault]:
     """One for each thing that two may do at once."""
     return [
         Fault("two registrations of one name at once", _DEMANDED, functools.partial(_at_once, what="register")),
+        Fault("two runs of one name at once", _DEMANDED, functools.partial(_at_once, what="run")),
         Fault("two writers of one ledger at once", _DEMANDED, functools.partial(_at_once, what="ledger")),
     ]
 
@@ -47,6 +50,9 @@ def _at_once(scene: Scene, *, what: str) -> Outcome:
         for process in processes:
             process.kill()
             process.wait()
+    if what == "run":
+        _check_one_run(said, home)
+        return Outcome()
     if what == "ledger":
         winners = [one for one in said if one["error"] is None]
         check(len(winners) == 1, f"{len(winners)} writers were let in")
@@ -66,6 +72,16 @@ def _at_once(scene: Scene, *, what: str) -> Outcome:
     return Outcome()
 
 
+def _check_one_run(said: list[dict[str, Any]], home: Path) -> None:
+    """LossError unless one process had the folder, with its own recipe in it, and the other was refused."""
+    winners = [number for number, one in enumerate(said) if one["error"] is None]
+    check(len(winners) == 1, f"{len(winners)} writers were let in")
+    refused = {one["error"] for one in said if one["error"]}
+    check(refused <= {"ClusterError", "ConfigError"}, f"the other was refused with {', '.join(refused)}")
+    recipe = read_json(home / "pretrain" / "base" / RECIPE_FILE)
+    check(recipe == {"number": winners[0]}, "the folder has one's recipe and the other's work")
+
+
 def _main(asked: dict[str, str], number: int) -> None:
     """The work of one of the processes."""
     home, start = Path(asked["home"]), Path(asked["start"])
@@ -80,6 +96,10 @@ def _main(asked: dict[str, str], number: int) -> None:
             ledger = Ledger(home / "ledger.jsonl")
             ledger.start(Trial(0, 0, {"number": number}, "sampler", 0))
             time.sleep(2)  # as long as the other needs to try
+        elif asked["what"] == "run":
+            folder = claim_run_folder(home, "pretrain", "base", {"number": number})
+            with sole_writer(folder):
+                time.sleep(2)
         else:
             registry.register(tracking, run.id, asked["model"], name="base", tags={})
     except ClinscaleError as raised:

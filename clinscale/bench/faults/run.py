@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import signal
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +23,13 @@ from clinscale.bench.faults.written import faults as of_disks
 from clinscale.bench.measure import surroundings
 from clinscale.bench.record import Surroundings
 from clinscale.config import nearest
-from clinscale.errors import ClinscaleError, ConfigError
+from clinscale.errors import ClinscaleError, ConfigError, was_interrupted
 
 _IMPORTED = ("clinscale.engine.preload", "clinscale.pretrain", "clinscale.finetune", "clinscale.sweep")
+
+_INTERRUPTED = "no result: cut off by an interruption"
+TRY_LIMIT_S = 1800.0
+"""Most that one try may take, unless said: several starts of a Ray with all its patience."""
 
 
 def all_faults() -> list[Fault]:
@@ -43,10 +48,12 @@ class FaultResult:
     """Sentence on what did not hold, of each try that was not survived."""
     skipped: str | None = None
     """Reason why it was not tried here."""
+    cut_off: str | None = None
+    """Reason why its last try has no result, and no further one was made."""
 
     def row(self) -> dict[str, Any]:
         """The row of the table for people."""
-        tried = len(self.outcomes) + len(self.broken)
+        tried = len(self.outcomes) + len(self.broken) + (self.cut_off is not None)
         lost = [one.lost_steps for one in self.outcomes if one.lost_steps is not None]
         recovery = [one.recovery for one in self.outcomes if one.recovery is not None]
         return {
@@ -55,7 +62,7 @@ class FaultResult:
             "survived": len(self.outcomes),
             "work lost at most": f"{max(lost)} steps" if lost else "",
             "recovery over a cold start": f"{statistics.median(recovery):.2f}" if recovery else "",
-            "said": self.skipped or "; ".join(sorted(set(self.broken))),
+            "said": "; ".join(filter(None, [self.skipped, *sorted(set(self.broken)), self.cut_off])),
         }
 
 
@@ -66,16 +73,19 @@ class FaultsRecord:
     surroundings: Surroundings
     seed: int
     results: tuple[FaultResult, ...]
+    interrupted: bool = False
+    """Whether a Ctrl-C or SIGTERM ended it before every fault was tried."""
 
     @property
     def all_survived(self) -> bool:
-        """Whether nothing that was tried broke anything."""
-        return not any(result.broken for result in self.results)
+        """Whether every try that was begun came to its end and broke nothing."""
+        return not any(result.broken or result.cut_off for result in self.results)
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
         faults = [asdict(result) for result in self.results]
-        return {**asdict(self.surroundings), "seed": self.seed, "survived": self.all_survived, "faults": faults}
+        told = {"seed": self.seed, "survived": self.all_survived, "interrupted": self.interrupted}
+        return {**asdict(self.surroundings), **told, "faults": faults}
 
     def rows(self) -> list[dict[str, Any]]:
         """The table for people: one fault a row."""
@@ -87,28 +97,41 @@ def bench_faults(
     times: int = 20,
     seed: int = 0,
     only: Sequence[str] = (),
+    limit_s: float = TRY_LIMIT_S,
     on_progress: Callable[[str], None] = lambda _: None,
+    on_result: Callable[[FaultResult], None] = lambda _: None,
 ) -> FaultsRecord:
     """Try every fault `times` times, each at a moment that the seed chooses.
+
+    A Ctrl-C ends it as an answer: with the results until then, and that of the fault that was being tried.
 
     Args:
         times: tries of each fault.
         seed: of the moments and victims; the same seed does the same again, as far as processes' timing allows.
         only: faults whose names hold one of these; all by default.
+        limit_s: most that one try may take; one that takes longer is cut off, and its fault is not tried again.
         on_progress: called with what is done next.
+        on_result: called with the tries of a fault as soon as they are done or cut off.
 
     Raises:
         ConfigError: no fault is called so.
     """
     chosen = _chosen(only)
     before = surroundings("faults", "cpu")
-    results = []
-    with tempfile.TemporaryDirectory(prefix="clinscale-faults-") as folder, _session(Path(folder)):
-        ground = Ground(Path(folder) / "ground")
-        ground.folder.mkdir()
-        for fault in chosen:
-            results.append(_tried(fault, ground, Path(folder), times, seed, on_progress))
-    return FaultsRecord(before, seed, tuple(results))
+    results: list[FaultResult] = []
+    interrupted = False
+    try:
+        with tempfile.TemporaryDirectory(prefix="clinscale-faults-") as folder, _session(Path(folder)):
+            ground = Ground(Path(folder) / "ground")
+            ground.folder.mkdir()
+            for fault in chosen:
+                results.append(_tried(fault, ground, Path(folder), times, seed, limit_s, on_progress))
+                on_result(results[-1])
+                if results[-1].cut_off == _INTERRUPTED:
+                    raise KeyboardInterrupt  # what is open is closed as after any other
+    except KeyboardInterrupt:
+        interrupted = True
+    return FaultsRecord(before, seed, tuple(results), interrupted)
 
 
 def _chosen(only: Sequence[str]) -> list[Fault]:
@@ -132,25 +155,73 @@ def _session(folder: Path) -> Iterator[None]:
 
 
 def _tried(
-    fault: Fault, ground: Ground, folder: Path, times: int, seed: int, on_progress: Callable[[str], None]
+    fault: Fault,
+    ground: Ground,
+    folder: Path,
+    times: int,
+    seed: int,
+    limit_s: float,
+    on_progress: Callable[[str], None],
 ) -> FaultResult:
     if reason := fault.why_not():
         return FaultResult(fault.name, fault.demanded, (), (), reason)
-    outcomes, broken = [], []
-    for number in range(times):
-        on_progress(f"{fault.name}, try {number + 1} of {times}")
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            scene = Scene(Path(place), random.Random(f"{seed} {fault.name} {number}"), ground)
-            try:
-                outcomes.append(fault.attempt(scene))
-            except LossError as error:
-                broken.append(str(error))
-            except ClinscaleError as error:
-                broken.append(f"{type(error).__name__}: {error}".replace(place, ""))
-            except Exception as error:  # noqa: BLE001  its text may quote data
-                frame = error.__traceback__
-                while frame and frame.tb_next:
-                    frame = frame.tb_next
-                where = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame else ""
-                broken.append(f"{type(error).__name__} at {where}")
-    return FaultResult(fault.name, fault.demanded, tuple(outcomes), tuple(broken))
+    outcomes, broken, cut_off = [], [], None
+    try:
+        for number in range(times):
+            on_progress(f"{fault.name}, try {number + 1} of {times}")
+            with tempfile.TemporaryDirectory(dir=folder) as place, _limit(limit_s):
+                scene = Scene(Path(place), random.Random(f"{seed} {fault.name} {number}"), ground)
+                found = _attempted(fault, scene)
+            if isinstance(found, Outcome):
+                outcomes.append(found)
+            else:
+                broken.append(found)
+    except _PastLimitError:
+        cut_off = f"no result: cut off after {limit_s:g} s"
+    except KeyboardInterrupt:
+        cut_off = _INTERRUPTED
+    return FaultResult(fault.name, fault.demanded, tuple(outcomes), tuple(broken), cut_off=cut_off)
+
+
+def _attempted(fault: Fault, scene: Scene) -> Outcome | str:
+    """Cost of a try, or a sentence on what did not hold; KeyboardInterrupt where it was cut off."""
+    try:
+        return fault.attempt(scene)
+    except LossError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001  its text may quote data
+        if was_interrupted(error):
+            raise KeyboardInterrupt from None
+        if isinstance(error, ClinscaleError):
+            return f"{type(error).__name__}: {error}".replace(str(scene.folder), "")
+        frame = error.__traceback__
+        while frame and frame.tb_next:
+            frame = frame.tb_next
+        where = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame else ""
+        return f"{type(error).__name__} at {where}"
+
+
+class _PastLimitError(Exception):
+    """A try took longer than it may."""
+
+
+@contextlib.contextmanager
+def _limit(limit_s: float) -> Iterator[None]:
+    """_PastLimitError after that time, when the block has ended as after a Ctrl-C; only in the main thread."""
+    passed: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        passed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if passed:
+            raise _PastLimitError from None
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

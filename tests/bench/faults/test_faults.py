@@ -1,6 +1,7 @@
 """The injector is honest: a try that loses something is told as lost, and a seed repeats it. The faults themselves."""
 
 import random
+import signal
 
 import pytest
 
@@ -9,9 +10,9 @@ from clinscale.bench.faults import disks, run
 from clinscale.errors import ConfigError, DataError
 
 
-def tried(monkeypatch, attempt, **more):
-    monkeypatch.setattr(run, "all_faults", lambda: [faults.Fault("one", "nothing is lost", attempt, **more)])
-    return faults.bench_faults(times=3, seed=5)
+def tried(monkeypatch, attempt, *, why_not=lambda: None, **options):
+    monkeypatch.setattr(run, "all_faults", lambda: [faults.Fault("one", "nothing is lost", attempt, why_not)])
+    return faults.bench_faults(times=3, seed=5, **options)
 
 
 def test_a_try_that_loses_something_is_no_survivor_and_its_reason_quotes_no_text(monkeypatch):
@@ -49,6 +50,40 @@ def test_what_cannot_be_done_here_is_said_and_not_counted(monkeypatch):
     [row] = record.rows()
     assert (row["tried"], row["survived"], row["said"]) == (0, 0, "this needs root")
     assert record.all_survived
+
+
+def test_a_try_beyond_its_limit_is_cut_off_and_told(monkeypatch):
+    def attempt(scene):
+        if next(numbers):
+            try:
+                signal.pause()
+            except KeyboardInterrupt:
+                raise DataError("what a library makes of it") from None
+        return faults.Outcome()
+
+    numbers = iter(range(3))
+    record = tried(monkeypatch, attempt, limit_s=0.05)
+    [row] = record.rows()
+    assert (row["tried"], row["survived"], row["said"]) == (2, 1, "no result: cut off after 0.05 s")
+    assert not record.all_survived
+    assert not record.interrupted
+
+
+def test_an_interrupted_bench_has_the_results_until_then(monkeypatch):
+    def interrupted(scene):
+        raise KeyboardInterrupt
+
+    known = [("one", lambda scene: faults.Outcome()), ("two", interrupted), ("three", interrupted)]
+    monkeypatch.setattr(run, "all_faults", lambda: [faults.Fault(name, "", attempt) for name, attempt in known])
+    told = []
+    record = faults.bench_faults(times=1, on_result=told.append)
+    assert record.interrupted
+    assert not record.all_survived
+    assert [(row["fault"], row["said"]) for row in record.rows()] == [
+        ("one", ""),
+        ("two", "no result: cut off by an interruption"),
+    ]
+    assert told == [*record.results]
 
 
 def test_a_fault_that_nobody_knows_is_refused_with_its_neighbour():
