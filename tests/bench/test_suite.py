@@ -101,6 +101,15 @@ def test_a_figure_that_is_gone_is_lost_and_one_that_nobody_asked_for_is_absent()
     assert [one.verdict for one in failed] == ["lost"]
 
 
+def test_a_bench_with_other_options_is_another_measurement():
+    a, b = (record(step=answer(r=(2, 1, 3))) for _ in range(2))
+    other = b.plain()
+    other["benches"]["step"]["command"] = ["bench", "--size", "base"]
+    found = compare_records(a, bench.SuiteRecord.parse(other, source="test"), tolerance=0.05)
+    assert [(one.before, one.after, one.verdict) for one in found] == [(2, None, "absent"), (None, 2, "absent")]
+    assert [one.verdict for one in compare_records(a, b, tolerance=0.05)] == ["alike"]
+
+
 def test_what_weakens_a_comparison_is_said():
     a = record(step=answer(r=(2, 1, 3), versions={"torch": "1"}))
     values = record(step=answer(r=(2, 1, 3), versions={"torch": "2"})).plain()
