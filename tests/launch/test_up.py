@@ -252,7 +252,7 @@ def test_a_sweep_that_loses_a_node_ends_as_its_fine_tunings_alone(running, input
     (running.folder / "space.yaml").write_text(yaml.safe_dump(space))
     command = ["tune", "--home", home, "--task", "demo_pairs", "--data", inputs / "data", "--space", "space.yaml"]
     command += ["--model", inputs / "longformer", "recipe.scheduler=none", "recipe.sampler=random"]
-    command += ["recipe.budget.trials=3", "recipe.confirm_seeds=1", "--name", "lost"]
+    command += ["recipe.budget.trials=2", "recipe.confirm_seeds=1", "--name", "lost"]
     ledger = home / "sweep" / "lost" / "ledger.jsonl"
     with forked_ray.without_forks():
         handed_in = running.submit("--detach", "--no-preflight", "--", *command)
@@ -264,7 +264,7 @@ def test_a_sweep_that_loses_a_node_ends_as_its_fine_tunings_alone(running, input
     assert ended.returncode == 0, ended.stderr[-4000:]
     trials = Ledger(ledger).trials
     assert any(trial.losses for trial in trials), "nothing ran on the node that was lost"
-    assert [trial.state for trial in trials] == ["complete"] * 3
+    assert [trial.state for trial in trials] == ["complete"] * 2
     assert all([epoch.epoch for epoch in trial.epochs] == [1, 2, 3] for trial in trials)
     runs = registry.read_runs(registry.connect(home=home), kind="trial")
     assert sorted(run.name for run in runs) == [f"lost-{trial.id}" for trial in trials]
