@@ -9,10 +9,13 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from clinscale.scan.deleted import deleted_bytes
+from clinscale.scan.forms import is_known, numbers_of_torch, opaque_parts
+from clinscale.scan.pictures import PNG, as_file, read_png
 from clinscale.scan.tables import arrow_rows, arrow_schema, as_stream, sqlite_rows
 
 FAULTS = (
@@ -57,7 +60,8 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
     b"\x04\x22\x4d\x18": lambda raw: _by_arrow(raw, "lz4"),
 }
 _TABLES = (b"PAR1", b"ARROW1", _SQLITE)
-PACKED = (_ZIP, *_SEALED, *_COMPRESSED, *_TABLES)
+_SEEN = (PNG, b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1", b"GIF8")
+PACKED = (_ZIP, *_SEALED, *_COMPRESSED, *_TABLES, *_SEEN)
 """Beginnings that are no chance: where they cannot be read, something is not looked into."""
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"wOFF", b"wOF2")
 """Beginnings of pictures, and of fonts of pages: even, and no text."""
@@ -67,13 +71,25 @@ _EVEN = 0.12
 """Sum of squares by which the frequencies of bytes differ from even ones, of compressed or encrypted data; the least
 of weights is above 1, that of 4096 random bytes 0.06 on average."""
 
+_MOST_OPAQUE_BYTES = 2**28
+
 _LEAST_BLANKS, _FEW_SIGNS, _MOST_SIGNS = 32, 16, 110
 _LONG_WORD, _LEAST_WORDS, _EVEN_LENGTHS = 24, 0.9, 0.15
 """Text of an unknown alphabet: least number of blanks, numbers of signs, length that words stay below, share of gaps
 between blanks that are words, and share that the rarer of even and odd lengths has; arrays have one of them."""
 
 
-def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple[str, IO[bytes]]]:
+class Layer(NamedTuple):
+    """A stream of bytes within a file."""
+
+    inside: str
+    """Which part of the file it is."""
+    stream: IO[bytes]
+    is_form_known: bool = False
+    """Whether what is no text in it is of a known form, too."""
+
+
+def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[Layer]:
     """The stream, or the streams in it where it is compressed; a fault of one part is raised when all others are done.
 
     Args:
@@ -89,24 +105,49 @@ def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[tuple
     begin = stream.peek(_TAR_AT + len(_TAR))
     head = begin[:8]
     if begin.startswith(_SEALED) or _is_database(begin) or _is_tfrecord(begin) or _is_bson(begin):
-        yield inside, stream
+        yield Layer(inside, stream)
         raise NotImplementedError
     if head.startswith(_ZIP):
         yield from _of_zip(stream, inside, depth)
     elif begin[_TAR_AT:].startswith(_TAR):
         yield from _of_tar(stream, inside, depth)
     elif head.startswith((b"PAR1", b"ARROW1")) or (head.startswith(_ARROW_STREAM) and _is_arrow(stream)):
-        yield f"{inside} rows".strip(), as_stream(arrow_rows(stream, head))
+        yield Layer(f"{inside} rows".strip(), as_stream(arrow_rows(stream, head)))
     elif begin.startswith(_SQLITE):
-        yield inside, stream  # what was deleted stays in its pages
-        yield f"{inside} rows".strip(), as_stream(sqlite_rows(stream))
+        yield Layer(inside, stream, is_form_known=True)  # what was deleted stays in its pages
+        yield Layer(f"{inside} rows".strip(), as_stream(sqlite_rows(stream)))
+        yield Layer(f"{inside} deleted".strip(), deleted_bytes(stream))
+    elif begin.startswith(PNG):
+        yield from _of_png(stream, inside, depth)
     elif opener := _opener(stream, head):
         with opener(stream) as inner:
             yield from open_layers(inner, inside or "decompressed", depth + 1)
     else:
-        yield inside, stream
+        yield Layer(inside, stream, is_known(begin))
+        if is_known(begin) and stream.seekable():
+            stream.seek(0)
+            yield from _of_opaque(stream, inside, depth)
         if not depth and zipfile.is_zipfile(stream):  # behind a program, or other bytes
             yield from _of_zip(stream, inside, depth)
+
+
+def _of_opaque(stream: Any, inside: str, depth: int) -> Iterator[Layer]:
+    """Parts of an array file that are of any form, each as if it were a file; large ones are not opened."""
+    for name, start, stop in opaque_parts(stream):
+        if stop - start > _MOST_OPAQUE_BYTES:
+            raise NotImplementedError
+        stream.seek(start)
+        yield from open_layers(as_file(stream.read(stop - start)), f"{inside} {name}".strip(), depth + 1)
+
+
+def _of_png(stream: Any, inside: str, depth: int) -> Iterator[Layer]:
+    """A picture's texts, pixels and what is beside them; one that is no chart may have words drawn in it."""
+    picture = read_png(stream)
+    yield Layer(f"{inside} texts".strip(), as_file(picture.texts))
+    yield Layer(f"{inside} pixels".strip(), as_file(picture.pixels), is_form_known=True)
+    yield from open_layers(as_file(picture.others), f"{inside} others".strip(), depth + 1)
+    if not picture.is_chart:
+        raise NotImplementedError
 
 
 def looks_packed(block: bytes) -> bool:
@@ -153,7 +194,7 @@ def _is_database(begin: bytes) -> bool:
     return begin[8:12] == _DUCKDB or begin[16:20] == _LMDB
 
 
-def _of_zip(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[bytes]]]:
+def _of_zip(stream: Any, inside: str, depth: int) -> Iterator[Layer]:
     with zipfile.ZipFile(stream) as archive:
 
         def opened(member: zipfile.ZipInfo) -> IO[bytes]:
@@ -163,11 +204,15 @@ def _of_zip(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[byte
             inner._expected_crc = None  # type: ignore[attr-defined]  # torch writes none, and damage is reported
             return inner
 
-        yield from _of_entries((functools.partial(opened, one) for one in archive.infolist()), inside, depth)
+        numbers = numbers_of_torch(archive)
+        entries = (functools.partial(opened, one) for one in archive.infolist())
+        for layer in _of_entries(entries, inside, depth):
+            number = layer.inside.removeprefix(f"{inside} entry ".lstrip())
+            yield layer._replace(is_form_known=True) if number in numbers else layer
         yield _of_names([*archive.namelist(), archive.comment.decode(errors="replace")], inside)
 
 
-def _of_tar(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[bytes]]]:
+def _of_tar(stream: Any, inside: str, depth: int) -> Iterator[Layer]:
     names = []
     with tarfile.open(fileobj=stream, mode="r:") as archive:
 
@@ -181,13 +226,13 @@ def _of_tar(stream: Any, inside: str, depth: int) -> Iterator[tuple[str, IO[byte
     yield _of_names(names, inside)
 
 
-def _of_names(names: list[str], inside: str) -> tuple[str, IO[bytes]]:
-    return f"{inside} names".strip(), io.BufferedReader(io.BytesIO("\n".join(names).encode(errors="replace")))
+def _of_names(names: list[str], inside: str) -> Layer:
+    return Layer(f"{inside} names".strip(), as_file("\n".join(names).encode(errors="replace")))
 
 
 def _of_entries(
     entries: Iterable[Callable[[], IO[bytes]]], inside: str, depth: int
-) -> Iterator[tuple[str, IO[bytes]]]:
+) -> Iterator[Layer]:
     fault: Exception | None = None
     for number, entry in enumerate(entries, 1):
         try:

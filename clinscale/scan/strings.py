@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clinscale.scan.encoded import stands_alone, written_in_digits
-from clinscale.scan.opened import FAULTS, PACKED, looks_packed, looks_written, open_layers
+from clinscale.scan.forms import MOST_UNKNOWN_BYTES, unknown_bytes
+from clinscale.scan.opened import FAULTS, PACKED, Layer, looks_packed, looks_written, open_layers
+from clinscale.scan.pictures import as_file
 from clinscale.scan.token_ids import runs_of_ids
 from clinscale.scan.windows import frequent, sums_of_parities
 
@@ -93,9 +95,9 @@ def read_pieces(path: Path, vocabulary_tokens: int = 0) -> Iterator[Piece]:
     """
     with path.open("rb") as file:
         fault: Exception | None = None
-        for inside, stream in open_layers(file):
+        for layer in open_layers(file):
             try:
-                yield from _pieces(inside, stream, vocabulary_tokens)
+                yield from _pieces(layer, vocabulary_tokens)
             except FAULTS as error:
                 fault = fault or error
         if fault:
@@ -113,15 +115,16 @@ def plain(text: str) -> str:
     return _MARKUP.sub(" ", text) if "<" in text else text
 
 
-def _pieces(inside: str, stream: IO[bytes], vocabulary_tokens: int, encoded: int = 0) -> Iterator[Piece]:
-    offset, tail = 0, b""
+def _pieces(layer: Layer, vocabulary_tokens: int, encoded: int = 0) -> Iterator[Piece]:
+    inside, stream, is_form_known = layer
+    offset, tail, unknown = 0, b"", 0
     fault: Exception | None = None
     while block := stream.read(_BLOCK_BYTES):
         joined = tail + block
-        num_read_bytes, short = 0, dict[bytes, int]()
+        short, texts = dict[bytes, int](), []
         for start, stop, encoding in _texts(joined):
             piece = Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
-            num_read_bytes += stop - start
+            texts.append((start, stop))
             if _may_be_phrase(piece):
                 yield piece
             if encoded < _ENCODED_DEEPEST:
@@ -133,12 +136,17 @@ def _pieces(inside: str, stream: IO[bytes], vocabulary_tokens: int, encoded: int
             yield from _decoded_short(inside, short, vocabulary_tokens, encoded + 1)
         except FAULTS as error:
             fault = error
+        num_read_bytes = sum(stop - start for start, stop in texts)
         if not encoded and (looks_packed(block) or (2 * num_read_bytes < len(joined) and looks_written(block))):
             fault = NotImplementedError()
+        if not (is_form_known or encoded):
+            unknown += unknown_bytes(joined, texts)
         for start, stop, encoding in runs_of_ids(joined, vocabulary_tokens):
             yield Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
         offset += len(block)
         tail = joined[-_OVERLAP_BYTES:]
+    if unknown > MOST_UNKNOWN_BYTES:
+        fault = fault or NotImplementedError()
     if fault:
         raise fault
 
@@ -165,10 +173,10 @@ def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int, short: dict[byt
                 short.setdefault(raw, offset)
                 continue
             try:
-                for inside, stream in open_layers(io.BufferedReader(io.BytesIO(raw)), piece.inside):
+                for layer in open_layers(as_file(raw), piece.inside):
+                    layer = layer._replace(inside=_encoded_in(layer.inside))
                     yield from (
-                        one._replace(offset=offset)
-                        for one in _pieces(_encoded_in(inside), stream, vocabulary_tokens, encoded)
+                        one._replace(offset=offset) for one in _pieces(layer, vocabulary_tokens, encoded)
                     )
             except FAULTS as error:
                 is_whole_later = run.stop == len(text) and run.stop - run.start < _OVERLAP_BYTES
@@ -183,7 +191,8 @@ def _decoded_short(inside: str, short: dict[bytes, int], vocabulary_tokens: int,
     filled = [raw + bytes(-len(raw) % _FILLED_BYTES) for raw in short]
     raws = [raw + _NOTHING[len(raw) % _STRETCH_BYTES :] for raw in filled]
     starts, offsets = [0, *itertools.accumulate(map(len, raws))], list(short.values())
-    for one in _pieces(_encoded_in(inside), io.BytesIO(b"".join(raws)), vocabulary_tokens, encoded):
+    layer = Layer(_encoded_in(inside), io.BytesIO(b"".join(raws)))
+    for one in _pieces(layer, vocabulary_tokens, encoded):
         middle = one.offset + len(one.raw) // 2
         yield one._replace(offset=offsets[bisect.bisect(starts, middle) - 1])
 

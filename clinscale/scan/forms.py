@@ -1,0 +1,173 @@
+"""What of a file is of no known form: neither text, nor numbers, nor a format that holds nothing else."""
+
+import json
+import math
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from clinscale.scan.windows import Marks
+
+MOST_UNKNOWN_BYTES = 64
+"""Bytes of no known form that a file may hold: lengths, flags and names too short to be read."""
+
+_WINDOW = 64
+_MOST_OF_WINDOW = 0.5
+"""Bytes that are judged at once, and the share of them that is text where what is between counts as its frame."""
+_FLOATS = ((2, 1), (4, 3), (8, 7), (4, 0), (2, 0), (8, 0))
+"""Widths of floats and which byte holds their exponent, little-endian ones first."""
+_LOW, _HIGH = {2: 0x33, 4: 0x33, 8: 0x3D}, {2: 0x44, 4: 0x44, 8: 0x41}
+"""Exponents of numbers between a billionth and some thousands, by width; those of 16 bits are of bfloat16."""
+_MOSTLY = 0.9
+"""Least share of the numbers of a stretch with such an exponent, or that are zero."""
+_FLOAT_WINDOW = 256
+_SAFETENSORS = re.compile(rb"(?s).{8}\{\s*\"")
+_MOST_HEADER_BYTES = 100_000_000
+_OPAQUE = {"U8", "I8"}
+"""Types of tensors that can hold any file, byte by byte."""
+_OF_BYTES = {f"torch {kind}Storage" for kind in ("Byte", "Char", "Untyped", "QUInt8", "QInt8")}
+_NUMPY, _PICKLE = b"\x93NUMPY", re.compile(rb"\x80[\2-\5]")
+_PROGRAMS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"MZ", b"wOFF", b"wOF2", b"\0\1\0\0\0", b"OTTO")
+"""Beginnings of programs and fonts."""
+
+
+class Opaque(NamedTuple):
+    """Bytes in a file that may be of any form, of which its own form says nothing."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def is_known(begin: bytes) -> bool:
+    """Whether a file begins as one whose binary parts are numbers or a program, by its own form."""
+    return (
+        bool(_SAFETENSORS.match(begin) and int.from_bytes(begin[:8], "little") < _MOST_HEADER_BYTES)
+        or bool(_PICKLE.match(begin))
+        or begin.startswith((_NUMPY, *_PROGRAMS))
+        or _is_bytecode(begin)
+    )
+
+
+def opaque_parts(stream: Any) -> list[Opaque]:
+    """Parts of a file of safetensors or NumPy that are of any form: tensors of bytes, and what follows the last one.
+
+    Empty for other files. The stream is where it was. Raises ValueError where a header is damaged.
+    """
+    start = stream.tell()
+    try:
+        begin = stream.read(10)
+        if _SAFETENSORS.match(begin):
+            length = int.from_bytes(begin[:8], "little")
+            stream.seek(start + 8)
+            return _of_safetensors(json.loads(stream.read(length)), start + 8 + length, stream)
+        if begin.startswith(_NUMPY):
+            stream.seek(start)
+            return _of_numpy(stream)
+        return []
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("damaged header") from error
+    finally:
+        stream.seek(start)
+
+
+def numbers_of_torch(archive: zipfile.ZipFile) -> set[str]:
+    """Numbers, from 1, of the entries of a torch file that are numbers of more than a byte; empty for other archives."""
+    names = archive.namelist()
+    index = next((name for name in names if name.endswith("/data.pkl")), None)
+    if index is None or archive.getinfo(index).file_size > _MOST_HEADER_BYTES:
+        return set()
+    with archive.open(index) as entry:
+        entry._expected_crc = None  # type: ignore[attr-defined]  # torch writes none
+        try:
+            keys = set(_keys_of_numbers(entry.read()))
+        except ValueError:
+            return set()
+    folder = index.removesuffix(".pkl")
+    return {str(at) for at, name in enumerate(names, 1) if name.removeprefix(f"{folder}/") in keys}
+
+
+def _keys_of_numbers(pickled: bytes) -> Iterator[str]:
+    """Names of the storages in a pickle of torch, whose class is named before each, whole or by its place in the memo."""
+    memo: dict[int, str] = {}
+    kind = named = ""
+    for code, value, _ in pickletools.genops(pickled):
+        if code.name == "GLOBAL" and str(value).startswith("torch ") and str(value).endswith("Storage"):
+            kind = named = str(value)
+        elif code.name in {"BINPUT", "LONG_BINPUT"} and isinstance(value, int):
+            if named:
+                memo[value] = named
+            named = ""
+        elif code.name in {"BINGET", "LONG_BINGET"} and isinstance(value, int):
+            kind = memo.get(value, kind)
+        elif code.name == "BINUNICODE" and kind:
+            if kind not in _OF_BYTES:
+                yield str(value)
+            kind = ""
+
+
+def unknown_bytes(block: bytes, texts: list[tuple[int, int]]) -> int:
+    """Number of bytes of a block that are no text, no float and no filling.
+
+    Args:
+        block: of any file.
+        texts: ranges of it that were read as text.
+    """
+    raw = np.frombuffer(block, np.uint8)
+    is_text = np.zeros(len(raw) + -len(raw) % _WINDOW, bool)
+    for start, stop in texts:
+        is_text[start:stop] = True
+    is_text |= np.repeat(is_text.reshape(-1, _WINDOW).mean(axis=1) >= _MOST_OF_WINDOW, _WINDOW)
+    other = ~is_text[: len(raw)] & (raw != 0) & (raw != 0xFF)
+    if np.count_nonzero(other) <= MOST_UNKNOWN_BYTES:
+        return int(np.count_nonzero(other))
+    return int(np.count_nonzero(other & ~_of_floats(raw)))
+
+
+def _of_floats(raw: npt.NDArray[np.uint8]) -> Marks:
+    """Bytes in windows that are floats of any width from any byte."""
+    filled = np.pad(raw, (0, -len(raw) % _FLOAT_WINDOW), mode="edge")
+    known = np.zeros(len(filled) // _FLOAT_WINDOW, bool)
+    for width, _ in dict.fromkeys((width, 0) for width, _ in _FLOATS):
+        for phase in range(width):
+            exponent = filled[phase::width].reshape(-1, _FLOAT_WINDOW // width)
+            size = exponent & 0x7F
+            is_usual = (size >= _LOW[width]) & (size <= _HIGH[width]) | (exponent == 0)
+            known |= (is_usual.mean(axis=1) >= _MOSTLY) & (exponent != 0).any(axis=1)
+    return np.repeat(known, _FLOAT_WINDOW)[: len(raw)]
+
+
+def _is_bytecode(begin: bytes) -> bool:
+    return begin[2:4] == b"\r\n" and begin[4:8] in {bytes([flags, 0, 0, 0]) for flags in range(4)}
+
+
+def _of_safetensors(header: dict[str, Any], data_start: int, stream: Any) -> list[Opaque]:
+    tensors = [value for name, value in header.items() if name != "__metadata__"]
+    found = [
+        Opaque(f"tensor {number}", *(data_start + at for at in tensor["data_offsets"]))
+        for number, tensor in enumerate(tensors, 1)
+        if tensor["dtype"] in _OPAQUE
+    ]
+    return found + _behind(max((one["data_offsets"][1] for one in tensors), default=0) + data_start, stream)
+
+
+def _of_numpy(stream: Any) -> list[Opaque]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        return []  # a pickle follows
+    start = stream.tell()
+    stop = start + math.prod(shape) * dtype.itemsize
+    bytes_of = [Opaque("array", start, stop)] if dtype.itemsize == 1 and dtype.kind in "iu" else []
+    return bytes_of + _behind(stop, stream)
+
+
+def _behind(stop: int, stream: Any) -> list[Opaque]:
+    size = stream.seek(0, 2)
+    return [Opaque("behind the last array", stop, size)] if size > stop else []
