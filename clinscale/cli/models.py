@@ -242,6 +242,7 @@ def scan(
     Says where and of which notes, never what. Exits 1 when anything is found, and 3 when nothing is, but some files
     could not be looked into. Reads compressed files and archives, Parquet and Arrow, UTF-16, base64 and hexadecimal
     digits, tokens of vocabularies, tagged words, and token ids, in digits or in binary, by the tokenizers it meets.
+    What is of no known form, long text that nobody can read, and pictures that are no charts count as not looked into.
     Shards are the notes as token ids by purpose: they are named, not looked into.
 
     Example: `clinscale models scan notes.csv --text-column TEXT --id-column ROW_ID`

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 _HEADER_BYTES = 100
-_LEAVES, _INNER = {0x0A, 0x0D}, {0x02, 0x05}
-"""Kinds of pages of a tree, and the length of their own headers: 8 bytes, and 12."""
+_LEAF, _LEAF_HEADER_BYTES = 0x0D, 8
+"""Kind of the pages that hold rows; those of indexes hold copies."""
+_LEAST_BYTES = 64
+"""Bytes other than zero in a free place that is more than the places of rows of before."""
 
 
 def deleted_bytes(stream: Any) -> io.BufferedReader:
@@ -26,7 +28,8 @@ def deleted_bytes(stream: Any) -> io.BufferedReader:
     stream.seek(0)
     while page := stream.read(page_bytes):
         if number not in free:
-            parts += _free_places(page, _HEADER_BYTES if number == 1 else 0)
+            places = _free_places(page, _HEADER_BYTES if number == 1 else 0)
+            parts += [place for place in places if len(place) - place.count(0) > _LEAST_BYTES]
         number += 1
     return io.BufferedReader(io.BytesIO(b"".join(part for part in parts if any(part))))
 
@@ -52,10 +55,10 @@ def _page(stream: Any, number: int, page_bytes: int) -> bytes:
 
 def _free_places(page: bytes, at: int) -> Iterator[bytes]:
     """What is between the list of cells and the first of them, and the free blocks between cells."""
-    if len(page) < at + 12 or page[at] not in _LEAVES | _INNER:
+    if len(page) < at + _LEAF_HEADER_BYTES or page[at] != _LEAF:
         return
     block, cells, content = struct.unpack(">HHH", page[at + 1 : at + 7])
-    yield page[at + (8 if page[at] in _LEAVES else 12) + 2 * cells : content or 2**16]
+    yield page[at + _LEAF_HEADER_BYTES + 2 * cells : content or 2**16]
     seen = set[int]()
     while at < block <= len(page) - 4 and block not in seen:
         seen.add(block)

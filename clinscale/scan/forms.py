@@ -1,5 +1,6 @@
 """What of a file is of no known form: neither text, nor numbers, nor a format that holds nothing else."""
 
+import itertools
 import json
 import math
 import pickletools
@@ -19,8 +20,6 @@ MOST_UNKNOWN_BYTES = 64
 _WINDOW = 64
 _MOST_OF_WINDOW = 0.5
 """Bytes that are judged at once, and the share of them that is text where what is between counts as its frame."""
-_FLOATS = ((2, 1), (4, 3), (8, 7), (4, 0), (2, 0), (8, 0))
-"""Widths of floats and which byte holds their exponent, little-endian ones first."""
 _LOW, _HIGH = {2: 0x33, 4: 0x33, 8: 0x3D}, {2: 0x44, 4: 0x44, 8: 0x41}
 """Exponents of numbers between a billionth and some thousands, by width; those of 16 bits are of bfloat16."""
 _MOSTLY = 0.9
@@ -31,6 +30,10 @@ _MOST_HEADER_BYTES = 100_000_000
 _OPAQUE = {"U8", "I8"}
 """Types of tensors that can hold any file, byte by byte."""
 _OF_BYTES = {f"torch {kind}Storage" for kind in ("Byte", "Char", "Untyped", "QUInt8", "QInt8")}
+_WHOLE = {"I16": "<i2", "I32": "<i4", "I64": "<i8"}
+_SAMPLE_BYTES = 2**20
+LEAST_NEGATIVE = 0.15
+"""Share of negative ones among whole numbers in a row that are differences: of ids, most likely."""
 _NUMPY, _PICKLE = b"\x93NUMPY", re.compile(rb"\x80[\2-\5]")
 _PROGRAMS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"MZ", b"wOFF", b"wOF2", b"\0\1\0\0\0", b"OTTO")
 """Beginnings of programs and fonts."""
@@ -55,7 +58,7 @@ def is_known(begin: bytes) -> bool:
 
 
 def opaque_parts(stream: Any) -> list[Opaque]:
-    """Parts of a file of safetensors or NumPy that are of any form: tensors of bytes, and what follows the last one.
+    """Parts of a file of arrays or a pickle that are of any form: bytes, and what follows the end.
 
     Empty for other files. The stream is where it was. Raises ValueError where a header is damaged.
     """
@@ -69,7 +72,7 @@ def opaque_parts(stream: Any) -> list[Opaque]:
         if begin.startswith(_NUMPY):
             stream.seek(start)
             return _of_numpy(stream)
-        return []
+        return _of_pickle(stream, start) if _PICKLE.match(begin) else []
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("damaged header") from error
     finally:
@@ -77,7 +80,7 @@ def opaque_parts(stream: Any) -> list[Opaque]:
 
 
 def numbers_of_torch(archive: zipfile.ZipFile) -> set[str]:
-    """Numbers, from 1, of the entries of a torch file that are numbers of more than a byte; empty for other archives."""
+    """Places, from 1, of the entries of a torch file that are numbers of more than a byte; empty for others."""
     names = archive.namelist()
     index = next((name for name in names if name.endswith("/data.pkl")), None)
     if index is None or archive.getinfo(index).file_size > _MOST_HEADER_BYTES:
@@ -93,7 +96,7 @@ def numbers_of_torch(archive: zipfile.ZipFile) -> set[str]:
 
 
 def _keys_of_numbers(pickled: bytes) -> Iterator[str]:
-    """Names of the storages in a pickle of torch, whose class is named before each, whole or by its place in the memo."""
+    """Names of the storages in a pickle of torch; their class is before each, whole or by its place in the memo."""
     memo: dict[int, str] = {}
     kind = named = ""
     for code, value, _ in pickletools.genops(pickled):
@@ -133,11 +136,11 @@ def _of_floats(raw: npt.NDArray[np.uint8]) -> Marks:
     """Bytes in windows that are floats of any width from any byte."""
     filled = np.pad(raw, (0, -len(raw) % _FLOAT_WINDOW), mode="edge")
     known = np.zeros(len(filled) // _FLOAT_WINDOW, bool)
-    for width, _ in dict.fromkeys((width, 0) for width, _ in _FLOATS):
+    for width, low in _LOW.items():
         for phase in range(width):
             exponent = filled[phase::width].reshape(-1, _FLOAT_WINDOW // width)
             size = exponent & 0x7F
-            is_usual = (size >= _LOW[width]) & (size <= _HIGH[width]) | (exponent == 0)
+            is_usual = (size >= low) & (size <= _HIGH[width]) | (exponent == 0)
             known |= (is_usual.mean(axis=1) >= _MOSTLY) & (exponent != 0).any(axis=1)
     return np.repeat(known, _FLOAT_WINDOW)[: len(raw)]
 
@@ -153,7 +156,16 @@ def _of_safetensors(header: dict[str, Any], data_start: int, stream: Any) -> lis
         for number, tensor in enumerate(tensors, 1)
         if tensor["dtype"] in _OPAQUE
     ]
-    return found + _behind(max((one["data_offsets"][1] for one in tensors), default=0) + data_start, stream)
+    differences = [
+        Opaque(f"tensor {number}", *(data_start + at for at in tensor["data_offsets"]))
+        for number, tensor in enumerate(tensors, 1)
+        if tensor["dtype"] in _WHOLE and _is_of_differences(tensor, data_start, stream)
+    ]
+    return (
+        found
+        + differences
+        + _behind(max((one["data_offsets"][1] for one in tensors), default=0) + data_start, stream)
+    )
 
 
 def _of_numpy(stream: Any) -> list[Opaque]:
@@ -164,8 +176,27 @@ def _of_numpy(stream: Any) -> list[Opaque]:
         return []  # a pickle follows
     start = stream.tell()
     stop = start + math.prod(shape) * dtype.itemsize
-    bytes_of = [Opaque("array", start, stop)] if dtype.itemsize == 1 and dtype.kind in "iu" else []
+    is_opaque = dtype.kind in "USV" or (dtype.itemsize == 1 and dtype.kind in "iu")
+    bytes_of = [Opaque("array", start, stop)] if is_opaque else []
     return bytes_of + _behind(stop, stream)
+
+
+def _is_of_differences(tensor: dict[str, Any], data_start: int, stream: Any) -> bool:
+    """Whether whole numbers are negative now and then, as no ids are; such tensors are small."""
+    start, stop = tensor["data_offsets"]
+    stream.seek(data_start + start)
+    values = np.frombuffer(stream.read(min(stop - start, _SAMPLE_BYTES)), _WHOLE[tensor["dtype"]])
+    return bool(len(values) and (values < 0).mean() >= LEAST_NEGATIVE)
+
+
+def _of_pickle(stream: Any, start: int) -> list[Opaque]:
+    stream.seek(start)
+    found = []
+    codes = itertools.pairwise(pickletools.genops(stream))
+    for (_, value, at), (_, _, following) in codes:
+        if isinstance(value, bytes | bytearray) and len(value) > MOST_UNKNOWN_BYTES and following:
+            found.append(Opaque(f"bytes at {at}", start + following - len(value), start + following))
+    return found + _behind(stream.tell(), stream)
 
 
 def _behind(stop: int, stream: Any) -> list[Opaque]:

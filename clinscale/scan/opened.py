@@ -230,9 +230,7 @@ def _of_names(names: list[str], inside: str) -> Layer:
     return Layer(f"{inside} names".strip(), as_file("\n".join(names).encode(errors="replace")))
 
 
-def _of_entries(
-    entries: Iterable[Callable[[], IO[bytes]]], inside: str, depth: int
-) -> Iterator[Layer]:
+def _of_entries(entries: Iterable[Callable[[], IO[bytes]]], inside: str, depth: int) -> Iterator[Layer]:
     fault: Exception | None = None
     for number, entry in enumerate(entries, 1):
         try:

@@ -1,11 +1,12 @@
 """Further readings of a text: tokens of a vocabulary, words with tags between them, or token ids."""
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from clinscale.scan.token_ids import spelled
+from clinscale.scan.token_ids import lettered, spelled
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,7 +28,8 @@ _NUMBER = re.compile(
 )
 """A number that is not part of a word; `aI` or `aF` is before each of a list in the oldest kind of pickle."""
 _ROW, _CELL = re.compile(r"[\n\r\])}]"), re.compile(r"[,;|\t]|</")
-_LABEL_CHARS = 40
+_NAMED = re.compile(r'"([^"\s]{1,40})"\s*:\s*"([^"\s]{1,60})"')
+_LABEL_CHARS, _MOST_COLUMNS = 40, 50
 _FEW = 8
 
 
@@ -52,8 +54,10 @@ def readings(text: str, tokenizers: Sequence["Tokenizer"]) -> Iterator[str]:
         without, count = pattern.subn(r"\1", text)
         if count >= _FEW:
             yield without
-    for ids in _lists_of_ids(text) if tokenizers else ():
+    for ids in _lists_of_ids(text):
+        yield from lettered(ids)
         yield from spelled(ids, tokenizers)
+    yield from _columns_of_words(text)
 
 
 def _lists_of_ids(text: str) -> Iterator[list[int]]:
@@ -70,6 +74,27 @@ def _lists_of_ids(text: str) -> Iterator[list[int]]:
         label = name[-_LABEL_CHARS:].strip(" \"':=[({-")
         columns[label, 0 if label else column].append(_value(number[1]))
     yield from (column for column in columns.values() if len(column) >= _FEW)
+
+
+def _columns_of_words(text: str) -> Iterator[str]:
+    """Words that are one to a row: behind the same name, or in the same column."""
+    named: dict[str, list[str]] = defaultdict(list)
+    for found in _NAMED.finditer(text):
+        named[found[1]].append(found[2])
+    for sign in ",;\t|":
+        for column in _columns(text, sign):
+            named[f"{sign}{len(named)}"] = column
+    yield from (" ".join(words) for words in named.values() if len(words) >= _FEW)
+
+
+def _columns(text: str, sign: str) -> list[list[str]]:
+    """Cells of those rows in a row that have the same number of them, column by column."""
+    columns: list[list[str]] = []
+    for _, rows in itertools.groupby((row.split(sign) for row in text.splitlines()), key=len):
+        cells = list(rows)
+        if len(cells) >= _FEW and 1 < len(cells[0]) <= _MOST_COLUMNS:
+            columns += ([cell.strip("\"' ") for cell in column] for column in zip(*cells, strict=True))
+    return columns
 
 
 def _value(number: str) -> int:

@@ -6,19 +6,30 @@ import html
 import io
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
 
 from clinscale.scan.encoded import stands_alone, written_in_digits
-from clinscale.scan.forms import MOST_UNKNOWN_BYTES, unknown_bytes
-from clinscale.scan.opened import FAULTS, PACKED, Layer, looks_packed, looks_written, open_layers
+from clinscale.scan.forms import MOST_UNKNOWN_BYTES, is_known, unknown_bytes
+from clinscale.scan.opened import (
+    FAULTS,
+    PACKED,
+    Layer,
+    begins_packed,
+    looks_packed,
+    looks_written,
+    may_be_archive,
+    open_layers,
+)
 from clinscale.scan.pictures import as_file
 from clinscale.scan.token_ids import runs_of_ids
+from clinscale.scan.unreadable import LEAST_SIGNS, is_mixed, unreadable
 from clinscale.scan.windows import frequent, sums_of_parities
 
 __all__ = ["FAULTS", "Piece", "plain", "read_pieces"]
@@ -58,6 +69,8 @@ _HIGHS, _LEAST_HIGHS = 3, 5
 _ESCAPE = re.compile(r"(?<!\\)\\++(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[nrtbf])")
 _SHORT_BYTES, _LEAST_WORDS = 64, 8
 _WORDS = re.compile(rb"[0-9A-Za-z]+|[\x80-\xff]+")
+_UNSEEN = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
+"""Signs without a width, which part no word."""
 _MARKUP = re.compile(r"<[/!?a-zA-Z][^<>]{0,400}>")
 
 
@@ -106,6 +119,8 @@ def read_pieces(path: Path, vocabulary_tokens: int = 0) -> Iterator[Piece]:
 
 def plain(text: str) -> str:
     """`text` as its reader sees it, the same from JSON, YAML, HTML, an address and from where it is as it is."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text.translate(_UNSEEN))
     if "%" in text:
         text = unquote(text)
     if "\\" in text:
@@ -127,11 +142,14 @@ def _pieces(layer: Layer, vocabulary_tokens: int, encoded: int = 0) -> Iterator[
             texts.append((start, stop))
             if _may_be_phrase(piece):
                 yield piece
+            opened = list[tuple[int, int]]()
             if encoded < _ENCODED_DEEPEST:
                 try:
-                    yield from _decoded(piece, vocabulary_tokens, encoded + 1, short)
+                    yield from _decoded(piece, vocabulary_tokens, encoded + 1, short, opened)
                 except FAULTS as error:
                     fault = error
+            if encoding == UTF_8 and not _is_within(unreadable(piece.raw), opened):
+                fault = NotImplementedError()
         try:
             yield from _decoded_short(inside, short, vocabulary_tokens, encoded + 1)
         except FAULTS as error:
@@ -157,8 +175,31 @@ def _may_be_phrase(piece: Piece) -> bool:
     return is_long or len(_WORDS.findall(piece.raw)) >= _LEAST_WORDS
 
 
-def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int, short: dict[bytes, int]) -> Iterator[Piece]:
+def _is_within(runs: Iterator[tuple[int, int]], opened: list[tuple[int, int]]) -> bool:
+    """Whether most of each run is of what was opened."""
+    return all(
+        sum(max(0, min(stop, end) - max(start, begin)) for begin, end in opened) * 2 >= stop - start
+        for start, stop in runs
+    )
+
+
+def _is_explained(raw: bytes) -> bool:
+    """Whether bytes are something that is looked into: text, or a file of a known form."""
+    if begins_packed(raw) or may_be_archive(raw) or is_known(raw):
+        return True
+    return unknown_bytes(raw, [(start, stop) for start, stop, _ in _texts(raw)]) < len(raw) / 2
+
+
+def _decoded(
+    piece: Piece,
+    vocabulary_tokens: int,
+    encoded: int,
+    short: dict[bytes, int],
+    opened: list[tuple[int, int]],
+) -> Iterator[Piece]:
     """Contents of what is written in digits; those for `_decoded_short` are added to `short` with their offset.
+
+    The places of what is thereby explained are added to `opened`.
 
     Raises one of FAULTS where they cannot be read and are a compressed file, not digits in a row and nothing else.
     """
@@ -167,6 +208,11 @@ def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int, short: dict[byt
     for run in written_in_digits(text):
         if run.is_sealed:
             fault = NotImplementedError()
+        if run.stop - run.start >= LEAST_SIGNS:
+            if not text[run.start : run.stop].isdigit() and any(map(_is_explained, run.raws)):
+                opened.append((run.start, run.stop))
+            elif is_mixed(text[run.start : run.stop]):
+                fault = NotImplementedError()
         offset = piece.offset + run.start * len(piece.raw) // len(text)
         for raw in run.raws:
             if len(raw) < _SHORT_RAW_BYTES and not stands_alone(raw):
@@ -175,9 +221,7 @@ def _decoded(piece: Piece, vocabulary_tokens: int, encoded: int, short: dict[byt
             try:
                 for layer in open_layers(as_file(raw), piece.inside):
                     layer = layer._replace(inside=_encoded_in(layer.inside))
-                    yield from (
-                        one._replace(offset=offset) for one in _pieces(layer, vocabulary_tokens, encoded)
-                    )
+                    yield from (one._replace(offset=offset) for one in _pieces(layer, vocabulary_tokens, encoded))
             except FAULTS as error:
                 is_whole_later = run.stop == len(text) and run.stop - run.start < _OVERLAP_BYTES
                 if raw.startswith(PACKED) and not is_whole_later:

@@ -19,6 +19,8 @@ _COMMON, _LEAST_COMMON = 4096, 4
 """Ids below this are of characters and common words, and so many are in a window; of weights next to none is."""
 _LEAST_IDS, _LEAST_CHANGES = 8, 6
 """Least number of ids in a phrase of eight words, and of changes from one to the next: padding and masks have none."""
+_MOST_CODE, _LEAST_LETTERS, _MOSTLY = 0x250, 15, 0.95
+"""Codes of Latin letters are below this; least number of letters in a phrase, and share of codes that are letters."""
 _SHORT = 2**16
 _STRETCH_BYTES = 64
 """Bytes that are judged at once for numbers of objects; a scalar of NumPy takes 17."""
@@ -147,6 +149,16 @@ def decoded(raw: bytes, written: str, tokenizers: Sequence["Tokenizer"]) -> Iter
     for tokenizer in tokenizers:
         for ids in _numbers(raw, written, tokenizer.get_vocab_size()):
             yield from spelled(ids, [tokenizer])
+            yield from lettered(ids)
+
+
+def lettered(numbers: "npt.NDArray[np.int64] | Sequence[int]") -> Iterator[str]:
+    """Yield numbers in a row as the signs that they are the codes of, where all are codes of text."""
+    codes = np.asarray(numbers, np.int64)
+    codes = codes[codes != 0]
+    is_text = (codes >= ord(" ")) & (codes < _MOST_CODE) | (codes == ord("\n")) | (codes == ord("\t"))
+    if len(codes) >= _LEAST_LETTERS and is_text.mean() > _MOSTLY:
+        yield "".join(map(chr, codes[is_text].tolist()))
 
 
 def spelled(numbers: "npt.NDArray[np.int64] | Sequence[int]", tokenizers: Sequence["Tokenizer"]) -> Iterator[str]:

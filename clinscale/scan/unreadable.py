@@ -1,4 +1,4 @@
-"""Text that nobody reads as it stands and that is in no known digits: long runs of signs that are all about as frequent."""
+"""Text that nobody reads as it stands, such as long runs of signs that are all about as frequent."""
 
 import re
 from collections.abc import Iterator
@@ -6,14 +6,16 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from clinscale.scan.forms import LEAST_NEGATIVE
+
 _RUN = re.compile(rb"[!-~]{24,}(?:\r?\n[ \t]*[!-~]{24,})*(?:\r?\n[ \t]*[!-~]+)?")
 """Signs without a blank, in lines of any length."""
 _DIGESTS = re.compile(rb"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{128})(?:\s+|\Z)")
 _WINDOW, _STEP = 256, 64
 """Signs that are judged at once."""
-_LEAST_SIGNS, _LEAST_LETTERS = 384, 700
+LEAST_SIGNS, _LEAST_LETTERS = 384, 600
 """Least lengths of what is told: of any signs, and of letters and digits, which signatures and keys are, too."""
-_EVEN, _VERY_EVEN, _MOST_OF_WORDS = 1.6, 1.25, 0.3
+_EVEN, _VERY_EVEN, _MOST_OF_WORDS = 1.6, 1.25, 0.42
 """How often two signs are the same, over what it is where all that occur are as frequent as each other: words and most
 programs have 1.9 and more, digits of any base 1.0 to 1.5. Share of pairs of neighbours that are small letters, or both
 capitals, which is more in names that are written together; digits of small or of capital letters alone are very even.
@@ -27,24 +29,39 @@ _CASE[ord("a") : ord("z") + 1], _CASE[ord("A") : ord("Z") + 1] = 1, 2
 _SPELLED = re.compile(
     rb"(?:(?<![^\s\"'])[^\W\d_][ \t\r\n]{1,4}){48,}"  # l e t t e r s
     rb"|(?:[01]{7,8}[\s,]{1,2}){32,}"
+    rb"|[A-Za-z.,]{256,}"  # words without blanks, or with letters between them
     rb"|(?:[.-]{1,7}[ /]{1,3}){96,}"
 )
 _SIGNED = re.compile(rb"-?\d{1,7}(?:\.0)?(?:[\s,;]{1,12}-?\d{1,7}(?:\.0)?){31,}(?![\d.eE])")
-_LEAST_NEGATIVE = 0.15
-"""Share of negative ones among whole numbers in a row that are differences: of ids, most likely."""
 
 
 def unreadable(text: bytes) -> Iterator[tuple[int, int]]:
     """Yield the ranges of a text that must be of some coding."""
     for run in _RUN.finditer(text):
-        if run.end() - run.start() >= _LEAST_SIGNS and not _is_digests(run[0]):
+        if run.end() - run.start() >= LEAST_SIGNS and not _is_digests(run[0]):
             yield from ((run.start() + start, run.start() + stop) for start, stop in _even(run[0]))
     for run in _SPELLED.finditer(text):
         if len(set(run[0])) > 2 and not run[0].replace(b" ", b"").startswith(b"-" * 30):
             yield run.span()
     for run in _SIGNED.finditer(text):
-        if run[0].count(b"-") > _LEAST_NEGATIVE * len(run[0].split()):
+        if run[0].count(b"-") > LEAST_NEGATIVE * len(run[0].split()):
             yield run.span()
+
+
+def is_mixed(run: bytes) -> bool:
+    """Whether a run is of signs of several kinds in turn, and no list, and no digests."""
+    signs = np.frombuffer(b"".join(run.split()), np.uint8)
+    return bool(
+        not _is_digests(run)
+        and len(signs) > 1
+        and np.bincount(signs, minlength=256)[_FRAME].max() <= _MOST_OF_FRAME * len(signs)
+        and _share_in_words(signs) < _MOST_OF_WORDS
+    )
+
+
+def _share_in_words(signs: npt.NDArray[np.uint8]) -> float:
+    case = _CASE[signs]
+    return float(((case[1:] == case[:-1]) & (case[1:] > 0)).mean())
 
 
 def _is_digests(run: bytes) -> bool:
@@ -61,7 +78,7 @@ def _even(run: bytes) -> Iterator[tuple[int, int]]:
     for first, last in edges.reshape(-1, 2):
         start = int(starts[first])
         stop = len(signs) if last == len(starts) else min(int(starts[last - 1]) + _WINDOW, len(signs))
-        least = _LEAST_LETTERS if _LETTER[signs[start:stop]].mean() > 0.98 else _LEAST_SIGNS
+        least = _LEAST_LETTERS if _LETTER[signs[start:stop]].mean() > 0.98 else LEAST_SIGNS
         if stop - start >= least:
             yield int(places[start]), int(places[stop - 1]) + 1
 
@@ -72,6 +89,4 @@ def _is_even(signs: npt.NDArray[np.uint8]) -> bool:
         return False
     same = float((counts * (counts - 1)).sum()) / (size * (size - 1))
     evenness = same * np.count_nonzero(counts)
-    case = _CASE[signs]
-    in_words = ((case[1:] == case[:-1]) & (case[1:] > 0)).mean()
-    return bool(evenness < _VERY_EVEN or (evenness < _EVEN and in_words < _MOST_OF_WORDS))
+    return bool(evenness < _VERY_EVEN or (evenness < _EVEN and _share_in_words(signs) < _MOST_OF_WORDS))

@@ -24,6 +24,12 @@ TOKENIZER = train_tokenizer([TEXT] * 9, 300)
         " ".join(f"{word}_NN" for word in WORDS),
         " ".join(f"{word}/O" for word in WORDS),
         json.dumps([[word, "O"] for word in WORDS]),
+        "\n".join(json.dumps({"row": number, "word": word}) for number, word in enumerate(WORDS)),
+        json.dumps(
+            [{"id": number, "content": word, "special": True} for number, word in enumerate(WORDS)], indent=1
+        ),
+        "\n".join(f"{number},{word},x" for number, word in enumerate(WORDS)),
+        json.dumps({"type": "Buffer", "data": list(TEXT.encode())}),
         json.dumps(TOKENIZER(TEXT)["input_ids"], indent=1),
         " ".join(map(str, TOKENIZER(TEXT)["input_ids"])),
     ],

@@ -9,7 +9,10 @@ import html
 import io
 import json
 import lzma
+import pickle
 import sqlite3
+import string
+import struct
 import tarfile
 import urllib.parse
 import zipfile
@@ -18,6 +21,7 @@ import zlib
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save as save_safetensors
 
 from clinscale.scan.strings import FAULTS, plain, read_pieces
 
@@ -30,6 +34,24 @@ def words_of(text):
 
 def read(path):
     return [(piece.inside, piece.offset, piece.text) for piece in read_pieces(path)]
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def chart(text=b"", *, software=b"Matplotlib version 3", behind=b""):
+    """A PNG of one pixel, with a packed text."""
+    packed = zlib.compress(text)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)), (b"tEXt", b"Software\0" + software)]
+    chunks += [(b"zTXt", b"a\0\0" + packed), (b"IDAT", zlib.compress(b"\0\7")), (b"IEND", b"")]
+    png = b"".join(
+        struct.pack(">I", len(raw)) + kind + raw + struct.pack(">I", zlib.crc32(kind + raw))
+        for kind, raw in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + png + behind
 
 
 @pytest.mark.parametrize(
@@ -86,8 +108,8 @@ def test_what_is_packed_within_a_tar_is_opened_and_its_names_are_read(tmp_path, 
 
 def test_text_between_weights_is_found_where_it_stands(tmp_path):
     weights = np.random.default_rng(0).standard_normal(500_000).astype("f4").tobytes()
-    (tmp_path / "weights").write_bytes(weights[:1_100_003] + b"\0" + TEXT.encode() + b"\0" + weights[1_100_003:])
-    assert ("", 1_100_004, TEXT) in read(tmp_path / "weights")
+    (tmp_path / "weights").write_bytes(weights[:1_081_344] + TEXT.encode().ljust(256, b"\0") + weights[1_081_344:])
+    assert ("", 1_081_344, TEXT) in read(tmp_path / "weights")
 
 
 def test_a_text_across_blocks_is_whole_in_one_of_them(tmp_path):
@@ -153,6 +175,47 @@ def sqlite(rows):
         return database.serialize()
 
 
+def sqlite_without(rows):
+    """A SQLite file from which a table of `rows` was dropped, by a build that overwrites nothing."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute("PRAGMA secure_delete = 0")
+        database.execute("CREATE TABLE kept (id)")
+        database.execute("CREATE TABLE dropped (id)")
+        database.executemany("INSERT INTO dropped VALUES (?)", rows)
+        database.commit()
+        database.execute("DROP TABLE dropped")
+        database.commit()
+        return database.serialize()
+
+
+def varints(numbers):
+    """Numbers as Protocol Buffers pack them."""
+    return b"".join(bytes([number & 127 | 128, number >> 7]) for number in numbers)
+
+
+def base91(raw):
+    """Digits of base 91, https://base91.sourceforge.net/."""
+    signs = string.ascii_letters + string.digits + '!#$%&()*+,./:;<=>?@[]^_`{|}~"'
+    number, digits = int.from_bytes(raw, "little"), ""
+    while number:
+        number, pair = number >> 13, number & 8191
+        digits += signs[pair % 91] + signs[pair // 91]
+    return digits
+
+
+def tensors(**arrays):
+    return save_safetensors({**arrays, "weight": np.random.default_rng(2).normal(0, 0.02, 2**10).astype("f4")})
+
+
+def base58(raw):
+    number, digits = int.from_bytes(raw), ""
+    signs = string.digits[1:] + "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    while number:
+        number, digit = divmod(number, 58)
+        digits += signs[digit]
+    return digits
+
+
 RAW = TEXT.encode()
 ENGLISH = "the patient came back with chest pain after lunch and was seen by two doctors of the ward "
 CYRILLIC = "больной поступил в отделение с жалобами на боль в груди после обеда и осмотрен двумя врачами ночью "
@@ -213,6 +276,14 @@ PLACES = {
     "compressed in sqlite": lambda: sqlite([(1, zlib.compress(RAW))]),
     "bytes one by one": lambda: RAW.hex(" ").encode(),
     "bytes of a program": lambda: ", ".join(map(hex, RAW)).encode(),
+    "text of a picture": lambda: chart(RAW),
+    "letters of full width": lambda: "".join(
+        chr(ord(sign) + 0xFEE0) if "!" <= sign <= "~" else sign for sign in TEXT
+    ).encode(),
+    "signs without width between": lambda: "\u200b".join(TEXT).encode(),
+    "behind an array": lambda: npy(np.ones(9)) + gzip.compress(RAW),
+    "packed in a tensor": lambda: tensors(numpy=np.frombuffer(gzip.compress(RAW), "u1")),
+    "packed in a pickle": lambda: pickle.dumps({"a": gzip.compress(RAW)}),
     "hex": lambda: b"id=" + RAW.hex().encode(),
     "hex of zlib": lambda: zlib.compress(RAW).hex().encode(),
 }
@@ -229,7 +300,27 @@ def test_a_text_is_found_however_it_is_packed(tmp_path, name):
 
 
 RANDOM = np.random.default_rng(0).bytes(2**13)
+IDS = np.random.default_rng(1).integers(200, 9_000, 400)
 SEALED = {
+    "varints": b"\x0a\xa0\x06" + varints(IDS.tolist()),
+    "varints behind JSON": b'{"a": 1}' + varints(IDS.tolist()),
+    "varints behind weights": tensors() + varints(IDS.tolist()),
+    "varints in base64": base64.b64encode(varints(IDS.tolist())),
+    "varints in a tensor": tensors(a=np.frombuffer(varints(IDS.tolist()), "u1")),
+    "varints in a pickle": pickle.dumps({"a": varints(IDS.tolist())}),
+    "varints behind a picture": chart(behind=varints(IDS.tolist())),
+    "differences of ids in a tensor": tensors(a=np.diff(IDS)),
+    "differences of ids in JSON": json.dumps(np.diff(IDS).tolist()).encode(),
+    "ids that were deleted from SQLite": sqlite_without([(number,) for number in IDS.tolist()]),
+    "bytes without a form": np.random.default_rng(0).normal(0, 9, 2**14).astype("i1").tobytes(),
+    "base91": base91(ENGLISH.encode() * 9).encode(),
+    "base91 in JSON": json.dumps({"a": base91(ENGLISH.encode() * 9)}).encode(),
+    "base58": base58(ENGLISH.encode() * 9).encode(),
+    "a long number": str(int.from_bytes(ENGLISH.encode() * 9)).encode(),
+    "zeros and ones": " ".join(f"{code:08b}" for code in ENGLISH.encode()).encode(),
+    "letters one by one": " ".join(ENGLISH).encode(),
+    "words without blanks": ENGLISH.replace(" ", "").encode() * 9,
+    "a photograph": chart(software=b"Camera"),
     "parquet": b"PAR1" + b"x" * 99,
     "pdf": b"%PDF-1.7 text",
     "gzip, cut short": gzip.compress(b"a" * 9999)[:-20],
@@ -261,31 +352,33 @@ def test_what_cannot_be_read_is_not_taken_for_clean(tmp_path, name):
         read(tmp_path / "sealed")
 
 
-def test_a_picture_is_no_sealed_file(tmp_path):
-    (tmp_path / "plot.png").write_bytes(b"\x89PNG\r\n\x1a\n" + RANDOM)
+def test_a_chart_of_ours_is_looked_into(tmp_path):
+    (tmp_path / "plot.png").write_bytes(chart(b"loss"))
     read(tmp_path / "plot.png")
 
 
 @pytest.mark.parametrize(
     "raw",
     [
-        np.random.default_rng(0).integers(-9, 9, 2**13).astype("i1").tobytes(),
-        (np.random.default_rng(0).normal(0, 9, 2**14)).astype("i1").tobytes(),
-        np.random.default_rng(0).normal(0, 0.02, 2**13).astype("f2").tobytes(),
-        np.repeat(np.arange(99), 7).astype("i1").tobytes(),
+        np.random.default_rng(0).normal(0, 0.02, 2**13).astype("f4").tobytes(),
+        npy(np.random.default_rng(0).normal(0, 0.02, 2**13).astype("f2")),
+        npy(np.repeat(np.arange(99), 7)),
+        tensors(position_ids=np.arange(512), seen=np.zeros(9, bool)),
+        pickle.dumps({"a": list(range(999)), "b": b"short"}),
         ENGLISH.encode() * 9,
         b"SQLite for beginners is " + ENGLISH.encode(),
         json.dumps(
             {word: number for number, word in enumerate(ENGLISH.split() * 40)}, separators=(",", ":")
         ).encode(),
-        json.dumps({"data": base64.b64encode(b"\x89PNG\r\n\x1a\n" + RANDOM).decode()}).encode(),
+        json.dumps({"data": base64.b64encode(chart(RANDOM[:99].hex().encode())).decode()}).encode(),
         json.dumps({"sha256": RANDOM[:32].hex(), "signature": base64.b64encode(RANDOM[:64]).decode()}).encode(),
     ],
     ids=[
-        "bytes",
-        "weights in 8 bits",
-        "in 16",
+        "weights",
+        "weights in 16 bits",
         "counts",
+        "a model",
+        "a pickle",
         "text",
         "about SQLite",
         "vocabulary",
