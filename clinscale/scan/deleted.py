@@ -1,4 +1,4 @@
-"""What was deleted from a SQLite file and is still in it: free pages, and free places of the others."""
+"""Rows that were deleted from a SQLite file and are still in it: free pages, and free places of the others."""
 
 import io
 import struct
@@ -54,7 +54,7 @@ def _page(stream: Any, number: int, page_bytes: int) -> bytes:
 
 
 def _free_places(page: bytes, at: int) -> Iterator[bytes]:
-    """What is between the list of cells and the first of them, and the free blocks between cells."""
+    """Bytes between the list of cells and the first of them, and the free blocks between cells."""
     if len(page) < at + _LEAF_HEADER_BYTES or page[at] != _LEAF:
         return
     block, cells, content = struct.unpack(">HHH", page[at + 1 : at + 7])

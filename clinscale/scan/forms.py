@@ -1,4 +1,4 @@
-"""What of a file is of no known form: neither text, nor numbers, nor a format that holds nothing else."""
+"""Parts of files that are of no known form: neither text, nor numbers, nor a format that holds nothing else."""
 
 import itertools
 import json

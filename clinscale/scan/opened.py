@@ -83,7 +83,7 @@ class Layer(NamedTuple):
     """A stream of bytes within a file."""
 
     inside: str
-    """Which part of the file it is."""
+    """Part of the file, if it is not the whole; else empty."""
     stream: IO[bytes]
     is_form_known: bool = False
     """Whether what is no text in it is of a known form, too."""

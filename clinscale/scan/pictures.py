@@ -1,4 +1,4 @@
-"""What a PNG holds beside what one sees: its texts, its pixels, and what is not of the picture."""
+"""Contents of a PNG, those that nobody sees too: its texts, its pixels, and what is not of the picture."""
 
 import io
 import struct

@@ -199,7 +199,7 @@ def _decoded(
 ) -> Iterator[Piece]:
     """Contents of what is written in digits; those for `_decoded_short` are added to `short` with their offset.
 
-    The places of what is thereby explained are added to `opened`.
+    The places of what this explains are added to `opened`.
 
     Raises one of FAULTS where they cannot be read and are a compressed file, not digits in a row and nothing else.
     """

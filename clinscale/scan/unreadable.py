@@ -1,4 +1,4 @@
-"""Text that nobody reads as it stands, such as long runs of signs that are all about as frequent."""
+"""Text that nobody can read, such as long runs of signs that are all about as frequent."""
 
 import re
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ _DIGESTS = re.compile(rb"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{128}
 _WINDOW, _STEP = 256, 64
 """Signs that are judged at once."""
 LEAST_SIGNS, _LEAST_LETTERS = 384, 600
-"""Least lengths of what is told: of any signs, and of letters and digits, which signatures and keys are, too."""
+"""Least lengths of what is reported: of any signs, and of letters and digits, which signatures and keys are, too."""
 _EVEN, _VERY_EVEN, _MOST_OF_WORDS = 1.6, 1.25, 0.42
-"""How often two signs are the same, over what it is where all that occur are as frequent as each other: words and most
-programs have 1.9 and more, digits of any base 1.0 to 1.5. Share of pairs of neighbours that are small letters, or both
+"""Chance that two signs are the same, over that of as many signs that are all as frequent: words and most programs have
+1.9 and more, digits of any base 1.0 to 1.5. Share of pairs of neighbours that are small letters, or both
 capitals, which is more in names that are written together; digits of small or of capital letters alone are very even.
 """
 _FRAME, _MOST_OF_FRAME = np.frombuffer(b'",:;', np.uint8), 0.04
