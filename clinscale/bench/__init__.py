@@ -18,7 +18,7 @@ from clinscale.bench.regress import Difference, compare_records
 from clinscale.bench.search import bench_budgets, bench_search, convert_table, record_table
 from clinscale.bench.step import bench_step
 from clinscale.bench.suite import SUITE, Entry, SuiteRecord, load_record, run_suite
-from clinscale.bench.tables import TABLES, marks, render, with_tables
+from clinscale.bench.tables import TABLES, has_rows, marks, render, with_tables
 from clinscale.bench.zero import bench_zero
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "bench_zero",
     "compare_records",
     "convert_table",
+    "has_rows",
     "load_record",
     "marks",
     "record_table",

@@ -8,7 +8,7 @@ from typing import Any
 from clinscale import models
 from clinscale.bench.encoders import MASKED_SHARE, model_of
 from clinscale.bench.measure import ratio, surroundings
-from clinscale.bench.plan_steps import timed_steps
+from clinscale.bench.plan_steps import timed_steps, why_not_timed
 from clinscale.bench.record import BenchRecord, OnRatio, Ratios, say_nothing
 from clinscale.bench.zero import measured_ranks
 from clinscale.engine import Precision, load_hardware
@@ -44,6 +44,7 @@ def bench_plan(
     stages: Sequence[int],
     num_workers: Sequence[int],
     precision: Precision,
+    step_precisions: Sequence[Precision] = ("fp32", "bf16"),
     step_tokens: Sequence[int] = (1024, 4096),
     step_rows: Sequence[int] = (1, 4),
     repeats: int = 3,
@@ -53,45 +54,31 @@ def bench_plan(
     """Memory of each rank, steps, and speed at public anchors: what is planned over what was measured.
 
     Ranks are processes on this machine; compared is the most that their tensors hold within a step. Steps are those of
-    one worker, both families, planned from a probe of this machine (`timed_steps`). A ratio is the
-    larger of planned and measured or published over the smaller, and `error` beside it the share by which the plan is
-    above; no constant is set by any anchor but the one that says so.
+    one worker, both families, planned from a probe of this machine (`timed_steps`); a precision that the processor has
+    not is left out, and `details` says so. A ratio is the larger of planned and measured or published over the smaller,
+    and `error` beside it the share by which the plan is above; no constant is set by any anchor but the one that says
+    so.
 
     Raises:
         ClinscaleError: a rank failed.
     """
     before = surroundings("plan", "cpu")
     ratios = Ratios(on_ratio)
-    rows: list[dict[str, Any]] = []
     shape = {"layers": layers, "hidden_size": hidden_size}
-    facts = ModelFacts.of(model_of("longformer", "hf", tokens=tokens, dropout=0.0, **shape).config)
-    for workers in num_workers:
-        for stage in stages:
-            on_progress(f"ZeRO {stage}, {workers} workers")
-            found = measured_ranks(stage, workers, precision, shape, tokens=tokens)
-            setup = RankSetup(
-                stage=stage,
-                workers=workers,
-                precision=precision,
-                micro_rows=1,
-                row_tokens=tokens,
-                mask_share=MASKED_SHARE,
-            )
-            planned = rank_memory(facts, setup)
-            tensors = planned.total - planned.slack
-            off_by = [_off_by(tensors, measured) for measured in found["peak_bytes"]]
-            error = tensors / statistics.median(found["peak_bytes"]) - 1
-            ratios[f"memory_zero_{stage}_workers_{workers}"] = ratio(off_by, _ASKED_MEMORY, error=error)
-            rows.append(
-                {"stage": stage, "workers": workers, "peak_bytes": found["peak_bytes"], "planned": planned.plain()}
-            )
+    memory = [
+        _memory(stage, workers, precision, shape, tokens, ratios, on_progress)
+        for workers in num_workers
+        for stage in stages
+    ]
+    asked = {one: why_not_timed(one) for one in step_precisions}
     steps: list[dict[str, Any]] = []
-    for step in timed_steps(
-        shape, tokens=step_tokens, rows=step_rows, precision=precision, repeats=repeats, on_progress=on_progress
-    ):
-        off_by = [_off_by(step.planned_s, measured_s) for measured_s in step.measured_s]
-        ratios[f"step_{step.family}_{step.rows}x{step.tokens}"] = ratio(off_by, _ASKED_STEP, error=step.error)
-        steps.append({**asdict(step), "error": step.error})
+    for of_steps in (one for one, why_not in asked.items() if why_not is None):
+        for step in timed_steps(
+            shape, tokens=step_tokens, rows=step_rows, precision=of_steps, repeats=repeats, on_progress=on_progress
+        ):
+            off_by = [_off_by(step.planned_s, measured_s) for measured_s in step.measured_s]
+            ratios[step.name] = ratio(off_by, _ASKED_STEP, error=step.error)
+            steps.append({**asdict(step), "error": step.error})
     found_anchors = anchors()
     for anchor in found_anchors:
         ratios[anchor.name] = ratio([_off_by(anchor.planned, anchor.published)], None, error=anchor.error)
@@ -100,14 +87,44 @@ def bench_plan(
         ratios=ratios,
         at_most=tuple(ratios),
         details={
-            "memory": rows,
+            "memory": memory,
             "steps": steps,
+            "steps_left_out": {one: why_not for one, why_not in asked.items() if why_not},
             **shape,
             "tokens": tokens,
             "precision": precision,
             "anchors": [{**asdict(anchor), "error": anchor.error} for anchor in found_anchors],
         },
     )
+
+
+def _memory(
+    stage: int,
+    workers: int,
+    precision: Precision,
+    shape: dict[str, Any],
+    tokens: int,
+    ratios: Ratios,
+    on_progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Most that the tensors of each rank hold, measured and planned; its ratio goes into `ratios`."""
+    on_progress(f"ZeRO {stage}, {workers} workers")
+    facts = ModelFacts.of(model_of("longformer", "hf", tokens=tokens, dropout=0.0, **shape).config)
+    found = measured_ranks(stage, workers, precision, shape, tokens=tokens)
+    setup = RankSetup(
+        stage=stage,
+        workers=workers,
+        precision=precision,
+        micro_rows=1,
+        row_tokens=tokens,
+        mask_share=MASKED_SHARE,
+    )
+    planned = rank_memory(facts, setup)
+    tensors = planned.total - planned.slack
+    off_by = [_off_by(tensors, measured) for measured in found["peak_bytes"]]
+    error = tensors / statistics.median(found["peak_bytes"]) - 1
+    ratios[f"memory_zero_{stage}_workers_{workers}"] = ratio(off_by, _ASKED_MEMORY, error=error)
+    return {"stage": stage, "workers": workers, "peak_bytes": found["peak_bytes"], "planned": planned.plain()}
 
 
 def anchors() -> tuple[Anchor, ...]:

@@ -48,7 +48,7 @@ SUITE: Mapping[str, Bench] = {
     "zero": Bench(("zero",)),
     "zero_bf16": Bench(("zero", "--precision", "bf16")),
     "plan": Bench(("plan",)),
-    "plan_bf16": Bench(("plan", "--precision", "bf16")),
+    "plan_bf16": Bench(("plan", "--precision", "bf16", "--step-precision", "bf16")),
     "pretrain": Bench(("pretrain",)),
 }
 """The benches by the names that a record and README's tables call them."""

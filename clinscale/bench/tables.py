@@ -86,6 +86,18 @@ TABLES: Mapping[str, Table] = {
     ),
     "zero": Table(_STAGES, _by_stage("zero", "zero_{stage}_workers_{workers}")),
     "plan_memory": Table(_STAGES, _by_stage("plan", "memory_zero_{stage}_workers_{workers}", is_error=True)),
+    "plan_steps": Table(
+        ("", "fp32", "bf16"),
+        {
+            f"{label}, {rows} x {tokens:,} tokens": tuple(
+                Cell((f"plan.step_{family}_{rows}x{tokens}_{precision}",), is_error=True)
+                for precision in ("fp32", "bf16")
+            )
+            for family, label in (("longformer", "Longformer"), ("bigbird", "BigBird"))
+            for tokens in (1024, 4096)
+            for rows in (1, 4)
+        },
+    ),
     "plan_anchors": Table(
         ("published by others", "the plan's error"),
         {
@@ -128,12 +140,22 @@ def render(name: str, record: SuiteRecord) -> str:
 
 
 def with_tables(text: str, record: SuiteRecord) -> str:
-    """A page with what is between its marks made anew.
+    """A page with the tables between its marks made anew; one of which the record has no figure stays as it is.
 
     Raises:
         ConfigError: a mark that names no table.
     """
-    return _MARKED.sub(lambda found: f"{_BEGIN.format(name=found[1])}\n{render(found[1], record)}{_END}\n", text)
+
+    def made(found: re.Match[str]) -> str:
+        table = render(found[1], record)
+        return f"{_BEGIN.format(name=found[1])}\n{table}{_END}\n" if has_rows(table) else found[0]
+
+    return _MARKED.sub(made, text)
+
+
+def has_rows(table: str) -> bool:
+    """Whether a rendered table is more than its head."""
+    return table.count("\n") > 2
 
 
 def marks(text: str) -> list[str]:

@@ -108,11 +108,12 @@ def tables(
 ) -> None:
     """Print README's tables from a record, or write them into a page between their marks.
 
-    A mark is a line `<!-- table NAME -->`, and `<!-- end of table -->` ends what is replaced.
+    A mark is a line `<!-- table NAME -->`, and `<!-- end of table -->` ends what is replaced. A table of which the
+    record has no figure stays as it is.
 
     Example: `clinscale bench tables figures.json --page clinscale/bench/README.md`
     """
-    from clinscale.bench import TABLES, load_record, marks, render, with_tables
+    from clinscale.bench import TABLES, has_rows, load_record, marks, render, with_tables
     from clinscale.errors import ConfigError, DataError
 
     found = load_record(record)
@@ -127,9 +128,18 @@ def tables(
                 f"{page} must have a line `<!-- table NAME -->`, got none; NAME: {', '.join(TABLES)}"
             )
         page.write_text(with_tables(text, found), encoding="utf-8")
-        emit({"page": str(page), "tables": names}, as_json=json, people=f"{page}: {', '.join(names)}")
+        filled = [name for name in names if has_rows(made[name])]
+        left = [name for name in names if name not in filled]
+        emit(
+            {"page": str(page), "tables": filled, "left": left},
+            as_json=json,
+            people=[
+                f"{page}: {', '.join(filled) or 'no table'}",
+                *(f"left as it was, as the record has none of its figures: {name}" for name in left),
+            ],
+        )
         return
-    shown = {name: text for name, text in made.items() if text.count("\n") > 2}
+    shown = {name: text for name, text in made.items() if has_rows(text)}
     emit(shown, as_json=json, people=[f"{name}\n\n{text}" for name, text in shown.items()] or "no table's figures")
 
 

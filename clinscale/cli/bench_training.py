@@ -1,7 +1,7 @@
 """`clinscale bench checkpoint`, `zero`, `plan` and `pretrain`: training on several workers, and forecasts of it."""
 
 import statistics
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +13,15 @@ from clinscale.cli.bench_run import (
     Stages,
     Threads,
     Tokens,
+    names_of,
     people_of,
     run,
 )
 from clinscale.cli.options import Json
 from clinscale.cli.output import table as table_of
+
+if TYPE_CHECKING:
+    from clinscale.bench import BenchRecord
 
 
 def checkpoint(
@@ -81,6 +85,12 @@ def plan(
     stages: Stages = None,
     num_workers: NumWorkers = None,
     precision: Annotated[Precision, typer.Option(help="Of the parameters.")] = Precision.fp32,
+    step_precision: Annotated[
+        list[Precision] | None,
+        typer.Option(
+            help="Of the steps that are timed; repeat. Default: fp32, and bf16 where the processor computes in it."
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Steps of each shape that are timed.")] = 3,
     json: Json = False,
 ) -> None:
@@ -95,43 +105,14 @@ def plan(
         1,
         json,
         tells=True,
-        people=lambda record: [
-            *people_of(record),
-            table_of(
-                "Steps on this machine",
-                [
-                    {
-                        "model": one["family"],
-                        "rows x tokens": f"{one['rows']} x {one['tokens']:,}",
-                        "planned s": f"{one['planned_s']:.3g}",
-                        "measured s": f"{statistics.median(one['measured_s']):.3g}",
-                        "error": f"{one['error']:+.0%}",
-                    }
-                    for one in record.details["steps"]
-                ],
-            ),
-            table_of(
-                "Published beside planned",
-                [
-                    {
-                        "anchor": one["name"],
-                        "unit": one["unit"],
-                        "published": f"{one['published']:,.4g}",
-                        "planned": f"{one['planned']:,.4g}",
-                        "error": f"{one['error']:+.0%}" + (" (fitted)" if one["is_fitted"] else ""),
-                        "source": one["source"],
-                        "remark": one["remark"],
-                    }
-                    for one in record.details["anchors"]
-                ],
-            ),
-        ],
+        people=_plan_people,
         layers=layers,
         hidden_size=hidden_size,
         tokens=tokens,
         stages=stages or [0, 1, 2, 3],
         num_workers=num_workers or [1, 2, 4],
         precision=precision.value,
+        step_precisions=names_of(step_precision, Precision),
         repeats=repeats,
     )
 
@@ -164,3 +145,37 @@ def pretrain(
         stage=stage,
         repeats=repeats,
     )
+
+
+def _plan_people(record: "BenchRecord") -> list[Any]:
+    """Ratios, the steps and the anchors, each planned beside measured, and what was left out."""
+    steps = [
+        {
+            "model": one["family"],
+            "precision": one["precision"],
+            "rows x tokens": f"{one['rows']} x {one['tokens']:,}",
+            "planned s": f"{one['planned_s']:.3g}",
+            "measured s": f"{statistics.median(one['measured_s']):.3g}",
+            "error": f"{one['error']:+.0%}",
+            "machine": "busy" if one["probe"]["is_busy"] else "",
+        }
+        for one in record.details["steps"]
+    ]
+    anchors = [
+        {
+            "anchor": one["name"],
+            "unit": one["unit"],
+            "published": f"{one['published']:,.4g}",
+            "planned": f"{one['planned']:,.4g}",
+            "error": f"{one['error']:+.0%}" + (" (fitted)" if one["is_fitted"] else ""),
+            "source": one["source"],
+            "remark": one["remark"],
+        }
+        for one in record.details["anchors"]
+    ]
+    return [
+        *people_of(record),
+        *([table_of("Steps on this machine", steps)] if steps else []),
+        *(f"steps in {name} were left out: {why}" for name, why in record.details["steps_left_out"].items()),
+        table_of("Published beside planned", anchors),
+    ]

@@ -136,7 +136,8 @@ def _people(found: "PretrainPlan") -> list[Any]:
 def _probe_table(probe: "Probe") -> Any:
     readings = {
         "matrix products, operations/s": probe.gemm_flops,
-        "passes over memory, bytes/s": probe.bytes_per_s,
+        "passes between products, bytes/s": probe.bytes_per_s,
+        "clipping and update, bytes/s": probe.update_bytes_per_s,
         "exact attention, operations/s": probe.attention_flops,
         "link between two workers here, bytes/s": probe.link_bytes_per_s,
     }

@@ -11,13 +11,14 @@ from clinscale.plan.facts import ModelFacts
 from clinscale.plan.launch import check_launch, gpu_bytes_here, site_here
 from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
 from clinscale.plan.pretrain import PAYS, SIZES, PretrainPlan, plan_pretrain, probed
-from clinscale.plan.probe import Probe, Reading, measure_probe
+from clinscale.plan.probe import Probe, Reading, busy_share_here, measure_probe, one_turn, probe_of
 from clinscale.plan.run import Run
 from clinscale.plan.simulation import Simulation, Spread, simulate_pretrain
 from clinscale.plan.site import Site
 from clinscale.plan.step import Network, Rates, StepSetup, StepTime, network_of, rates_of, step_time
 from clinscale.plan.sweep import StudyPlan, TunePlan, plan_tune, planned_costs
 from clinscale.plan.sweep_simulation import SweepSpread, simulate_tune
+from clinscale.plan.works import Work, works_of
 
 __all__ = [
     "PAYS",
@@ -41,15 +42,19 @@ __all__ = [
     "StudyPlan",
     "SweepSpread",
     "TunePlan",
+    "Work",
     "activation_bytes",
+    "busy_share_here",
     "check_launch",
     "gpu_bytes_here",
     "measure_probe",
     "model_states",
     "network_of",
+    "one_turn",
     "plan_pretrain",
     "plan_tune",
     "planned_costs",
+    "probe_of",
     "probed",
     "rank_memory",
     "rates_of",
@@ -57,4 +62,5 @@ __all__ = [
     "simulate_tune",
     "site_here",
     "step_time",
+    "works_of",
 ]

@@ -129,6 +129,7 @@ def probed(run: Run, site: Site) -> Site:
         run.model,
         row_tokens=run.row_tokens,
         precision=recipe.precision,
+        mask_share=recipe.masking.mean_fraction,
         cores=runtime.cpus_per_worker,
         on_gpu=runtime.gpus_per_worker > 0,
         device=site.device,

@@ -1,30 +1,29 @@
-"""Measurement of this machine, under a minute: products, memory, link and exact attention, over what is assumed."""
+"""Measurement of this machine: parts of a step and the link, over what is assumed; a base model takes a minute."""
 
 import os
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clinscale import models
-from clinscale.engine import Device, Link, Precision, gemm_roof_flops
+from clinscale.engine import Device, Link, Precision
 from clinscale.errors import ConfigError
 from clinscale.plan.facts import ModelFacts
 from clinscale.plan.step import LINK_SHARE, Network, Rates, rates_of
+from clinscale.plan.works import Work, Works, timed_s, works_of
 
-COPY_SHARE = 0.9
-"""Share of a GPU's bandwidth that one large pass over memory reaches; assumed."""
-
-_PASS_ELEMENTS = 2**24
 _LINK_ELEMENTS = 2**23
-_MOST_TOKENS = 4096
-_REPEATS = 3, 20
-"""Fewest and most timed runs of each measurement; between them, as many as fit into `_FILL_S`."""
-_FILL_S = 1.0
+_LINK_REPEATS = 10
+_TURNS = 3, 20
+"""Fewest and most turns through all parts; between them, as many as fit into `_FILL_S`."""
+_FILL_S = 10.0
 _LOOK_S = 0.5
 _BUSY = 0.25
+_LEAST_PAIRS = 0.05
+"""A smaller share of the attention's module is lost in the scatter of its projections."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class Probe:
 
     gemm_flops: Reading
     bytes_per_s: Reading
+    """Rate of the passes between products: sums, norms, activation, loss; fresh memory for each result included."""
+    update_bytes_per_s: Reading
     attention_flops: Reading | None
     """None for a model whose attention is not the exact one."""
     link_bytes_per_s: Reading | None
@@ -65,10 +66,14 @@ class Probe:
 
     def corrected(self, rates: Rates) -> Rates:
         """The rates as this machine reaches them."""
+        gemm_flops = rates.gemm_flops * self.gemm_flops.factor
         return replace(
             rates,
-            gemm_flops=rates.gemm_flops * self.gemm_flops.factor,
+            gemm_flops=gemm_flops,
+            # a CPU has no data sheet's peak: MFU is a share of its products
+            peak_flops=gemm_flops if rates.peak_flops == rates.gemm_flops else rates.peak_flops,
             bytes_per_s=rates.bytes_per_s * self.bytes_per_s.factor,
+            update_bytes_per_s=rates.update_bytes_per_s * self.update_bytes_per_s.factor,
             attention_flops=rates.attention_flops * (self.attention_flops or self.gemm_flops).factor,
         )
 
@@ -82,7 +87,7 @@ class Probe:
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
-        readings = ("gemm_flops", "bytes_per_s", "attention_flops", "link_bytes_per_s")
+        readings = ("gemm_flops", "bytes_per_s", "update_bytes_per_s", "attention_flops", "link_bytes_per_s")
         found = {name: getattr(self, name) for name in readings}
         shown = {name: reading and reading.plain() for name, reading in found.items()}
         return {**shown, "busy_share": self.busy_share, "is_busy": self.is_busy, "seconds": self.seconds}
@@ -93,17 +98,19 @@ def measure_probe(
     *,
     row_tokens: int,
     precision: Precision,
+    mask_share: float,
     cores: float,
     on_gpu: bool,
     device: Device,
     link: Link | None,
 ) -> Probe:
-    """Measure what one worker reaches on this machine.
+    """Measure what one worker reaches on this machine: each part of a step in turns, until its median is known.
 
     Args:
-        model: whose attention is measured.
+        model: whose parts are measured.
         row_tokens: length of its rows.
-        precision: of the products.
+        precision: of products and passes.
+        mask_share: share of the tokens that the head computes.
         cores: CPUs of a worker.
         on_gpu: whether it computes on a GPU.
         device: figures that are corrected.
@@ -112,7 +119,6 @@ def measure_probe(
     Raises:
         ConfigError: it is for GPUs, and there is none here.
     """
-    import psutil  # type: ignore[import-untyped]
     import torch
 
     if on_gpu and not torch.cuda.is_available():
@@ -120,98 +126,61 @@ def measure_probe(
             "--probe must be run where the run will be: runtime.gpus_per_worker is above 0, and no GPU was found here; "
             "leave --probe out to plan by the data sheet"
         )
-    busy = psutil.cpu_percent(_LOOK_S) / 100
-    start_s, threads = time.monotonic(), torch.get_num_threads()
-    place = "cuda" if on_gpu else "cpu"
+    busy_share, threads = busy_share_here(), torch.get_num_threads()
+    start_s = time.monotonic()
     torch.set_num_threads(max(1, int(cores)))
     try:
-        rates = rates_of(device, precision, cores=cores)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        gemm = Reading(gemm_roof_flops(dtype, place, tokens=1024), rates.gemm_flops)
-        pass_bytes_per_s = rates.bytes_per_s if device.is_measured else COPY_SHARE * device.memory_bytes_per_s
-        return Probe(
-            gemm_flops=gemm,
-            bytes_per_s=Reading(_memory_bytes_per_s(place), pass_bytes_per_s),
-            attention_flops=measure_attention(
-                model, place, precision, row_tokens=row_tokens, gemm_flops=gemm.measured, rates=rates
-            ),
-            link_bytes_per_s=None if link is None else _link(link, on_gpu=on_gpu),
-            busy_share=round(busy, 3),
-            seconds=round(time.monotonic() - start_s, 1),
-        )
+        place = "cuda" if on_gpu else "cpu"
+        works = works_of(model, row_tokens=row_tokens, precision=precision, mask_share=mask_share, device=place)
+        one_turn(works, place)  # the first allocates
+        turns = [one_turn(works, place)]
+        least, most = _TURNS
+        while len(turns) < least or (
+            len(turns) < most and sum(map(sum, (one.values() for one in turns))) < _FILL_S
+        ):
+            turns.append(one_turn(works, place))
+        measured = None if link is None else _link(link, on_gpu=on_gpu)
     finally:
         torch.set_num_threads(threads)
+    found = probe_of(works, turns, rates_of(device, precision, cores=cores), busy_share=busy_share)
+    return replace(found, link_bytes_per_s=measured, seconds=round(time.monotonic() - start_s, 1))
 
 
-def _best_s(work: Callable[[], Any], device: str) -> float:
-    import torch
+def busy_share_here() -> float:
+    """Share of this machine's CPUs that work keeps busy, watched for half a second."""
+    import psutil  # type: ignore[import-untyped]
 
-    least, most = _REPEATS
-    taken: list[float] = []
-    while len(taken) <= least or (len(taken) <= most and sum(taken[1:]) < _FILL_S):
-        start_s = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start_s)
-    return min(taken[1:])
+    return round(float(psutil.cpu_percent(_LOOK_S)) / 100, 3)
 
 
-def _memory_bytes_per_s(device: str) -> float:
-    """Rate of a copy, which reads and writes each byte once."""
-    import torch
-
-    source = torch.ones(_PASS_ELEMENTS, device=device)
-    target = torch.empty_like(source)
-    return 2 * 4 * _PASS_ELEMENTS / _best_s(lambda: target.copy_(source), device)
+def one_turn(works: Works, device: str) -> dict[str, float]:
+    """Seconds of each work, done once, one after the other."""
+    return {name: timed_s(work, device) for name, work in works.items()}
 
 
-def measure_attention(
-    facts: ModelFacts, device: str, precision: Precision, *, row_tokens: int, gemm_flops: float, rates: Rates
-) -> Reading | None:
-    """Rate of the attention's own pairs, forward and backward: the module's time without its projections.
+def probe_of(works: Works, turns: Sequence[Mapping[str, float]], rates: Rates, *, busy_share: float) -> Probe:
+    """The probe that the median of each work's seconds gives, beside the `rates` that are assumed without one."""
+    median_s = {name: statistics.median(turn[name] for turn in turns) for name in works}
 
-    None for attention that is not the exact one, or whose time is lost in that of the projections.
-    """
-    import torch
+    def rate(*names: str) -> float:
+        amount = sum(works[name].times * works[name].amount for name in names)
+        return amount / sum(works[name].times * median_s[name] for name in names)
 
-    if not facts.is_exact:
-        return None
-    family = models.pretrainable_family(facts.config.model_type)
-    tokens = min(row_tokens, _MOST_TOKENS)
-    model = _one_layer(facts.config, family, tokens)
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16 if precision == "bf16" else torch.float16
-    model = model.to(device=device, dtype=dtype).train()
-    batch = {"input_ids": torch.full((1, tokens), 5, device=device)}
-    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-    module, hidden_BLE, others, named = models.attention_call(model, batch)
-    hidden_BLE = torch.randn_like(hidden_BLE).requires_grad_()
-
-    def work() -> None:
-        module(hidden_BLE, *others, **named)[0].sum().backward()
-
-    module_s = _best_s(work, device)
-    hidden = facts.config.hidden_size
-    projections_s = 3 * 3 * 2 * hidden**2 * tokens / gemm_flops  # queries, keys and values, three passes each
-    pairs_s = module_s - projections_s
-    if pairs_s < 0.05 * module_s:
-        return None
-    pairs = family.attended_pairs(model.config, tokens)
-    return Reading(3 * 4 * hidden * pairs / pairs_s, rates.attention_flops)
-
-
-def _one_layer(config: Any, family: Any, tokens: int) -> Any:
-    """The run's model with one layer, a small vocabulary and no dropout, in clinscale's attention."""
-    fields = {**family.sizes["base"], **family.published, "vocab_size": 512, "num_hidden_layers": 1}
-    kept = ("hidden_size", "num_attention_heads", "intermediate_size", "attention_window", "block_size")
-    fields |= {name: getattr(config, name) for name in kept if hasattr(config, name)}
-    if isinstance(fields.get("attention_window"), list | tuple):
-        fields["attention_window"] = fields["attention_window"][0]
-    fields |= dict.fromkeys((name for names in family.dropout_fields for name in names), 0.0)
-    fields.pop("max_tokens", None)
-    model = family.new_mlm(fields, max_tokens=tokens)
-    models.set_attention(model)
-    return model
+    gemm_flops = rate("layer_products", "head_products")
+    attention = None
+    if "attention" in works:
+        pairs_s = median_s["attention"] - works["attention"].product_flops / gemm_flops
+        if pairs_s > _LEAST_PAIRS * median_s["attention"]:
+            attention = Reading(works["attention"].amount / pairs_s, rates.attention_flops)
+    return Probe(
+        gemm_flops=Reading(gemm_flops, rates.gemm_flops),
+        bytes_per_s=Reading(rate("layer_passes", "head_passes"), rates.bytes_per_s),
+        update_bytes_per_s=Reading(rate("update"), rates.update_bytes_per_s),
+        attention_flops=attention,
+        link_bytes_per_s=None,
+        busy_share=busy_share,
+        seconds=round(sum(sum(turn.values()) for turn in turns), 1),
+    )
 
 
 def _link(link: Link, *, on_gpu: bool) -> Reading | None:
@@ -235,7 +204,9 @@ def _reduce(rank: int, folder: str, on_gpu: bool) -> None:
         backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     values = torch.ones(_LINK_ELEMENTS, device=device)
-    seconds = _best_s(lambda: torch.distributed.all_reduce(values), "cuda" if on_gpu else "cpu")
+    reduce = Work(lambda: torch.distributed.all_reduce(values), 4 * _LINK_ELEMENTS)
+    place = "cuda" if on_gpu else "cpu"
+    seconds = statistics.median([timed_s(reduce, place) for _ in range(_LINK_REPEATS + 1)][1:])
     if rank == 0:
         Path(folder, "seconds").write_text(str(seconds), encoding="utf-8")
     torch.distributed.barrier()

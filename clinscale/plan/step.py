@@ -36,7 +36,9 @@ class Rates:
     attention_flops: float
     """Operations of the attention's own pairs."""
     bytes_per_s: float
-    """Bytes read and written by everything else."""
+    """Bytes read and written by the passes between products."""
+    update_bytes_per_s: float
+    """Bytes read and written by clipping and update, which make no new tensor."""
     peak_flops: float
     """The figure that MFU is a share of."""
 
@@ -46,8 +48,10 @@ def rates_of(device: Device, precision: Precision, *, cores: float = 1) -> Rates
     peak = device.fp32_flops if precision == "fp32" else device.half_flops
     if device.is_measured:
         gemm = peak * cores
-        return Rates(gemm, CPU_ATTENTION_SHARE * gemm, device.memory_bytes_per_s * cores, gemm)
-    return Rates(GEMM_SHARE * peak, ATTENTION_SHARE * peak, TRAFFIC_SHARE * device.memory_bytes_per_s, peak)
+        memory = device.memory_bytes_per_s * cores
+        return Rates(gemm, CPU_ATTENTION_SHARE * gemm, memory, memory, gemm)
+    memory = TRAFFIC_SHARE * device.memory_bytes_per_s
+    return Rates(GEMM_SHARE * peak, ATTENTION_SHARE * peak, memory, memory, peak)
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,8 @@ def step_time(model: ModelFacts, setup: StepSetup, rates: Rates, network: Networ
         4 * width * model.parameters * setup.micro_batches
     )  # weights in both passes, gradients made and added
     shared = setup.workers if setup.stage else 1
-    # norm and clipping read gradients twice; weights, moments and gradients are read, all but those written
-    update = model.trained / shared * (28 + 2 * 4 + (0 if width == 4 else 2))
+    traffic += 4 * width * model.embedding * setup.micro_batches  # its gradient: zeros, and the head's added
+    update = model.trained / shared * update_bytes(setup.precision)
     compute = {
         "dense_s": tokens * flops.dense * again / rates.gemm_flops,
         "attention_s": tokens * flops.attention * again / rates.attention_flops,
@@ -171,7 +175,7 @@ def step_time(model: ModelFacts, setup: StepSetup, rates: Rates, network: Networ
     copies += setup.offload_param * 2 * width * model.parameters * setup.micro_batches
     return StepTime(
         **compute,
-        optimizer_s=update / (host_bytes_per_s if setup.offload_optimizer else rates.bytes_per_s),
+        optimizer_s=update / (host_bytes_per_s if setup.offload_optimizer else rates.update_bytes_per_s),
         collectives_s=network.seconds(
             collective_bytes(model, setup),
             setup.workers,
@@ -179,6 +183,14 @@ def step_time(model: ModelFacts, setup: StepSetup, rates: Rates, network: Networ
         ),
         offload_s=copies / host_bytes_per_s,
     )
+
+
+def update_bytes(precision: Precision) -> float:
+    """Bytes that clipping and update move for each trained parameter.
+
+    Norm and clipping read gradients twice; weights, moments and gradients are read, all but those written.
+    """
+    return 28 + 2 * 4 + (0 if precision == "fp32" else 2)
 
 
 def layer_traffic_bytes(model: ModelFacts, setup: StepSetup) -> float:

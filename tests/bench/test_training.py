@@ -51,5 +51,5 @@ def test_a_planned_step_stands_beside_the_same_step_timed_here():
     for one, two in zip(steps[::2], steps[1::2], strict=True):
         assert min(one.measured_s) > 0
         assert one.planned_s < two.planned_s == pytest.approx(sum(two.parts.values()))
-        assert one.parts["optimizer_s"] == two.parts["optimizer_s"] > 0
+        assert one.name.endswith("1x1024_fp32")
         assert (two.error < 0) == (two.planned_s < two.measured_s[0])

@@ -41,8 +41,12 @@ def test_a_page_is_written_between_its_marks(here, tmp_path):
     page.write_text("no marks")
     with pytest.raises(ConfigError, match="table NAME"):
         here("bench", "tables", record, "--page", page)
-    page.write_text("<!-- table zero -->\n<!-- end of table -->\n")
-    here("bench", "tables", record, "--page", page)
+    page.write_text(
+        "<!-- table zero -->\n<!-- end of table -->\n<!-- table attention -->\nolder\n<!-- end of table -->\n"
+    )
+    said = json.loads(here("bench", "tables", record, "--page", page, "--json").stdout)
+    assert (said["tables"], said["left"]) == (["zero"], ["attention"])
+    assert "older" in page.read_text()
     assert "| 1 worker, fp32 | 1.00 | - | - | - |" in page.read_text()
     assert "1 worker, fp32" in here("bench", "tables", record).stdout
 
