@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from clinscale.config import Config, fingerprint
 from clinscale.errors import DataError, reason_of
+from clinscale.hub import must_be_local
 from clinscale.storage import read_json, refuse_no_files
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
         raise DataError(f"tokenizer {name_or_folder} does not exist; name an HF folder or a hub name")
     place = str(folder) if folder.exists() else name_or_folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, trust_remote_code=False, local_files_only=must_be_local(place)
+        )
     except Exception as error:  # noqa: BLE001  damaged files break `transformers` and `tokenizers` in many ways
         raise DataError(
             f"tokenizer {name_or_folder!r} is neither a folder with an HF tokenizer nor a hub name that can be "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clinscale.errors import ClinscaleError, DataError, exhausted_memory, reason_of
+from clinscale.hub import must_be_local
 from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, read_config, weight_files
 from clinscale.models.families import family_named
 from clinscale.models.options import Attention, EvaluationPattern
@@ -95,7 +96,6 @@ def load_with_fit(
     if is_local:
         check_hf_folder(name_or_folder)
     options: dict[str, Any] = {
-        "trust_remote_code": False,
         "dtype": torch.float32,
         "ignore_mismatched_sizes": True,  # `fill` names those that matter
         "output_loading_info": True,
@@ -114,13 +114,14 @@ def load_with_fit(
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head on an encoder is expected here, not news
     try:
-        stored = transformers.AutoConfig.from_pretrained(name_or_folder, trust_remote_code=False)
+        where = {"trust_remote_code": False, "local_files_only": must_be_local(name_or_folder)}
+        stored = transformers.AutoConfig.from_pretrained(name_or_folder, **where)
         options |= family_named(stored.model_type).dropout_values(
             stored, hidden=dropout, attention=dropout if attention_dropout is None else attention_dropout
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model, info = loader.from_pretrained(name_or_folder, **options)
+            model, info = loader.from_pretrained(name_or_folder, **where, **options)
             fit = fill(model, Fit.of(info), name_or_folder, _folder_of(name_or_folder), new_head=new_head)
     except ClinscaleError:
         raise

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from clinscale.errors import DataError
+from clinscale.hub import must_be_local
 from clinscale.models.catalog import ModelConfig
 from clinscale.models.convert import convert
 from clinscale.models.families import FAMILIES, pretrainable_family
@@ -64,7 +65,9 @@ def check_pretrains(config: ModelConfig) -> None:
 
     if config.pretrained and not config.convert_to:
         try:
-            stored = transformers.AutoConfig.from_pretrained(config.pretrained, trust_remote_code=False)
+            stored = transformers.AutoConfig.from_pretrained(
+                config.pretrained, trust_remote_code=False, local_files_only=must_be_local(config.pretrained)
+            )
         except (OSError, ValueError, KeyError):  # what is wrong with it, loading says
             return
         pretrainable_family(stored.model_type, source=f"model.pretrained={config.pretrained}")
