@@ -7,7 +7,7 @@ from clinscale.bench.attention import bench_attention
 from clinscale.bench.checkpoint import bench_checkpoint
 from clinscale.bench.corpus import bench_corpus
 from clinscale.bench.encoders import FAMILIES
-from clinscale.bench.faults import Fault, FaultResult, FaultsRecord, all_faults, bench_faults
+from clinscale.bench.faults import Fault, FaultResult, FaultsRecord, all_faults, bench_faults, bench_kept
 from clinscale.bench.loading import FORMATS, bench_loading
 from clinscale.bench.plan import Anchor, anchors, bench_plan
 from clinscale.bench.predict import KINDS, bench_predict
@@ -45,6 +45,7 @@ __all__ = [
     "bench_checkpoint",
     "bench_corpus",
     "bench_faults",
+    "bench_kept",
     "bench_loading",
     "bench_plan",
     "bench_predict",

@@ -18,6 +18,18 @@ def faults(
     limit: Annotated[
         float, typer.Option(min=1, help="Minutes after which a try is cut off, and its fault not tried again.")
     ] = 30,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5, help="In place of tries: throughput kept by a pretraining on two nodes, so long each."
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="In place of tries: throughput kept by a sweep of so many trials.")
+    ] = None,
+    per_minute: Annotated[
+        float, typer.Option("--per-minute", min=0.1, help="Faults a minute, for --minutes and --trials.")
+    ] = 2.0,
     listed: Annotated[bool, typer.Option("--list", help="Print the faults, and do none.")] = False,
     json: Json = False,
 ) -> None:
@@ -27,6 +39,9 @@ def faults(
     are small ones that it mounts, which takes root on Linux; elsewhere those faults are skipped, and the table says so.
     Each fault's result is printed as it is there; a Ctrl-C prints the table of those until then, and ends with 130.
 
+    With `--minutes` or `--trials`, work is done twice in turns, undisturbed and under faults: the table has the share
+    of throughput that is kept. Losses and scores must be the same.
+
     Example: `clinscale bench faults --times 3 --only checkpoint`
     """
     from clinscale.bench import FaultResult, all_faults, bench_faults
@@ -34,6 +49,9 @@ def faults(
     if listed:
         known = [{"fault": one.name, "demanded": one.demanded} for one in all_faults()]
         emit({"faults": known}, as_json=json, people=table("Faults", known))
+        return
+    if minutes or trials:
+        _kept(minutes, trials, per_minute, seed, only or [], as_json=json)
         return
     done = 0
     with Steps("Breaking", every_s=0) as steps:
@@ -59,4 +77,27 @@ def faults(
     if record.interrupted:
         sys.exit(130)  # typer's own way would have it said that the same command continues
     if not record.all_survived:
+        raise typer.Exit(1)
+
+
+def _kept(
+    minutes: float | None, trials: int | None, per_minute: float, seed: int, only: list[str], *, as_json: bool
+) -> None:
+    from clinscale.bench import bench_kept
+
+    with Steps("Breaking", every_s=0) as steps:
+        record = bench_kept(
+            minutes=minutes,
+            trials=trials,
+            per_minute=per_minute,
+            seed=seed,
+            only=only,
+            on_progress=steps.say,
+        )
+    title = f"bench faults: throughput kept at {per_minute:g} faults a minute"
+    emit(record.plain(), as_json=as_json, people=table(title, record.rows()))
+    if record.interrupted:
+        sys.exit(130)
+    if record.broken:
+        steps.say(record.broken)
         raise typer.Exit(1)

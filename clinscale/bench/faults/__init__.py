@@ -7,14 +7,18 @@ systems at a moment that a seed chooses, and what is left is compared with undis
 from clinscale.bench.faults.fault import Fault, Outcome, Scene
 from clinscale.bench.faults.loss import LossError
 from clinscale.bench.faults.run import FaultResult, FaultsRecord, all_faults, bench_faults
+from clinscale.bench.faults.throughput import Kept, KeptRecord, bench_kept
 
 __all__ = [
     "Fault",
     "FaultResult",
     "FaultsRecord",
+    "Kept",
+    "KeptRecord",
     "LossError",
     "Outcome",
     "Scene",
     "all_faults",
     "bench_faults",
+    "bench_kept",
 ]

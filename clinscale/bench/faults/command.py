@@ -22,7 +22,10 @@ from clinscale.engine import newest_checkpoint
 from clinscale.pretrain import CHECKPOINTS, PretrainConfig
 
 EVERY_STEPS = 5
-"""Steps between checkpoints."""
+"""Steps between checkpoints, unless asked otherwise."""
+
+INTERRUPTED = 130
+"""Exit code of a command that was asked to end."""
 
 _NAME = "base"
 _STALL_S = 20.0
@@ -199,10 +202,12 @@ def drivers(command: Command) -> list[Any]:
 
 
 @contextlib.contextmanager
-def commands(ground: Ground, folder: Path, place: Place, *, steps: int) -> Iterator[Callable[[], Command]]:
+def commands(
+    ground: Ground, folder: Path, place: Place, *, steps: int, **settings: Any
+) -> Iterator[Callable[[], Command]]:
     """A function that starts a pretraining of that length, again and again in one home; no process is left afterwards.
 
-    The home is a new one where somebody has removed it.
+    The home is a new one where somebody has removed it. `settings` are of the config's `runtime`.
     """
     changes = {
         "recipe": {"duration": f"{steps}steps", "rows_per_step": 32},
@@ -211,6 +216,7 @@ def commands(ground: Ground, folder: Path, place: Place, *, steps: int) -> Itera
             "collective_timeout_s": _STALL_S,
             "start_timeout_s": 120.0,
             "zero": {"stage": 2},
+            **settings,
         },
     }
     config = PretrainConfig.parse(merge(ground.pretraining(_NAME).plain(), changes), source="faults")

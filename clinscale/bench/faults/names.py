@@ -2,13 +2,14 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from clinscale import registry
+from clinscale import promotion, registry
 from clinscale.bench.faults.fault import Fault, Outcome, Scene
 from clinscale.bench.faults.loss import LossError, check
 from clinscale.errors import ClinscaleError
@@ -25,6 +26,7 @@ def faults() -> list[Fault]:
     """One for each thing that two may do at once."""
     return [
         Fault("two registrations of one name at once", _DEMANDED, functools.partial(_at_once, what="register")),
+        Fault("two promotions of one name at once", _DEMANDED, functools.partial(_at_once, what="promote")),
         Fault("two runs of one name at once", _DEMANDED, functools.partial(_at_once, what="run")),
         Fault("two writers of one ledger at once", _DEMANDED, functools.partial(_at_once, what="ledger")),
     ]
@@ -34,6 +36,8 @@ def _at_once(scene: Scene, *, what: str) -> Outcome:
     home = scene.folder / "home"
     home.mkdir()
     tracking = scene.ground.tracking(home)
+    if what == "promote":
+        _register_two(scene, tracking)
     asked = {"what": what, "home": str(home), "model": str(scene.ground.base_model), "start": str(home / "start")}
     command = [sys.executable, "-m", __name__, json.dumps(asked)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
@@ -50,6 +54,9 @@ def _at_once(scene: Scene, *, what: str) -> Outcome:
         for process in processes:
             process.kill()
             process.wait()
+    if what == "promote":
+        _check_champion(said, tracking)
+        return Outcome()
     if what == "run":
         _check_one_run(said, home)
         return Outcome()
@@ -70,6 +77,39 @@ def _at_once(scene: Scene, *, what: str) -> Outcome:
         registry.pull(tracking, f"base/{version.version}", out)  # which compares every file with the manifest
         check(registry.folder_digest(out) == version.digest, "a version's files are another's")
     return Outcome()
+
+
+def _register_two(scene: Scene, tracking: registry.Tracking) -> None:
+    """Versions 1 and 2 of one model, which differ."""
+    with registry.start_run(
+        tracking, experiment="clinscale-sweep", name="maker", tags={registry.Tag.KIND: "sweep"}, params={}
+    ) as run:
+        for number in range(_TOGETHER):
+            folder = shutil.copytree(scene.ground.base_model, scene.folder / f"model-{number}")
+            (folder / "README.md").write_text(str(number), encoding="utf-8")
+            registry.register(
+                tracking,
+                run.id,
+                folder,
+                name="base",
+                tags={registry.Tag.KIND: "base"},
+                experiment=registry.Experiment.RELEASES,
+            )
+
+
+def _check_champion(said: list[dict[str, Any]], tracking: registry.Tracking) -> None:
+    """LossError unless the moves on record follow one another up to the champion, and the other was refused."""
+    check({one["error"] for one in said} <= {None, "RegistryError"}, "a promotion was not refused as it should be")
+    moves = promotion.history(tracking, "base")
+    done = sum(one["error"] is None for one in said)
+    check(done == len(moves) > 0, f"{done} promotions said that they were carried out, {len(moves)} are on record")
+    champions = ["", *(move.after for move in moves)]
+    check(
+        [move.before for move in moves] == champions[:-1], "two promotions are on record as moves of one champion"
+    )
+    champion = registry.resolve(tracking, f"base@{registry.CHAMPION}")
+    check(champion.label == champions[-1], "the champion is not the one of the last move on record")
+    check(registry.Tag.DECISION in champion.tags, "the champion has no decision")
 
 
 def _check_one_run(said: list[dict[str, Any]], home: Path) -> None:
@@ -96,6 +136,8 @@ def _main(asked: dict[str, str], number: int) -> None:
             ledger = Ledger(home / "ledger.jsonl")
             ledger.start(Trial(0, 0, {"number": number}, "sampler", 0))
             time.sleep(2)  # as long as the other needs to try
+        elif asked["what"] == "promote":
+            promotion.promote(tracking, f"base/{number + 1}", home=home)
         elif asked["what"] == "run":
             folder = claim_run_folder(home, "pretrain", "base", {"number": number})
             with sole_writer(folder):

@@ -17,6 +17,7 @@ import psutil  # type: ignore[import-untyped]
 from clinscale import registry
 from clinscale.bench.faults.command import (
     EVERY_STEPS,
+    INTERRUPTED,
     Command,
     Place,
     commands,
@@ -45,7 +46,6 @@ _BY_ITSELF = (
     "goes on by itself; curve and weights as undisturbed, at most one interval lost, no process or run left"
 )
 _BY_COMMAND = "the same command goes on; curve and weights as undisturbed, at most one interval lost, nothing left"
-_INTERRUPTED = 130
 
 Victims = Callable[[Command], list[Any]]
 """Processes that the fault is done to."""
@@ -175,7 +175,7 @@ def _attempt(
         else:
             code = command.wait()
             if signals[0] == signal.SIGTERM:
-                check(code == _INTERRUPTED, f"the command ended with {code}")
+                check(code == INTERRUPTED, f"the command ended with {code}")
                 check("the same command continues" in command.said, "it was not said how to go on")
             elif victims is not drivers and code != 0:  # 0: struck when the work was done
                 check(code == 1, f"the command ended with {code}")

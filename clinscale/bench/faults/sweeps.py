@@ -38,7 +38,7 @@ def faults() -> list[Fault]:
     ]
 
 
-def _config(ground: Ground, **settings: Any) -> SweepConfig:
+def _config(ground: Ground, trials: int = TRIALS, **settings: Any) -> SweepConfig:
     study = {
         "name": "pairs",
         "task": "demo_pairs",
@@ -46,7 +46,7 @@ def _config(ground: Ground, **settings: Any) -> SweepConfig:
         "models": [str(ground.base_model)],
         "space": str(_space(ground)),
     }
-    recipe = {"studies": [study], "budget": {"trials": TRIALS}, "scheduler": "none"}
+    recipe = {"studies": [study], "budget": {"trials": trials}, "scheduler": "none"}
     values = {"max_concurrent_trials": 1, "stall_timeout_s": _STALL_S, **settings}
     return SweepConfig.parse({"name": _NAME, "recipe": recipe, "runtime": values}, source="faults")
 
@@ -132,6 +132,25 @@ def _signalled(scene: Scene, *, number: signal.Signals) -> Outcome:
     _compare(scene, home, tracking)
     check(not _trials(), "a trial's process is left")
     return Outcome()
+
+
+def timed_sweep(ground: Ground, home: Path, trials: int) -> tuple[float, Found]:
+    """Seconds that a sweep of so many trials took in a new home, and what it found; needs a session of forks."""
+    home.mkdir()
+    tracking = ground.tracking(home)
+    config = _config(ground, trials)
+    began_s = time.monotonic()
+    _sweep(config, home, tracking)
+    return time.monotonic() - began_s, _found(home)
+
+
+def kill_trial() -> bool:
+    """Kill the processes of the running trial; whether there was one."""
+    running = _trials()
+    for process in running:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return bool(running)
 
 
 def _trials() -> list[Any]:
