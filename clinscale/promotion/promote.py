@@ -18,7 +18,8 @@ from clinscale.promotion.evidence import (
     version_evidence,
 )
 from clinscale.promotion.gate import Decision, Evidence, GateRules, Latency, decide
-from clinscale.registry import CHAMPION, Experiment, ModelVersion, RunRecord, Tag, Tracking
+from clinscale.promotion.turns import decisions, take_number, wait_for_turn
+from clinscale.registry import CHAMPION, Experiment, ModelVersion, Tag, Tracking
 from clinscale.tasks import Outcomes, TaskConfig, TaskData, baseline_outcomes, metric_of, read_task, trivial
 
 CHALLENGER = "challenger"
@@ -164,11 +165,6 @@ def rollback(tracking: Tracking, name: str, *, why: str) -> tuple[ModelVersion, 
 
 def history(tracking: Tracking, name: str) -> list[Move]:
     """All decisions about the champion of a model, in the order in which they were made."""
-    runs = [
-        run
-        for run in registry.read_runs(tracking, kind="promotion")
-        if run.tags.get(Tag.NAME) == name and run.status == "FINISHED"
-    ]
     return [
         Move(
             action=run.tags.get(Tag.ACTION, ""),
@@ -178,13 +174,9 @@ def history(tracking: Tracking, name: str) -> list[Move]:
             why=run.tags.get(Tag.WHY, ""),
             at_s=run.start_time,
         )
-        # equal numbers, and those of an older clinscale, which has none, stay in the order of their times
-        for run in sorted(runs, key=_number)
+        for run in decisions(tracking, name)
+        if run.status == "FINISHED"
     ]
-
-
-def _number(run: RunRecord) -> int:
-    return int(run.tags.get(Tag.DECISION_NUMBER, "0"))
 
 
 def _read_again(task: TaskConfig, data: str | Path) -> TaskData:
@@ -278,9 +270,6 @@ def _recorded(
     tracking: Tracking, name: str, decision: Decision, action: str, *, before: str, after: str, why: str
 ) -> Iterator[None]:
     """A run in the release experiment that says who decided what, and why; FAILED when it was not carried out."""
-    numbers = [
-        _number(run) for run in registry.read_runs(tracking, kind="promotion") if run.tags.get(Tag.NAME) == name
-    ]
     run = registry.start_run(
         tracking,
         experiment=Experiment.RELEASES,
@@ -290,7 +279,6 @@ def _recorded(
             Tag.NAME: name,
             Tag.RECIPE: fingerprint(decision.plain()),
             Tag.ACTION: action,
-            Tag.DECISION_NUMBER: str(max(numbers, default=0) + 1),
             Tag.CHAMPION_BEFORE: before,
             Tag.CHAMPION_AFTER: after,
             Tag.BY: os.environ.get("MLFLOW_TRACKING_USERNAME") or f"{getpass.getuser()}@{socket.gethostname()}",
@@ -299,6 +287,9 @@ def _recorded(
         params={},
     )
     with run:
+        number = take_number(tracking, name, run)
+        if action != "refuse":  # which moves no champion
+            wait_for_turn(tracking, name, run, number)
         run.log_json(_DECISION_FILE, decision.plain())
         if decision.difference:
             run.log(

@@ -312,7 +312,7 @@ def orphans(tracking: Tracking) -> list[RunRecord]:
     running = list(_search(tracking, _experiment_ids(tracking), "attributes.status = 'RUNNING'", "ASC"))
     for record in running:
         _look_again(tracking, record)
-    return [record for record in running if _is_orphan(record.tags)]
+    return [record for record in running if is_orphan(record)]
 
 
 def close_orphans(tracking: Tracking, *, only: str | None = None) -> list[str]:
@@ -321,7 +321,7 @@ def close_orphans(tracking: Tracking, *, only: str | None = None) -> list[str]:
     for record in [record for record in orphans(tracking) if only in (None, record.id)]:
         with tracking.faults(f"read run {record.id}"):
             now = _record(tracking.client.get_run(record.id))
-        if now.status == "RUNNING" and _is_orphan(now.tags):  # nobody ended or resumed it meanwhile
+        if now.status == "RUNNING" and is_orphan(now):  # nobody ended or resumed it meanwhile
             with contextlib.suppress(AccessError):  # another user's, who will close it himself
                 Run(tracking, record.id, record.name).end("KILLED")
                 closed.append(record.id)
@@ -381,7 +381,9 @@ def code_version() -> str:
     return f"{__version__}+{commit[:7]}"
 
 
-def _is_orphan(tags: Mapping[str, str]) -> bool:
+def is_orphan(record: RunRecord) -> bool:
+    """Whether the process of an open run is gone, by what `orphans` goes by."""
+    tags = record.tags
     known, alive_at = tags.get(Tag.OWNER, ""), tags.get(Tag.ALIVE_AT)
     if alive_at is None or not is_elsewhere(known):
         return is_gone(known)

@@ -3,6 +3,7 @@
 import dataclasses
 import getpass
 import shutil
+import socket
 import sys
 import time
 
@@ -182,6 +183,25 @@ def test_a_champion_that_changed_while_another_was_decided_on_stays(tracking, ba
         promote(tracking, third, home=tmp_path)
     assert aliases(tracking) == {"champion": second, "previous-champion": first}
     assert [move.after for move in history(tracking, "ward")] == [first, second], "what failed is no decision"
+
+
+def test_a_move_waits_for_one_that_began_before_unless_its_process_is_gone(tracking, bases, tmp_path, monkeypatch):
+    monkeypatch.setattr("clinscale.promotion.turns._PATIENCE_S", 0.3)
+    tags = {Tag.KIND: "promotion", Tag.NAME: "ward", Tag.ACTION: "promote"}
+    other = registry.start_run(
+        tracking, experiment=Experiment.RELEASES, name="promote ward/2", tags=tags, params={}
+    )
+    for number in ("0", "1"):  # it is about to take one, and it has one
+        other.set_tags({Tag.DECISION_NUMBER: number})
+        with pytest.raises(
+            RegistryError, match=f"promote ward/2 by somebody is still open in MLflow .run {other.id}"
+        ):
+            promote(tracking, bases[0], home=tmp_path)
+    assert history(tracking, "ward") == []
+    assert aliases(tracking) == {}
+    other.set_tags({Tag.OWNER: f"{socket.gethostname()} {2**30} 1@another-boot"})
+    promote(tracking, bases[0], home=tmp_path)
+    assert aliases(tracking) == {"champion": bases[0]}
 
 
 def test_a_champion_that_came_twice_goes_back_to_the_one_before_its_last_time(tracking, bases, tmp_path):
