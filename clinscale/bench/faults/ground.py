@@ -124,9 +124,19 @@ class Ground:
     @functools.cached_property
     def base_model(self) -> Path:
         """Folder of an untrained base model of the smallest size."""
+        return self._untrained("base", poisoned=False)
+
+    @functools.cached_property
+    def poisoned_model(self) -> Path:
+        """The base model with weights that are no numbers, as a training that broke leaves them."""
+        return self._untrained("poisoned", poisoned=True)
+
+    def _untrained(self, name: str, *, poisoned: bool) -> Path:
         tokenizer = corpus.load_tokenizer(str(self.shards.tokenizer_dir))
         model = models.build(models.ModelConfig(size="tiny"), tokenizer, seed=0)
-        return models.save_hf(model, tokenizer, self.folder / "base")
+        if poisoned:
+            model.base_model.embeddings.word_embeddings.weight.data.fill_(float("nan"))
+        return models.save_hf(model, tokenizer, self.folder / name)
 
     @functools.cached_property
     def database(self) -> Path:

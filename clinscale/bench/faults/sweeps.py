@@ -5,7 +5,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,19 @@ def faults() -> list[Fault]:
     return [
         Fault("trial killed", _DEMANDED, functools.partial(_signalled, number=signal.SIGKILL)),
         Fault("trial stopped for ever", _DEMANDED, functools.partial(_signalled, number=signal.SIGSTOP)),
+        Fault("trial whose loss is no number", _DEMANDED, _not_a_number),
         Fault("disk full while a sweep runs", _DEMANDED, _disk_full, why_no_disk),
     ]
 
 
-def _config(ground: Ground, trials: int = TRIALS, **settings: Any) -> SweepConfig:
+def _config(
+    ground: Ground, trials: int = TRIALS, models: Sequence[Path] | None = None, **settings: Any
+) -> SweepConfig:
     study = {
         "name": "pairs",
         "task": "demo_pairs",
         "data": str(ground.data),
-        "models": [str(ground.base_model)],
+        "models": [str(model) for model in models or [ground.base_model]],
         "space": str(_space(ground)),
     }
     recipe = {"studies": [study], "budget": {"trials": trials}, "scheduler": "none"}
@@ -131,6 +134,30 @@ def _signalled(scene: Scene, *, number: signal.Signals) -> Outcome:
     check(bool(hit), "no trial was running at the chosen moment")
     _compare(scene, home, tracking)
     check(not _trials(), "a trial's process is left")
+    return Outcome()
+
+
+def _not_a_number(scene: Scene) -> Outcome:
+    """One of two base models has weights that are no numbers: all its trials fail, and no other."""
+    home = scene.folder / "home"
+    home.mkdir()
+    tracking = scene.ground.tracking(home)
+    poisoned = scene.ground.poisoned_model
+    bases = [scene.ground.base_model, poisoned]
+    scene.rng.shuffle(bases)
+    _sweep(_config(scene.ground, 2 * TRIALS, bases), home, tracking)
+    with contextlib.closing(Ledger(home / "sweep" / _NAME / "ledger.jsonl")) as ledger:
+        trials = ledger.trials
+    runs = registry.read_runs(tracking, kind="trial")
+    check(len(trials) == len(runs) > 1, f"MLflow has {len(runs)} trials, the ledger {len(trials)}")
+    ends = {
+        (one.params["model"] == bases.index(poisoned), one.state, one.reason, bool(one.epochs)) for one in trials
+    }
+    wanted = {(True, "failed", "not_a_number", False), (False, "complete", None, True)}
+    check(ends == wanted, "a trial did not end as its model must")
+    failed = sum(one.state == "failed" for one in trials)
+    statuses = sorted(run.status for run in runs)
+    check(statuses == sorted(["FAILED"] * failed + ["FINISHED"] * (len(trials) - failed)), "MLflow says otherwise")
     return Outcome()
 
 
