@@ -8,6 +8,8 @@ from typing import Any
 _HEADER_BYTES = 100
 _LEAF, _LEAF_HEADER_BYTES = 0x0D, 8
 """Kind of the pages that hold rows; those of indexes hold copies."""
+_MOST_BYTES = 2**28
+"""Size of free pages that are read."""
 _LEAST_BYTES = 64
 """Bytes other than zero in a free place that is more than the places of rows of before."""
 
@@ -15,7 +17,8 @@ _LEAST_BYTES = 64
 def deleted_bytes(stream: Any) -> io.BufferedReader:
     """The bytes that no row or index holds, page after page; empty where they were overwritten with zeros.
 
-    File format: https://www.sqlite.org/fileformat2.html. Raises EOFError where the file is cut short.
+    File format: https://www.sqlite.org/fileformat2.html. Raises EOFError or struct.error where the
+    file is damaged, NotImplementedError where more is free than is read.
     """
     stream.seek(0)
     head = stream.read(_HEADER_BYTES)
@@ -23,6 +26,8 @@ def deleted_bytes(stream: Any) -> io.BufferedReader:
     (trunk,) = struct.unpack(">I", head[32:36])
     page_bytes = 2**16 if size == 1 else size
     free = _free_pages(stream, trunk, page_bytes)
+    if len(free) * page_bytes > _MOST_BYTES:
+        raise NotImplementedError
     parts = [_page(stream, number, page_bytes) for number in sorted(free)]
     number = 1
     stream.seek(0)

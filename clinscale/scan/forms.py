@@ -80,17 +80,17 @@ def opaque_parts(stream: Any) -> list[Opaque]:
 
 
 def numbers_of_torch(archive: zipfile.ZipFile) -> set[str]:
-    """Places, from 1, of the entries of a torch file that are numbers of more than a byte; empty for others."""
+    """Places, from 1, of the entries of a torch file that are numbers of more than a byte; empty for others.
+
+    Raises ValueError or a fault of zipfile where the entry that names them is damaged.
+    """
     names = archive.namelist()
     index = next((name for name in names if name.endswith("/data.pkl")), None)
     if index is None or archive.getinfo(index).file_size > _MOST_HEADER_BYTES:
         return set()
     with archive.open(index) as entry:
         entry._expected_crc = None  # type: ignore[attr-defined]  # torch writes none
-        try:
-            keys = set(_keys_of_numbers(entry.read()))
-        except ValueError:
-            return set()
+        keys = set(_keys_of_numbers(entry.read()))
     folder = index.removesuffix(".pkl")
     return {str(at) for at, name in enumerate(names, 1) if name.removeprefix(f"{folder}/") in keys}
 

@@ -29,6 +29,7 @@ FAULTS = (
     RuntimeError,  # NotImplementedError, RecursionError and zipfile's for a password among them
     ValueError,  # pyarrow's among them
     OverflowError,
+    MemoryError,  # a length that a damaged file states
     struct.error,
 )
 """Exceptions of reading a damaged file or, NotImplementedError, one of a format that is not opened."""
@@ -204,7 +205,10 @@ def _of_zip(stream: Any, inside: str, depth: int) -> Iterator[Layer]:
             inner._expected_crc = None  # type: ignore[attr-defined]  # torch writes none, and damage is reported
             return inner
 
-        numbers = numbers_of_torch(archive)
+        try:
+            numbers = numbers_of_torch(archive)
+        except FAULTS:
+            numbers = set()
         entries = (functools.partial(opened, one) for one in archive.infolist())
         for layer in _of_entries(entries, inside, depth):
             number = layer.inside.removeprefix(f"{inside} entry ".lstrip())

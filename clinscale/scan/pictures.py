@@ -6,7 +6,8 @@ import zlib
 from typing import Any, NamedTuple
 
 PNG = b"\x89PNG\r\n\x1a\n"
-_MOST_BYTES = 2**28
+_MOST_BYTES = 2**27
+"""Size of a picture, and of all that is packed in it."""
 _OF_IMAGE = {b"IHDR", b"PLTE", b"IEND", b"tRNS", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"bKGD", b"sBIT", b"tIME"}
 _OURS = b"Software\0Matplotlib"
 """Text with which the library that draws our charts signs them."""
@@ -32,7 +33,7 @@ def read_png(stream: Any) -> Picture:
     if len(raw) > _MOST_BYTES:
         raise NotImplementedError
     at, kind = len(PNG), b""
-    texts, image, others = [], [], []
+    texts, image, others, num_bytes = [], [], [], 0
     while kind != b"IEND":
         if at + 12 > len(raw):
             raise EOFError
@@ -40,28 +41,31 @@ def read_png(stream: Any) -> Picture:
         chunk = raw[at + 8 : at + 8 + length]
         at += length + 12
         if kind in {b"tEXt", b"zTXt", b"iTXt"}:
-            texts.append(_text(kind, chunk))
+            texts.append(_text(kind, chunk, _MOST_BYTES - num_bytes))
+            num_bytes += len(texts[-1])
         elif kind == b"IDAT":
             image.append(chunk)
         elif kind not in _OF_IMAGE:
             others.append(chunk)
     is_chart = any(text.startswith(_OURS) for text in texts)
-    return Picture(b"\n".join(texts), _unpacked(b"".join(image)), b"".join([*others, raw[at:]]), is_chart)
+    return Picture(
+        b"\n".join(texts), _unpacked(b"".join(image), _MOST_BYTES), b"".join([*others, raw[at:]]), is_chart
+    )
 
 
-def _text(kind: bytes, chunk: bytes) -> bytes:
+def _text(kind: bytes, chunk: bytes, most_bytes: int) -> bytes:
     key, _, value = chunk.partition(b"\0")
     if kind == b"tEXt":
         return chunk
     if kind == b"zTXt":
-        return key + b"\0" + _unpacked(value[1:])
+        return key + b"\0" + _unpacked(value[1:], most_bytes)
     is_packed, fields = value[:1] == b"\1", value[2:].split(b"\0", 2)
-    return b"\0".join([key, *fields[:-1], _unpacked(fields[-1]) if is_packed else fields[-1]])
+    return b"\0".join([key, *fields[:-1], _unpacked(fields[-1], most_bytes) if is_packed else fields[-1]])
 
 
-def _unpacked(raw: bytes) -> bytes:
+def _unpacked(raw: bytes, most_bytes: int) -> bytes:
     one = zlib.decompressobj()
-    found = one.decompress(raw, _MOST_BYTES)
+    found = one.decompress(raw, max(1, most_bytes))
     if one.unconsumed_tail:
         raise NotImplementedError
     return found

@@ -111,7 +111,8 @@ def scan(
         on_progress: called with how many have been done of what.
 
     Raises:
-        DataError: the sources cannot be read or hold no note. RegistryError: the server fails.
+        DataError: the sources cannot be read or hold no note, or a place does not exist.
+        RegistryError: the server fails.
     """
     own = {Path(uri).resolve() for source in sources for uri in corpus.files_of(source) if not is_remote(uri)}
     notes = functools.partial(corpus.read_documents, sources, CleaningConfig(drop_duplicates=False))
@@ -119,6 +120,9 @@ def scan(
         raise DataError(
             f"{', '.join(source.uri for source in sources)} holds no note; name the files of the notes"
         )
+    for place in places:
+        if not place.exists():
+            raise DataError(f"{place} does not exist; name files and folders that do")
     work = _Scan(tracking, notes, on_progress, {*own, *(path.resolve() for path in skip)})
     for place in places:
         work.look_through(place)
@@ -157,7 +161,11 @@ class _Scan:
 
     def look_through(self, root: Path) -> None:
         """All files below a folder, or the one file."""
-        for path in sorted(_files_below(root), key=lambda path: (path.name != _TOKENIZER, path)):
+        files, others = _files_below(root)
+        for path, why in others:
+            if self._skip.isdisjoint((path.resolve(), *path.resolve().parents)):
+                self._unread.append((self._new(_Label(str(root), str(path))), why))
+        for path in sorted(files, key=lambda path: (path.name != _TOKENIZER, path)):
             real = path.resolve()
             if self._skip.isdisjoint((real, *real.parents)) and real not in self._walked:
                 self._walked.add(real)
@@ -338,8 +346,18 @@ def _is_shard(path: Path, digest: str) -> bool:
     return any((path.name, digest) == (file.name, file.sha256) for split in splits for file in split.files)
 
 
-def _files_below(root: Path) -> Iterator[Path]:
+def _files_below(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Files below a folder, or the one file; and what cannot be followed: closed folders, and links that lead out."""
     if root.is_file():
-        yield root
-    for folder, _, names in os.walk(root):
-        yield from (path for name in names if (path := Path(folder) / name).is_file() and not path.is_symlink())
+        return [root], []
+    others: list[tuple[Path, str]] = []
+    files, inside = [], root.resolve()
+    walk = os.walk(root, onerror=lambda error: others.append((Path(error.filename), type(error).__name__)))
+    for folder, folders, names in walk:
+        for path in (Path(folder) / name for name in (*folders, *names)):
+            if path.is_symlink():
+                if path.exists() and inside not in path.resolve().parents:
+                    others.append((path, "a link to another place"))
+            elif path.is_file():
+                files.append(path)
+    return files, others

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import shutil
 
@@ -116,6 +117,27 @@ def test_what_cannot_be_looked_into_is_said(home, tracking, sources):
     command = ["models", "scan", sources[0].uri, "--id-column", "id", "--home", str(home)]
     told = CliRunner().invoke(app, [*command, "--tracking-uri", tracking.uri])
     assert told.exit_code == 3, "nothing found, and not all was looked into"
+
+
+def test_links_and_closed_folders_are_said_and_places_that_are_gone_refused(home, tracking, sources, monkeypatch):
+    (home / "inside.txt").symlink_to(home / "vocabulary.json")
+    (home / "outside").symlink_to(home.parent)
+    (home / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("/closed"):  # root may list every folder
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = scan(sources, tracking=tracking, places=[home])
+    assert set(result.unread) == {
+        f"{home}/outside (a link to another place)",
+        f"{home}/closed (PermissionError)",
+    }
+    with pytest.raises(DataError, match=r"gone does not exist"):
+        scan(sources, tracking=tracking, places=[home / "gone"])
 
 
 def test_token_ids_are_read_by_the_tokenizer_beside_them(home, tracking, sources):
