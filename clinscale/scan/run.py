@@ -356,7 +356,8 @@ def _files_below(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     for folder, folders, names in walk:
         for path in (Path(folder) / name for name in (*folders, *names)):
             if path.is_symlink():
-                if path.exists() and inside not in path.resolve().parents:
+                real = path.resolve()
+                if path.exists() and inside not in (real, *real.parents):
                     others.append((path, "a link to another place"))
             elif path.is_file():
                 files.append(path)

@@ -121,6 +121,7 @@ def test_what_cannot_be_looked_into_is_said(home, tracking, sources):
 
 def test_links_and_closed_folders_are_said_and_places_that_are_gone_refused(home, tracking, sources, monkeypatch):
     (home / "inside.txt").symlink_to(home / "vocabulary.json")
+    (home / "loop").symlink_to(home)
     (home / "outside").symlink_to(home.parent)
     (home / "closed").mkdir()
     listed = os.scandir
