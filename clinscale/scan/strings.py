@@ -139,7 +139,8 @@ def _pieces(layer: Layer, vocabulary_tokens: int, encoded: int = 0) -> Iterator[
         short, texts = dict[bytes, int](), []
         for start, stop, encoding in _texts(joined):
             piece = Piece(inside, offset - len(tail) + start, joined[start:stop], encoding)
-            texts.append((start, stop))
+            if _is_plain(piece):
+                texts.append((start, stop))
             if _may_be_phrase(piece):
                 yield piece
             opened = list[tuple[int, int]]()
@@ -181,6 +182,12 @@ def _is_within(runs: Iterator[tuple[int, int]], opened: list[tuple[int, int]]) -
         sum(max(0, min(stop, end) - max(start, begin)) for begin, end in opened) * 2 >= stop - start
         for start, stop in runs
     )
+
+
+def _is_plain(piece: Piece) -> bool:
+    """Whether a part that is read as text is nothing else: numbers pass for letters of two bytes, too."""
+    text = piece.text
+    return piece.encoding == UTF_8 or 2 * sum(sign.isascii() and sign.isprintable() for sign in text) > len(text)
 
 
 def _is_explained(raw: bytes) -> bool:

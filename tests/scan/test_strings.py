@@ -306,6 +306,7 @@ SEALED = {
     "varints behind JSON": b'{"a": 1}' + varints(IDS.tolist()),
     "varints behind weights": tensors() + varints(IDS.tolist()),
     "varints in base64": base64.b64encode(varints(IDS.tolist())),
+    "small bytes in a tensor": tensors(a=np.random.default_rng(3).integers(1, 3, 200).astype("u1")),
     "varints in a tensor": tensors(a=np.frombuffer(varints(IDS.tolist()), "u1")),
     "varints in a pickle": pickle.dumps({"a": varints(IDS.tolist())}),
     "varints behind a picture": chart(behind=varints(IDS.tolist())),
