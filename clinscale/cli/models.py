@@ -243,6 +243,7 @@ def scan(
     could not be looked into. Reads compressed files and archives, Parquet and Arrow, UTF-16, base64 and hexadecimal
     digits, tokens of vocabularies, tagged words, and token ids, in digits or in binary, by the tokenizers it meets.
     What is of no known form, long text that nobody can read, and pictures that are no charts count as not looked into.
+    Not seen: words whose letters were exchanged or reversed, short runs of digits, and what is hidden in weights.
     Shards are the notes as token ids by purpose: they are named, not looked into.
 
     Example: `clinscale models scan notes.csv --text-column TEXT --id-column ROW_ID`

@@ -31,6 +31,9 @@ _OPAQUE = {"U8", "I8"}
 """Types of tensors that can hold any file, byte by byte."""
 _OF_BYTES = {f"torch {kind}Storage" for kind in ("Byte", "Char", "Untyped", "QUInt8", "QInt8")}
 _WHOLE = {"I16": "<i2", "I32": "<i4", "I64": "<i8"}
+_EXPONENTS = {"F32": ("<u4", 23), "BF16": ("<u2", 7)}
+_SMALLEST, _LARGEST, _NO_NUMBER, _FEW = 127 - 64, 127 + 32, 254, 16
+"""Exponents of weights, that of masks, and the least number of floats that are judged."""
 _SAMPLE_BYTES = 2**20
 LEAST_NEGATIVE = 0.15
 """Share of negative ones among whole numbers in a row that are differences: of ids, most likely."""
@@ -154,18 +157,10 @@ def _of_safetensors(header: dict[str, Any], data_start: int, stream: Any) -> lis
     found = [
         Opaque(f"tensor {number}", *(data_start + at for at in tensor["data_offsets"]))
         for number, tensor in enumerate(tensors, 1)
-        if tensor["dtype"] in _OPAQUE
+        if tensor["dtype"] in _OPAQUE or _is_odd(tensor, data_start, stream)
     ]
-    differences = [
-        Opaque(f"tensor {number}", *(data_start + at for at in tensor["data_offsets"]))
-        for number, tensor in enumerate(tensors, 1)
-        if tensor["dtype"] in _WHOLE and _is_of_differences(tensor, data_start, stream)
-    ]
-    return (
-        found
-        + differences
-        + _behind(max((one["data_offsets"][1] for one in tensors), default=0) + data_start, stream)
-    )
+    last = max((one["data_offsets"][1] for one in tensors), default=0)
+    return found + _behind(data_start + last, stream)
 
 
 def _of_numpy(stream: Any) -> list[Opaque]:
@@ -181,12 +176,21 @@ def _of_numpy(stream: Any) -> list[Opaque]:
     return bytes_of + _behind(stop, stream)
 
 
-def _is_of_differences(tensor: dict[str, Any], data_start: int, stream: Any) -> bool:
-    """Whether whole numbers are negative now and then, as no ids are; such tensors are small."""
-    start, stop = tensor["data_offsets"]
+def _is_odd(tensor: dict[str, Any], data_start: int, stream: Any) -> bool:
+    """Whether whole numbers are negative now and then, as no ids are, or floats of sizes that no weights have."""
+    kind, (start, stop) = tensor["dtype"], tensor["data_offsets"]
+    if kind not in _WHOLE and kind not in _EXPONENTS:
+        return False
     stream.seek(data_start + start)
-    values = np.frombuffer(stream.read(min(stop - start, _SAMPLE_BYTES)), _WHOLE[tensor["dtype"]])
-    return bool(len(values) and (values < 0).mean() >= LEAST_NEGATIVE)
+    raw = stream.read(max(0, min(stop - start, _SAMPLE_BYTES)))
+    if kind in _WHOLE:
+        values = np.frombuffer(raw, _WHOLE[kind])
+        return bool(len(values) and (values < 0).mean() >= LEAST_NEGATIVE)
+    width, low_bits = _EXPONENTS[kind]
+    values = np.frombuffer(raw, width)
+    exponents = (values[values != 0] >> low_bits) & 0xFF
+    is_usual = (exponents >= _SMALLEST) & (exponents <= _LARGEST) | (exponents >= _NO_NUMBER)
+    return len(exponents) >= _FEW and bool(is_usual.mean() < _MOSTLY)
 
 
 def _of_pickle(stream: Any, start: int) -> list[Opaque]:

@@ -310,6 +310,7 @@ SEALED = {
     "varints in a tensor": tensors(a=np.frombuffer(varints(IDS.tolist()), "u1")),
     "varints in a pickle": pickle.dumps({"a": varints(IDS.tolist())}),
     "varints behind a picture": chart(behind=varints(IDS.tolist())),
+    "packed in a tensor of floats": tensors(a=np.frombuffer(zlib.compress(RANDOM)[2:2002], "<f4")),
     "differences of ids in a tensor": tensors(a=np.diff(IDS)),
     "differences of ids in JSON": json.dumps(np.diff(IDS).tolist()).encode(),
     "ids that were deleted from SQLite": sqlite_without([(number,) for number in IDS.tolist()]),
