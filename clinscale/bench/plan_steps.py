@@ -75,7 +75,7 @@ def timed_steps(
 ) -> Iterator[TimedStep]:
     """Steps of both families at every length and batch, planned and timed.
 
-    Nothing of the plan is set by these steps: a probe, as `plan --probe` makes it of one row, is all that it knows of
+    Nothing of the plan is set by these steps: a probe, as `plan --probe` makes it, is all that it knows of
     the machine. Its turns are between the steps, so that a processor that changes its speed does so for both.
     """
     cores = torch.get_num_threads()
@@ -83,7 +83,6 @@ def timed_steps(
     for family, length in itertools.product(FAMILIES, tokens):
         model = model_of(family, "exact", tokens=length, dropout=0.0, **shape)
         facts = ModelFacts.of(model.config)
-        works = works_of(facts, row_tokens=length, precision=precision, mask_share=MASKED_SHARE, device="cpu")
         for batch in rows:
             on_progress(f"{family}, {batch} x {length} tokens, {precision}")
             setup = StepSetup(
@@ -95,6 +94,14 @@ def timed_steps(
                 mask_share=MASKED_SHARE,
                 stage=0,
                 autocast=True,
+            )
+            works = works_of(
+                facts,
+                row_tokens=length,
+                rows=batch,
+                precision=precision,
+                mask_share=MASKED_SHARE,
+                device="cpu",
             )
             work = TrainingStep(model, precision=precision, rows=batch, tokens=length, device="cpu")
             busy_share = busy_share_here()

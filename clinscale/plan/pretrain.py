@@ -128,6 +128,7 @@ def probed(run: Run, site: Site) -> Site:
     found = measure_probe(
         run.model,
         row_tokens=run.row_tokens,
+        rows=most_rows(run, runtime.most_workers),
         precision=recipe.precision,
         mask_share=recipe.masking.mean_fraction,
         cores=runtime.cpus_per_worker,

@@ -97,6 +97,7 @@ def measure_probe(
     model: ModelFacts,
     *,
     row_tokens: int,
+    rows: int,
     precision: Precision,
     mask_share: float,
     cores: float,
@@ -109,6 +110,7 @@ def measure_probe(
     Args:
         model: whose parts are measured.
         row_tokens: length of its rows.
+        rows: number that a forward pass reads.
         precision: of products and passes.
         mask_share: share of the tokens that the head computes.
         cores: CPUs of a worker.
@@ -131,7 +133,9 @@ def measure_probe(
     torch.set_num_threads(max(1, int(cores)))
     try:
         place = "cuda" if on_gpu else "cpu"
-        works = works_of(model, row_tokens=row_tokens, precision=precision, mask_share=mask_share, device=place)
+        works = works_of(
+            model, row_tokens=row_tokens, rows=rows, precision=precision, mask_share=mask_share, device=place
+        )
         one_turn(works, place)  # the first allocates
         turns = [one_turn(works, place)]
         least, most = _TURNS

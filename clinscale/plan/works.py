@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Shape letters: T tokens, M of them that are masked, E hidden size, I inner size, V vocabulary
 
 MOST_TOKENS = 4096
-"""Longer rows are probed by so many tokens."""
+"""Longer rows, or more of them, are probed by so many tokens."""
 
 _MOST_UPDATED = 2**24
 _LAYER_S = 3.0
@@ -42,12 +42,21 @@ Works = Mapping[str, Work]
 exact one, `attention`."""
 
 
-def works_of(model: ModelFacts, *, row_tokens: int, precision: Precision, mask_share: float, device: str) -> Works:
-    """The parts of a step on one row of a model; weights and inputs are made up.
+def works_of(
+    model: ModelFacts,
+    *,
+    row_tokens: int,
+    rows: int = 1,
+    precision: Precision,
+    mask_share: float,
+    device: str,
+) -> Works:
+    """The parts of a step on some rows, attention on one of them; weights and inputs are made up.
 
     Args:
         model: whose width, inner size, vocabulary and attention the parts have.
-        row_tokens: length of the row.
+        row_tokens: length of a row.
+        rows: number that a forward pass reads.
         precision: of products and passes.
         mask_share: share of the tokens that the head computes.
         device: `cpu` or `cuda`.
@@ -56,7 +65,7 @@ def works_of(model: ModelFacts, *, row_tokens: int, precision: Precision, mask_s
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     config, place = model.config, {"device": device, "dtype": dtype}
-    tokens = min(row_tokens, MOST_TOKENS)
+    tokens = min(rows * row_tokens, MOST_TOKENS)
     first = _layer_products(model, _FIRST_TOKENS, place)
     first.run()
     if (seconds := timed_s(first, device) * tokens / _FIRST_TOKENS) > _LAYER_S:

@@ -37,6 +37,14 @@ def test_products_are_those_of_the_step_whose_operations_are_counted(family):
     assert layers * found["attention"].amount == pytest.approx(256 * counted.attention)
 
 
+def test_rows_of_one_pass_are_done_together_up_to_a_limit():
+    one, four, many = (works(model_of(), rows=rows) for rows in (1, 4, 1000))
+    for name in ("layer_products", "head_products", "layer_passes", "head_passes"):
+        assert four[name].amount == pytest.approx(4 * one[name].amount, rel=0.02)
+        assert many[name].amount == pytest.approx(16 * one[name].amount, rel=0.02)
+    assert many["attention"].amount == one["attention"].amount
+
+
 def test_only_the_exact_attention_is_timed_and_every_part_runs():
     found = works(model_of("runtime.attention=hf"))
     assert "attention" not in found
