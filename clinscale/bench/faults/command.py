@@ -149,12 +149,15 @@ class Command:
             time.sleep(0.2)
 
     def end(self) -> None:
-        """Kill whatever is left."""
+        """Kill whatever is left, and what that starts meanwhile."""
         self.process.kill()
-        for process in [] if self._place.address else self.processes():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
         self.process.wait()
+        end = time.monotonic() + _GONE_S
+        while (left := [] if self._place.address else self.processes()) and time.monotonic() < end:
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            time.sleep(0.2)
 
 
 def title(process: Any) -> str:
