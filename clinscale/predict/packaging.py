@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from clinscale import registry
 
 _ROOMS = (
-    *("cells", "config", "errors", "filters", "models", "permissions", "predict", "records"),
+    *("cells", "config", "errors", "filters", "hub", "models", "permissions", "predict", "records"),
     *("storage", "strict_yaml", "tasks", "telemetry", "tokenizers"),
 )
 """The rooms and files of clinscale that prediction imports."""
