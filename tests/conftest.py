@@ -58,12 +58,13 @@ TOGETHER = {
     "ray up": ("tests/launch/test_up.py",),
     "slurm": ("tests/launch/test_slurm.py",),
     "loopback": ("tests/launch/test_preflight.py", "tests/launch/test_submit.py"),
-    "tune": ("tests/cli/test_tune.py",),
     "team": (
         "tests/registry/test_real_server.py",
         "tests/predict/test_pyfunc.py",
         "tests/promotion/test_promote.py",
     ),
+    "faults": ("tests/bench/faults/",),
+    "tune": ("tests/cli/test_tune.py",),
 }
 """Files that share a Ray or a server, or are longer than others, the longest first; with `-n 2` two Rays run at most.
 
