@@ -50,6 +50,6 @@ def test_a_planned_step_stands_beside_the_same_step_timed_here():
     ]
     for one, two in zip(steps[::2], steps[1::2], strict=True):
         assert min(one.measured_s) > 0
-        assert one.planned_s < two.planned_s == pytest.approx(sum(two.parts.values()))
+        assert 0 < one.planned_s == pytest.approx(sum(one.parts.values()))  # of a probe of its own
         assert one.name.endswith("1x1024_fp32")
         assert (two.error < 0) == (two.planned_s < two.measured_s[0])
