@@ -403,22 +403,41 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+class Sha256Beside:
+    """SHA-256 of blocks in their order, by a thread: it costs no time beside the reading and writing of its user."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._last: concurrent.futures.Future[None] | None = None
+
+    def __enter__(self) -> "Sha256Beside":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def add(self, block: bytes) -> None:
+        """Take one more block, when the one before is done: no more than two are held."""
+        if self._last:
+            self._last.result()
+        self._last = self._thread.submit(self._digest.update, block)
+
+    def hexdigest(self) -> str:
+        """The hash of all blocks until now, as hex."""
+        if self._last:
+            self._last.result()
+        return self._digest.hexdigest()
+
+
 def copy_hashed(source: str | Path, target: str | Path) -> tuple[str, int]:
     """Copy one local file to a new `target`; SHA-256, as hex, and size of what was written there."""
-    digest, size_bytes = hashlib.sha256(), 0
-    # a hash lets the other threads run, so that it costs no time beside the copy
-    with (
-        concurrent.futures.ThreadPoolExecutor(1) as hashing,
-        Path(source).open("rb") as given,
-        open_private(target, "xb") as taken,
-    ):
-        hashed: concurrent.futures.Future[None] | None = None
+    size_bytes = 0
+    with Sha256Beside() as digest, Path(source).open("rb") as given, open_private(target, "xb") as taken:
         while block := given.read(2**22):
-            if hashed:
-                hashed.result()
-            hashed = hashing.submit(digest.update, block)
+            digest.add(block)
             size_bytes += taken.write(block)
-    return digest.hexdigest(), size_bytes
+        return digest.hexdigest(), size_bytes
 
 
 def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:

@@ -56,9 +56,11 @@ def download(tracking: Tracking, version: ModelVersion, folder: Path, on_progres
             if version.manifest:
                 _check_around(stored, around, version, Path(temporary))
     places = {name: (f"{HF_FOLDER}/{name}", facts["bytes"]) for name, facts in listed.items()}
-    _fetch(stored, places, folder, version, on_progress, lambda file: sha256(file) == listed[file.name]["sha256"])
+    hashed = _fetch(
+        stored, places, folder, version, on_progress, lambda file: sha256(file) == listed[file.name]["sha256"]
+    )
     with _gone_if_refused(folder):
-        found = hash_folder(folder, source=version.label)
+        found = hash_folder(folder, source=version.label, known=hashed)
         _refuse_changed([name for name in listed if found.get(name) != listed[name]], version)
 
 
@@ -96,8 +98,8 @@ def download_foreign(tracking: Tracking, version: ModelVersion, folder: Path, on
     stored = StoredFiles(tracking, version)
     places = _hf_files(stored, version)
     check_names(list(places), source=version.label)
-    _fetch(stored, places, folder, version, on_progress, lambda file: False)
-    found = hash_folder(folder, source=version.label)
+    hashed = _fetch(stored, places, folder, version, on_progress, lambda file: False)
+    found = hash_folder(folder, source=version.label, known=hashed)
     _refuse_changed(
         [name for name, (_, size_bytes) in places.items() if found[name]["bytes"] != size_bytes], version
     )
@@ -135,8 +137,11 @@ def _fetch(
     version: ModelVersion,
     on_progress: Progress,
     is_whole: Callable[[Path], bool],
-) -> None:
-    """Bring each file to `folder` by name; one that is there already goes on where it ends."""
+) -> dict[str, str]:
+    """Bring each file to `folder` by name; one that is there already goes on where it ends.
+
+    The answer has the SHA-256 of each file that has come as a whole.
+    """
     total_bytes = sum(size_bytes for _, size_bytes in places.values())
     there_bytes = sum(file.stat().st_size for file in folder.iterdir()) if folder.exists() else 0
     free_bytes = shutil.disk_usage(folder.parent).free
@@ -146,7 +151,7 @@ def _fetch(
             "make room, or give another --home"
         )
     make_folder(folder)
-    done_bytes = 0
+    done_bytes, hashed = 0, {}
     for name, (path, size_bytes) in places.items():
         file = folder / name
 
@@ -158,12 +163,15 @@ def _fetch(
             if file.exists() and file.stat().st_size >= size_bytes:
                 file.unlink()
             resumed = file.exists()
-            fetch()
+            content = fetch()
             if resumed and not is_whole(file):  # what was there was not its beginning
                 file.unlink()
-                fetch()
+                content = fetch()
+            if content:
+                hashed[name] = content
         done_bytes += size_bytes
     on_progress(done_bytes, total_bytes)
+    return hashed
 
 
 def _check_around(

@@ -80,8 +80,11 @@ def check_names(names: list[str], *, source: str) -> None:
         )
 
 
-def hash_folder(folder: Path, *, source: str) -> dict[str, FileFacts]:
-    """Hash and size by file name of a folder that obeys the rules; RegistryError names the rule that is broken."""
+def hash_folder(folder: Path, *, source: str, known: Mapping[str, str] | None = None) -> dict[str, FileFacts]:
+    """Hash and size by file name of a folder that obeys the rules; RegistryError names the rule that is broken.
+
+    `known` are hashes by name that were found while the files were written.
+    """
     if not folder.is_dir():
         raise RegistryError(f"{source} is not a folder; name the HF folder of a saved model")
     files = sorted(folder.iterdir())
@@ -101,7 +104,10 @@ def hash_folder(folder: Path, *, source: str) -> dict[str, FileFacts]:
             _check_weights(file, source)
         elif file.name == "requirements.txt":
             _check_requirements(file, source)
-    return {file.name: {"sha256": sha256(file), "bytes": file.stat().st_size} for file in files}
+    known = known or {}
+    return {
+        file.name: {"sha256": known.get(file.name) or sha256(file), "bytes": file.stat().st_size} for file in files
+    }
 
 
 def digest_of(files: Mapping[str, FileFacts]) -> str:

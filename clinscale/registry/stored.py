@@ -14,6 +14,7 @@ from clinscale.errors import RegistryError
 from clinscale.permissions import open_private
 from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion
+from clinscale.storage import Sha256Beside
 
 _CHUNK_BYTES = 2**20
 
@@ -61,25 +62,30 @@ class StoredFiles:
 
     def fetch(
         self, path: str, target: Path, limit_bytes: int, on_bytes: Callable[[int], None] = lambda _: None
-    ) -> None:
+    ) -> str | None:
         """Download the rest of the file at `path` into `target`, at most one byte more than `limit_bytes`.
 
-        `on_bytes` is called with the number of bytes in `target`.
+        `on_bytes` is called with the number of bytes in `target`. The answer is the SHA-256 of what has come, as hex;
+        None where `target` had a beginning.
 
         Raises:
             RegistryError: the server is away or says no; what has come stays in `target`.
         """
-        have_bytes = target.stat().st_size if target.exists() else 0
+        begun_bytes = have_bytes = target.stat().st_size if target.exists() else 0
         with (
+            Sha256Beside() as digest,
             open_private(target, "ab", follow=False) as written,
             contextlib.closing(self._read(path, have_bytes, target)) as chunks,
         ):
             for chunk in chunks:
-                written.write(chunk[: limit_bytes + 1 - have_bytes])
+                wanted = chunk[: limit_bytes + 1 - have_bytes]
+                digest.add(wanted)
+                written.write(wanted)
                 have_bytes += len(chunk)
                 on_bytes(min(have_bytes, limit_bytes))
                 if have_bytes > limit_bytes:
-                    return
+                    break
+            return None if begun_bytes else digest.hexdigest()
 
     def _read(self, path: str, start: int, target: Path) -> Generator[bytes]:
         """The bytes of a stored file from `start` on."""
