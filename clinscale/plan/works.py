@@ -221,20 +221,12 @@ def _attention(model: ModelFacts, tokens: int, place: dict[str, Any]) -> Work:
 
 def _one_layer(config: Any, family: Any, tokens: int) -> Any:
     """The run's model with one layer, a small vocabulary and no dropout, in clinscale's attention."""
-    fields = {**family.sizes["base"], **family.published, "vocab_size": 512, "num_hidden_layers": 1}
-    kept = (
-        "hidden_size",
-        "num_attention_heads",
-        "intermediate_size",
-        "attention_window",
-        "block_size",
-        "num_random_blocks",
-    )
-    fields |= {name: getattr(config, name) for name in kept if hasattr(config, name)}
-    if isinstance(fields.get("attention_window"), list | tuple):
-        fields["attention_window"] = fields["attention_window"][0]
+    shape = {name: getattr(config, name, known) for name, known in family.sizes["base"].items()}
+    # a list has a value for each layer
+    fields = {name: value[0] if isinstance(value, list | tuple) else value for name, value in shape.items()}
+    fields |= {**family.published, "vocab_size": 512, "num_hidden_layers": 1}
     fields |= dict.fromkeys((name for names in family.dropout_fields for name in names), 0.0)
-    fields.pop("max_tokens", None)
+    del fields["max_tokens"]
     model = family.new_mlm(fields, max_tokens=tokens)
     models.set_attention(model)
     return model
