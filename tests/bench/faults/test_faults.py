@@ -115,7 +115,7 @@ def test_a_ledger_on_a_disk_that_comes_back_has_lost_nothing():
     assert len(record.rows()) == 2
 
 
-REDUCED = ["full while metrics", "read-only while shards", "two registrations", "two promotions", "for ever"]
+REDUCED = ["full while metrics", "read-only while shards", "two promotions", "for ever"]
 
 
 @pytest.mark.chaos
