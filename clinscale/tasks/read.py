@@ -1,6 +1,8 @@
 """Task files to TaskData: read each split, split a single source, settle the labels, count what was odd."""
 
 import dataclasses
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import regex
@@ -75,6 +77,7 @@ def read_task(
             raise NoExamplesError(f"task {task.name}: split {split} below {data} has no example; give it data")
         kind.check_split(examples, f"split {split} below {data}")
     labels = _settle_labels(kind, splits)
+    _remark_on_unlearnable(kind, splits, findings)
     if task.metric is None and (fitting := kind.fitting_metric(splits, labels)) != kind.metric:
         task = task.model_copy(update={"metric": fitting})
         findings.remark(
@@ -109,7 +112,10 @@ def _settle(kind: Kind, examples: Sequence[Example], findings: Findings, split: 
     settled: dict[str, Example] = {}
     for example in examples:
         if example.id in settled:
-            findings.reject("id occurs twice", f"{split} example {example.name}", "give every example its own id")
+            at = f", {example.place}" if example.place not in ("", example.name) else ""
+            findings.reject(
+                "id occurs twice", f"{split} example {example.name}{at}", "give every example its own id"
+            )
             continue
         settled[example.id] = example
     kept = [kind.as_read(example) for example in settled.values()]
@@ -240,6 +246,16 @@ def _settle_labels(kind: Kind, splits: dict[str, tuple[Example, ...]]) -> tuple[
     return known
 
 
+def _remark_on_unlearnable(kind: Kind, splits: Mapping[str, Iterable[Example]], findings: Findings) -> None:
+    """Report labels that are scored and that no training example has."""
+    met = {
+        split: {label for one in examples for label in kind.labels_of(one)} for split, examples in splits.items()
+    }
+    if unseen := sorted(set().union(*met.values()) - met["train"]):
+        names = ", ".join(map(repr, unseen))
+        findings.remark(f"no training example has label {names}, which dev or test has: no model can learn it")
+
+
 def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
     """Labels are printed where texts never are, so that those that nobody has listed must not be texts."""
     task = kind.task
@@ -254,3 +270,16 @@ def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
             f"task {task.name}: {odd[0]!r} is where a label should be; map it to null by label_map where it means a "
             "missing value, or list it in labels"
         )
+    for alike in _alike(labels):
+        raise DataError(
+            f"task {task.name}: labels must differ by more than case and blanks, got {' and '.join(map(repr, alike))}; "
+            "map them to one by label_map, or list each in labels where they are different"
+        )
+
+
+def _alike(labels: Iterable[str]) -> list[list[str]]:
+    """Groups of labels that a reader would take for one: other case, other blanks, other code points of one letter."""
+    groups = defaultdict(list)
+    for label in sorted(labels):
+        groups["".join(unicodedata.normalize("NFC", label).casefold().split())].append(label)
+    return [group for group in groups.values() if len(group) > 1]

@@ -67,6 +67,24 @@ def test_texts_in_the_label_column_are_not_printed(task_of, tmp_path):
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize("other", ["Readmitted", "READ MITTED", "read\u00a0mitted"])
+def test_labels_that_a_reader_takes_for_one_are_no_two_classes(task_of, tmp_path, other):
+    files = write(tmp_path, train=[*ROWS, ("four", "readmitted")], dev=ROWS, test=[*ROWS, ("three", other)])
+    with pytest.raises(
+        DataError, match=r"labels must differ by more than case and blanks, got .* and .*; map them"
+    ):
+        read_task(task_of("sequence", **files), str(tmp_path))
+    write(tmp_path, test=[*ROWS, ("three", "Readmitted")])
+    names = ("a", "b", "readmitted", "Readmitted")
+    listed = read_task(task_of("sequence", **files, labels=names), str(tmp_path))
+    assert listed.labels == names
+    assert listed.findings.remarks == [
+        "no training example has label 'Readmitted', which dev or test has: no model can learn it"
+    ]
+    mapped = read_task(task_of("sequence", **files, label_map={"Readmitted": "readmitted"}), str(tmp_path))
+    assert (mapped.labels, mapped.findings.remarks) == (("a", "b", "readmitted"), [])
+
+
 def test_one_label_is_no_task(task_of, tmp_path):
     files = write(tmp_path, train=[("one", "a")], dev=[("two", "a")], test=[("three", "a")])
     with pytest.raises(DataError, match="at least two labels"):
@@ -201,7 +219,7 @@ def test_ids_that_occur_twice_are_refused_or_left_out(task_of, tmp_path):
     for split in ("train", "dev", "test"):
         (tmp_path / f"{split}.csv").write_text(f"id,text,label\n7,{split} one,a\n7,{split} two,b\n8,{split},b\n")
     files = {"splits": {split: f"{split}.csv" for split in ("train", "dev", "test")}, "columns": {"id": "id"}}
-    with pytest.raises(DataError, match="train example 7: id occurs twice"):
+    with pytest.raises(DataError, match=r"train example 7, .*train\.csv row 2: id occurs twice"):
         read_task(task_of("sequence", **files), str(tmp_path))
     data = read_task(task_of("sequence", **files, on_error="skip"), str(tmp_path))
     assert data.findings.rejected == {"id occurs twice": 3}
