@@ -20,7 +20,7 @@ from typing import IO, Any
 import fsspec
 from fsspec.core import OpenFile, get_compression
 
-from clinscale.errors import ConfigError, DataError
+from clinscale.errors import ConfigError, DataError, exhausted_disk
 from clinscale.permissions import adopt, make_folder, open_private, refuse_foreign
 
 MAX_WHOLE_BYTES = 2**30
@@ -278,7 +278,7 @@ def not_valid(uri: str | Path, codec: str, byte: int) -> str:
     """The message about a file with a byte that is not valid in its encoding."""
     return (
         f"{uri} is not valid {codec.upper()} at byte {byte}; set encoding: to what it was written in (latin-1 and "
-        "cp1252 are common), or convert it: iconv -f LATIN1 -t UTF-8"
+        "cp1252 are common; --encoding where a verb has it), or convert it: iconv -f LATIN1 -t UTF-8"
     )
 
 
@@ -298,6 +298,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(target)
         _sync_folder(target.parent)
+    except OSError as error:
+        if error.filename is None and exhausted_disk(error):  # a write or a flush does not say of what
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

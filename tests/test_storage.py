@@ -75,6 +75,12 @@ def test_missing_file_and_folder_are_named(tmp_path):
         pass
 
 
+def test_a_disk_that_is_full_names_the_file_that_was_to_be_written(tmp_path):
+    with pytest.raises(OSError, match="No space") as caught, storage.atomic_path(tmp_path / "answers.jsonl"):
+        os.write(os.open("/dev/full", os.O_WRONLY), b"a")
+    assert caught.value.filename == str(tmp_path / "answers.jsonl")
+
+
 def test_atomic_path_replaces_only_when_the_block_succeeds(tmp_path):
     path = tmp_path / "deep" / "card.json"
     with storage.atomic_path(path) as temporary:

@@ -76,6 +76,10 @@ class Tracking:
         except _failures() as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
             reason = f"HTTP {status}" if status else type(error).__name__
+            if self.uri.startswith("sqlite") and (own := getattr(error, "orig", None)):
+                reason = str(
+                    own
+                )  # SQLite's words: `database or disk is full`, `attempt to write a readonly database`
             denied = status in _DENIED
         else:
             return
@@ -85,10 +89,10 @@ class Tracking:
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and this user's rights on the model and on its "
                 "experiment"
             )
-        raise RegistryError(
-            f"tracking server {self.place} could not {action} ({reason}); "
-            "check that it runs and that --tracking-uri or MLFLOW_TRACKING_URI names it"
-        )
+        fix = "check that it runs and that --tracking-uri or MLFLOW_TRACKING_URI names it"
+        if self.uri.startswith("sqlite"):
+            fix = "check the room on its disk and its permissions, or name another one with --tracking-uri"
+        raise RegistryError(f"tracking server {self.place} could not {action} ({reason}); {fix}")
 
     @contextlib.contextmanager
     def impatient(self) -> Iterator[None]:

@@ -149,7 +149,10 @@ def resolve(tracking: Tracking, reference: str) -> ModelVersion:
         raise RegistryError(f"no model {name!r} in {tracking.place}; {nearest(str(name), known)}")
     versions = [item for item in list_versions(tracking) if item.name == name]
     has = ", ".join(f"{item.version}{''.join(f' @{alias}' for alias in item.aliases)}" for item in versions)
-    raise RegistryError(f"model {name} has no {reference[len(str(name)) :]}; its versions: {has}")
+    fix = "name one of these"
+    if reference.endswith(f"@{CHAMPION}"):
+        fix += f", or make one champion: clinscale models promote {name}/{versions[-1].version}"
+    raise RegistryError(f"model {name} has no {reference[len(str(name)) :]}; its versions: {has}; {fix}")
 
 
 def find_version(tracking: Tracking, reference: str) -> ModelVersion | None:

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import sqlalchemy
 
 from clinscale import registry
 from clinscale.errors import ConfigError, RegistryError
@@ -91,6 +92,18 @@ def test_a_file_that_is_no_database_is_refused_at_once(tmp_path):
     (tmp_path / "notes.txt").write_text("this is no database, " * 100)
     with pytest.raises(RegistryError, match=r"notes\.txt cannot be used"):
         registry.connect(f"sqlite:///{tmp_path / 'notes.txt'}")
+
+
+def test_a_full_disk_below_the_database_is_reported_in_its_own_words():
+    with sqlalchemy.create_engine("sqlite://").connect() as database:
+        database.exec_driver_sql("PRAGMA max_page_count = 1")
+        with (
+            pytest.raises(
+                RegistryError, match=r"not count \(database or disk is full\); check the room on its disk"
+            ),
+            registry.Tracking("sqlite:///mlflow.db", None).faults("count"),
+        ):
+            database.exec_driver_sql("CREATE TABLE notes (text)")
 
 
 def test_stray_mlflow_variables_do_not_redirect_runs(mlflow_database, monkeypatch):

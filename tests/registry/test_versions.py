@@ -106,6 +106,13 @@ def test_an_unknown_reference_names_what_is_there(tracking, register, hf_folder,
         registry.resolve(tracking, reference)
 
 
+def test_a_champion_that_is_missing_says_how_to_make_one(tracking, register, hf_folder):
+    register(hf_folder)
+    promote = r"its versions: 1; name one of these, or make one champion: clinscale models promote radiology/1$"
+    with pytest.raises(RegistryError, match=promote):
+        registry.resolve(tracking, "radiology@champion")
+
+
 def test_a_first_champion_may_be_missing(tracking, register, hf_folder):
     assert registry.find_version(tracking, "radiology@champion") is None
     register(hf_folder)
