@@ -242,7 +242,8 @@ def scan(
     Says where and of which notes, never what. Exits 1 when anything is found, and 3 when nothing is, but some files
     could not be looked into. Reads compressed files and archives, Parquet and Arrow, UTF-16, base64 and hexadecimal
     digits, tokens of vocabularies, tagged words, and token ids, in digits or in binary, by the tokenizers it meets.
-    What is of no known form, long text that nobody can read, and pictures that are no charts count as not looked into.
+    What is of no known form, long text that nobody can read, and pictures that are no charts count as not looked into,
+    and so do 48 or more numbers that are as token ids of a text, where no tokenizer it meets can have made them.
     Not seen: words whose letters were exchanged or reversed, short runs of digits, and what is hidden in weights.
     Shards are the notes as token ids by purpose: they are named, not looked into.
 

@@ -29,6 +29,11 @@ _SAFETENSORS = re.compile(rb"(?s).{8}\{\s*\"")
 _MOST_HEADER_BYTES = 100_000_000
 _OPAQUE = {"U8", "I8"}
 """Types of tensors that can hold any file, byte by byte."""
+_KINDS = {f"{kind}{8 * width}": f"<{kind.lower()}{width}" for kind in "IU" for width in (2, 4, 8)}
+_KINDS |= {"F32": "<f4", "F64": "<f8"}
+_NUMPY_KINDS = {kind[1:] for kind in _KINDS.values()}
+_OF_TORCH = {"Short": "<i2", "Int": "<i4", "Long": "<i8", "Float": "<f4", "Double": "<f8"}
+"""Types of tensors that can be token ids, and how NumPy writes them."""
 _OF_BYTES = {f"torch {kind}Storage" for kind in ("Byte", "Char", "Untyped", "QUInt8", "QInt8")}
 _WHOLE = {"I16": "<i2", "I32": "<i4", "I64": "<i8"}
 _EXPONENTS = {"F32": ("<u4", 23), "BF16": ("<u2", 7)}
@@ -43,11 +48,13 @@ _PROGRAMS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"MZ", b"wOFF", b"wOF2", b"\0\1\0\
 
 
 class Opaque(NamedTuple):
-    """Bytes in a file that may be of any form, of which its own form says nothing."""
+    """Bytes in a file that may be of any form, of which its own form says nothing; or numbers, which may be ids."""
 
     name: str
     start: int
     stop: int
+    numbers: str = ""
+    """How NumPy writes them, if it is known that they are numbers."""
 
 
 def is_known(begin: bytes) -> bool:
@@ -61,7 +68,7 @@ def is_known(begin: bytes) -> bool:
 
 
 def opaque_parts(stream: Any) -> list[Opaque]:
-    """Parts of a file of arrays or a pickle that are of any form: bytes, and what follows the end.
+    """Parts of a file of arrays or a pickle that are of any form: bytes, numbers, and what follows the end.
 
     Empty for other files. The stream is where it was. Raises ValueError where a header is damaged.
     """
@@ -82,24 +89,30 @@ def opaque_parts(stream: Any) -> list[Opaque]:
         stream.seek(start)
 
 
-def numbers_of_torch(archive: zipfile.ZipFile) -> set[str]:
+def numbers_of_torch(archive: zipfile.ZipFile) -> dict[str, str]:
     """Places, from 1, of the entries of a torch file that are numbers of more than a byte; empty for others.
+
+    Each is with how NumPy writes the numbers, empty for those that cannot be token ids.
 
     Raises ValueError or a fault of zipfile where the entry that names them is damaged.
     """
     names = archive.namelist()
     index = next((name for name in names if name.endswith("/data.pkl")), None)
     if index is None or archive.getinfo(index).file_size > _MOST_HEADER_BYTES:
-        return set()
+        return {}
     with archive.open(index) as entry:
         entry._expected_crc = None  # type: ignore[attr-defined]  # torch writes none
-        keys = set(_keys_of_numbers(entry.read()))
+        kinds = dict(_kinds_of_numbers(entry.read()))
     folder = index.removesuffix(".pkl")
-    return {str(at) for at, name in enumerate(names, 1) if name.removeprefix(f"{folder}/") in keys}
+    keys = ((str(at), name.removeprefix(f"{folder}/")) for at, name in enumerate(names, 1))
+    return {place: kinds[key] for place, key in keys if key in kinds}
 
 
-def _keys_of_numbers(pickled: bytes) -> Iterator[str]:
-    """Names of the storages in a pickle of torch; their class is before each, whole or by its place in the memo."""
+def _kinds_of_numbers(pickled: bytes) -> Iterator[tuple[str, str]]:
+    """Names and kinds of the storages in a pickle of torch.
+
+    Their class is before each, whole or by its place in the memo.
+    """
     memo: dict[int, str] = {}
     kind = named = ""
     for code, value, _ in pickletools.genops(pickled):
@@ -113,7 +126,7 @@ def _keys_of_numbers(pickled: bytes) -> Iterator[str]:
             kind = memo.get(value, kind)
         elif code.name == "BINUNICODE" and kind:
             if kind not in _OF_BYTES:
-                yield str(value)
+                yield str(value), _OF_TORCH.get(kind.removeprefix("torch ").removesuffix("Storage"), "")
             kind = ""
 
 
@@ -159,6 +172,10 @@ def _of_safetensors(header: dict[str, Any], data_start: int, stream: Any) -> lis
         for number, tensor in enumerate(tensors, 1)
         if tensor["dtype"] in _OPAQUE or _is_odd(tensor, data_start, stream)
     ]
+    for tensor in tensors:
+        if tensor["dtype"] in _KINDS:
+            start, stop = tensor["data_offsets"]
+            found.append(Opaque("", data_start + start, data_start + stop, _KINDS[tensor["dtype"]]))
     last = max((one["data_offsets"][1] for one in tensors), default=0)
     return found + _behind(data_start + last, stream)
 
@@ -173,7 +190,8 @@ def _of_numpy(stream: Any) -> list[Opaque]:
     stop = start + math.prod(shape) * dtype.itemsize
     is_opaque = dtype.kind in "USV" or (dtype.itemsize == 1 and dtype.kind in "iu")
     bytes_of = [Opaque("array", start, stop)] if is_opaque else []
-    return bytes_of + _behind(stop, stream)
+    numbers = [Opaque("", start, stop, dtype.str)] if dtype.str[1:] in _NUMPY_KINDS else []
+    return bytes_of + numbers + _behind(stop, stream)
 
 
 def _is_odd(tensor: dict[str, Any], data_start: int, stream: Any) -> bool:

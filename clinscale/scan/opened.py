@@ -88,6 +88,8 @@ class Layer(NamedTuple):
     stream: IO[bytes]
     is_form_known: bool = False
     """Whether what is no text in it is of a known form, too."""
+    numbers: str = ""
+    """How NumPy writes the numbers that it is; they are of another layer as well, and only judged here."""
 
 
 def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[Layer]:
@@ -133,8 +135,13 @@ def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[Layer
 
 
 def _of_opaque(stream: Any, inside: str, depth: int) -> Iterator[Layer]:
-    """Parts of an array file that are of any form, each as if it were a file; large ones are not opened."""
-    for name, start, stop in opaque_parts(stream):
+    """Numbers in an array file, and parts that are of any form, each as if it were a file; large ones are refused."""
+    for name, start, stop, numbers in opaque_parts(stream):
+        if numbers:
+            for at in range(start, stop, _BLOCK_BYTES):
+                stream.seek(at)
+                yield Layer(inside, as_file(stream.read(min(_BLOCK_BYTES, stop - at))), numbers=numbers)
+            continue
         if stop - start > _MOST_OPAQUE_BYTES:
             raise NotImplementedError
         stream.seek(start)
@@ -208,11 +215,14 @@ def _of_zip(stream: Any, inside: str, depth: int) -> Iterator[Layer]:
         try:
             numbers = numbers_of_torch(archive)
         except FAULTS:
-            numbers = set()
+            numbers = {}
         entries = (functools.partial(opened, one) for one in archive.infolist())
         for layer in _of_entries(entries, inside, depth):
             number = layer.inside.removeprefix(f"{inside} entry ".lstrip())
             yield layer._replace(is_form_known=True) if number in numbers else layer
+        for place in (place for place, kind in numbers.items() if kind):
+            with opened(archive.infolist()[int(place) - 1]) as inner:
+                yield Layer(inside, inner, numbers=numbers[place])
         yield _of_names([*archive.namelist(), archive.comment.decode(errors="replace")], inside)
 
 

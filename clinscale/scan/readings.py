@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from clinscale.scan.token_ids import lettered, spelled
+from clinscale.scan.unspelled import NO_TOKENIZER, are_unspelled
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -39,7 +40,11 @@ def readings(text: str, tokenizers: Sequence["Tokenizer"]) -> Iterator[str]:
     Args:
         text: of any file.
         tokenizers: by which numbers in a row may be token ids.
+
+    Raises:
+        NotImplementedError: some are the ids of another tokenizer, after all others.
     """
+    is_unspelled = False
     if any(mark in text for mark in "Ġ▁"):
         yield text.translate(_SPACES)
         yield _PIECES.sub("", text).translate(_SPACES).replace("</w>", " ")
@@ -57,7 +62,10 @@ def readings(text: str, tokenizers: Sequence["Tokenizer"]) -> Iterator[str]:
     for ids in _lists_of_ids(text):
         yield from lettered(ids)
         yield from spelled(ids, tokenizers)
+        is_unspelled = is_unspelled or are_unspelled(ids, tokenizers)
     yield from _columns_of_words(text)
+    if is_unspelled:
+        raise NotImplementedError(NO_TOKENIZER)
 
 
 def _lists_of_ids(text: str) -> Iterator[list[int]]:

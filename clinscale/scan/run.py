@@ -16,7 +16,7 @@ from clinscale import corpus, registry
 from clinscale.corpus import CleaningConfig, Document, SourceConfig
 from clinscale.errors import ClinscaleError, DataError
 from clinscale.scan.readings import readings
-from clinscale.scan.strings import FAULTS, plain, read_pieces
+from clinscale.scan.strings import FAULTS, Piece, plain, read_pieces
 from clinscale.scan.token_ids import TOKEN_IDS, decoded
 from clinscale.storage import is_remote, sha256
 
@@ -61,7 +61,8 @@ class ScanResult:
     bytes: int
     """Size of the files."""
     unread: tuple[str, ...]
-    """Files that could not be looked into: damaged, encrypted, or of a format that is not opened."""
+    """Files that could not be looked into: damaged, encrypted, of a format that is not opened, or token ids that no
+    tokenizer met makes."""
     shards: tuple[str, ...]
     """Files of token ids of ShardSets, as built: they are notes by purpose, and are named instead of looked into."""
     findings: tuple[Finding, ...]
@@ -176,8 +177,13 @@ class _Scan:
         self._texts += 1
         if text.key or text.value:
             label = self._new(_Label(text.owner, f"{text.owner}: {text.field} {text.key}".strip()))
-            for value in (text.value, *readings(text.value, list(self._tokenizers.values()))):
-                self._add(_CONTENT + 2 * label, value, 0, len(text.value))
+            place, tokenizers = _CONTENT + 2 * label, list(self._tokenizers.values())
+            self._add(place, text.value, 0, len(text.value))
+            try:
+                for value in readings(text.value, tokenizers):
+                    self._add(place, value, 0, len(text.value))
+            except NotImplementedError as error:
+                self._unread.append((label, _why(error)))
 
     def look_at_artifacts(self, files: registry.Files) -> None:
         """All files of a run or model; a folder that this machine sees is read where it is."""
@@ -235,18 +241,19 @@ class _Scan:
             parts = self._read[digest] = {}
             tokenizers = list(self._tokenizers.values())
             largest = max((one.get_vocab_size() for one in tokenizers), default=0)
+            fault: NotImplementedError | None = None
             for piece in read_pieces(path, largest):
                 if piece.inside not in parts:
                     parts[piece.inside] = self._new(label.of(piece.inside)) if piece.inside else first
-                texts = (
-                    decoded(piece.raw, piece.encoding, tokenizers)
-                    if piece.encoding in TOKEN_IDS
-                    else (piece.text, *readings(piece.text, tokenizers))
-                )
-                for text in texts:
-                    self._add(_CONTENT + 2 * parts[piece.inside], text, piece.offset, len(piece.raw))
-        except NotImplementedError:
-            self._unread.append((first, "of a format that is not opened"))
+                try:
+                    for text in _texts_of(piece, tokenizers):
+                        self._add(_CONTENT + 2 * parts[piece.inside], text, piece.offset, len(piece.raw))
+                except NotImplementedError as error:
+                    fault = error
+            if fault:
+                raise fault
+        except NotImplementedError as error:
+            self._unread.append((first, _why(error)))
         except FAULTS as error:
             self._unread.append((first, type(error).__name__))
 
@@ -324,6 +331,18 @@ class _Scan:
         found.num_notes += 1
         if len(found.notes) < _NOTES_NAMED:
             found.notes.append(note)
+
+
+def _texts_of(piece: Piece, tokenizers: list["Tokenizer"]) -> Iterator[str]:
+    if piece.encoding in TOKEN_IDS:
+        yield from decoded(piece.raw, piece.encoding, tokenizers)
+    else:
+        yield piece.text
+        yield from readings(piece.text, tokenizers)
+
+
+def _why(error: NotImplementedError) -> str:
+    return str(error) or "of a format that is not opened"
 
 
 def _counts(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ from clinscale.scan.opened import (
     open_layers,
 )
 from clinscale.scan.pictures import as_file
-from clinscale.scan.token_ids import runs_of_ids
+from clinscale.scan.token_ids import TOKEN_IDS, runs_of_ids
 from clinscale.scan.unreadable import LEAST_SIGNS, is_mixed, unreadable
 from clinscale.scan.windows import frequent, sums_of_parities
 
@@ -92,11 +92,13 @@ class Piece(NamedTuple):
     """Offset of its first byte."""
     raw: bytes
     encoding: str = UTF_8
-    """Encoding of the characters; one of TOKEN_IDS for numbers, which have no `text` but by a tokenizer."""
+    """Encoding of the characters; one of TOKEN_IDS for numbers, whose `text` is empty."""
 
     @property
     def text(self) -> str:
         """Decoded; a character that the edge of a block has cut is replaced."""
+        if self.encoding in TOKEN_IDS:
+            return ""
         return self.raw.decode(self.encoding, errors=_AS_WINDOWS if self.encoding == UTF_8 else "replace")
 
 
@@ -131,7 +133,11 @@ def plain(text: str) -> str:
 
 
 def _pieces(layer: Layer, vocabulary_tokens: int, encoded: int = 0) -> Iterator[Piece]:
-    inside, stream, is_form_known = layer
+    inside, stream, is_form_known, numbers = layer
+    if numbers:
+        while block := stream.read(_BLOCK_BYTES):
+            yield Piece(inside, 0, block, f"array {numbers}")
+        return
     offset, tail, unknown = 0, b"", 0
     fault: Exception | None = None
     while block := stream.read(_BLOCK_BYTES):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from clinscale.scan.unspelled import NO_TOKENIZER, are_unspelled
 from clinscale.scan.windows import Marks, frequent, ranges, sums, sums_of_parities
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ _LEAST_IDS, _LEAST_CHANGES = 8, 6
 _MOST_CODE, _LEAST_LETTERS, _MOSTLY = 0x250, 15, 0.95
 """Codes of Latin letters are below this; least number of letters in a phrase, and share of codes that are letters."""
 _SHORT = 2**16
+_SAMPLE_FLOATS, _LARGEST_FLOAT = 64, 2.0**32
+"""Floats of which none is broken where they are ids, and what all ids are below."""
 _STRETCH_BYTES = 64
 """Bytes that are judged at once for numbers of objects; a scalar of NumPy takes 17."""
 _MOST_COLUMNS = 3
@@ -119,8 +122,13 @@ _OBJECTS = {
         {3: ">f8", 4: ">f4", 5: ">f2"},
     ),
 }
+_ARRAY_KINDS = ("i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
 _FLOATS = {"<f4": 4, "<f8": 8, ">f4": 4, ">f8": 8}
-TOKEN_IDS = frozenset({_LITTLE, _BIG, *_OBJECTS, *_FLOATS})
+_OF_KNOWN_FORM = "pickle"
+"""The objects that are of a known form: those of others are reported as of none where they are not read."""
+ARRAYS = {f"array {order}{kind}": f"{order}{kind}" for order in "<>" for kind in _ARRAY_KINDS}
+"""Values of `Piece.encoding` for arrays of which their file says that they are numbers, and how NumPy writes these."""
+TOKEN_IDS = frozenset({_LITTLE, _BIG, *_OBJECTS, *_FLOATS, *ARRAYS})
 """Values of `Piece.encoding` for numbers."""
 
 
@@ -132,11 +140,12 @@ def runs_of_ids(block: bytes, vocabulary_tokens: int) -> Iterator[tuple[int, int
 
     Args:
         block: of any file.
-        vocabulary_tokens: size of the largest vocabulary; 0 if there is none.
+        vocabulary_tokens: size of the largest vocabulary; 0 if there is none, and only lists of pickle are yielded.
     """
-    if not vocabulary_tokens:
-        return
     raw = np.frombuffer(block, np.uint8)
+    if not vocabulary_tokens:
+        yield from ((*run, _OF_KNOWN_FORM) for run in _OBJECTS[_OF_KNOWN_FORM].runs(block, raw))
+        return
     for order, first, start, stop in _arrays(block, raw, vocabulary_tokens):
         yield first + 2 * start, first + 2 * stop, order
     yield from _floats(raw)
@@ -145,11 +154,21 @@ def runs_of_ids(block: bytes, vocabulary_tokens: int) -> Iterator[tuple[int, int
 
 
 def decoded(raw: bytes, written: str, tokenizers: Sequence["Tokenizer"]) -> Iterator[str]:
-    """Yield what the numbers in `raw`, `written` as one of TOKEN_IDS, are by each tokenizer."""
-    for tokenizer in tokenizers:
-        for ids in _numbers(raw, written, tokenizer.get_vocab_size()):
-            yield from spelled(ids, [tokenizer])
-            yield from lettered(ids)
+    """Yield what the numbers in `raw`, `written` as one of TOKEN_IDS, are by each tokenizer.
+
+    Those of ARRAYS are found in their file as others, too, and judged alone. Raises NotImplementedError, after all
+    others, where numbers that are of a known form are the ids of another tokenizer.
+    """
+    if written in ARRAYS:
+        numbers = _whole_numbers(raw, ARRAYS[written])
+    else:
+        for tokenizer in tokenizers:
+            for ids in _numbers(raw, written, tokenizer.get_vocab_size()):
+                yield from spelled(ids, [tokenizer])
+                yield from lettered(ids)
+        numbers = _OBJECTS[written].ids(raw) if written == _OF_KNOWN_FORM else np.zeros(0, np.int64)
+    if are_unspelled(numbers, tokenizers):
+        raise NotImplementedError(NO_TOKENIZER)
 
 
 def lettered(numbers: "npt.NDArray[np.int64] | Sequence[int]") -> Iterator[str]:
@@ -221,6 +240,15 @@ def _floats(raw: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int, str]]:
                 for run in np.split(of_phase, np.flatnonzero(np.diff(of_phase) > _MOST_COLUMNS * width) + 1):
                     if len(run) >= _LEAST_IDS:
                         yield int(run[0]), int(run[-1]) + width, written
+
+
+def _whole_numbers(raw: bytes, kind: str) -> npt.NDArray[np.int64]:
+    """An array's numbers; none of floats that are not whole, as weights are."""
+    values = np.frombuffer(raw, kind, len(raw) // np.dtype(kind).itemsize)
+    if values.dtype.kind == "f":
+        is_whole = np.isfinite(values[:_SAMPLE_FLOATS]).all() and not (values[:_SAMPLE_FLOATS] % 1).any()
+        values = values[(values >= 0) & (values < _LARGEST_FLOAT) & (values % 1 == 0)] if is_whole else values[:0]
+    return values.astype(np.int64)
 
 
 def _numbers(raw: bytes, written: str, size: int) -> list[npt.NDArray[np.int64]]:

@@ -119,6 +119,17 @@ def test_what_cannot_be_looked_into_is_said(home, tracking, sources):
     assert told.exit_code == 3, "nothing found, and not all was looked into"
 
 
+def test_token_ids_that_no_tokenizer_reads_are_not_looked_into(home, tracking, sources):
+    drawn = np.random.default_rng(0)
+    shares = 1 / np.arange(5, 3_005)
+    ids = drawn.permutation(3_000)[drawn.choice(3_000, 400, p=shares / shares.sum())].tolist()
+    (home / "ids.json").write_text(json.dumps(ids))
+    run = registry.start_run(tracking, experiment="e", name="r", tags={"ids": str(ids)}, params={})
+    result = scan(sources, tracking=tracking, places=[home / "ids.json"], skip=[home / "mlartifacts"])
+    why = "(token ids, and no tokenizer was met that reads them)"
+    assert result.unread == (f"{home}/ids.json {why}", f"run {run.id}: tag ids {why}")
+
+
 def test_links_and_closed_folders_are_said_and_places_that_are_gone_refused(home, tracking, sources, monkeypatch):
     (home / "inside.txt").symlink_to(home / "vocabulary.json")
     (home / "loop").symlink_to(home)
