@@ -48,6 +48,7 @@ BORROWED = {
     # registry
     "mlflow.server.handlers:_get_request_message": "what a request asks, for rights",
     "mlflow.server.auth:authenticate_request_basic_auth": "who asks",
+    "mlflow.server.auth:_get_experiment_permission": "whether a reader may read what an address names",
     "mlflow.server.auth:make_forbidden_response": "what is answered",
     "mlflow.store.artifact.artifact_repository_registry:get_artifact_repository": "files of a version",
     "mlflow.utils.rest_utils:http_request": "downloads in ranges",

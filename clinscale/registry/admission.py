@@ -105,6 +105,8 @@ slash at its beginning is below `/api/N.0/` and `/ajax-api/N.0/`. The first that
 _API = re.compile(r"/(?:ajax-)?api/[0-9]\.[0-9]/(.+)")
 _SNAKE = re.compile(r"[^A-Z]*")
 _CREATE_EXPERIMENT = "mlflow/experiments/create"
+_GET_ADDRESS = "mlflow/model-versions/get-download-uri"
+_ADDRESS = re.compile(r"mlflow-artifacts:/+(?:[^/]+/+)??(?:workspaces/default/)?([0-9]+)/.*")
 _WORKSPACE_HEADER, _WORKSPACE = "X-MLFLOW-WORKSPACE", "default"
 
 
@@ -152,6 +154,7 @@ def authenticate() -> Any:
         else:
             g.clinscale_admitted = login
             note_owner(request, user.username)
+            _hide_address(request, user)
     return g.clinscale_admitted
 
 
@@ -189,6 +192,34 @@ def _is_refused(request: Any, user: Any) -> bool:
     if request.path.endswith(_CREATE_EXPERIMENT) and "artifact_location" in (body or {}):
         return True  # files outside the one place for artifacts
     return "admin" not in roles and (_writes_owner(body, request.path) or not may_change(request, user.username))
+
+
+def _hide_address(request: Any, user: Any) -> None:
+    """Have the address of a version's files told to a reader only where he may read them; MLflow asks for the model's.
+
+    The answer is judged, not the request: what was asked for can be written in several ways.
+    """
+    from flask import after_this_request
+    from mlflow.server.auth import make_forbidden_response
+
+    if not request.path.endswith(_GET_ADDRESS) or _roles(user) - {"reader"}:
+        return
+
+    def judge(response: Any) -> Any:
+        is_hidden = response.status_code == 200 and not _may_read(response.get_json(), user.username)
+        return make_forbidden_response() if is_hidden else response
+
+    after_this_request(judge)
+
+
+def _may_read(answer: Any, account: str) -> bool:
+    """Whether the address in an answer is of artifacts of an experiment that the account may read."""
+    from mlflow.server import auth
+    from mlflow.utils.workspace_context import ServerWorkspaceContext
+
+    address = _ADDRESS.fullmatch(answer.get("artifact_uri", ""))
+    with ServerWorkspaceContext(_WORKSPACE):
+        return bool(address and auth._get_experiment_permission(address[1], account).can_read)
 
 
 def _roles(user: Any) -> frozenset[Role]:

@@ -280,11 +280,37 @@ def test_a_reader_gets_nothing_of_what_is_not_released(app, made):
         f"/get-artifact?run_id={made['run']}&path=MLmodel",
         f"{API}/artifacts/list?run_id={made['run']}",
         f"/api/2.0/mlflow-artifacts/presigned/{model}",
+        f"{API}/model-versions/get-download-uri?{version.removesuffix('&path=MLmodel')}",
+        f"/ajax-api/2.0/mlflow/model-versions/get-download-uri?{version.removesuffix('&path=MLmodel')}",
     ]
     for way in ways:
-        assert ask(app, "GET", way, user="rita").status == 403, way
+        answer = ask(app, "GET", way, user="rita")
+        assert answer.status == 403, way
+        assert made["ready"].encode() not in answer.body
+    in_body = {"name": "organs", "version": "1"}
+    assert ask(app, "GET", f"{API}/model-versions/get-download-uri", user="rita", body=in_body).status in (
+        400,
+        403,
+    )
+    address = ask(app, "GET", ways[-1], user="tom").json["artifact_uri"]
+    assert address.endswith(model.removesuffix("/MLmodel"))
     assert ask(app, "GET", f"/api/2.0/mlflow-artifacts/artifacts/{model}", user="tom").body == b"files"
     assert ask(app, "GET", f"{API}/model-versions/get?name=organs&version=1", user="rita").status == 200
+
+
+def test_a_reader_is_told_where_a_released_versions_files_are(server):
+    app, experiments = server
+    in_releases = {"experiment_id": experiments[Experiment.RELEASES], "name": "released"}
+    released = ask(app, "POST", f"{API}/logged-models", user="pam", body=in_releases).json["model"]["info"]
+    ready = {"model_id": released["model_id"], "status": "LOGGED_MODEL_READY"}
+    ask(app, "PATCH", f"{API}/logged-models/{released['model_id']}", user="pam", body=ready)
+    ask(app, "POST", f"{API}/registered-models/create", user="pam", body={"name": "hearts"})
+    version = {"name": "hearts", "source": f"models:/{released['model_id']}", "model_id": released["model_id"]}
+    assert ask(app, "POST", f"{API}/model-versions/create", user="pam", body=version).status == 200
+    path = f"{API}/model-versions/get-download-uri?name=hearts&version=1"
+    told = [ask(app, "GET", path, user=user).json["artifact_uri"] for user in ("rita", "pam")]
+    assert told[0] == told[1]
+    assert released["model_id"] in told[0]
 
 
 @pytest.mark.parametrize("user", ["tina", "pam"])
