@@ -195,7 +195,7 @@ def _is_refused(request: Any, user: Any) -> bool:
 
 
 def _hide_address(request: Any, user: Any) -> None:
-    """Have the address of a version's files told to a reader only where he may read them; MLflow asks for the model's.
+    """Keep the address of a version's files from a reader who may not read them; MLflow checks the model alone.
 
     The answer is judged, not the request: what was asked for can be written in several ways.
     """

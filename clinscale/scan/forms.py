@@ -54,7 +54,7 @@ class Opaque(NamedTuple):
     start: int
     stop: int
     numbers: str = ""
-    """How NumPy writes them, if it is known that they are numbers."""
+    """NumPy's name of their type, if it is known that they are numbers; else empty."""
 
 
 def is_known(begin: bytes) -> bool:

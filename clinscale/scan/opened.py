@@ -89,7 +89,7 @@ class Layer(NamedTuple):
     is_form_known: bool = False
     """Whether what is no text in it is of a known form, too."""
     numbers: str = ""
-    """How NumPy writes the numbers that it is; they are of another layer as well, and only judged here."""
+    """NumPy's name of the type of the numbers that it is; they are of another layer as well, and only judged here."""
 
 
 def open_layers(stream: Any, inside: str = "", depth: int = 0) -> Iterator[Layer]:
