@@ -86,7 +86,7 @@ def test_a_check_finds_every_fault_and_names_its_row(broken, clinscale):
     assert {problem["where"].rsplit("/", 1)[-1] for problem in found["problems"]} == {
         "notes.csv row 31",
         "notes.csv row 33",
-        "all example 3",
+        "notes.csv row 32",
     }
     assert "secret" not in checked.stdout + checked.stderr
     people = clinscale("tasks", "check", broken)
