@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 import subprocess
+import typing
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,32 @@ def test_python_imports_what_exists():
     assert lines
     for node in lines:
         exec(ast.unparse(node), {})
+
+
+def test_python_reads_attributes_that_the_returned_types_have():
+    tree = ast.parse(blocks(ROOT / "README.md", "python")[0])
+    names = {}
+    exec("".join(ast.unparse(node) + "\n" for node in tree.body if isinstance(node, ast.ImportFrom)), names)
+    types = {}
+    for node in ast.walk(tree):
+        target, value = getattr(node, "targets", [getattr(node, "target", None)])[0], getattr(node, "value", None)
+        value = node.iter if isinstance(node, ast.For) else value
+        if isinstance(target, ast.Name) and isinstance(value, ast.Call):
+            returned = typing.get_type_hints(eval(ast.unparse(value.func), names))["return"]
+            types[target.id] = typing.get_args(returned)[0] if isinstance(node, ast.For) else returned
+    read = [
+        (node.value.id, node.attr)
+        for node in ast.walk(tree)
+        if isinstance(getattr(node, "value", None), ast.Name)
+        and isinstance(node, ast.Attribute)
+        and node.value.id in types
+    ]
+    assert {name for name, _ in read} >= {"version", "pulled"}
+    for name, attribute in read:
+        assert attribute in typing.get_type_hints(types[name]) or hasattr(types[name], attribute), (
+            name,
+            attribute,
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
