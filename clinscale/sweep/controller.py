@@ -23,7 +23,7 @@ from clinscale.sweep.policy import (
     to_close,
 )
 from clinscale.sweep.sampler import Proposer
-from clinscale.sweep.trial import CHANGED, FAILED, LOOK, MESSAGE, NO_ROOM, OBJECTIVE, Segment
+from clinscale.sweep.trial import CHANGED, FAILED, LOOK, MESSAGE, NO_ROOM, OBJECTIVE, SHORT_OF_MEMORY, Segment
 
 _KEPT = ("eval/", "look/", "train/", "perf/")
 
@@ -109,6 +109,9 @@ class SweepController:
                 f"sweep {self.name}: {result[MESSAGE]}; make room or fix the disk, then run the same command again: "
                 "all trials go on from their last epochs"
             )
+        if result.get(FAILED) == SHORT_OF_MEMORY:
+            self.died(segment_id, "out_of_memory", result[MESSAGE])
+            return False
         if FAILED in result:
             self._end(segment_id, "failed", result[FAILED], result[MESSAGE])
             return False

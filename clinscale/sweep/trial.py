@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import ChangedDataError, ClinscaleError, DivergenceError, OutOfMemoryError, exhausted_disk
+from clinscale.errors import (
+    ChangedDataError,
+    ClinscaleError,
+    DivergenceError,
+    OutOfMemoryError,
+    exhausted_disk,
+    exhausted_memory,
+)
 from clinscale.finetune import FinetuneRecipe, Looks, finetune, finetune_on_workers
 from clinscale.runtime import halved, waiting, watched
 from clinscale.sweep.config import SweepRuntime
@@ -24,6 +31,9 @@ LOOK = "look"
 
 FAILED, MESSAGE = "failed", "message"
 """Keys of the last report of a trial that cannot go on; a look without a score has the second alone."""
+
+SHORT_OF_MEMORY = "short_of_memory"
+"""Value of `FAILED` where memory gave out between steps, whose own lack is answered with smaller ones."""
 
 NO_ROOM, CHANGED = "no_room", "changed"
 """Values of `FAILED` where the disk cannot be written, or the data are others: no fault of the settings, and every
@@ -119,9 +129,12 @@ def run_segment(report: Report, segment: Segment, *, specs: tuple[TrialSpec, ...
         # returned, not raised: Ray Tune would end the process, which the next trial can use
         failed = {FAILED: reason_of(error), MESSAGE: str(error)}
     except Exception as error:
-        if not (disk := exhausted_disk(error)):
+        if disk := exhausted_disk(error):
+            failed = {FAILED: NO_ROOM, MESSAGE: f"trial {segment.trial} cannot write to {spec.folder} ({disk})"}
+        elif memory := exhausted_memory(error):
+            failed = {FAILED: SHORT_OF_MEMORY, MESSAGE: f"the trial ran out of {memory} memory"}
+        else:
             raise
-        failed = {FAILED: NO_ROOM, MESSAGE: f"trial {segment.trial} cannot write to {spec.folder} ({disk})"}
     report(failed)
 
 

@@ -1,14 +1,19 @@
 """What workers ask and report becomes ledger entries, without Ray."""
 
 import pickle
+from types import SimpleNamespace
 
 import pytest
+import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 from clinscale.errors import CapacityError, ChangedDataError, ClusterError, DataError
 from clinscale.sweep import Ledger, Proposer, SearchSpace, SweepConfig, SweepController, fork_runner
-from clinscale.sweep.trial import CHANGED, FAILED, MESSAGE, NO_ROOM
+from clinscale.sweep import trial as trials
+from clinscale.sweep.config import SweepRuntime
+from clinscale.sweep.trial import CHANGED, FAILED, MESSAGE, NO_ROOM, run_segment
 from clinscale.sweep.tune_runner import how_it_died
+from clinscale.tasks import load_task
 
 PARAMETERS = {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}
 
@@ -160,6 +165,29 @@ def test_a_segment_whose_host_had_too_little_memory_begins_again_with_half_the_m
     asked.next_segment("a")
     asked.died("a", "out_of_memory", "OutOfMemoryError")
     assert asked.next_segment("b").halvings == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")],
+)
+def test_memory_that_gives_out_between_steps_is_no_error_of_the_setting(error, monkeypatch):
+    """As in an evaluation, or while the model is loaded."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(trials, "_train", fail)
+    settings = SweepRuntime(cpus_per_trial=torch.get_num_threads())
+    space = SearchSpace.parse({"parameters": PARAMETERS}, source="test")
+    spec = SimpleNamespace(task=load_task("demo_pairs"), runtime=settings, space=space)
+    ledger = Ledger()
+    asked = controller(ledger)
+    for _ in range(1 + settings.max_failures):
+        segment = asked.next_segment("a")
+        run_segment(lambda result: asked.report("a", result), segment, specs=(spec,))
+    assert (ledger.trials[0].state, ledger.trials[0].reason) == ("failed", "out_of_memory")
+    assert segment.halvings == settings.max_failures
 
 
 def test_a_budget_of_time_ends_the_search():
