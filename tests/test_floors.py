@@ -13,6 +13,7 @@ FLOORS: list[set[str]] = [
     {
         "telemetry",
         "errors",
+        "interrupts",
         "strict_yaml",
         "config",
         "units",
@@ -43,6 +44,7 @@ FLOORS: list[set[str]] = [
 GROUND = [
     "telemetry",
     "errors",
+    "interrupts",
     "strict_yaml",
     "config",
     "units",

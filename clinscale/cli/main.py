@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from clinscale import __version__
+from clinscale import __version__, interrupts
 from clinscale.cli import (
     bench,
     cluster,
@@ -86,9 +86,7 @@ def main() -> NoReturn:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal; `nohup` ignores it
-        signal.signal(signal.SIGHUP, _interrupt)
+    interrupts.listen()
     close_process()
     sys.unraisablehook = _interrupt_again
     _refuse_odd_arguments()
@@ -110,6 +108,7 @@ def main() -> NoReturn:
         code = _INTERRUPTED
     except Exception as error:  # noqa: BLE001  the last net: what falls into it is a fault of ours
         code = _INTERRUPTED if was_interrupted(error) else _foreign(error)
+    interrupts.listen_no_more()
     if code == _INTERRUPTED:
         print("interrupted: what is finished is kept; the same command continues from there", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
@@ -154,13 +153,10 @@ def _print_error(sentence: str) -> None:
     print(visible(f"error: {sentence}"), file=sys.stderr)
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def _interrupt_again(unraisable: Any) -> None:
     """Python drops what is raised in a finaliser, a Ctrl-C too when it hits one: it is sent once more."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        interrupts.forget()
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(unraisable)

@@ -13,12 +13,14 @@ import re
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from clinscale import interrupts
 from clinscale.errors import AccessError, ConfigError, RegistryError
 from clinscale.permissions import make_folder, open_private
 from clinscale.storage import how_to_install
@@ -144,7 +146,7 @@ class Tracking:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let a signal interrupt after the block and not within it; a second one interrupts at once.
+    """Let a signal interrupt after the block and not within it; one that comes `TIDYING_S` later interrupts at once.
 
     A KeyboardInterrupt within a statement leaves SQLite's transaction open for as long as its traceback is held, so
     code that closes its runs after that finds the database locked by itself.
@@ -152,24 +154,22 @@ def _uninterrupted() -> Iterator[None]:
     kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     in_main = threading.current_thread() is threading.main_thread()  # the only one that signals interrupt
     handlers = {kind: found for kind in kinds if in_main and callable(found := signal.getsignal(kind))}
-    came: list[Any] = []
-
-    def restore() -> None:
-        for kind, handler in handlers.items():
-            signal.signal(kind, handler)
+    came: list[tuple[int, Any, float]] = []
 
     def keep(kind: int, frame: Any) -> None:
-        came.append((kind, frame))
-        restore()
+        came.append((kind, frame, time.monotonic()))
+        if len(came) > 1 and came[-1][2] - came[0][2] >= interrupts.TIDYING_S:  # the server hangs
+            handlers[signal.Signals(kind)](kind, frame)
 
     for kind in handlers:
         signal.signal(kind, keep)
     try:
         yield
     finally:
-        restore()
-        for kind, frame in came:
-            handlers[kind](kind, frame)
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
+        for kind, frame, _ in came[:1]:
+            handlers[signal.Signals(kind)](kind, frame)
 
 
 def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Tracking:
