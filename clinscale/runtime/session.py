@@ -202,10 +202,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         raise
     except (OSError, ValueError) as error:
         own.close()
-        raise ClusterError(
-            f"Ray at {address or 'this machine'} cannot be joined ({type(error).__name__}); "
-            "check the address and that the head runs, or unset RAY_ADDRESS to start Ray here"
-        ) from None
+        raise ClusterError(_why_no_ray(address, error)) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end the process before it has tidied up
     if not address:
@@ -223,6 +220,20 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
             _started_here.discard(cluster.address)
             if not address and not failed:  # after an error, its logs are worth keeping
                 shutil.rmtree(context.address_info["session_dir"], ignore_errors=True)
+
+
+def _why_no_ray(address: str | None, error: Exception) -> str:
+    if address:
+        return (
+            f"Ray at {address} cannot be joined ({type(error).__name__}); "
+            "check the address and that the head runs, or unset RAY_ADDRESS to start Ray here"
+        )
+    if "AF_UNIX" in str(error):
+        return (
+            f"Ray cannot start on this machine: its sockets lie below {_scratch()}, whose path must be shorter, got "
+            f"{len(str(_scratch()))} characters; set TMPDIR to a shorter one, such as /tmp"
+        )
+    return f"Ray cannot start on this machine ({type(error).__name__}); clinscale doctor looks for the reason"
 
 
 @contextlib.contextmanager

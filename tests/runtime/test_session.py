@@ -25,6 +25,24 @@ def test_slots_are_what_fits_at_once_and_at_least_one(cpus, gpus, slots):
     assert CLUSTER.slots(cpus=cpus, gpus=gpus) == slots
 
 
+def test_a_folder_for_temporary_files_whose_path_is_too_long_for_sockets_is_named(tmp_path):
+    """As jobs of a Slurm have one."""
+    long = tmp_path / ("scratch-" * 8)
+    long.mkdir()
+    script = "from clinscale import runtime\nwith runtime.ray_session(num_cpus=1): print('started')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"TMPDIR": str(long)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 1
+    assert f"its sockets lie below {long}/clinscale-" in ran.stderr
+    assert "set TMPDIR to a shorter one, such as /tmp" in ran.stderr
+
+
 @pytest.mark.parametrize("prefix", ["", "ray://"])
 @pytest.mark.parametrize("by_environment", [True, False])
 def test_an_address_where_nobody_listens_is_named_at_once(prefix, by_environment, monkeypatch):
