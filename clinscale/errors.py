@@ -92,6 +92,7 @@ def exhausted_memory(error: Exception) -> str | None:
     if (
         isinstance(error, MemoryError)
         or "can't allocate memory" in text
+        or "could not create a primitive" in text  # all that oneDNN says when its code finds no room
         or getattr(error, "errno", 0) == errno.ENOMEM
     ):
         return "host"

@@ -168,8 +168,8 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for kind, handler in handlers.items():
             signal.signal(kind, handler)
-        for kind, frame, _ in came[:1]:
-            handlers[signal.Signals(kind)](kind, frame)
+        for first, frame, _ in came[:1]:
+            handlers[signal.Signals(first)](first, frame)
 
 
 def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Tracking:

@@ -32,7 +32,7 @@ _STALL_S = 20.0
 """`runtime.collective_timeout_s`."""
 _PATIENCE_S, _GONE_S = 480.0, 60.0
 _POLL_S = 0.02
-_MARK = "CLINSCALE_BENCH_FAULT"
+MARK = "CLINSCALE_BENCH_FAULT"
 """Environment variable that all processes of a command inherit."""
 
 
@@ -41,7 +41,7 @@ class Place:
     """The Ray that a command runs on."""
 
     mark: str
-    """Value of `_MARK` of all its processes."""
+    """Value of `MARK` of all its processes."""
     address: str | None = None
     """None: the command starts one of its own."""
 
@@ -56,7 +56,7 @@ def own_ray() -> Iterator[Place]:
 def several_nodes(count: int) -> Iterator[Place]:
     """A Ray of that many nodes of one CPU each on this machine."""
     mark = uuid.uuid4().hex
-    with runtime.several_nodes(count, num_cpus=1, **{_MARK: mark}) as address:
+    with runtime.several_nodes(count, num_cpus=1, **{MARK: mark}) as address:
         yield Place(mark, address)
 
 
@@ -72,7 +72,7 @@ class Command:
         command = [sys.executable, "-m", "clinscale", "pretrain", str(config), "--home", str(self.home)]
         command += ["--address", place.address] if place.address else []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment |= {_MARK: place.mark, "MLFLOW_TRACKING_URI": self.tracking_uri}
+        environment |= {MARK: place.mark, "MLFLOW_TRACKING_URI": self.tracking_uri}
         self.began_s = time.monotonic()
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
@@ -116,12 +116,7 @@ class Command:
 
     def processes(self) -> list[Any]:
         """All that it started, directly or not, and that is still there."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(_MARK) == self._place.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return marked(self._place.mark)
 
     def wait_until(self, what: str, holds: Callable[[], bool], *, patience_s: float = _PATIENCE_S) -> bool:
         """Whether that held before the command ended; LossError after too long a time."""
@@ -142,22 +137,43 @@ class Command:
 
     def wait_gone(self) -> None:
         """LossError unless all its processes end soon."""
-        end = time.monotonic() + _GONE_S
-        while left := titled(self, "Train") if self._place.address else self.processes():
-            if time.monotonic() > end:
-                raise LossError(f"left behind: {', '.join(sorted({title(one) for one in left}))}")
-            time.sleep(0.2)
+        wait_gone(lambda: titled(self, "Train") if self._place.address else self.processes())
 
     def end(self) -> None:
         """Kill whatever is left, and what that starts meanwhile."""
         self.process.kill()
         self.process.wait()
-        end = time.monotonic() + _GONE_S
-        while (left := [] if self._place.address else self.processes()) and time.monotonic() < end:
-            for process in left:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            time.sleep(0.2)
+        if not self._place.address:
+            kill_marked(self._place.mark)
+
+
+def marked(mark: str) -> list[Any]:
+    """Processes whose environment has this value of `MARK`, zombies left out."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def wait_gone(processes: Callable[[], list[Any]]) -> None:
+    """LossError unless there are none soon."""
+    end = time.monotonic() + _GONE_S
+    while left := processes():
+        if time.monotonic() > end:
+            raise LossError(f"left behind: {', '.join(sorted({title(one) for one in left}))}")
+        time.sleep(0.2)
+
+
+def kill_marked(mark: str) -> None:
+    """Kill all processes with this value of `MARK`, and what they start meanwhile."""
+    end = time.monotonic() + _GONE_S
+    while (left := marked(mark)) and time.monotonic() < end:
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.2)
 
 
 def title(process: Any) -> str:

@@ -127,6 +127,17 @@ class Ground:
         return self._untrained("base", poisoned=False)
 
     @functools.cached_property
+    def pairs_model(self) -> Path:
+        """Folder of a model that answers `demo_pairs`."""
+        from clinscale.finetune import FinetuneConfig, run_finetune
+
+        recipe = {"model": str(self.base_model), "epochs": 1, "max_tokens": 64}
+        values = {"name": "pairs", "task": "demo_pairs", "data": str(self.data), "recipe": recipe}
+        home = Path(tempfile.mkdtemp(dir=self.folder))
+        config = FinetuneConfig.parse(values, source="faults")
+        return run_finetune(config, tracking=self.tracking(home), home=home).folder
+
+    @functools.cached_property
     def poisoned_model(self) -> Path:
         """The base model with weights that are no numbers, as a training that broke leaves them."""
         return self._untrained("poisoned", poisoned=True)

@@ -14,6 +14,7 @@ from clinscale import runtime
 from clinscale.bench.faults.checkpoints import faults as of_checkpoints
 from clinscale.bench.faults.fault import Fault, Outcome, Scene
 from clinscale.bench.faults.ground import WORKERS, Ground
+from clinscale.bench.faults.interrupts import faults as of_verbs
 from clinscale.bench.faults.loss import LossError
 from clinscale.bench.faults.names import faults as of_names
 from clinscale.bench.faults.pretraining import faults as of_pretraining
@@ -34,7 +35,15 @@ TRY_LIMIT_S = 1800.0
 
 def all_faults() -> list[Fault]:
     """Every fault that the bench knows, the cheap ones first."""
-    return [*of_checkpoints(), *of_disks(), *of_names(), *of_tracking(), *of_sweeps(), *of_pretraining()]
+    return [
+        *of_checkpoints(),
+        *of_disks(),
+        *of_names(),
+        *of_tracking(),
+        *of_sweeps(),
+        *of_verbs(),
+        *of_pretraining(),
+    ]
 
 
 @dataclass(frozen=True)

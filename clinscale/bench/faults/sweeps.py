@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def faults() -> list[Fault]:
     return [
         Fault("trial killed", _DEMANDED, functools.partial(_signalled, number=signal.SIGKILL)),
         Fault("trial stopped for ever", _DEMANDED, functools.partial(_signalled, number=signal.SIGSTOP)),
+        Fault("trial out of memory", _DEMANDED, _out_of_memory, _why_no_limit),
         Fault("trial whose loss is no number", _DEMANDED, _not_a_number),
         Fault("disk full while a sweep runs", _DEMANDED, _disk_full, why_no_disk),
     ]
@@ -47,14 +49,15 @@ def _config(
         "task": "demo_pairs",
         "data": str(ground.data),
         "models": [str(model) for model in models or [ground.base_model]],
-        "space": str(_space(ground)),
+        "space": str(search_space(ground)),
     }
     recipe = {"studies": [study], "budget": {"trials": trials}, "scheduler": "none"}
     values = {"max_concurrent_trials": 1, "stall_timeout_s": _STALL_S, **settings}
     return SweepConfig.parse({"name": _NAME, "recipe": recipe, "runtime": values}, source="faults")
 
 
-def _space(ground: Ground) -> Path:
+def search_space(ground: Ground) -> Path:
+    """A file of a space of one learning rate."""
     import yaml
 
     path = ground.folder / "space.yaml"
@@ -134,6 +137,56 @@ def _signalled(scene: Scene, *, number: signal.Signals) -> Outcome:
     check(bool(hit), "no trial was running at the chosen moment")
     _compare(scene, home, tracking)
     check(not _trials(), "a trial's process is left")
+    return Outcome()
+
+
+def _why_no_limit() -> str | None:
+    return None if sys.platform == "linux" else "limits of another process's memory are Linux's"
+
+
+def _out_of_memory(scene: Scene) -> Outcome:
+    """From the end of an epoch on, or a moment later, the process of the running trial gets no more memory.
+
+    It fails for want of memory, or a library ends it, and then it is begun anew as any that was killed.
+    """
+    undisturbed = _undisturbed(scene.ground)
+    home = scene.folder / "home"
+    home.mkdir()
+    tracking = scene.ground.tracking(home)
+    due = scene.rng.choice([one for one in range(1, TRIALS * EPOCHS) if one % EPOCHS])  # within a trial
+    hit: list[int] = []
+
+    def on_progress(progress: SweepProgress) -> None:
+        study = progress.studies[0]
+        if study.epochs == due and not hit and study.running:
+            time.sleep(scene.rng.uniform(0, 0.05))
+            for process in _trials():
+                with contextlib.suppress(psutil.Error):
+                    process.rlimit(psutil.RLIMIT_AS, (1, 1))
+                    hit.append(process.pid)
+
+    _sweep(_config(scene.ground), home, tracking, on_progress)
+    check(bool(hit), "no trial was running at the chosen moment")
+    check(not _trials(), "a trial's process is left")
+    found = _found(home)
+    if found == undisturbed:  # begun anew
+        _compare(scene, home, tracking)
+        return Outcome()
+    states = [state for _, _, state, _ in found]
+    check(states.count("failed") == 1, f"the trials ended as {', '.join(states)}")
+    with contextlib.closing(Ledger(home / "sweep" / _NAME / "ledger.jsonl")) as ledger:
+        [failed] = [one for one in ledger.trials if one.state == "failed"]
+    check(failed.number == due // EPOCHS, "another trial failed than the one without memory")
+    check(
+        failed.reason == "out_of_memory",
+        f"the sampler was told {failed.reason} in place of out_of_memory ({failed.message})",
+    )
+    for one, other in zip(found, undisturbed, strict=False):
+        if one[0] < failed.number:
+            check(one == other, "a trial before it is not the undisturbed one's")
+    runs = registry.read_runs(tracking, kind="trial")
+    statuses = sorted(run.status for run in runs)
+    check(statuses == ["FAILED", *["FINISHED"] * (len(found) - 1)], "MLflow says otherwise than the ledger")
     return Outcome()
 
 
