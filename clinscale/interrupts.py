@@ -49,7 +49,7 @@ def _interrupt(kind: int, frame: FrameType | None) -> None:
 
 
 def _hang_up(kind: int, frame: FrameType | None) -> None:
-    """What is still printed to the closed terminal goes nowhere, in place of failing and breaking the tidying up."""
+    """Interrupt, and let what is still printed to the closed terminal go nowhere: failing would break tidying up."""
     for stream in (0, 1, 2):
         with contextlib.suppress(OSError):  # a stream that was closed before
             if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):

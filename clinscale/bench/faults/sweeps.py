@@ -145,7 +145,7 @@ def _why_no_limit() -> str | None:
 
 
 def _out_of_memory(scene: Scene) -> Outcome:
-    """From the end of an epoch on, or a moment later, the process of the running trial gets no more memory.
+    """The process of the running trial gets no more memory, from the end of an epoch on or a moment later.
 
     It fails for want of memory, or a library ends it, and then it is begun anew as any that was killed.
     """
@@ -179,7 +179,7 @@ def _out_of_memory(scene: Scene) -> Outcome:
     check(failed.number == due // EPOCHS, "another trial failed than the one without memory")
     check(
         failed.reason == "out_of_memory",
-        f"the sampler was told {failed.reason} in place of out_of_memory ({failed.message})",
+        f"the ledger has {failed.reason} in place of out_of_memory ({failed.message})",
     )
     for one, other in zip(found, undisturbed, strict=False):
         if one[0] < failed.number:

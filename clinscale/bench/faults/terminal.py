@@ -25,7 +25,7 @@ for kind in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):  # a shell's backgro
     signal.signal(kind, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""What makes the terminal the one of the session, before the command takes the process over."""
+"""Script that makes the terminal the one of the session, and becomes the command."""
 
 
 class Terminal:
