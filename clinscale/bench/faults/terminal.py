@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from clinscale.bench.faults.command import MARK, kill_marked, marked, wait_gone
 
@@ -41,7 +42,7 @@ class Terminal:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment |= {MARK: self._mark, "TMPDIR": str(self.scratch), "TERM": "xterm", "COLUMNS": "160"}
         environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow.db'}"}
-        streams = dict.fromkeys(("stdin", "stdout", "stderr"), inside)
+        streams: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), inside)
         self.process = subprocess.Popen(command, **streams, cwd=home, env=environment, start_new_session=True)
         os.close(inside)
 
