@@ -62,8 +62,8 @@ except KeyboardInterrupt:
 """
     process = ran(take + tidy, stdin=inside, stdout=inside, stderr=inside)
     os.close(inside)
-    assert os.read(screen, 100) == b"ready\r\n"
-    os.close(screen)
+    with open(screen, "rb", buffering=0) as seen:
+        assert seen.readline() == b"ready\r\n"
     assert process.wait(60) == 0
     assert (tmp_path / "tidy").exists()
 
