@@ -51,10 +51,12 @@ def test_one_that_comes_later_is_heard_as_the_tidying_up_may_hang():
 
 def test_a_closed_terminal_lets_nothing_that_is_printed_afterwards_fail(tmp_path):
     screen, inside = pty.openpty()
-    take = "import fcntl, sys, termios, time\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\nprint('ready', flush=True)\n"
+    take = "import fcntl, sys, termios, time\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
     tidy = f"""
 try:
-    time.sleep(60)
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)  # a signal just before a long sleep would be heard after it
 except KeyboardInterrupt:
     print("tidying up", flush=True)
     print("tidying up", file=sys.stderr, flush=True)
@@ -62,7 +64,7 @@ except KeyboardInterrupt:
 """
     process = ran(take + tidy, stdin=inside, stdout=inside, stderr=inside)
     os.close(inside)
-    with open(screen, "rb", buffering=0) as seen:
+    with os.fdopen(screen, "rb", buffering=0) as seen:
         assert seen.readline() == b"ready\r\n"
     assert process.wait(60) == 0
     assert (tmp_path / "tidy").exists()
