@@ -79,9 +79,7 @@ class Tracking:
             status = getattr(getattr(error, "response", None), "status_code", None)
             reason = f"HTTP {status}" if status else type(error).__name__
             if self.uri.startswith("sqlite") and (own := getattr(error, "orig", None)):
-                reason = str(
-                    own
-                )  # SQLite's words: `database or disk is full`, `attempt to write a readonly database`
+                reason = str(own)  # `database or disk is full`, `attempt to write a readonly database`
             denied = status in _DENIED
         else:
             return

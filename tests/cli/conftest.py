@@ -1,6 +1,8 @@
 """Verbs in the process of the tests."""
 
+import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -18,3 +20,14 @@ def here(capfd):
         return subprocess.CompletedProcess(arguments, code or 0, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def as_a_process():
+    """`main` may be called: the signals and the hook that it sets for the rest of a process are put back."""
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    hook = sys.unraisablehook
+    yield
+    sys.unraisablehook = hook
+    for kind, handler in handlers.items():
+        signal.signal(kind, handler)

@@ -54,7 +54,7 @@ def test_a_ctrl_c_while_the_libraries_load_ends_the_process_without_a_traceback(
     assert (ran.returncode, ran.stderr) == (-signal.SIGINT, "")
 
 
-def test_a_ctrl_c_that_a_library_turned_into_an_error_of_its_own_is_told_as_one(monkeypatch, capsys):
+def test_a_ctrl_c_that_a_library_turned_into_an_error_of_its_own_is_told_as_one(as_a_process, monkeypatch, capsys):
     def load(**_):
         try:
             raise KeyboardInterrupt
@@ -62,12 +62,9 @@ def test_a_ctrl_c_that_a_library_turned_into_an_error_of_its_own_is_told_as_one(
             raise ImportError(CANARY) from None
 
     monkeypatch.setattr(main, "app", load)
-    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["clinscale", "--version"])
-    hook = sys.unraisablehook
     with pytest.raises(SystemExit) as ended:
         main.main()
-    sys.unraisablehook = hook
     assert ended.value.code == 130
     assert "Canary" not in capsys.readouterr().err
 

@@ -87,7 +87,7 @@ def test_what_people_write_stays_as_it_is():
         assert visible(text) == text
 
 
-def test_an_error_does_not_steer_the_terminal(monkeypatch, capsys):
+def test_an_error_does_not_steer_the_terminal(as_a_process, monkeypatch, capsys):
     from clinscale.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["clinscale", "tasks", "check", "no\x1b]0;x\x07\u202e.yaml"])
