@@ -67,7 +67,7 @@ TOGETHER = {
     "faults": ("tests/bench/faults/",),
     "tune": ("tests/cli/test_tune.py",),
 }
-"""Files that share a Ray or a server, or are longer than others, the longest first; with `-n 2` two Rays run at most.
+"""Files that share a Ray or a server, or are longer than others, the longest first; with `-n 3` three Rays run at most.
 
 Their nodes start one after another (`runtime.one_start_at_a_time`), which two cores need.
 """
@@ -81,7 +81,7 @@ def together(nodeid):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """For `pytest -n 2`: tests of one file share its fixtures, and some files a Ray."""
+    """For `pytest -n`: tests of one file share its fixtures, and some files a Ray."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):

@@ -371,7 +371,7 @@ def test_the_whole_files_are_read():
                 target.read(Path(scratch))
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(6000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [150, pytest.param(3000, marks=pytest.mark.slow)])
 def test_no_damaged_file_ends_otherwise_than_with_an_error_of_ours(count):
     assert faults_of(count) == []
 
