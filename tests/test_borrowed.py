@@ -25,7 +25,6 @@ BORROWED = {
     "ray.train.v2._internal.execution.context:get_train_context": "whether this node is about to be taken away",
     "ray.train.v2._internal.execution.scaling_policy.elastic:ElasticScalingPolicy._get_reserved_resources": "ours",
     "ray.train.v2._internal.constants:ENV_VARS_TO_PROPAGATE": "workers get our variables",
-    "ray.util.queue:Queue": "its actor is placed on the driver's node",
     "ray.autoscaler._private.util:validate_config": "a launch file is read as `ray up` reads it",
     # sweep
     "ray.tune.experiment:Trial.get_pickled_error": "why a trial was lost",

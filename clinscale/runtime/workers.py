@@ -22,7 +22,7 @@ Metrics = dict[str, float]
 log = logging.getLogger(__name__)
 
 _START_PATIENCE_S = 30.0
-_POLL_S = 1.0
+_POLL_S = 0.2
 
 
 class WorkerContext(Protocol):
@@ -46,7 +46,7 @@ class WorkerContext(Protocol):
 class _RayContext:
     """The `WorkerContext` of a Ray Train worker."""
 
-    def __init__(self, queue: Any, collective_timeout_s: float) -> None:
+    def __init__(self, mailbox: Any, collective_timeout_s: float) -> None:
         import ray.train
 
         from clinscale.runtime.controller import ATTEMPT
@@ -55,13 +55,13 @@ class _RayContext:
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.attempt = int(os.environ[ATTEMPT])
-        self._queue = queue
+        self._mailbox = mailbox
         self._notice = _Notice(self.world_size, collective_timeout_s)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """See WorkerContext. It is not `ray.train.report`, which is a barrier of all ranks."""
         if self.rank == 0:
-            self._queue.actor.put.remote(dict(metrics))
+            self._mailbox.put.remote(dict(metrics))
 
     def preempted(self) -> bool:
         """See WorkerContext."""
@@ -176,7 +176,7 @@ def run_workers(
                 start_patience_s=start_patience_s or max(group.start_timeout_s, group.collective_timeout_s),
                 train_loop_config={
                     "config": config,
-                    "queue": driver.queue,
+                    "mailbox": driver.mailbox,
                     "collective_timeout_s": group.collective_timeout_s,
                 },
                 scaling_config=train.ScalingConfig(
@@ -272,8 +272,27 @@ class _Entry:
         self._call = _Call(function)
 
     def __call__(self, loop_config: dict[str, Any]) -> None:
-        context = _RayContext(loop_config["queue"], loop_config["collective_timeout_s"])
+        context = _RayContext(loop_config["mailbox"], loop_config["collective_timeout_s"])
         self._call(context, loop_config["config"])
+
+
+class _Mailbox:
+    """The actor that holds what workers and controller send until the driver takes it, each sender's in its order.
+
+    Calls of Ray's own `ray.util.queue.Queue` overtake one another: its actor is asynchronous.
+    """
+
+    def __init__(self) -> None:
+        self._items: list[Metrics | str | None] = []
+
+    def put(self, item: Metrics | str | None) -> None:
+        """Keep it for the driver."""
+        self._items.append(item)
+
+    def take(self) -> list[Metrics | str | None]:
+        """What came since the last call."""
+        items, self._items = self._items, []
+        return items
 
 
 class _Driver:
@@ -281,13 +300,13 @@ class _Driver:
 
     def __init__(self, on_log: Callable[[Metrics], None], on_event: Callable[[str], None] | None) -> None:
         import ray
-        from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # on another node it would die with that node; one that dies alone is started again, and what it held is lost
-        self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1})
-        self.send_event = _SendEvent(self.queue)
+        options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1}
+        self.mailbox = ray.remote(_Mailbox).options(**options).remote()
+        self.send_event = _SendEvent(self.mailbox)
         self._on_log, self._on_event = on_log, on_event
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._error: ClinscaleError | None = None
@@ -297,16 +316,17 @@ class _Driver:
         self._drained: concurrent.futures.Future[None] = self._thread.submit(self._drain)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        import ray
         from ray.exceptions import RayError
 
         with contextlib.suppress(RayError):  # on a lost cluster nothing is left to drain
             if kind is None or issubclass(kind, ClinscaleError):
                 while not self._drained.done():
-                    self.queue.put(None)  # again, should it be lost with the queue
+                    ray.get(self.mailbox.put.remote(None))  # again, should it be lost with the mailbox
                     concurrent.futures.wait([self._drained], timeout=_POLL_S)
         self._closed.set()
         with contextlib.suppress(RayError):
-            self.queue.shutdown(force=True)
+            ray.kill(self.mailbox)
         self._thread.shutdown()  # before Ray shuts down: a thread that still talks to it would end the process
         if kind is None:
             self._drained.result()
@@ -314,7 +334,7 @@ class _Driver:
                 raise self._error
 
     def _drain(self) -> None:
-        while (item := self._next()) is not None:
+        for item in self._items():
             try:
                 if not isinstance(item, str):
                     self._on_log(item)
@@ -329,30 +349,35 @@ class _Driver:
             log.warning("%s", error)
         self._error = error
 
-    def _next(self) -> Metrics | str | None:
-        from ray.exceptions import RayError
+    def _items(self) -> Iterator[Metrics | str]:
+        """What the mailbox is sent until the None that ends it."""
+        import ray
 
         while True:
+            items = []
             try:
-                item: Metrics | str | None = self.queue.get()
-                return item
-            except RayError:
-                if self._closed.is_set():  # the group was interrupted and its queue is gone
-                    return None
+                items = ray.get(self.mailbox.take.remote())
+            except ray.exceptions.RayError:
+                if self._closed.is_set():  # the group was interrupted and its mailbox is gone
+                    return
                 self._keep(
                     ClusterError(
                         "the process that carries the workers' metrics here was lost, and some of them with it; "
                         "training goes on to its end, and the same command then reads them from the checkpoint"
                     )
                 )
-            self._closed.wait(_POLL_S)  # until Ray has started it again
+            for item in items:
+                if item is None:
+                    return
+                yield item
+            self._closed.wait(_POLL_S)
 
 
 class _SendEvent:
     """Sends a sentence to the driver without waiting, from whichever process."""
 
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
 
     def __call__(self, sentence: str) -> None:
-        self._queue.actor.put.remote(sentence)
+        self._mailbox.put.remote(sentence)
