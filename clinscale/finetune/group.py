@@ -177,7 +177,6 @@ class _EpochReports:
         self.error: BaseException | None = None
         """The error that the caller raised in answer."""
         self._on_epoch, self._stop_file = on_epoch, stop_file
-        self._arrived: dict[float, dict[str, float]] = {}
         self._looked = -1.0
 
     def __call__(self, metrics: dict[str, float]) -> None:
@@ -185,11 +184,9 @@ class _EpochReports:
             if metrics["look"] > self._looked:
                 self._looked = metrics["look"]
                 self._report(metrics)
-            return
-        self._arrived.setdefault(metrics["epoch"], metrics)
-        while following := self._arrived.get(len(self.history) + 1):  # those of a burst overtake each other
-            self.history.append(following)
-            self._report(following)
+        elif metrics["epoch"] == len(self.history) + 1:
+            self.history.append(metrics)
+            self._report(metrics)
 
     def _report(self, metrics: dict[str, float]) -> None:
         if not self._on_epoch or self.error:
