@@ -4,7 +4,7 @@ One injector for the bench and for the tests of the chaos tier: a `Fault` is don
 systems at a moment that a seed chooses, and what is left is compared with undisturbed work.
 """
 
-from clinscale.bench.faults.fault import Fault, Outcome, Scene
+from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.loss import LossError
 from clinscale.bench.faults.run import FaultResult, FaultsRecord, all_faults, bench_faults
 from clinscale.bench.faults.throughput import Kept, KeptRecord, bench_kept
@@ -16,6 +16,7 @@ __all__ = [
     "Kept",
     "KeptRecord",
     "LossError",
+    "NotStruckError",
     "Outcome",
     "Scene",
     "all_faults",

@@ -18,6 +18,10 @@ class Outcome:
     """Time until the next new step, over that of a cold start; None where it is not measured."""
 
 
+class NotStruckError(Exception):
+    """The work was over before the chosen moment, so that nothing was done to it; its text is shown."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """One try of a fault."""
@@ -25,7 +29,7 @@ class Scene:
     folder: Path
     """An empty folder of its own."""
     rng: random.Random
-    """Chooses the moment and the victim; the same for the same seed, fault and number of the try."""
+    """Chooses the moment and the victim; the same for the same seed, fault, try and moment of it."""
     ground: Ground
     """Undisturbed work to begin from and to compare with."""
 
@@ -38,6 +42,6 @@ class Fault:
     demanded: str
     """Rule that must hold at every try."""
     attempt: Callable[[Scene], Outcome]
-    """Does it once; LossError where what is demanded does not hold."""
+    """Does it once; LossError where what is demanded does not hold, NotStruckError where it came too late."""
     why_not: Callable[[], str | None] = lambda: None
     """Reason why it cannot be done on this machine; None where it can."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from clinscale import corpus, models, registry
 from clinscale.bench.faults.loss import LossError, check
@@ -16,6 +16,8 @@ from clinscale.pretrain import CHECKPOINTS, PretrainConfig, train, train_worker,
 
 if TYPE_CHECKING:
     import torch
+
+_Made = TypeVar("_Made")
 
 STEPS, EVERY_STEPS = 6, 2
 """Length of a training, and steps between its checkpoints."""
@@ -50,6 +52,13 @@ class Ground:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._made: dict[str, Any] = {}
+
+    def once(self, what: str, make: Callable[[], _Made]) -> _Made:
+        """Result of `make`, which is called when `what` is asked for the first time, and again where it failed."""
+        if what not in self._made:
+            self._made[what] = make()
+        return cast("_Made", self._made[what])
 
     @functools.cached_property
     def data(self) -> Path:

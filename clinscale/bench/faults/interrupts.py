@@ -1,18 +1,16 @@
 """Ctrl-C and a closed terminal, at the verbs that run for long."""
 
 import functools
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clinscale import registry
 from clinscale.bench.faults.command import INTERRUPTED
-from clinscale.bench.faults.fault import Fault, Outcome, Scene
-from clinscale.bench.faults.ground import Ground
+from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.loss import LossError, check
-from clinscale.bench.faults.sweeps import search_space
 from clinscale.bench.faults.terminal import Terminal
+from clinscale.bench.faults.verbs import ENDLESS, INTERRUPTED_VERBS
 
 _DEMANDED = (
     "a clean end: no process, RUNNING run or temporary file left, said how to go on; the same command goes on"
@@ -24,9 +22,6 @@ _LOGS = ("clinscale-", "pymp-", "torchinductor_")
 _BETWEEN_S = 1.0
 """Longest time between the first Ctrl-C and a second one."""
 
-Words = Callable[[Ground, Path], list[str]]
-"""Words of the command line after the verb, for a home."""
-
 
 def faults() -> list[Fault]:
     """One for each verb; each try presses Ctrl-C once or twice, or closes the terminal."""
@@ -36,97 +31,13 @@ def faults() -> list[Fault]:
     ]
 
 
-def _corpus_build(ground: Ground, home: Path) -> list[str]:
-    notes = str(ground.data / "notes" / "notes.jsonl.gz")
-    return [
-        notes,
-        "--id-column",
-        "id",
-        "--out",
-        str(home / "shards"),
-        "vocab_size=1024",
-        "validation_fraction=0.15",
-    ]
-
-
-def _pretrain(ground: Ground, home: Path) -> list[str]:
-    path = home / "pretrain.json"
-    path.write_text(json.dumps(ground.pretraining().plain()), encoding="utf-8")
-    return [str(path), "--home", str(home)]
-
-
-def _verify_resume(ground: Ground, home: Path) -> list[str]:
-    few = ["--stage", "0", "--steps", "4", "--checkpoint-every-steps", "2", "--kills", "1"]
-    return [*_pretrain(ground, home), *few]
-
-
-def _pairs(ground: Ground, home: Path) -> list[str]:
-    task = ["--task", "demo_pairs", "--data", str(ground.data), "--model", str(ground.base_model)]
-    return [*task, "--home", str(home), "--name", "one"]
-
-
-def _finetune(ground: Ground, home: Path) -> list[str]:
-    return [*_pairs(ground, home), "recipe.epochs=3", "recipe.max_tokens=64"]
-
-
-def _tune(ground: Ground, home: Path) -> list[str]:
-    return [*_pairs(ground, home), "--space", str(search_space(ground)), "recipe.budget.trials=3"]
-
-
-def _study(ground: Ground, home: Path) -> list[str]:
-    protocol = {
-        "name": "one",
-        "data_folder": str(ground.data),
-        "bases": {"short": {"pretrained": str(ground.base_model)}},
-        "models": {"short 64": {"base": "short", "max_tokens": 64}},
-        "tasks": {"demo_pairs": {"data": ".", "space": str(search_space(ground))}},
-        "seeds": 1,
-        "search": {"budget": {"trials": 2}, "scheduler": "none"},
-    }
-    path = home / "protocol.yaml"
-    path.write_text(json.dumps(protocol), encoding="utf-8")
-    return [str(path), "--home", str(home)]
-
-
-def _predict(ground: Ground, home: Path) -> list[str]:
-    rows = "".join(f"{number},the patient has a fever,there is fever\n" for number in range(200))
-    (home / "new.csv").write_text(f"id,premise,hypothesis\n{rows}", encoding="utf-8")
-    return [str(ground.pairs_model), str(home / "new.csv"), "--out", str(home / "out.jsonl"), "--home", str(home)]
-
-
-def _report(ground: Ground, home: Path) -> list[str]:
-    return ["--out", str(home / "report.html"), "--home", str(home)]
-
-
-INTERRUPTED_VERBS: dict[str, Words] = {
-    "corpus build": _corpus_build,
-    "report": _report,
-    "predict": _predict,
-    "ui": lambda ground, home: ["--home", str(home)],
-    "finetune": _finetune,
-    "tune": _tune,
-    "study": _study,
-    "pretrain run": _pretrain,
-    "pretrain verify-resume": _verify_resume,
-    "demo": lambda ground, home: ["--dir", str(home / "demo"), "--scale", "0.03", "--num-trials", "2"],
-}
-"""Verbs that run for long by themselves, and words that let them do little."""
-
-_ENDLESS = {"ui"}
-"""Verbs that an interruption is the way to end."""
-
-_took_s: dict[tuple[Path, str], float] = {}
-
-
 def _undisturbed_s(scene: Scene, verb: str) -> float:
-    """Time that the undisturbed command takes, measured once."""
-    key = scene.ground.folder, verb
-    if key not in _took_s:
-        home = _new_home(scene, "undisturbed")
-        began_s = time.monotonic()
-        _run(verb, INTERRUPTED_VERBS[verb](scene.ground, home), home)
-        _took_s[key] = time.monotonic() - began_s
-    return _took_s[key]
+    """Time that the undisturbed command takes."""
+    home = _new_home(scene, "undisturbed")
+    words = INTERRUPTED_VERBS[verb](scene.ground, home)
+    began_s = time.monotonic()
+    _run(verb, words, home)
+    return time.monotonic() - began_s
 
 
 def _new_home(scene: Scene, name: str) -> Path:
@@ -139,7 +50,7 @@ def _new_home(scene: Scene, name: str) -> Path:
 def _run(verb: str, words: Sequence[str], home: Path) -> None:
     """The command to its end; LossError unless it succeeds."""
     with Terminal([*verb.split(), *words], home) as terminal:
-        if verb in _ENDLESS:
+        if verb in ENDLESS:
             terminal.wait(_PATIENCE_S, lambda: "Ctrl-C ends it" in terminal.said)
             terminal.press_ctrl_c()
         check(terminal.wait(_PATIENCE_S), f"clinscale {verb} did not end")
@@ -147,7 +58,7 @@ def _run(verb: str, words: Sequence[str], home: Path) -> None:
 
 
 def _attempt(scene: Scene, *, verb: str) -> Outcome:
-    took_s = _undisturbed_s(scene, verb)
+    took_s = scene.ground.once(f"time of clinscale {verb}", lambda: _undisturbed_s(scene, verb))
     home = _new_home(scene, "home")
     words = INTERRUPTED_VERBS[verb](scene.ground, home)
     how = scene.rng.choice(("Ctrl-C", "Ctrl-C twice", "a closed terminal"))
@@ -155,7 +66,7 @@ def _attempt(scene: Scene, *, verb: str) -> Outcome:
     told = f"{how} after {at_s:.1f} of {took_s:.1f} s"
     with Terminal([*verb.split(), *words], home) as terminal:
         if terminal.wait(at_s):
-            return Outcome()  # it was faster than the undisturbed one
+            raise NotStruckError("the command was over before the chosen moment")
         if how == "a closed terminal":
             terminal.close()
         else:
@@ -172,7 +83,7 @@ def _attempt(scene: Scene, *, verb: str) -> Outcome:
         check(not files, f"{told}: temporary files are left: {', '.join(files)}")
     _check_end(verb, code, said, told)
     _check_left(home, told)
-    if verb not in _ENDLESS:
+    if verb not in ENDLESS:
         try:
             _run(verb, words, home)
         except LossError as error:

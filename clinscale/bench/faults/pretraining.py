@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import random
-import shutil
 import signal
 import tempfile
 import time
@@ -30,17 +29,15 @@ from clinscale.bench.faults.command import (
     several_nodes,
     workers,
 )
-from clinscale.bench.faults.fault import Fault, Outcome, Scene
+from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.ground import Ground, Trained
-from clinscale.bench.faults.loss import LossError, check
+from clinscale.bench.faults.loss import check
 from clinscale.engine import consolidated_state, newest_checkpoint
 
 STEPS = 40
 """Length of the training."""
 
 _START_S, _POLL_S = 8.0, 0.02
-_MOMENTS = 3
-"""Most commands of one try: the moment may be chosen after the end of the work."""
 
 _BY_ITSELF = (
     "goes on by itself; curve and weights as undisturbed, at most one interval lost, no process or run left"
@@ -127,20 +124,15 @@ class _Undisturbed:
     """Time from the start of its command to its first step."""
 
 
-_known: dict[Path, _Undisturbed] = {}
-
-
 def _undisturbed(ground: Ground) -> _Undisturbed:
-    """The training that nothing happens to, done once."""
-    if ground.folder not in _known:
-        folder = Path(tempfile.mkdtemp(dir=ground.folder))  # one that was cut off may be there
-        with own_ray() as place, commands(ground, folder, place, steps=STEPS) as start:
-            command = start()
-            command.wait_until("a step", lambda: command.step > 0)
-            cold_s = time.monotonic() - command.began_s
-            check(command.wait() == 0, "the undisturbed command failed")
-            _known[ground.folder] = _Undisturbed(_trained(command), cold_s)
-    return _known[ground.folder]
+    """The training that nothing happens to."""
+    folder = Path(tempfile.mkdtemp(dir=ground.folder))  # one that was cut off may be there
+    with own_ray() as place, commands(ground, folder, place, steps=STEPS) as start:
+        command = start()
+        command.wait_until("a step", lambda: command.step > 0)
+        cold_s = time.monotonic() - command.began_s
+        check(command.wait() == 0, "the undisturbed command failed")
+        return _Undisturbed(_trained(command), cold_s)
 
 
 def _trained(command: Command) -> Trained:
@@ -159,9 +151,10 @@ def _attempt(
     signals: tuple[signal.Signals, ...],
     ray: Callable[[], contextlib.AbstractContextManager[Place]] = own_ray,
 ) -> Outcome:
-    undisturbed = _undisturbed(scene.ground)
+    undisturbed = scene.ground.once("pretraining by command", lambda: _undisturbed(scene.ground))
     with ray() as place, commands(scene.ground, scene.folder, place, steps=STEPS) as start:
-        command, victim = _with_victim(start, victims, when, scene.rng)
+        command = start()
+        victim = _victim(command, victims, when, scene.rng)
         struck_s = time.monotonic()
         victim.send_signal(signals[0])
         if victims is raylets_of_workers:
@@ -193,23 +186,20 @@ def _attempt(
     return Outcome(lost_steps=lost, recovery=recovery_s / undisturbed.cold_s if went_on else None)
 
 
-def _with_victim(
-    start: Callable[[], Command],
+def _victim(
+    command: Command,
     victims: Victims,
     when: Callable[[Command, random.Random], None],
     rng: random.Random,
-) -> tuple[Command, Any]:
-    """A command at a chosen moment, and a process of it; begun anew where the moment came after its end."""
-    for _ in range(_MOMENTS):
-        command = start()
-        when(command, rng)
-        while command.process.poll() is None:
-            if found := victims(command):
-                return command, rng.choice(found)
-            time.sleep(_POLL_S)
-        check(command.wait() == 0, f"the command failed undisturbed: {command.said.strip()[-300:]}")
-        shutil.rmtree(command.home)
-    raise LossError(f"{_MOMENTS} times the work was over before the chosen moment")
+) -> Any:
+    """A process of the command, at a chosen moment."""
+    when(command, rng)
+    while command.process.poll() is None:
+        if found := victims(command):
+            return rng.choice(found)
+        time.sleep(_POLL_S)
+    check(command.wait() == 0, f"the command failed undisturbed: {command.said.strip()[-300:]}")
+    raise NotStruckError("the training was over before the chosen moment")
 
 
 def _check_tracked(command: Command) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from clinscale import runtime
 from clinscale.bench.faults.checkpoints import faults as of_checkpoints
-from clinscale.bench.faults.fault import Fault, Outcome, Scene
+from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.ground import WORKERS, Ground
 from clinscale.bench.faults.interrupts import faults as of_verbs
 from clinscale.bench.faults.loss import LossError
@@ -27,6 +27,9 @@ from clinscale.config import nearest
 from clinscale.errors import ClinscaleError, ConfigError, was_interrupted
 
 _IMPORTED = ("clinscale.engine.preload", "clinscale.pretrain", "clinscale.finetune", "clinscale.sweep")
+
+_MOMENTS = 3
+"""Most moments that are chosen for one try, as the work may be over before one."""
 
 _INTERRUPTED = "no result: cut off by an interruption"
 TRY_LIMIT_S = 1800.0
@@ -55,6 +58,8 @@ class FaultResult:
     outcomes: tuple[Outcome, ...]
     broken: tuple[str, ...]
     """Sentence on what did not hold, of each try that was not survived."""
+    not_struck: tuple[str, ...] = ()
+    """Reason of each try that proves nothing, because the work was over before every moment that was chosen."""
     skipped: str | None = None
     """Reason why it was not tried here."""
     cut_off: str | None = None
@@ -62,16 +67,18 @@ class FaultResult:
 
     def row(self) -> dict[str, Any]:
         """The row of the table for people."""
-        tried = len(self.outcomes) + len(self.broken) + (self.cut_off is not None)
+        tried = len(self.outcomes) + len(self.broken) + len(self.not_struck) + (self.cut_off is not None)
         lost = [one.lost_steps for one in self.outcomes if one.lost_steps is not None]
         recovery = [one.recovery for one in self.outcomes if one.recovery is not None]
+        reasons = ", ".join(sorted(set(self.not_struck)))
+        missed = f"not struck {len(self.not_struck)} times: {reasons}" if reasons else None
         return {
             "fault": self.fault,
             "tried": tried,
             "survived": len(self.outcomes),
             "work lost at most": f"{max(lost)} steps" if lost else "",
             "recovery over a cold start": f"{statistics.median(recovery):.2f}" if recovery else "",
-            "said": "; ".join(filter(None, [self.skipped, *sorted(set(self.broken)), self.cut_off])),
+            "said": "; ".join(filter(None, [self.skipped, *sorted(set(self.broken)), missed, self.cut_off])),
         }
 
 
@@ -87,8 +94,8 @@ class FaultsRecord:
 
     @property
     def all_survived(self) -> bool:
-        """Whether every try that was begun came to its end and broke nothing."""
-        return not any(result.broken or result.cut_off for result in self.results)
+        """Whether every try that was begun struck something, came to its end and broke nothing."""
+        return not any(result.broken or result.not_struck or result.cut_off for result in self.results)
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -173,29 +180,49 @@ def _tried(
     on_progress: Callable[[str], None],
 ) -> FaultResult:
     if reason := fault.why_not():
-        return FaultResult(fault.name, fault.demanded, (), (), reason)
-    outcomes, broken, cut_off = [], [], None
+        return FaultResult(fault.name, fault.demanded, (), (), skipped=reason)
+    outcomes: list[Outcome] = []
+    broken: list[str] = []
+    not_struck: list[str] = []
+    cut_off = None
     try:
         for number in range(times):
             on_progress(f"{fault.name}, try {number + 1} of {times}")
-            with tempfile.TemporaryDirectory(dir=folder) as place, _limit(limit_s):
-                scene = Scene(Path(place), random.Random(f"{seed} {fault.name} {number}"), ground)
-                found = _attempted(fault, scene)
+            found = _one_try(fault, ground, folder, f"{seed} {fault.name} {number}", limit_s)
             if isinstance(found, Outcome):
                 outcomes.append(found)
+            elif isinstance(found, NotStruckError):
+                not_struck.append(str(found))
             else:
                 broken.append(found)
     except _PastLimitError:
         cut_off = f"no result: cut off after {limit_s:g} s"
     except KeyboardInterrupt:
         cut_off = _INTERRUPTED
-    return FaultResult(fault.name, fault.demanded, tuple(outcomes), tuple(broken), cut_off=cut_off)
+    return FaultResult(
+        fault.name, fault.demanded, tuple(outcomes), tuple(broken), tuple(not_struck), cut_off=cut_off
+    )
 
 
-def _attempted(fault: Fault, scene: Scene) -> Outcome | str:
+def _one_try(
+    fault: Fault, ground: Ground, folder: Path, seed: str, limit_s: float
+) -> Outcome | str | NotStruckError:
+    """Outcome of a try, at the first of its moments that did not come too late."""
+    for moment in range(_MOMENTS):
+        rng = random.Random(f"{seed} {moment}" if moment else seed)
+        with tempfile.TemporaryDirectory(dir=folder) as place, _limit(limit_s):
+            found = _attempted(fault, Scene(Path(place), rng, ground))
+        if not isinstance(found, NotStruckError):
+            break
+    return found
+
+
+def _attempted(fault: Fault, scene: Scene) -> Outcome | str | NotStruckError:
     """Cost of a try, or a sentence on what did not hold; KeyboardInterrupt where it was cut off."""
     try:
         return fault.attempt(scene)
+    except NotStruckError as missed:
+        return missed
     except LossError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  its text may quote data

@@ -14,7 +14,7 @@ import psutil  # type: ignore[import-untyped]
 
 from clinscale import registry, runtime
 from clinscale.bench.faults.disks import disk, why_no_disk
-from clinscale.bench.faults.fault import Fault, Outcome, Scene
+from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.ground import Ground
 from clinscale.bench.faults.loss import LossError, check
 from clinscale.errors import ClinscaleError
@@ -134,7 +134,8 @@ def _signalled(scene: Scene, *, number: signal.Signals) -> Outcome:
                     hit.append(process.pid)
 
     _sweep(_config(scene.ground), home, tracking, on_progress)
-    check(bool(hit), "no trial was running at the chosen moment")
+    if not hit:
+        raise NotStruckError("no trial was running at the chosen moment")
     _compare(scene, home, tracking)
     check(not _trials(), "a trial's process is left")
     return Outcome()
@@ -166,7 +167,8 @@ def _out_of_memory(scene: Scene) -> Outcome:
                     hit.append(process.pid)
 
     _sweep(_config(scene.ground), home, tracking, on_progress)
-    check(bool(hit), "no trial was running at the chosen moment")
+    if not hit:
+        raise NotStruckError("no trial was running at the chosen moment")
     check(not _trials(), "a trial's process is left")
     found = _found(home)
     if found == undisturbed:  # begun anew

@@ -35,6 +35,22 @@ def test_a_try_that_loses_something_is_no_survivor_and_its_reason_quotes_no_text
     assert "Smith" not in str(record.plain())
 
 
+def test_work_that_was_over_before_the_fault_is_tried_again_and_never_counts_as_survived(monkeypatch):
+    def attempt(scene):
+        drawn.append(scene.rng.random())
+        if len(drawn) != 3:  # the first try is struck at its third moment, the others never
+            raise faults.NotStruckError("the command was over")
+        return faults.Outcome()
+
+    drawn = []
+    record = tried(monkeypatch, attempt)
+    [row] = record.rows()
+    assert (row["tried"], row["survived"], row["said"]) == (3, 1, "not struck 2 times: the command was over")
+    assert len(drawn) == len({*drawn}) == 9
+    assert not record.all_survived
+    assert record.plain()["faults"][0]["not_struck"] == ("the command was over",) * 2
+
+
 def test_the_seed_decides_the_moments(monkeypatch):
     def moments():
         seen = []
