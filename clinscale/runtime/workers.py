@@ -290,7 +290,7 @@ class _Mailbox:
         self._items.append(item)
 
     def take(self) -> list[Metrics | str | None]:
-        """What came since the last call."""
+        """Messages that came since the last call."""
         items, self._items = self._items, []
         return items
 
@@ -350,7 +350,7 @@ class _Driver:
         self._error = error
 
     def _items(self) -> Iterator[Metrics | str]:
-        """What the mailbox is sent until the None that ends it."""
+        """Messages to the mailbox until the None that ends it."""
         import ray
 
         while True:
