@@ -35,8 +35,11 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _WRITTEN_LIST = re.compile(r"""\[\s*(?:['"\[{\d-].*)?\]|\{\s*(?:['"].*)?\}""", re.DOTALL)
 _BASE64 = re.compile(r"(?:data:[\w/.+-]*;base64,)?(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w+/-]{60,}={0,2}", re.ASCII)
 _LINE_ENDS = str.maketrans("", "", "\r\n")
+_SHORTENED = re.compile(r"-?[0-9](?:[.,][0-9]+)?[eE]\+[0-9]{2,}")
+"""The way that Excel, from twelve digits on, and pandas, of large floats, write a number: others become the same."""
 _EXACT = 2**53
 """Smallest whole number after which floats skip some, so that two ids may have become one."""
+_EXACT_DIGITS = len(f"-{_EXACT}")
 _LARGEST = 10**40
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 _SHORT_NAME = re.compile(r"(?=.*[0-9])[\w.:/#+-]{1,40}", re.ASCII)
@@ -60,7 +63,7 @@ def as_text(value: Any, column: str) -> str | None:
     """A text as it is; None where it is missing.
 
     Raises:
-        CellError: it is no text, half a character, or base64 of an attachment.
+        CellError: it is no text, half a character, RTF, or base64 of an attachment.
     """
     if is_missing(value):
         return None
@@ -69,6 +72,8 @@ def as_text(value: Any, column: str) -> str | None:
     _refuse_half_a_character(value, column)
     if " " not in value[:60] and _BASE64.match(value, 0, 200) and _BASE64.fullmatch(value.translate(_LINE_ENDS)):
         raise CellError(f"column {column!r} holds base64 where text is needed", "decode it into a column of text")
+    if value.startswith(r"{\rtf"):
+        raise CellError(f"column {column!r} holds RTF where text is needed", "convert it into plain text")
     return value
 
 
@@ -78,8 +83,13 @@ def as_id(value: Any, column: str) -> str | None:
     7, 7.0, `7` and `7.0` in a CSV are one id, which is `7`; `007` is another.
 
     Raises:
-        CellError: it is neither text nor a whole number, or a float too large to be exact.
+        CellError: it is neither text nor a whole number, a float too large to be exact, or shortened to its first
+            digits as `1.23457E+15`.
     """
+    if isinstance(value, str) and len(value) < 40 and _SHORTENED.fullmatch(value.strip()):
+        raise CellError(
+            f"column {column!r} holds a number that was shortened to its first digits", "write all of them"
+        )
     return None if is_missing(value) else _plain(value, column, "an id as text or whole number")
 
 
@@ -164,6 +174,8 @@ def _plain(value: Any, column: str, wanted: str) -> str:
     if isinstance(value, str):
         _refuse_half_a_character(value, column)
         whole = _FLOAT_OF_A_WHOLE_NUMBER.fullmatch(value.strip())
+        if whole and (len(whole[1]) > _EXACT_DIGITS or abs(int(whole[1])) >= _EXACT):
+            raise _inexact(column)
         return whole[1] if whole else value.strip()
     if isinstance(value, UUID):
         return str(value)
@@ -174,7 +186,7 @@ def _plain(value: Any, column: str, wanted: str) -> str:
     if number % 1:
         raise _not(wanted, value, column)
     if abs(number) >= (_LARGEST if exact else _EXACT):
-        raise CellError(f"column {column!r} holds a number too large to be exact", "write it as text")
+        raise _inexact(column)
     return str(int(number))
 
 
@@ -191,6 +203,10 @@ def _refuse_half_a_character(text: str, column: str) -> None:
         raise CellError(
             f"column {column!r} holds half a character at character {error.start}", "write the file again as UTF-8"
         ) from None
+
+
+def _inexact(column: str) -> CellError:
+    return CellError(f"column {column!r} holds a number too large to be exact", "write it as text")
 
 
 def _not(wanted: str, value: Any, column: str) -> CellError:

@@ -239,6 +239,9 @@ _NO_TEXT = {
     b"ARROW1": "Arrow or Feather, which is named .arrow or .feather",
     b"%PDF-": "a PDF, whose text is extracted first",
     b"\xd0\xcf\x11\xe0": "an old Office file, which is saved anew as .xlsx or text",
+    rb"{\rtf": "RTF, which is converted into plain text first",
+    b"<!DOCTYPE html": "a web page, whose text is extracted first",
+    b"<html": "a web page, whose text is extracted first",
     b"version https://git-lfs": "a pointer of Git LFS, whose file comes by git lfs pull",
 }
 """First bytes of files that hold no text, or not their own."""

@@ -99,9 +99,21 @@ def test_ids_are_exact():
     assert as_id("-1.0", "c") == as_id(-1, "c") == "-1"
     assert as_id(0, "c") == as_id(-0.0, "c") == "0"
     assert as_id(UUID(int=5), "c") == str(UUID(int=5))
-    for value in (float(2**53), np.float32(2**60), 10**60):
+    assert as_id("9007199254740991.0", "c") == "9007199254740991"
+    for value in (float(2**53), np.float32(2**60), 10**60, "9007199254740992.0", "9" * 5000 + ".0"):
         with pytest.raises(CellError, match="too large to be exact"):
             as_id(value, "c")
+
+
+@pytest.mark.parametrize("text", ["1.23457E+15", " 1,23457E+15 ", "1.2345678901234567e+19", "-3E+12"])
+def test_ids_that_a_spreadsheet_shortened_are_not_taken_for_one(text):
+    with pytest.raises(CellError, match="shortened to its first digits"):
+        as_id(text, "c")
+
+
+def test_rtf_is_no_text():
+    with pytest.raises(CellError, match="holds RTF where text is needed"):
+        as_text(r"{\rtf1\ansi No chest pain.}", "c")
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,15 @@ def test_rows_that_do_not_fit_the_header_are_bad_rows(tmp_path):
     assert [place.rsplit(" ", 1)[1] for _, place in faults] == ["2", "3", "4"]
 
 
+def test_the_header_of_a_file_that_was_joined_is_no_row(tmp_path):
+    rows, faults = read(tmp_path, "n.csv", "text, label\na,x\n\ufefftext, label\nb,x\ntext,label\ntext,x\n")
+    assert [row["text"] for row in rows] == ["a", "b", "text"]
+    assert [(fault.split(",")[0], place[-5:]) for fault, place in faults] == [
+        ("repeats the header", "row 2"),
+        ("repeats the header", "row 4"),
+    ]
+
+
 LITERAL = 'text\tlabel\nnote 0\ta\n"soft abdomen\tb\nnote 2\ta\nno pain"\tb\nnote 4\ta\n'
 
 

@@ -35,6 +35,9 @@ _READERS: dict[str, Reader] = {
 _LONGEST_MATCH_S = 5.0
 """Longest time for a pattern in one id; one that takes longer backtracks without end."""
 
+_YES_OR_NO = {**dict.fromkeys(("1", "true", "yes", "y"), "yes"), **dict.fromkeys(("0", "false", "no", "n"), "no")}
+"""Ways in which exports of one column say yes or no, among them those of two programs put together."""
+
 MAX_LABEL_CHARACTERS = 100
 """A longer label is surely a text: the columns are mixed up."""
 
@@ -271,15 +274,25 @@ def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
             "missing value, or list it in labels"
         )
     for alike in _alike(labels):
+        shown = map(
+            ascii if len({unicodedata.normalize("NFC", one) for one in alike}) < len(alike) else repr, alike
+        )
         raise DataError(
-            f"task {task.name}: labels must differ by more than case and blanks, got {' and '.join(map(repr, alike))}; "
-            "map them to one by label_map, or list each in labels where they are different"
+            f"task {task.name}: labels must differ by more than case, blanks and spelling, got "
+            f"{' and '.join(shown)}; map them to one by label_map, or list each in labels where they are different"
         )
 
 
 def _alike(labels: Iterable[str]) -> list[list[str]]:
-    """Groups of labels that a reader would take for one: other case, other blanks, other code points of one letter."""
+    """Groups of labels that a reader would take for one.
+
+    They differ by case, blanks, characters that nobody sees, quotation marks around them, other code points of one
+    letter, or by the way to say yes or no.
+    """
     groups = defaultdict(list)
     for label in sorted(labels):
-        groups["".join(unicodedata.normalize("NFC", label).casefold().split())].append(label)
+        plain = unicodedata.normalize("NFKC", label).casefold()
+        seen = "".join(one for one in plain if not one.isspace() and unicodedata.category(one) != "Cf")
+        bare = seen.strip("\"'") or seen
+        groups[_YES_OR_NO.get(bare, bare)].append(label)
     return [group for group in groups.values() if len(group) > 1]

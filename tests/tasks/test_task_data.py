@@ -67,11 +67,14 @@ def test_texts_in_the_label_column_are_not_printed(task_of, tmp_path):
     assert "secret" not in str(error.value)
 
 
-@pytest.mark.parametrize("other", ["Readmitted", "READ MITTED", "read\u00a0mitted"])
+@pytest.mark.parametrize(
+    "other",
+    ["Readmitted", "READ MITTED", "read\u00a0mitted", "readmitted\u200b", "\ufeffreadmitted", "'readmitted'"],
+)
 def test_labels_that_a_reader_takes_for_one_are_no_two_classes(task_of, tmp_path, other):
     files = write(tmp_path, train=[*ROWS, ("four", "readmitted")], dev=ROWS, test=[*ROWS, ("three", other)])
     with pytest.raises(
-        DataError, match=r"labels must differ by more than case and blanks, got .* and .*; map them"
+        DataError, match=r"labels must differ by more than case, blanks and spelling, got .* and .*; map them"
     ):
         read_task(task_of("sequence", **files), str(tmp_path))
     write(tmp_path, test=[*ROWS, ("three", "Readmitted")])
@@ -83,6 +86,25 @@ def test_labels_that_a_reader_takes_for_one_are_no_two_classes(task_of, tmp_path
     ]
     mapped = read_task(task_of("sequence", **files, label_map={"Readmitted": "readmitted"}), str(tmp_path))
     assert (mapped.labels, mapped.findings.remarks) == (("a", "b", "readmitted"), [])
+
+
+@pytest.mark.parametrize(("one", "other"), [("Y", "yes"), ("0", "False"), ("\u00e9", "e\u0301")])
+def test_two_spellings_of_one_label_are_shown_apart(task_of, tmp_path, one, other):
+    files = write(tmp_path, train=[*ROWS, ("three", one)], dev=ROWS, test=[*ROWS, ("four", other)])
+    with pytest.raises(DataError, match="more than case, blanks and spelling") as error:
+        read_task(task_of("sequence", **files), str(tmp_path))
+    assert len(set(str(error.value).split("got ")[1].split(";")[0].split(" and "))) == 2
+
+
+@pytest.mark.parametrize("mark", list("|;/"))
+def test_labels_joined_by_another_mark_than_the_tasks_are_no_label(task_of, tmp_path, mark):
+    files = write(tmp_path, train=[*ROWS, ("three", f"b {mark} a")], dev=ROWS, test=ROWS)
+    with pytest.raises(DataError, match=r"joins others by .*; set multi_label: true and label_separator"):
+        read_task(task_of("sequence", **files), str(tmp_path))
+    several = task_of("sequence", **files, multi_label=True, label_separator=mark)
+    assert read_task(several, str(tmp_path)).labels == ("a", "b")
+    listed = ("a", "b", f"b {mark} a")
+    assert read_task(task_of("sequence", **files, labels=listed), str(tmp_path)).labels == listed
 
 
 def test_one_label_is_no_task(task_of, tmp_path):

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_JOINTS = ";,|/"
+"""Marks by which exports join several labels of one text."""
+
 _RARE = 0.35
 """Share of the rarer of two labels below which accuracy tells little."""
 
@@ -344,7 +347,14 @@ class SequenceKind(Kind):
             )
 
     def check_found_labels(self, labels: Sequence[str], num_examples: int) -> None:
-        """Refuse so many labels that they are likely something else."""
+        """Refuse so many labels that they are likely something else, and one that joins others."""
+        for label in labels:
+            if mark := next((mark for mark in _JOINTS if _joins(label, mark, labels)), None):
+                several = "" if self.task.multi_label else "multi_label: true and "
+                raise DataError(
+                    f"task {self.task.name}: a label must be one, got {label!r}, which joins others by {mark!r}; set "
+                    f"{several}label_separator: {mark!r}, or list all in labels where it is one of its own"
+                )
         if not self.task.multi_label and len(labels) > max(10, num_examples / 2):
             raise DataError(
                 f"task {self.task.name}: {num_examples:,} examples have {len(labels):,} labels, which are likely "
@@ -358,6 +368,11 @@ class SequenceKind(Kind):
             "head_tail": "read at both ends",
             "pool": "read in windows whose probabilities are averaged",
         }[how]
+
+
+def _joins(label: str, mark: str, labels: Sequence[str]) -> bool:
+    parts = [part.strip() for part in label.split(mark)]
+    return len(parts) > 1 and all(part in labels for part in parts)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
