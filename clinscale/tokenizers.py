@@ -55,6 +55,9 @@ class SpecialIds(Config):
 def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
     """The fast tokenizer of an HF folder or hub name; runs no code of theirs.
 
+    A literal `<pad>` or `[MASK]` in a text is spelled, as in pretraining, and no special token; where the tokenizer has
+    others than the usual ones, which were added to mark texts, all are what they say.
+
     Raises:
         DataError: no tokenizer there, a damaged or slow one, one without padding or with more tokens than the model
             beside it knows, or the hub cannot be reached for the name.
@@ -97,7 +100,15 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
             "config.json); take the tokenizer that the model was trained with, or give the model the added tokens with "
             "resize_token_embeddings and save both"
         )
+    tokenizer.split_special_tokens = not _has_marks_of_its_own(tokenizer)
     return tokenizer
+
+
+def _has_marks_of_its_own(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether there are special tokens beside those that every tokenizer has: somebody added them to mark texts."""
+    named = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
+    added = tokenizer.added_tokens_decoder.items()
+    return any(token.special and token_id not in named for token_id, token in added)
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:

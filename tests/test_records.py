@@ -217,6 +217,17 @@ def test_list_files_sorts_and_selects(tmp_path):
         list_files(str(tmp_path / "none"), [".csv"])
 
 
+def test_a_linked_folder_is_read_once(tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there" / "deep").mkdir(parents=True)
+    (tmp_path / "here" / "a.csv").write_text("")
+    (tmp_path / "there" / "deep" / "b.csv").write_text("")
+    for name, leads in [("link", "there"), ("link/deep/back", "here"), ("again", "there/deep")]:
+        (tmp_path / "here" / name).symlink_to(tmp_path / leads)
+    found = list_files(str(tmp_path / "here"), [".csv"])
+    assert [name.rsplit("/", 1)[1] for name in found] == ["a.csv", "b.csv"]
+
+
 def test_a_folder_is_listed_alike_here_and_in_an_object_store(tmp_path):
     import fsspec
 
@@ -513,6 +524,15 @@ def test_class_labels_are_named_at_any_depth(tmp_path):
         "turns": {"kind": ["a", "b"]},
         "note": {"kind": "b"},
     }
+
+
+def test_times_beyond_those_of_python_hide_no_other_column(tmp_path):
+    times = pyarrow.array([2**60], pyarrow.timestamp("us"))
+    zones = pyarrow.array([1], pyarrow.timestamp("us", tz="Mars/Base"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "at": times, "z": zones}), tmp_path / "n.parquet")
+    assert next(read_records(str(tmp_path / "n.parquet"), ["text"])).fields == {"text": "a"}
+    with pytest.raises(DataError, match="is not a readable Parquet file"):
+        next(read_records(str(tmp_path / "n.parquet"), ["text", "at"]))
 
 
 def arrow_bytes(rows):

@@ -32,6 +32,19 @@ def test_a_tokenizer_without_mask_token_is_refused():
         SpecialIds.from_tokenizer(bare)
 
 
+def test_a_special_token_that_a_note_spells_is_text_unless_texts_are_marked_by_some(trained, tmp_path):
+    text = "<pad> and <mask></s>"
+    trained.save_pretrained(tmp_path / "plain")
+    loaded = load_tokenizer(str(tmp_path / "plain"))
+    inner = loaded(text)["input_ids"][1:-1]
+    assert set(inner).isdisjoint(loaded.all_special_ids)
+    assert loaded.decode(inner) == text
+    loaded.add_special_tokens({"additional_special_tokens": ["[E1]"]})
+    loaded.save_pretrained(tmp_path / "marked")
+    marked = load_tokenizer(str(tmp_path / "marked"))
+    assert marked.convert_tokens_to_ids("[E1]") in marked("an [E1] aspirin")["input_ids"]
+
+
 def test_a_slow_or_foreign_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="neither a folder with an HF tokenizer"):
         load_tokenizer(str(tmp_path))

@@ -66,7 +66,9 @@ def _rows(
     refuse_repeated(uri, columns, names)
     features = _label_features(schema.metadata or {})
     number = 0
-    for rows in _checked(uri, batches, size_bytes, what):
+    needed = {column.split(".")[0] for column in columns} | set(columns)
+    spare = [at for at, of in enumerate(schema) if of.name in needed or not _is_time(of.type)]
+    for rows in _checked(uri, batches, size_bytes, what, spare):
         for row in rows:
             number += 1
             for column, feature in features.items():
@@ -74,10 +76,19 @@ def _rows(
             yield Record(uri, number, row)
 
 
-def _checked(uri: str, batches: Iterable[Any], size_bytes: int, what: str) -> Iterator[list[dict[str, Any]]]:
+def _is_time(of: Any) -> bool:
+    import pyarrow
+
+    return bool(pyarrow.types.is_temporal(of))
+
+
+def _checked(
+    uri: str, batches: Iterable[Any], size_bytes: int, what: str, spare: Sequence[int]
+) -> Iterator[list[dict[str, Any]]]:
     """The batches as rows. Offsets in a damaged batch point outside of it, and Arrow follows them unasked.
 
-    A few bytes can say that a value repeats a billion times, so what comes out of a file is counted, too.
+    A few bytes can say that a value repeats a billion times, so what comes out of a file is counted, too. Where times
+    are beyond what Python can hold, the columns `spare` alone are read.
     """
     waiting, unpacked_bytes = iter(batches), 0
     while True:
@@ -88,8 +99,17 @@ def _checked(uri: str, batches: Iterable[Any], size_bytes: int, what: str) -> It
             batch.validate(full=True)
             unpacked_bytes += batch.nbytes
             refuse_bomb(uri, size_bytes, unpacked_bytes)
-            rows = [row for part in _parts(batch) for row in part.to_pylist()]
+            rows = [row for part in _parts(batch) for row in _plain(part, spare)]
         yield rows
+
+
+def _plain(batch: Any, spare: Sequence[int]) -> list[dict[str, Any]]:
+    try:
+        return list(batch.to_pylist())
+    except (ValueError, OverflowError):
+        if len(spare) == batch.num_columns:
+            raise
+        return list(batch.select(list(spare)).to_pylist())
 
 
 def _parts(batch: Any) -> Iterator[Any]:

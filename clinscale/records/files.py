@@ -61,14 +61,23 @@ def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
         names = [fs.unstrip_protocol(name) for name in fs.find(path)]
         root = fs.unstrip_protocol(path)
     else:  # fsspec would look at every file, four times as long
-        names = [f"{folder}/{name}" for folder, _, files in os.walk(path) for name in files]
-        root = path
+        names, root = list(_walked(path)), path
     names = [name for name in names if not _ASIDE.search(name[len(root) :].lstrip("/"))]
     tables = _tables_of_datasets(names)
     found = sorted(name for name in names if data_suffix(name) in suffixes and _is_data(name, tables))
     if not found:
         raise DataError(f"{uri} is a folder without {' or '.join(suffixes)} files; name the right folder")
     return found
+
+
+def _walked(root: str) -> Iterator[str]:
+    """All files below a local folder, those of folders that links lead to among them, each folder once."""
+    seen: set[str] = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        below[:] = () if place in seen else sorted(below)
+        yield from () if place in seen else (f"{folder}/{name}" for name in files)
+        seen.add(place)
 
 
 def _tables_of_datasets(names: Sequence[str]) -> dict[str, frozenset[str]]:

@@ -197,10 +197,10 @@ def _grouped(task: TaskConfig, example: Example) -> Example:
             f"task {task.name}: group_pattern must match an id at once, and took {_LONGEST_MATCH_S:g} s for that of "
             f"example {example.name}; take out repeats within repeats, as in (a+)+"
         ) from None
-    if match is None:
+    if match is None or not match[1]:
         raise DataError(
-            f"task {task.name}: group_pattern does not match the id of example {example.name}, and must match every "
-            "id; correct the pattern"
+            f"task {task.name}: group_pattern does not match the id of example {example.name}, and must find the "
+            "patient in every id; correct the pattern"
         )
     return dataclasses.replace(example, group=match[1])
 

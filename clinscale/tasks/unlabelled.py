@@ -140,7 +140,8 @@ def _read_i2b2_xml(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelle
 
 
 def _read_bio(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
-    sentences = bio.sentences(read_text(file, task.encoding), tagged=False)
+    sentences = list(bio.sentences(read_text(file, task.encoding), tagged=False))
+    bio.refuse_numbers(file, sentences)
     for number, (line, tokens, _) in enumerate(sentences, 1):
         bad = bio.line_without_token(tokens)
         fault = "" if bad is None else f"line {line + bad} has no token, or other columns than the first line"

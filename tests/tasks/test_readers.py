@@ -1,5 +1,6 @@
 """Public formats as found in the wild: what is read, what is repaired and counted, what is refused and how."""
 
+import gzip
 import json
 import math
 
@@ -314,6 +315,19 @@ class TestBio:
         assert [(e.id, e.text) for e in examples] == [("a:1", "No fever"), ("a:2", "ok")]
         assert findings.found == {"sentences": 2, "entities": 1}
 
+    @pytest.mark.parametrize("number", ["{at}", "{row}", "s{sentence}"])
+    def test_a_first_column_of_numbers_is_no_token(self, read, number):
+        words = [("no", "O"), ("chest", "B-Sign"), ("pain", "I-Sign")]
+        lines = [
+            number.format(at=at, row=3 * sentence + at, sentence=sentence)
+            + f"\t{word}\t{tag}\n"
+            + "\n" * (at == 2)
+            for sentence in range(4)
+            for at, (word, tag) in enumerate(words)
+        ]
+        with pytest.raises(DataError, match="first column, which numbers tokens or sentences"):
+            read(read_bio, "tokens", {"a.tsv": "".join(lines)}, format="bio")
+
     def test_a_token_may_hold_a_blank_where_tabs_part_the_columns_alone(self, read):
         content = "New York\tB-Place\ris\tO\r\rbig\tO\r"  # and lines may end as they did on a Macintosh
         examples, _ = read(read_bio, "tokens", {"a.tsv": content}, format="bio")
@@ -405,6 +419,18 @@ class TestBrat:
             self.annotate(read, line)
         assert "Kein" not in str(error.value)
 
+    def test_names_in_capitals_and_packed_files_are_documents_too(self, read):
+        files = {
+            "a.TXT": "fever",
+            "a.ANN": "T1\tSign 0 5\tfever\n",
+            "b.txt.gz": gzip.compress(b"cough"),
+            "b.ann": "",
+        }
+        examples, _ = read(read_brat, "tokens", files)
+        assert [(e.id, e.text, len(e.entities)) for e in examples] == [("a", "fever", 1), ("b", "cough", 0)]
+        with pytest.raises(DataError, match=r"a\.txt: another file has the same name"):
+            read(read_brat, "tokens", {"a.txt": "chills"})
+
     @pytest.mark.parametrize(("present", "absent"), [("txt", "ann"), ("ann", "txt")])
     def test_a_file_without_its_partner_is_refused_or_left_out(self, read, present, absent):
         files = {"d.txt": "x", "d.ann": "", f"e.{present}": ""}
@@ -471,6 +497,27 @@ class TestI2b2Xml:
         (example,), findings = read(read_i2b2_xml, "tokens", files, format="i2b2_xml", on_error="skip")
         assert surfaces(example) == [("Invento", "DOCTOR")]
         assert findings.rejected == {"tag without TYPE, start and end": 1, "empty text": 1}
+
+    @pytest.mark.parametrize(
+        ("old", "new", "fault"),
+        [
+            ("Dr. ", "Dr.<br/> ", "elements within TEXT"),
+            ("<TAGS>", "<TEXT>more</TEXT><TAGS>", "more than one element TEXT"),
+            ("<TAGS>", "<TAGS/><TAGS>", "more than one element TAGS"),
+        ],
+    )
+    def test_what_would_be_lost_is_refused(self, read, old, new, fault):
+        document = self.document("Dr. Invento").replace("<![CDATA[", "").replace("]]>", "").replace(old, new)
+        with pytest.raises(DataError, match=f"{fault}; correct the file"):
+            read(read_i2b2_xml, "tokens", {"a.xml": document}, format="i2b2_xml")
+
+    @pytest.mark.parametrize("declared", ["UTF-8", "ISO-8859-1", "windows-1252", "UTF-16", "no-such"])
+    def test_the_declaration_says_the_encoding(self, read, declared):
+        head, _, document = self.document("Dr. Müller").partition("?>")
+        codec = declared if declared in ("ISO-8859-1", "windows-1252") else "UTF-8"
+        content = f'<?xml version="1.0" encoding="{declared}"?>{document or head}'.encode(codec)
+        (example,), _ = read(read_i2b2_xml, "tokens", {"a.XML": content}, format="i2b2_xml")
+        assert (example.id, example.text) == ("a", "Dr. Müller")
 
     def test_windows_line_ends_are_one_character(self, read):
         text = "\r\nDr. Invento\r\nand Dr. Other\r\n"
@@ -606,6 +653,17 @@ class TestSquad:
     def test_an_offset_that_is_no_number_is_refused(self, read):
         with pytest.raises(DataError, match="question 17: answer without text"):
             self.ask(read, self.question("25 mg", "soon"))
+
+
+def test_entities_that_end_inside_words_are_remarked_on(task_of, tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "n.txt").write_text("fever 39C")
+        (tmp_path / name / "n.ann").write_text("T1\tSign 0 4\tfeve\nT2\tValue 6 8\t39\n")
+    remarks = read_task(task_of("tokens"), str(tmp_path)).findings.remarks
+    assert [remark.partition(",")[0] for remark in remarks] == ["3 of 6 entities begin or end inside a word"]
+    assert "is `end` that of the last" in remarks[0]
+    assert not read_task(task_of("tokens", scorer="i2b2_2010"), str(tmp_path)).findings.remarks
 
 
 def test_entities_that_touch_do_not_overlap():

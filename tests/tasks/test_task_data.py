@@ -107,6 +107,12 @@ def test_labels_joined_by_another_mark_than_the_tasks_are_no_label(task_of, tmp_
     assert read_task(task_of("sequence", **files, labels=listed), str(tmp_path)).labels == listed
 
 
+def test_texts_whose_rows_disagree_are_counted(task_of, tmp_path):
+    files = write(tmp_path, train=[*ROWS, ("one", "a")], dev=ROWS, test=[("one", "b"), ("two", "b")])
+    remarks = read_task(task_of("sequence", **files), str(tmp_path)).findings.remarks
+    assert remarks == ["1 texts have other labels in one row than in another"]
+
+
 def test_one_label_is_no_task(task_of, tmp_path):
     files = write(tmp_path, train=[("one", "a")], dev=[("two", "a")], test=[("three", "a")])
     with pytest.raises(DataError, match="at least two labels"):
@@ -268,6 +274,8 @@ def test_a_pattern_finds_the_patient_in_the_files_name(task_of, notes):
     assert sum(map(len, patients)) == len(set().union(*patients)) == 10
     with pytest.raises(DataError, match="group_pattern does not match the id of example 000-00"):
         read_task(task_of("tokens", **fields, group_pattern=r"patient(\d+)"), notes)
+    with pytest.raises(DataError, match="must find the patient in every id"):
+        read_task(task_of("tokens", **fields, group_pattern=r"-(patient\d+)?"), notes)
 
 
 def test_a_pattern_that_goes_back_without_end_is_refused(task_of, notes, monkeypatch):
@@ -276,7 +284,7 @@ def test_a_pattern_that_goes_back_without_end_is_refused(task_of, notes, monkeyp
     (Path(notes) / f"{'1' * 40}-a.ann").write_text("T1\tSign 0 5\tfever\n")
     fields = {"splits": {"all": "."}, "split_ratios": (0.5, 0.2, 0.3)}
     with pytest.raises(ConfigError, match="group_pattern must match an id at once"):
-        read_task(task_of("tokens", **fields, group_pattern=r"^(([0-9]|[1-9]|1)*)[-x]$|^(0)"), notes)
+        read_task(task_of("tokens", **fields, group_pattern=r"(?|^(([0-9]|[1-9]|1)*)[-x]$|^(0))"), notes)
 
 
 def test_the_patient_in_the_files_name_is_in_one_of_the_given_splits(task_of, notes, tmp_path):

@@ -251,7 +251,7 @@ class RelationsKind(Kind):
 
     def read_beside(self, file: str, text: str) -> dict[str, Any]:
         """The entities of brat's `.ann` beside a text."""
-        beside = f"{file.removesuffix('.txt')}.ann"
+        beside = f"{file[: -len('.txt')]}{'.ANN' if file.endswith('.TXT') else '.ann'}"
         if not exists(beside):
             raise DataError(
                 f"a text file has no {self.needs} unless {PurePosixPath(beside).name} is beside it; put it there, or "

@@ -1,7 +1,7 @@
 """Kind sequence: one label of a text, or several."""
 
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -338,6 +338,16 @@ class SequenceKind(Kind):
         if task.multi_label:
             return record.read(functools.partial(as_labels, separator=task.label_separator), columns.label)
         return (record.need(as_label, columns.label),)
+
+    def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
+        """Remark on texts that are there with other labels, too; a public release is what it is."""
+        if self.task.format not in self.formats:
+            return
+        labels = defaultdict(set)
+        for one in (one for examples in splits.values() for one in examples):
+            labels[one.text, one.text_pair].add(frozenset(one.labels))
+        if disputed := sum(len(given) > 1 for given in labels.values()):
+            findings.remark(f"{disputed:,} texts have other labels in one row than in another")
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse one label alone, unless a text may have none."""

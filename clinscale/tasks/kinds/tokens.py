@@ -19,7 +19,7 @@ from clinscale.tasks.kinds.file_words import in_whole_words, words_of_file
 from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window, column
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
-from clinscale.tasks.kinds.words import OUTSIDE, tag_words, words_of
+from clinscale.tasks.kinds.words import OUTSIDE, are_whole_words, tag_words, words_of
 from clinscale.tasks.readers.align import NESTED, REPEATED, without_overlaps
 from clinscale.tasks.readers.bio import BAD_TAG, entities_of_tags, read_tag
 from clinscale.tasks.readers.marks import list_in, marked_entities, words_in
@@ -234,6 +234,21 @@ class TokensKind(Kind):
         findings.leave_out(REPEATED, len(example.entities) - len(distinct))
         findings.leave_out(NESTED, len(distinct) - len(apart))
         return dataclasses.replace(example, entities=apart)
+
+    def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
+        """Remark on entities that begin or end inside a word, where no answer does."""
+        assert self.task.scored_by is not None
+        if ENTITY_SCORERS[self.task.scored_by].units is not None:
+            return
+        every = [(one.text, entity) for examples in splits.values() for one in examples for entity in one.entities]
+        parted = [(text, one) for text, one in every if not are_whole_words(text, one.start, one.end)]
+        if parted:
+            last = sum(are_whole_words(text, one.start, one.end + 1) for text, one in parted)
+            hint = "; most lack one last character: is `end` that of the last, and not behind it?"
+            findings.remark(
+                f"{len(parted):,} of {len(every):,} entities begin or end inside a word, which no answer does: they "
+                f"count as missed{hint if 2 * last >= len(every) else ''}"
+            )
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse data without an entity."""

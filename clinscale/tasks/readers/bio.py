@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
+from clinscale.errors import DataError
 from clinscale.records import list_files, read_text
 from clinscale.tasks.example import Entity, Example
 from clinscale.tasks.findings import Findings
@@ -13,6 +14,8 @@ from clinscale.tasks.task import TaskConfig
 _SUFFIXES = (".tsv", ".bio", ".conll", ".iob", ".txt")
 _PREFIXES = ("B", "I", "E", "S")
 _OUTSIDE = ("O", "")
+_FEW_LINES = 10
+"""Number of lines below which tokens may all be numbers."""
 _DOCUMENT = "-DOCSTART-"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BLANKS = re.compile(r"[ \t]+")
@@ -24,11 +27,16 @@ def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
 
     The first column is the token and the last the tag. A sentence is rejected that has a line without a tag, of more or
     fewer columns than the others, or with a tag that is neither O nor PREFIX-TYPE.
+
+    Raises:
+        DataError: as `refuse_numbers`.
     """
     examples = []
     for file in list_files(path, _SUFFIXES):
         stem = PurePath(file.removesuffix(".gz")).stem
-        for number, (line, tokens, given) in enumerate(sentences(read_text(file, task.encoding)), 1):
+        read = list(sentences(read_text(file, task.encoding)))
+        refuse_numbers(file, read)
+        for number, (line, tokens, given) in enumerate(read, 1):
             findings.find("sentences")
             if tags := _read_tags(file, line, tokens, given, findings):
                 entities = entities_of_tags(tokens, tags)
@@ -89,6 +97,17 @@ def sentences(text: str, *, tagged: bool = True) -> Iterator[tuple[int, list[str
         elif tokens:
             yield number - len(tokens), tokens, tags
             tokens, tags = [], []
+
+
+def refuse_numbers(file: str, sentences: Sequence[tuple[int, Sequence[str], Sequence[str]]]) -> None:
+    """DataError where the first column numbers the tokens or the sentences, as data frames are saved."""
+    given = [tokens for _, tokens, _ in sentences]
+    numbers_tokens = all(token.isdecimal() for tokens in given for token in tokens)
+    numbers_sentences = all(len({*tokens}) == 1 for tokens in given) and len({tokens[0] for tokens in given}) > 1
+    if (numbers_tokens or numbers_sentences) and sum(map(len, given)) >= max(_FEW_LINES, 2 * len(given)):
+        raise DataError(
+            f"{file} must have the token in its first column, which numbers tokens or sentences; take that column out"
+        )
 
 
 def _fields(line: str, tabbed: bool) -> list[str]:

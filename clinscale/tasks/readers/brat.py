@@ -11,6 +11,7 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.task import TaskConfig
 
+_SUFFIXES = re.compile(r"\.(?:txt|ann)(?:\.gz)?$", re.IGNORECASE)
 _TEXT_BOUND = re.compile(r"(T\S*)\t(\S+) (\d{1,12} \d{1,12}(?:;\d{1,12} \d{1,12})*)\t(.*)", re.DOTALL)
 """Id, type, start and end of each fragment, surface."""
 _OTHER_LINES = ("E", "R", "A", "M", "N", "*", "#")
@@ -39,18 +40,28 @@ def brat_documents(
     A discontinuous annotation becomes the one span from its first to its last fragment. For what is off see
     `entities_of`. A malformed line, a text without annotations, and annotations without text are rejected.
     """
-    texts = {file.removesuffix(".txt"): file for file in list_files(path, (".txt",))}
-    annotations = {file.removesuffix(".ann"): file for file in list_files(path, (".ann",))}
+    texts, annotations = (_by_stem(list_files(path, (suffix,)), findings) for suffix in (".txt", ".ann"))
     examples = []
     for stem in sorted(texts.keys() | annotations.keys()):
         findings.find("documents")
         if not (stem in texts and stem in annotations):
-            there, absent = (".txt", ".ann") if stem in texts else (".ann", ".txt")
-            findings.reject(f"no {absent} beside it", f"{stem}{there}", "add the other file (it may be empty)")
+            there, absent = (texts, ".ann") if stem in texts else (annotations, ".txt")
+            findings.reject(f"no {absent} beside it", there[stem], "add the other file (it may be empty)")
             continue
-        if example := _read_document(stem, findings, encoding, read_gold):
+        if example := _read_document(stem, texts[stem], annotations[stem], findings, encoding, read_gold):
             examples.append(example)
     return examples
+
+
+def _by_stem(files: Sequence[str], findings: Findings) -> dict[str, str]:
+    """Files by their path without suffixes, whatever their case; of two that share it the first."""
+    found: dict[str, str] = {}
+    for file in files:
+        stem = _SUFFIXES.sub("", file)
+        if stem in found:
+            findings.reject("another file has the same name", file, "keep one of the two")
+        found.setdefault(stem, file)
+    return found
 
 
 def lines_of_annotations(file: str, encoding: str) -> list[str]:
@@ -58,19 +69,21 @@ def lines_of_annotations(file: str, encoding: str) -> list[str]:
     return read_text(file, encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def _read_document(stem: str, findings: Findings, encoding: str, read_gold: ReadGold) -> Example | None:
+def _read_document(
+    stem: str, file: str, beside: str, findings: Findings, encoding: str, read_gold: ReadGold
+) -> Example | None:
     try:
-        text = read_text(f"{stem}.txt", encoding)
-        lines = lines_of_annotations(f"{stem}.ann", encoding)
+        text = read_text(file, encoding)
+        lines = lines_of_annotations(beside, encoding)
     except DataError:
         if findings.on_error == "raise":
             raise
         findings.reject(f"not valid {encoding.upper()}", stem, "convert it")
         return None
     if not text.strip():
-        findings.reject("empty text", f"{stem}.txt", "remove the document")
+        findings.reject("empty text", file, "remove the document")
         return None
-    return Example(id=stem.rsplit("/", 1)[-1], text=text, **read_gold(text, lines, f"{stem}.ann", findings))
+    return Example(id=stem.rsplit("/", 1)[-1], text=text, **read_gold(text, lines, beside, findings))
 
 
 def marks_of(lines: Sequence[str], file: str, findings: Findings) -> dict[str, Mark]:

@@ -1,19 +1,26 @@
 """i2b2 stand-off XML: TEXT in CDATA, then TAGS with one empty element per entity; also MEDDOCAN's."""
 
+import codecs
+import contextlib
+import functools
 import html
+import re
 from collections.abc import Collection, Iterable, Iterator
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from clinscale.cells import CellError, as_whole_number, is_short_name
 from clinscale.errors import DataError
-from clinscale.records import list_files, read_text
+from clinscale.records import list_files
+from clinscale.storage import decode, read_bytes
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.task import TaskConfig
 
 _SIDES = ("start", "end")
+_SUFFIX = re.compile(r"\.xml(?:\.gz)?$", re.IGNORECASE)
+_DECLARED = re.compile(rb"""<\?xml\s[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 NO_TYPE = "annotation with an empty type"
 
 
@@ -53,7 +60,7 @@ def read_files(
         wanted = [tag for tag in tags if elements is None or tag.tag in elements]
         marks = (mark for _, mark in marks_of(text, wanted, attribute, file, findings))
         entities = entities_of(text, marks, findings)
-        examples.append(Example(id=file.rsplit("/", 1)[-1].removesuffix(".xml"), text=text, entities=entities))
+        examples.append(Example(id=_SUFFIX.sub("", file.rsplit("/", 1)[-1]), text=text, entities=entities))
     return examples
 
 
@@ -62,7 +69,7 @@ def read_document(
 ) -> tuple[str, list[ElementTree.Element]] | None:
     """TEXT and the elements of TAGS of one file, which may lack TAGS unless `annotated`; None when it was rejected."""
     try:
-        root = ElementTree.fromstring(read_text(file, encoding))
+        root = ElementTree.fromstring(_decoded(file, encoding))
     except DataError:
         if findings.on_error == "raise":
             raise
@@ -71,6 +78,9 @@ def read_document(
     except ElementTree.ParseError as error:
         line, column = error.position
         findings.reject("malformed XML", f"{file} line {line}, column {column}", "correct the file")
+        return None
+    if fault := next((fault for fault in map(functools.partial(_lost, root), ("TEXT", "TAGS")) if fault), None):
+        findings.reject(fault, file, "correct the file")
         return None
     text = root.findtext("TEXT")
     if text is None or not text.strip():
@@ -81,6 +91,25 @@ def read_document(
         findings.reject("no element TAGS", file, "take the annotated file")
         return None
     return text, list(tags if tags is not None else ())
+
+
+def _decoded(file: str, encoding: str) -> str:
+    """The file's text, in UTF-8 or as its declaration says; another encoding that the task names decides."""
+    raw = read_bytes(file)
+    declared = _DECLARED.match(raw[:200])
+    if declared and codecs.lookup(encoding).name == "utf-8":
+        with contextlib.suppress(LookupError):
+            name = codecs.lookup(declared[1].decode("ascii")).name
+            encoding = name if "<".encode(name) == b"<" else encoding  # in UTF-16 it could not have been read
+    return decode(raw, file, encoding=encoding)
+
+
+def _lost(root: ElementTree.Element, name: str) -> str:
+    """The fault of a part of which something would not be read; empty where there is none."""
+    parts = root.findall(name)
+    if len(parts) > 1:
+        return f"more than one element {name}"
+    return "elements within TEXT" if name == "TEXT" and parts and len(parts[0]) else ""
 
 
 def with_entities(surface: str) -> str:
