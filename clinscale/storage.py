@@ -246,6 +246,9 @@ _NO_TEXT = {
 }
 """First bytes of files that hold no text, or not their own."""
 
+_CONTROLS = bytes({*range(1, 32)} - {*b"\t\n\v\f\r\x1b"})
+"""Control characters that no text is made of. Zeros are counted elsewhere: they pad text, and are half of UTF-16."""
+
 
 def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
     """The encoding of a file that begins with `head`, and the length of its byte-order mark in bytes.
@@ -263,6 +266,10 @@ def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
         if head.startswith(mark):
             return codec, len(mark)
     codec = codecs.lookup(encoding).name
+    if "a".encode(codec) == b"a" and 16 * (len(head) - len(head.translate(None, _CONTROLS))) > len(head) > 64:
+        raise DataError(
+            f"{uri} must be text, but begins with bytes of which many are none; is it of another format?"
+        )
     if codec in ("utf-16", "utf-32") and head:
         raise DataError(
             f"{uri} has no byte-order mark; set encoding: {codec}-le, or {codec}-be where that is wrong"

@@ -487,6 +487,23 @@ def test_what_programs_leave_beside_the_data_is_not_data(tmp_path):
     assert list_files(str(tmp_path / ".home"), RECORD_SUFFIXES) == [str(tmp_path / ".home" / "a.csv")]
 
 
+def test_what_a_release_says_of_itself_is_no_note(tmp_path):
+    for name in ("LICENSE.txt", "SHA256SUMS.txt", "deep/ReadMe.txt", "deep/readme-12.txt", "note.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = [name.rsplit("/", 1)[1] for name in list_files(str(tmp_path), [".txt"])]
+    assert found == ["readme-12.txt", "note.txt"]
+    assert list_files(str(tmp_path / "LICENSE.txt"), [".txt"]) == [str(tmp_path / "LICENSE.txt")]
+
+
+def test_what_is_of_another_format_is_no_text_in_any_encoding(tmp_path):
+    (tmp_path / "n.txt").write_bytes(bytes(range(256)) * 4)
+    with pytest.raises(DataError, match="must be text, but begins with bytes of which many are none"):
+        read_text(str(tmp_path / "n.txt"), "latin-1")
+    (tmp_path / "n.txt").write_bytes(b"page 1\x0c\x1b[1mpage 2\x1b[0m\r\n" * 4 + b"\0" * 100)
+    assert read_text(str(tmp_path / "n.txt"), "latin-1").startswith("page 1")
+
+
 def test_of_a_saved_dataset_its_tables_are_listed(tmp_path):
     for part in ("train", "test"):
         (tmp_path / part).mkdir()

@@ -29,8 +29,11 @@ MAX_LINE_BYTES = 2**26
 _DATASET_CARDS = frozenset({"dataset_dict.json", "dataset_info.json", "state.json"})
 """Files that `datasets.save_to_disk` writes beside the rows."""
 
-_ASIDE = re.compile(r"(^|/)(\.|~\$|__MACOSX/)")
-"""Files and folders that programs leave beside the data: hidden ones, `.ipynb_checkpoints`, Excel's locks."""
+_ASIDE = re.compile(
+    r"(^|/)(\.|~\$|__MACOSX/|(?i:(README|LICEN[SC]E|COPYING|CHANGES|CHANGELOG|SHA256SUMS|MD5SUMS)(\.txt)?(\.gz)?$))"
+)
+"""Files and folders that are beside data and none: hidden ones, `.ipynb_checkpoints`, Excel's locks, PhysioNet's terms
+and checksums."""
 
 
 def read_text(uri: str, encoding: str = "utf-8") -> str:
@@ -46,8 +49,9 @@ def data_suffix(uri: str) -> str:
 def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
     """`uri` itself when it is a file, else all files below it with one of `suffixes`, sorted by path.
 
-    Left out is what programs put beside the data: hidden files and folders, and of a folder that HF's `save_to_disk`
-    wrote, all but the tables that its `state.json` names (`map` leaves its results there as `cache-*.arrow`).
+    Left out is what is beside the data: hidden files and folders, `README.txt` and its like, and of a folder that HF's
+    `save_to_disk` wrote, all but the tables that its `state.json` names (`map` leaves its results there as
+    `cache-*.arrow`).
 
     Raises:
         DataError: nothing is at `uri`, or no such file below it.

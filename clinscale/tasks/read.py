@@ -38,6 +38,9 @@ _LONGEST_MATCH_S = 5.0
 _YES_OR_NO = {**dict.fromkeys(("1", "true", "yes", "y"), "yes"), **dict.fromkeys(("0", "false", "no", "n"), "no")}
 """Ways in which exports of one column say yes or no, among them those of two programs put together."""
 
+_NO_LABEL, _NO_CLASS = frozenset({"-", "--", "?"}), frozenset({"-1", "-100"})
+"""Marks in place of a label that nobody agreed on, and in place of the number of a class."""
+
 MAX_LABEL_CHARACTERS = 100
 """A longer label is surely a text: the columns are mixed up."""
 
@@ -268,7 +271,7 @@ def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
             "likely a text; check columns.label"
         )
     kind.check_found_labels(sorted(labels), num_examples)
-    if odd := sorted(labels & SPELLED_MISSING - set(task.label_map.values())):
+    if odd := sorted(_spelled_missing(labels) - set(task.label_map.values())):
         raise DataError(
             f"task {task.name}: {odd[0]!r} is where a label should be; map it to null by label_map where it means a "
             "missing value, or list it in labels"
@@ -281,6 +284,12 @@ def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
             f"task {task.name}: labels must differ by more than case, blanks and spelling, got "
             f"{' and '.join(shown)}; map them to one by label_map, or list each in labels where they are different"
         )
+
+
+def _spelled_missing(labels: set[str]) -> set[str]:
+    """Labels that stand for none: as a CSV, SNLI (`-`) and, among numbers of classes, `datasets` and PyTorch do."""
+    among_numbers = all(label.isdecimal() for label in labels - _NO_CLASS)
+    return labels & (SPELLED_MISSING | _NO_LABEL | (_NO_CLASS if among_numbers else set()))
 
 
 def _alike(labels: Iterable[str]) -> list[list[str]]:

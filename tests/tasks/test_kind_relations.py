@@ -207,13 +207,14 @@ def write_brat(folder, annotations, count=10):
     return str(folder)
 
 
-ENTITIES = "T1\tdrug 0 7\tAspirin\nT2\tproblem 12 17\tfever\nT3\tproblem 22 26\tpain\nE1\tdrug:T1 Theme:T2\n"
+ENTITIES = "T1\tdrug 0 7\tAspirin\nT2\tproblem 12 17\tfever\nT3\tproblem 22 26\tpain\nE1\tdrug:T1 \n"
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("R1\tfor Arg1:T1 Arg2:T9", UNKNOWN_ENTITY),
+        ("T3\tproblem 12 17\tfever\nR1\tfor Arg1:T1 Arg2:T3", UNKNOWN_ENTITY),
         ("R1\tfor Arg1:T1 Arg2:T1", WITH_ITSELF),
         ("R1\tfor Arg1:T1 Arg2:E1", WITH_ITSELF),
         ("R1\tfor T1 T2", "Arg1:ID Arg2:ID"),
@@ -232,13 +233,14 @@ def test_a_relation_that_cannot_be_is_refused_or_counted(tmp_path, line, reason)
 
 
 def test_brat_relations_are_read_with_events_as_their_triggers(tmp_path):
-    lines = "R1\tfor Arg1:E1 Arg2:T2\t\nR2\tfor Arg1:T1 Arg2:T2\nR3\tAFTER Arg1:T3 Arg2:T2\n*\tSAME T2 T3\n"
+    lines = "E2\tcare:T1 Theme:T2\nR1\tfor Arg1:E1 Arg2:T2\t\nR2\tfor Arg1:T1 Arg2:T2\nR3\tAFTER Arg1:T3 Arg2:T2\n*\tSAME T2 T3\n"
     findings = Findings()
     found = read_task(task(inverse={"AFTER": "BEFORE"}), write_brat(tmp_path, ENTITIES + lines), findings=findings)
     drug, fever, pain = found.splits["train"][0].entities
     assert found.splits["train"][0].gold == (relation(drug, fever), relation(fever, pain, "BEFORE"))
     assert found.labels == ("BEFORE", "for")
-    assert sum(findings.rejected.values()) == 20
+    assert sum(findings.rejected.values()) == 30
+    assert findings.rejected["event with roles, which are no relations (`R`)"] == 10
     assert findings.rejected["repeats another relation"] == 10
     assert survey(found)["labels"] == {"BEFORE": 10, "for": 10}
 

@@ -157,6 +157,18 @@ class TestRecords:
         (example,), _ = read(read_rows, "spans", {"a.jsonl": rows}, format="records", columns=columns)
         assert (example.text_pair, example.answers) == ("Dose?", (Answer(5, "25 mg"),))
 
+    @pytest.mark.parametrize("impossible", [True, False, None, "false", 1.0])
+    @pytest.mark.parametrize("text", [["25 mg"], []])
+    def test_answers_in_rows_agree_with_the_column_that_says_impossible(self, read, impossible, text):
+        answers = {"text": text, "answer_start": [5] * len(text)}
+        row = {"text": "Gave 25 mg", "question": "Dose?", "answers": answers, "is_impossible": impossible}
+        fields = {"format": "records", "columns": {"text_pair": "question"}}
+        if impossible is None or (impossible in (True, 1.0)) != bool(text):
+            assert len(read(read_rows, "spans", {"a.jsonl": json.dumps(row)}, **fields)[0]) == 1
+        else:
+            with pytest.raises(DataError, match="marked impossible; correct its answers or is_impossible"):
+                read(read_rows, "spans", {"a.jsonl": json.dumps(row)}, **fields)
+
     @pytest.mark.parametrize(
         ("fields", "fault"),
         [

@@ -370,6 +370,16 @@ def test_a_label_that_spells_a_missing_value_is_asked_about(task_of, tmp_path, s
     assert spelled in read_task(task_of("sequence", **files, labels=("a", "b", spelled)), str(tmp_path)).labels
 
 
+@pytest.mark.parametrize(("labels", "odd"), [(("a", "b"), "-"), (("0", "1"), "-1"), (("0", "1"), "-100")])
+def test_a_mark_in_place_of_a_label_is_asked_about(task_of, tmp_path, labels, odd):
+    rows = [("one", labels[0]), ("two", labels[1])]
+    files = write(tmp_path, train=[*rows, ("three", odd)], dev=rows, test=rows)
+    with pytest.raises(DataError, match=f"'{odd}' is where a label should be; map it to null"):
+        read_task(task_of("sequence", **files), str(tmp_path))
+    listed = task_of("sequence", **files, labels=(*labels, odd))
+    assert read_task(listed, str(tmp_path)).labels == (*labels, odd)
+
+
 def test_a_column_of_measurements_is_no_label(task_of, tmp_path):
     rows = [(f"t{n}", n * 37 % 101) for n in range(60)]
     files = write(tmp_path, train=rows[:40], dev=rows[40:50], test=rows[50:])

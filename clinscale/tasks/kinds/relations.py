@@ -10,7 +10,7 @@ import dataclasses
 import random
 import re
 from bisect import bisect
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -46,7 +46,8 @@ WITH_ITSELF = "relation of an entity with itself"
 REPEATED = "repeats another relation"
 _EQUIVALENCE = "equivalence (`*`), which is no relation of two"
 _BRAT_RELATION = re.compile(r"R\S*\t(\S+) Arg1:(\S+) Arg2:(\S+)\s*")
-_BRAT_EVENT = re.compile(r"(E\S*)\t\S+?:(T\S*)(?: .*)?")
+_ROLES = "event with roles, which are no relations (`R`)"
+_BRAT_EVENT = re.compile(r"(E\S*)\t\S+?:(T\S*)(?: (.*))?")
 
 _ENTITY = {
     "type": "object",
@@ -580,12 +581,14 @@ def read_brat_relations(text: str, lines: Sequence[str], file: str, findings: Fi
     """The text-bound annotations of a document and its `R` lines; an event counts as its trigger."""
     marks: dict[str, Mark] = marks_of(lines, file, findings)
     entities = entity_of_each(text, list(marks.values()), findings)
-    by_name = dict(zip(marks, entities, strict=True))
+    times = Counter(line.partition("\t")[0] for line in lines if line.startswith("T"))
+    by_name = {name: one for name, one in zip(marks, entities, strict=True) if times[name] < 2}
     links = []
     for number, line in enumerate(lines, 1):
         if event := _BRAT_EVENT.fullmatch(line):
             if event[2] in by_name:
                 by_name[event[1]] = by_name[event[2]]
+            findings.leave_out(_ROLES, bool(event[3] and event[3].strip()))
         elif line.startswith("R"):
             place = f"{file} line {number}"
             if match := _BRAT_RELATION.fullmatch(line):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from clinscale.cells import CellError
+from clinscale.cells import CellError, as_truth, is_missing
 from clinscale.errors import DataError
 from clinscale.records import Record
 from clinscale.tasks.example import Answer, Example
@@ -16,7 +16,7 @@ from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window, 
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
 from clinscale.tasks.readers.marks import from_json
-from clinscale.tasks.readers.squad import answers_of, is_asked
+from clinscale.tasks.readers.squad import ANSWERED_IMPOSSIBLE, NOT_ANSWERED, answers_of, is_asked
 from clinscale.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
@@ -183,6 +183,9 @@ class SpansKind(Kind):
     def read_gold(self, record: Record, text: str, findings: Findings) -> dict[str, Any] | None:
         """The answers of a row; None for a question that is left out."""
         given = _given_answers(record, self.task.columns.answers)
+        marked = not is_missing(record.value("is_impossible"))
+        if marked and record.read(as_truth, "is_impossible") == bool(given):
+            raise CellError(ANSWERED_IMPOSSIBLE if given else NOT_ANSWERED, "correct its answers or is_impossible")
         answers = answers_of(text, given, record.place, findings)
         return {"answers": answers} if is_asked(self.task, given, answers, findings) else None
 

@@ -14,6 +14,7 @@ from clinscale.tasks.readers.align import NOT_THERE, OFF, Mark, Span, locate
 from clinscale.tasks.task import TaskConfig
 
 NO_ANSWER = "question without an answer"
+ANSWERED_IMPOSSIBLE = "question with answers that is marked impossible"
 NOT_ANSWERED = "question without answers that is not marked impossible"
 
 
@@ -60,7 +61,7 @@ def _is_complete(
         findings.reject(error.reason, place, error.fix)
         return False
     if impossible and fields.get("answers"):
-        findings.reject("question with answers that is marked impossible", place, "remove the one or the other")
+        findings.reject(ANSWERED_IMPOSSIBLE, place, "remove the one or the other")
         return False
     if not impossible and not fields.get("answers"):
         findings.reject(NOT_ANSWERED, place, "give its answers, or is_impossible: true where there is none")
