@@ -214,7 +214,7 @@ ENTITIES = "T1\tdrug 0 7\tAspirin\nT2\tproblem 12 17\tfever\nT3\tproblem 22 26\t
     ("line", "reason"),
     [
         ("R1\tfor Arg1:T1 Arg2:T9", UNKNOWN_ENTITY),
-        ("T3\tproblem 12 17\tfever\nR1\tfor Arg1:T1 Arg2:T3", UNKNOWN_ENTITY),
+        ("T3\tproblem 8 11\tfor\nR1\tfor Arg1:T1 Arg2:T3", UNKNOWN_ENTITY),
         ("R1\tfor Arg1:T1 Arg2:T1", WITH_ITSELF),
         ("R1\tfor Arg1:T1 Arg2:E1", WITH_ITSELF),
         ("R1\tfor T1 T2", "Arg1:ID Arg2:ID"),
@@ -233,7 +233,8 @@ def test_a_relation_that_cannot_be_is_refused_or_counted(tmp_path, line, reason)
 
 
 def test_brat_relations_are_read_with_events_as_their_triggers(tmp_path):
-    lines = "E2\tcare:T1 Theme:T2\nR1\tfor Arg1:E1 Arg2:T2\t\nR2\tfor Arg1:T1 Arg2:T2\nR3\tAFTER Arg1:T3 Arg2:T2\n*\tSAME T2 T3\n"
+    lines = "R1\tfor Arg1:E1 Arg2:T2\t\nR2\tfor Arg1:T1 Arg2:T2\nR3\tAFTER Arg1:T3 Arg2:T2\n*\tSAME T2 T3\n"
+    lines += "E2\tcare:T1 Theme:T2\n"
     findings = Findings()
     found = read_task(task(inverse={"AFTER": "BEFORE"}), write_brat(tmp_path, ENTITIES + lines), findings=findings)
     drug, fever, pain = found.splits["train"][0].entities
