@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 import fsspec
-from fsspec.core import OpenFile, get_compression
+from fsspec.core import OpenFile
 
 from clinscale.errors import ConfigError, DataError, exhausted_disk
 from clinscale.permissions import adopt, make_folder, open_private, refuse_foreign
@@ -120,7 +120,9 @@ def read_bytes(uri: str | Path) -> bytes:
 
 
 def _opened(uri: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-    compression = get_compression(uri, "infer")
+    compression = (
+        "gzip" if uri.lower().endswith(".gz") else None
+    )  # what else fsspec knows, names hide the format of
     local = None if is_remote(uri) else os.path.expanduser(uri.removeprefix("file://"))  # noqa: PTH111
     if local is not None:
         mode = os.stat(local).st_mode  # noqa: PTH116  # before it is opened, which waits for a pipe's other end
@@ -235,6 +237,10 @@ _MARKS = {
 _NO_TEXT = {
     b"PK\x03\x04": "a workbook or ZIP archive, which is named .xlsx or unpacked",
     b"\x1f\x8b": "gzip, which is named .gz",
+    b"BZh": "bzip2, which is unpacked, or packed as .gz",
+    b"\xfd7zXZ": "xz, which is unpacked, or packed as .gz",
+    b"\x28\xb5\x2f\xfd": "Zstandard, which is unpacked, or packed as .gz",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip, which is unpacked, or packed as .gz",
     b"PAR1": "Parquet, which is named .parquet",
     b"ARROW1": "Arrow or Feather, which is named .arrow or .feather",
     b"%PDF-": "a PDF, whose text is extracted first",
@@ -262,6 +268,8 @@ def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
     for beginning, what in _NO_TEXT.items():
         if head.startswith(beginning):
             raise DataError(f"{uri} must be text, but begins like {what}")
+    if head[257:262] == b"ustar":
+        raise DataError(f"{uri} must be text, but begins like a TAR archive, which is unpacked first")
     for mark, codec in _MARKS.items():
         if head.startswith(mark):
             return codec, len(mark)

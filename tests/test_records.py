@@ -1,6 +1,9 @@
+import bz2
 import gzip
 import io
 import json
+import lzma
+import tarfile
 import zipfile
 
 import openpyxl
@@ -502,6 +505,22 @@ def test_what_is_of_another_format_is_no_text_in_any_encoding(tmp_path):
         read_text(str(tmp_path / "n.txt"), "latin-1")
     (tmp_path / "n.txt").write_bytes(b"page 1\x0c\x1b[1mpage 2\x1b[0m\r\n" * 4 + b"\0" * 100)
     assert read_text(str(tmp_path / "n.txt"), "latin-1").startswith("page 1")
+
+
+@pytest.mark.parametrize("name", ["n.txt.bz2", "n.txt.xz", "n.txt.zip", "n.txt.tar"])
+def test_what_is_packed_otherwise_is_named_and_not_taken_for_its_content(tmp_path, name):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("n.txt"))
+    content = {
+        ".bz2": bz2.compress(b"x"),
+        ".xz": lzma.compress(b"x"),
+        ".zip": b"PK\x03\x04",
+        ".tar": packed.getvalue(),
+    }
+    (tmp_path / name).write_bytes(content[name[5:]])
+    with pytest.raises(DataError, match=r"must be text, but begins like .*, which is "):
+        read_text(str(tmp_path / name))
 
 
 def test_of_a_saved_dataset_its_tables_are_listed(tmp_path):

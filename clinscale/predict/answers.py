@@ -137,10 +137,16 @@ def open_answers(out: str | Path, card: "TaskCard") -> Iterator[Write]:
         yield add
 
 
+_LINE_BREAKS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}
+"""Line breaks of Unicode, as escapes: some readers, `str.splitlines` for one, end a line at them."""
+
+
 @contextlib.contextmanager
 def _json_lines(path: Path, card: "TaskCard") -> Iterator[Write]:
     with path.open("w", encoding="utf-8") as file:
-        yield lambda lines: file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        yield lambda lines: file.writelines(
+            json.dumps(line, ensure_ascii=False).translate(_LINE_BREAKS) + "\n" for line in lines
+        )
 
 
 @contextlib.contextmanager

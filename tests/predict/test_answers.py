@@ -37,6 +37,11 @@ def test_json_lines_are_the_lines(written):
     assert [json.loads(line) for line in written("o.jsonl").read_text().splitlines()] == LINES
 
 
+def test_a_line_break_of_unicode_breaks_no_line(written):
+    lines = [{"id": "a\u2028\x85", "file": "f", "row": 1, "error": "\u2029é"}] * 2
+    assert [json.loads(line) for line in written("o.jsonl", lines).read_text().splitlines()] == lines
+
+
 def test_a_spreadsheet_computes_nothing_in_csv(written):
     rows = list(csv.DictReader(written("o.csv").open(encoding="utf-8", newline="")))
     assert rows[0] == {
