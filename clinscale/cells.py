@@ -32,7 +32,9 @@ SPELLED_MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "NULL", "null",
 
 _FLOAT_OF_A_WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
-_WRITTEN_LIST = re.compile(r"""\[\s*(?:['"\[{\d-].*)?\]|\{\s*(?:['"].*)?\}""", re.DOTALL)
+_WRITTEN_LIST = re.compile(
+    r"""\[\s*(?:['"\[{\d-].*)?\]|\{\s*(?:['"].*)?\}|\(\s*['"].*\)|(?:array|set|frozenset)\(.*\)""", re.DOTALL
+)
 _BASE64 = re.compile(r"(?:data:[\w/.+-]*;base64,)?(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w+/-]{60,}={0,2}", re.ASCII)
 _LINE_ENDS = str.maketrans("", "", "\r\n")
 _SHORTENED = re.compile(r"-?[0-9](?:[.,][0-9]+)?[eE]\+[0-9]{2,}")
@@ -41,6 +43,7 @@ _EXACT = 2**53
 """Smallest whole number after which floats skip some, so that two ids may have become one."""
 _EXACT_DIGITS = len(f"-{_EXACT}")
 _LARGEST = 10**40
+_BITS = frozenset({"0", "1", "True", "False"})
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 _SHORT_NAME = re.compile(r"(?=.*[0-9])[\w.:/#+-]{1,40}", re.ASCII)
 
@@ -114,7 +117,8 @@ def as_labels(value: Any, column: str, separator: str) -> tuple[str, ...]:
     """Several labels, each once: a list, a list as JSON, or labels joined by `separator`; none where it is missing.
 
     Raises:
-        CellError: it is neither of these, or one of the labels is none or missing.
+        CellError: it is neither of these, or one of the labels is none or missing; it is a vector of 0 and 1, which
+            names none.
     """
     if is_missing(value):
         return ()
@@ -131,6 +135,11 @@ def as_labels(value: Any, column: str, separator: str) -> tuple[str, ...]:
     elif not isinstance(value, list | tuple):
         parts = [value]
     found = [as_label(part, column) for part in parts]
+    if len(set(found)) < len(found) and not any(isinstance(part, str) for part in parts) and set(found) <= _BITS:
+        raise CellError(
+            f"column {column!r} holds a vector of 0 and 1, not labels",
+            "give each label a column, named by columns.labels",
+        )
     if None in found:
         raise CellError(f"column {column!r} has a missing value among its labels", "fill it or leave it out")
     return tuple(dict.fromkeys(label for label in found if label is not None))

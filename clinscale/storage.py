@@ -219,6 +219,7 @@ def decode(raw: bytes, uri: str | Path, *, encoding: str = "utf-8") -> str:
         DataError: names the byte of the file that is not valid in `encoding`.
     """
     codec, mark_bytes = codec_of(raw[:4096], uri, encoding)
+    refuse_windows(raw, uri, codec)
     try:
         return raw[mark_bytes:].decode(codec) if mark_bytes else raw.decode(codec)
     except UnicodeDecodeError as error:
@@ -290,6 +291,25 @@ def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
                     f"set encoding: utf-16-{order}"
                 )
     return codec, 0
+
+
+def refuse_windows(block: bytes, uri: str | Path, codec: str, *, start: int = 0) -> None:
+    """DataError where Latin-1 has no letter for a byte, but Windows has: quotation marks and dashes, as in `patient's`.
+
+    Args:
+        block: of the file.
+        uri: of the file.
+        codec: as `codec_of` gives it.
+        start: position of the block in the file.
+    """
+    if codec in _LATIN and (found := _ONLY_WINDOWS.search(block)):
+        raise DataError(
+            f"{uri} is not Latin-1 at byte {start + found.start()}, where Windows has a letter; set encoding: cp1252"
+        )
+
+
+_LATIN = ("iso8859-1", "iso8859-15")
+_ONLY_WINDOWS = re.compile(rb"[\x80-\x9f]")
 
 
 def not_valid(uri: str | Path, codec: str, byte: int) -> str:

@@ -144,7 +144,9 @@ def test_what_is_no_label_is_refused_by_its_type(value):
         as_label(value, "c")
 
 
-@pytest.mark.parametrize("value", ["['a']", '["a", "b"]', "[]", "[1 2]", "{'a': 1}", "{}", "['a'\n 'b']"])
+@pytest.mark.parametrize(
+    "value", ["['a']", '["a", "b"]', "[]", "[1 2]", "{'a': 1}", "{}", "['a'\n 'b']", "('a',)", "array(['a'])"]
+)
 def test_a_list_that_was_written_as_text_is_no_label(value):
     with pytest.raises(CellError, match="holds a list where one label is needed"):
         as_label(value, "c")
@@ -162,7 +164,20 @@ def test_several_labels(value, labels):
 
 
 @pytest.mark.parametrize(
-    "value", [["a", None], ["a", math.nan], [["a"]], [{}], {"a": 1}, b"a", "['a']", "[" * 9999 + "]"]
+    "value",
+    [
+        [0, 1, 1],
+        [True, False, False],
+        [0.0, 0.0],
+        ["a", None],
+        ["a", math.nan],
+        [["a"]],
+        [{}],
+        {"a": 1},
+        b"a",
+        "['a']",
+        "[" * 9999 + "]",
+    ],
 )
 def test_what_is_no_list_of_labels_is_refused(value):
     with pytest.raises(CellError, match="column 'c'"):

@@ -403,6 +403,20 @@ def test_the_first_bad_byte_is_named_in_any_encoding(tmp_path, encoding):
         read(tmp_path, "n.csv", start + bad + ",x\n".encode(encoding), encoding=encoding)
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "iso8859-15"])
+def test_what_windows_wrote_is_not_read_as_latin_1(tmp_path, encoding):
+    start = "text\n" + "Größe\n" * 30_000
+    content = f"{start}the patient’s\n".encode("cp1252")
+    with pytest.raises(
+        DataError, match=f"at byte {len(start) + 11}, where Windows has a letter; set encoding: cp1252"
+    ):
+        read(tmp_path, "n.csv", content, encoding=encoding)
+    with pytest.raises(DataError, match=f"at byte {len(start) + 11},"):
+        read_text(str(tmp_path / "n.csv"), encoding)
+    assert read(tmp_path, "n.csv", content, encoding="cp1252")[0][-1]["text"] == "the patient’s"
+    assert read(tmp_path, "n.csv", start.encode(encoding), encoding=encoding)[0][-1]["text"] == "Größe"
+
+
 def test_json_lines_are_read_by_whatever_name(tmp_path):
     lines = '{"text": "a"}\n\n{"text": "b"}\n'
     assert [row["text"] for row in read(tmp_path, "n.json", lines)[0]] == ["a", "b"]

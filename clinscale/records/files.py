@@ -19,6 +19,7 @@ from clinscale.storage import (
     open_binary,
     read_bytes,
     read_json,
+    refuse_windows,
 )
 
 _BLOCK_BYTES = 2**16
@@ -119,6 +120,7 @@ def open_text(uri: str, encoding: str) -> Iterator[io.TextIOWrapper]:
     with open_binary(uri) as stream:
         lines = _Lines(stream, uri)
         codec, mark_bytes = codec_of(lines.head, uri, encoding)
+        lines.codec = codec
         lines.head = lines.head[mark_bytes:]
         try:
             yield io.TextIOWrapper(lines, encoding=codec, newline="")
@@ -148,7 +150,9 @@ class _Lines(io.BufferedIOBase):
 
     def __init__(self, stream: IO[bytes], uri: str) -> None:
         self._stream, self.name = stream, uri
-        self._since_break_bytes = 0
+        self._since_break_bytes = self._read_bytes = 0
+        self.codec = ""
+        """The encoding, once it is known."""
         self.head = stream.read(4096)
         """The first bytes, read to detect the encoding."""
 
@@ -160,6 +164,8 @@ class _Lines(io.BufferedIOBase):
             block, self.head = self.head, b""
         else:
             block = self._stream.read(max(size, _BLOCK_BYTES))
+        refuse_windows(block, self.name, self.codec, start=self._read_bytes)
+        self._read_bytes += len(block)
         if b"\n" in block or b"\r" in block:
             self._since_break_bytes = 0
         else:

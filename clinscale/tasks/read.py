@@ -20,7 +20,14 @@ from clinscale.tasks.readers.brat import read_brat
 from clinscale.tasks.readers.i2b2_xml import read_i2b2_xml
 from clinscale.tasks.readers.records import read_rows
 from clinscale.tasks.readers.squad import read_squad
-from clinscale.tasks.split import keep_groups_apart, read_ids, split_by_column, split_by_group, split_by_ids
+from clinscale.tasks.split import (
+    keep_groups_apart,
+    read_ids,
+    refuse_alike_groups,
+    split_by_column,
+    split_by_group,
+    split_by_ids,
+)
 from clinscale.tasks.task import SPLITS, TaskConfig
 
 _READERS: dict[str, Reader] = {
@@ -68,6 +75,8 @@ def read_task(
     sources = _read_sources(task, data, findings)
     sources = {split: _settle(kind, examples, findings, split) for split, examples in sources.items()}
     _report_unmet(task, findings)
+    if task.group_column or task.group_pattern:
+        refuse_alike_groups(sources)
     if task.split_ids:
         ids = {split: read_ids(join(data, path), task.encoding) for split, path in task.split_ids.items()}
         sources = split_by_ids(sources["all"], ids, findings)

@@ -75,6 +75,19 @@ def keep_groups_apart(
     return {split: apart[split] for split in SPLITS}
 
 
+def refuse_alike_groups(sides: Mapping[str, Sequence[Example]]) -> None:
+    """DataError where groups differ only by case or zeros in front: some file lost them, and one patient is two."""
+    first: dict[str, Example] = {}
+    for example in (one for examples in sides.values() for one in examples):
+        if (group := example.group) is not None:
+            plain = group.lstrip("0") if group.isdecimal() else group.lower() if group.isupper() else group
+            if (other := first.setdefault(plain, example)).group != group:
+                raise DataError(
+                    f"examples {other.name} and {example.name} are of patients or groups whose ids differ only by case "
+                    "or zeros in front; spell the id of each patient one way"
+                )
+
+
 def read_ids(uri: str, encoding: str = "utf-8") -> dict[str, str]:
     """The ids in a text file, one a line, and the line that each is on."""
     lines = enumerate(read_text(uri, encoding).splitlines(), 1)

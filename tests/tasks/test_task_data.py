@@ -219,6 +219,20 @@ def test_a_patient_in_two_given_splits_is_an_error_or_left_out_of_the_earlier(ta
         assert len(apart.splits["train"]) == 4, "without group_column nobody asked"
 
 
+@pytest.mark.parametrize(("one", "other"), [("007", "7"), ("p7", "P7")])
+def test_a_patient_whose_id_is_spelled_in_two_ways_is_one(task_of, tmp_path, one, other):
+    for split, patient in [("train", one), ("dev", "8"), ("test", other)]:
+        (tmp_path / f"{split}.csv").write_text(f"text,label,patient\n{split},a,{patient}\nx {split},b,{patient}\n")
+    fields = {"splits": {split: f"{split}.csv" for split in ("train", "dev", "test")}, "group_column": "patient"}
+    with pytest.raises(
+        DataError, match="train:1 and test:1 are of patients or groups whose ids differ only by case or"
+    ):
+        read_task(task_of("sequence", **fields), str(tmp_path))
+    for split, patient in [("train", "aB7"), ("dev", "8"), ("test", "Ab7")]:  # as hashes are
+        (tmp_path / f"{split}.csv").write_text(f"text,label,patient\n{split},a,{patient}\nx {split},b,{patient}\n")
+    assert read_task(task_of("sequence", **fields), str(tmp_path)).labels == ("a", "b")
+
+
 def test_a_column_can_name_the_split(task_of, tmp_path):
     lines = ["text,label,part", "one,a,train", "two,b,Validation", "three,a,test", "four,b,val"]
     (tmp_path / "all.csv").write_text("\n".join(lines))
