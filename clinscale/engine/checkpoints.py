@@ -7,6 +7,7 @@
 
 Each rank writes its files into `.step-00000500.partial` and then says so in `rank-R.json`; when all have, the writer of
 rank 0 writes the manifest and renames the folder. No step of that is a collective, so no thread waits for a dead rank.
+A group that began from here has its own number in the name, and renames nothing when another one began after it.
 """
 
 import contextlib
@@ -22,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from clinscale.config import Config
-from clinscale.engine import run_key
+from clinscale.engine import run_key, writers
 from clinscale.engine.manifest import MANIFEST, Manifest, read_manifest
 from clinscale.engine.snapshot import Snapshot, Writer, write_files
 from clinscale.engine.universal import ENGINE_TAG, convert, universal_folder
-from clinscale.errors import AccessError, CapacityError, ClinscaleError, ConfigError
+from clinscale.errors import AccessError, CapacityError, ClinscaleError, ClusterError, ConfigError
 from clinscale.permissions import make_folder, open_private
 from clinscale.storage import read_json, sha256, write_json
 from clinscale.units import format_bytes
@@ -76,6 +77,8 @@ class CheckpointStore:
         self._folder, self._rank, self._world_size = folder, rank, world_size
         self._retention, self._patience_s = retention or RetentionConfig(), patience_s
         self._snapshot, self._writer = Snapshot(), Writer()
+        self._group: int | None = None
+        """Our group's number; None where nothing was restored, so that nobody else can have been here."""
 
     def save(
         self, engine: "DeepSpeedEngine", step: int, state: dict[str, Any], *, metric: float | None = None
@@ -96,7 +99,8 @@ class CheckpointStore:
         """
         start_s = time.monotonic()
         self._writer.wait()
-        partial = self._folder / f".{_name(step)}.partial"
+        group = "" if self._group is None else f".{self._group:x}"
+        partial = self._folder / f".{_name(step)}{group}.partial"
         self._snapshot.clear()
         with contextlib.suppress(OSError):  # the writer tries again, and says it
             make_folder(partial)  # before DeepSpeed does, for everybody
@@ -136,9 +140,11 @@ class CheckpointStore:
         Returns:
             The `state` that was saved with it; None when there is no checkpoint.
         """
-        step, fault = -1, None
+        step, fault, group = -1, None, 0
         if self._rank == 0:
             try:
+                make_folder(self._folder)
+                group = writers.take_over(self._folder)
                 _remove_unfinished(self._folder)
                 found = newest_checkpoint(self._folder, set_aside=True)
                 if found is not None:
@@ -148,7 +154,7 @@ class CheckpointStore:
                         convert(found)
             except (OSError, ClinscaleError) as error:  # the others wait for an answer
                 fault = error
-        step = self._from_first_rank(step, engine)
+        step, self._group = self._from_first_rank(step, group, engine)
         if fault:
             raise _storage_error(self._folder, fault)
         if step < 0:
@@ -173,15 +179,15 @@ class CheckpointStore:
         theirs = (manifest.stage, manifest.precision, manifest.world_size if manifest.stage else 1)
         return ours == theirs
 
-    def _from_first_rank(self, step: int, engine: "DeepSpeedEngine") -> int:
-        """Rank 0's choice on every rank; -1 is no checkpoint."""
+    def _from_first_rank(self, step: int, group: int, engine: "DeepSpeedEngine") -> tuple[int, int]:
+        """Rank 0's choice, -1 for no checkpoint, and its group's number, on every rank."""
         import torch
 
         if self._world_size == 1:
-            return step
-        chosen = torch.tensor(step, device=engine.device)
+            return step, group
+        chosen = torch.tensor([step, group], device=engine.device)
         torch.distributed.broadcast(chosen, src=0)
-        return int(chosen)
+        return int(chosen[0]), int(chosen[1])
 
     def _write_patiently(self, partial: Path, manifest: Manifest, state: str) -> None:
         """Write and commit; a full or absent disk may be repaired while training goes on."""
@@ -202,6 +208,7 @@ class CheckpointStore:
                 time.sleep(_RETRY_S)
 
     def _write(self, partial: Path, manifest: Manifest, state: str) -> None:
+        self._check_sole(partial)
         make_folder(partial)
         needed = int(self._snapshot.size_bytes * _HEADROOM)
         free = shutil.disk_usage(partial).free
@@ -235,10 +242,20 @@ class CheckpointStore:
         whole = Manifest.model_validate({**manifest.plain(), "files": files})
         signature = run_key.sign(self._folder, whole.signed_text())
         write_json(partial / MANIFEST, whole.sealed(signature))
+        self._check_sole(partial)
         target = self._folder / _name(manifest.step)
         shutil.rmtree(target, ignore_errors=True)  # of an attempt that was damaged and is done again
         partial.replace(target)
         self._tidy()
+
+    def _check_sole(self, partial: Path) -> None:
+        """ClusterError when another group began in place of ours, and nothing of ours is left there then."""
+        if self._group is not None and not writers.is_last(self._folder, self._group):
+            shutil.rmtree(partial, ignore_errors=True)
+            raise ClusterError(
+                f"checkpoints in {self._folder} are written by another group of workers, which began in place of this "
+                "one; this worker ends, and what it has not saved the other does again"
+            )
 
     def _tidy(self) -> None:
         """Remove what the retention does not keep."""

@@ -16,7 +16,7 @@ from clinscale.engine import CheckpointStore, RetentionConfig, consolidated_stat
 from clinscale.engine.manifest import MANIFEST, Manifest
 from clinscale.engine.snapshot import write_files
 from clinscale.engine.universal import read_model_states
-from clinscale.errors import AccessError, CapacityError, DataError
+from clinscale.errors import AccessError, CapacityError, ClusterError, DataError
 from clinscale.storage import sha256
 
 _spec = importlib.util.spec_from_file_location("group", Path(__file__).with_name("group.py"))
@@ -281,6 +281,25 @@ def steps_after(folder, saves, **retention):
         store.save(Weights(), step, {"step": step}, metric=metric)
     store.close()
     return sorted(int(entry.name[5:]) for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def test_a_group_in_whose_place_another_began_writes_nothing_any_more(tmp_path):
+    class Restored(Weights):
+        def load(self, checkpoint):
+            assert checkpoint.name == "step-00000001"
+
+    cut_off, successor = (CheckpointStore(tmp_path / "run", rank=0, world_size=1, patience_s=0) for _ in range(2))
+    assert cut_off.restore(Restored()) is None
+    cut_off.save(Restored(), 1, {"step": 1})
+    cut_off.wait()
+    assert successor.restore(Restored()) == {"step": 1}
+    successor.save(Restored(), 2, {"step": 2})
+    successor.wait()
+    cut_off.save(Restored(), 2, {"step": 2, "late": True})
+    with pytest.raises(ClusterError, match="another group of workers"):
+        cut_off.close()
+    assert sorted(entry.name for entry in (tmp_path / "run").glob("*step*")) == ["step-00000001", "step-00000002"]
+    assert json.loads((tmp_path / "run" / "step-00000002" / "state.json").read_text()) == {"step": 2}
 
 
 @pytest.mark.parametrize(
