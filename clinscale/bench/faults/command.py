@@ -17,6 +17,7 @@ import psutil  # type: ignore[import-untyped]
 from clinscale import runtime
 from clinscale.bench.faults.ground import Ground
 from clinscale.bench.faults.loss import LossError
+from clinscale.bench.faults.network import DEVICE, Network
 from clinscale.config import merge
 from clinscale.engine import newest_checkpoint
 from clinscale.pretrain import CHECKPOINTS, PretrainConfig
@@ -28,6 +29,14 @@ INTERRUPTED = 130
 """Exit code of a command that was asked to end."""
 
 _NAME = "base"
+_PORT = 6379
+_STARTS = 3
+_SMALL_NODE = (
+    "--block",
+    "--num-cpus=1",
+    "--object-store-memory=157286400",
+    "--disable-usage-stats",
+)
 _STALL_S = 20.0
 """`runtime.collective_timeout_s`."""
 _PATIENCE_S, _GONE_S = 480.0, 60.0
@@ -44,6 +53,8 @@ class Place:
     """Value of `MARK` of all its processes."""
     address: str | None = None
     """None: the command starts one of its own."""
+    inside: tuple[str, ...] = ()
+    """Words that begin a command on its head, where that is not this machine itself."""
 
 
 @contextlib.contextmanager
@@ -60,6 +71,38 @@ def several_nodes(count: int) -> Iterator[Place]:
         yield Place(mark, address)
 
 
+@contextlib.contextmanager
+def nodes_apart(net: Network) -> Iterator[Place]:
+    """A Ray of a node of one CPU in each of the network's, the first of which is its head."""
+    mark = uuid.uuid4().hex
+    environment = os.environ | runtime.PATIENT | {MARK: mark, "GLOO_SOCKET_IFNAME": DEVICE}
+    environment |= {"RAY_AUTH_MODE": "disabled"}  # nobody else is on their network
+    head = f"{net.nodes[0].address}:{_PORT}"
+    try:
+        for node in net.nodes:
+            as_head = ["--head", "--port", str(_PORT), "--include-dashboard=false"]
+            role = as_head if node is net.nodes[0] else ["--address", head]
+            # it ends with this process, however that ends
+            begin = ["setpriv", "--pdeathsig", "TERM", *node.inside, str(Path(sys.executable).with_name("ray"))]
+            _start_node([*begin, "start", *role, "--node-ip-address", node.address, *_SMALL_NODE], environment)
+        yield Place(mark, head, tuple(net.nodes[0].inside))
+    finally:
+        kill_marked(mark)
+
+
+def _start_node(words: list[str], environment: dict[str, str]) -> None:
+    """A node of Ray, tried again where a busy machine brings up none in the time that Ray allows."""
+    for _ in range(_STARTS):
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(words, env=environment, **streams)
+        assert process.stdout is not None
+        while line := process.stdout.readline():
+            if b"runtime started" in line:
+                return
+        process.wait()
+    raise LossError("a node of Ray did not start")
+
+
 class Command:
     """A `clinscale pretrain` in processes of its own."""
 
@@ -69,7 +112,16 @@ class Command:
         self._place = place
         self.checkpoints = self.home / "pretrain" / _NAME / CHECKPOINTS
         self._spool = self.checkpoints.with_name("metrics.jsonl")
-        command = [sys.executable, "-m", "clinscale", "pretrain", str(config), "--home", str(self.home)]
+        command = [
+            *place.inside,
+            sys.executable,
+            "-m",
+            "clinscale",
+            "pretrain",
+            str(config),
+            "--home",
+            str(self.home),
+        ]
         command += ["--address", place.address] if place.address else []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment |= {MARK: place.mark, "MLFLOW_TRACKING_URI": self.tracking_uri}

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: small file systems in memory, mounted for one try."""
+"""Disks that are full, read-only or slow: small file systems in memory or in a file, mounted for one try."""
 
 import contextlib
 import os
@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+SLOW_BYTES_PER_S = 10**6
+"""Speed of a slow disk's writes."""
+
 _FILLER = "filler"
+_SPEEDS = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
+_PROGRAMS = ("mount", "losetup", "mkfs.ext4")
 
 
 def why_no_disk() -> str | None:
@@ -16,6 +21,15 @@ def why_no_disk() -> str | None:
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "mounting a small disk needs root"
     return None if shutil.which("mount") else "mounting a small disk needs the program mount"
+
+
+def why_no_slow_disk() -> str | None:
+    """Reason why this process cannot slow a disk down; None where it can."""
+    if missing := [name for name in _PROGRAMS if not shutil.which(name)]:
+        return f"a slow disk needs the programs {' and '.join(missing)}"
+    if not os.access(_SPEEDS, os.W_OK):
+        return f"a slow disk needs root and the blkio controller of cgroup v1, {_SPEEDS}"
+    return None if list(Path("/dev").glob("loop*")) else "a slow disk needs a loop device"
 
 
 @dataclass(frozen=True)
@@ -57,3 +71,33 @@ def disk(path: Path, *, size_bytes: int) -> Iterator[Disk]:
 
 def _mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def slow_disk(path: Path, *, size_bytes: int) -> Iterator[Path]:
+    """Mount an empty file system at `path` that takes `SLOW_BYTES_PER_S`; what waits for the disk waits for that.
+
+    It is ext4 on a loop device of its own, whose writes the kernel delays, those of its page cache too.
+    """
+    path.mkdir(parents=True)
+    image = path.with_name(f"{path.name}.image")
+    with image.open("wb") as stream:
+        stream.truncate(size_bytes)
+    device = Path(_said("losetup", "--find", "--show", str(image)))
+    number = (Path("/sys/block") / device.name / "dev").read_text().strip()
+    try:
+        _said("mkfs.ext4", "-q", str(device))
+        _mount(str(device), str(path))
+        path.chmod(0o700)
+        _SPEEDS.write_text(f"{number} {SLOW_BYTES_PER_S}")
+        try:
+            yield path
+        finally:
+            _SPEEDS.write_text(f"{number} 0")  # no limit; what is not written yet need not wait
+            subprocess.run(["umount", "--lazy", str(path)], check=True)
+    finally:
+        _said("losetup", "--detach", str(device))  # when the file system has gone
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -66,13 +66,13 @@ def faults() -> list[Fault]:
         Fault(
             "train worker stopped, and woken when it was replaced",
             _BY_ITSELF,
-            functools.partial(_attempt, victims=workers, when=_training, signals=(signal.SIGSTOP, signal.SIGCONT)),
+            functools.partial(_attempt, victims=workers, when=training, signals=(signal.SIGSTOP, signal.SIGCONT)),
         ),
         Fault(
             "raylet of a train worker's node killed",
             _BY_ITSELF,
             functools.partial(
-                kill, victims=raylets_of_workers, when=_training, ray=functools.partial(several_nodes, 3)
+                kill, victims=raylets_of_workers, when=training, ray=functools.partial(several_nodes, 3)
             ),
         ),
         Fault("train controller killed", _BY_COMMAND, functools.partial(kill, victims=controllers, when=any_time)),
@@ -91,7 +91,8 @@ def faults() -> list[Fault]:
     ]
 
 
-def _training(command: Command, rng: random.Random) -> None:
+def training(command: Command, rng: random.Random) -> None:
+    """Wait until a moment between the first step and the last interval."""
     due = rng.randrange(1, STEPS - EVERY_STEPS)
     command.wait_until(f"step {due}", lambda: command.step >= due)
     time.sleep(rng.uniform(0, 0.2))
@@ -107,32 +108,38 @@ def _any_time(command: Command, rng: random.Random, *, since: Victims) -> None:
     if rng.random() < 0.5:
         _starting(command, rng, since=since)
     else:
-        _training(command, rng)
+        training(command, rng)
 
 
 def _saving(command: Command, rng: random.Random) -> None:
     due = EVERY_STEPS * rng.randrange(1, STEPS // EVERY_STEPS)
-    partial = command.checkpoints / f".step-{due:08d}.partial"
-    command.wait_until("a save", lambda: partial.exists() or command.saved_step >= due)
+    partial = f".step-{due:08d}.*partial"
+    command.wait_until("a save", lambda: any(command.checkpoints.glob(partial)) or command.saved_step >= due)
     time.sleep(rng.uniform(0, 0.05))
 
 
 @dataclass(frozen=True)
-class _Undisturbed:
+class Undisturbed:
+    """The training that nothing happens to."""
+
     trained: Trained
     cold_s: float
     """Time from the start of its command to its first step."""
 
 
-def _undisturbed(ground: Ground) -> _Undisturbed:
-    """The training that nothing happens to."""
+def undisturbed_of(ground: Ground) -> Undisturbed:
+    """The undisturbed training, done once."""
+    return ground.once("pretraining by command", lambda: _undisturbed(ground))
+
+
+def _undisturbed(ground: Ground) -> Undisturbed:
     folder = Path(tempfile.mkdtemp(dir=ground.folder))  # one that was cut off may be there
     with own_ray() as place, commands(ground, folder, place, steps=STEPS) as start:
         command = start()
         command.wait_until("a step", lambda: command.step > 0)
         cold_s = time.monotonic() - command.began_s
         check(command.wait() == 0, "the undisturbed command failed")
-        return _Undisturbed(_trained(command), cold_s)
+        return Undisturbed(_trained(command), cold_s)
 
 
 def _trained(command: Command) -> Trained:
@@ -151,7 +158,7 @@ def _attempt(
     signals: tuple[signal.Signals, ...],
     ray: Callable[[], contextlib.AbstractContextManager[Place]] = own_ray,
 ) -> Outcome:
-    undisturbed = scene.ground.once("pretraining by command", lambda: _undisturbed(scene.ground))
+    undisturbed = undisturbed_of(scene.ground)
     with ray() as place, commands(scene.ground, scene.folder, place, steps=STEPS) as start:
         command = start()
         victim = _victim(command, victims, when, scene.rng)
@@ -179,10 +186,7 @@ def _attempt(
         went_on = command.wait_until("a new step", lambda: command.step > done_step)
         recovery_s = time.monotonic() - struck_s
         check(command.wait() == 0, f"the command that went on failed: {command.said.strip()[-300:]}")
-        _trained(command).compare(undisturbed.trained)
-        # one interval, and what was done while its checkpoint was written
-        check(lost <= 2 * EVERY_STEPS, f"{lost} steps were lost")
-        _check_tracked(command)
+        check_end(command, undisturbed, lost)
     return Outcome(lost_steps=lost, recovery=recovery_s / undisturbed.cold_s if went_on else None)
 
 
@@ -200,6 +204,14 @@ def _victim(
         time.sleep(_POLL_S)
     check(command.wait() == 0, f"the command failed undisturbed: {command.said.strip()[-300:]}")
     raise NotStruckError("the training was over before the chosen moment")
+
+
+def check_end(command: Command, undisturbed: Undisturbed, lost: int) -> None:
+    """LossError unless the ended command has the undisturbed training's result, and did few steps again."""
+    _trained(command).compare(undisturbed.trained)
+    # one interval, and what was done while its checkpoint was written
+    check(lost <= 2 * EVERY_STEPS, f"{lost} steps were lost")
+    _check_tracked(command)
 
 
 def _check_tracked(command: Command) -> None:

@@ -17,7 +17,9 @@ from clinscale.bench.faults.ground import WORKERS, Ground
 from clinscale.bench.faults.interrupts import faults as of_verbs
 from clinscale.bench.faults.loss import LossError
 from clinscale.bench.faults.names import faults as of_names
+from clinscale.bench.faults.partition import faults as of_networks
 from clinscale.bench.faults.pretraining import faults as of_pretraining
+from clinscale.bench.faults.slow import faults as of_slow_disks
 from clinscale.bench.faults.sweeps import faults as of_sweeps
 from clinscale.bench.faults.tracking import faults as of_tracking
 from clinscale.bench.faults.written import faults as of_disks
@@ -41,11 +43,13 @@ def all_faults() -> list[Fault]:
     return [
         *of_checkpoints(),
         *of_disks(),
+        *of_slow_disks(),
         *of_names(),
         *of_tracking(),
         *of_sweeps(),
         *of_verbs(),
         *of_pretraining(),
+        *of_networks(),
     ]
 
 

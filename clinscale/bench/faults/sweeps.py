@@ -13,7 +13,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from clinscale import registry, runtime
-from clinscale.bench.faults.disks import disk, why_no_disk
+from clinscale.bench.faults.disks import disk, slow_disk, why_no_disk, why_no_slow_disk
 from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.ground import Ground
 from clinscale.bench.faults.loss import LossError, check
@@ -38,6 +38,7 @@ def faults() -> list[Fault]:
         Fault("trial out of memory", _DEMANDED, _out_of_memory, _why_no_limit),
         Fault("trial whose loss is no number", _DEMANDED, _not_a_number),
         Fault("disk full while a sweep runs", _DEMANDED, _disk_full, why_no_disk),
+        Fault("disk slow while a sweep runs", _DEMANDED, _disk_slow, why_no_slow_disk),
     ]
 
 
@@ -264,4 +265,14 @@ def _disk_full(scene: Scene) -> Outcome:
         _sweep(config, place.path, tracking)
         check(_found(place.path) == undisturbed, "trials are not those of the undisturbed sweep")
         _compare(scene, place.path, tracking)
+    return Outcome()
+
+
+def _disk_slow(scene: Scene) -> Outcome:
+    """Ledger, trials' folders and tracking database are on the disk."""
+    _undisturbed(scene.ground)
+    with slow_disk(scene.folder / "disk", size_bytes=256 * 2**20) as home:
+        tracking = scene.ground.tracking(home)
+        _sweep(_config(scene.ground), home, tracking)
+        _compare(scene, home, tracking)
     return Outcome()

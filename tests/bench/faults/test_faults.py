@@ -124,14 +124,28 @@ def test_a_small_disk_is_full_and_read_only_for_root_too(tmp_path):
     assert not (tmp_path / "disk" / "before").exists()
 
 
+@pytest.mark.skipif(disks.why_no_slow_disk() is not None, reason=str(disks.why_no_slow_disk()))
+def test_a_slow_disk_is_its_own_and_slow_until_it_is_given_back(tmp_path):
+    speeds = disks._SPEEDS
+    before = speeds.read_text()
+    with disks.slow_disk(tmp_path / "disk", size_bytes=16 * 2**20) as place:
+        assert str(disks.SLOW_BYTES_PER_S) in speeds.read_text()
+        (place / "x").write_text("x")
+        assert place.is_mount()
+    assert speeds.read_text() == before
+    assert not [*(tmp_path / "disk").iterdir()]
+
+
 @pytest.mark.skipif(disks.why_no_disk() is not None, reason=str(disks.why_no_disk()))
 def test_a_ledger_on_a_disk_that_comes_back_has_lost_nothing():
-    record = faults.bench_faults(times=1, seed=random.randrange(1000), only=["ledger is written"])
+    record = faults.bench_faults(
+        times=1, seed=random.randrange(1000), only=["full while a ledger", "read-only while a ledger"]
+    )
     assert record.all_survived, record.rows()
     assert len(record.rows()) == 2
 
 
-REDUCED = ["full while metrics", "read-only while shards", "two promotions", "for ever"]
+REDUCED = ["full while metrics", "read-only while shards", "two promotions", "stopped for ever"]
 
 
 @pytest.mark.chaos
