@@ -73,6 +73,7 @@ Quotes = Annotated[
 ]
 Sheet = Annotated[str | None, typer.Option(help="Of an Excel workbook with rows in several sheets.")]
 DEFAULT_HOME = Path("clinscale-home")
+_PATIENCE_S = 60.0
 
 
 def open_home(home: Path, shared_with: str | None = None) -> None:
@@ -88,10 +89,13 @@ def open_home(home: Path, shared_with: str | None = None) -> None:
 
 
 def open_tracking(tracking_uri: str | None, home: Path) -> "Tracking":
-    """The MLflow server that a verb which starts runs writes to; runs that a crash left open there are closed."""
+    """The MLflow server that a verb which starts runs writes to; runs that a crash left open there are closed.
+
+    One that is away is given a minute: after a power cut or an update it starts as the jobs do.
+    """
     from clinscale import registry
 
-    tracking = registry.connect(tracking_uri, home=home)
+    tracking = registry.connect(tracking_uri, home=home, patience_s=_PATIENCE_S)
     registry.close_orphans(tracking)
     return tracking
 

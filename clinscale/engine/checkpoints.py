@@ -28,6 +28,7 @@ from clinscale.engine.manifest import MANIFEST, Manifest, read_manifest
 from clinscale.engine.snapshot import Snapshot, Writer, write_files
 from clinscale.engine.universal import ENGINE_TAG, convert, universal_folder
 from clinscale.errors import AccessError, CapacityError, ClinscaleError, ClusterError, ConfigError
+from clinscale.patience import Patience
 from clinscale.permissions import make_folder, open_private
 from clinscale.storage import read_json, sha256, write_json
 from clinscale.units import format_bytes
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _UNFINISHED = ".step-*.partial"
-_POLL_S, _RETRY_S = 0.05, 5.0
+_POLL_S, _LONGEST_PAUSE_S = 0.05, 5.0
 _PART_S = 60.0  # the least that a worker's part is waited for: it may only be slower, or about to say what ails it
 _HEADROOM = 1.02
 
@@ -191,21 +192,21 @@ class CheckpointStore:
 
     def _write_patiently(self, partial: Path, manifest: Manifest, state: str) -> None:
         """Write and commit; a full or absent disk may be repaired while training goes on."""
-        give_up_s = time.monotonic() + self._patience_s
+        patience = Patience(self._patience_s, longest_pause_s=_LONGEST_PAUSE_S)
         while True:
             try:
                 self._write(partial, manifest, state)
                 return
             except OSError as error:
-                if time.monotonic() + _RETRY_S > give_up_s:
+                if not patience.left_s:
                     raise _storage_error(partial, error) from None
                 log.warning(
                     "checkpoint %s cannot be written (%s); trying again for %.0f s",
                     partial.parent / _name(manifest.step),
                     error.strerror,
-                    give_up_s - time.monotonic(),
+                    patience.left_s,
                 )
-                time.sleep(_RETRY_S)
+                patience.pause()
 
     def _write(self, partial: Path, manifest: Manifest, state: str) -> None:
         self._check_sole(partial)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import clinscale
 from clinscale.config import fingerprint, nearest
 from clinscale.errors import AccessError, ClusterError, ConfigError
+from clinscale.patience import Patience
 from clinscale.runtime import read_token, variables
 from clinscale.storage import sha256
 from clinscale.units import format_bytes
@@ -32,6 +33,7 @@ _LEFT_OUT = {".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".r
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _ANSWER_S = 10.0
 _READY_S = 60.0
+_LONGEST_PAUSE_S = 2.0
 """Seconds in which a head that has just started must take jobs."""
 
 
@@ -235,7 +237,7 @@ class Jobs:
             },
             "metadata": {"clinscale": clinscale.__version__, "user": os.environ.get("USER", "")},
         }
-        end = time.monotonic() + _READY_S
+        patience = Patience(_READY_S, longest_pause_s=_LONGEST_PAUSE_S)
         with self._asked("submit"):
             while True:
                 try:
@@ -244,12 +246,11 @@ class Jobs:
                 except RuntimeError as error:  # a head that has just started says so in words only
                     if "No available agent" not in str(error):
                         raise
-                    if time.monotonic() > end:
+                    if not patience.pause():
                         raise ClusterError(
                             f"the cluster at {self.address} has no agent on its head that takes jobs; see whether its "
                             "port, 52365 by default, is taken there by another Ray, and restart the head"
                         ) from None
-                    time.sleep(1)
         return self.job(job_id), True
 
     def _free_id(self, job_id: str) -> tuple[str, Job | None]:
@@ -310,28 +311,27 @@ class Jobs:
             ClusterError: nobody answered for `patience_s`; the job goes on.
         """
         written = 0
-        silent_since: float | None = None
+        patience: Patience | None = None
         while True:
             try:
                 text = self._client.get_job_logs(job_id)
                 write(text[written:])
                 written = len(text)
-                silent_since = None
+                patience = None
                 if (job := self.job(job_id)).has_ended:
                     text = self._client.get_job_logs(job_id)
                     write(text[written:])
                     return job
                 written += asyncio.run(self._tail(job_id, written, write))
             except (ClusterError, OSError, RuntimeError) as error:
-                if silent_since is None:
-                    silent_since = time.monotonic()
+                if patience is None:
+                    patience = Patience(patience_s, longest_pause_s=_LONGEST_PAUSE_S)
                     on_lost(type(error).__name__)
-                if time.monotonic() - silent_since > patience_s:
+                if not patience.pause():
                     raise ClusterError(
                         f"{self.address} has not answered for {patience_s:g} s; the job goes on without this "
                         f"terminal: clinscale submit {self.address} --logs {job_id}"
                     ) from None
-                time.sleep(2)
 
     async def _tail(self, job_id: str, written: int, write: Callable[[str], None]) -> int:
         """Write what comes after `written` characters while the connection holds; how much that was."""

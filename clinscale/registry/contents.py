@@ -85,8 +85,10 @@ def artifacts(tracking: Tracking, files: Files, below: str = "") -> Iterator[tup
     import mlflow.artifacts
 
     with tracking.faults(f"list the artifacts of {files.owner}"):
-        listed = mlflow.artifacts.list_artifacts(
-            artifact_uri=f"{files.uri}/{below}".rstrip("/"), tracking_uri=tracking.uri
+        listed = tracking.answer(
+            mlflow.artifacts.list_artifacts,
+            artifact_uri=f"{files.uri}/{below}".rstrip("/"),
+            tracking_uri=tracking.uri,
         )
     for item in listed:
         name = f"{below}/{item.path.rsplit('/', 1)[-1]}".lstrip("/")
@@ -103,8 +105,12 @@ def local_artifact(tracking: Tracking, files: Files, name: str) -> Iterator[Path
 
     with tempfile.TemporaryDirectory(prefix="clinscale-artifact-") as folder:
         with tracking.faults(f"read an artifact of {files.owner}"):
-            copy = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{files.uri}/{name}", dst_path=folder, tracking_uri=tracking.uri
+            copy = tracking.answer(
+                mlflow.artifacts.download_artifacts,
+                artifact_uri=f"{files.uri}/{name}",
+                dst_path=folder,
+                tracking_uri=tracking.uri,
+                moves_files=True,
             )
         yield Path(copy)
 

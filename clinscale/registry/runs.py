@@ -137,9 +137,11 @@ class Run:
         if error is None:
             self.end("FINISHED")
             return
+        # a signal reaches Python code as one of these two, and who sent it does not want to wait
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         try:
-            # a signal reaches Python code as one of these two
-            self.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            with self._tracking.impatient() if interrupted else contextlib.nullcontext():
+                self.end("KILLED" if interrupted else "FAILED")
         except RegistryError as second:
             error.add_note(str(second))  # the first error is the one to act on
 
@@ -185,13 +187,27 @@ def start_run(
     }
     listed = [Param(key, str(value)) for key, value in flatten(params)]
     with _ended_if_interrupted(tracking, experiment_id, name), tracking.faults(f"start run {name}"):
-        created = tracking.client.create_run(
-            experiment_id, tags={key: str(value) for key, value in owned.items()}, run_name=name
-        )
-        run = Run(tracking, created.info.run_id, name)
+        run = Run(tracking, _created(tracking, experiment_id, name, owned), name)
         for start in range(0, len(listed), _PARAMS_PER_CALL):
             tracking.client.log_batch(run.id, params=listed[start : start + _PARAMS_PER_CALL])
     return run
+
+
+def _created(tracking: Tracking, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+    """Id of a new run, known again by its start where the server's answer to its making is lost."""
+    began_ms = time.time_ns() // 1_000_000
+    plain = {key: str(value) for key, value in tags.items()}
+
+    def find() -> list[str]:
+        found = _search(tracking, [experiment_id], f"attributes.start_time = {began_ms}", "ASC")
+        return [one.id for one in found if one.name == name and one.tags.get(Tag.OWNER) == tags[Tag.OWNER]]
+
+    made: str = tracking.once(
+        lambda client: client.create_run(experiment_id, began_ms, plain, name).info.run_id,
+        find,
+        lambda extra: tracking.client.delete_run(extra),
+    )
+    return made
 
 
 @contextlib.contextmanager
@@ -200,7 +216,8 @@ def _ended_if_interrupted(tracking: Tracking, experiment_id: str, name: str) -> 
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        with contextlib.suppress(RegistryError):  # the next command tries again: `close_orphans`
+        # the next command tries again: `close_orphans`
+        with contextlib.suppress(RegistryError), tracking.impatient():
             for record in list(_search(tracking, [experiment_id], "attributes.status = 'RUNNING'", "DESC")):
                 if record.name == name and record.tags.get(Tag.OWNER) == owner():
                     Run(tracking, record.id, name).end("KILLED")

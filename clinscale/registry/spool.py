@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale.errors import ClinscaleError, RegistryError
+from clinscale.patience import FIRST_PAUSE_S, Patience
 from clinscale.permissions import make_folder, open_private
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
@@ -28,7 +29,6 @@ PATIENCE_S = 30.0
 """Seconds that the end of a run waits for a server that has not taken all."""
 
 _POINTS_PER_CALL = 1000  # MLflow's limit of one log_batch
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Spool:
 
     def _deliver_all(self) -> None:
         """Deliver entries until the spool is closed and empty."""
-        pause_s, next_beat_s, reported = _FIRST_PAUSE_S, time.monotonic(), False
+        patience, next_beat_s, reported = Patience(), time.monotonic(), False
         while True:
             with self._lock:
                 if not self._waiting and self._closed.is_set():
@@ -150,11 +150,9 @@ class Spool:
                 if not reported:
                     log.warning("%s; training goes on, its metrics wait in %s", error, self._path)
                     reported = True
-                if self._closed.wait(pause_s):
-                    time.sleep(_FIRST_PAUSE_S)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                patience.pause(self._pause)
                 continue
-            pause_s, reported = _FIRST_PAUSE_S, False
+            patience, reported = Patience(), False
             with self._lock:
                 for _ in batch:
                     self._waiting.popleft()
@@ -162,6 +160,10 @@ class Spool:
             if batch:
                 with contextlib.suppress(OSError):  # delivered twice is delivered once
                     write_json(self._mark, {"run_id": self._run_id, "bytes": min(batch[-1][0], written)})
+
+    def _pause(self, pause_s: float) -> None:
+        if self._closed.wait(pause_s):  # somebody waits for the end
+            time.sleep(FIRST_PAUSE_S)
 
     def _batch(self) -> list[tuple[int, dict[str, Any]]]:
         """The first calls that wait, as many as one request holds, at least one."""

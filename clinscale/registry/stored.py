@@ -49,7 +49,7 @@ class StoredFiles:
             RegistryError: the server is away or says no, or a link is there.
         """
         with self._tracking.faults(self._action):
-            listed = self._repository.list_artifacts(folder or None)
+            listed = self._tracking.answer(self._repository.list_artifacts, folder or None)
         if self._is_local:  # a server sends what a link leads to, and here too it would be followed
             for path in (Path(self._repository.artifact_dir, item.path) for item in listed):
                 if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -115,7 +115,15 @@ class StoredFiles:
             begun = start
             # a range counts the bytes that are sent, which compression would change
             wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-            response = http_request(credentials, f"/{path}", "GET", stream=True, extra_headers=wanted)
+            response = self._tracking.answer(
+                http_request,
+                credentials,
+                f"/{path}",
+                "GET",
+                stream=True,
+                extra_headers=wanted,
+                moves_files=True,
+            )
             with contextlib.closing(response):
                 response.raise_for_status()
                 # a server that knows no ranges sends all of it again

@@ -7,6 +7,7 @@ Only `MlflowClient` with explicit ids is used, never the fluent API: its run sta
 import contextlib
 import fcntl
 import functools
+import json
 import logging
 import os
 import re
@@ -23,11 +24,11 @@ from typing import Any
 from clinscale import interrupts
 from clinscale.errors import AccessError, ConfigError, RegistryError
 from clinscale.permissions import make_folder, open_private
+from clinscale.registry.answers import IMPATIENT, AnsweredClient, Waiting, answered, waiting, why_away
 from clinscale.storage import how_to_install
 
 _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 _DENIED = (401, 403)
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,13 @@ class Tracking:
 
     @property
     def client(self) -> Any:
-        """The process's `MlflowClient` for this server."""
-        return _client(self.uri)
+        """The process's `MlflowClient` for this server; behind HTTP it waits for one that is away."""
+        client = _client(self.uri)
+        return AnsweredClient(client, self.place) if self._is_http else client
+
+    @property
+    def _is_http(self) -> bool:
+        return self.uri.startswith("http")
 
     @property
     def place(self) -> str:
@@ -73,11 +79,11 @@ class Tracking:
                 f"tracking server {self.place} could not {action}: its files are in an object store, and {install}"
             ) from None
         except MlflowException as error:
-            reason = f"{error.error_code}: {_first_line(error)}"
+            reason = why_away(error) or f"{error.error_code}: {_first_line(error)}"
             denied = error.get_http_status_code() in _DENIED
         except _failures() as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
-            reason = f"HTTP {status}" if status else type(error).__name__
+            reason = why_away(error) or (f"HTTP {status}" if status else type(error).__name__)
             if self.uri.startswith("sqlite") and (own := getattr(error, "orig", None)):
                 reason = str(own)  # `database or disk is full`, `attempt to write a readonly database`
             denied = status in _DENIED
@@ -94,16 +100,22 @@ class Tracking:
             fix = "check the room on its disk and its permissions, or name another one with --tracking-uri"
         raise RegistryError(f"tracking server {self.place} could not {action} ({reason}); {fix}")
 
-    @contextlib.contextmanager
-    def impatient(self) -> Iterator[None]:
-        """Give up on a server that does not answer after seconds; otherwise MLflow rides out a restart for minutes."""
-        added = {name: value for name, value in _IMPATIENT.items() if name not in os.environ}
-        os.environ.update(added)
-        try:
-            yield
-        finally:
-            for name in added:
-                os.environ.pop(name, None)
+    def impatient(self) -> contextlib.AbstractContextManager[None]:
+        """Give up on a server that does not answer after seconds; otherwise a restart is waited for, for minutes."""
+        return waiting(IMPATIENT)
+
+    def answer(self, call: Callable[..., Any], *args: Any, moves_files: bool = False, **named: Any) -> Any:
+        """The answer to a call of MLflow's that is not one of the `client`'s, waited for as those are."""
+        if not self._is_http:
+            return call(*args, **named)
+        return answered(self.place, call, *args, moves_files=moves_files, **named)
+
+    def once(
+        self, make: Callable[[Any], Any], find: Callable[[], list[Any]], discard: Callable[[Any], object]
+    ) -> Any:
+        """The one thing that `make` makes with a client, though the answer may be lost: see `AnsweredClient.once`."""
+        client = self.client
+        return client.once(make, find, discard) if self._is_http else make(client)
 
     def every(self, action: str, search: Callable[[str | None], Any]) -> Iterator[Any]:
         """All items of a paged MLflow search; `search` gets the page token, faults are reported as of `action`."""
@@ -170,15 +182,18 @@ def _uninterrupted() -> Iterator[None]:
             handlers[signal.Signals(first)](first, frame)
 
 
-def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Tracking:
+def connect(
+    tracking_uri: str | None = None, *, home: str | Path = ".", patience_s: float = IMPATIENT.total_s
+) -> Tracking:
     """Open the tracking server and ask it one question.
 
     Args:
         tracking_uri: else `MLFLOW_TRACKING_URI`, else SQLite in `home` with artifacts in `home/mlartifacts`.
         home: folder of the default database.
+        patience_s: time that a server behind HTTP which is away, or starts, is given beyond its first ten seconds.
 
     Raises:
-        RegistryError: nothing answers within about ten seconds, or what answers is no MLflow.
+        RegistryError: nothing answers within that time, or what answers is no MLflow.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # MLflow reads it at import
     for name in _STRAY:  # a stray id would beat the experiment's name
@@ -186,7 +201,8 @@ def connect(tracking_uri: str | None = None, *, home: str | Path = ".") -> Track
     home = Path(home).absolute()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     tracking = _at_database(uri, home) if "://" in uri and not uri.startswith("http") else Tracking(uri, None)
-    with _one_at_a_time(tracking.uri), tracking.impatient(), tracking.faults("be reached"):
+    patience = Waiting(IMPATIENT.answer_s, patience_s)
+    with _one_at_a_time(tracking.uri), waiting(patience), tracking.faults("be reached"):
         tracking.client.search_experiments(max_results=1)
     return tracking
 
@@ -235,12 +251,14 @@ def _at_database(uri: str, home: Path) -> Tracking:
 def _failures() -> tuple[type[Exception], ...]:
     """Exceptions of a failing server or database; an installation that only pulls has no SQLAlchemy."""
     import requests
+    from google.protobuf.json_format import ParseError
 
+    of_http = (requests.RequestException, json.JSONDecodeError, ParseError, OSError)
     if find_spec("sqlalchemy") is None:
-        return (requests.RequestException, OSError)
+        return of_http
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (requests.RequestException, SQLAlchemyError, OSError)
+    return (*of_http, SQLAlchemyError)
 
 
 @functools.lru_cache
@@ -251,8 +269,9 @@ def _client(uri: str) -> Any:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
     )  # it would print the URI's password, too
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    # Ctrl-C in the middle of a query ends it, and a full disk a write: they would log a traceback of how
-    for name in ("sqlalchemy.pool", "mlflow.store.db.utils"):
+    # Ctrl-C in the middle of a query ends it, and a full disk a write: they would log a traceback of how; what HTTP
+    # tries again is said by `answers`
+    for name in ("sqlalchemy.pool", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -262,5 +281,6 @@ def _without_password(text: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    text = _without_password(str(error).strip().partition("\n")[0])
+    text = str(error).strip().partition("\n")[0].partition(" Response body:")[0]  # which may be anything
+    text = _without_password(text)
     return text if len(text) <= 200 else f"{text[:200]}..."

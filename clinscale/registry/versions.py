@@ -1,14 +1,18 @@
 """Versions of registered models: register, promote, resolve, list."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clinscale import __version__
 from clinscale.config import nearest
 from clinscale.errors import RegistryError
+from clinscale.patience import Patience
 from clinscale.registry.card import CARD
+from clinscale.registry.contents import Files, artifacts
 from clinscale.registry.folders import digest_of, hash_folder
 from clinscale.registry.mlflow_model import HF_FOLDER, Pyfunc, saved_model
 from clinscale.registry.tags import Tag
@@ -18,6 +22,7 @@ from clinscale.runfolder import PLAIN_NAME, check_plain_name
 CHAMPION = "champion"
 
 _MAX_DESCRIPTION = 5000  # column width of MLflow's databases
+_ARRIVAL_S = 60.0
 
 _REFERENCE = re.compile(rf"(?P<name>{PLAIN_NAME})(?:@(?P<alias>{PLAIN_NAME})|/(?P<version>[0-9]+))?")
 
@@ -239,6 +244,24 @@ def _description(folder: Path) -> str | None:
     return whole_lines + rest
 
 
+def _store(tracking: Tracking, logged: Any, saved: Path) -> None:
+    """Upload all files, again where the store lacks some: a proxy that answers 200 in its place keeps nothing."""
+    patience = Patience(_ARRIVAL_S)
+    wanted = {str(path.relative_to(saved)): path.stat().st_size for path in saved.rglob("*") if path.is_file()}
+    files = Files(f"logged model {logged.model_id}", logged.artifact_location)
+    while True:
+        tracking.client.log_model_artifacts(logged.model_id, str(saved))
+        stored = dict(artifacts(tracking, files))
+        missing = sorted(name for name, size in wanted.items() if stored.get(name) != size)
+        if not missing:
+            return
+        if not patience.pause():
+            raise RegistryError(
+                f"tracking server {tracking.place} said that it stored {len(wanted)} files, and {len(missing)} are not "
+                f"there as sent ({missing[0]}); see what answers in its place, and its disk, and register again"
+            )
+
+
 def _upload(
     tracking: Tracking,
     run_id: str,
@@ -257,7 +280,7 @@ def _upload(
     place = experiment_id or client.get_run(run_id).info.experiment_id
     # of the names that the registry takes, a LoggedModel takes none with a dot; nothing is found by it
     logged = client.create_logged_model(place, name=name.replace(".", "-"), source_run_id=run_id)
-    client.log_model_artifacts(logged.model_id, str(saved))
+    _store(tracking, logged, saved)
     client.finalize_logged_model(logged.model_id, "READY")
     if experiment_id is None:  # MLflow's run page names the models of its own experiment only
         client.log_outputs(run_id, models=[LoggedModelOutput(logged.model_id, 0)])
@@ -266,12 +289,26 @@ def _upload(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    created = client.create_model_version(
-        name,
-        logged.artifact_location,
-        run_id=run_id,
-        tags=dict(tags),
-        description=description,
-        model_id=logged.model_id,
+
+    def find() -> list[int]:
+        return [one.version for one in _versions_of(tracking, name) if one.model_id == logged.model_id]
+
+    def discard(version: int) -> None:
+        with contextlib.suppress(MlflowException):  # it has equal files, and this account may delete nothing
+            client.delete_model_version(name, str(version))
+
+    made = tracking.once(
+        lambda plain: int(
+            plain.create_model_version(
+                name,
+                logged.artifact_location,
+                run_id=run_id,
+                tags=dict(tags),
+                description=description,
+                model_id=logged.model_id,
+            ).version
+        ),
+        find,
+        discard,
     )
-    return resolve(tracking, f"{name}/{created.version}")
+    return resolve(tracking, f"{name}/{made}")

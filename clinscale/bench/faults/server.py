@@ -29,6 +29,8 @@ class TrackingServer:
         self._server: subprocess.Popen[bytes] | None = None
         self._proxy: subprocess.Popen[bytes] | None = None
         self.uri = f"http://127.0.0.1:{self._proxy_port}"
+        self.direct_uri = f"http://127.0.0.1:{self._port}"
+        """The server's own, where nobody listens when it is down."""
 
     @property
     def _answer(self) -> Path:
