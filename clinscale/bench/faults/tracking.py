@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from clinscale import registry, runtime
-from clinscale.bench.faults.fault import Fault, Outcome, Scene
+from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.loss import check
 from clinscale.bench.faults.server import TrackingServer
 from clinscale.errors import RegistryError
@@ -19,6 +19,7 @@ _STEPS = 60
 _STEP_S = 0.05
 _LOGGED_WITHIN_S = 20.0
 """Most that the calls of `log` may take together; one that waited for the server would take longer."""
+_TOO_LATE = "the registration was over before the moment"
 _ILL_S = 3.0
 _STOPPED_S = 60.0
 _LATE_S = 20.0
@@ -49,7 +50,7 @@ def faults() -> list[Fault]:
         Fault(f"tracking server stopped for {_STOPPED_S:.0f} s", _DEMANDED, _stopped),
         Fault(
             "tracking server stopped until the command has ended",
-            "told within a stated time, and the same command goes on",
+            "reported within a stated time, and the same command goes on",
             _stopped_for_good,
         ),
     ]
@@ -120,12 +121,19 @@ def _stopped_for_good(scene: Scene) -> Outcome:
             after_s = scene.rng.uniform(0, took_s)
             stops = beside.submit(_after, after_s, server.stop)
             began_s = time.monotonic()
-            with contextlib.suppress(RegistryError):
-                registry.register(tracking, run.id, _other(scene), name="base", tags={})
-            check(time.monotonic() - began_s < _LOGGED_WITHIN_S, "a server that is silent was not given up")
+            other = _other(scene)
+            given_up = False
+            try:
+                registry.register(tracking, run.id, other, name="base", tags={})
+            except RegistryError:
+                given_up = True
+            took_s = time.monotonic() - began_s
             stops.result()
+        if not given_up:
+            raise NotStruckError(_TOO_LATE)
+        check(took_s < _LOGGED_WITHIN_S, f"a server that is silent was given up after {took_s:.0f} s alone")
         server.go_on()
-        versions += _registered(tracking, run, scene.folder / "other")[0]
+        versions += _registered(tracking, run, other)[0]
         _check(tracking, run, versions)
     return Outcome()
 
@@ -167,18 +175,23 @@ def _after(pause_s: float, act: Callable[[], None]) -> None:
 def _ill_for(
     ill_s: float, server: TrackingServer, falls_ill: Ill, heals: Ill, *, after_s: float
 ) -> Iterator[None]:
-    """Have the server ill for that long within the block, or after it."""
+    """Have the server ill for that long from a moment of the block on; NotStruckError when that was over before it."""
+    struck_s: list[float] = []
 
     def illness() -> None:
         time.sleep(after_s)
         falls_ill(server)
+        struck_s.append(time.monotonic())
         time.sleep(ill_s)
         heals(server)
 
     with ThreadPoolExecutor(1) as beside:
         ends = beside.submit(illness)
         yield
+        over_s = time.monotonic()
         ends.result()
+    if over_s < struck_s[0]:
+        raise NotStruckError(_TOO_LATE)
 
 
 def _registered(
