@@ -12,12 +12,18 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from clinscale.errors import ConfigError
 from clinscale.strict_yaml import parse_scalar, read_yaml, shown_name
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""A seed that NumPy, torch and Optuna all take."""
+
+_NO_NUMBER = PydanticCustomError("number", "Input should be a number, and neither true nor false")
 
 
 class Config(BaseModel):
@@ -30,6 +36,23 @@ class Config(BaseModel):
         protected_namespaces=(),
         allow_inf_nan=False,  # neither can be fingerprinted, and no setting means either
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, values: Any) -> Any:
+        """`values` with parts of sections over what this config's defaults say of the rest; no truth value for one."""
+        if not isinstance(values, Mapping):
+            return values
+        meant, odd = dict(values), []
+        for name, field in cls.model_fields.items():
+            given = values.get(name)
+            if isinstance(given, Mapping) and isinstance(field.default, Config):
+                meant[name] = merge(field.default.model_dump(exclude_unset=True), given)
+            elif _has_truth_values(given) and _is_number(field.annotation):
+                odd.append(InitErrorDetails(type=_NO_NUMBER, loc=(name,), input=given))
+        if odd:
+            raise ValidationError.from_exception_data(cls.__name__, odd)
+        return meant
 
     @model_validator(mode="after")
     def _run_check(self) -> Self:
@@ -217,6 +240,27 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in get_args(annotation):
         yield from _models_in(inner)
+
+
+def _has_truth_values(given: Any) -> bool:
+    return any(isinstance(one, bool) for one in (given if isinstance(given, list | tuple) else [given]))
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a field holds numbers and no truth values, which pydantic would read as 1 and 0."""
+    types = set(_types_in(annotation))
+    return not types.isdisjoint({int, float}) and bool not in types
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """Parts of an annotation; of a Literal the types of its values."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        yield from map(type, parts)
+    elif not parts:
+        yield annotation
+    for part in () if get_origin(annotation) is Literal else parts:
+        yield from _types_in(part)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ class Outer(Config):
     """Required."""
     seed: int = 0
     """Seed."""
-    inner: Inner = Inner()
+    inner: Inner = Inner(kind="b")
     """Nested."""
     parts: tuple[Inner, ...] = ()
     """Several."""
@@ -59,6 +59,12 @@ def test_file_lies_over_base_and_overrides_over_both(tmp_path):
     assert (config.name, config.seed, config.inner.rate) == ("b", 2, 3.0)
 
 
+def test_a_part_of_a_section_leaves_the_rest_as_this_configs_default_has_it(tmp_path):
+    assert Inner().kind == "a"
+    assert Outer.load(written(tmp_path, "name: a\ninner: {rate: 3}")).inner == Inner(rate=3, kind="b")
+    assert Outer.load(None, ["inner.rate=3"], base={"name": "a"}).inner.kind == "b"
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "words"),
     [
@@ -81,6 +87,8 @@ def test_file_lies_over_base_and_overrides_over_both(tmp_path):
         ("name: x", ["=3"], ["override", "key.path=value"]),
         ("name: x", ["seed=[1"], ["seed", "not YAML"]),
         ("name: x", ["name=run #2"], ["name", "only a part of the value"]),
+        ("name: x\nseed: true", [], ["seed", "a number, and neither true nor false", "True"]),
+        ("name: x", ["inner.rate=false"], ["inner.rate", "a number, and neither true nor false"]),
         ("name: 7", [], ["name", "quote it: '7'"]),
         ('name: "a\\0b"', [], ["name", "NUL"]),
         ("name: x\nPatient fell: 1", [], ["(12 characters) is not a known key"]),

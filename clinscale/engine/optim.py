@@ -102,6 +102,11 @@ class OptimizerConfig(Config):
                 f"optimizer.weight_decay must be >= 0 and max_grad_norm > 0, got {self.weight_decay} and "
                 f"{self.max_grad_norm}; 0.01 and 1 are usual"
             )
+        if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
+            raise ConfigError(
+                f"optimizer.betas must be from 0 to below 1 and eps above 0, got {list(self.betas)} and {self.eps}; "
+                "[0.9, 0.999] and 1e-8 are usual"
+            )
         if self.name == "schedule_free" and self.schedule != "constant_with_warmup":
             raise ConfigError(
                 "optimizer.schedule must be constant_with_warmup where optimizer.name=schedule_free, whose average "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clinscale import models
-from clinscale.engine import TorchEngine
+from clinscale.engine import Precision, TorchEngine
 from clinscale.errors import ConfigError, DataError
 from clinscale.finetune.config import FinetuneRecipe, FinetuneRuntime
 from clinscale.finetune.looks import Looks
@@ -93,8 +93,6 @@ class _OneProcess(EpochLoop):
         checkpoint: Path | None,
         looks: Looks | None = None,
     ) -> None:
-        import torch
-
         super().__init__(recipe, data, folder, runtime, looks=looks)
         self._checkpoint = checkpoint
         self.average_folder: Path | None = None
@@ -105,7 +103,7 @@ class _OneProcess(EpochLoop):
             recipe.optimizer,
             total_steps=self._total_steps,
             precision=recipe.precision,
-            device=runtime.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=_device(runtime, recipe.precision),
         )
 
     def restore(self) -> None:
@@ -217,6 +215,25 @@ class _OneProcess(EpochLoop):
                 self._engine.backward(loss)
                 total += float(loss.detach())
         return total
+
+
+def _device(runtime: FinetuneRuntime, precision: Precision) -> str:
+    """The device to train on; ConfigError where it is not here, or does not compute in that precision."""
+    import torch
+
+    is_here = torch.cuda.is_available()
+    if runtime.device == "cuda" and not is_here:
+        raise ConfigError(
+            "runtime.device=cuda needs a GPU that torch can use, and there is none here; `clinscale doctor` says why, "
+            "runtime.device=cpu trains without one"
+        )
+    device = runtime.device or ("cuda" if is_here else "cpu")
+    if precision == "fp16" and device == "cpu":
+        raise ConfigError(
+            "recipe.precision=fp16 needs a GPU, and this trains on the CPU, which computes fp16 hundreds of times "
+            "slower than bf16; use recipe.precision=bf16"
+        )
+    return device
 
 
 def _extrapolate(work: Callable[[int], Any], total: int, least: int, seconds: float) -> float:

@@ -1,10 +1,10 @@
 """The hyperparameters of one fine-tuning; every field of the recipe can be a dimension of a search space."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from clinscale.config import Config
+from clinscale.config import Config, Seed
 from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.models import AttentionConfig, EvaluationPattern
@@ -18,10 +18,10 @@ class FinetuneRecipe(Config):
     model: str
     """HF folder or hub name of the encoder to start from."""
 
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(default=None, ge=8)
     """Window that the model reads; None is all that it can. 512 makes the short baseline."""
 
-    stride_tokens: int = 64
+    stride_tokens: int = Field(default=64, ge=0)
     """Overlap of neighbouring windows of longer documents (entities and answers only)."""
 
     long_documents: LongDocuments = "truncate"
@@ -36,7 +36,7 @@ class FinetuneRecipe(Config):
     batch_size: int = 16
     """Windows per optimizer step; the paper's public scripts use 16."""
 
-    micro_batch_size: int | None = None
+    micro_batch_size: int | None = Field(default=None, ge=1)
     """Windows of one forward pass; None is the whole batch, or the whole share of each of several workers."""
 
     optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.01, warmup_ratio=0.1)
@@ -51,7 +51,7 @@ class FinetuneRecipe(Config):
     evaluation_pattern: EvaluationPattern = "hf"
     """The blocks that BigBird sees in evaluation; `hf` answers as plain `transformers` does wherever it is pulled."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the new head, the order and dropout."""
 
     def check(self) -> None:
@@ -87,8 +87,8 @@ class FinetuneRecipe(Config):
 class FinetuneRuntime(GroupConfig, MemoryConfig, AttentionConfig):
     """All that changes only speed or place."""
 
-    device: str | None = None
-    """`cpu`, `cuda`; None takes a GPU where there is one. Several workers take `gpus_per_worker`."""
+    device: Literal["cpu", "cuda"] | None = None
+    """None takes a GPU where there is one; CUDA_VISIBLE_DEVICES says which. Several workers take `gpus_per_worker`."""
 
     num_workers: int = 1
     """1 is one process without Ray; more are Ray Train workers with DeepSpeed, for models that do not fit one GPU."""

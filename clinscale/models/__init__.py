@@ -20,6 +20,7 @@ from clinscale.models.flops import Flops, train_flops, train_flops_per_token
 from clinscale.models.hf_weights import (
     attention_backend,
     check_hf_folder,
+    check_padding,
     leaves_padding_out,
     load_hf,
     max_tokens_of,
@@ -46,6 +47,7 @@ __all__ = [
     "attention_call",
     "build",
     "check_hf_folder",
+    "check_padding",
     "check_pretrains",
     "convert",
     "convert_to_folder",

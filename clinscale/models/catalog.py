@@ -26,7 +26,7 @@ class ModelConfig(Config):
     convert_to: str | None = None
     """`longformer` or `bigbird`: published BERT- or RoBERTa-type weights of 512 tokens first become one of these."""
 
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(default=None, ge=8)
     """Positions of a new or a converted model; None is the size's own (4,096 for `base`) or 4,096."""
 
     hf_overrides: dict[str, Any] = Field(default_factory=dict)

@@ -32,6 +32,9 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _NOT_LEARNED = ("position_ids", "token_type_ids", "inv_freq")
 """Buffers that older versions of `transformers` saved and a model makes for itself."""
 
+_PRECISIONS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+"""Number formats of weights, by their names in safetensors."""
+
 _NAMES_SHOWN = 3
 
 
@@ -63,8 +66,7 @@ def stored_precision(name_or_folder: str | Path) -> str:
         if path.suffix != ".safetensors":
             return ""
         formats.update(str(value["dtype"]) for value in _safetensors_header(path).values())
-    names = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-    return ", ".join(sorted(names[one] for one in formats if one in names))
+    return ", ".join(sorted(_PRECISIONS[one] for one in formats if one in _PRECISIONS))
 
 
 def fill(model: "PreTrainedModel", fit: Fit, name: str, folder: Path, *, new_head: bool) -> Fit:
@@ -105,9 +107,27 @@ def fill(model: "PreTrainedModel", fit: Fit, name: str, folder: Path, *, new_hea
             f"model {name} must hold a trained head, and {len(head)} of its weights are missing or of another "
             f"shape: {_some(head, fit.reshaped)}; fine-tune it, or pull it again"
         )
+    _refuse_no_numbers(model, name)
     if said:
         logger.warning("%s", said)
     return fit
+
+
+def _refuse_no_numbers(model: "PreTrainedModel", name: str) -> None:
+    """Raise DataError where a weight is infinite or no number: every answer would be none either."""
+    import torch
+
+    # a sum is one pass without memory of its own; where it overflows, the weights themselves say
+    odd = [
+        one
+        for one, value in model.named_parameters()
+        if not torch.isfinite(value.detach().sum()) and not torch.isfinite(value).all()
+    ]
+    if odd:
+        raise DataError(
+            f"model {name} must hold finite weights, got {len(odd)} with values that are infinite or no number: "
+            f"{_some(odd)}; its training diverged or the file is damaged: take an earlier checkpoint, or pull it again"
+        )
 
 
 def new_weights(model: "PreTrainedModel", fit: Fit) -> set[str]:
@@ -263,7 +283,7 @@ def _check_whole(path: Path) -> None:
     if not path.is_file() or not os.access(path, os.R_OK):
         raise DataError(f"{path} is no file that this user may read; check its permissions")
     if path.suffix == ".safetensors":
-        _safetensors_header(path)
+        _refuse_integers(path, _safetensors_header(path))
         return
     with path.open("rb") as stream:
         is_old = (
@@ -271,6 +291,17 @@ def _check_whole(path: Path) -> None:
         )  # a pickle of torch before 1.6; only loading it shows whether it is whole
     if not is_old and not zipfile.is_zipfile(path):
         raise DataError(f"{path} is cut off or no file of weights; copy it, or pull the model, again")
+
+
+def _refuse_integers(path: Path, header: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise DataError for quantised weights, which `transformers` would take for what they are scaled from."""
+    odd = {one: str(value["dtype"]) for one, value in header.items() if one.endswith(".weight")}
+    odd = {one: dtype for one, dtype in odd.items() if dtype not in _PRECISIONS}
+    if odd:
+        raise DataError(
+            f"{path} must hold weights in {', '.join(_PRECISIONS.values())}, got {len(odd)} in another format: "
+            f"{_some(odd, odd)}; it is quantised: take the checkpoint that it was made from"
+        )
 
 
 def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from clinscale.errors import ConfigError, DataError
 from clinscale.models.catalog import ModelConfig
 from clinscale.models.checkpoint import new_weights
 from clinscale.models.families import FAMILIES, WITH_BERTS_LAYERS
-from clinscale.models.hf_weights import load_with_fit, max_tokens_of, save_hf
+from clinscale.models.hf_weights import check_padding, load_with_fit, max_tokens_of, save_hf
 
 if TYPE_CHECKING:
     import torch
@@ -132,6 +132,7 @@ def _converted(
     source, fit = load_with_fit(name, head="mlm", attention_dropout=attention_dropout)
     _check_source(source.config, name, max_tokens)
     _check_tokens(source.config, tokenizer, name)
+    check_padding(source.config, tokenizer)
     shape = {field: getattr(source.config, field) for field in _SHAPE} | own
     shape |= {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.cls_token_id}
     shape |= {"eos_token_id": tokenizer.sep_token_id, "sep_token_id": tokenizer.sep_token_id}

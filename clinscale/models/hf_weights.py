@@ -22,6 +22,9 @@ logger = logging.getLogger("clinscale.models")
 
 Head = Literal["mlm", "sequence", "tokens", "spans"]
 
+_ADAPTER = "adapter_config.json"
+"""File by which PEFT's folders are known."""
+
 
 def load_hf(
     name_or_folder: str,
@@ -198,6 +201,11 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
     Raises:
         DataError: `folder` is no HF model, asks for remote code, or its weight files are not there or not whole.
     """
+    if (Path(folder) / _ADAPTER).exists():
+        raise DataError(
+            f"{folder} holds an adapter ({_ADAPTER}), whose weights clinscale would not add to the model's; merge them "
+            "(peft's merge_and_unload), save the model with save_pretrained and name that folder"
+        )
     path = config_file(Path(folder))
     refuse_no_files(folder)
     values = read_config(path)
@@ -205,6 +213,11 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
         raise DataError(
             f"{path} asks to run code of its own (auto_map), and clinscale loads plain HF models only; name a model "
             "without it"
+        )
+    if "quantization_config" in values:
+        raise DataError(
+            f"{path} says that its weights are quantised (quantization_config), which cannot be trained nor converted; "
+            "name the checkpoint that it was made from"
         )
     _check_padding(values, str(folder))
     weight_files(Path(folder))
@@ -218,6 +231,20 @@ def max_tokens_of(config: "PretrainedConfig") -> int:
         DataError: its config does not say.
     """
     return family_named(config.model_type).max_tokens(config)
+
+
+def check_padding(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """DataError where a model that counts positions from its padding id would count from another than the tokenizer's.
+
+    Nothing else shows it: every token would silently have the position of a neighbour.
+    """
+    ours, theirs = config.pad_token_id, tokenizer.pad_token_id
+    if family_named(config.model_type).counts_from_padding and ours != theirs:
+        raise DataError(
+            f"model {config.name_or_path or config.model_type} must count positions from the padding of its tokenizer, "
+            f"got pad_token_id={ours} in its config.json and {theirs} of tokenizer {tokenizer.name_or_path}; take the "
+            "config.json and the tokenizer that the model was trained with"
+        )
 
 
 def _check_padding(config: dict[str, Any], name: str) -> None:

@@ -7,7 +7,7 @@ from clinscale.hub import must_be_local
 from clinscale.models.catalog import ModelConfig
 from clinscale.models.convert import convert
 from clinscale.models.families import FAMILIES, pretrainable_family
-from clinscale.models.hf_weights import load_hf, set_attention
+from clinscale.models.hf_weights import check_padding, load_hf, set_attention
 from clinscale.models.options import Attention, EvaluationPattern
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def build(
                 f"model {config.pretrained} knows {model.config.vocab_size} tokens, the tokenizer of the shards has "
                 f"{known}; build the shards with the model's own tokenizer"
             )
+        check_padding(model.config, tokenizer)
         return model
     with torch.random.fork_rng():
         torch.manual_seed(seed)

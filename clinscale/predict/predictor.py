@@ -1,13 +1,14 @@
 """Windows through the model and back together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinscale import models
+from clinscale.errors import DataError
 from clinscale.predict.batching import collate, length_sorted_batches
-from clinscale.predict.card import TaskCard
+from clinscale.predict.card import CARD_FILE, TaskCard
 from clinscale.tasks import Example, Outcomes, Prediction, Window, kind_of, lines_of
 from clinscale.tokenizers import load_tokenizer
 
@@ -46,6 +47,7 @@ class Predictor:
         *,
         batch_size: int = 8,
     ) -> None:
+        models.check_padding(model.config, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.card = card
@@ -173,8 +175,21 @@ def load_predictor(
     head = kind_of(card.task).head
     model = models.load_hf(str(folder), head=head, attention=attention, unpad=True, new_head=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    _check_outputs(model.config.id2label, card, folder)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     return Predictor(model.to(device, dtype), load_tokenizer(str(folder)), card, batch_size=batch_size)
+
+
+def _check_outputs(id2label: Mapping[int, str], card: TaskCard, folder: str | Path) -> None:
+    """Raise DataError where the card is not of these outputs: each would be under the name of another."""
+    ours, theirs = list(kind_of(card.task).output_names(card.labels)), [id2label[at] for at in sorted(id2label)]
+    if ours != theirs:
+        at = next((at for at, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), None)
+        differing = f"; number {at} is {ours[at]!r} and {theirs[at]!r}" if at is not None else ""
+        raise DataError(
+            f"{folder}: {CARD_FILE} and config.json (id2label) must name the same outputs in one order, got "
+            f"{len(ours)} and {len(theirs)}{differing}; one of the two is of another model: pull or fine-tune it again"
+        )
 
 
 def _without_padding(output: "dict[str, np.ndarray[Any, Any]]", tokens: int) -> "dict[str, np.ndarray[Any, Any]]":

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from clinscale.config import Config, nearest
+from clinscale.config import Config, Seed, nearest
 from clinscale.corpus import CanaryConfig, MaskingConfig
 from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, RetentionConfig
 from clinscale.errors import ConfigError
@@ -54,7 +54,7 @@ class PretrainRecipe(Config):
     model: ModelConfig = ModelConfig()
     """The encoder, from published weights or from scratch."""
 
-    row_tokens: int | None = None
+    row_tokens: int | None = Field(default=None, ge=8)
     """Length of each training row; None is all that the model can read."""
 
     # left out of `plain` where there are none, so that runs from before there were any keep their fingerprint
@@ -116,7 +116,7 @@ class PretrainRecipe(Config):
     evaluation_pattern: EvaluationPattern = "training"
     """The blocks that BigBird sees in evaluation: those it trains on, or plain `transformers`' (`hf`)."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initialisation, order, masks and dropout."""
 
     def check(self) -> None:
@@ -187,7 +187,7 @@ class PretrainRuntime(GroupConfig, MemoryConfig, AttentionConfig):
     """Rows of one forward pass; None begins with a worker's whole share of the global batch. Where it does not fit
     into memory it is halved, and the global batch stays."""
 
-    log_every_steps: int = 10
+    log_every_steps: int = Field(default=10, ge=1)
     """Training loss, learning rate and throughput."""
 
     checkpoint_every_steps: int = Field(default=500, ge=1)

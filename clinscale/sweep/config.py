@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from clinscale.config import Config
+from clinscale.config import Config, Seed
 from clinscale.engine import MemoryConfig
 from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRuntime
@@ -188,7 +188,7 @@ class SweepRecipe(Config):
     is better than the winner there, which its card says. The test split is judged once, on what is shipped.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the samplers and of every trial."""
 
     def check(self) -> None:

@@ -88,8 +88,8 @@ class _Range(_Dimension):
         self._check_prior()
 
     def examples(self) -> list[Any]:
-        """Values at the ends of the dimension."""
-        return [self.low, self.high]  # type: ignore[attr-defined]
+        """The least and the greatest value, and one between them, which need not be whole where they are."""
+        return [self.at(0.0), self.at(1 / math.e), self._last()]  # type: ignore[attr-defined]
 
     def holds(self, value: Any) -> bool:
         """Whether it is a value that a trial can have: a number of this type, between the ends, on the step."""
@@ -157,11 +157,20 @@ class FloatDimension(_Range):
             return self.low + share * (self.high - self.low)
         return self._value(int(share * self._count()))
 
+    def count(self) -> int | None:
+        """Number of its values; None where there is no end of them."""
+        if self.low == self.high:
+            return 1
+        return None if self.step is None else self._count()
+
     def grid(self) -> list[float] | None:
         """All values; None where there is no end of them."""
         if self.low == self.high:
             return [self.low]
         return None if self.step is None else [self._value(index) for index in range(self._count())]
+
+    def _last(self) -> float:
+        return self.high if self.step is None else self._value(self._count() - 1)
 
     def _count(self) -> int:
         return int((_decimal(self.high) - _decimal(self.low)) / _decimal(self.step)) + 1
@@ -200,12 +209,22 @@ class IntDimension(_Range):
         """The value at `share` (0 to below 1) of the way."""
         if self.log:
             return min(self.high, int(self.low * float((self.high + 1) / self.low) ** share))
-        values = range(self.low, self.high + 1, self.step)
-        return values[int(share * len(values))]
+        return self._values[int(share * len(self._values))]
+
+    def count(self) -> int:
+        """Number of its values."""
+        return len(self._values)
 
     def grid(self) -> list[int]:
         """All values."""
-        return list(range(self.low, self.high + 1, self.step))
+        return list(self._values)
+
+    @property
+    def _values(self) -> range:
+        return range(self.low, self.high + 1, self.step)
+
+    def _last(self) -> int:
+        return self._values[-1]
 
 
 class CategoricalDimension(_Dimension):
@@ -262,6 +281,10 @@ class CategoricalDimension(_Dimension):
             return self.prior.center
         others = [choice for choice in self.choices if choice != self.prior.center]
         return others[int(share / self.prior.spread * len(others))]
+
+    def count(self) -> int:
+        """Number of them."""
+        return len(self.choices)
 
     def grid(self) -> list[Any]:
         """All of them."""

@@ -204,8 +204,8 @@ def _read_study(
     for base in (
         bases if loads_weights else ()
     ):  # as each trial will: a GPU is not asked for to find out that a base does not load
-        models.load_hf(base.path, head=kind_of(task).head)
-        load_tokenizer(base.path)
+        model = models.load_hf(base.path, head=kind_of(task).head)
+        models.check_padding(model.config, load_tokenizer(base.path))
     recipe = config.recipe
     warm = warm_points(
         tracking, recipe.warm_start, task=task, space=space, count=recipe.warm_points, own=study.name

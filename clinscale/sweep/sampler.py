@@ -41,6 +41,8 @@ _STARTUP = 8
 points, which leave no corner out as random ones do."""
 _QUASI_RANDOM = 8
 """One point in this many is quasi-random whatever the model says."""
+_MOST_POINTS = 100_000
+"""Most points of a grid: all of them are in memory."""
 _IMPOSSIBLE = End(-math.inf, 0.0)
 _LEARNING = ("surrogate", "tpe", "gp", "cmaes")
 
@@ -144,13 +146,19 @@ class Proposer:
         return samplers.RandomSampler(seed=seed)
 
     def _grid(self) -> list[dict[str, Any]]:
-        choices = {key: dimension.grid() for key, dimension in self.space.parameters.items()}
-        endless = next((key for key, values in choices.items() if values is None), None)
+        counts = {key: dimension.count() for key, dimension in self.space.parameters.items()}
+        endless = next((key for key, count in counts.items() if count is None), None)
         if endless:
             raise ConfigError(
                 f"search space: {endless} has no end of values, so no grid holds them; give it a step or choices, or "
                 "use another recipe.sampler"
             )
+        if (number := math.prod(count or 1 for count in counts.values())) > _MOST_POINTS:
+            raise ConfigError(
+                f"search space: a grid must have at most {_MOST_POINTS:,} points, got {number:,}; give the parameters "
+                "larger steps or choices, or use another recipe.sampler"
+            )
+        choices = {key: dimension.grid() for key, dimension in self.space.parameters.items()}
         points = [
             self.space.active(dict(zip(choices, point, strict=True)))
             for point in itertools.product(*(values or () for values in choices.values()))

@@ -206,7 +206,7 @@ class SearchSpace(Config):
 
     def _check_condition(self, key: str, other: str, values: Sequence[Any]) -> None:
         above = self.parameters[other]
-        if isinstance(above, FloatDimension) and above.grid() is None:
+        if isinstance(above, FloatDimension) and above.count() is None:
             raise ConfigError(
                 f"search space: {key} depends on {other}, whose values have no end; give {other} a step or choices"
             )

@@ -9,7 +9,15 @@ import transformers
 from clinscale import registry
 from clinscale.engine import TorchEngine
 from clinscale.errors import ConfigError, DataError, OutOfMemoryError
-from clinscale.finetune import OUTCOMES_FILE, FinetuneConfig, FinetuneRecipe, finetune, judge, run_finetune
+from clinscale.finetune import (
+    OUTCOMES_FILE,
+    FinetuneConfig,
+    FinetuneRecipe,
+    FinetuneRuntime,
+    finetune,
+    judge,
+    run_finetune,
+)
 from clinscale.predict import as_pyfunc, load_predictor
 from clinscale.storage import sha256
 from clinscale.tasks import load_task, read_task
@@ -278,11 +286,11 @@ def test_the_test_split_changes_nothing_in_training(pairs, base_models, tmp_path
 
 def test_a_loss_that_is_no_number_ends_the_run(pairs, base_models, tmp_path):
     model = transformers.AutoModelForMaskedLM.from_pretrained(base_models["longformer"])
-    model.base_model.embeddings.word_embeddings.weight.data.fill_(float("nan"))
-    model.save_pretrained(tmp_path / "nan")
-    transformers.AutoTokenizer.from_pretrained(base_models["longformer"]).save_pretrained(tmp_path / "nan")
+    model.base_model.embeddings.word_embeddings.weight.data.fill_(3e38)  # finite, its sums are not
+    model.save_pretrained(tmp_path / "large")
+    transformers.AutoTokenizer.from_pretrained(base_models["longformer"]).save_pretrained(tmp_path / "large")
     with pytest.raises(ConfigError, match="loss of epoch 1 is nan"):
-        finetune(recipe(str(tmp_path / "nan")), pairs[0], tmp_path / "hf")
+        finetune(recipe(str(tmp_path / "large")), pairs[0], tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
 
@@ -404,3 +412,19 @@ def test_a_task_can_be_changed_from_the_command_line(demo_data, base_models, tra
     )
     folder = run_finetune(config, tracking=tracking, home=tmp_path).folder
     assert load_predictor(folder).card.task.unit == "line"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runtime": FinetuneRuntime(device="cuda")}, "runtime.device=cuda needs a GPU"),
+        ({"precision": "fp16"}, "recipe.precision=fp16 needs a GPU"),
+    ],
+)
+def test_a_device_that_is_not_here_is_told_before_any_training(changes, message, read, base_models, tmp_path):
+    runtime = changes.pop("runtime", None)
+    with pytest.raises(ConfigError, match=message):
+        finetune(
+            recipe(base_models["longformer"], **changes), read("demo_pairs"), tmp_path / "hf", runtime=runtime
+        )

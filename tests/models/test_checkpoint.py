@@ -221,9 +221,51 @@ def test_damaged_weights_are_told_in_a_sentence(file, damage, told, copy, weight
         models.load_hf(str(folder), head="mlm")
 
 
+def with_one(value):
+    def change(weights):
+        table = next(name for name in weights if name.endswith("layer.1.output.dense.weight"))
+        return weights | {table: weights[table].clone().index_fill_(0, torch.tensor([1]), value)}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (with_one(float("nan")), r"must hold finite weights, got 1 .*: longformer\.encoder\.layer\.1\."),
+        (with_one(float("inf")), "must hold finite weights"),
+        (
+            lambda weights: {name: value.to(torch.int8) for name, value in weights.items()},
+            r"in another format: .* \(I8\).*quantised",
+        ),
+    ],
+)
+def test_weights_that_are_no_numbers_or_stand_for_others_are_refused(change, told, copy, weights):
+    with pytest.raises(DataError, match=told):
+        models.load_hf(str(copy(change(weights))), head="mlm")
+
+
+def test_weights_whose_sum_alone_is_infinite_are_taken(copy, weights):
+    models.load_hf(str(copy(with_one(3e38)(weights))), head="mlm")
+
+
+def test_an_adapter_is_not_left_out_unseen(copy):
+    folder = copy()
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(DataError, match="holds an adapter"):
+        models.load_hf(str(folder), head="mlm")
+
+
+def test_a_model_that_counts_from_another_padding_than_the_tokenizers_is_refused(copy, tokenizer):
+    config = models.ModelConfig(pretrained=str(copy(pad_token_id=tokenizer.pad_token_id + 4)))
+    with pytest.raises(DataError, match="must count positions from the padding of its tokenizer"):
+        models.build(config, tokenizer, seed=0)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
+        ({"quantization_config": {"quant_method": "fp8"}}, "its weights are quantised"),
         ({"pad_token_id": None}, "must say the pad_token_id of its tokenizer.* got null"),
         ({"model_type": "no-such"}, "cannot be loaded by transformers .*ValueError"),
         ({"num_attention_heads": 7}, "cannot be loaded by transformers"),

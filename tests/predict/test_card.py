@@ -1,5 +1,7 @@
 """The card beside the weights: what a folder answers."""
 
+import shutil
+
 import pytest
 
 from clinscale.errors import ConfigError, DataError
@@ -17,6 +19,17 @@ def test_what_is_written_is_read(task, tmp_path):
 def test_a_base_model_answers_no_task(base_models):
     with pytest.raises(DataError, match=r"has no task_card\.json, so it answers no task"):
         load_predictor(base_models["bigbird"])
+
+
+@pytest.mark.parametrize("change", [lambda names: names[::-1], lambda names: names[:1], lambda names: ()])
+@pytest.mark.parametrize("task", ["demo_documents", "demo_entities"])
+def test_a_card_of_other_outputs_than_the_models_is_refused(task, change, folders, tmp_path):
+    """Else each answer would have the name of another, or the first document a traceback."""
+    folder = shutil.copytree(folders(task, "longformer"), tmp_path / "hf")
+    card = TaskCard.read(folder)
+    card.model_copy(update={"labels": tuple(change(card.labels))}).write(folder)
+    with pytest.raises(DataError, match=r"must name the same outputs in one order"):
+        load_predictor(folder)
 
 
 def test_what_is_no_model_folder_is_refused(tmp_path):

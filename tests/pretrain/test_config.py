@@ -75,6 +75,10 @@ def test_the_global_batch_need_not_divide_over_workers():
         ("recipe.canaries.cuont=1", r"did you mean count\?"),
         ("recipe.canaries.repeats=0", "greater than or equal to 1"),
         ("runtime.zero.stge=1", r"did you mean stage\?"),
+        ("recipe.row_tokens=0", "greater than or equal to 8"),
+        ("recipe.model.max_tokens=-1", "greater than or equal to 8"),
+        ("recipe.seed=-1", "greater than or equal to 0"),
+        ("runtime.log_every_steps=0", "greater than or equal to 1"),
         ("runtime.checkpoint_every_steps=0", "greater than or equal to 1"),
     ],
 )

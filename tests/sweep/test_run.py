@@ -312,9 +312,9 @@ def test_a_trial_that_diverges_fails_alone_and_all_failing_is_told_without_text(
 
 
 def broken_copy(folder, out):
-    """A base model whose weights are not numbers."""
+    """A base model whose weights are numbers, and no sum of them is."""
     model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
-    model.base_model.embeddings.word_embeddings.weight.data.fill_(float("nan"))
+    model.base_model.embeddings.word_embeddings.weight.data.fill_(3e38)
     model.save_pretrained(out)
     transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(out)
     return out

@@ -36,6 +36,12 @@ def test_dimensions_are_optunas():
     }
 
 
+def test_a_step_that_does_not_reach_the_end_of_a_range_ends_before_it():
+    space = parse(parameters={"epochs": {"type": "int", "low": 1, "high": 6, "step": 4}})
+    assert space.epochs == 5 == max(point["epochs"] for point in space.quasi_random(8))
+    assert space.parameters["epochs"].count() == 2
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -43,6 +49,11 @@ def test_dimensions_are_optunas():
         ({"parameters": {"optimizer.learning_rat": RATE}}, r"did you mean optimizer\.learning_rate"),
         ({"parameters": {"optimizer.learning_rate": {**RATE, "logg": True}}}, "did you mean log"),
         ({"parameters": {}}, "at least one entry"),
+        ({"parameters": {"batch_size": {"type": "float", "low": 8, "high": 16}}}, "batch_size: .* valid integer"),
+        (
+            {"parameters": {"max_tokens": {"type": "float", "low": 64, "high": 128, "step": 32.5}}},
+            "max_tokens: .* valid integer",
+        ),
         ({"parameters": {"epochs": {"type": "int", "low": 0, "high": 4}}}, "epochs must be at least 1"),
         ({"parameters": {"batch_size": {"type": "categorical", "choices": [8, "big"]}}}, "of one type"),
         ({"parameters": {"batch_size": {"type": "categorical", "choices": []}}}, "choices"),

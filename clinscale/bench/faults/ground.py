@@ -148,14 +148,14 @@ class Ground:
 
     @functools.cached_property
     def poisoned_model(self) -> Path:
-        """The base model with weights that are no numbers, as a training that broke leaves them."""
+        """The base model with weights so large that sums of them are no numbers, as a broken training leaves them."""
         return self._untrained("poisoned", poisoned=True)
 
     def _untrained(self, name: str, *, poisoned: bool) -> Path:
         tokenizer = corpus.load_tokenizer(str(self.shards.tokenizer_dir))
         model = models.build(models.ModelConfig(size="tiny"), tokenizer, seed=0)
         if poisoned:
-            model.base_model.embeddings.word_embeddings.weight.data.fill_(float("nan"))
+            model.base_model.embeddings.word_embeddings.weight.data.fill_(3e38)
         return models.save_hf(model, tokenizer, self.folder / name)
 
     @functools.cached_property
