@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from clinscale.config import differences
-from clinscale.errors import ClusterError, ConfigError
+from clinscale.errors import ChangedDataError, ClusterError, ConfigError
 from clinscale.permissions import open_private
 from clinscale.storage import read_json_object, write_json
 
@@ -21,6 +21,9 @@ PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """Names that file systems, URLs and the registry all accept, so that a reference `NAME@alias` can be parsed."""
 
 _LOCK_FILE = "lock"
+
+_INPUTS_FILE = "inputs.json"
+"""Fingerprints of inputs that the recipe names by their place."""
 
 _MOST_CHARACTERS = 200
 """Most characters of a name: file systems end at 255 bytes, MLflow's columns at 250, and more is added to it."""
@@ -59,6 +62,20 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
             "Use another name, or the old values to resume it"
         )
     return folder
+
+
+def check_unchanged(folder: Path, what: str, fingerprint: str) -> None:
+    """Record the fingerprint of `what`, an input of the run in `folder`, when it is first used.
+
+    Raises:
+        ChangedDataError: it was another one before: what is finished is not of this input.
+    """
+    known = folder / _INPUTS_FILE
+    recorded = read_json_object(known) if known.exists() else {}
+    before = recorded.setdefault(what, fingerprint)
+    if before != fingerprint:
+        raise ChangedDataError.of(what, before=before, now=fingerprint)
+    write_json(known, recorded)
 
 
 def _write_first(known: Path, recipe: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from clinscale import runfolder
-from clinscale.errors import ClusterError, ConfigError
-from clinscale.runfolder import claim_run_folder, sole_writer
+from clinscale.errors import ChangedDataError, ClusterError, ConfigError
+from clinscale.runfolder import check_unchanged, claim_run_folder, sole_writer
 
 
 def test_the_same_recipe_returns_the_same_folder(tmp_path):
@@ -23,6 +23,14 @@ def test_another_recipe_is_refused_naming_what_differs(tmp_path):
     ):
         claim_run_folder(tmp_path, "sweep", "a", {"seed": 2, "model": {"size": "base"}})
     claim_run_folder(tmp_path, "pretrain", "a", {"seed": 2})
+
+
+def test_an_input_that_is_another_one_by_now_is_refused(tmp_path):
+    check_unchanged(tmp_path, "model a", "1")
+    check_unchanged(tmp_path, "model b", "2")
+    check_unchanged(tmp_path, "model a", "1")
+    with pytest.raises(ChangedDataError, match=r"model a changed .*fingerprint 1 before, 3 now"):
+        check_unchanged(tmp_path, "model a", "3")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a b", "a@b", "a:b", "a+b", "ä", "-a", "a\n"])

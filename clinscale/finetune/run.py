@@ -22,7 +22,7 @@ from clinscale.finetune.evaluate import (
 )
 from clinscale.finetune.group import Event, finetune_on_workers
 from clinscale.registry import Experiment, Tag
-from clinscale.runfolder import claim_run_folder, sole_writer
+from clinscale.runfolder import check_unchanged, claim_run_folder, sole_writer
 from clinscale.storage import read_json, write_json
 from clinscale.tasks import TaskData, load_task, read_task
 
@@ -99,13 +99,16 @@ def run_finetune(
     Needs a `ray_session` for several workers.
 
     Raises:
-        ConfigError: the name belongs to another recipe. DataError: data or model are not there.
+        ConfigError: the name belongs to another recipe. DataError: data or model are not there. ChangedDataError: the
+            model's folder holds another one by now.
         ClusterError: another process runs it, too.
     """
     data = read_task(load_task(config.task, config.task_changes), config.data)
     recipe = {"task": data.task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
     folder = claim_run_folder(home, "finetune", config.name, recipe)
     with sole_writer(folder) as still_held:
+        if base := models.model_fingerprint(config.recipe.model):
+            check_unchanged(folder, f"model {config.recipe.model}", base)
 
         def on_epoch(metrics: dict[str, float]) -> None:
             still_held()

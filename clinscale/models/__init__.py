@@ -6,7 +6,7 @@ and every public checkpoint loads here.
 
 from clinscale.models.call import attention_call
 from clinscale.models.catalog import ModelConfig, family_of
-from clinscale.models.checkpoint import stored_precision
+from clinscale.models.checkpoint import model_fingerprint, stored_precision
 from clinscale.models.convert import convert, convert_to_folder
 from clinscale.models.families import (
     EXACT_FAMILIES,
@@ -58,6 +58,7 @@ __all__ = [
     "load_hf",
     "looking_back",
     "max_tokens_of",
+    "model_fingerprint",
     "parameter_counts",
     "prepare_for_mlm",
     "pretrainable_family",

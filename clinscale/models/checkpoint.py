@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinscale.config import fingerprint
 from clinscale.errors import DataError
-from clinscale.storage import read_json_object
+from clinscale.storage import read_json_object, sha256
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,9 @@ _NOT_LEARNED = ("position_ids", "token_type_ids", "inv_freq")
 
 _PRECISIONS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 """Number formats of weights, by their names in safetensors."""
+
+_BESIDE_WEIGHTS = (".json", ".txt", ".model")
+"""Suffixes of configs and tokenizers."""
 
 _NAMES_SHOWN = 3
 
@@ -67,6 +71,19 @@ def stored_precision(name_or_folder: str | Path) -> str:
             return ""
         formats.update(str(value["dtype"]) for value in _safetensors_header(path).values())
     return ", ".join(sorted(_PRECISIONS[one] for one in formats if one in _PRECISIONS))
+
+
+def model_fingerprint(name_or_folder: str | Path) -> str:
+    """Twelve hex digits of weights, configs and tokenizer of a local HF folder; empty for a name on the hub.
+
+    Raises:
+        DataError: its weights are not there or not whole.
+    """
+    folder = Path(name_or_folder)
+    if not name_or_folder or not folder.is_dir():
+        return ""
+    files = {*weight_files(folder), *(path for path in folder.iterdir() if path.suffix in _BESIDE_WEIGHTS)}
+    return fingerprint({path.name: sha256(path) for path in files if path.is_file()})
 
 
 def fill(model: "PreTrainedModel", fit: Fit, name: str, folder: Path, *, new_head: bool) -> Fit:
@@ -107,10 +124,22 @@ def fill(model: "PreTrainedModel", fit: Fit, name: str, folder: Path, *, new_hea
             f"model {name} must hold a trained head, and {len(head)} of its weights are missing or of another "
             f"shape: {_some(head, fit.reshaped)}; fine-tune it, or pull it again"
         )
+    _set_new_biases(model, head)
     _refuse_no_numbers(model, name)
     if said:
         logger.warning("%s", said)
     return fit
+
+
+def _set_new_biases(model: "PreTrainedModel", new: Collection[str]) -> None:
+    """Set the biases of a new head to zero, as HF's heads begin; of some it leaves what was in memory, even NaN."""
+    import torch
+
+    ours = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for one in new:
+            if one.endswith("bias"):
+                ours[one].zero_()
 
 
 def _refuse_no_numbers(model: "PreTrainedModel", name: str) -> None:

@@ -14,7 +14,7 @@ from clinscale.pretrain.config import PretrainConfig, PretrainRecipe
 from clinscale.pretrain.memorisation import MEMORISATION_FILE, exposure_metrics, measure_exposures, p_value
 from clinscale.pretrain.worker import WorkerTask, build_model, train_worker
 from clinscale.registry import Experiment, Tag
-from clinscale.runfolder import claim_run_folder, sole_writer
+from clinscale.runfolder import check_unchanged, claim_run_folder, sole_writer
 from clinscale.storage import read_json, write_json
 
 CONFIG_FILE = "config.json"
@@ -61,6 +61,7 @@ def pretrain(
         ConfigError: the name belongs to another recipe, the model is of a family that is not pretrained, the rows are
             longer than the model, or too few for the canaries.
         DataError: no ShardSet at `recipe.shards`, or one that was not made with the model's tokenizer.
+        ChangedDataError: the folder of `recipe.model.pretrained` holds another model by now.
         CapacityError: the cluster, its memory or its disk is too small. ClusterError: the workers failed for good.
         RegistryError: training is done, but the tracking server is away; the same command registers it later.
         ClusterError: another process runs it, too.
@@ -70,6 +71,9 @@ def pretrain(
     recipe = config.recipe.plain() | {"shards": shards.fingerprint}
     folder = claim_run_folder(home, "pretrain", config.name, recipe)
     with sole_writer(folder) as still_held:
+        pretrained = config.recipe.model.pretrained or ""
+        if base := models.model_fingerprint(pretrained):
+            check_unchanged(folder, f"model {pretrained}", base)
         return _pretrain(config, shards, recipe, folder, tracking, still_held, on_progress, on_event)
 
 

@@ -1,5 +1,6 @@
 """One loop for all kinds: learns, stops early, keeps the best, and what it keeps is what predicts."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import transformers
 
 from clinscale import registry
 from clinscale.engine import TorchEngine
-from clinscale.errors import ConfigError, DataError, OutOfMemoryError
+from clinscale.errors import ChangedDataError, ConfigError, DataError, OutOfMemoryError
 from clinscale.finetune import (
     OUTCOMES_FILE,
     FinetuneConfig,
@@ -292,6 +293,18 @@ def test_a_loss_that_is_no_number_ends_the_run(pairs, base_models, tmp_path):
     with pytest.raises(ConfigError, match="loss of epoch 1 is nan"):
         finetune(recipe(str(tmp_path / "large")), pairs[0], tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_result_is_never_that_of_a_model_that_was_replaced(demo_data, base_models, tracking, tmp_path):
+    base = shutil.copytree(base_models["longformer"], tmp_path / "base")
+    recipe = {"model": str(base), "precision": "fp16"}  # refused on a CPU, once the base is on record
+    values = {"name": "one", "task": "demo_pairs", "data": str(demo_data), "recipe": recipe}
+    config = FinetuneConfig.parse(values, source="test")
+    for told in ("needs a GPU", "model .* changed while it was worked with"):
+        with pytest.raises((ConfigError, ChangedDataError), match=told):
+            run_finetune(config, tracking=tracking, home=tmp_path)
+        shutil.copytree(base_models["bigbird"], base, dirs_exist_ok=True)
 
 
 def test_a_run_is_judged_once_and_its_name_is_kept(demo_data, base_models, tracking, tmp_path):

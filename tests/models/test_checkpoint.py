@@ -249,6 +249,28 @@ def test_weights_whose_sum_alone_is_infinite_are_taken(copy, weights):
     models.load_hf(str(copy(with_one(3e38)(weights))), head="mlm")
 
 
+def test_a_new_head_has_no_bias_even_where_memory_was_not_empty(source, tmp_path):
+    """transformers leaves the bias of some heads as it was allocated, which is any number or none."""
+    folder = tmp_path / "encoder"
+    shutil.copytree(source, folder)
+    models.load_hf(str(source), head="mlm").base_model.save_pretrained(folder)
+    torch.use_deterministic_algorithms(True)  # fills what is allocated with NaN
+    try:
+        model = models.load_hf(str(folder), head="mlm")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not model.lm_head.bias.any()
+
+
+def test_a_fingerprint_is_of_what_a_model_computes_with(source, weights, tmp_path):
+    folder = shutil.copytree(source, tmp_path / "copy")
+    (folder / "README.md").write_text("words")
+    assert models.model_fingerprint(folder) == models.model_fingerprint(source) != ""
+    save({name: value * 2 for name, value in weights.items()}, folder / "model.safetensors")
+    assert models.model_fingerprint(folder) != models.model_fingerprint(source)
+    assert models.model_fingerprint("org/name") == models.model_fingerprint("") == ""
+
+
 def test_an_adapter_is_not_left_out_unseen(copy):
     folder = copy()
     (folder / "adapter_config.json").write_text("{}")
