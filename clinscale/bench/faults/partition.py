@@ -32,8 +32,8 @@ _SAME = "curve and weights as undisturbed, nothing left"
 _SLOWER = f"slower, not wrong: {_SAME}"
 _REPLACED = f"replaced within {_NOTICED_S:g} s, and nobody writes there any more; {_SAME}"
 
-Strike = Callable[[Command, Network, Node], tuple[int, int]]
-"""Steps that are lost, and the last one that was done."""
+Strike = Callable[[Command, Network, Node], tuple[int, int | None]]
+"""Steps that are lost, and the last one that was done; None where training does not stand still."""
 
 
 def faults() -> list[Fault]:
@@ -44,7 +44,11 @@ def faults() -> list[Fault]:
             (f"network of a node cut for {_CUT_S:g} s", _SLOWER, _cut_for_a_time),
             ("network of a node cut for ever", _REPLACED, functools.partial(_cut, back=False)),
             ("network of a node cut until it is replaced", _REPLACED, functools.partial(_cut, back=True)),
-            (f"{_LOSS:.0%} of packets lost between nodes, {2 * _DELAY_S:g} s of delay", _SLOWER, _degrade),
+            (
+                f"{100 * _LOSS:g} % of packets lost between nodes, {2000 * _DELAY_S:g} ms of delay",
+                _SLOWER,
+                _degrade,
+            ),
         )
     ]
 
@@ -65,14 +69,15 @@ def _attempt(scene: Scene, *, strike: Strike) -> Outcome:
         node = scene.rng.choice(of_workers)
         struck = _on(node, command)
         lost, done_step = strike(command, net, node)
-        went_on = command.wait_until("a new step", lambda: command.step > done_step)
-        recovery_s = time.monotonic() - struck_s
+        recovery = None
+        if done_step is not None and command.wait_until("a new step", lambda: command.step > done_step):
+            recovery = (time.monotonic() - struck_s) / undisturbed.cold_s
         command.wait_until("the command to end", lambda: False)
         _check_idle(struck, command)
         net.mend(node)  # Ray's processes there hear only now that they are given up
         check(command.wait() == 0, f"the command failed: {command.said.strip()[-300:]}")
         check_end(command, undisturbed, lost)
-    return Outcome(lost_steps=lost, recovery=recovery_s / undisturbed.cold_s if went_on else None)
+    return Outcome(lost_steps=lost, recovery=recovery)
 
 
 def _cut_for_a_time(command: Command, net: Network, node: Node) -> tuple[int, int]:
@@ -109,9 +114,9 @@ def _check_idle(processes: list[Any], command: Command) -> None:
             )
 
 
-def _degrade(command: Command, net: Network, node: Node) -> tuple[int, int]:
+def _degrade(command: Command, net: Network, node: Node) -> tuple[int, None]:
     net.degrade(delay_s=_DELAY_S, loss=_LOSS)
-    return 0, command.step
+    return 0, None
 
 
 def _replaced(command: Command) -> bool:
