@@ -18,6 +18,7 @@ from clinscale.launch.providers import (
     GCP_REGIONS,
     Machine,
 )
+from clinscale.launch.rules import is_host
 from clinscale.launch.versions import pins
 
 _Port = Annotated[int, Field(ge=1024, le=65535)]
@@ -296,6 +297,11 @@ class OnPremAnswers(Cluster):
         """Enough hosts, each once, and the head none of the workers."""
         super().check()
         hosts = self.workers
+        if odd := [host for host in (self.head, *hosts) if not is_host(host)]:
+            raise ConfigError(
+                f"head and workers must be names or IPv4 addresses of hosts, without scheme, account or port, got "
+                f"{odd[0]!r}; write 10.0.0.1 or node1.example.org"
+            )
         if self.num_gpu_workers is not None and len(hosts) < self.num_gpu_workers:
             raise ConfigError(
                 f"num_gpu_workers must be at most the number of workers, {len(hosts)}, got {self.num_gpu_workers}; "

@@ -124,6 +124,10 @@ def _hosts(file: str, provider: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(file, "hosts", "worker_ips is empty", "name at least one worker")
     for host in sorted({str(host) for host in workers if workers.count(host) > 1}):
         yield Problem(file, "hosts", f"worker_ips names {host} more than once", "name each host once")
+    for host in (head, *workers):
+        if not rules.is_host(str(host)):
+            mend = "write its name or IPv4 address alone, without scheme, account or port"
+            yield Problem(file, "hosts", f"{host} is no host", mend)
     if head in workers:
         yield Problem(file, "hosts", f"head_ip {head} is among worker_ips", "take it out: Ray runs once on a host")
 

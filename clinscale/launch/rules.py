@@ -1,5 +1,7 @@
 """Rules that hold for launch files of every kind: secrets, versions, Ray's commands, images, published ports."""
 
+import contextlib
+import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -22,7 +24,17 @@ _SECRETS = {
 }
 _SAME_COMMAND = r"(?:(?!\n\s*(?:- |[A-Z]+ |\w+:))[^;&|])"
 """Any character up to the next command, item of a list, key or instruction."""
+_HOST_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def is_host(text: str) -> bool:
+    """Whether Ray and SSH both take `text` for a host: a name or an IPv4 address, without scheme, account or port."""
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.IPv4Address(text))
+    labels = text.removesuffix(".").split(".")
+    # what ends in digits is an address that is none, not a name
+    return not labels[-1].isdigit() and all(re.fullmatch(_HOST_LABEL, label) for label in labels)
 
 
 def secrets(file: str, text: str) -> Iterator[Problem]:

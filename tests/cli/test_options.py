@@ -1,9 +1,11 @@
 """Which of a verb's words are paths: `=` is a usual sign in them, as Hive's partitions and cluster storage have it."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import Field
 
-from clinscale.cli.options import paths_and_overrides
+from clinscale.cli.options import local_only, paths_and_overrides
 from clinscale.config import Config
 from clinscale.errors import ConfigError
 
@@ -58,3 +60,10 @@ def test_a_setting_is_a_setting(override):
 def test_what_may_be_both_or_neither_is_asked_for(word, message):
     with pytest.raises(ConfigError, match=message):
         paths_and_overrides([word], Settings)
+
+
+def test_a_place_to_write_to_may_be_below_the_users_home_where_no_shell_has_said_so(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert local_only(Path("~/runs")) == Path("/home/anna/runs")
+    assert local_only(Path("runs/~")) == Path("runs/~")
+    assert local_only(None) is None

@@ -217,6 +217,8 @@ MISTAKES = [
         "--temp-dir has 61",
         "at most 44",
     ),
+    ("on-prem.yaml", "head_ip: .*", "head_ip: 10.0.0.256", "hosts", "10.0.0.256 is no host", "without scheme"),
+    ("on-prem.yaml", r"10\.0\.0\.3\]", "10.0.0.3:22]", "hosts", "10.0.0.3:22 is no host", "without scheme"),
     ("on-prem.yaml", r"worker_ips: .*", "worker_ips: []", "hosts", "worker_ips is empty", "at least one"),
     (
         "on-prem.yaml",
