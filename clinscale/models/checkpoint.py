@@ -126,6 +126,7 @@ def fill(model: "PreTrainedModel", fit: Fit, name: str, folder: Path, *, new_hea
         )
     _set_new_biases(model, head)
     _refuse_no_numbers(model, name)
+    _refuse_zeros(model, name)
     if said:
         logger.warning("%s", said)
     return fit
@@ -156,6 +157,19 @@ def _refuse_no_numbers(model: "PreTrainedModel", name: str) -> None:
         raise DataError(
             f"model {name} must hold finite weights, got {len(odd)} with values that are infinite or no number: "
             f"{_some(odd)}; its training diverged or the file is damaged: take an earlier checkpoint, or pull it again"
+        )
+
+
+def _refuse_zeros(model: "PreTrainedModel", name: str) -> None:
+    """Raise DataError where a matrix is zero throughout, as the rest of a file is whose copying was cut off."""
+    import torch
+
+    parts = {f"{one}.weight": part for one, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    empty = [one for one, part in parts.items() if _is_of_encoder(model, one) and not part.weight.any()]
+    if empty:
+        raise DataError(
+            f"model {name} has {len(empty)} matrices of zeros alone: {_some(empty)}; was it cut off while it was "
+            "copied? Copy it, or pull the model, again"
         )
 
 

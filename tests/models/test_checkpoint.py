@@ -249,6 +249,12 @@ def test_weights_whose_sum_alone_is_infinite_are_taken(copy, weights):
     models.load_hf(str(copy(with_one(3e38)(weights))), head="mlm")
 
 
+def test_a_matrix_of_zeros_is_refused(copy, weights):
+    name = "longformer.encoder.layer.1.output.dense.weight"
+    with pytest.raises(DataError, match=f"1 matrices of zeros alone: {name}"):
+        models.load_hf(str(copy({**weights, name: torch.zeros_like(weights[name])})), head="mlm")
+
+
 def test_a_new_head_has_no_bias_even_where_memory_was_not_empty(source, tmp_path):
     """transformers leaves the bias of some heads as it was allocated, which is any number or none."""
     folder = tmp_path / "encoder"
