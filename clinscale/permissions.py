@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from clinscale import held
 from clinscale.errors import ConfigError
 
 _CONTAINERS_SECRETS = "/run/secrets"
@@ -30,10 +31,16 @@ def is_shared(folder: str | Path) -> bool:
 
 
 def make_folder(path: str | Path) -> Path:
-    """The folder `path`, made with its parents where it is missing; one that is there stays as it is."""
+    """The folder `path`, made with its parents where it is missing; one that is there stays as it is.
+
+    A folder that is held is waited for while it is away, and never made anew: ClusterError as `held.require_there`.
+    """
     path = Path(path)
-    missing = []
+    held.require_there(path)
+    missing: list[Path] = []
     while not path.exists() and path != path.parent:
+        if held.keep_from_making(path):
+            continue
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):
@@ -49,6 +56,8 @@ def make_folder(path: str | Path) -> Path:
 def open_private(path: str | Path, mode: str, *, follow: bool = True, **options: Any) -> IO[Any]:
     """`open` for writing (`w`, `a`, `x`), of a file that only its owner, or the group of a shared folder, can read.
 
+    In a folder that is held it waits while that is away.
+
     Args:
         path: of the file; one of ours that is open to more than that is closed.
         mode: as of `open`.
@@ -57,7 +66,9 @@ def open_private(path: str | Path, mode: str, *, follow: bool = True, **options:
 
     Raises:
         ConfigError: `follow` is False, and it is a link or another user's.
+        ClusterError: as `held.require_there`.
     """
+    held.require_there(path)
     return open(path, mode, opener=_opener(follow=follow), **options)
 
 

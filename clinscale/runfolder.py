@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from clinscale import held
 from clinscale.config import differences
 from clinscale.errors import ChangedDataError, ClusterError, ConfigError
 from clinscale.permissions import open_private
@@ -93,41 +94,43 @@ def _write_first(known: Path, recipe: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[Callable[..., None]]:
+def sole_writer(folder: Path, *, patience_s: float = held.PATIENCE_S) -> Iterator[Callable[..., None]]:
     """Hold a run's folder, that of `claim_run_folder`, while the block runs; the system lets go of it when we die.
 
-    Yields `check_in_place` for it, which raises when the folder is no longer the one that is held.
+    Yields `check_in_place` for it, which raises when the folder is no longer the one that is held. While the folder is
+    away, writers wait for `patience_s` as `held` says.
 
     Raises:
         ClusterError: another process, or another part of this one, holds it.
     """
+    what = f"{folder.parent.name} run {folder.name}"
     with open_private(folder / _LOCK_FILE, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ClusterError(
-                f"{folder.parent.name} run {folder.name} is being run by another process, in {folder}; wait for it to "
-                "end, or use another name"
+                f"{what} is being run by another process, in {folder}; wait for it to end, or use another name"
             ) from None
         except OSError:  # a file system without locks
             pass
-        still_held = functools.partial(check_in_place, file, f"{folder.parent.name} run {folder.name}")
-        still_held()
-        yield still_held
+        with held.hold(folder, what, patience_s=patience_s):
+            still_held = functools.partial(check_in_place, file, what)
+            still_held()
+            yield still_held
 
 
 def check_in_place(file: IO[Any], what: str, *, may_be_away: bool = False) -> None:
     """Raise ClusterError unless the open `file` still is the one of its name, by which all others find it.
 
     A home that was deleted, or put back from a backup, while `what` ran: what is written to the file is lost, its lock
-    keeps nobody out, and other files are of another time. `may_be_away` lets a name pass under which there is no file:
-    a folder that is mounted again in a minute.
+    keeps nobody out, and other files are of another time. A folder that is away, and held, is waited for, unless
+    `may_be_away`: then it passes.
     """
-    try:
+    if may_be_away and held.is_away(file.name):
+        return
+    held.wait_while_away(file.name)
+    with contextlib.suppress(OSError):
         if os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):  # noqa: PTH116
-            return
-    except FileNotFoundError:
-        if may_be_away:
             return
     raise ClusterError(
         f"{what} ends, as {file.name} was deleted or replaced while it ran; nothing more is written there. Put back "

@@ -1,5 +1,6 @@
 """One name stands for one recipe."""
 
+import shutil
 import subprocess
 import sys
 
@@ -78,11 +79,12 @@ def test_a_folder_that_was_replaced_is_no_longer_held(tmp_path):
     folder = claim_run_folder(tmp_path, "pretrain", "lf", {"a": 1})
     with sole_writer(folder) as still_held:
         still_held()
-        folder.rename(tmp_path / "yesterday")
-        claim_run_folder(tmp_path, "pretrain", "lf", {"a": 1})
+        shutil.copytree(folder, tmp_path / "backup")
+        folder.rename(tmp_path / "aside")
+        (tmp_path / "backup").rename(folder)
         with pytest.raises(
             ClusterError, match=r"pretrain run lf ends, as .* was deleted or replaced while it ran"
         ):
             still_held()
-        with sole_writer(folder):
-            pass
+    with sole_writer(folder):
+        pass

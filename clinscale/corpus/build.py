@@ -56,6 +56,7 @@ from clinscale.corpus.tokenizing import train_tokenizer
 from clinscale.corpus.writer import SplitWriter, length_card, share_cut
 from clinscale.errors import ConfigError, DataError
 from clinscale.filters import Choice
+from clinscale.held import hold
 from clinscale.storage import (
     exists,
     files_in,
@@ -110,10 +111,11 @@ def build_shards(
         ConfigError: `out` holds a ShardSet of another recipe (names what differs).
         DataError: a source or the tokenizer cannot be read, no note is left to train on, or test documents leak while
             `leakage.action` is `refuse`.
-        CapacityError: `out` cannot be written; the same command goes on from there.
+        CapacityError: `out` cannot be written; the same command goes on from there. ClusterError: it is away for long.
     """
     try:
-        return _build(config, out, test_texts or {}, num_cpus, on_progress or (lambda _: None))
+        with contextlib.ExitStack() as held:
+            return _build(config, out, test_texts or {}, num_cpus, on_progress or (lambda _: None), held)
     except OSError as error:
         raise cannot_write(out, error) from None
 
@@ -124,6 +126,7 @@ def _build(
     test_texts: Mapping[str, Iterable[str]],
     num_cpus: int,
     on_progress: Callable[[int], None],
+    held: contextlib.ExitStack,
 ) -> ShardSet:
     _refuse_among_notes(out, config.sources)
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
@@ -134,6 +137,8 @@ def _build(
     if exists(join(out, MANIFEST)):
         return _existing(out, parts, recipe)
     _claim(out, parts, recipe)
+    if not is_remote(out):
+        held.enter_context(hold(wherever(out), f"the build of {out}"))
     share = config.tokenizer_bytes / max(1, sum(num_bytes for _, num_bytes in digests))
     with tempfile.TemporaryDirectory(prefix="clinscale-") as cache:
         done = 0

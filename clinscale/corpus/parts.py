@@ -13,11 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clinscale import held
 from clinscale.corpus.cleaning import CleaningConfig
 from clinscale.corpus.leakage import TestTexts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig, band_keys, signatures
@@ -266,6 +268,7 @@ def _blocks(unit: Unit, cleaning: CleaningConfig) -> Iterator[Block]:
 
 def part_names(folder: str) -> list[str]:
     """Names of the parts in `folder`, in the order of the notes."""
+    held.require_there(folder)  # one that is away looks like one without parts
     return [name for name in files_in(folder) if _PART.fullmatch(name)]
 
 
@@ -298,7 +301,12 @@ def _write(table: "pyarrow.Table", uri: str) -> None:
 
 @contextlib.contextmanager
 def _created(path: str) -> Iterator[IO[bytes]]:
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+    parts = Path(path).parent  # which the build has made
+    with (
+        held.hold(parts, f"the build of {parts.parent}"),
+        atomic_path(path) as temporary,
+        temporary.open("wb") as stream,
+    ):
         yield stream
 
 

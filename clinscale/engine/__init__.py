@@ -16,6 +16,7 @@ from clinscale.engine.checkpoints import (
     torn_checkpoints,
 )
 from clinscale.engine.hardware import Device, Hardware, Link, load_hardware
+from clinscale.engine.manifest import read_manifest
 from clinscale.engine.optim import OptimizerConfig
 from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
 from clinscale.engine.weights import consolidated_state, load_weights
@@ -56,6 +57,7 @@ __all__ = [
     "load_weights",
     "newest_checkpoint",
     "peak_flops",
+    "read_manifest",
     "seed_torch",
     "set_generator_states",
     "torn_checkpoints",

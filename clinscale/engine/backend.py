@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -258,9 +259,14 @@ class DeepSpeedEngine:
         return int(self._engine.lr_scheduler.last_epoch)
 
     def snapshot(self, snapshot: Snapshot, folder: Path) -> None:
-        """Copy what DeepSpeed would write for this rank below `folder`; every rank must call it."""
-        self._engine.checkpoint_engine = _snapshot_engine(snapshot)
-        self._engine.save_checkpoint(str(folder), tag=ENGINE_TAG, save_latest=False)
+        """Copy what DeepSpeed would write for this rank below `folder`, but write nothing; every rank must call it."""
+        with tempfile.TemporaryDirectory(prefix="clinscale-snapshot-") as scripts:  # of DeepSpeed's, for people
+
+            def add(content: Any, path: str) -> None:
+                snapshot.add(content, folder / Path(path).relative_to(scripts))
+
+            self._engine.checkpoint_engine = _snapshot_engine(add)
+            self._engine.save_checkpoint(scripts, tag=ENGINE_TAG, save_latest=False)
 
     def load(self, checkpoint: Path) -> None:
         """Restore what `snapshot` copied, at the same stage, precision and number of workers."""
@@ -327,8 +333,8 @@ def _no_update(*_: Any, **__: Any) -> None:
     """A step of an optimiser that changes nothing."""
 
 
-def _snapshot_engine(snapshot: Snapshot) -> Any:
-    """A checkpoint engine through which DeepSpeed hands its files to the snapshot."""
+def _snapshot_engine(add: Callable[[Any, str], None]) -> Any:
+    """A checkpoint engine through which DeepSpeed hands over the content and path of each of its files."""
     import torch
     from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 
@@ -337,7 +343,7 @@ def _snapshot_engine(snapshot: Snapshot) -> Any:
             pass
 
         def save(self, state_dict: Any, path: str) -> None:
-            snapshot.add(state_dict, path)
+            add(state_dict, path)
 
         def load(self, path: str, map_location: Any = None) -> Any:
             return torch.load(path, map_location=map_location, weights_only=False)

@@ -103,8 +103,6 @@ class CheckpointStore:
         group = "" if self._group is None else f".{self._group:x}"
         partial = self._folder / f".{_name(step)}{group}.partial"
         self._snapshot.clear()
-        with contextlib.suppress(OSError):  # the writer tries again, and says it
-            make_folder(partial)  # before DeepSpeed does, for everybody
         engine.snapshot(self._snapshot, partial)
         manifest = Manifest(
             step=step,
@@ -144,7 +142,7 @@ class CheckpointStore:
         step, fault, group = -1, None, 0
         if self._rank == 0:
             try:
-                make_folder(self._folder)
+                make_folder(self._folder)  # one that is away, and looks as if without checkpoints, is waited for
                 group = writers.take_over(self._folder)
                 _remove_unfinished(self._folder)
                 found = newest_checkpoint(self._folder, set_aside=True)

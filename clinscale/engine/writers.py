@@ -4,10 +4,12 @@ A node that is cut off from its cluster, but not from shared storage, keeps its 
 group may have begun in its place, and what the first one still had to write must not replace the other's work.
 """
 
+import json
 import secrets
 from pathlib import Path
 
-from clinscale.storage import read_json, write_json
+from clinscale import held
+from clinscale.storage import write_json
 
 _FILE = ".writers.json"
 
@@ -20,5 +22,6 @@ def take_over(folder: Path) -> int:
 
 
 def is_last(folder: Path, group: int) -> bool:
-    """Whether no other group has taken over since; OSError while the folder cannot be read."""
-    return bool(read_json(folder / _FILE)["group"] == group)
+    """Whether no other group has taken over since; OSError while the folder cannot be read, one that is away waits."""
+    held.require_there(folder)
+    return bool(json.loads((folder / _FILE).read_bytes())["group"] == group)

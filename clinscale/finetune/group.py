@@ -31,6 +31,7 @@ from clinscale.finetune.loop import (
     best_of,
     build_model,
 )
+from clinscale.held import hold
 from clinscale.permissions import make_folder
 from clinscale.runtime import WorkerContext, run_halving, run_workers
 from clinscale.storage import is_remote, read_json
@@ -135,11 +136,12 @@ class GroupTask:
 
 def finetune_worker(context: WorkerContext, work: GroupTask) -> None:
     """One rank, from the newest whole checkpoint if there is one."""
-    loop = _Rank(context, work, read_task(work.task, work.data, fingerprint=work.fingerprint))
-    try:
-        loop.run(context.log, work.until_epoch)
-    finally:  # what was saved before an error is worth as much as ever
-        loop.checkpoints.close()
+    with hold(work.folder.parent, "the fine-tuning"):
+        loop = _Rank(context, work, read_task(work.task, work.data, fingerprint=work.fingerprint))
+        try:
+            loop.run(context.log, work.until_epoch)
+        finally:  # what was saved before an error is worth as much as ever
+            loop.checkpoints.close()
 
 
 def _run(work: GroupTask, reports: "_EpochReports", on_event: Event | None) -> None:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from clinscale import held
 from clinscale.errors import ClinscaleError, DataError, exhausted_memory, reason_of
 from clinscale.hub import must_be_local
 from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, read_config, weight_files
@@ -144,8 +145,10 @@ def save_hf(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", fold
     make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        with held.pinned(temporary) as pinned:  # they would make it anew, with all above it
+            model.save_pretrained(pinned)
+            tokenizer.save_pretrained(pinned)
+        held.wait_while_away(folder)
         adopt(temporary)
         if folder.exists():
             shutil.rmtree(folder)

@@ -7,8 +7,9 @@ from typing import Any
 
 from clinscale import corpus, models, registry, runtime
 from clinscale.config import fingerprint, nearest
-from clinscale.engine import describe_precision, load_weights, newest_checkpoint
+from clinscale.engine import describe_precision, load_weights, newest_checkpoint, read_manifest
 from clinscale.errors import CapacityError, ConfigError, DataError, OutOfMemoryError
+from clinscale.permissions import make_folder
 from clinscale.pretrain.card import write_base_card
 from clinscale.pretrain.config import PretrainConfig, PretrainRecipe
 from clinscale.pretrain.memorisation import MEMORISATION_FILE, exposure_metrics, measure_exposures, p_value
@@ -70,7 +71,7 @@ def pretrain(
     shards = corpus.open_shards(config.recipe.shards)
     recipe = config.recipe.plain() | {"shards": shards.fingerprint}
     folder = claim_run_folder(home, "pretrain", config.name, recipe)
-    with sole_writer(folder) as still_held:
+    with sole_writer(folder, patience_s=config.runtime.storage_patience_s) as still_held:
         pretrained = config.recipe.model.pretrained or ""
         if base := models.model_fingerprint(pretrained):
             check_unchanged(folder, f"model {pretrained}", base)
@@ -172,7 +173,10 @@ def run_config(home: str | Path, name: str) -> Path:
 
 
 def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -> WorkerTask:
-    """Everything that follows from config and corpus: row length, number of steps, what memory is known to hold."""
+    """Everything that follows from config and corpus: row length, number of steps, what memory is known to hold.
+
+    The folder of the checkpoints is made here alone: a worker that does not find it waits until it is back.
+    """
     recipe = config.recipe
     tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
     if recipe.model.pretrained:
@@ -205,7 +209,7 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         shards_fingerprint=shards.fingerprint,
         row_tokens=row_tokens,
         total_steps=steps,
-        checkpoint_dir=str(folder / CHECKPOINTS),
+        checkpoint_dir=str(make_folder(folder / CHECKPOINTS)),
         micro_rows_per_gpu=config.runtime.micro_rows_per_gpu or (read_json(known) if known.exists() else None),
     )
 
@@ -263,8 +267,11 @@ def _check_tokenizer(pretrained: str, shards: corpus.ShardSet) -> None:
 def _export(task: WorkerTask, shards: corpus.ShardSet, folder: Path) -> None:
     """Consolidated weights into the HF model, and that to disk: tied heads and all, as `transformers` wants it."""
     checkpoint = newest_checkpoint(Path(task.checkpoint_dir))
-    if checkpoint is None:
-        raise DataError(f"run {task.config.name} has no whole checkpoint in {task.checkpoint_dir}; start it again")
+    if checkpoint is None or read_manifest(checkpoint).step != task.total_steps:
+        raise DataError(
+            f"run {task.config.name} has no whole checkpoint of its last step, {task.total_steps}, in "
+            f"{task.checkpoint_dir}; start it again: it goes on from the newest that is whole"
+        )
     tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
     model = build_model(task.config, tokenizer)
     load_weights(model, checkpoint)

@@ -15,6 +15,7 @@ import numpy as np
 from clinscale import corpus, models
 from clinscale.engine import CheckpointStore, DeepSpeedEngine, ThroughputMeter, peak_flops, seed_torch
 from clinscale.errors import DataError
+from clinscale.held import hold
 from clinscale.pretrain.config import PretrainConfig
 from clinscale.pretrain.guard import SpikeGuard
 
@@ -60,11 +61,13 @@ class Context(Protocol):
 
 def train_worker(context: Context, task: WorkerTask) -> None:
     """Train to `total_steps`, from the newest whole checkpoint if there is one; logs metrics, saves checkpoints."""
-    loop = _Loop(context, task)
-    try:
-        _steps(loop, context, task)
-    finally:  # what was saved before an error is worth as much as ever
-        loop.checkpoints.close()
+    config = task.config
+    with hold(task.checkpoint_dir, f"run {config.name}", patience_s=config.runtime.storage_patience_s):
+        loop = _Loop(context, task)
+        try:
+            _steps(loop, context, task)
+        finally:  # what was saved before an error is worth as much as ever
+            loop.checkpoints.close()
 
 
 def _steps(loop: "_Loop", context: Context, task: WorkerTask) -> None:

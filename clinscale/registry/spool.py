@@ -6,6 +6,7 @@ so a delivery that is repeated after a crash changes nothing.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import threading
@@ -15,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import ClinscaleError, RegistryError
+from clinscale import held
+from clinscale.errors import ClinscaleError, ClusterError, RegistryError
 from clinscale.patience import FIRST_PAUSE_S, Patience
 from clinscale.permissions import make_folder, open_private
 from clinscale.registry.tags import Tag
@@ -78,6 +80,9 @@ class Spool:
 
     def close(self) -> int:
         """Deliver what is left for at most `PATIENCE_S`; how many calls of `log` are still undelivered."""
+        with self._lock:
+            if self._unwritten:
+                self._append(b"")
         self._closed.set()
         with self._lock:
             self._lock.notify()
@@ -119,14 +124,17 @@ class Spool:
         self._size += len(line)
         self._unwritten += line
         try:
+            if held.is_away(self._path):  # training does not wait for it
+                raise FileNotFoundError(errno.ENOENT, "its folder is away")
             with open_private(self._path, "ab") as stream:
                 if stream.tell() > written:  # a full disk took half a line
                     stream.truncate(written)
                 stream.write(self._unwritten)
             self._unwritten, self._is_ill = b"", False
-        except OSError as error:
+        except (OSError, ClusterError) as error:
             if not self._is_ill:
-                log.warning("%s cannot be written (%s): metrics wait in memory alone", self._path, error.strerror)
+                reason = error.strerror if isinstance(error, OSError) else "its folder is another one"
+                log.warning("%s cannot be written (%s): metrics wait in memory alone", self._path, reason)
             self._is_ill = True
 
     def _deliver_all(self) -> None:
@@ -157,8 +165,8 @@ class Spool:
                 for _ in batch:
                     self._waiting.popleft()
                 written = self._size - len(self._unwritten)
-            if batch:
-                with contextlib.suppress(OSError):  # delivered twice is delivered once
+            if batch and not held.is_away(self._mark):
+                with contextlib.suppress(OSError, ClinscaleError):  # delivered twice is delivered once
                     write_json(self._mark, {"run_id": self._run_id, "bytes": min(batch[-1][0], written)})
 
     def _pause(self, pause_s: float) -> None:

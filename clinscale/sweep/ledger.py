@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from clinscale.errors import CapacityError, ClusterError, ConfigError, DataError
+from clinscale.held import hold
 from clinscale.permissions import make_folder, open_private
 from clinscale.runfolder import check_in_place
 from clinscale.sweep.events import (
@@ -180,6 +181,7 @@ class Ledger:
         self._trials: dict[tuple[int, int], Trial] = {}
         self._closed: dict[int, Closed] = {}
         self._file: Any = None
+        self._held = contextlib.ExitStack()
         if path is None:
             return
         make_folder(path.parent)
@@ -194,11 +196,13 @@ class Ledger:
             ) from None
         except OSError:  # a file system without locks
             pass
+        self._held.enter_context(hold(path.parent, f"sweep {path.parent.name}"))
         self.check_in_place()
         self._replay(path)
 
     def close(self) -> None:
         """Let another process write."""
+        self._held.close()
         if self._file:
             self._file.close()
             self._file = None

@@ -17,6 +17,7 @@ from clinscale.errors import (
     exhausted_memory,
 )
 from clinscale.finetune import FinetuneRecipe, Looks, finetune, finetune_on_workers
+from clinscale.held import hold
 from clinscale.runtime import halved, waiting, watched
 from clinscale.sweep.config import SweepRuntime
 from clinscale.sweep.events import Reason
@@ -119,7 +120,8 @@ def run_segment(report: Report, segment: Segment, *, specs: tuple[TrialSpec, ...
     alone = spec.runtime.workers_per_trial == 1
     watch = watched(spec.runtime.stall_timeout_s) if alone else contextlib.nullcontext()
     try:
-        with watch:
+        # of the sweep, which its driver has made
+        with watch, hold(spec.folder.parent, f"trial {segment.trial}"):
             _limit_memory(limit_gb)
             _train(spec, segment, on_epoch)
         return

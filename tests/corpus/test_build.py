@@ -1,8 +1,11 @@
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
 
+from clinscale import held
 from clinscale.corpus import (
     CleaningConfig,
     CorpusConfig,
@@ -231,6 +234,33 @@ def test_files_that_are_put_beside_a_running_build_stay(tmp_path):
     build_shards(config_of(NOTES, tmp_path / "n.jsonl"), str(tmp_path / "set"), on_progress=put)
     assert {path.name for path in (tmp_path / "set" / "parts").iterdir()} == {"a.txt"}
     assert (tmp_path / "set" / "other.tokens").read_text() == "mine"
+
+
+def test_a_build_whose_folder_goes_away_waits_for_it_and_writes_nothing_in_its_place(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(held, "_RETRY_S", 0.001)
+    monkeypatch.setattr(parts, "_BLOCK_CHARACTERS", 500)
+    config, out = config_of(NOTES, tmp_path / "n.jsonl"), tmp_path / "set"
+    left, back = [], []
+
+    def come_back():
+        while "waits for its folder" not in caplog.text:
+            time.sleep(0)
+        out.rmdir()  # nothing was written there
+        (tmp_path / "server").rename(out)
+        back.append(True)
+
+    def leave(done):
+        if not left:
+            left.append(True)
+            out.rename(tmp_path / "server")
+            out.mkdir()  # the mount point
+            threading.Thread(target=come_back, daemon=True).start()
+
+    shards = build_shards(config, str(out), on_progress=leave)
+    assert back
+    assert shards.fingerprint == build_shards(config, str(tmp_path / "undisturbed")).fingerprint
 
 
 def test_parts_go_when_a_build_was_killed_before_it_could_remove_them(tmp_path, monkeypatch):

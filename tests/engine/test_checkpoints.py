@@ -7,11 +7,13 @@ import os
 import pickle
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from clinscale import held
 from clinscale.engine import CheckpointStore, RetentionConfig, consolidated_state, newest_checkpoint, run_key
 from clinscale.engine.manifest import MANIFEST, Manifest
 from clinscale.engine.snapshot import write_files
@@ -325,6 +327,24 @@ def test_a_folder_that_cannot_be_written_is_named_and_the_last_checkpoint_stays(
         CapacityError, match=r"checkpoints cannot be used: .*goes on from the last whole checkpoint"
     ):
         steps_after(folder, [(2, None)])
+    assert newest_checkpoint(folder).name == "step-00000001"
+
+
+def test_a_checkpoint_whose_folder_is_away_is_written_when_it_is_back(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(held, "_RETRY_S", 0.001)
+    run, server = tmp_path / "run", tmp_path / "server"
+    folder = run / "checkpoints"
+    folder.mkdir(parents=True)
+    with held.hold(folder, "run base"):
+        store = CheckpointStore(folder, rank=0, world_size=1, patience_s=0)
+        run.rename(server)
+        run.mkdir()  # the mount point
+        store.save(Weights(), 1, {"step": 1})  # and training goes on
+        while "run base waits for its folder" not in caplog.text:
+            time.sleep(0)
+        run.rmdir()  # nothing was written there
+        server.rename(run)
+        store.close()
     assert newest_checkpoint(folder).name == "step-00000001"
 
 

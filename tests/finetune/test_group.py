@@ -20,6 +20,7 @@ from clinscale.finetune import (
     group,
     run_finetune,
 )
+from clinscale.permissions import make_folder
 from clinscale.predict import load_predictor
 from clinscale.storage import write_json
 from clinscale.tasks import load_task, read_task
@@ -124,7 +125,7 @@ def first_epochs(base_models, demo_data, tmp_path_factory, fork_workers):
             data=str(demo_data),
             fingerprint=None,
             folder=folder / task / "hf",
-            state=folder / task / "state.group",
+            state=make_folder(folder / task / "state.group"),
             runtime=two_workers(stage),
             micro_batch_size=4 if task == "demo_pairs" else 2,
             until_epoch=1,

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from clinscale import registry
+from clinscale import held, registry
 from clinscale.registry import Tag, process, runs
 
 
@@ -95,7 +95,7 @@ def test_a_line_that_a_killed_process_had_begun_is_cut_off(tracking, tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from clinscale import registry
+from clinscale import held, registry
 path = Path(sys.argv[2])
 spool = registry.spool.Spool(registry.Tracking("http://127.0.0.1:1", None), sys.argv[1], path)
 spool.log({"train/loss": 1.0}, 1)
@@ -126,6 +126,23 @@ def test_what_only_memory_held_does_not_count_as_delivered_of_the_file(tracking,
         run.log({"train/loss": 2.0}, step=2)
     assert points(tracking, run) == [(1, 1.0), (2, 2.0)]
     assert json.loads((tmp_path / "metrics.jsonl.delivered").read_text())["bytes"] == aside.stat().st_size
+
+
+def test_metrics_of_a_folder_that_is_away_wait_in_memory_and_are_written_there_at_the_end(tracking, tmp_path):
+    folder, server = tmp_path / "run", tmp_path / "server"
+    folder.mkdir()
+    with held.hold(folder, "the run"):
+        with start(tracking, folder / "metrics.jsonl") as run:
+            run.log({"train/loss": 1.0}, step=1)
+            while not (folder / "metrics.jsonl.delivered").exists():
+                time.sleep(0)
+            folder.rename(server)
+            folder.mkdir()  # the mount point
+            assert run.log({"train/loss": 2.0}, step=2)
+            folder.rmdir()  # nothing was written there
+            server.rename(folder)
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert points(tracking, run) == [(1, 1.0), (2, 2.0)]
 
 
 def test_a_step_that_mlflow_has_and_the_file_lost_is_not_stored_twice(tracking, tmp_path):
@@ -164,7 +181,7 @@ def test_many_metrics_are_delivered_in_pieces(tracking, tmp_path):
 DRIVER = """
 import sys, time
 from pathlib import Path
-from clinscale import registry
+from clinscale import held, registry
 from clinscale.registry.spool import Spool
 Spool._deliver = lambda self, entries: time.sleep(3600)  # a server that takes for ever
 tracking = registry.connect(sys.argv[1])

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clinscale.bench.faults.loss import check
+
 SLOW_BYTES_PER_S = 10**6
 """Speed of a slow disk's writes."""
 
 _FILLER = "filler"
+_SERVER_BYTES = 256 * 2**20
 _SPEEDS = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
 _PROGRAMS = ("mount", "losetup", "mkfs.ext4")
 
@@ -67,6 +70,42 @@ def disk(path: Path, *, size_bytes: int) -> Iterator[Disk]:
     finally:
         # lazily: a database that is open in this process would keep it busy
         subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@dataclass(frozen=True)
+class SharedFolder:
+    """A folder that is mounted, as one of a file server is, and that may go away and come back."""
+
+    path: Path
+    _server: Path
+
+    def leave(self) -> None:
+        """Unmount it: files that are open stay so, and under its name is an empty folder."""
+        subprocess.run(["umount", "--lazy", str(self.path)], check=True)
+
+    def come_back(self) -> None:
+        """Mount it again, as it was left."""
+        _mount("--bind", str(self._server), str(self.path))
+
+
+@contextlib.contextmanager
+def shared_folder(path: Path) -> Iterator[SharedFolder]:
+    """Mount an empty folder at `path`; when it is unmounted, no file may lie under its name.
+
+    Raises:
+        LossError: a file was written there while it was away.
+    """
+    with disk(path.with_name(f"{path.name}-server"), size_bytes=_SERVER_BYTES) as server:
+        path.mkdir()
+        place = SharedFolder(path, server.path)
+        place.come_back()
+        try:
+            yield place
+        finally:
+            while path.is_mount():
+                place.leave()
+    written = sorted(str(one.relative_to(path)) for one in path.rglob("*") if one.is_file())
+    check(not written, f"while it was away, this was written in its place: {', '.join(written[:3])}")
 
 
 def _mount(*arguments: str) -> None:

@@ -1,12 +1,15 @@
 """The injector is honest: a try that loses something is told as lost, and a seed repeats it. The faults themselves."""
 
+import contextlib
 import random
 import signal
 
 import pytest
 
+from clinscale import held
 from clinscale.bench import faults
 from clinscale.bench.faults import disks, run
+from clinscale.bench.faults.loss import LossError
 from clinscale.errors import ConfigError, DataError
 
 
@@ -134,6 +137,27 @@ def test_a_slow_disk_is_its_own_and_slow_until_it_is_given_back(tmp_path):
         assert place.is_mount()
     assert speeds.read_text() == before
     assert not [*(tmp_path / "disk").iterdir()]
+
+
+@pytest.mark.skipif(disks.why_no_disk() is not None, reason=str(disks.why_no_disk()))
+def test_a_shared_folder_comes_back_as_it_was_and_what_is_written_in_its_place_is_damage(tmp_path):
+    with contextlib.ExitStack() as mounted:
+        place = mounted.enter_context(disks.shared_folder(tmp_path / "shared"))
+        run = place.path / "run"
+        run.mkdir()
+        with held.hold(run, "the run"):
+            place.leave()
+            assert held.is_away(run / "file")
+            place.come_back()
+            assert not held.is_away(run / "file")
+        (run / "before").write_text("before")
+        place.leave()
+        run.mkdir()
+        (run / "file").write_text("file")
+        place.come_back()
+        assert [path.name for path in run.iterdir()] == ["before"]
+        with pytest.raises(LossError, match=r"this was written in its place: run/file$"):
+            mounted.close()
 
 
 @pytest.mark.skipif(disks.why_no_disk() is not None, reason=str(disks.why_no_disk()))
