@@ -330,6 +330,14 @@ def test_the_header_of_a_file_that_was_joined_is_no_row(tmp_path):
         ("repeats the header", "row 2"),
         ("repeats the header", "row 4"),
     ]
+    header, row = {"text": "text", "label": "label"}, {"text": "a", "label": "text"}
+    for name, content in [
+        ("n.jsonl", "".join(json.dumps(one) + "\n" for one in (row, header))),
+        ("n.parquet", parquet_bytes(tmp_path, [row, header])),
+        ("n.xlsx", workbook(tmp_path, {"s": [[*header], [*row.values()], [*header]]})),
+    ]:
+        rows, faults = read(tmp_path, name, content)
+        assert (rows, len(faults)) == ([row], 1)
 
 
 LITERAL = 'text\tlabel\nnote 0\ta\n"soft abdomen\tb\nnote 2\ta\nno pain"\tb\nnote 4\ta\n'

@@ -35,9 +35,6 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
                 if not row:
                     continue  # a blank line
                 number += 1
-                if row[-1].strip() == names[-1] and _is_header(row, names):
-                    on_bad_row("repeats the header, as where files are joined; take it out", f"{uri} row {number}")
-                    continue
                 if len(row) != width:
                     on_bad_row(_misfit(row, width, over_lines=line - begins > 1), f"{uri} row {number}")
                     continue
@@ -54,11 +51,6 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
         except csv.Error as error:
             hint = "set quoting: none where quotation marks are part of the text"
             raise DataError(f"{uri} row {number + 1} is malformed: {error}; fix it, or {hint}") from None
-
-
-def _is_header(row: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether a row is that of the names, behind the byte-order mark of its file perhaps."""
-    return [name.strip() for name in (row[0].removeprefix("\ufeff"), *row[1:])] == [name.strip() for name in names]
 
 
 def _misfit(row: Sequence[str], width: int, *, over_lines: bool) -> str:

@@ -1,6 +1,6 @@
 """Reader of the rows of every format."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from clinscale.errors import DataError
 from clinscale.records.columnar import read_arrow, read_parquet
@@ -58,7 +58,7 @@ def read_records(
         num_bad += 1
         on_bad_row(fault, place)
 
-    records = _READERS[suffix](uri, columns, table, count_bad)
+    records = _without_headers(_READERS[suffix](uri, columns, table, count_bad), count_bad)
     first = next(records, None)
     if first is None:
         if num_bad:
@@ -73,3 +73,15 @@ def read_records(
         unseen = [column for column in unseen if not record.holds(column)]
         yield record
     yield from records
+
+
+def _without_headers(records: Iterable[Record], on_bad_row: OnBadRow) -> Iterator[Record]:
+    """The rows without one that repeats the names of its columns, behind the byte-order mark of its file perhaps."""
+    for record in records:
+        fields = record.fields.items()
+        if fields and all(
+            isinstance(value, str) and value.strip("\ufeff \t") == name.strip() for name, value in fields
+        ):
+            on_bad_row("repeats the header, as where files are joined; take it out", record.place)
+        else:
+            yield record
