@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,8 @@ _SILENT_S = 15.0
 _MOVING_FILES = ("log_artifact", "log_artifacts", "log_model_artifacts", "log_text", "download_artifacts")
 _AWAY = (408, 429, 500, 502, 503, 504)
 _RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_USERS = "CLINSCALE_USERS_MLFLOW_SETTINGS"
+"""The user's settings, as JSON, while ours are set: a process that begins meanwhile inherits ours and must know."""
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +148,16 @@ def why_away(error: BaseException | None) -> str | None:
     return None
 
 
+def _take_back(environment: MutableMapping[str, str]) -> None:
+    """Take out what a process that had such settings for the time of a call handed on to one that began then."""
+    if users := environment.pop(_USERS, ""):
+        for name in (_RETRIES, _TIMEOUT):
+            environment.pop(name, None)
+        environment.update(json.loads(users))
+
+
+_take_back(os.environ)
+
 _lock = threading.Lock()
 _wanted: dict[object, dict[str, str]] = {}
 _of_user: dict[str, str] = {}
@@ -189,7 +201,9 @@ def _set() -> None:
     now = latest | _of_user
     if latest.get(_RETRIES) == "0":
         now[_RETRIES] = "0"
-    for name in (_RETRIES, _TIMEOUT):
+    if latest:
+        now[_USERS] = json.dumps(_of_user)
+    for name in (_RETRIES, _TIMEOUT, _USERS):
         os.environ.pop(name, None)
         if name in now:
             os.environ[name] = now[name]

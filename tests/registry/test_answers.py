@@ -3,6 +3,8 @@
 import contextlib
 import http.server
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -80,6 +82,12 @@ def test_users_who_set_mlflows_retries_get_those_instead(monkeypatch, caplog):
         registry.connect(uri, patience_s=60)
     assert not caplog.records
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+
+
+def test_a_process_that_begins_within_a_call_has_the_users_settings(monkeypatch):
+    monkeypatch.setenv(SETTINGS[1], "7")
+    code = f"import os; from clinscale.registry import answers; print([os.environ.get(one) for one in {SETTINGS}])"
+    assert answers.answered("place", subprocess.check_output, [sys.executable, "-c", code]) == b"[None, '7']\n"
 
 
 def test_a_patient_call_beside_an_impatient_one_leaves_no_setting_behind():
