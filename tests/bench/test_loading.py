@@ -68,7 +68,7 @@ def test_a_reader_that_loses_gold_is_never_timed(name, monkeypatch):
 @pytest.mark.usefixtures("no_stream")
 def test_public_data_are_read_where_they_are_and_counted_unpacked(tmp_path):
     (tmp_path / "mtsamples").mkdir()
-    table = b"note_id,transcription\n1,Invented text.\n" * 50
+    table = b"note_id,transcription\n" + b"1,Invented text.\n" * 50
     (tmp_path / "mtsamples" / "mtsamples.csv.gz").write_bytes(gzip.compress(table))
     record = bench.bench_loading(**TINY, data=str(tmp_path), formats=["csv", "parquet", "jsonl"])
     read = {name: found["data"] for name, found in record.details.items()}

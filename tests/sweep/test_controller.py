@@ -171,7 +171,7 @@ def test_a_segment_whose_host_had_too_little_memory_begins_again_with_half_the_m
     "error",
     [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")],
 )
-def test_memory_that_gives_out_between_steps_is_no_error_of_the_setting(error, monkeypatch):
+def test_memory_that_gives_out_between_steps_is_no_error_of_the_setting(error, monkeypatch, tmp_path):
     """As in an evaluation, or while the model is loaded."""
 
     def fail(*_):
@@ -180,7 +180,7 @@ def test_memory_that_gives_out_between_steps_is_no_error_of_the_setting(error, m
     monkeypatch.setattr(trials, "_train", fail)
     settings = SweepRuntime(cpus_per_trial=torch.get_num_threads())
     space = SearchSpace.parse({"parameters": PARAMETERS}, source="test")
-    spec = SimpleNamespace(task=load_task("demo_pairs"), runtime=settings, space=space)
+    spec = SimpleNamespace(task=load_task("demo_pairs"), runtime=settings, space=space, folder=tmp_path / "sweep")
     ledger = Ledger()
     asked = controller(ledger)
     for _ in range(1 + settings.max_failures):
