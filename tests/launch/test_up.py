@@ -257,7 +257,10 @@ def test_a_sweep_that_loses_a_node_ends_as_its_fine_tunings_alone(running, input
     with forked_ray.without_forks():
         handed_in = running.submit("--detach", "--no-preflight", "--", *command)
         job = re.search(r"job (tune-\w+) is handed in", handed_in.stderr)[1]
-        wait_for(lambda: trial_is_on(running.hosts.worker))
+        try:
+            wait_for(lambda: trial_is_on(running.hosts.worker))
+        except AssertionError:
+            pytest.fail(f"no trial came to the worker: {running.submit('--logs', job).stdout[-4000:]}")
     running.lose_the_worker()  # before that trial can be over
     ended = running.submit("--logs", job)
     assert ended.returncode == 0, ended.stderr[-4000:]
