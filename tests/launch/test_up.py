@@ -254,6 +254,8 @@ def test_a_sweep_that_loses_a_node_ends_as_its_fine_tunings_alone(running, input
     command += ["--model", inputs / "longformer", "recipe.scheduler=none", "recipe.sampler=random"]
     command += ["recipe.budget.trials=2", "recipe.confirm_seeds=1", "--name", "lost"]
     ledger = home / "sweep" / "lost" / "ledger.jsonl"
+    # an earlier test lost the worker, and two trials would have room on the head, one after the other
+    wait_for(lambda: running.nodes() == {running.hosts.head.address, running.hosts.worker.address})
     with forked_ray.without_forks():
         handed_in = running.submit("--detach", "--no-preflight", "--", *command)
         job = re.search(r"job (tune-\w+) is handed in", handed_in.stderr)[1]
