@@ -120,9 +120,8 @@ def read_bytes(uri: str | Path) -> bytes:
 
 
 def _opened(uri: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-    compression = (
-        "gzip" if uri.lower().endswith(".gz") else None
-    )  # what else fsspec knows, names hide the format of
+    # the other programs that fsspec knows hide the format of what they packed behind their names
+    compression = "gzip" if uri.lower().endswith(".gz") else None
     local = None if is_remote(uri) else os.path.expanduser(uri.removeprefix("file://"))  # noqa: PTH111
     if local is not None:
         mode = os.stat(local).st_mode  # noqa: PTH116  # before it is opened, which waits for a pipe's other end
