@@ -172,6 +172,7 @@ def _tune_people(found: "TunePlan") -> list[Any]:
     people: list[Any] = [_on_site(found), *([table("Trials", rows)] if rows else [])]
     if work := found.work:
         people.append(f"{work.trials} trials, {found.trials_at_once} at once: {_cost(found, work)}")
+    people += [f"{one.name}: {note}" for one in found.studies for note in one.notes]
     return people + [f"not planned: {name}: {why}" for name, why in found.failures.items()]
 
 

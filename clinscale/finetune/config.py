@@ -45,6 +45,14 @@ class FinetuneRecipe(Config):
     dropout: float | None = None
     """Hidden and attention dropout; None keeps the checkpoint's."""
 
+    # left out of `plain` where it is not set, so that runs from before there was any keep their fingerprint
+    attention_dropout: float | None = Field(default=None, ge=0, lt=1, exclude_if=lambda value: value is None)
+    """Dropout of attention probabilities alone; None is `dropout`, or the checkpoint's.
+
+    0 trains faster: FlexAttention, which makes a Longformer fast on a GPU, has none, and neither has PyTorch's fused
+    attention, which makes short encoders fast on a CPU.
+    """
+
     precision: Precision = "fp32"
     """Arithmetic of the forward and backward pass."""
 

@@ -300,6 +300,7 @@ def build_model(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime
         labels=kind.output_names(data.labels),
         problem_type=kind.problem_type(data.task),
         dropout=recipe.dropout,
+        attention_dropout=recipe.attention_dropout,
         seed=recipe.seed,
         attention=runtime.attention,
         unpad=True,

@@ -5,7 +5,7 @@ from typing import Self
 
 from clinscale import corpus
 from clinscale.errors import ConfigError, DataError
-from clinscale.models import pretrainable_family, shape_of
+from clinscale.models import shape_of
 from clinscale.plan.facts import ModelFacts
 from clinscale.pretrain import PretrainConfig
 
@@ -44,24 +44,14 @@ class Run:
             )
         on_gpu = config.runtime.gpus_per_worker > 0
         shape = shape_of(recipe.model, vocab_size=vocab_size)
-        family = pretrainable_family(shape.model_type)
-        _, of_attention = family.dropout_fields
-        attention_dropout = recipe.attention_dropout
-        if attention_dropout is None:
-            attention_dropout = max(getattr(shape, field, 0.0) for field in of_attention)
-        attention = config.runtime.attention
-        if on_gpu and attention == "exact" and family.drops_probabilities and attention_dropout:
-            attention = "hf"
-            notes.append(
-                f"attention dropout of {attention_dropout:g} leaves attention on GPUs to Hugging Face's code; "
-                "recipe.attention_dropout=0 uses the exact one, several times faster and smaller"
-            )
         model = ModelFacts.of(
             shape,
             has_global_tokens=recipe.has_global_tokens(shape.model_type),
-            attention=attention,
-            attention_dropout=attention_dropout,
+            attention=config.runtime.attention,
+            attention_dropout=recipe.attention_dropout,
+            on_gpu=on_gpu,
         )
+        notes += model.notes
         row_tokens = recipe.row_tokens or model.max_tokens
         if row_tokens > model.max_tokens:
             raise ConfigError(

@@ -63,6 +63,8 @@ class TrialPlan:
     device_seconds_per_epoch: float
     memory: Memory
     """Most memory that a worker of the trial holds."""
+    notes: tuple[str, ...]
+    """Sentences on what its model's settings cost."""
     train: Windows
     dev: Windows
 
@@ -81,6 +83,8 @@ class StudyPlan:
     """Memory of the setting that needs most."""
     fits: bool | None
     """None where the memory of a device is not known."""
+    notes: tuple[str, ...]
+    """Sentences on what its models' settings cost."""
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -227,6 +231,7 @@ def _study(
         epochs=expected_epochs(study.space.epochs, config.recipe.halving),
         memory=largest,
         fits=None if limit is None else largest.total <= limit,
+        notes=tuple(dict.fromkeys(note for one in settings for note in one.notes)),
     )
 
 
@@ -237,7 +242,7 @@ class _Trials:
         self, study: Study, site: Site, runtime: SweepRuntime, shape: "PretrainedConfig | None" = None
     ) -> None:
         self._study, self._site, self._runtime, self._shape = study, site, runtime, shape
-        self._facts: dict[str, ModelFacts] = {}
+        self._facts: dict[tuple[str, float | None], ModelFacts] = {}
         self._windows: dict[tuple[str, str], tuple[Windows, Windows]] = {}
 
     def plan(self, recipe: FinetuneRecipe) -> TrialPlan:
@@ -272,18 +277,25 @@ class _Trials:
         )
         # one worker keeps a whole GPU busy, however small the share that it asked for
         devices = workers * (max(1.0, runtime.gpus_per_trial) if on_gpu else runtime.cpus_per_trial)
-        return TrialPlan(device_seconds_per_epoch=epoch_s * devices, memory=memory, train=train, dev=dev)
+        seconds = epoch_s * devices
+        return TrialPlan(device_seconds_per_epoch=seconds, memory=memory, train=train, dev=dev, notes=model.notes)
 
     def _model(self, recipe: FinetuneRecipe) -> ModelFacts:
-        if recipe.model not in self._facts:
+        dropout = recipe.dropout if recipe.attention_dropout is None else recipe.attention_dropout
+        key = (recipe.model, dropout)
+        if key not in self._facts:
             try:
                 shape = self._shape or models.encoder_shape(recipe.model)
             except ConfigError as error:
                 raise _UnknownShapeError(str(error)) from None
-            self._facts[recipe.model] = ModelFacts.of(
-                shape, has_global_tokens=True, attention=self._runtime.attention
+            self._facts[key] = ModelFacts.of(
+                shape,
+                has_global_tokens=True,
+                attention=self._runtime.attention,
+                attention_dropout=dropout,
+                on_gpu=self._runtime.gpus_per_trial > 0,
             )
-        return self._facts[recipe.model]
+        return self._facts[key]
 
     def _read(self, recipe: FinetuneRecipe, model: ModelFacts) -> tuple[Windows, Windows]:
         data = self._study.data

@@ -19,6 +19,7 @@ from clinscale.finetune import (
     judge,
     run_finetune,
 )
+from clinscale.finetune.loop import build_model
 from clinscale.predict import as_pyfunc, load_predictor
 from clinscale.storage import sha256
 from clinscale.tasks import load_task, read_task
@@ -189,6 +190,16 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_the_step_stays(pairs, bas
     monkeypatch.setattr(TorchEngine, "forward", of_none)
     with pytest.raises(OutOfMemoryError, match="one window of 256 tokens does not fit into GPU memory"):
         finetune(recipe(base_models["longformer"]), data, tmp_path / "hf")
+
+
+def test_attention_has_a_dropout_of_its_own(pairs, base_models):
+    whole, apart = (
+        build_model(recipe(base_models["longformer"], dropout=0.2, **changes), pairs[0], FinetuneRuntime()).config
+        for changes in ({}, {"attention_dropout": 0})
+    )
+    assert (whole.hidden_dropout_prob, whole.attention_probs_dropout_prob) == (0.2, 0.2)
+    assert (apart.hidden_dropout_prob, apart.attention_probs_dropout_prob) == (0.2, 0)
+    assert "attention_dropout" not in recipe(base_models["longformer"]).plain()
 
 
 def test_early_stopping_ends_after_patience(pairs, base_models, tmp_path):

@@ -21,8 +21,8 @@ from clinscale.tokenizers import load_tokenizer
 def sweep(demo_data, base_models, tracking, tmp_path):
     """Makes a sweep with its inputs."""
 
-    def make(*overrides, model=base_models["longformer"], task="demo_entities"):
-        study = {"name": "s", "task": task, "data": str(demo_data), "models": [str(model)]}
+    def make(*overrides, model=base_models["longformer"], task="demo_entities", **fields):
+        study = {"name": "s", "task": task, "data": str(demo_data), "models": [str(model)], **fields}
         config = SweepConfig.load(None, overrides, base={"name": "x", "recipe": {"studies": [study]}})
         return config, read_inputs(config, tracking=tracking, home=tmp_path, loads_weights=False)
 
@@ -102,3 +102,14 @@ def test_too_few_devices_for_one_trial_are_refused(sweep):
     config, inputs = sweep("runtime.gpus_per_trial=1", "runtime.workers_per_trial=4")
     with pytest.raises(ConfigError, match="a trial needs 4 devices, got 2"):
         plan_tune(config, inputs, gpu(), devices=2)
+
+
+def test_attention_dropout_leaves_a_longformer_on_a_gpu_to_slower_code_and_the_plan_says_so(sweep):
+    def planned(**fields):
+        config, inputs = sweep("runtime.gpus_per_trial=1", **fields)
+        return plan_tune(config, inputs, gpu(), devices=1).studies[0]
+
+    usual, exact = planned(fixed={"dropout": 0.1}), planned(fixed={"dropout": 0.1, "attention_dropout": 0})
+    assert "attention_dropout: 0" in usual.notes[0]
+    assert not exact.notes
+    assert exact.memory.total < usual.memory.total
