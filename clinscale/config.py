@@ -18,16 +18,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from clinscale.errors import ConfigError
-from clinscale.strict_yaml import parse_scalar, read_yaml, shown_name
+from clinscale.strict_yaml import is_number, parse_scalar, read_yaml, shown_name
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed that NumPy, torch and Optuna all take."""
 
+
+def check_last_seed(first: int, count: int, *, of: str) -> None:
+    """ConfigError where the last of `count` seeds, which the key `of` asks for, is none that all libraries take."""
+    if first + count > 2**32:
+        raise ConfigError(
+            f"recipe.seed={first} and {of}={count} make seeds up to {first + count - 1}, and the last one is "
+            f"{2**32 - 1}; lower recipe.seed"
+        )
+
+
 _NO_NUMBER = PydanticCustomError("number", "Input should be a number, and neither true nor false")
+_NO_DIGITS = PydanticCustomError("digits", "Input should be a number as JSON writes one, such as 10 or 1e-4")
 
 
 class Config(BaseModel):
-    """A frozen config; an unknown key is an error that names the nearest known one."""
+    """A frozen config; an unknown key is an error that names the nearest known one.
+
+    Text is a number where YAML 1.2 has it for one: `010`, which is eight to some readers, and `1_000` are refused.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -48,8 +62,8 @@ class Config(BaseModel):
             given = values.get(name)
             if isinstance(given, Mapping) and isinstance(field.default, Config):
                 meant[name] = merge(field.default.model_dump(exclude_unset=True), given)
-            elif _has_truth_values(given) and _is_number(field.annotation):
-                odd.append(InitErrorDetails(type=_NO_NUMBER, loc=(name,), input=given))
+            elif (fault := _fault_of_number(given)) and _is_number(field.annotation):
+                odd.append(InitErrorDetails(type=fault, loc=(name,), input=given))
         if odd:
             raise ValidationError.from_exception_data(cls.__name__, odd)
         return meant
@@ -73,11 +87,19 @@ class Config(BaseModel):
         """Read YAML at `path` over the plain values of `base`, apply `key.path=value` overrides, validate.
 
         Raises:
-            ConfigError: the file is missing or not YAML, a key is unknown, or a value breaks its rule.
+            ConfigError: the file is missing or not YAML, a key is unknown, a value breaks its rule, or two overrides
+                give one key different values.
         """
         values = merge(base or {}, read_yaml(path) if path is not None else {})
+        given: dict[str, Any] = {}
         for override in overrides:
-            values = merge(values, _parse_override(override))
+            changes = _parse_override(override)
+            for key, value in flatten(changes):
+                if given.setdefault(key, value) != value:
+                    raise ConfigError(
+                        f"override {shown_name(key)} is given twice with different values; leave one of them out"
+                    )
+            values = merge(values, changes)
         return cls.parse(values, source=str(path) if path is not None else "options")
 
     @classmethod
@@ -242,14 +264,20 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(inner)
 
 
-def _has_truth_values(given: Any) -> bool:
-    return any(isinstance(one, bool) for one in (given if isinstance(given, list | tuple) else [given]))
+def _fault_of_number(given: Any) -> PydanticCustomError | None:
+    """The reason why `given` is no number, or holds what is none, where pydantic would make one of it."""
+    for one in given if isinstance(given, list | tuple) else [given]:
+        if isinstance(one, bool):
+            return _NO_NUMBER
+        if isinstance(one, str) and any(mark.isdigit() for mark in one) and not is_number(one):
+            return _NO_DIGITS
+    return None
 
 
 def _is_number(annotation: Any) -> bool:
-    """Whether a field holds numbers and no truth values, which pydantic would read as 1 and 0."""
+    """Whether a field holds numbers alone, and neither truth values, which pydantic would read as 1 and 0, nor text."""
     types = set(_types_in(annotation))
-    return not types.isdisjoint({int, float}) and bool not in types
+    return not types.isdisjoint({int, float}) and types.isdisjoint({bool, str})
 
 
 def _types_in(annotation: Any) -> Iterator[Any]:

@@ -65,18 +65,35 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
     return folder
 
 
-def check_unchanged(folder: Path, what: str, fingerprint: str) -> None:
-    """Record the fingerprint of `what`, an input of the run in `folder`, when it is first used.
+def check_unchanged(folder: Path, what: str, fingerprint: str, *, is_new: bool = False) -> None:
+    """Record the fingerprint of `what`, which the run in `folder` reads or has made, when it is first used.
+
+    One that `is_new`, as the run has just made it, takes the place of an earlier one.
 
     Raises:
         ChangedDataError: it was another one before: what is finished is not of this input.
     """
     known = folder / _INPUTS_FILE
     recorded = read_json_object(known) if known.exists() else {}
+    if is_new:
+        recorded.pop(what, None)
     before = recorded.setdefault(what, fingerprint)
     if before != fingerprint:
         raise ChangedDataError.of(what, before=before, now=fingerprint)
     write_json(known, recorded)
+
+
+def refuse_copy(config: Path) -> None:
+    """Raise ConfigError where the run whose `config` is this file has another name than the folder that holds it.
+
+    It was copied or renamed, and to go on with it by its folder's name would go on with the run that it was made from.
+    """
+    folder, name = config.parent, read_json_object(config).get("name")
+    if name != folder.name:
+        raise ConfigError(
+            f"{folder} holds {folder.parent.name} run {name}, which it was copied or renamed from; give the folder "
+            f"that name again, or begin {folder.name} anew with all options"
+        )
 
 
 def _write_first(known: Path, recipe: Mapping[str, Any]) -> None:

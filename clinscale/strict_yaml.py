@@ -119,6 +119,11 @@ def parse_scalar(text: str, source: str) -> Any:
     return found[0] if found else None
 
 
+def is_number(text: str) -> bool:
+    """Whether `text`, without blanks around it, is a number as YAML 1.2 and JSON write them."""
+    return bool(re.fullmatch(_NUMBER, text.strip()))
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """A safe loader that refuses repeated keys and names the line of whatever it cannot read."""
 
@@ -165,13 +170,13 @@ class _Strict(_Loader):
 
 
 _WHOLE = r"[-+]?(0|[1-9][0-9]*)"
+_NUMBER = rf"{_WHOLE}(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9]+([eE][-+]?[0-9]+)?"
 for _tag, _pattern, _first in (
     ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", _WHOLE, "-+0123456789"),
     (
         "float",
-        rf"{_WHOLE}(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9]+([eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        rf"{_NUMBER}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
         "-+.0123456789",
     ),
 ):

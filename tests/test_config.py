@@ -91,6 +91,11 @@ def test_a_part_of_a_section_leaves_the_rest_as_this_configs_default_has_it(tmp_
         ("name: x", ["inner.rate=false"], ["inner.rate", "a number, and neither true nor false"]),
         ("name: 7", [], ["name", "quote it: '7'"]),
         ('name: "a\\0b"', [], ["name", "NUL"]),
+        ("name: x\nseed: 010", [], ["seed", "a number as JSON writes one", "'010'"]),
+        ('name: x\nseed: "1_000"', [], ["seed", "a number as JSON writes one"]),
+        ("name: x\ninner: {rate: 1:30}", [], ["inner.rate", "a number as JSON writes one"]),
+        ("name: x", ["seed=1", "seed=2"], ["override seed is given twice"]),
+        ("name: x", ["inner={rate: 1}", "inner.rate=2"], ["override inner.rate is given twice"]),
         ("name: x\nPatient fell: 1", [], ["(12 characters) is not a known key"]),
     ],
 )
@@ -99,6 +104,11 @@ def test_a_wrong_file_or_override_says_where_and_what_to_do(tmp_path, text, over
         Outer.load(written(tmp_path, text), overrides)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_number_in_quotes_and_an_override_given_twice_alike_are_what_they_say():
+    found = Outer.load(None, ["inner.rate='1e-4'", "seed=16", "seed=16"], base={"name": "x"})
+    assert (found.inner.rate, found.seed) == (1e-4, 16)
 
 
 def test_several_faults_are_told_at_once(tmp_path):

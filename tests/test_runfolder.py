@@ -8,7 +8,7 @@ import pytest
 
 from clinscale import runfolder
 from clinscale.errors import ChangedDataError, ClusterError, ConfigError
-from clinscale.runfolder import check_unchanged, claim_run_folder, sole_writer
+from clinscale.runfolder import check_unchanged, claim_run_folder, refuse_copy, sole_writer
 
 
 def test_the_same_recipe_returns_the_same_folder(tmp_path):
@@ -32,6 +32,15 @@ def test_an_input_that_is_another_one_by_now_is_refused(tmp_path):
     check_unchanged(tmp_path, "model a", "1")
     with pytest.raises(ChangedDataError, match=r"model a changed .*fingerprint 1 before, 3 now"):
         check_unchanged(tmp_path, "model a", "3")
+
+
+def test_a_run_that_was_copied_is_not_gone_on_with_under_the_copys_name(tmp_path):
+    config = claim_run_folder(tmp_path, "sweep", "a", {}) / "config.json"
+    config.write_text('{"name": "a"}')
+    refuse_copy(config)
+    shutil.copytree(config.parent, tmp_path / "sweep" / "b")
+    with pytest.raises(ConfigError, match=r"sweep/b holds sweep run a, which it was copied or renamed from"):
+        refuse_copy(tmp_path / "sweep" / "b" / "config.json")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a b", "a@b", "a:b", "a+b", "ä", "-a", "a\n"])

@@ -17,7 +17,7 @@ from clinscale.engine.checkpoints import (
 )
 from clinscale.engine.hardware import Device, Hardware, Link, load_hardware
 from clinscale.engine.manifest import read_manifest
-from clinscale.engine.optim import OptimizerConfig
+from clinscale.engine.optim import SMALLEST_FP32, OptimizerConfig
 from clinscale.engine.throughput import ThroughputMeter, datasheet_peak_flops, gemm_roof_flops, peak_flops
 from clinscale.engine.weights import consolidated_state, load_weights
 from clinscale.engine.zero import (
@@ -32,6 +32,7 @@ from clinscale.engine.zero import (
 
 __all__ = [
     "REDUCE_BUCKET_ELEMENTS",
+    "SMALLEST_FP32",
     "SMALL_ELEMENTS",
     "CheckpointStore",
     "DeepSpeedEngine",

@@ -13,6 +13,9 @@ from clinscale.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+SMALLEST_FP32 = 2**-126
+"""Least number that fp32 holds in full; weights would not move by less."""
+
 RUNNING_NUMBERS = ("k", "weight_sum", "lr_max", "scheduled_lr")
 """Numbers that Schedule-Free keeps by group, not by parameter: its updates so far, and the weights of its average."""
 
@@ -77,9 +80,10 @@ class OptimizerConfig(Config):
 
     def check(self) -> None:
         """Rates are positive and shares are shares."""
-        if not 0 < self.learning_rate < 1:
+        if not SMALLEST_FP32 <= self.learning_rate < 1:
             raise ConfigError(
-                f"optimizer.learning_rate must be between 0 and 1, got {self.learning_rate}; 3e-5 to 5e-4 are usual"
+                f"optimizer.learning_rate must be between 0 and 1 in fp32, got {self.learning_rate}; 3e-5 to 5e-4 are "
+                "usual"
             )
         if not 0 <= self.warmup_ratio < 1:
             raise ConfigError(
@@ -97,15 +101,15 @@ class OptimizerConfig(Config):
                 f"{self.warmup_steps} and {self.warmup_tokens} with {self.schedule_unit}; give warm-up in the "
                 "schedule's unit, or as warmup_ratio"
             )
-        if self.weight_decay < 0 or self.max_grad_norm <= 0:
+        if self.weight_decay < 0 or self.max_grad_norm < SMALLEST_FP32:
             raise ConfigError(
-                f"optimizer.weight_decay must be >= 0 and max_grad_norm > 0, got {self.weight_decay} and "
+                f"optimizer.weight_decay must be >= 0 and, in fp32, max_grad_norm > 0, got {self.weight_decay} and "
                 f"{self.max_grad_norm}; 0.01 and 1 are usual"
             )
-        if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
+        if not all(0 <= beta < 1 for beta in self.betas) or self.eps < SMALLEST_FP32:
             raise ConfigError(
-                f"optimizer.betas must be from 0 to below 1 and eps above 0, got {list(self.betas)} and {self.eps}; "
-                "[0.9, 0.999] and 1e-8 are usual"
+                f"optimizer.betas must be from 0 to below 1 and, in fp32, eps above 0, got {list(self.betas)} and "
+                f"{self.eps}; [0.9, 0.999] and 1e-8 are usual"
             )
         if self.name == "schedule_free" and self.schedule != "constant_with_warmup":
             raise ConfigError(
@@ -117,6 +121,37 @@ class OptimizerConfig(Config):
                 "optimizer.betas must begin with a number between 0 and 1 where optimizer.name=schedule_free, got "
                 f"{self.betas[0]}; 0.9 is usual"
             )
+
+    @property
+    def unused(self) -> list[str]:
+        """Fields that change nothing, as others stand in their place."""
+        is_given = self.warmup_steps is not None or self.warmup_tokens is not None
+        falls = self.schedule == "warmup_stable_decay"
+        return ["warmup_ratio"] * is_given + ["decay_ratio"] * (not falls)
+
+    def warmup_of(self, length: int) -> int:
+        """Warm-up of a training of `length` steps, or tokens where `schedule_unit` says so.
+
+        Raises:
+            ConfigError: it leaves nothing of the training, whose learning rate would never come to `learning_rate`, or
+                too little for its decay.
+        """
+        unit = self.schedule_unit
+        given = self.warmup_tokens if unit == "tokens" else self.warmup_steps
+        most = min(length - 1, length - self.decay_of(length))
+        if given is None:
+            return min(round(self.warmup_ratio * length), most)
+        if given > most:
+            raise ConfigError(
+                f"optimizer.warmup_{unit} must be at most {most} in a training of {length} {unit}, got {given}, with "
+                f"which its learning rate would not come to {self.learning_rate:g}; lower it, or set it to null for "
+                "warmup_ratio"
+            )
+        return given
+
+    def decay_of(self, length: int) -> int:
+        """Steps, or tokens, of a training of `length` in which `warmup_stable_decay` falls; 0 of other schedules."""
+        return round(self.decay_ratio * length) if self.schedule == "warmup_stable_decay" else 0
 
     def check_stage(self, stage: int) -> None:
         """ConfigError where the optimiser is not right at this ZeRO stage."""
@@ -237,7 +272,7 @@ def build_schedule(
         tokens_before: tokens that all steps before a step read together, for `schedule_unit=tokens`.
 
     Raises:
-        ConfigError: the schedule is in tokens, and nobody says how many the steps read.
+        ConfigError: the schedule is in tokens, and nobody says how many the steps read; or it is warm-up alone.
     """
     if config.schedule_unit == "tokens":
         if tokens_before is None:
@@ -245,11 +280,11 @@ def build_schedule(
                 "optimizer.schedule_unit=tokens needs the tokens of each step, which only pretraining knows; set "
                 "optimizer.schedule_unit=steps"
             )
-        schedule = _hf_schedule(optimizer, config, tokens_before(total_steps), config.warmup_tokens)
+        schedule = _hf_schedule(optimizer, config, tokens_before(total_steps))
         of_tokens = schedule.lr_lambdas
         schedule.lr_lambdas = [functools.partial(_at_step, factor, tokens_before) for factor in of_tokens]
         return schedule
-    return _hf_schedule(optimizer, config, total_steps, config.warmup_steps)
+    return _hf_schedule(optimizer, config, total_steps)
 
 
 def _at_step(of_tokens: Callable[[int], float], tokens_before: Callable[[int], int], step: int) -> float:
@@ -257,7 +292,7 @@ def _at_step(of_tokens: Callable[[int], float], tokens_before: Callable[[int], i
 
 
 def _hf_schedule(
-    optimizer: "torch.optim.Optimizer", config: OptimizerConfig, length: int, warmup: int | None
+    optimizer: "torch.optim.Optimizer", config: OptimizerConfig, length: int
 ) -> "torch.optim.lr_scheduler.LambdaLR":
     """HF's schedule on an axis of that length, in steps or in tokens."""
     import transformers
@@ -265,12 +300,10 @@ def _hf_schedule(
     schedule: torch.optim.lr_scheduler.LambdaLR = transformers.get_scheduler(
         config.schedule,
         optimizer,
-        num_warmup_steps=round(config.warmup_ratio * length) if warmup is None else warmup,
+        num_warmup_steps=config.warmup_of(length),
         num_training_steps=length,
         scheduler_specific_kwargs=(
-            {"num_decay_steps": round(config.decay_ratio * length)}
-            if config.schedule == "warmup_stable_decay"
-            else None
+            {"num_decay_steps": config.decay_of(length)} if config.schedule == "warmup_stable_decay" else None
         ),
     )
     return schedule

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from clinscale.config import Config, Seed
+from clinscale.config import Config, Seed, check_last_seed
 from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.models import AttentionConfig, EvaluationPattern
@@ -145,6 +145,7 @@ class FinetuneConfig(Config):
         """There is a seed to run, and what several workers cannot do is not asked of them."""
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}; 1 is usual")
+        check_last_seed(self.recipe.seed, self.seeds, of="seeds")
         if self.runtime.num_workers > 1:
             self.runtime.check_precision(self.recipe.precision)
             self.recipe.optimizer.check_stage(self.runtime.zero.stage)

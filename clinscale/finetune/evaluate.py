@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from clinscale import registry
-from clinscale.errors import DataError
+from clinscale import models, registry
+from clinscale.errors import ChangedDataError, DataError
 from clinscale.models import Attention
 from clinscale.predict import load_predictor
 from clinscale.registry import Tag
@@ -129,6 +129,21 @@ def task_inputs(data: TaskData) -> registry.UsedData:
     """A task's data as MLflow names it among a run's inputs."""
     counts = {f"{split} examples": len(examples) for split, examples in data.splits.items()}
     return registry.UsedData(data.task.name, data.fingerprint, "fine-tuning", counts)
+
+
+def check_judged(folder: Path, fingerprint: str, *, of: Path) -> None:
+    """Check that an HF folder still holds the model that was judged, whose fingerprint a file `of` results has.
+
+    Raises:
+        DataError: it is not there. ChangedDataError: it is another one by now.
+    """
+    models.check_hf_folder(folder)
+    now = models.model_fingerprint(folder)
+    if fingerprint not in ("", now):  # empty in files of earlier versions
+        raise ChangedDataError(
+            f"{folder} no longer holds the model whose scores {of.name} beside it has (fingerprint {fingerprint} "
+            f"before, {now} now); put it back, or begin anew under another name"
+        )
 
 
 def judge(folder: str | Path, data: TaskData, *, attention: Attention = "exact") -> Judgement:

@@ -16,6 +16,7 @@ from clinscale.finetune.evaluate import (
     OUTCOMES_BY_SEED_FILE,
     OUTCOMES_FILE,
     Scores,
+    check_judged,
     judge,
     task_inputs,
     task_tags,
@@ -39,17 +40,26 @@ class SeedResult:
     metrics: dict[str, float]
     """All metrics by their MLflow keys."""
     scores: Scores
+    model: str
+    """Fingerprint of the model that was judged; empty in files of earlier versions."""
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready values that `parse` reads back."""
-        return {"seed": self.seed, "dev": self.dev, "metrics": self.metrics, **self.scores.plain()}
+        return {
+            "seed": self.seed,
+            "dev": self.dev,
+            "metrics": self.metrics,
+            "model": self.model,
+            **self.scores.plain(),
+        }
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, source: str) -> Self:
         """The result from the values that `plain` made; DataError when they are something else."""
         scores = Scores.parse(values, source=source)
         try:
-            return cls(values["seed"], float(values["dev"]), dict(values["metrics"]), scores)
+            known = str(values.get("model", ""))
+            return cls(values["seed"], float(values["dev"]), dict(values["metrics"]), scores, known)
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{source} holds no result of a seed; delete it to judge the model again") from None
 
@@ -99,8 +109,8 @@ def run_finetune(
     Needs a `ray_session` for several workers.
 
     Raises:
-        ConfigError: the name belongs to another recipe. DataError: data or model are not there. ChangedDataError: the
-            model's folder holds another one by now.
+        ConfigError: the name belongs to another recipe. DataError: data or model are not there, or a result is without
+            its model. ChangedDataError: the folder of the model, or of a result, holds another one by now.
         ClusterError: another process runs it, too.
     """
     data = read_task(load_task(config.task, config.task_changes), config.data)
@@ -192,13 +202,16 @@ def _run_seed(
         )
     judged = judge(best.folder, data, attention=runtime.attention)
     write_json(folder / OUTCOMES_FILE, judged.outcomes.plain())
-    found = SeedResult(seed, best.value, judged.as_metrics(data.task.name, best.value), judged)
+    model = models.model_fingerprint(best.folder)
+    found = SeedResult(seed, best.value, judged.as_metrics(data.task.name, best.value), judged, model)
     write_json(folder / RESULT_FILE, found.plain())
 
 
 def _summary(folder: Path, seeds: range) -> FinetuneSummary:
     files = [folder / _seed(seed) / RESULT_FILE for seed in seeds]
     found = tuple(SeedResult.parse(read_json(file), source=str(file)) for file in files)
+    for one, file in zip(found, files, strict=True):
+        check_judged(file.parent / "hf", one.model, of=file)
     summary = FinetuneSummary(folder, found[0].scores.metric, found)
     return FinetuneSummary(folder / _seed(summary.best.seed) / "hf", summary.metric, found)
 

@@ -15,7 +15,7 @@ from clinscale.pretrain.config import PretrainConfig, PretrainRecipe
 from clinscale.pretrain.memorisation import MEMORISATION_FILE, exposure_metrics, measure_exposures, p_value
 from clinscale.pretrain.worker import WorkerTask, build_model, train_worker
 from clinscale.registry import Experiment, Tag
-from clinscale.runfolder import check_unchanged, claim_run_folder, sole_writer
+from clinscale.runfolder import check_unchanged, claim_run_folder, refuse_copy, sole_writer
 from clinscale.storage import read_json, write_json
 
 CONFIG_FILE = "config.json"
@@ -114,7 +114,7 @@ def _pretrain(
             ]
         )
         exported = folder / EXPORTED
-        if not exported.exists():
+        if is_new := not exported.exists():
 
             def on_log(metrics: dict[str, float]) -> None:
                 still_held(may_be_away=True)  # the workers wait for it, with patience of their own
@@ -126,6 +126,7 @@ def _pretrain(
             train(task, folder, on_log=on_log, on_event=on_event)
             still_held()
             _export(task, shards, exported)
+        check_unchanged(folder, "the exported model", models.model_fingerprint(exported), is_new=is_new)
         exposures = _exposures(config.recipe, shards, folder)
         run.log(exposure_metrics(exposures), step=task.total_steps)
         run.deliver()  # before the registry is asked for anything: it says more plainly that the server is away
@@ -169,6 +170,7 @@ def run_config(home: str | Path, name: str) -> Path:
     if not path.exists():
         known = [folder.parent.name for folder in Path(home).glob(f"pretrain/*/{CONFIG_FILE}")]
         raise ConfigError(f"no pretraining run {name!r} in {home}; {nearest(name, known)}")
+    refuse_copy(path)
     return path
 
 
@@ -200,6 +202,10 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         corpus.word_starts(tokenizer)
     batches = config.batches(row_tokens)
     steps = recipe.steps(rows=len(rows), row_tokens=row_tokens)
+    in_tokens = recipe.optimizer.schedule_unit == "tokens"
+    recipe.optimizer.warmup_of(
+        batches.rows_before(steps, steps) * row_tokens if in_tokens else steps
+    )  # if it can be
     if recipe.canaries:  # whether they can be is checked before any worker starts
         corpus.plant_canaries(rows, recipe.canaries, seed=recipe.seed, rows_read=batches.rows_before(steps, steps))
     known = folder / _MEMORY_FILE

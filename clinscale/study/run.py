@@ -14,7 +14,7 @@ from clinscale.errors import ClusterError, ConfigError, DataError
 from clinscale.plan import planned_costs, site_here
 from clinscale.pretrain import pretrain
 from clinscale.report import League, league_markdown, leagues
-from clinscale.runfolder import claim_run_folder
+from clinscale.runfolder import check_unchanged, claim_run_folder
 from clinscale.runtime import Cluster
 from clinscale.storage import atomic_path, write_json
 from clinscale.study.protocol import Protocol
@@ -247,6 +247,8 @@ def _make(
             protocol.pretraining(name, shards), tracking=tracking, home=home, on_event=say
         ).version.label
     made = _place_of(protocol, name, folder, tracking)
+    if base.convert_to is not None and (source := models.model_fingerprint(base.pretrained)):
+        check_unchanged(folder, f"model {base.pretrained}", source)
     if made is not None:
         return made
     say(f"converting {name} to {base.convert_to}")

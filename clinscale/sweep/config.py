@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from clinscale.config import Config, Seed
+from clinscale.config import Config, Seed, check_last_seed
 from clinscale.engine import MemoryConfig
 from clinscale.errors import ConfigError
 from clinscale.finetune import FinetuneRuntime
@@ -203,6 +203,7 @@ class SweepRecipe(Config):
                 f"{self.grace_epochs}, {self.confirm_seeds}, {self.warm_points} and {self.reduction_factor}; leave out "
                 "those below for the usual ones"
             )
+        check_last_seed(self.seed, self.confirm_seeds, of="recipe.confirm_seeds")
         self._check_grace()
         if (
             not self.objectives
@@ -351,3 +352,7 @@ class SweepConfig(Config):
     gate: GateRules = GateRules()
     """Limits that a winner must keep to become champion, as `clinscale models promote` takes them. They change no
     number, so another start of the sweep may change them."""
+
+    def check(self) -> None:
+        """The name can be a folder."""
+        check_plain_name("sweep name", self.name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clinscale.config import Config
+from clinscale.engine import SMALLEST_FP32
 from clinscale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ class _Range(_Dimension):
         low, high, step = self.low, self.high, self.step  # type: ignore[attr-defined]
         if low > high:
             raise ConfigError(f"search space: low must not exceed high, got low={low} and high={high}; swap them")
-        if self.log and low <= 0:  # type: ignore[attr-defined]
+        if self.log and low < SMALLEST_FP32:  # type: ignore[attr-defined]
             raise ConfigError(
-                f"search space: a log range must start above 0, got low={low}; raise low, or drop log"
+                f"search space: a log range must start above 0, at {SMALLEST_FP32:.1e} or more, got low={low}; "
+                "raise low, or drop log"
             )
         if self.log and step not in (None, 1):  # type: ignore[attr-defined]
             raise ConfigError("search space: log and step exclude each other (Optuna); drop one of the two")

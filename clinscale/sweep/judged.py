@@ -39,6 +39,8 @@ class JudgedWinner:
     remarks: tuple[str, ...]
     """Sentences that everybody who sees the score must know; none in files of earlier versions."""
     scores: Scores
+    model: str
+    """Fingerprint of the model that was judged; empty in files of earlier versions."""
 
     def write(self, folder: Path) -> None:
         """Write the file in a study's folder."""
@@ -63,6 +65,7 @@ class JudgedWinner:
             "outcomes": [one.plain() for one in self.outcomes],
             "linear": self.linear,
             "remarks": list(self.remarks),
+            "model": self.model,
             **self.scores.plain(),
         }
 
@@ -87,6 +90,7 @@ class JudgedWinner:
                 linear=dict(values.get("linear", {})),
                 remarks=tuple(values.get("remarks", ())),
                 scores=Scores.parse(values, source=source),
+                model=str(values.get("model", "")),
             )
         except (AttributeError, KeyError, TypeError):
             raise DataError(f"{source} holds no winner of a study; delete it to judge the trials again") from None

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clinscale import registry
+from clinscale import models, registry
 from clinscale.config import fingerprint
 from clinscale.errors import ClinscaleError, ClusterError, ConfigError, DataError
 from clinscale.finetune import task_tags
 from clinscale.registry import Experiment, Tag
-from clinscale.runfolder import claim_run_folder
+from clinscale.runfolder import check_unchanged, claim_run_folder, refuse_copy
 from clinscale.runtime import Cluster
 from clinscale.storage import write_json
 from clinscale.sweep.choose import flat_remark
@@ -92,6 +92,7 @@ def load_sweep(name: str, overrides: Sequence[str] = (), *, home: str | Path) ->
     if not path.is_file():
         known = sorted(other.parent.name for other in (Path(home) / "sweep").glob(f"*/{CONFIG_FILE}"))
         raise ConfigError(f"no sweep {name!r} in {home}; known: {', '.join(known) or 'none'}")
+    refuse_copy(path)
     return SweepConfig.load(path, overrides)
 
 
@@ -111,6 +112,7 @@ def sweep(
 
     Raises:
         ConfigError: the name belongs to another recipe. ClusterError: Ray gave up, or another process runs this sweep.
+        ChangedDataError: a base model, or the winner that was judged, is another one by now.
         ClinscaleError: the only study has no winner. Else as `read_inputs`.
     """
     inputs = inputs or read_inputs(config, tracking=tracking, home=home)
@@ -120,6 +122,10 @@ def sweep(
     with contextlib.ExitStack() as open_runs:
         # the ledger first: who may not write it must not touch the runs of the process that does
         ledger = open_runs.enter_context(contextlib.closing(Ledger(folder / LEDGER_FILE)))
+        for base in {base for study in inputs.studies for base in study.bases if not base.digest}:
+            # a folder that no version can be made of has no digest in the recipe
+            if content := models.model_fingerprint(base.path):
+                check_unchanged(folder, f"model {base.label}", content)
         runs = [open_runs.enter_context(_study_run(config, study, tracking)) for study in inputs.studies]
         for study, run in zip(inputs.studies, runs, strict=True):
             study.log_to(run)

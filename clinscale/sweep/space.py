@@ -57,8 +57,13 @@ class SearchSpace(Config):
         """Every key is a field of the recipe, every end of every range is a legal value there."""
         if not self.parameters:
             raise ConfigError("a search space needs at least one entry under parameters, got none; add one")
-        known = [path for path in key_paths(FinetuneRecipe) if path != "model"]
+        known = [path for path in key_paths(FinetuneRecipe) if path not in ("model", "seed")]
         for key in [*self.fixed, *self.parameters]:
+            if key == "seed":  # it would be that of every trial, of those of other seeds as well
+                raise ConfigError(
+                    "search space: seed must be left to recipe.seed of the sweep, and to confirm_seeds for several; "
+                    "take it out of the space"
+                )
             if key not in known:
                 raise ConfigError(
                     f"search space: {key} is no field of the fine-tuning recipe; {nearest(key, known)}"
@@ -78,10 +83,27 @@ class SearchSpace(Config):
                 )
             self._check_within(point)
             self.recipe("-", point)
+        self._check_effects()
+
+    def _check_effects(self) -> None:
+        """Values are legal in the recipe, and each of them is another training."""
+        if not self.parameters.keys() & {"optimizer.schedule", "optimizer.warmup_steps"}:
+            unused = {f"optimizer.{name}" for name in self.recipe("-", {}).optimizer.unused}
+            if idle := sorted(unused & self.parameters.keys()):
+                raise ConfigError(
+                    f"search space: {idle[0]} changes nothing beside what is fixed (warmup_steps, schedule), so there "
+                    "is nothing to search; take it out, or fix the other one otherwise"
+                )
         anchor = {key: dimension.examples()[0] for key, dimension in self.parameters.items()}
         for key, dimension in self.parameters.items():
+            meant: dict[str, Any] = {}
             for value in dimension.examples():
-                self.recipe("-", anchor | {key: value})
+                same = meant.setdefault(self.recipe("-", anchor | {key: value}).fingerprint(), value)
+                if same != value:
+                    raise ConfigError(
+                        f"search space: values of {key} must be different trainings, and {same!r} is the same as "
+                        f"{value!r}; leave one of them out"
+                    )
 
     @classmethod
     def of_any(cls, parameters: Mapping[str, Any]) -> "SearchSpace":

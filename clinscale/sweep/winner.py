@@ -14,6 +14,7 @@ from clinscale.finetune import (
     TRIVIAL_OUTCOMES_FILE,
     FinetuneRecipe,
     Judgement,
+    check_judged,
     judge,
     task_tags,
 )
@@ -127,7 +128,8 @@ def _choose_and_judge(
         write_json(folder / OFFERS_FILE, [offer.plain() for offer in offers])
         logger.run.log_json(OFFERS_FILE, [offer.plain() for offer in offers])
     taken = best_offer(offers) if config.recipe.soup == "take" else None
-    judged = judge(trial_folder(folder, taken.id if taken else kept.id), data, attention=attention)
+    shipped = trial_folder(folder, taken.id if taken else kept.id)
+    judged = judge(shipped, data, attention=attention)
     # the winner under other seeds says nothing of an average
     others = [
         load_predictor(trial_folder(folder, trial.id), attention=attention).outcomes(data.splits["test"])
@@ -180,6 +182,7 @@ def _choose_and_judge(
         linear=linear,
         remarks=tuple(remark for remark in remarks if remark),
         scores=judged,
+        model=models.model_fingerprint(shipped),
     ).write(folder)
 
 
@@ -228,6 +231,7 @@ def _register(
     data, scores, metric = study.data, winner.scores, winner.scores.metric
     value, trivial, linear = scores.test[metric], scores.trivial[metric], winner.linear.get(metric)
     hf_folder = trial_folder(folder, winner.id)
+    check_judged(hf_folder, winner.model, of=folder / WINNER_FILE)
     family = models.family_of(models.check_hf_folder(hf_folder)["model_type"])
     base = study.bases[winner.base]
     tags = {

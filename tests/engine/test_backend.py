@@ -238,6 +238,18 @@ def test_warm_up_may_be_given_in_steps():
     assert rates(100, warmup_steps=0, schedule="cosine")[0] == 1
 
 
+def test_a_warm_up_that_leaves_nothing_of_the_training_is_refused():
+    assert max(rates(1, warmup_ratio=0.9, decay_ratio=0.05)) == 1
+    for settings in (
+        {"warmup_steps": 100},
+        {"warmup_steps": 85, "schedule": "warmup_stable_decay", "decay_ratio": 0.2},
+    ):
+        with pytest.raises(
+            ConfigError, match=r"warmup_steps must be at most \d+ in a training of 100 steps, got "
+        ):
+            rates(100, **settings)
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant_with_warmup", "warmup_stable_decay"])
 def test_a_schedule_in_tokens_keeps_its_shape_over_the_tokens_when_the_batch_grows(schedule):
     """40 steps of 100 tokens, then 80 of 200, in which the rate is what 200 steps of 100 tokens make it."""

@@ -19,6 +19,7 @@ BASE = {"name": "r", "task": "t", "data": "d", "recipe": {"model": "m"}}
         ("recipe.seed=4294967296", "recipe.seed: .* less than 4294967296"),
         ("recipe.optimizer.betas=[0.9, 1.5]", r"betas must be from 0 to below 1 .*, got \[0\.9, 1\.5\]"),
         ("recipe.optimizer.eps=-1", "eps above 0, got .* and -1"),
+        ("recipe.optimizer.learning_rate=1e-320", "learning_rate must be between 0 and 1 in fp32, got 1e-320"),
     ],
 )
 def test_numbers_that_nothing_can_be_trained_with_are_refused(override, message):
@@ -30,3 +31,10 @@ def test_another_learning_rate_leaves_decay_and_warm_up_as_fine_tuning_has_them(
     usual = FinetuneRecipe(model="m").optimizer
     changed = FinetuneConfig.load(None, ["recipe.optimizer.learning_rate=1e-5"], base=BASE).recipe.optimizer
     assert changed == usual.model_copy(update={"learning_rate": 1e-5})
+
+
+def test_several_seeds_are_all_seeds():
+    last = [f"recipe.seed={2**32 - 2}"]
+    assert FinetuneConfig.load(None, [*last, "seeds=2"], base=BASE).seeds == 2
+    with pytest.raises(ConfigError, match=r"make seeds up to 4294967296, and the last one is 4294967295"):
+        FinetuneConfig.load(None, [*last, "seeds=3"], base=BASE)

@@ -341,6 +341,14 @@ def test_a_run_is_judged_once_and_its_name_is_kept(demo_data, base_models, track
     assert len(registry.read_runs(tracking, kind="finetune")) == 1
     with pytest.raises(ConfigError, match="epochs: 2 -> 3"):
         run_finetune(config(epochs=3), tracking=tracking, home=tmp_path)
+    shutil.copy(f"{base_models['bigbird']}/model.safetensors", first.folder)
+    with pytest.raises(
+        ChangedDataError, match=r"no longer holds the model whose scores result\.json beside it has"
+    ):
+        run_finetune(config(), tracking=tracking, home=tmp_path)
+    shutil.rmtree(first.folder)
+    with pytest.raises(DataError, match="seed-0/hf"):
+        run_finetune(config(), tracking=tracking, home=tmp_path)
 
 
 @pytest.mark.parametrize("long_documents", ["head_tail", "pool"])

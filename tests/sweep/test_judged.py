@@ -42,6 +42,7 @@ def winner():
             max_tokens=1024,
             short=Comparison(SPREAD, 0.01),
         ),
+        model="0123456789ab",
     )
 
 

@@ -82,6 +82,23 @@ def test_a_step_that_does_not_reach_the_end_of_a_range_ends_before_it():
         ({"parameters": {"epochs": {"type": "int", "low": 1, "high": 10**20}}}, "must be within"),
         ({"parameters": {"dropout": {"type": "float", "low": 0, "high": 0.3, "step": 0}}}, "step must be above 0"),
         (
+            {"parameters": {"optimizer.learning_rate": {**RATE, "low": 1e-320}}},
+            r"at 1\.2e-38 or more, got low=1e-320",
+        ),
+        (
+            {"parameters": {"optimizer.learning_rate": RATE}, "fixed": {"seed": 3}},
+            "seed must be left to recipe.seed",
+        ),
+        (
+            {"parameters": {"max_tokens": {"type": "categorical", "choices": ["64", " 64"]}}},
+            "'64' is the same as ' 64'",
+        ),
+        (
+            {"parameters": {"optimizer.warmup_ratio": RATE}, "fixed": {"optimizer.warmup_steps": 9}},
+            "optimizer.warmup_ratio changes nothing",
+        ),
+        ({"parameters": {"optimizer.decay_ratio": RATE}}, "optimizer.decay_ratio changes nothing"),
+        (
             {"parameters": {"model": {"type": "categorical", "choices": ["a"]}}},
             "no field of the fine-tuning recipe",
         ),
