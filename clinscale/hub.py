@@ -24,3 +24,15 @@ def is_reachable() -> bool:
     except Exception:  # noqa: BLE001  proxies, names, certificates: whatever is in the way, there is no answer
         return False
     return True
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether the hub could have a model of that name (`ORG/NAME`, or `NAME` of an old one); it is not asked."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        try_to_load_from_cache(name, "config.json")  # the public function that checks names
+    except HFValidationError:
+        return False
+    return True

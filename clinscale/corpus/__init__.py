@@ -18,7 +18,7 @@ from clinscale.corpus.loader import cut_rows, evaluation_batches, masked_batch, 
 from clinscale.corpus.masking import HELD_OUT_MASKING, MaskingConfig, word_starts
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.shards import ShardSet, open_shards
-from clinscale.corpus.sources import Document, SourceConfig, files_of, read_documents
+from clinscale.corpus.sources import Document, SourceConfig, check_sources, files_of, read_documents
 from clinscale.corpus.tokenizing import train_tokenizer
 from clinscale.tokenizers import SpecialIds, load_tokenizer, tokenizer_fingerprint
 
@@ -35,6 +35,7 @@ __all__ = [
     "SpecialIds",
     "build_shards",
     "canary_probes",
+    "check_sources",
     "cut_rows",
     "evaluation_batches",
     "files_of",

@@ -25,6 +25,9 @@ from clinscale.storage import open_binary
 
 TEXT_SUFFIX = ".txt"
 
+_FILES_LOOKED_AT = 64
+"""A folder of single notes has very many files, which are all alike."""
+
 
 class SourceConfig(TableFormat):
     """One file, or a folder of files, that holds notes."""
@@ -173,6 +176,17 @@ def read_documents(
                     seen.add(digest)
                 yield document
         refuse_unmet(source, wanted.met, wanted.others)
+
+
+def check_sources(sources: Sequence[SourceConfig], cleaning: CleaningConfig) -> None:
+    """Read the first note of each file, of the first files of each source, to find mistakes before any work.
+
+    Raises:
+        DataError: see `read_notes`.
+    """
+    for source in sources:
+        for uri in files_of(source)[:_FILES_LOOKED_AT]:
+            next(read_notes(uri, source, cleaning, Counter(), source.row_filter), None)
 
 
 def source_digest(source: SourceConfig) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from clinscale.registry.lineage import Link, find_base, lineage, lineage_among
 from clinscale.registry.lock import LOCK_FILE, read_lock
 from clinscale.registry.mlflow_model import Pyfunc
 from clinscale.registry.own_server import own_server
-from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, pull, pull_offline
+from clinscale.registry.pull import FetchedModel, Pulled, fetch_model, is_reference, pull, pull_offline
 from clinscale.registry.rights import set_user
 from clinscale.registry.runs import (
     Run,
@@ -93,6 +93,7 @@ __all__ = [
     "folder_digest",
     "gone_from_here",
     "is_orphan",
+    "is_reference",
     "lineage",
     "lineage_among",
     "list_versions",

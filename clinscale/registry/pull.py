@@ -147,6 +147,12 @@ def pull_offline(
     return Pulled(entry.name, entry.version, out, entry.digest, entry.signed_by if trust else None)
 
 
+def is_reference(model: str) -> bool:
+    """Whether what is no folder names a version of the registry, as `NAME`, `NAME@alias`, `NAME/3`; else the hub's."""
+    _, slash, last = model.partition("/")
+    return not slash or last.isdigit()
+
+
 def fetch_model(
     tracking: Tracking, model: str, *, home: str | Path, lock: str | Path | None = LOCK_FILE
 ) -> FetchedModel:
@@ -162,8 +168,7 @@ def fetch_model(
         digest = digest_or_none(Path(model))
         label = f"{model}#{digest[:12]}" if digest else model
         return FetchedModel(str(Path(model).absolute()), label, digest or "")
-    _, slash, last = model.partition("/")
-    if slash and not last.isdigit():
+    if not is_reference(model):
         return FetchedModel(model, model)
     entry = read_lock(lock).get(model) if lock else None
     version, digest = _choose(tracking, model, entry)

@@ -23,7 +23,7 @@ class BaseConfig(Config):
     """A base model: published weights, as they are or converted, and pretrained further or not."""
 
     pretrained: str
-    """Folder, registry name or hub name of the weights that it begins from."""
+    """Folder or hub name of the weights that it begins from; as it is, a base may be a version of the registry, too."""
 
     convert_to: str | None = None
     """`longformer` or `bigbird`: the family that a short encoder is turned into; None keeps it as it is."""

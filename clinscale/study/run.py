@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from clinscale import corpus, models, registry
-from clinscale.errors import ClusterError, ConfigError, DataError
+from clinscale.errors import ClusterError, ConfigError, DataError, RegistryError
+from clinscale.hub import is_hub_name
 from clinscale.plan import planned_costs, site_here
 from clinscale.pretrain import pretrain
 from clinscale.report import League, league_markdown, leagues
@@ -51,13 +52,13 @@ class StudyOutline:
     """Outline of what a study would do, before anything is started."""
 
     bases: tuple[dict[str, str], ...]
-    """Bases: how each is made, and whether it is there."""
+    """Bases: how each is made, and whether it is there, to be made, or its weights are missing."""
     grid: tuple[dict[str, str], ...]
     """Tasks: what is there of the data of each, and which models are asked."""
     forecasts: tuple[Forecast, ...]
     """Expected trials and hours of each task's search, by probes; of tasks whose bases are all there."""
     failures: Mapping[str, str]
-    """Reason by task whose data are missing."""
+    """Reason by what is missing: the data of a task, the weights of a base, or the corpus."""
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -93,11 +94,13 @@ def run_study(
 
     Raises:
         ConfigError: the name represents another protocol (names what differs), or a test set may have been seen in
-            pretraining. ClinscaleError: nothing could be judged; the first reason.
+            pretraining. DataError: the corpus that bases are still to be pretrained on cannot be read.
+        ClinscaleError: nothing could be judged; the first reason.
     """
     say = on_event or log.info
     tasks, failures = read_tasks(protocol)
     seen = _seen_tests(protocol, tasks)
+    _check_corpus(protocol, tracking)
     folder = claim_run_folder(home, "study", protocol.name, _recipe(protocol))  # a typo has claimed no name
     write_json(folder / PROTOCOL_FILE, protocol.plain())
     bases: dict[str, str] = {}
@@ -112,7 +115,7 @@ def run_study(
         if task.data is None or not cells:
             continue
         search = protocol.sweep(cells, task.config.name)
-        say(f"searching {task.config.name} with {len(cells)} models")
+        say(f"searching {task.config.name} with {len(cells)} {'model' if len(cells) == 1 else 'models'}")
         try:
             inputs = read_inputs(search, tracking=tracking, home=home)
             with (watch or _unwatched)(search) as on_progress:
@@ -143,7 +146,12 @@ def outline(
     tasks, failures = read_tasks(protocol)
     seen = _seen_tests(protocol, tasks)
     folder = Path(home).absolute() / "study" / protocol.name
-    made = {name: place for name in protocol.bases if (place := _place_of(protocol, name, folder, tracking))}
+    failures |= _missing(protocol, folder, tracking)
+    made = {
+        name: place
+        for name in protocol.bases
+        if f"base {name}" not in failures and (place := _place_of(protocol, name, folder, tracking))
+    }
     forecasts, grid = [], []
     for task in tasks:
         asked = [name for name, arm in protocol.models.items() if _is_asked(task, arm.kinds)]
@@ -168,7 +176,7 @@ def outline(
             "from": base.pretrained,
             "becomes": base.convert_to or "as it is",
             "pretrained further": "no" if base.pretrain is None else str(base.pretrain.get("duration", "yes")),
-            "state": "ready" if name in made else "to be made",
+            "state": "ready" if name in made else "missing" if f"base {name}" in failures else "to be made",
         }
         for name, base in protocol.bases.items()
     ]
@@ -194,6 +202,44 @@ def read_tasks(protocol: Protocol) -> tuple[list[StudyTask], dict[str, str]]:
             failures[f"task {name}"] = str(error)
         tasks.append(StudyTask(name, config, data, place))
     return tasks, failures
+
+
+def _missing(protocol: Protocol, folder: Path, tracking: registry.Tracking) -> dict[str, str]:
+    """The reason by base whose weights cannot be there, and that of a corpus that cannot be read."""
+    failures = {}
+    for name, base in protocol.bases.items():
+        is_made = base.convert_to is not None or base.pretrain is not None
+        if is_made and _place_of(protocol, name, folder, tracking):
+            continue
+        try:
+            _check_weights(base.pretrained, tracking, may_be_registered=not is_made)
+        except (DataError, RegistryError) as error:
+            failures[f"base {name}"] = str(error)
+    try:
+        _check_corpus(protocol, tracking)
+    except DataError as error:
+        failures["corpus"] = str(error)
+    return failures
+
+
+def _check_weights(name: str, tracking: registry.Tracking, *, may_be_registered: bool) -> None:
+    """DataError or RegistryError where no model has that name; what the hub holds is not asked."""
+    if Path(name).is_dir():
+        models.check_hf_folder(name)
+    elif may_be_registered and registry.is_reference(name):
+        registry.resolve(tracking, name)
+    elif not is_hub_name(name):
+        pull = f"; clinscale pull {name} --out FOLDER makes a folder of a version" if "@" in name else ""
+        raise DataError(f"{name} is no folder here, and no hub name (ORG/NAME); correct it{pull}")
+
+
+def _check_corpus(protocol: Protocol, tracking: registry.Tracking) -> None:
+    """DataError where a base is still to be pretrained on a corpus that cannot be read: before a night's searches."""
+    wanted = [name for name, base in protocol.bases.items() if base.pretrain is not None]
+    if protocol.corpus is None or all(_place_of(protocol, name, Path(), tracking) for name in wanted):
+        return
+    config = protocol.corpus_of(None)
+    corpus.check_sources(config.sources, config.cleaning)
 
 
 def _seen_tests(protocol: Protocol, tasks: list[StudyTask]) -> set[str]:

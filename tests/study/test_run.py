@@ -65,9 +65,9 @@ def test_a_study_ends_with_a_table_of_what_is_there(values, tracking, tmp_path, 
     assert {row["base"]: row["state"] for row in planned.bases} == {
         "short": "ready",
         "long": "to be made",
-        "lost": "to be made",
+        "lost": "missing",
     }
-    assert list(planned.failures) == ["task demo_documents"]
+    assert set(planned.failures) == {"task demo_documents", "base lost"}
     assert not (tmp_path / "study").exists()
 
     outcome = run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
@@ -111,6 +111,35 @@ def test_a_test_set_that_pretraining_may_have_seen_is_refused_or_named(values, s
         outline(protocol, tracking=tracking, home=tmp_path)
     allowed = Protocol.parse({**values, "allow_seen_tests": True}, source="test")
     assert outline(allowed, tracking=tracking, home=tmp_path).grid
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("short", {"pretrained": "nobody@champion"}, "no model 'nobody'"),
+        ("long", {"pretrained": "nobody@champion"}, "clinscale pull nobody@champion --out FOLDER"),
+        ("short", {"pretrained": "/models/nowhere"}, "/models/nowhere is no folder here"),
+    ],
+)
+def test_an_outline_says_which_weights_are_not_there(name, changes, reason, values, tracking, tmp_path):
+    values["bases"][name] |= changes
+    planned = outline(Protocol.parse(values, source="test"), tracking=tracking, home=tmp_path)
+    assert reason in planned.failures[f"base {name}"]
+    assert {row["base"]: row["state"] for row in planned.bases}[name] == "missing"
+
+
+def test_a_corpus_that_cannot_be_read_ends_a_study_before_it_begins(values, tracking, tmp_path, forks):
+    values["bases"]["long"]["pretrain"] = {"duration": "2steps", "rows_per_step": 2}
+    notes = tmp_path / "notes.csv"
+    notes.write_text("id,note\n1,Cough.\n")
+    protocol = Protocol.parse(
+        {**values, "corpus": {"sources": [{"uri": str(notes), "text_column": "report"}]}}, source="test"
+    )
+    reason = "notes.csv has no column 'report'"
+    assert reason in outline(protocol, tracking=tracking, home=tmp_path).failures["corpus"]
+    with pytest.raises(DataError, match=reason):
+        run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_plan_counts_bases_that_are_still_to_be_made_by_the_shape_that_they_will_have(
