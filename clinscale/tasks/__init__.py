@@ -22,10 +22,10 @@ from clinscale.tasks.kinds import (
     threshold_sentence,
 )
 from clinscale.tasks.read import lines_of, read_examples, read_task
+from clinscale.tasks.resampling import Estimate
 from clinscale.tasks.statistics import (
     Band,
     Comparison,
-    Estimate,
     Outcomes,
     by_length,
     compare,

@@ -134,8 +134,8 @@ def hold_out(
     return sides["train"], sides["dev"] + sides["test"]
 
 
-def _groups(examples: Sequence[Example]) -> list[list[Example]]:
-    """Connected components: examples are linked by equal text and by equal group (union-find)."""
+def group_numbers(examples: Sequence[Example]) -> list[int]:
+    """Number of each example's group: examples of equal text or equal group have one, directly or through others."""
     parent = list(range(len(examples)))
 
     def root(node: int) -> int:
@@ -150,9 +150,15 @@ def _groups(examples: Sequence[Example]) -> list[list[Example]]:
         keys += [("group", example.group)] if example.group is not None else []
         for key in keys:
             parent[root(number)] = root(first_with.setdefault(key, number))
+    roots = [root(number) for number in range(len(examples))]
+    numbers = {of: number for number, of in enumerate(dict.fromkeys(roots))}
+    return [numbers[of] for of in roots]
+
+
+def _groups(examples: Sequence[Example]) -> list[list[Example]]:
     groups: defaultdict[int, list[Example]] = defaultdict(list)
-    for number, example in enumerate(examples):
-        groups[root(number)].append(example)
+    for number, example in zip(group_numbers(examples), examples, strict=True):
+        groups[number].append(example)
     return list(groups.values())
 
 

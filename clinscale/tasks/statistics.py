@@ -1,11 +1,9 @@
 """Certainty of scores: intervals, a paired test between two models, scores by length of the documents.
 
-Examples of one document are never independent, so whole documents are drawn again, not single examples.
+Examples of one document or patient are never independent, so that whole ones are drawn again, not single examples.
 """
 
-import functools
 import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,6 +14,19 @@ from clinscale.config import fingerprint
 from clinscale.errors import DataError
 from clinscale.tasks.example import Example
 from clinscale.tasks.kinds import Kind, Prediction, kind_of
+from clinscale.tasks.kinds.classification import f1_of
+from clinscale.tasks.resampling import (
+    OF_DIFFERENCES,
+    OF_SCORES,
+    Estimate,
+    drawn_values,
+    estimate_on,
+    if_proven,
+    members_of,
+    paired_p,
+    with_zero,
+)
+from clinscale.tasks.split import group_numbers
 from clinscale.tasks.task import TaskConfig
 
 LENGTHS_TOKENS = (0, 512, 1024, 2048, 4096)
@@ -32,9 +43,10 @@ class Outcomes:
     keys: tuple[str, ...]
     """A hash of each example's id and gold, so that two models are compared on the same examples only."""
     documents: np.ndarray
-    """(examples,) number of the document that each example asks about."""
+    """(examples,) number of the document that each example asks about, or of its patient or group, where it names one:
+    what is drawn together."""
     tokens: np.ndarray
-    """(examples,) length of that document for the model's own tokenizer."""
+    """(examples,) length of its document for the model's own tokenizer."""
     rows: np.ndarray
     """(examples, k) as `Kind.outcomes` gives them."""
     labels: tuple[str, ...] = ()
@@ -52,14 +64,12 @@ class Outcomes:
         count_tokens: Callable[[str], int],
     ) -> Self:
         """Judge `predictions`; `count_tokens` is called once for each distinct text."""
-        numbers = {text: number for number, text in enumerate(dict.fromkeys(e.text for e in examples))}
-        lengths = [count_tokens(text) for text in numbers]
-        documents = np.array([numbers[example.text] for example in examples])
+        lengths = {text: count_tokens(text) for text in dict.fromkeys(example.text for example in examples)}
         return cls(
             task=kind.task,
             keys=tuple(fingerprint(kind.key_of(example)) for example in examples),
-            documents=documents,
-            tokens=np.array(lengths)[documents],
+            documents=np.array(group_numbers(examples)),
+            tokens=np.array([lengths[example.text] for example in examples]),
             rows=kind.outcomes(examples, predictions, labels),
             labels=tuple(labels),
             scorer=kind.task.scored_by,
@@ -72,7 +82,7 @@ class Outcomes:
             "keys": list(self.keys),
             "documents": self.documents.tolist(),
             "tokens": self.tokens.tolist(),
-            "rows": [[round(value, 8) for value in row] for row in self.rows.tolist()],
+            "rows": self.rows.tolist(),  # to the last digit, for a ranking tells apart what rounding makes equal
             "labels": list(self.labels),
             "scorer": self.scorer,
         }
@@ -108,6 +118,10 @@ class Outcomes:
         kind = kind_of(self.task)
         return kind.scores_of(self.rows) | kind.workload(self.rows)
 
+    def label_counts(self) -> np.ndarray:
+        """(examples, labels, 3): how often each label is right, predicted and gold."""
+        return kind_of(self.task).label_counts(self.rows, self.labels)
+
     def label_scores(self, members: np.ndarray | None = None) -> dict[str, float]:
         """F1 of each label that has gold among these examples; nothing for answers."""
         return kind_of(self.task).label_scores(self.rows if members is None else self.rows[members], self.labels)
@@ -116,15 +130,6 @@ class Outcomes:
     def calibration(self) -> dict[str, float]:
         """Distances of the stated probabilities from the truth; lower is better. Classification only."""
         return kind_of(self.task).calibration(self.rows)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A score, or a difference of scores, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -161,8 +166,8 @@ class Band:
 
 def estimate(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """The metric with its percentile bootstrap interval over documents (scipy.stats.bootstrap)."""
-    members = _members(outcomes.documents)
-    return _estimate(outcomes.value, members, resamples, seed)
+    members = members_of(outcomes.documents)
+    return estimate_on(outcomes.value, members, resamples, seed)
 
 
 def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
@@ -171,35 +176,17 @@ def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, see
     Raises:
         DataError: the two were not judged by one metric on the same examples.
     """
-    from scipy.stats import permutation_test
-
     _check_comparable(ours, theirs)
-    kind, members = kind_of(ours.task), _members(ours.documents)
-    our_rows, their_rows = kind.exchangeable(ours.rows), kind.exchangeable(theirs.rows)
+    kind, members = kind_of(ours.task), members_of(ours.documents)
 
-    def difference(swapped: np.ndarray) -> float:
-        """The difference when the two models' outcomes are exchanged on the documents that are `swapped`."""
-        where = np.zeros((len(ours.rows), 1), dtype=bool)
-        for number in np.flatnonzero(swapped):
-            where[members[number]] = True
-        sides = np.where(where, their_rows, our_rows), np.where(where, our_rows, their_rows)
-        first, second = (kind.scores_of(rows, (kind.metric,)).get(kind.metric, np.nan) for rows in sides)
-        return float(first - second)
+    def score(rows: np.ndarray) -> float:
+        return kind.scores_of(rows, (kind.metric,)).get(kind.metric, np.nan)
 
-    spread = _estimate(lambda drawn: ours.value(drawn) - theirs.value(drawn), members, resamples, seed)
-    if len(members) < 2:
-        return Comparison(spread, 1.0)  # one document proves nothing
-    # a document's number represents our outcome on it, its number beyond theirs for theirs; scipy exchanges the two
-    documents = np.arange(len(members))
-    found = permutation_test(
-        (documents, documents + len(members)),
-        lambda first, second: difference(first >= len(members)),
-        permutation_type="samples",
-        n_resamples=resamples,
-        vectorized=False,
-        rng=np.random.default_rng(seed),
+    sides = kind.exchangeable(ours.rows), kind.exchangeable(theirs.rows)
+    spread = estimate_on(
+        lambda drawn: ours.value(drawn) - theirs.value(drawn), members, resamples, seed, bounds=OF_DIFFERENCES
     )
-    return Comparison(spread, float(found.pvalue))
+    return Comparison(spread, paired_p(score, *sides, members, resamples, seed))
 
 
 def estimate_seeds(outcomes: Sequence[Outcomes], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
@@ -212,6 +199,8 @@ def estimate_seeds(outcomes: Sequence[Outcomes], *, resamples: int = RESAMPLES, 
     """
     if len(outcomes) == 1:
         return estimate(outcomes[0], resamples=resamples, seed=seed)
+    if len(members_of(outcomes[0].documents)) < 2:
+        return Estimate(float(np.mean([one.value() for one in outcomes])), *OF_SCORES)
     found = _over_seeds([outcomes], resamples, seed).estimate
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))  # as every metric is from 0 to 1
 
@@ -230,10 +219,13 @@ def compare_seeds(
     """
     for other in (*ours[1:], *theirs):
         _check_comparable(ours[0], other)
-    if (len(ours) < 2 and len(theirs) < 2) or len(_members(ours[0].documents)) < 2:
+    if (len(ours) < 2 and len(theirs) < 2) or len(members_of(ours[0].documents)) < 2:
         return None
     found = _over_seeds([ours, theirs], resamples, seed)
-    return Comparison(found.estimate, found.p_value)
+    # the least p of exchanging the outcomes of so few documents: where all differ alike, they seem to have no noise
+    least = 0.5 ** (len(members_of(ours[0].documents)) - 1)
+    spread = found.estimate if least < 0.05 else with_zero(found.estimate)
+    return Comparison(spread, max(found.p_value, least))
 
 
 def estimate_mean(values: Sequence[float]) -> Estimate:
@@ -287,7 +279,7 @@ def _over_seeds(recipes: Sequence[Sequence[Outcomes]], resamples: int, seed: int
     first = recipes[0][0]
     for other in (outcomes for recipe in recipes for outcomes in recipe):
         _check_comparable(first, other)
-    members = _members(first.documents)
+    members = members_of(first.documents)
     sides = [np.array([one.value() for one in recipe]) for recipe in recipes]
     spreads = [side.var(ddof=1) for side in sides if len(side) > 1]
 
@@ -295,7 +287,7 @@ def _over_seeds(recipes: Sequence[Sequence[Outcomes]], resamples: int, seed: int
         means = [np.mean([one.value(drawn) for one in recipe]) for recipe in recipes]
         return float(means[0] - sum(means[1:]))
 
-    drawn = _drawn(at, members, resamples, seed) if len(members) > 1 else np.zeros(2)
+    drawn = drawn_values(at, members, resamples, seed) if len(members) > 1 else np.zeros(2)
     # variance and its degrees of freedom: of the documents, then of each side's seeds
     parts = [(float(drawn.var(ddof=1)), max(1, len(members) - 1))]
     for side in sides:
@@ -311,21 +303,32 @@ def differences_by_length(
 ) -> dict[str, Estimate]:
     """Our score minus theirs in each length band where both have one; 95 % intervals for all bands together."""
     _check_comparable(ours, theirs)
+    kind = kind_of(ours.task)
     bands = {
         _band_name(above, up_to): inside
         for above, up_to, inside in _bands(ours)
         if not np.isnan(ours.value(inside)) and not np.isnan(theirs.value(inside))
     }
-    return {
-        name: _estimate(
-            lambda drawn: ours.value(drawn) - theirs.value(drawn),
-            [inside[positions] for positions in _members(ours.documents[inside])],
+    level = 1 - 0.05 / max(1, len(bands))
+
+    def score(rows: np.ndarray) -> float:
+        return kind.scores_of(rows, (kind.metric,)).get(kind.metric, np.nan)
+
+    def difference(inside: np.ndarray) -> Estimate:
+        """The interval on the examples `inside`."""
+        members = members_of(ours.documents[inside])
+        spread = estimate_on(
+            lambda drawn: ours.value(inside[drawn]) - theirs.value(inside[drawn]),
+            members,
             resamples,
             seed,
-            level=1 - 0.05 / len(bands),
+            level=level,
+            bounds=OF_DIFFERENCES,
         )
-        for name, inside in bands.items()
-    }
+        first, second = (kind.exchangeable(one.rows[inside]) for one in (ours, theirs))
+        return if_proven(spread, level, lambda: paired_p(score, first, second, members, resamples, seed))
+
+    return {name: difference(inside) for name, inside in bands.items()}
 
 
 def differences_by_label(
@@ -333,19 +336,27 @@ def differences_by_label(
 ) -> dict[str, Estimate]:
     """Our F1 minus theirs for each label that both know; 95 % intervals for all labels together."""
     _check_comparable(ours, theirs)
-    members, theirs_now = _members(ours.documents), theirs.label_scores()
+    members, theirs_now = members_of(ours.documents), theirs.label_scores()
     shared = [label for label in ours.label_scores() if label in theirs_now]
+    level = 1 - 0.05 / max(1, len(shared))
+    counts = [dict(zip(one.labels, one.label_counts().swapaxes(0, 1), strict=False)) for one in (ours, theirs)]
 
-    def difference(label: str, drawn: np.ndarray) -> float:
-        scores = [one.label_scores(drawn).get(label, float("nan")) for one in (ours, theirs)]
-        return scores[0] - scores[1]
+    def f1(rows: np.ndarray) -> float:
+        right, predicted, gold = rows.sum(axis=0)
+        return f1_of(right, predicted, gold) if gold else np.nan
 
-    return {
-        label: _estimate(
-            functools.partial(difference, label), members, resamples, seed, level=1 - 0.05 / len(shared)
+    def difference(first: np.ndarray, second: np.ndarray) -> Estimate:
+        spread = estimate_on(
+            lambda drawn: f1(first[drawn]) - f1(second[drawn]),
+            members,
+            resamples,
+            seed,
+            level=level,
+            bounds=OF_DIFFERENCES,
         )
-        for label in shared
-    }
+        return if_proven(spread, level, lambda: paired_p(f1, first, second, members, resamples, seed))
+
+    return {label: difference(*(one[label] for one in counts)) for label in shared}
 
 
 def by_length(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Band]:
@@ -357,8 +368,8 @@ def by_length(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) 
     for above, up_to, inside in _bands(outcomes):
         if np.isnan(outcomes.value(inside)):
             continue
-        members = [inside[positions] for positions in _members(outcomes.documents[inside])]
-        bands.append(Band(above, up_to, len(inside), _estimate(outcomes.value, members, resamples, seed)))
+        members = [inside[positions] for positions in members_of(outcomes.documents[inside])]
+        bands.append(Band(above, up_to, len(inside), estimate_on(outcomes.value, members, resamples, seed)))
     return bands
 
 
@@ -381,44 +392,3 @@ def _bands(outcomes: Outcomes) -> Iterator[tuple[int, int | None, np.ndarray]]:
 
 def _band_name(above_tokens: int, up_to_tokens: int | None) -> str:
     return f"{above_tokens + 1}-{up_to_tokens or ''}_tokens"
-
-
-def _members(documents: np.ndarray) -> list[np.ndarray]:
-    """Positions of the examples of each document."""
-    return [np.flatnonzero(documents == number) for number in np.unique(documents)]
-
-
-def _estimate(
-    value: Callable[[np.ndarray], float],
-    members: list[np.ndarray],
-    resamples: int,
-    seed: int,
-    *,
-    level: float = 0.95,
-) -> Estimate:
-    """The value with its percentile interval."""
-    at = value(np.concatenate(members))
-    if len(members) < 2 or not resamples:
-        return Estimate(at, at, at)
-    drawn = _drawn(value, members, resamples, seed)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (at, at)
-    return Estimate(at, float(low), float(high))
-
-
-def _drawn(
-    value: Callable[[np.ndarray], float], members: list[np.ndarray], resamples: int, seed: int
-) -> np.ndarray:
-    """The value on documents drawn with replacement; draws on which it is not defined do not count."""
-    from scipy.stats import DegenerateDataWarning, bootstrap
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # a perfect score is the same in every draw
-        found = bootstrap(
-            (np.arange(len(members)),),
-            lambda drawn: value(np.concatenate([members[number] for number in drawn])),
-            vectorized=False,
-            n_resamples=resamples,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-    return np.asarray(found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)])

@@ -112,6 +112,15 @@ def test_several_labels_are_those_above_one_half(task_of):
     assert prediction["scores"]["a"] == pytest.approx(1 / (1 + np.exp(-0.1)))
 
 
+def test_of_one_label_that_a_text_may_have_those_without_it_count_for_nothing(task_of):
+    kind, examples = kind_of(task_of("sequence", multi_label=True)), examples_of(("a",), ("a",), (), (), (), ())
+    predictions = [{"scores": {"a": chance}} for chance in (0.9, 0.1, 0.8, 0.1, 0.1, 0.1)]
+    scores = kind.scores_of(kind.outcomes(examples, predictions, ("a",)))
+    assert scores["micro_f1"] == scores["macro_f1"] == 0.5, "one right, two answered, two gold"
+    never = kind.scores_of(kind.outcomes(examples, [{"scores": {"a": 0.1}}] * 6, ("a",)))
+    assert never["micro_f1"] == never["macro_f1"] == 0
+
+
 @pytest.mark.parametrize(
     ("train", "dev", "metric"),
     [

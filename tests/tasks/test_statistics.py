@@ -1,5 +1,7 @@
 """Intervals and tests beside SciPy's and beside what can be counted by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -55,6 +57,47 @@ def test_questions_on_one_document_are_drawn_together(task_of):
     assert (together.low, together.high) == (0, 1)
     assert alone.high - alone.low < 0.3
     assert estimate(judged(task_of, hits, texts=["one"] * 60)) == estimate(judged(task_of, hits, texts=["x"] * 60))
+
+
+def test_notes_of_one_patient_are_drawn_together(task_of):
+    kind, predictions = kind_of(task_of("sequence")), [{"scores": {"a": 0.9, "b": 0.1}}] * 3
+    groups = {"1": "one", "2": "two", "3": "two", "4": "one", "5": "three"}
+    examples = [Example(id, f"note {id}", labels=("a",), group=group) for id, group in groups.items()]
+    made = Outcomes.of(kind, examples, [*predictions, *predictions[:2]], LABELS, lambda text: int(text[-1]))
+    assert made.documents.tolist() == [0, 1, 1, 0, 2]
+    assert made.tokens.tolist() == [1, 2, 3, 4, 5], "each note keeps its own length"
+
+
+def test_of_one_document_nothing_is_known(task_of):
+    ours, theirs = (judged(task_of, [hit] * 3, texts=["one"] * 3) for hit in (True, False))
+    assert estimate(ours) == estimate_seeds([ours, ours]) == Estimate(1.0, 0.0, 1.0)
+    assert compare(ours, theirs).difference == Estimate(1.0, -1.0, 1.0)
+    assert differences_by_length(ours, theirs) == {"1-512_tokens": Estimate(1.0, -1.0, 1.0)}
+
+
+@pytest.mark.parametrize(("number", "proven"), [(3, False), (4, True)])
+def test_a_label_or_length_of_few_documents_proves_nothing(task_of, number, proven):
+    kind, texts = kind_of(task_of("sequence")), ["a " * (600 if at < number else 5) for at in range(30)]
+    examples = [
+        Example(f"{at}", f"{at} {text}", labels=("b" if at < number else "a",)) for at, text in enumerate(texts)
+    ]
+
+    def found(right):
+        scores = [{"a": 0.1, "b": 0.9} if at < number and right else {"a": 0.9, "b": 0.1} for at in range(30)]
+        return Outcomes.of(
+            kind, examples, [{"scores": one} for one in scores], LABELS, lambda text: len(text.split())
+        )
+
+    sides = found(False), found(True)
+    spreads = differences_by_label(*sides)["b"], differences_by_length(*sides)["513-1024_tokens"]
+    assert [(one.value, one.high < 0) for one in spreads] == [(-1, proven)] * 2
+
+
+def test_few_documents_without_noise_do_not_prove_a_recipe_better(task_of):
+    for number, proven in ((5, False), (6, True)):
+        right, wrong = ([judged(task_of, [hit] * number)] * 2 for hit in (True, False))
+        found = compare_seeds(right, wrong, resamples=20)
+        assert (found.p_value, found.difference.low > 0) == (0.5 ** (number - 1), proven)
 
 
 @pytest.mark.parametrize(("better", "worse"), [(6, 0), (5, 1), (3, 3)])
@@ -132,6 +175,15 @@ def test_outcomes_are_stored_without_text_and_read_back(task_of):
     assert compare(again, made).p_value == 1
     with pytest.raises(DataError, match="x holds no outcomes"):
         Outcomes.parse({"rows": 1}, source="x")
+
+
+def test_a_ranking_is_stored_to_the_last_digit(task_of):
+    kind = kind_of(task_of("sequence", metric="roc_auc"))
+    chances = {"a": (1e-12, 3e-12), "b": (2e-12, 4e-12)}
+    examples = [Example(f"{label}{p}", f"{label}{p}", labels=(label,)) for label in LABELS for p in chances[label]]
+    predictions = [{"scores": {"a": 1 - p, "b": p}} for label in LABELS for p in chances[label]]
+    made = Outcomes.of(kind, examples, predictions, LABELS, len)
+    assert Outcomes.parse(json.loads(json.dumps(made.plain())), source="x").value() == made.value() == 0.75
 
 
 def test_a_metric_without_meaning_in_a_draw_is_left_out_of_it(task_of):

@@ -55,9 +55,12 @@ def multi_label_measures(specificity: float) -> dict[str, Measure]:
     from sklearn.metrics import f1_score
 
     def f1(average: str) -> Measure:
-        return lambda truth, probabilities: float(
-            f1_score(truth, probabilities > 0.5, average=average, zero_division=0)
-        )
+        def measure(truth: np.ndarray, probabilities: np.ndarray) -> float:
+            # a column alone is two classes to scikit-learn, which counts those without the label, too
+            alone = [1] if truth.shape[1] == 1 else None
+            return float(f1_score(truth, probabilities > 0.5, labels=alone, average=average, zero_division=0))
+
+        return measure
 
     return {
         "micro_f1": f1("micro"),

@@ -13,6 +13,7 @@ from clinscale.errors import ConfigError, DataError
 from clinscale.records import Record
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
+from clinscale.tasks.kinds.classification import f1_of
 from clinscale.tasks.task import KindRules, TaskConfig
 
 if TYPE_CHECKING:
@@ -242,9 +243,14 @@ class Kind(KindRules, ABC):
         """These rows in a unit that all models share and that scores the same; a paired test exchanges them."""
         return outcomes
 
+    def label_counts(self, outcomes: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+        """(examples, labels, 3): how often each label is right, predicted and gold; no labels for answers."""
+        return np.zeros((len(outcomes), 0, 3))
+
     def label_scores(self, outcomes: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
         """F1 of each label that these rows of `outcomes` have in their gold; nothing for answers."""
-        return {}
+        counts = self.label_counts(outcomes, labels).sum(axis=0)
+        return {label: f1_of(*count) for label, count in zip(labels, counts, strict=False) if count[2]}
 
     def calibration(self, outcomes: np.ndarray) -> dict[str, float]:
         """Measures of how far the stated probabilities can be trusted; lower is better.

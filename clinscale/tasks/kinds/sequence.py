@@ -17,7 +17,6 @@ from clinscale.tasks.kinds import baselines
 from clinscale.tasks.kinds.classification import (
     RANKING_METRICS,
     calibration,
-    f1_of,
     multi_label_measures,
     probabilities_of,
     sensitivity_name,
@@ -251,7 +250,7 @@ class SequenceKind(Kind):
         gold = outcomes.shape[1] - probabilities.shape[1]
         return np.hstack([outcomes[:, :gold], rankdata(probabilities, axis=0) / max(1, len(outcomes))])
 
-    def label_scores(self, outcomes: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+    def label_counts(self, outcomes: np.ndarray, labels: Sequence[str]) -> np.ndarray:
         """Each label against the rest."""
         truth, probabilities = self._truth_and_probabilities(outcomes)
         gold, chosen = (
@@ -259,8 +258,7 @@ class SequenceKind(Kind):
             if self.task.multi_label
             else (np.eye(len(labels), dtype=bool)[one] for one in (truth, self._chosen(probabilities)))
         )
-        counts = zip(labels, (gold & chosen).sum(axis=0), chosen.sum(axis=0), gold.sum(axis=0), strict=True)
-        return {label: f1_of(right, predicted, of) for label, right, predicted, of in counts if of}
+        return np.stack([gold & chosen, chosen, gold], axis=2).astype(float)
 
     def calibration(self, outcomes: np.ndarray) -> dict[str, float]:
         """`calibration_error` of the chosen label (several labels: of each label's yes or no) and `brier_score`."""

@@ -13,7 +13,6 @@ from clinscale.records import Record
 from clinscale.tasks.example import Entity, Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import baselines
-from clinscale.tasks.kinds.classification import f1_of
 from clinscale.tasks.kinds.entity_scorers import ENTITY_SCORERS, OVERALL, count_entities
 from clinscale.tasks.kinds.file_words import in_whole_words, words_of_file
 from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window, column
@@ -192,10 +191,9 @@ class TokensKind(Kind):
         }
         return {name: scores[name] for name in metrics or self.metrics}
 
-    def label_scores(self, outcomes: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
-        """Strict F1 of each entity type."""
-        counts = outcomes[:, OVERALL:].sum(axis=0).reshape(-1, 3)  # none in outcomes of earlier versions
-        return {label: f1_of(*count) for label, count in zip(labels, counts, strict=False) if count[2]}
+    def label_counts(self, outcomes: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+        """Entities of each type, counted strictly."""
+        return outcomes[:, OVERALL:].reshape(len(outcomes), -1, 3)  # none in outcomes of earlier versions
 
     def trivial(
         self, train: Sequence[Example], examples: Sequence[Example], labels: Sequence[str]

@@ -1,0 +1,116 @@
+"""Documents drawn again and exchanged: intervals of any number, and the paired test (Efron; Noreen 1989; both SciPy's).
+
+A document's examples are its members: positions in arrays with a row for each example.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score, or a difference of scores, with its 95 % interval; of one document that is all that is possible."""
+
+    value: float
+    low: float
+    high: float
+
+
+OF_SCORES, OF_DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
+"""Bounds of every metric, and of a difference of two."""
+
+
+def members_of(documents: np.ndarray) -> list[np.ndarray]:
+    """Positions of the examples of each document."""
+    return [np.flatnonzero(documents == number) for number in np.unique(documents)]
+
+
+def estimate_on(
+    value: Callable[[np.ndarray], float],
+    members: Sequence[np.ndarray],
+    resamples: int,
+    seed: int,
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] = OF_SCORES,
+) -> Estimate:
+    """The value with its percentile interval; that is all from one bound to the other where nothing is known."""
+    at = value(np.concatenate(members))
+    if not resamples:
+        return Estimate(at, at, at)
+    drawn = drawn_values(value, members, resamples, seed) if len(members) > 1 else np.zeros(0)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else bounds
+    return Estimate(at, float(low), float(high))
+
+
+def drawn_values(
+    value: Callable[[np.ndarray], float], members: Sequence[np.ndarray], resamples: int, seed: int
+) -> np.ndarray:
+    """The value on documents drawn with replacement; draws on which it is not defined do not count."""
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # a perfect score is the same in every draw
+        found = bootstrap(
+            (np.arange(len(members)),),
+            lambda drawn: value(np.concatenate([members[number] for number in drawn])),
+            vectorized=False,
+            n_resamples=resamples,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    return np.asarray(found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)])
+
+
+def paired_p(
+    score: Callable[[np.ndarray], float],
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    members: Sequence[np.ndarray],
+    resamples: int,
+    seed: int,
+) -> float:
+    """The share of differences of scores, with the rows of documents exchanged at random, as large as that found."""
+    from scipy.stats import permutation_test
+
+    if len(members) < 2:
+        return 1.0  # one document proves nothing
+    of_row = np.empty(len(ours), dtype=int)
+    for number, rows in enumerate(members):
+        of_row[rows] = number
+
+    def difference(first: np.ndarray, second: np.ndarray) -> float:
+        exchanged = (first >= len(members))[of_row].reshape(-1, *[1] * (ours.ndim - 1))
+        sides = np.where(exchanged, theirs, ours), np.where(exchanged, ours, theirs)
+        return float(score(sides[0]) - score(sides[1]))
+
+    # a document's number represents our outcome on it, its number beyond theirs for theirs; scipy exchanges the two
+    documents = np.arange(len(members))
+    found = permutation_test(
+        (documents, documents + len(members)),
+        difference,
+        permutation_type="samples",
+        n_resamples=resamples,
+        vectorized=False,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def if_proven(spread: Estimate, level: float, p_value: Callable[[], float]) -> Estimate:
+    """The interval, with zero in it unless the paired test shows a difference, too.
+
+    An interval of few documents is too narrow: of one whose label no other has, each draw gives the same difference.
+    Four that agree are the least that prove anything, at p 0.125.
+    """
+    if spread.low <= 0 <= spread.high or p_value() <= max(1 - level, 0.5**3):
+        return spread
+    return with_zero(spread)
+
+
+def with_zero(spread: Estimate) -> Estimate:
+    """The interval, widened to hold zero."""
+    return Estimate(spread.value, min(spread.low, 0.0), max(spread.high, 0.0))
