@@ -8,6 +8,7 @@ A value that is not what its column must hold is an error that names column and 
 import json
 import math
 import re
+import unicodedata
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -45,6 +46,7 @@ _EXACT_DIGITS = len(f"-{_EXACT}")
 _LARGEST = 10**40
 _BITS = frozenset({"0", "1", "True", "False"})
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
+_UNSEEN = ("Cc", "Cf")  # of halves of characters and private ones nobody knows
 _SHORT_NAME = re.compile(r"(?=.*[0-9])[\w.:/#+-]{1,40}", re.ASCII)
 
 
@@ -52,7 +54,7 @@ def is_missing(value: Any) -> bool:
     """Whether a value means nothing: null, NaN, NaT, a blank or the way that a CSV spells these."""
     if isinstance(value, str):
         # a long text is neither stripped nor hashed, which would take longer than all else here
-        return not value or value.isspace() or (len(value) < 40 and value.strip() in SPELLED_MISSING)
+        return is_blank(value) or (len(value) < 40 and value.strip() in SPELLED_MISSING)
     if isinstance(value, Decimal):
         return value.is_nan()
     return (
@@ -60,6 +62,11 @@ def is_missing(value: Any) -> bool:
         or (isinstance(value, Real) and math.isnan(value))
         or type(value).__name__ in ("NAType", "NaTType")  # of pandas, which need not be there
     )
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to read in a text: it is empty, or of blanks, control characters and unseen marks."""
+    return all(one.isspace() or unicodedata.category(one) in _UNSEEN for one in text)
 
 
 def as_text(value: Any, column: str) -> str | None:
@@ -105,7 +112,7 @@ def as_label(value: Any, column: str) -> str | None:
     Raises:
         CellError: it is neither text, whole number nor truth, or a list that was written as text.
     """
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str) and not is_blank(value):
         if _WRITTEN_LIST.fullmatch(value.strip()):
             raise CellError(f"column {column!r} holds a list where one label is needed", "give each row one label")
     elif is_missing(value):

@@ -22,7 +22,8 @@ from clinscale.cells import (
     is_short_name,
 )
 
-NOTHING = [None, math.nan, np.float32("nan"), Decimal("nan"), Decimal("snan"), pd.NA, pd.NaT, "", " \n"]
+UNSEEN = ["\u200b\ufeff", "\x07 \0"]
+NOTHING = [None, math.nan, np.float32("nan"), Decimal("nan"), Decimal("snan"), pd.NA, pd.NaT, "", " \n", *UNSEEN]
 SPELLED = ["nan", "NaN", " NULL ", "<NA>", r"\N"]
 NO_SCALARS = [["a"], {"a": 1}, b"a", ("a",), {"a"}, datetime.date(2020, 1, 1), pd.Timestamp("2020-01-01")]
 SECRET = "Jane Roe"

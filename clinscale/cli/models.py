@@ -172,7 +172,7 @@ def promote(
     """
     from clinscale import promotion, registry
 
-    if force and not why:
+    if force and why is None:
         raise ConfigError("--force needs --why REASON, which is kept on record")
     rules = promotion.GateRules.load(overrides=overrides or [])
     tracking = registry.connect(tracking_uri, home=home)

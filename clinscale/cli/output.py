@@ -67,13 +67,18 @@ def keep_stdout_clean() -> Iterator[None]:
 def emit(values: Any, *, as_json: bool, people: Any = None) -> None:
     """The verb's result: `values` as JSON, or `people` (text or a table) for people."""
     if as_json:
-        text = json.dumps(values, ensure_ascii=False, indent=2, default=str)
-        escaped = STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
-        print(escaped, file=_stdout, flush=True)
+        print(json_text(values, indent=2), file=_stdout, flush=True)
         return
     printer = _Console(file=_stdout, highlight=False, width=None if _stdout.isatty() else 160)
     for part in people if isinstance(people, list) else [people]:
-        printer.print(part)
+        # a line that were broken to the width would be no path and no JSON any more, and blanks there would be lost
+        printer.print(part, soft_wrap=isinstance(part, str))
+
+
+def json_text(values: Any, *, indent: int | None = None) -> str:
+    """`values` as JSON, in one line where `indent` is None; what would steer a terminal is escaped as JSON has it."""
+    text = json.dumps(values, ensure_ascii=False, indent=indent, default=str)
+    return STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:

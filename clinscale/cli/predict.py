@@ -1,14 +1,13 @@
 """`clinscale predict`: answers on documents of any length."""
 
 import contextlib
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri, local_only
-from clinscale.cli.output import Steps, emit
+from clinscale.cli.output import Steps, emit, json_text
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, InferencePrecision
 
@@ -116,7 +115,7 @@ def predict(
         **({} if card.task.threshold is None else {"threshold": card.task.threshold}),
         **({"out": str(out)} if workers else {"predictions": lines}),
     }
-    shown = [] if out else [dumps(line, ensure_ascii=False) for line in lines]
+    shown = [] if out else [json_text(line) for line in lines]
     told = kind_of(card.task).reading_of_threshold(card.labels)
     emit(values, as_json=json, people=[*shown, _summary(tally, out) + (f"; {told}" if told else "")])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinscale.errors import ConfigError, DataError
+from clinscale.predict.card import CARD_FILE
 from clinscale.predict.inputs import Document
 from clinscale.storage import atomic_path, is_remote
 from clinscale.tasks import OnError, column, kind_of
@@ -110,7 +111,8 @@ def check_out(out: str | Path) -> None:
     """Refuse a file for answers that could not be written, before there are any.
 
     Raises:
-        ConfigError: an ending that names no format, a folder, or a place in an object store.
+        ConfigError: an ending that names no format, a folder, a place in an object store, or one in a model's folder,
+            which would be another model by that, to its digest and to who pulls it.
     """
     if is_remote(out):
         raise ConfigError(f"{out} must be a local file, got a remote one; write it here and copy it there")
@@ -118,6 +120,9 @@ def check_out(out: str | Path) -> None:
         raise ConfigError(f"{out} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; give it such an ending")
     if Path(out).is_dir():
         raise ConfigError(f"{out} must be a file, got a folder; name a file in it")
+    model = next((one for one in Path(out).resolve().parents if (one / CARD_FILE).is_file()), None)
+    if model:
+        raise ConfigError(f"{out} must not be in a model's folder, got {model}; name a file elsewhere")
 
 
 @contextlib.contextmanager

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Self
 
 from clinscale.config import Config
-from clinscale.errors import DataError
+from clinscale.errors import ConfigError, DataError
 from clinscale.predict.requirements import write_requirements
 from clinscale.storage import read_json, write_json
-from clinscale.tasks import LongDocuments, TaskConfig
+from clinscale.tasks import LongDocuments, TaskConfig, kind_of
 
 CARD_FILE = "task_card.json"
 
@@ -29,6 +29,15 @@ class TaskCard(Config):
 
     long_documents: LongDocuments = "truncate"
     """The reading of a document to classify that is longer than the window."""
+
+    def check(self) -> None:
+        """Refuse windows that would leave out parts of a document, and a threshold that is of none of its labels."""
+        if not 0 <= self.stride_tokens < self.max_tokens:
+            raise ConfigError(
+                f"stride_tokens of a task card must be from 0 to below max_tokens {self.max_tokens}, got "
+                f"{self.stride_tokens}; pull or fine-tune the model again"
+            )
+        kind_of(self.task.model_copy(update={"alerts_per_1000": None})).check_threshold(self.labels)
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:

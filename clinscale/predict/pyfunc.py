@@ -11,6 +11,7 @@ spawns would import the archive.
 
 # the archive must be on the path before clinscale is imported from it
 
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any
 
 import mlflow.models
 import mlflow.pyfunc
+
+# MLflow would print the whole table into its error about one that lacks a column or has a column of numbers
+os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
 
 if "clinscale" not in sys.modules:
     sys.path[:0] = map(str, Path(__file__).parent.glob("code/*.zip"))
@@ -27,7 +31,7 @@ from clinscale.cells import CellError
 from clinscale.errors import ConfigError
 from clinscale.predict import Document, answer, load_predictor
 from clinscale.records import Record
-from clinscale.tasks import Example
+from clinscale.tasks import Example, fault_of_texts
 
 # the rooms that no version carries, the registry say, come from an installed clinscale where there is one
 clinscale.__path__ = pkgutil.extend_path(clinscale.__path__, clinscale.__name__)
@@ -72,6 +76,8 @@ class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             try:
                 text = record.text("text")
                 second = record.text("text_pair") if kind.second_text_column else None
+                if why := fault_of_texts(text, second):
+                    raise CellError(why, "fix it or drop the row", record.place)
                 example = Example(str(number), text, second, **kind.read_given(record, text))
             except CellError as error:
                 if on_error == "raise":

@@ -14,7 +14,7 @@ from spacy.util import filter_spans, minibatch
 
 from clinscale.errors import ConfigError
 from clinscale.predict.predictor import load_predictor
-from clinscale.tasks import Example, Prediction
+from clinscale.tasks import Example, Prediction, fault_of_texts
 
 
 class ClinscaleComponent:
@@ -37,7 +37,7 @@ class ClinscaleComponent:
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 64) -> Iterator[Doc]:
         """The documents with their answers set; `batch_size` are read together, in windows of like length."""
         for docs in minibatch(stream, batch_size):
-            asked = [doc for doc in docs if doc.text.strip()]
+            asked = [doc for doc in docs if not fault_of_texts(doc.text)]
             examples = [Example(id=str(number), text=doc.text) for number, doc in enumerate(asked)]
             for doc, prediction in zip(asked, self._predictor.predict(examples), strict=True):
                 self._set(doc, prediction)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clinscale import predict, registry
+from clinscale.cells import is_blank
 from clinscale.config import fingerprint
-from clinscale.errors import AccessError, RegistryError
+from clinscale.errors import AccessError, ConfigError, RegistryError
 from clinscale.promotion.evidence import (
     candidate_evidence,
     measure_latency,
@@ -119,8 +120,11 @@ def promote(
 
     Raises:
         AccessError: the account may not promote. RegistryError: no such version, or the server fails.
+        ConfigError: `force` says nothing.
         DataError: no task data at `data`.
     """
+    if force is not None:
+        _check_reason(force)
     version = registry.resolve(tracking, reference)
     champion = registry.find_version(tracking, f"{version.name}@{CHAMPION}")
     if champion and champion.digest == version.digest:
@@ -148,7 +152,9 @@ def rollback(tracking: Tracking, name: str, *, why: str) -> tuple[ModelVersion, 
 
     Raises:
         RegistryError: the model has no champion, or none before it.
+        ConfigError: `why` says nothing.
     """
+    _check_reason(why)
     champion = registry.resolve(tracking, f"{name}@{CHAMPION}")
     moves = [move for move in history(tracking, name) if move.action in ("promote", "force")]
     came = next((move for move in reversed(moves) if move.after == champion.label), None)
@@ -161,6 +167,11 @@ def rollback(tracking: Tracking, name: str, *, why: str) -> tuple[ModelVersion, 
     decision = Decision(before.label, champion.label, True, f"back from {champion.label}")
     returned, _ = _move(tracking, before, champion, decision, "rollback", why)
     return champion, returned
+
+
+def _check_reason(why: str) -> None:
+    if is_blank(why):
+        raise ConfigError("--why must give the reason, which is kept on record, got none; say it in a few words")
 
 
 def history(tracking: Tracking, name: str) -> list[Move]:

@@ -193,7 +193,13 @@ def _choose(
                 f"{reference} is {now.label} by now, and locked to {entry.label}, which is used; "
                 f"clinscale pull {reference} --update moves on"
             )
-        version = resolve(tracking, entry.label)
+        found = find_version(tracking, entry.label)
+        if found is None:
+            raise RegistryError(
+                f"{reference} is locked to {entry.label}, which {tracking.place} does not hold (any more); pull with "
+                "--update to move on, with --offline for the copy that was pulled, or remove it from the lock file"
+            )
+        version = found
     if version.digest not in ("", entry.digest):
         raise _changed(version, version.digest, entry.digest)
     if entry.manifest and version.manifest != entry.manifest:

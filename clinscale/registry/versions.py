@@ -21,6 +21,8 @@ from clinscale.runfolder import PLAIN_NAME, check_plain_name
 
 CHAMPION = "champion"
 
+_MADE_CHAMPION = ("promote", "force", "rollback")  # beginnings of the tags that such decisions leave
+
 _MAX_DESCRIPTION = 5000  # column width of MLflow's databases
 _ARRIVAL_S = 60.0
 
@@ -143,12 +145,16 @@ def resolve(tracking: Tracking, reference: str) -> ModelVersion:
     """The version that `NAME`, `NAME@alias` or `NAME/3` means; NAME alone is the champion, else the latest.
 
     Raises:
-        RegistryError: there is no such name, alias or version; names the nearest known.
+        RegistryError: there is no such name, alias or version; names the nearest known. NAME alone had a champion that
+            is gone from MLflow: the latest may be one that was refused or rolled back.
     """
     version = find_version(tracking, reference)
+    wanted = _parse(reference)
+    name = wanted["name"]
     if version is not None:
+        if not (wanted["alias"] or wanted["version"]) and CHAMPION not in version.aliases:
+            _refuse_gone_champion(tracking, version.name)
         return version
-    name = _parse(reference)["name"]
     known = sorted({item.name for item in list_versions(tracking)})
     if name not in known:
         raise RegistryError(f"no model {name!r} in {tracking.place}; {nearest(str(name), known)}")
@@ -189,6 +195,20 @@ def _parse(reference: str) -> dict[str, str | None]:
     if match is None:
         raise RegistryError(f"model reference {reference!r} must read NAME, NAME@alias or NAME/3; correct it")
     return match.groupdict()
+
+
+def _refuse_gone_champion(tracking: Tracking, name: str) -> None:
+    """RegistryError where a version of a model without a champion was one, as the record of decisions on it says."""
+    were = [
+        one.label
+        for one in _versions_of(tracking, name)
+        if one.tags.get(Tag.DECISION, "").partition(":")[0] in _MADE_CHAMPION
+    ]
+    if were:
+        raise RegistryError(
+            f"model {name} has no champion, though {' and '.join(were)} once was: somebody deleted the last one or its "
+            f"alias in MLflow itself; name a version, or make one champion: clinscale models promote {were[-1]}"
+        )
 
 
 def _refuse_twin(tracking: Tracking, name: str) -> None:

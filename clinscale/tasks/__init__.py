@@ -44,6 +44,7 @@ from clinscale.tasks.unlabelled import (
     DocumentFormat,
     Unlabelled,
     document_format,
+    fault_of_texts,
     read_unlabelled,
 )
 
@@ -85,6 +86,7 @@ __all__ = [
     "estimate",
     "estimate_mean",
     "estimate_seeds",
+    "fault_of_texts",
     "holm",
     "kind_of",
     "lines_of",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from clinscale.cells import CellError
+from clinscale.cells import CellError, is_blank
 from clinscale.errors import DataError
 from clinscale.records import RECORD_SUFFIXES, Record, data_suffix, read_records, read_text
 from clinscale.storage import read_json
@@ -220,14 +220,18 @@ def _document(
     is_split: bool = False,
     **given: Any,
 ) -> Unlabelled:
-    if not fault and not text.strip():
-        fault = "has no text"
-    elif not fault and second is not None and not second.strip():
-        fault = "has no second text"
-    elif not fault and "\0" in text:
-        fault = "holds zero bytes, which no text does"
+    fault = fault or fault_of_texts(text, second)
     example = Example(id, text, second, is_split_into_words=is_split, **given)
     return Unlabelled(id, row, None if fault else example, fault)
+
+
+def fault_of_texts(text: str, second: str | None = None) -> str:
+    """A clause on why nothing can be answered about these texts, which holds nothing of them; empty where it can."""
+    if is_blank(text):
+        return "has no text"
+    if second is not None and is_blank(second):
+        return "has no second text"
+    return "holds zero bytes, which no text does" if "\0" in f"{text}{second}" else ""
 
 
 _READERS: dict[DocumentFormat, Callable[[TaskConfig, str, str], Iterator[Unlabelled]]] = {

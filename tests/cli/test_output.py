@@ -59,6 +59,15 @@ def test_json_keeps_what_is_escaped(stdout, name):
     assert json.loads(stdout.getvalue()) == {"text": ODD[name]}
 
 
+def test_lines_for_a_file_are_as_long_as_they_are(stdout):
+    lines = [output.json_text({"answer": text, "more": "two  blanks " * 30}) for text in ODD.values()]
+    emit({}, as_json=False, people=[*lines, f"/{'long path/' * 30}"])
+    *written, path = stdout.getvalue().splitlines()
+    assert [json.loads(line)["answer"] for line in written] == [*ODD.values()]
+    assert written == lines
+    assert len(path) == 301
+
+
 def test_messages_logs_and_progress_do_not_steer_either(monkeypatch):
     written = io.StringIO()
     monkeypatch.setattr(output.console, "file", written)

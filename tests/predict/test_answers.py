@@ -104,6 +104,9 @@ def test_a_file_that_could_not_be_written_is_refused_at_once(name, says, tmp_pat
     (tmp_path / "o.csv").mkdir()
     with pytest.raises(ConfigError, match="must be a file, got a folder"):
         check_out(tmp_path / "o.csv")
+    card().write(tmp_path)
+    with pytest.raises(ConfigError, match="must not be in a model's folder"):
+        check_out(tmp_path / "answers" / "o.jsonl")
 
 
 class Asked:

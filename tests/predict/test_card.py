@@ -32,6 +32,21 @@ def test_a_card_of_other_outputs_than_the_models_is_refused(task, change, folder
         load_predictor(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"stride_tokens": 64}, "below max_tokens 64"),
+        ({"stride_tokens": -1}, "from 0"),
+        ({"threshold": 0.5}, "got 3"),
+    ],
+)
+def test_a_card_that_would_leave_out_text_or_answer_by_no_label_is_refused(change, says):
+    task = load_task("demo_documents").model_copy(update=change)
+    fields = {"max_tokens": 64, "stride_tokens": 8} | {key: change[key] for key in change if key != "threshold"}
+    with pytest.raises(ConfigError, match=says):
+        TaskCard(task=task, labels=("a", "b", "c"), **fields)
+
+
 def test_what_is_no_model_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no config\.json"):
         load_predictor(tmp_path)

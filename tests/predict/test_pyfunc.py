@@ -18,6 +18,7 @@ import pandas
 import pytest
 import torch
 import transformers
+from mlflow.exceptions import MlflowException
 
 import clinscale
 from clinscale import promotion, registry
@@ -73,6 +74,9 @@ def test_mlflow_loads_what_was_registered(task, family, versions):
     signature = model.metadata.signature
     assert signature.inputs.input_names() == list(version["rows"][0])
     assert set(signature.outputs.input_names()) == set(version["answers"][0])
+    with pytest.raises(MlflowException) as refused:
+        model.predict(table.rename(columns={"text": "note"}))
+    assert version["rows"][0]["text"][:20] not in str(refused.value)
     [alone] = model.predict(table[-1:], params={"batch_size": 1})
     assert alone.keys() == version["answers"][-1].keys()
 
@@ -88,6 +92,9 @@ def test_a_row_without_text_keeps_no_other_from_its_answer(folders, documents):
     assert blank == {"error": "column 'text' has no text"}
     assert "canary" not in odd.pop("error")
     assert not odd
+    for unread in ("a\0b", "\u200b"):  # as `clinscale predict` refuses them
+        with pytest.raises(DataError, match="input row 1: "):
+            model.predict(None, [{"text": unread}])
     with pytest.raises(ConfigError, match="on_error must be raise or skip"):
         model.predict(None, rows, {"on_error": "ignore"})
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from clinscale import corpus, models, registry
-from clinscale.errors import RegistryError
+from clinscale.errors import ConfigError, RegistryError
 from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE, TRIVIAL_OUTCOMES_FILE
 from clinscale.predict import TaskCard, load_predictor
 from clinscale.promotion import GateRules, history, promote, register_judged, rollback
@@ -202,6 +202,14 @@ def test_a_move_waits_for_one_that_began_before_unless_its_process_is_gone(track
     other.set_tags({Tag.OWNER: f"{socket.gethostname()} {2**30} 1@another-boot"})
     promote(tracking, bases[0], home=tmp_path)
     assert aliases(tracking) == {"champion": bases[0]}
+
+
+@pytest.mark.parametrize("why", ["", " \n"])
+def test_a_reason_that_says_nothing_is_refused(tracking, why, tmp_path):
+    with pytest.raises(ConfigError, match="--why must give the reason"):
+        rollback(tracking, "m", why=why)
+    with pytest.raises(ConfigError, match="--why must give the reason"):
+        promote(tracking, "m/1", home=tmp_path, force=why)
 
 
 def test_a_champion_that_came_twice_goes_back_to_the_one_before_its_last_time(tracking, bases, tmp_path):

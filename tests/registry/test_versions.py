@@ -113,6 +113,18 @@ def test_a_champion_that_is_missing_says_how_to_make_one(tracking, register, hf_
         registry.resolve(tracking, "radiology@champion")
 
 
+def test_a_name_whose_champion_was_deleted_in_mlflow_means_no_other_version(tracking, register, hf_folder):
+    """The latest may be one that was refused or rolled back."""
+    for note, decision in (("1", "promote: better"), ("2", "rollback: back"), ("3", "refused: no gain")):
+        version = register(changed(hf_folder, note), tags={Tag.DECISION: decision})
+        if note == "2":
+            registry.set_alias(tracking, version)
+    tracking.client.delete_model_version("radiology", "2")
+    with pytest.raises(RegistryError, match="radiology has no champion, though radiology/1 once was"):
+        registry.resolve(tracking, "radiology")
+    assert registry.resolve(tracking, "radiology/3").version == 3
+
+
 def test_a_first_champion_may_be_missing(tracking, register, hf_folder):
     assert registry.find_version(tracking, "radiology@champion") is None
     register(hf_folder)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from clinscale.cells import is_blank
 from clinscale.errors import DataError
 from clinscale.records import list_files, read_text
 from clinscale.tasks.example import Example
@@ -80,7 +81,7 @@ def _read_document(
             raise
         findings.reject(f"not valid {encoding.upper()}", stem, "convert it")
         return None
-    if not text.strip():
+    if is_blank(text):
         findings.reject("empty text", file, "remove the document")
         return None
     return Example(id=stem.rsplit("/", 1)[-1], text=text, **read_gold(text, lines, beside, findings))

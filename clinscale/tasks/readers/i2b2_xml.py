@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from clinscale.cells import CellError, as_whole_number, is_short_name
+from clinscale.cells import CellError, as_whole_number, is_blank, is_short_name
 from clinscale.errors import DataError
 from clinscale.records import list_files
 from clinscale.storage import decode, read_bytes
@@ -83,7 +83,7 @@ def read_document(
         findings.reject(fault, file, "correct the file")
         return None
     text = root.findtext("TEXT")
-    if text is None or not text.strip():
+    if text is None or is_blank(text):
         findings.reject("empty text", file, "remove the document")
         return None
     tags = root.find("TAGS")
