@@ -15,9 +15,11 @@ import pytest
 from clinscale.errors import ConfigError, DataError
 from clinscale.records import (
     RECORD_SUFFIXES,
+    ContinuedRows,
     Record,
     TableFormat,
     data_suffix,
+    has_escaped_breaks,
     list_files,
     read_records,
     read_text,
@@ -341,6 +343,60 @@ def test_the_header_of_a_file_that_was_joined_is_no_row(tmp_path):
 
 
 LITERAL = 'text\tlabel\nnote 0\ta\n"soft abdomen\tb\nnote 2\ta\nno pain"\tb\nnote 4\ta\n'
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_row_of_one_column_may_be_its_name(tmp_path, name):
+    rows = {"a.csv": "text\ntext\npain\n", "a.jsonl": '{"text": "text"}\n{"text": "pain"}\n'}
+    (tmp_path / name).write_text(rows[name])
+    assert [row.text("text") for row in read_records(str(tmp_path / name), ["text"])] == ["text", "pain"]
+
+
+def test_a_quotation_mark_behind_a_blank_is_no_text_unless_it_is_told_so(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('id, text\n1, no pain\n2, "no fever"\n')
+    with pytest.raises(
+        DataError, match=r"a.csv row 2 has a blank between the separator and a quotation mark"
+    ) as caught:
+        list(read_records(str(path), ["text"]))
+    assert "fever" not in str(caught.value)
+    read = list(read_records(str(path), ["text"], table=TableFormat(quoting="standard")))
+    assert [row.text("text") for row in read] == [" no pain", ' "no fever"']
+
+
+@pytest.mark.parametrize(
+    ("rows", "continued"),
+    [
+        (
+            [{"NOTE": "7", "LINE": "1"}, {"NOTE": "7", "LINE": "2"}, {"NOTE": "8", "LINE": "1"}],
+            [False, True, False],
+        ),
+        ([{"NOTE": 7}, {"NOTE": 7.0}, {"NOTE": None}, {"NOTE": None}], [False, True, False, False]),
+        (
+            [{"line_nbr": 1.0}, {"line_nbr": 2.0}, {"line_nbr": 2.0}, {"line_nbr": 4.0}],
+            [False, True, False, False],
+        ),
+        ([{"note_seq": 1}, {"note_seq": 2}], [False, False]),  # MIMIC-IV numbers whole notes by it
+        ([{"LINE": "x"}, {"LINE": 0.5}, {"LINE": [1]}], [False] * 3),
+    ],
+)
+def test_rows_that_go_on_with_a_note_are_seen(rows, continued):
+    seen = ContinuedRows("NOTE")
+    assert [seen.goes_on(Record("a.csv", number, row)) for number, row in enumerate(rows, 1)] == continued
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        (r"Pain.\nNo fever.\n\nGo home.", True),
+        ("Pain.\\r\\nNo fever.\\r\\n\n", True),
+        ("Pain.\nNo fever.", False),
+        (r"see C:\notes", False),
+        ("C:\\notes, C:\\new\n\n\n", False),
+    ],
+)
+def test_line_breaks_as_two_characters_are_seen(text, escaped):
+    assert has_escaped_breaks(text) is escaped
 
 
 def test_a_quotation_mark_that_swallows_lines_is_refused_until_it_is_told_what_it_means(tmp_path):

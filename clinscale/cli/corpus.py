@@ -167,6 +167,8 @@ def _for_people(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("left out", ", ".join(f"{count:,} {name}" for name, count in card["left_out"].items()) or "nothing"),
         ("sources", "\n".join(card["sources"])),
     ]
+    if card["remarks"]:
+        rows.append(("remarks", "\n".join(f"{count:,} {what}" for what, count in card["remarks"].items())))
     leaks = [
         f"{name}: {of['found']} of {of['test_documents']} test documents" for name, of in card["leakage"].items()
     ]

@@ -46,6 +46,7 @@ from clinscale.corpus.shards import (
     open_shards,
 )
 from clinscale.corpus.sources import (
+    REMARKS,
     SourceConfig,
     files_of,
     refuse_unmet,
@@ -183,6 +184,7 @@ def _build(
         dtype="uint16" if dtype.itemsize == 2 else "uint32",
         splits=cards,
         left_out=chosen.left_out,
+        remarks=chosen.remarks,
         leakage=chosen.leakage,
         document_tokens=length_card(lengths),
         share_cut_at={str(limit): share_cut(lengths, limit) for limit in (512, 4096)},
@@ -205,6 +207,7 @@ class _Choice:
     dropped: NDArray[np.int64]
     """Numbers of the dropped notes, sorted."""
     left_out: dict[str, int]
+    remarks: dict[str, int]
     leakage: dict[str, dict[str, int]]
 
 
@@ -251,7 +254,8 @@ def _choose(parts: str, config: CorpusConfig, tests: TestTexts | None, *, scratc
         others = ~pyarrow.dataset.field("document").isin(pyarrow.array(dropped))
         found = near_duplicates(table.filter(others), config.near_duplicates, scratch=scratch)
         drop(found, "near_duplicate")
-    return _Choice(dropped, dict(left_out), leakage)
+    remarks = {remark: left_out.pop(remark) for remark in REMARKS if remark in left_out}
+    return _Choice(dropped, dict(left_out), remarks, leakage)
 
 
 def _refuse_unmet(parts: str, units: Sequence[Unit]) -> None:

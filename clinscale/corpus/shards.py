@@ -83,6 +83,9 @@ class Manifest(Config):
     left_out: dict[str, int]
     """Rows that are not in the shards: filtered, empty, short, duplicate, near_duplicate, leaked."""
 
+    remarks: dict[str, int] = Field(default={})
+    """Notes in the sources that were read as they are, and are likely not what their export meant: how many of what."""
+
     leakage: dict[str, dict[str, int]] = Field(default={})
     """Number of each task's test documents, and how many of them were found in the sources."""
 
@@ -172,6 +175,7 @@ class ShardSet:
             "recipe_fingerprint": fingerprint(manifest.recipe),
             "sources": list(manifest.sources),
             "left_out": manifest.left_out,
+            "remarks": manifest.remarks,
             "document_tokens": manifest.document_tokens,
             "share_cut_at": manifest.share_cut_at,
             "packing_efficiency": {

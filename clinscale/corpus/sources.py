@@ -14,9 +14,11 @@ from clinscale.errors import DataError
 from clinscale.filters import Choice, RowFilter
 from clinscale.records import (
     RECORD_SUFFIXES,
+    ContinuedRows,
     Record,
     TableFormat,
     data_suffix,
+    has_escaped_breaks,
     list_files,
     read_records,
     read_text,
@@ -24,6 +26,11 @@ from clinscale.records import (
 from clinscale.storage import open_binary
 
 TEXT_SUFFIX = ".txt"
+
+CONTINUED = "rows that seem to go on with the note of the row before, read as notes of their own"
+ESCAPED = r"notes with \n, a backslash and a letter, in place of line breaks"
+REMARKS = (CONTINUED, ESCAPED)
+"""Counts of notes that are read as they are, and are likely not what their export meant."""
 
 _FILES_LOOKED_AT = 64
 """A folder of single notes has very many files, which are all alike."""
@@ -91,19 +98,20 @@ def files_of(source: SourceConfig) -> list[str]:
 def read_notes(
     uri: str, source: SourceConfig, cleaning: CleaningConfig, counts: Counter[str], wanted: RowFilter
 ) -> Iterator[Note]:
-    """The notes of one file of a source; what is left out is counted as `filtered` or `empty`.
+    """The notes of one file of a source; counted are `filtered` and `empty` ones, and `REMARKS` on others.
 
     Args:
         uri: of the file.
         source: that it belongs to.
         cleaning: what is done about rows without text.
-        counts: receives what is left out.
+        counts: receives what is left out and remarked on.
         wanted: the source's `row_filter`, which notes what it has met.
 
     Raises:
         DataError: the file is missing, unreadable or malformed, a column is absent, a value is not what its column must
             hold, or a row has no text while `cleaning.empty` is `raise`.
     """
+    continued = ContinuedRows(source.id_column)
     for record in _records(uri, source, wanted.columns):
         if wanted.columns and not wanted.keeps(record):
             counts["filtered"] += 1
@@ -114,6 +122,9 @@ def read_notes(
                 record.text(source.text_column)
             counts["empty"] += 1
             continue
+        for remark, applies in ((CONTINUED, continued.goes_on(record)), (ESCAPED, has_escaped_breaks(text))):
+            if applies:
+                counts[remark] += 1
         yield Note(
             record.need(as_id, source.id_column, "id")
             if source.id_column
@@ -157,7 +168,7 @@ def read_documents(
     Args:
         sources: files and folders; the files of a folder are read sorted by path.
         cleaning: what to change and what to leave out.
-        counts: receives how many rows were left out as `filtered`, `empty`, `short` and `duplicate`.
+        counts: receives how many rows were left out as `filtered`, `empty`, `short` and `duplicate`, and `REMARKS`.
 
     Raises:
         DataError: see `read_notes`.

@@ -5,17 +5,20 @@ path, row number and rule, never by its text.
 """
 
 from clinscale.records.files import data_suffix, list_files, read_text
+from clinscale.records.oddities import ContinuedRows, has_escaped_breaks
 from clinscale.records.read import RECORD_SUFFIXES, read_records
 from clinscale.records.record import OnBadRow, Record, refuse
 from clinscale.records.table import Quoting, TableFormat
 
 __all__ = [
     "RECORD_SUFFIXES",
+    "ContinuedRows",
     "OnBadRow",
     "Quoting",
     "Record",
     "TableFormat",
     "data_suffix",
+    "has_escaped_breaks",
     "list_files",
     "read_records",
     "read_text",

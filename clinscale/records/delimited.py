@@ -16,6 +16,8 @@ csv.field_size_limit(MAX_LINE_BYTES)  # notes are longer than the csv module's d
 _BY_SUFFIX = {".csv": ",", ".tsv": "\t"}
 _SEPARATORS = ",;\t|"
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
+_QUOTED_BEHIND_BLANK = re.compile(r' +"[^"]*"')
+"""A field whose quotation marks were meant to quote, and do not."""
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 """The line that names the separator for Excel."""
 
@@ -35,6 +37,11 @@ def read_delimited(uri: str, columns: Sequence[str], table: TableFormat, on_bad_
                 if not row:
                     continue  # a blank line
                 number += 1
+                if table.quoting is None and any(map(_QUOTED_BEHIND_BLANK.fullmatch, row)):
+                    raise DataError(
+                        f"{uri} row {number} has a blank between the separator and a quotation mark, which is text "
+                        "then; take out the blanks, or set quoting: standard if these marks are text"
+                    )
                 if len(row) != width:
                     on_bad_row(_misfit(row, width, over_lines=line - begins > 1), f"{uri} row {number}")
                     continue

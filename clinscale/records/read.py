@@ -76,10 +76,13 @@ def read_records(
 
 
 def _without_headers(records: Iterable[Record], on_bad_row: OnBadRow) -> Iterator[Record]:
-    """The rows without one that repeats the names of its columns, behind the byte-order mark of its file perhaps."""
+    """The rows without one that repeats the names of its columns, behind the byte-order mark of its file perhaps.
+
+    Of one column alone a row may well say what its name does: a note of the word `text`.
+    """
     for record in records:
         fields = record.fields.items()
-        if fields and all(
+        if len(fields) > 1 and all(
             isinstance(value, str) and value.strip("\ufeff \t") == name.strip() for name, value in fields
         ):
             on_bad_row("repeats the header, as where files are joined; take it out", record.place)

@@ -10,6 +10,7 @@ import regex
 from clinscale.cells import SPELLED_MISSING, as_label
 from clinscale.errors import ChangedDataError, ConfigError, DataError
 from clinscale.filters import RowFilter
+from clinscale.records import has_escaped_breaks
 from clinscale.storage import exists, join
 from clinscale.tasks.distributions import DISTRIBUTIONS
 from clinscale.tasks.example import Entity, Example, TaskData, count_repeats, data_fingerprint
@@ -100,6 +101,11 @@ def read_task(
         )
     kind_of(task).check_threshold(labels)
     kind.report(splits, findings)
+    if escaped := sum(has_escaped_breaks(text) for text in {one.text for some in splits.values() for one in some}):
+        findings.remark(
+            rf"{escaped:,} texts hold \n, a backslash and a letter, in place of line breaks: export them anew, as "
+            "models read both as they are"
+        )
     duplicates, across = count_repeats(splits)
     found = data_fingerprint(splits, labels)
     if fingerprint not in (None, found):
@@ -129,7 +135,9 @@ def _settle(kind: Kind, examples: Sequence[Example], findings: Findings, split: 
         if example.id in settled:
             at = f", {example.place}" if example.place not in ("", example.name) else ""
             findings.reject(
-                "id occurs twice", f"{split} example {example.name}{at}", "give every example its own id"
+                "id occurs twice",
+                f"{split} example {example.name}{at}",
+                "give every example its own id, and join the rows of a note",
             )
             continue
         settled[example.id] = example

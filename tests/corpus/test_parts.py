@@ -13,6 +13,7 @@ import pytest
 
 from clinscale.corpus import CorpusConfig, SourceConfig, build, build_shards, load_tokenizer, parts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig
+from clinscale.corpus.sources import CONTINUED, ESCAPED
 from clinscale.errors import CapacityError, DataError
 
 
@@ -284,3 +285,16 @@ def test_columns_may_be_paths(tmp_path):
     built = build_shards(config, str(tmp_path / "set"))
     assert built.manifest.left_out["filtered"] == 1
     assert built.manifest.splits["validation"].documents % 2 == 0, "patients are whole"
+
+
+def test_notes_in_parts_and_line_breaks_as_two_characters_are_remarked_on_and_read_as_they_are(tmp_path):
+    lines = [
+        rf"{number // 2},word{number} here.\nword{number + 1} there.\nword{number + 2}." for number in range(20)
+    ]
+    (tmp_path / "notes.csv").write_text("\n".join(["NOTE_ID,TEXT", *lines, "10,in one line"]))
+    source = SourceConfig(uri=str(tmp_path / "notes.csv"), text_column="TEXT", id_column="NOTE_ID")
+    config = CorpusConfig(sources=(source,), vocab_size=300, validation_fraction=0.2)
+    manifest = build_shards(config, str(tmp_path / "set")).manifest
+    assert manifest.remarks == {CONTINUED: 10, ESCAPED: 20}
+    assert manifest.left_out == {}
+    assert sum(split.documents for split in manifest.splits.values()) == 21

@@ -73,7 +73,9 @@ def test_a_grid_holds_every_point_once_and_refuses_a_range_without_steps():
     assert len(points) == 8
     with pytest.raises(ConfigError, match=r"optimizer\.learning_rate has no end of values"):
         Proposer(SPACE, sampler="grid").num_points()
-    large = SearchSpace.parse({"parameters": {"stride_tokens": {"type": "int", "low": 0, "high": 10**9}}}, source="test")
+    large = SearchSpace.parse(
+        {"parameters": {"stride_tokens": {"type": "int", "low": 0, "high": 10**9}}}, source="test"
+    )
     with pytest.raises(ConfigError, match="at most 100,000 points, got 1,000,000,001"):
         Proposer(large, sampler="grid").num_points()
 

@@ -42,6 +42,15 @@ def test_a_rare_label_is_judged_by_the_area_unless_the_task_names_a_metric(task_
     assert read_task(task_of("sequence", **files), str(tmp_path)).task.metric is None
 
 
+def test_notes_in_parts_and_line_breaks_as_two_characters_are_remarked_on(task_of, tmp_path):
+    rows = [rf"{number},Pain.\nNo fever.\nHome {number}.,{'ab'[number % 2]}" for number in (1, 2, 3, 1, 2)]
+    (tmp_path / "all.csv").write_text("\n".join(["LINE,text,label", *rows]))
+    task = task_of("sequence", splits={"all": "all.csv"}, split_ratios=(0.4, 0.3, 0.3), labels=("a", "b"))
+    remarks = " ".join(read_task(task, str(tmp_path)).findings.remarks)
+    assert "3 rows are numbered as parts of the note of the row before" in remarks
+    assert r"3 texts hold \n, a backslash and a letter, in place of line breaks" in remarks
+
+
 def test_a_label_that_the_task_does_not_know_is_refused(task_of, tmp_path):
     files = write(tmp_path, train=ROWS, dev=ROWS, test=[("three", "c")])
     task = task_of("sequence", **files, labels=("a", "b"))

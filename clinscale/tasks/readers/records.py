@@ -5,7 +5,7 @@ from pathlib import PurePath
 
 from clinscale.cells import CellError, as_id, as_label, as_text
 from clinscale.filters import RowFilter
-from clinscale.records import RECORD_SUFFIXES, Record, list_files, read_records
+from clinscale.records import RECORD_SUFFIXES, ContinuedRows, Record, list_files, read_records
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import Kind, kind_of
@@ -35,10 +35,12 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
         findings.find("rows")
         findings.reject(fault, place, "correct the row")
 
-    examples = []
+    examples, parts = [], 0
     for file in list_files(path, RECORD_SUFFIXES):
+        continued = ContinuedRows(None)
         for record in read_records(file, wanted, table=task, on_bad_row=skip):
             findings.find("rows")
+            parts += continued.goes_on(record)
             try:
                 if not rows.keeps(record):
                     findings.leave_out(NOT_KEPT)
@@ -54,6 +56,11 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
             if example:
                 examples.append(example)
     findings.met |= rows.met
+    if parts:
+        findings.remark(
+            f"{parts:,} rows are numbered as parts of the note of the row before, and each is an example of its own: "
+            "join the rows of a note first"
+        )
     return examples
 
 
