@@ -1,6 +1,7 @@
 """Examples, which readers make and kinds take, with gold labels, entities or answers."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -112,9 +113,12 @@ def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, 
 
 
 def count_repeats(splits: dict[str, tuple[Example, ...]]) -> tuple[int, int]:
-    """Number of examples that repeat the texts of one in their own split, and number of texts in several splits."""
+    """Number of examples that repeat the texts of one in their own split, and number of texts in several splits.
+
+    White space does not tell texts apart.
+    """
     duplicates = 0
-    seen: Counter[tuple[str, str | None]] = Counter()
+    seen: Counter[tuple[bytes, ...]] = Counter()
     for examples in splits.values():
         texts = set(_texts(examples))
         duplicates += len(examples) - len(texts)
@@ -122,5 +126,11 @@ def count_repeats(splits: dict[str, tuple[Example, ...]]) -> tuple[int, int]:
     return duplicates, sum(number > 1 for number in seen.values())
 
 
-def _texts(examples: Iterable[Example]) -> Iterator[tuple[str, str | None]]:
-    return ((example.text, example.text_pair) for example in examples)
+def _texts(examples: Iterable[Example]) -> Iterator[tuple[bytes, ...]]:
+    return ((text_key(example.text), text_key(example.text_pair or "")) for example in examples)
+
+
+@functools.lru_cache(maxsize=16)  # many questions are asked about one text
+def text_key(text: str) -> bytes:
+    """A hash that is equal for copies of a text, which line ends and other white space may tell apart."""
+    return hashlib.blake2b(" ".join(text.split()).encode(errors="surrogatepass"), digest_size=16).digest()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from clinscale.cells import as_id
 from clinscale.errors import DataError
 from clinscale.records import read_text
-from clinscale.tasks.example import Example
+from clinscale.tasks.example import Example, text_key
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.task import SPLITS
 
@@ -135,7 +135,10 @@ def hold_out(
 
 
 def group_numbers(examples: Sequence[Example]) -> list[int]:
-    """Number of each example's group: examples of equal text or equal group have one, directly or through others."""
+    """Number of each example's group: examples of one text or group have one, directly or through others.
+
+    White space does not tell texts apart.
+    """
     parent = list(range(len(examples)))
 
     def root(node: int) -> int:
@@ -144,11 +147,10 @@ def group_numbers(examples: Sequence[Example]) -> list[int]:
             node = parent[node]
         return node
 
-    first_with: dict[tuple[str, str], int] = {}
+    first_with: dict[bytes | str, int] = {}
     for number, example in enumerate(examples):
-        keys = [("text", example.text)]
-        keys += [("group", example.group)] if example.group is not None else []
-        for key in keys:
+        of_text = text_key(example.text)
+        for key in (of_text,) if example.group is None else (of_text, example.group):
             parent[root(number)] = root(first_with.setdefault(key, number))
     roots = [root(number) for number in range(len(examples))]
     numbers = {of: number for number, of in enumerate(dict.fromkeys(roots))}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clinscale.errors import ChangedDataError, ConfigError, DataError
 from clinscale.tasks import Example, Findings, read_task
-from clinscale.tasks.split import hold_out, split_by_group
+from clinscale.tasks.split import group_numbers, hold_out, split_by_group
 
 RATIOS = (0.7, 0.1, 0.2)
 
@@ -184,6 +184,18 @@ def test_no_text_and_no_group_is_on_two_sides(rows, seed):
     assert {name: {e.id for e in side} for name, side in again.items()} == {
         name: {e.id for e in side} for name, side in splits.items()
     }
+
+
+def test_copies_of_a_text_with_other_white_space_are_one_text(task_of, tmp_path):
+    examples = [
+        Example("1", "Pain. \r\nNo fever.\r\n"),
+        Example("2", "Pain.\nNo fever."),
+        Example("3", "Pain.No fever."),
+    ]
+    assert group_numbers(examples) == [0, 0, 1]
+    files = write(tmp_path, train=ROWS, dev=[("three", "a"), (" three ", "a")], test=[("one ", "a"), ("six", "b")])
+    read = read_task(task_of("sequence", **files), str(tmp_path))
+    assert (read.duplicates, read.duplicates_across_splits) == (1, 1)
 
 
 def test_the_shares_are_met_and_the_seed_chooses():
