@@ -30,6 +30,10 @@ def local_only(path: Path | None) -> Path | None:
             "name a local path, or one where the bucket is mounted. Shards alone may be in an object store "
             "(corpus build --out)"
         )
+    if path and str(path) != str(path).strip():
+        raise ConfigError(
+            f"{str(path)!r} begins or ends with a blank, in which no place is meant; take the blank out"
+        )
     # a shell expands ~ at the beginning of a word alone: not in --home=~/runs, nor in a service's variables
     return path and Path(os.path.expanduser(path))  # noqa: PTH111  pathlib raises for a home that nobody has
 

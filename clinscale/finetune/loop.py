@@ -316,7 +316,12 @@ def _predictor(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime)
     model = build_model(recipe, data, runtime)
     card = card_of(recipe, data, models.max_tokens_of(model.config))
     micro = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
-    return Predictor(model, _tokenizer(recipe.model), card, batch_size=micro)
+    folder = Path(recipe.model)
+    beside = sorted(folder.iterdir()) if folder.is_dir() else []
+    state = tuple(
+        (file.name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for file in beside for stat in [file.stat()]
+    )
+    return Predictor(model, _tokenizer(recipe.model, state), card, batch_size=micro)
 
 
 def card_of(recipe: FinetuneRecipe, data: TaskData, limit: int) -> TaskCard:
@@ -336,5 +341,6 @@ def card_of(recipe: FinetuneRecipe, data: TaskData, limit: int) -> TaskCard:
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(model: str) -> "PreTrainedTokenizerBase":
+def _tokenizer(model: str, state: tuple[tuple[str, int, int, int], ...]) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model, loaded once while the `state` of its files is the same."""
     return load_tokenizer(model)

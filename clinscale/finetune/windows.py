@@ -5,6 +5,7 @@ from typing import Any
 
 from clinscale.predict import Predictor
 from clinscale.tasks import Example, TaskData, Window
+from clinscale.tokenizers import tokenizer_fingerprint
 
 _CACHED_SPLITS = 6
 """Splits whose windows a process keeps, so that the next fine-tuning on the same data tokenises nothing."""
@@ -56,9 +57,10 @@ def dev_windows(predictor: Predictor, data: TaskData, examples: tuple[Example, .
 
 
 def _seen_by(predictor: Predictor, data: TaskData, examples: tuple[Example, ...]) -> tuple[str | int, ...]:
-    """All that windows are made from; the tokenizer by where it came from.
+    """All that windows are made from.
 
     The fingerprint is of the data as read, of which `examples` may be a part only.
     """
     of_examples = hash(examples)
-    return data.fingerprint, of_examples, predictor.tokenizer.name_or_path, predictor.card.model_dump_json()
+    tokenizer = tokenizer_fingerprint(predictor.tokenizer)
+    return data.fingerprint, of_examples, tokenizer, predictor.card.model_dump_json()

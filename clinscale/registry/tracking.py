@@ -25,10 +25,12 @@ from clinscale import interrupts
 from clinscale.errors import AccessError, ConfigError, RegistryError
 from clinscale.permissions import make_folder, open_private
 from clinscale.registry.answers import IMPATIENT, AnsweredClient, Waiting, answered, waiting, why_away
+from clinscale.registry.tags import Experiment
 from clinscale.storage import how_to_install
 
 _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 _DENIED = (401, 403)
+_EXPERIMENTS = (*Experiment.TRAINING, Experiment.RELEASES)
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ def connect(
         patience_s: time that a server behind HTTP which is away, or starts, is given beyond its first ten seconds.
 
     Raises:
-        RegistryError: nothing answers within that time, or what answers is no MLflow.
+        RegistryError: nothing answers within that time, or what answers is no MLflow; or a SQLite database was moved
+            or copied away from its files.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # MLflow reads it at import
     for name in _STRAY:  # a stray id would beat the experiment's name
@@ -203,8 +206,31 @@ def connect(
     tracking = _at_database(uri, home) if "://" in uri and not uri.startswith("http") else Tracking(uri, None)
     patience = Waiting(IMPATIENT.answer_s, patience_s)
     with _one_at_a_time(tracking.uri), waiting(patience), tracking.faults("be reached"):
-        tracking.client.search_experiments(max_results=1)
+        known = tracking.client.search_experiments(max_results=1000 if tracking.artifact_root else 1)
+    if tracking.uri.startswith("sqlite"):
+        _refuse_moved(tracking, [(one.name, one.artifact_location) for one in known])
     return tracking
+
+
+def _refuse_moved(tracking: Tracking, experiments: list[tuple[str, str]]) -> None:
+    """RegistryError where the database names another place for the files of our experiments than the one beside it.
+
+    MLflow keeps absolute paths: it would read and write the files of the home that this one was copied from, or make
+    the place anew that this one was moved from.
+    """
+    ours = Path(str(tracking.artifact_root))
+    for name, location in experiments:
+        place = Path(location)
+        if name not in _EXPERIMENTS or place.parts[-2:] != (ours.name, name):  # whose files somebody put elsewhere
+            continue
+        if place.parent.resolve() != ours.resolve():
+            was, now = place.parent.parent, ours.parent
+            how, fix = "moved", f"move it back, or make {was} a link to {now}"
+            if was.exists():
+                how, fix = "copied", "use the original, or begin a new home"
+            raise RegistryError(
+                f"tracking database {tracking.place} keeps its files below {was}, and is in {now}: it was {how}; {fix}"
+            )
 
 
 @contextlib.contextmanager

@@ -67,3 +67,6 @@ def test_a_place_to_write_to_may_be_below_the_users_home_where_no_shell_has_said
     assert local_only(Path("~/runs")) == Path("/home/anna/runs")
     assert local_only(Path("runs/~")) == Path("runs/~")
     assert local_only(None) is None
+    for odd in (" ", " /data/runs", "runs "):  # as a variable of a service's file has it
+        with pytest.raises(ConfigError, match="begins or ends with a blank"):
+            local_only(Path(odd))

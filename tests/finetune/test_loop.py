@@ -1,5 +1,6 @@
 """One loop for all kinds: learns, stops early, keeps the best, and what it keeps is what predicts."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -304,6 +305,19 @@ def test_a_loss_that_is_no_number_ends_the_run(pairs, base_models, tmp_path):
     with pytest.raises(ConfigError, match="loss of epoch 1 is nan"):
         finetune(recipe(str(tmp_path / "large")), pairs[0], tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+
+
+def test_a_tokenizer_that_was_replaced_in_its_folder_is_the_one_that_is_used(pairs, base_models, tmp_path):
+    base, data = shutil.copytree(base_models["longformer"], tmp_path / "base"), pairs[0]
+    few = replace(data, splits={name: split[:2] for name, split in data.splits.items()})
+    finetune(recipe(str(base), epochs=1), few, tmp_path / "before")
+    written = json.loads((base / "tokenizer.json").read_text())
+    vocabulary = written["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (base / "tokenizer.json").write_text(json.dumps(written))
+    found = finetune(recipe(str(base), epochs=1), few, tmp_path / "after").folder
+    assert json.loads((found / "tokenizer.json").read_text())["model"]["vocab"][first] == vocabulary[first]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

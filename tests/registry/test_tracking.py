@@ -1,6 +1,7 @@
 import fcntl
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,6 +43,29 @@ def test_a_relative_database_stays_the_same_one_elsewhere(mlflow_database, tmp_p
     (tmp_path / "here.db").write_bytes(mlflow_database.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert registry.connect("sqlite:///here.db").uri == f"sqlite:///{tmp_path / 'here.db'}"
+
+
+def test_a_database_that_was_copied_or_moved_away_from_its_files_is_refused(tracking, tmp_path):
+    """Its paths are absolute: a copy would write among the files of the original."""
+    home, other, link = (tmp_path / name for name in ("home", "other", "link"))
+    for folder in (home, other):
+        folder.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", home)
+    registry.connect(home=home).experiment_id(registry.Experiment.FINETUNE)
+    link.symlink_to(home)
+    registry.connect(home=link)
+    shutil.copy(home / "mlflow.db", other)
+    with pytest.raises(
+        RegistryError, match=f"keeps its files below {home}, and is in {other}: it was copied; use the"
+    ):
+        registry.connect(home=other)
+    shutil.rmtree(other)
+    home.rename(other)
+    link.unlink()
+    with pytest.raises(RegistryError, match=f"it was moved; move it back, or make {home} a link to {other}"):
+        registry.connect(home=other)
+    home.symlink_to(other)
+    registry.connect(home=other)
 
 
 def test_processes_that_open_a_database_at_once_wait_for_one_another(mlflow_database, tmp_path, monkeypatch):
