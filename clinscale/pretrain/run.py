@@ -202,12 +202,12 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         corpus.word_starts(tokenizer)
     batches = config.batches(row_tokens)
     steps = recipe.steps(rows=len(rows), row_tokens=row_tokens)
+    rows_read = batches.rows_before(steps, steps)
+    _check_duration(recipe, rows=len(rows), rows_read=rows_read, row_tokens=row_tokens)
     in_tokens = recipe.optimizer.schedule_unit == "tokens"
-    recipe.optimizer.warmup_of(
-        batches.rows_before(steps, steps) * row_tokens if in_tokens else steps
-    )  # if it can be
+    recipe.optimizer.warmup_of(rows_read * row_tokens if in_tokens else steps)  # whether it leaves something
     if recipe.canaries:  # whether they can be is checked before any worker starts
-        corpus.plant_canaries(rows, recipe.canaries, seed=recipe.seed, rows_read=batches.rows_before(steps, steps))
+        corpus.plant_canaries(rows, recipe.canaries, seed=recipe.seed, rows_read=rows_read)
     known = folder / _MEMORY_FILE
     return WorkerTask(
         config=config,
@@ -258,6 +258,18 @@ def train(
 
     share = -(-task.config.recipe.rows_of_step(task.row_tokens) // task.config.runtime.least_workers)
     runtime.run_halving(run, min(task.micro_rows_per_gpu or share, share), on_halved=on_halved, at_one=at_one)
+
+
+def _check_duration(recipe: PretrainRecipe, *, rows: int, rows_read: int, row_tokens: int) -> None:
+    """ConfigError for a part of a step, and where the least training, one step, reads twice what is asked for."""
+    duration = recipe.duration
+    asked = {"steps": float(rows_read), "epochs": duration.value * rows, "tokens": duration.value / row_tokens}
+    if rows_read > 2 * asked[duration.unit] or (duration.unit == "steps" and duration.value % 1):
+        raise ConfigError(
+            f"recipe.duration={duration} must be whole steps, and no less than half of one: a step reads "
+            f"{recipe.rows_of_step(row_tokens)} rows of {row_tokens} tokens, and the training split has {rows}; raise "
+            "it, or lower recipe.rows_per_step"
+        )
 
 
 def _check_tokenizer(pretrained: str, shards: corpus.ShardSet) -> None:

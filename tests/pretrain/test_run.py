@@ -62,6 +62,15 @@ def test_missing_shards_and_rows_longer_than_the_model_stop_before_any_worker(sh
         pretrain(config(shards, row_tokens=9999), tracking=tracking, home=tmp_path)
     with pytest.raises(ConfigError, match=r"short_rows.row_tokens must divide rows of 128 tokens, got 100"):
         pretrain(config(shards, name="short", short_rows={"row_tokens": 100}), tracking=tracking, home=tmp_path)
+    for duration in ("0.4steps", "2.5steps", "1tokens", "0.001epochs"):
+        with pytest.raises(
+            ConfigError, match=rf"duration={duration} must be whole steps, and no less than half of"
+        ):
+            worker_task(config(shards, duration=duration), shards, tmp_path / "short")
+    with pytest.raises(ConfigError, match=r"duration=1epochs .* a step reads 99999 rows of 128 tokens"):
+        worker_task(config(shards, duration="1epochs", rows_per_step=99999), shards, tmp_path / "short")
+    with pytest.raises(ConfigError, match=r"warmup_steps must be at most 0 in a training of 1 steps, got 1"):
+        worker_task(config(shards, duration="1steps", optimizer={"warmup_steps": 1}), shards, tmp_path / "short")
     with pytest.raises(ConfigError, match=r"no pretraining run 'bas' in .*; known: none|did you mean base"):
         run_config(tmp_path / "nothing", "bas")
     with pytest.raises(
