@@ -6,6 +6,7 @@ Names, labels and answers come from files, so no character of theirs reaches a t
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -76,9 +77,20 @@ def emit(values: Any, *, as_json: bool, people: Any = None) -> None:
 
 
 def json_text(values: Any, *, indent: int | None = None) -> str:
-    """`values` as JSON, in one line where `indent` is None; what would steer a terminal is escaped as JSON has it."""
-    text = json.dumps(values, ensure_ascii=False, indent=indent, default=str)
+    """`values` as JSON, in one line where `indent` is None; what would steer a terminal is escaped as JSON has it.
+
+    What is no number, or infinite, is null: JSON has no word for it, and many readers refuse Python's.
+    """
+    text = json.dumps(_finite(values), ensure_ascii=False, indent=indent, default=str)
     return STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:

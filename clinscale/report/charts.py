@@ -25,6 +25,9 @@ _INKS = {
 }
 _TEXT, _RULE, _FIRST, _SECOND, _PAPER = _INKS
 
+_DRAWN = 1e15
+"""Beyond it matplotlib finds no ticks."""
+
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a task may be called `$x$`
@@ -83,7 +86,11 @@ def _curve_chart(name: str, title: str, curve: Curve, ink: str) -> str:
 
 def search_chart(sweep: Sweep) -> str:
     """The score of each trial and the best so far, by trial number; empty when no trial has a score."""
-    scored = [(trial.number, trial.value, trial.won) for trial in sweep.trials if trial.value is not None]
+    scored = [
+        (trial.number, trial.value, trial.won)
+        for trial in sweep.trials
+        if trial.value is not None and abs(trial.value) < _DRAWN
+    ]
     if not scored:
         return ""
     numbers = [number for number, _, _ in scored]
@@ -157,7 +164,7 @@ def _svg(figure: "Figure", spoken: str) -> str:
 
 def _drawable(curve: Curve) -> Curve:
     """The points that an axis can hold: neither not-a-number nor the astronomic perplexities of a run that diverged."""
-    return [(step, value) for step, value in curve if abs(value) < 1e15]
+    return [(step, value) for step, value in curve if abs(value) < _DRAWN]
 
 
 def _log_scale(place: "Axes", values: tuple[float, ...]) -> None:

@@ -9,8 +9,10 @@ from clinscale import registry
 from clinscale.registry import Link, ModelVersion, RunRecord, Tag, Tracking
 from clinscale.report.league import League, leagues
 from clinscale.report.lengths import LengthAnswer, length_answers
-from clinscale.report.recorded import recorded_number
+from clinscale.report.recorded import finite, recorded_number
 from clinscale.tasks import threshold_sentence
+
+_YEAR_10000_S = 253_402_300_800  # a client may write any time, and calendars end there
 
 Curve = list[tuple[int, float]]
 """`(step, value)` by step."""
@@ -165,7 +167,9 @@ def gather(tracking: Tracking) -> Findings:
     """Read runs and versions; RegistryError when the server fails."""
     runs = {run.id: run for run in registry.read_runs(tracking)}
     versions = registry.list_versions(tracking)
-    times = [time for run in runs.values() for time in (run.start_time, run.end_time) if time]
+    times = [
+        time for run in runs.values() for time in (run.start_time, run.end_time) if time and time < _YEAR_10000_S
+    ]
     of_kind = {
         kind: [run for run in runs.values() if run.kind == kind]
         for kind in ("pretrain", "sweep", "trial", "finetune")
@@ -199,7 +203,7 @@ def _base(tracking: Tracking, run: RunRecord, versions: Sequence[ModelVersion]) 
         shards=run.tags.get(Tag.SHARDS),
         loss=registry.metric_history(tracking, run.id, "train/loss"),
         perplexity=registry.metric_history(tracking, run.id, "eval/perplexity"),
-        tokens_per_second=run.metrics.get("perf/tokens_per_second"),
+        tokens_per_second=finite(run.metrics.get("perf/tokens_per_second")),
         seconds=_seconds(run),
     )
 
@@ -227,7 +231,7 @@ def _trial(number: int, trial: RunRecord, scores: Curve, sweep: RunRecord) -> Tr
         number=number,
         name=trial.name,
         status=trial.status,
-        value=max((value for _, value in scores if math.isfinite(value)), default=None),
+        value=max((value for _, value in scores if finite(value) is not None), default=None),
         epochs=len(scores),
         seconds=recorded_number(trial.tags.get(Tag.DEVICE_SECONDS)) or _seconds(trial),  # a pause is no work
         params=trial.params,
@@ -243,9 +247,9 @@ def _single(run: RunRecord) -> Single:
         task=task,
         metric=metric,
         max_tokens=run.tags.get(Tag.MAX_TOKENS),
-        value=run.metrics.get(f"test/{task}/{metric}"),
+        value=finite(run.metrics.get(f"test/{task}/{metric}")),
         interval=_interval(run, task, metric),
-        trivial=run.metrics.get(f"trivial/{task}/{metric}"),
+        trivial=finite(run.metrics.get(f"trivial/{task}/{metric}")),
     )
 
 
@@ -253,7 +257,13 @@ def _winner(version: ModelVersion, run: RunRecord | None, links: Sequence[Link])
     tags = version.tags
     at = f"test/{tags.get(Tag.TASK)}/"
     tested = (
-        {key.removeprefix(at): value for key, value in run.metrics.items() if key.startswith(at)} if run else {}
+        {
+            key.removeprefix(at): value
+            for key, value in run.metrics.items()
+            if key.startswith(at) and finite(value) is not None
+        }
+        if run
+        else {}
     )
     return Winner(
         version=version,
@@ -308,7 +318,7 @@ def _best_first(winner: Winner) -> tuple[str, float, str]:
 
 
 def _interval(run: RunRecord | None, task: str | None, metric: str | None) -> tuple[float, float] | None:
-    ends = [run.metrics.get(f"test/{task}/{metric}_{end}") for end in ("low", "high")] if run else [None]
+    ends = [finite(run.metrics.get(f"test/{task}/{metric}_{end}")) for end in ("low", "high")] if run else [None]
     return (ends[0], ends[1]) if None not in ends else None  # type: ignore[return-value]
 
 

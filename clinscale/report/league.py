@@ -13,7 +13,7 @@ from clinscale.errors import DataError
 from clinscale.finetune import stored_outcomes
 from clinscale.registry import RunRecord, Tag, Tracking
 from clinscale.report.lengths import SHORT_TOKENS
-from clinscale.report.recorded import recorded_number
+from clinscale.report.recorded import finite, recorded_number
 from clinscale.tasks import (
     Comparison,
     Estimate,
@@ -195,7 +195,7 @@ def _entry(tracking: Tracking, run: RunRecord) -> Entry | None:
     return Entry(
         model=run.tags.get(Tag.ARM) or run.name,
         max_tokens=int(run.tags[Tag.MAX_TOKENS]),
-        dev=run.metrics.get(f"dev/{task}/{metric}"),
+        dev=finite(run.metrics.get(f"dev/{task}/{metric}")),
         score=score,
         outcomes=outcomes,
         trials=int(run.tags[Tag.TRIALS]) if run.tags.get(Tag.TRIALS, "").isdecimal() else None,
@@ -221,8 +221,8 @@ def _row(task: str, judged: Mapping[str, tuple[RunRecord, Entry]]) -> _Unadjuste
         task=task,
         metric=metric,
         entries=entries,
-        trivial=run.metrics.get(f"trivial/{task}/{metric}"),
-        linear=run.metrics.get(f"linear/{task}/{metric}"),
+        trivial=finite(run.metrics.get(f"trivial/{task}/{metric}")),
+        linear=finite(run.metrics.get(f"linear/{task}/{metric}")),
         best=best.model,
         p_best=None,
         gain=_gain(list(entries.values())),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from clinscale.errors import DataError
 from clinscale.finetune import stored_outcomes
 from clinscale.registry import RunRecord, Tag, Tracking
+from clinscale.report.recorded import finite
 from clinscale.tasks import Band, Comparison, Estimate, Outcomes, by_length, compare, compare_seeds, estimate
 
 SHORT_TOKENS = 512
@@ -93,7 +94,7 @@ def _judged(tracking: Tracking, run: RunRecord, task: str, metric: str) -> Judge
     if not outcomes:
         return None
     bands = {band.name: band for band in by_length(outcomes[0], resamples=0)}
-    dev = run.metrics.get(f"dev/{task}/{metric}")
+    dev = finite(run.metrics.get(f"dev/{task}/{metric}"))
     return Judged(run.name, _window(run), dev, estimate(outcomes[0]), bands, outcomes)
 
 

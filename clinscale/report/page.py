@@ -1,12 +1,12 @@
 """The page itself: findings and charts into one HTML file that asks nothing of the network."""
 
-import math
 from pathlib import Path
 
 from clinscale.errors import DataError
 from clinscale.registry import Tracking
 from clinscale.report.charts import learning_charts, search_chart
 from clinscale.report.gather import gather
+from clinscale.report.recorded import finite
 from clinscale.storage import atomic_path
 from clinscale.units import format_seconds
 from clinscale.visible import visible
@@ -66,7 +66,9 @@ def _interval(ends: tuple[float, float] | None) -> str:
 def _perplexity(value: float | None) -> str:
     if value is None:
         return _ABSENT
-    return f"{value:,.0f}" if math.isfinite(value) and value >= 100 else f"{value:.2f}"
+    if finite(value) is None:
+        return "not finite"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def _setting(text: str | None) -> str:

@@ -59,6 +59,16 @@ def test_json_keeps_what_is_escaped(stdout, name):
     assert json.loads(stdout.getvalue()) == {"text": ODD[name]}
 
 
+def test_what_is_no_number_is_null(stdout):
+    emit({"f1": float("nan"), "by": [{"high": float("-inf"), "n": 3}], "of": ("a", 0.5)}, as_json=True)
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    found = json.loads(stdout.getvalue(), parse_constant=refuse)
+    assert found == {"f1": None, "by": [{"high": None, "n": 3}], "of": ["a", 0.5]}
+
+
 def test_lines_for_a_file_are_as_long_as_they_are(stdout):
     lines = [output.json_text({"answer": text, "more": "two  blanks " * 30}) for text in ODD.values()]
     emit({}, as_json=False, people=[*lines, f"/{'long path/' * 30}"])

@@ -99,6 +99,17 @@ def test_a_score_that_is_no_number_counts_as_not_recorded(past, tracking, text):
     assert winner.value is None
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_metric_that_is_no_number_counts_as_not_recorded(past, tracking, value):
+    """MLflow gives infinity back as the largest number of a database, of 309 digits."""
+    tags = {Tag.KIND: "finetune", Tag.TASK: "t", Tag.METRIC: "f1"}
+    run = past.run("clinscale-finetune", "f", tags, {})
+    run.log({f"{name}/t/{key}": value for name, key in (("test", "f1"), ("test", "f1_low"), ("trivial", "f1"))})
+    run.log({"test/t/f1_high": 0.5})
+    [single] = gather(tracking).singles
+    assert (single.value, single.interval, single.trivial) == (None, None, None)
+
+
 def test_perplexity_before_and_after(past, tracking):
     past.pretraining("notes-base", "bigbird", steps=40, start=2000.0, end=5.0)
     [base] = gather(tracking).bases
