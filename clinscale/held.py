@@ -25,7 +25,7 @@ State = Literal["there", "away", "gone"]
 log = logging.getLogger(__name__)
 
 
-class _Held:
+class Held:
     """A folder that is held open, so that its file system knows it by the same number when it is mounted again."""
 
     def __init__(self, folder: Path, what: str, patience_s: float, descriptor: int) -> None:
@@ -49,22 +49,27 @@ class _Held:
         except OSError:  # its file system has ended
             return False
 
-    def wait(self) -> None:
-        """Wait while it is away."""
-        _wait_while(lambda: self.state == "away", self.folder, self._what, self._patience_s)
+    def wait(self, patience_s: float | None = None) -> None:
+        """Wait while it is away, for its patience unless another is said."""
+        patience_s = self._patience_s if patience_s is None else patience_s
+        wait_while(lambda: self.state == "away", self.folder, self._what, patience_s)
 
-    def require_there(self) -> None:
+    def require_there(self, patience_s: float | None = None) -> None:
         """Wait until it is there; ClusterError where it cannot be."""
         while self.state != "there":
-            self.wait()
+            self.wait(patience_s)
             if self.state == "gone":
                 raise ClusterError(
                     f"{self._what} ends, as its folder {self.folder} was deleted or replaced while it ran; nothing "
                     "more is written there. Put back what is to be gone on with, then run the same command again"
                 )
 
+    def close(self) -> None:
+        """Hold it no more."""
+        os.close(self._descriptor)
 
-_held: list[_Held] = []
+
+_held: list[Held] = []
 """The folders that are held in this process."""
 
 
@@ -82,22 +87,27 @@ def hold(folder: str | Path, what: str, *, patience_s: float = PATIENCE_S) -> It
     Raises:
         ClusterError: it is away for longer; in the block also where it was deleted or replaced.
     """
-    folder = Path(folder).absolute()
-    opened: list[int] = []
-
-    def is_missing() -> bool:
-        with contextlib.suppress(OSError):
-            opened.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        return not opened
-
-    _wait_while(is_missing, folder, what, patience_s)
-    one = _Held(folder, what, patience_s, opened[0])
+    one = opened(folder, what, patience_s)
     _held.append(one)
     try:
         yield
     finally:
         _held.remove(one)
-        os.close(opened[0])
+        one.close()
+
+
+def opened(folder: str | Path, what: str, patience_s: float = PATIENCE_S) -> Held:
+    """The folder, held open for one who asks it himself; waited for while it is missing, as `hold` waits."""
+    folder = Path(folder).absolute()
+    found: list[int] = []
+
+    def is_missing() -> bool:
+        with contextlib.suppress(OSError):
+            found.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        return not found
+
+    wait_while(is_missing, folder, what, patience_s)
+    return Held(folder, what, patience_s, found[0])
 
 
 def is_away(path: str | Path) -> bool:
@@ -137,17 +147,18 @@ def pinned(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _around(path: str | Path) -> list[_Held]:
+def _around(path: str | Path) -> list[Held]:
     if not _held:
         return []
     path = Path(path).absolute()
     return [one for one in _held if path.is_relative_to(one.folder)]
 
 
-def _wait_while(is_away: Callable[[], bool], folder: Path, what: str, patience_s: float) -> None:
+def wait_while(is_away: Callable[[], bool], folder: Path, what: str, patience_s: float = PATIENCE_S) -> None:
+    """Wait until that holds no more of a folder of the work `what`; ClusterError when it takes too long."""
     patience, was_told = Patience(patience_s, longest_pause_s=_RETRY_S), False
     while is_away():
-        if not was_told:
+        if not was_told and patience_s:
             log.warning("%s waits for its folder %s, which is away, for at most %.0f s", what, folder, patience_s)
             was_told = True
         if not patience.pause():

@@ -19,7 +19,9 @@ from clinscale.patience import Patience
 from clinscale.units import format_seconds
 
 _SILENT_S = 15.0
-_MOVING_FILES = ("log_artifact", "log_artifacts", "log_model_artifacts", "log_text", "download_artifacts")
+MOVING_FILES = ("log_artifact", "log_artifacts", "log_model_artifacts", "log_text", "download_artifacts")
+"""Methods of `MlflowClient`."""
+
 _AWAY = (408, 429, 500, 502, 503, 504)
 _RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _USERS = "CLINSCALE_USERS_MLFLOW_SETTINGS"
@@ -57,6 +59,11 @@ def waiting(how: Waiting) -> Iterator[None]:
         _waiting.reset(token)
 
 
+def patience_s() -> float:
+    """Time that this thread waits for what is away."""
+    return _waiting.get().total_s
+
+
 class AnsweredClient:
     """An `MlflowClient` of a server behind HTTP; its calls wait for a server that is away, as `waiting` says.
 
@@ -70,7 +77,7 @@ class AnsweredClient:
         found = getattr(self._client, name)
         if not callable(found):
             return found
-        return functools.partial(answered, self._place, found, moves_files=name in _MOVING_FILES)
+        return functools.partial(answered, self._place, found, moves_files=name in MOVING_FILES)
 
     def once(
         self, make: Callable[[Any], Any], find: Callable[[], list[Any]], discard: Callable[[Any], object]

@@ -11,20 +11,17 @@ import json
 import logging
 import os
 import re
-import signal
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from clinscale import interrupts
 from clinscale.errors import AccessError, ConfigError, RegistryError
 from clinscale.permissions import make_folder, open_private
 from clinscale.registry.answers import IMPATIENT, AnsweredClient, Waiting, answered, waiting, why_away
+from clinscale.registry.database import Database, PatientClient, uninterrupted
 from clinscale.registry.tags import Experiment
 from clinscale.storage import how_to_install
 
@@ -44,7 +41,7 @@ class Tracking:
 
     @property
     def client(self) -> Any:
-        """The process's `MlflowClient` for this server; behind HTTP it waits for one that is away."""
+        """The process's `MlflowClient` for this server; it waits for one behind HTTP, or a file, that is away."""
         client = _client(self.uri)
         return AnsweredClient(client, self.place) if self._is_http else client
 
@@ -70,9 +67,8 @@ class Tracking:
         """
         from mlflow.exceptions import MlflowException
 
-        uninterrupted = _uninterrupted() if self.uri.startswith("sqlite") else contextlib.nullcontext()
         try:
-            with uninterrupted:
+            with uninterrupted() if self.uri.startswith("sqlite") else contextlib.nullcontext():
                 yield
         except ModuleNotFoundError as error:  # MLflow imports the library of an object store when it first asks it
             if not (install := how_to_install(error.name or "")):
@@ -108,6 +104,8 @@ class Tracking:
 
     def answer(self, call: Callable[..., Any], *args: Any, moves_files: bool = False, **named: Any) -> Any:
         """The answer to a call of MLflow's that is not one of the `client`'s, waited for as those are."""
+        if database := _database(self.uri):
+            return database.ask(call, *args, **named)
         if not self._is_http:
             return call(*args, **named)
         return answered(self.place, call, *args, moves_files=moves_files, **named)
@@ -154,34 +152,6 @@ class Tracking:
                 f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
         return str(found.experiment_id)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let a signal interrupt after the block and not within it; one that comes `TIDYING_S` later interrupts at once.
-
-    A KeyboardInterrupt within a statement leaves SQLite's transaction open for as long as its traceback is held, so
-    code that closes its runs after that finds the database locked by itself.
-    """
-    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    in_main = threading.current_thread() is threading.main_thread()  # the only one that signals interrupt
-    handlers = {kind: found for kind in kinds if in_main and callable(found := signal.getsignal(kind))}
-    came: list[tuple[int, Any, float]] = []
-
-    def keep(kind: int, frame: Any) -> None:
-        came.append((kind, frame, time.monotonic()))
-        if len(came) > 1 and came[-1][2] - came[0][2] >= interrupts.TIDYING_S:  # the server hangs
-            handlers[signal.Signals(kind)](kind, frame)
-
-    for kind in handlers:
-        signal.signal(kind, keep)
-    try:
-        yield
-    finally:
-        for kind, handler in handlers.items():
-            signal.signal(kind, handler)
-        for first, frame, _ in came[:1]:
-            handlers[signal.Signals(first)](first, frame)
 
 
 def connect(
@@ -288,6 +258,12 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 @functools.lru_cache
+def _database(uri: str) -> Database | None:
+    """The SQLite file that a URI names; None where it names something else."""
+    return Database(Path(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:////") else None
+
+
+@functools.lru_cache
 def _client(uri: str) -> Any:
     import mlflow
 
@@ -299,7 +275,9 @@ def _client(uri: str) -> Any:
     # tries again is said by `answers`
     for name in ("sqlalchemy.pool", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if not (database := _database(uri)):
+        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    return PatientClient(database.ask(mlflow.MlflowClient, tracking_uri=uri, registry_uri=uri), database)
 
 
 def _without_password(text: str) -> str:
