@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from clinscale.errors import ClusterError
 from clinscale.patience import Patience
@@ -19,6 +19,8 @@ PATIENCE_S = 300.0
 """Seconds that a folder is waited for, unless said."""
 
 _RETRY_S = 0.5
+
+_Read = TypeVar("_Read")
 
 State = Literal["there", "away", "gone"]
 
@@ -121,6 +123,17 @@ def wait_while_away(path: str | Path) -> None:
         one.wait()
 
 
+def again_if_away(path: str | Path, read: Callable[[], _Read]) -> _Read:
+    """Answer of `read`, which only reads, and does so anew where a held folder around `path` was away meanwhile."""
+    while True:
+        wait_while_away(path)
+        try:
+            return read()
+        except Exception:
+            if not is_away(path):
+                raise
+
+
 def require_there(path: str | Path) -> None:
     """Wait as `wait_while_away`; ClusterError, too, where such a folder was deleted or replaced."""
     for one in _around(path):
@@ -134,6 +147,11 @@ def keep_from_making(folder: Path) -> bool:
     for one in found:
         one.require_there()
     return bool(found)
+
+
+def pinned_if_held(folder: Path) -> contextlib.AbstractContextManager[Path]:
+    """Path of `folder` for this process, under which it stays the same while one that is held around it is away."""
+    return pinned(folder) if _around(folder) else contextlib.nullcontext(folder)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import IO, Any
 import fsspec
 from fsspec.core import OpenFile
 
+from clinscale import held
 from clinscale.errors import ConfigError, DataError, exhausted_disk
 from clinscale.permissions import adopt, make_folder, open_private, refuse_foreign
 
@@ -51,12 +52,16 @@ def is_remote(uri: str | Path) -> bool:
 def filesystem(uri: str | Path) -> tuple[Any, str]:
     """The fsspec file system of `uri` and the path in it; ConfigError when its protocol cannot be spoken here.
 
+    A local one is waited for where a folder around it is held and away.
+
     The path is literal. Of the file systems' methods only those that take it so may be given it: `glob`, `rm`,
     `expand_path` and `get` of a single path take `[`, `*` and `?` for a pattern, which names a neighbour's files.
     """
     if not is_remote(uri):
         place = os.path.expanduser(str(uri).removeprefix("file://"))  # noqa: PTH111  `~$a.xlsx` is nobody's home
-        return fsspec.filesystem("file"), os.path.abspath(place)  # noqa: PTH100  `url_to_fs` cuts paths at `::`
+        place = os.path.abspath(place)  # noqa: PTH100  `url_to_fs` cuts paths at `::`
+        held.wait_while_away(place)  # there, nothing would be found
+        return fsspec.filesystem("file"), place
     try:
         fs, path = fsspec.core.url_to_fs(str(uri))
     except (ImportError, ValueError) as error:  # fsspec's answers to a missing driver and an unknown protocol
@@ -124,6 +129,7 @@ def _opened(uri: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     compression = "gzip" if uri.lower().endswith(".gz") else None
     local = None if is_remote(uri) else os.path.expanduser(uri.removeprefix("file://"))  # noqa: PTH111
     if local is not None:
+        held.wait_while_away(local)
         mode = os.stat(local).st_mode  # noqa: PTH116  # before it is opened, which waits for a pipe's other end
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise DataError(f"{uri} must be a regular file, got a pipe or device; copy what it gives into a file")
@@ -327,20 +333,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     target = Path(path)
     make_folder(target.parent)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    open_private(temporary, "xb").close()
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        if error.filename is None and exhausted_disk(error):  # a write or a flush does not say of what
-            error.filename = str(target)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with held.pinned_if_held(target.parent) as folder:
+        temporary = folder / f".{target.name}.{uuid.uuid4().hex}"
+        open_private(temporary, "xb").close()
+        try:
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(folder / target.name)
+            _sync_folder(folder)
+        except OSError as error:
+            if error.filename is None and exhausted_disk(error):  # a write or a flush does not say of what
+                error.filename = str(target)
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

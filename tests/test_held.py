@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from clinscale import held
+from clinscale import held, storage
 from clinscale.errors import ClusterError
 from clinscale.permissions import make_folder, open_private
 from clinscale.storage import write_json
@@ -51,6 +51,34 @@ def test_what_is_written_while_the_folder_is_away_waits_and_is_written_there(
     assert waited.startswith("the run waits for its folder ")
     assert waited.endswith("which is away, for at most 300 s")
     assert back.endswith("is back; the run goes on")
+
+
+def test_what_is_read_or_half_written_while_the_folder_goes_away_is_whole(place, caplog):
+    """A listing of what is away is no empty one, and a file whose folder leaves goes where it was begun."""
+    reads = []
+
+    def read():
+        if not reads:
+            leave(place, empty=True)
+            reads.append(1)
+            return (place / "run" / "new").read_text()  # as a library does, which asks nobody
+        return storage.files_in(place / "run")
+
+    with held.hold(place / "run", "the run"):
+        with storage.atomic_path(place / "run" / "new") as temporary:
+            leave(place, empty=True)
+            temporary.write_text("whole")
+        come_back(place)
+        assert [path.name for path in (place / "run").iterdir()] == ["new"]
+        assert (place / "run" / "new").read_text() == "whole"
+        found = []
+        reader = threading.Thread(target=lambda: found.extend(held.again_if_away(place / "run", read)))
+        reader.start()
+        while not caplog.messages:
+            assert reader.is_alive(), "it did not wait"
+        come_back(place)
+        reader.join()
+    assert found == ["new"]
 
 
 @pytest.mark.parametrize("write", [lambda path: open_private(path, "w"), lambda path: make_folder(path / "made")])

@@ -57,7 +57,7 @@ from clinscale.corpus.tokenizing import train_tokenizer
 from clinscale.corpus.writer import SplitWriter, length_card, share_cut
 from clinscale.errors import ConfigError, DataError
 from clinscale.filters import Choice
-from clinscale.held import hold
+from clinscale.held import again_if_away, hold
 from clinscale.storage import (
     exists,
     files_in,
@@ -159,7 +159,7 @@ def _build(
         units = units_of(config.sources)
         make_parts(units, surveyor, num_cpus=num_cpus, on_notes=on_notes)
         _refuse_unmet(parts, units)
-        chosen = _choose(parts, config, tests, scratch=cache)
+        chosen = again_if_away(parts, lambda: _choose(parts, config, tests, scratch=cache))
     tokenizer = _tokenizer_of(out, given, config, _training_texts(parts, chosen, share))
     special = SpecialIds.from_tokenizer(tokenizer)
     encode_parts(Encoder(parts, tokenizer, chosen.dropped), num_cpus=num_cpus)
@@ -384,4 +384,4 @@ def _tokenizer_of(
             made = given or train_tokenizer(texts, config.vocab_size, min_documents=config.min_documents)
             made.save_pretrained(folder)
             upload(folder, place)
-        return load_tokenizer(str(local_copy(place, folder)))
+        return again_if_away(place, lambda: load_tokenizer(str(local_copy(place, folder))))

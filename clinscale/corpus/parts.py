@@ -116,7 +116,8 @@ class Surveyor:
             "met": json.dumps(block.met),
             "others": json.dumps(block.others),
         }
-        _write(pyarrow.table(columns).replace_schema_metadata(about), join(self.folder, block.name))
+        with _holding(self.folder):
+            _write(pyarrow.table(columns).replace_schema_metadata(about), join(self.folder, block.name))
         return len(texts)
 
 
@@ -131,6 +132,10 @@ class Encoder:
 
     def __call__(self, part: str) -> int:
         """Encode the part called `part`; returns how many notes stay."""
+        with _holding(self.folder):
+            return self._encode(part)
+
+    def _encode(self, part: str) -> int:
         import pyarrow
 
         table = read_part(self.folder, part, ["document", "text", "is_validation"])
@@ -301,13 +306,15 @@ def _write(table: "pyarrow.Table", uri: str) -> None:
 
 @contextlib.contextmanager
 def _created(path: str) -> Iterator[IO[bytes]]:
-    parts = Path(path).parent  # which the build has made
-    with (
-        held.hold(parts, f"the build of {parts.parent}"),
-        atomic_path(path) as temporary,
-        temporary.open("wb") as stream,
-    ):
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
         yield stream
+
+
+def _holding(folder: str) -> contextlib.AbstractContextManager[None]:
+    """The parts' folder, which the build has made, is waited for in this process, too."""
+    if is_remote(folder):
+        return contextlib.nullcontext()
+    return held.hold(folder, f"the build of {Path(folder).parent}")
 
 
 def cannot_write(uri: str, error: OSError) -> CapacityError:

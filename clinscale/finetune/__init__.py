@@ -19,7 +19,7 @@ from clinscale.finetune.evaluate import (
 from clinscale.finetune.group import finetune_on_workers
 from clinscale.finetune.looks import Looks, look_part
 from clinscale.finetune.loop import FinetuneResult, card_of
-from clinscale.finetune.run import SeedResult, run_finetune
+from clinscale.finetune.run import FinetuneSummary, SeedResult, run_finetune
 from clinscale.finetune.soup import Soup, dev_scores, first_averaged, greedy_soup, load_for, write_judged
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "FinetuneRecipe",
     "FinetuneResult",
     "FinetuneRuntime",
+    "FinetuneSummary",
     "Judgement",
     "Looks",
     "Scores",

@@ -82,6 +82,15 @@ def logged_models(tracking: Tracking) -> Iterator[Any]:
 
 def artifacts(tracking: Tracking, files: Files, below: str = "") -> Iterator[tuple[str, int]]:
     """Path and size in bytes of all files in a folder of artifacts; paths are relative to it."""
+    for name, item in entries(tracking, files, below):
+        if item.is_dir:
+            yield from artifacts(tracking, files, name)
+        else:
+            yield name, item.file_size or 0
+
+
+def entries(tracking: Tracking, files: Files, below: str = "") -> Iterator[tuple[str, Any]]:
+    """Path, relative to the artifacts, and MLflow's `FileInfo` of what is directly in one folder of them."""
     import mlflow.artifacts
 
     with tracking.faults(f"list the artifacts of {files.owner}"):
@@ -91,11 +100,7 @@ def artifacts(tracking: Tracking, files: Files, below: str = "") -> Iterator[tup
             tracking_uri=tracking.uri,
         )
     for item in listed:
-        name = f"{below}/{item.path.rsplit('/', 1)[-1]}".lstrip("/")
-        if item.is_dir:
-            yield from artifacts(tracking, files, name)
-        else:
-            yield name, item.file_size or 0
+        yield f"{below}/{item.path.rsplit('/', 1)[-1]}".lstrip("/"), item
 
 
 @contextlib.contextmanager

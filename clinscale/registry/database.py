@@ -51,7 +51,9 @@ class Database:
                     raise
                 was_moved = self._is_there
             else:
-                if self._is_there or not moves_files:  # what was written by a statement is in the file that was known
+                if (
+                    self._is_there or not moves_files
+                ):  # what was written by a statement is in the file that was known
                     return answer
 
     @property
@@ -59,6 +61,10 @@ class Database:
         return self._folder is not None and self._folder.state == "there"
 
     def _wait(self) -> None:
+        if self._folder is not None and self._folder.state == "away" and not patience_s():
+            raise RegistryError(
+                f"tracking database {self._path} is away: nothing is in its folder, which is not there"
+            )
         with _interruptible():
             try:
                 if self._folder is None:
@@ -112,7 +118,7 @@ def _connect(dialect: Any, record: Any, args: list[Any], named: dict[str, Any]) 
 
 
 _set_aside: dict[signal.Signals, Any] = {}
-"""What signals do but for `uninterrupted`."""
+"""Handlers of signals in whose place are those of `uninterrupted`."""
 
 
 @contextlib.contextmanager

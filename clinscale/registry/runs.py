@@ -15,6 +15,8 @@ from typing import Any, Literal, Self
 from clinscale import __version__
 from clinscale.config import flatten
 from clinscale.errors import AccessError, RegistryError
+from clinscale.registry.arrival import upload_whole
+from clinscale.registry.contents import Files
 from clinscale.registry.process import has_stopped, is_elsewhere, is_gone, is_look_at, look_at, owner, seems_silent
 from clinscale.registry.spool import Spool
 from clinscale.registry.tags import Tag
@@ -100,14 +102,25 @@ class Run:
             )
 
     def log_file(self, path: str | os.PathLike[str], folder: str = "") -> None:
-        """Store a local file, below `folder` of the run's artifacts."""
-        with self._tracking.faults(f"store a file of run {self.name}"):
-            self._tracking.client.log_artifact(self.id, str(path), folder or None)
+        """Store a local file, below `folder` of the run's artifacts; RegistryError where it does not arrive whole."""
+        path = Path(path)
+        with self._tracking.faults(f"store {path.name} of run {self.name}"):
+            client = self._tracking.client
+            files = Files(f"run {self.name}", client.get_run(self.id).info.artifact_uri)
+            name = f"{folder}/{path.name}".lstrip("/")
+            upload_whole(
+                self._tracking,
+                files,
+                {name: path},
+                lambda: client.log_artifact(self.id, str(path), folder or None),
+            )
 
     def log_json(self, name: str, values: Any) -> None:
-        """Store `values` as the run's artifact `name`."""
-        with self._tracking.faults(f"store {name} of run {self.name}"):
-            self._tracking.client.log_text(self.id, json.dumps(values, allow_nan=False), name)
+        """Store `values` as the run's artifact `name`, as `log_file` does."""
+        with tempfile.TemporaryDirectory(prefix="clinscale-json-") as folder:
+            path = Path(folder) / name
+            path.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
+            self.log_file(path)
 
     def deliver(self) -> None:
         """Wait until the server has what the spool holds; nothing is logged afterwards.

@@ -5,14 +5,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clinscale import __version__
 from clinscale.config import nearest
 from clinscale.errors import RegistryError
-from clinscale.patience import Patience
+from clinscale.registry.arrival import upload_whole
 from clinscale.registry.card import CARD
-from clinscale.registry.contents import Files, artifacts
+from clinscale.registry.contents import Files
 from clinscale.registry.folders import digest_of, hash_folder
 from clinscale.registry.mlflow_model import HF_FOLDER, Pyfunc, saved_model
 from clinscale.registry.tags import Tag
@@ -24,7 +23,6 @@ CHAMPION = "champion"
 _MADE_CHAMPION = ("promote", "force", "rollback")  # beginnings of the tags that such decisions leave
 
 _MAX_DESCRIPTION = 5000  # column width of MLflow's databases
-_ARRIVAL_S = 60.0
 
 _REFERENCE = re.compile(rf"(?P<name>{PLAIN_NAME})(?:@(?P<alias>{PLAIN_NAME})|/(?P<version>[0-9]+))?")
 
@@ -264,24 +262,6 @@ def _description(folder: Path) -> str | None:
     return whole_lines + rest
 
 
-def _store(tracking: Tracking, logged: Any, saved: Path) -> None:
-    """Upload all files, again where the store lacks some: a proxy that answers 200 in its place keeps nothing."""
-    patience = Patience(_ARRIVAL_S)
-    wanted = {str(path.relative_to(saved)): path.stat().st_size for path in saved.rglob("*") if path.is_file()}
-    files = Files(f"logged model {logged.model_id}", logged.artifact_location)
-    while True:
-        tracking.client.log_model_artifacts(logged.model_id, str(saved))
-        stored = dict(artifacts(tracking, files))
-        missing = sorted(name for name, size in wanted.items() if stored.get(name) != size)
-        if not missing:
-            return
-        if not patience.pause():
-            raise RegistryError(
-                f"tracking server {tracking.place} said that it stored {len(wanted)} files, and {len(missing)} are not "
-                f"there as sent ({missing[0]}); see what answers in its place, and its disk, and register again"
-            )
-
-
 def _upload(
     tracking: Tracking,
     run_id: str,
@@ -300,7 +280,9 @@ def _upload(
     place = experiment_id or client.get_run(run_id).info.experiment_id
     # of the names that the registry takes, a LoggedModel takes none with a dot; nothing is found by it
     logged = client.create_logged_model(place, name=name.replace(".", "-"), source_run_id=run_id)
-    _store(tracking, logged, saved)
+    sent = {path.relative_to(saved).as_posix(): path for path in saved.rglob("*") if path.is_file()}
+    files = Files(f"logged model {logged.model_id}", logged.artifact_location)
+    upload_whole(tracking, files, sent, lambda: client.log_model_artifacts(logged.model_id, str(saved)))
     client.finalize_logged_model(logged.model_id, "READY")
     if experiment_id is None:  # MLflow's run page names the models of its own experiment only
         client.log_outputs(run_id, models=[LoggedModelOutput(logged.model_id, 0)])

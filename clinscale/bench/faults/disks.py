@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ SLOW_BYTES_PER_S = 10**6
 
 _FILLER = "filler"
 _SERVER_BYTES = 256 * 2**20
+_AWAY_AT_MOST_S = 60.0
 _SPEEDS = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
 _PROGRAMS = ("mount", "losetup", "mkfs.ext4")
 
@@ -106,6 +109,24 @@ def shared_folder(path: Path) -> Iterator[SharedFolder]:
                 place.leave()
     written = sorted(str(one.relative_to(path)) for one in path.rglob("*") if one.is_file())
     check(not written, f"while it was away, this was written in its place: {', '.join(written[:3])}")
+
+
+@contextlib.contextmanager
+def leaving_home(path: Path, rng: random.Random) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A shared folder for work, and a function that takes it away, once, and lets it come back within a minute."""
+    with shared_folder(path) as place:
+        back = threading.Timer(rng.uniform(1, _AWAY_AT_MOST_S), place.come_back)
+
+        def leave() -> None:
+            if not back.ident:
+                place.leave()
+                back.start()
+
+        try:
+            yield place.path, leave
+        finally:
+            if back.ident:
+                back.join()
 
 
 def _mount(*arguments: str) -> None:

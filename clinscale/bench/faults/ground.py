@@ -17,6 +17,8 @@ from clinscale.pretrain import CHECKPOINTS, PretrainConfig, train, train_worker,
 if TYPE_CHECKING:
     import torch
 
+    from clinscale.finetune import FinetuneConfig, FinetuneSummary
+
 _Made = TypeVar("_Made")
 
 STEPS, EVERY_STEPS = 6, 2
@@ -138,13 +140,22 @@ class Ground:
     @functools.cached_property
     def pairs_model(self) -> Path:
         """Folder of a model that answers `demo_pairs`."""
-        from clinscale.finetune import FinetuneConfig, run_finetune
+        return self.finetuned(epochs=1).folder
 
-        recipe = {"model": str(self.base_model), "epochs": 1, "max_tokens": 64}
-        values = {"name": "pairs", "task": "demo_pairs", "data": str(self.data), "recipe": recipe}
+    def finetuned(self, *, epochs: int) -> "FinetuneSummary":
+        """A fine-tuning on `demo_pairs` that nothing happens to, in a home of its own."""
+        from clinscale.finetune import run_finetune
+
         home = Path(tempfile.mkdtemp(dir=self.folder))
-        config = FinetuneConfig.parse(values, source="faults")
-        return run_finetune(config, tracking=self.tracking(home), home=home).folder
+        return run_finetune(self.finetuning(epochs=epochs), tracking=self.tracking(home), home=home)
+
+    def finetuning(self, *, epochs: int) -> "FinetuneConfig":
+        """The config of a fine-tuning on `demo_pairs`."""
+        from clinscale.finetune import FinetuneConfig
+
+        recipe = {"model": str(self.base_model), "epochs": epochs, "max_tokens": 64}
+        values = {"name": "pairs", "task": "demo_pairs", "data": str(self.data), "recipe": recipe}
+        return FinetuneConfig.parse(values, source="faults")
 
     @functools.cached_property
     def poisoned_model(self) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale import runtime
+from clinscale.bench.faults.away import faults as of_homes
 from clinscale.bench.faults.checkpoints import faults as of_checkpoints
 from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.ground import WORKERS, Ground
@@ -44,6 +45,7 @@ def all_faults() -> list[Fault]:
         *of_checkpoints(),
         *of_disks(),
         *of_slow_disks(),
+        *of_homes(),
         *of_names(),
         *of_tracking(),
         *of_sweeps(),

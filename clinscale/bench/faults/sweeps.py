@@ -42,9 +42,10 @@ def faults() -> list[Fault]:
     ]
 
 
-def _config(
+def sweep_config(
     ground: Ground, trials: int = TRIALS, models: Sequence[Path] | None = None, **settings: Any
 ) -> SweepConfig:
+    """The config of a short sweep, with these settings of its runtime."""
     study = {
         "name": "pairs",
         "task": "demo_pairs",
@@ -71,21 +72,22 @@ def search_space(ground: Ground) -> Path:
     return path
 
 
-def _undisturbed(ground: Ground) -> Found:
+def undisturbed_sweep(ground: Ground) -> Found:
     """The sweep that nothing happens to, made once."""
     home = ground.folder / "sweep"
     if not home.exists():
         home.mkdir()
-        _sweep(_config(ground), home, ground.tracking(home))
+        run_sweep(sweep_config(ground), home, ground.tracking(home))
     return _found(home)
 
 
-def _sweep(
+def run_sweep(
     config: SweepConfig,
     home: Path,
     tracking: registry.Tracking,
     on_progress: Callable[[SweepProgress], None] | None = None,
 ) -> None:
+    """The sweep to its end, in a session of forks."""
     cluster = runtime.current_cluster()
     sweep(config, tracking=tracking, home=home, cluster=cluster, on_progress=on_progress)
 
@@ -103,10 +105,10 @@ def _found(home: Path) -> Found:
         ]
 
 
-def _compare(scene: Scene, home: Path, tracking: registry.Tracking) -> None:
+def check_sweep(scene: Scene, home: Path, tracking: registry.Tracking) -> None:
     """LossError unless ledger and MLflow have what those of the undisturbed sweep have."""
     found = _found(home)
-    check(found == _undisturbed(scene.ground), "trials are not those of the undisturbed sweep")
+    check(found == undisturbed_sweep(scene.ground), "trials are not those of the undisturbed sweep")
     parent, *_ = registry.read_runs(tracking, kind="sweep")
     runs = registry.read_runs(tracking, parent=parent.id)
     check(len(runs) == TRIALS, f"MLflow has {len(runs)} trials instead of {TRIALS}")
@@ -118,7 +120,7 @@ def _compare(scene: Scene, home: Path, tracking: registry.Tracking) -> None:
 
 def _signalled(scene: Scene, *, number: signal.Signals) -> Outcome:
     """A signal to the process of the running trial, at the end of one of its epochs or a moment later."""
-    _undisturbed(scene.ground)
+    undisturbed_sweep(scene.ground)
     home = scene.folder / "home"
     home.mkdir()
     tracking = scene.ground.tracking(home)
@@ -134,10 +136,10 @@ def _signalled(scene: Scene, *, number: signal.Signals) -> Outcome:
                     os.kill(process.pid, number)
                     hit.append(process.pid)
 
-    _sweep(_config(scene.ground), home, tracking, on_progress)
+    run_sweep(sweep_config(scene.ground), home, tracking, on_progress)
     if not hit:
         raise NotStruckError("no trial was running at the chosen moment")
-    _compare(scene, home, tracking)
+    check_sweep(scene, home, tracking)
     check(not _trials(), "a trial's process is left")
     return Outcome()
 
@@ -151,7 +153,7 @@ def _out_of_memory(scene: Scene) -> Outcome:
 
     It fails for want of memory, or a library ends it, and then it is begun anew as any that was killed.
     """
-    undisturbed = _undisturbed(scene.ground)
+    undisturbed = undisturbed_sweep(scene.ground)
     home = scene.folder / "home"
     home.mkdir()
     tracking = scene.ground.tracking(home)
@@ -167,13 +169,13 @@ def _out_of_memory(scene: Scene) -> Outcome:
                     process.rlimit(psutil.RLIMIT_AS, (1, 1))
                     hit.append(process.pid)
 
-    _sweep(_config(scene.ground), home, tracking, on_progress)
+    run_sweep(sweep_config(scene.ground), home, tracking, on_progress)
     if not hit:
         raise NotStruckError("no trial was running at the chosen moment")
     check(not _trials(), "a trial's process is left")
     found = _found(home)
     if found == undisturbed:  # begun anew
-        _compare(scene, home, tracking)
+        check_sweep(scene, home, tracking)
         return Outcome()
     states = [state for _, _, state, _ in found]
     check(states.count("failed") == 1, f"the trials ended as {', '.join(states)}")
@@ -201,7 +203,7 @@ def _not_a_number(scene: Scene) -> Outcome:
     poisoned = scene.ground.poisoned_model
     bases = [scene.ground.base_model, poisoned]
     scene.rng.shuffle(bases)
-    _sweep(_config(scene.ground, 2 * TRIALS, bases), home, tracking)
+    run_sweep(sweep_config(scene.ground, 2 * TRIALS, bases), home, tracking)
     with contextlib.closing(Ledger(home / "sweep" / _NAME / "ledger.jsonl")) as ledger:
         trials = ledger.trials
     runs = registry.read_runs(tracking, kind="trial")
@@ -221,9 +223,9 @@ def timed_sweep(ground: Ground, home: Path, trials: int) -> tuple[float, Found]:
     """Seconds that a sweep of so many trials took in a new home, and what it found; needs a session of forks."""
     home.mkdir()
     tracking = ground.tracking(home)
-    config = _config(ground, trials)
+    config = sweep_config(ground, trials)
     began_s = time.monotonic()
-    _sweep(config, home, tracking)
+    run_sweep(config, home, tracking)
     return time.monotonic() - began_s, _found(home)
 
 
@@ -244,7 +246,7 @@ def _trials() -> list[Any]:
 
 def _disk_full(scene: Scene) -> Outcome:
     """The home's disk fills up after a random epoch; the same command goes on when there is room again."""
-    undisturbed = _undisturbed(scene.ground)
+    undisturbed = undisturbed_sweep(scene.ground)
     with disk(scene.folder / "disk", size_bytes=256 * 2**20) as place:
         tracking = scene.ground.tracking(scene.folder)
         due = scene.rng.randrange(1, TRIALS * EPOCHS)
@@ -254,25 +256,25 @@ def _disk_full(scene: Scene) -> Outcome:
             if sum(study.epochs for study in progress.studies) == due:
                 place.fill(leave_bytes=leave_bytes)
 
-        config = _config(scene.ground)
+        config = sweep_config(scene.ground)
         try:
-            _sweep(config, place.path, tracking, on_progress)
+            run_sweep(config, place.path, tracking, on_progress)
         except ClinscaleError:
             pass
         else:
             raise LossError("the sweep ended on a full disk")
         place.empty()
-        _sweep(config, place.path, tracking)
+        run_sweep(config, place.path, tracking)
         check(_found(place.path) == undisturbed, "trials are not those of the undisturbed sweep")
-        _compare(scene, place.path, tracking)
+        check_sweep(scene, place.path, tracking)
     return Outcome()
 
 
 def _disk_slow(scene: Scene) -> Outcome:
     """Ledger, trials' folders and tracking database are on the disk."""
-    _undisturbed(scene.ground)
+    undisturbed_sweep(scene.ground)
     with slow_disk(scene.folder / "disk", size_bytes=256 * 2**20) as home:
         tracking = scene.ground.tracking(home)
-        _sweep(_config(scene.ground), home, tracking)
-        _compare(scene, home, tracking)
+        run_sweep(sweep_config(scene.ground), home, tracking)
+        check_sweep(scene, home, tracking)
     return Outcome()

@@ -2,14 +2,13 @@
 
 import contextlib
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 from clinscale import corpus, registry
-from clinscale.bench.faults.disks import Disk, disk, shared_folder, why_no_disk
+from clinscale.bench.faults.disks import Disk, disk, why_no_disk
 from clinscale.bench.faults.fault import Fault, Outcome, Scene
-from clinscale.bench.faults.ground import STEPS, Trained
+from clinscale.bench.faults.ground import Trained
 from clinscale.bench.faults.loss import LossError, check
 from clinscale.errors import ClinscaleError
 from clinscale.pretrain import pretrain
@@ -18,13 +17,11 @@ from clinscale.sweep import Epoch, Ledger, Trial
 How = Literal["full", "read-only"]
 
 _DEMANDED = "a clear error or a wait, what was written before intact, gone on with when the disk is back"
-_AWAY = "the work waits until it is back, goes on by itself, and leaves nothing in its place"
 _MB = 2**20
 
 
 def faults() -> list[Fault]:
     """One for each thing that is written, on a full disk and on a read-only one."""
-    away = Fault("shared folder away while a pretraining runs", _AWAY, _shared_folder_away, why_no_disk)
     return [
         *(
             Fault(f"disk {how} while {what}", _DEMANDED, functools.partial(attempt, how=how), why_no_disk)
@@ -36,7 +33,6 @@ def faults() -> list[Fault]:
             )
             for how in ("full", "read-only")
         ),
-        away,
     ]
 
 
@@ -154,33 +150,11 @@ def _pretraining(scene: Scene, *, how: How) -> Outcome:
                 _refused(run, "the pretraining")
         ill_after = -1
         run()
-    _check_pretrained(tracking, undisturbed)
+    check_pretrained(tracking, undisturbed)
     return Outcome()
 
 
-def _shared_folder_away(scene: Scene) -> Outcome:
-    """The home is unmounted after a random step, the last one as well, and mounted again within a minute."""
-    undisturbed = scene.ground.undisturbed
-    with shared_folder(scene.folder / "shared") as place:
-        tracking = scene.ground.tracking(scene.folder)
-        ill_after, away_s = scene.rng.randrange(1, STEPS + 1), scene.rng.uniform(1, 60)
-        back = threading.Timer(away_s, place.come_back)
-
-        def on_progress(step: int, total: int, metrics: dict[str, float]) -> None:
-            if step == ill_after and not back.ident:
-                place.leave()
-                back.start()
-
-        try:
-            pretrain(scene.ground.pretraining(), tracking=tracking, home=place.path, on_progress=on_progress)
-        finally:
-            if back.ident:
-                back.join()
-    _check_pretrained(tracking, undisturbed)
-    return Outcome()
-
-
-def _check_pretrained(tracking: registry.Tracking, undisturbed: Trained) -> None:
+def check_pretrained(tracking: registry.Tracking, undisturbed: Trained) -> None:
     """LossError unless MLflow has one finished run with the undisturbed curve, and one version."""
     [record] = registry.read_runs(tracking, kind="pretrain")
     check(record.status == "FINISHED", f"the run is {record.status}")
