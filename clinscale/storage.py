@@ -3,6 +3,7 @@
 import codecs
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -13,16 +14,18 @@ import stat
 import tempfile
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
+from fsspec.compression import compr
 from fsspec.core import OpenFile
 
 from clinscale import held
 from clinscale.errors import ConfigError, DataError, exhausted_disk
 from clinscale.permissions import adopt, make_folder, open_private, refuse_foreign
+from clinscale.stores import PatientReads, answered
 
 MAX_WHOLE_BYTES = 2**30
 """The largest file, decompressed, that is read as a whole: text, XML and JSON documents."""
@@ -32,6 +35,9 @@ _MAX_UNPACKING = 100
 
 _UNPACKED_FREELY_BYTES = 2**26
 """Unpacked size below which a file's ratio of compression is not checked."""
+
+_BUFFER_BYTES = 2**20
+_Read = TypeVar("_Read")
 
 _EXTRAS = {
     **dict.fromkeys(("s3", "s3a", "s3fs", "boto3", "botocore"), "s3"),
@@ -76,10 +82,39 @@ def how_to_install(needed: str) -> str:
     return f"its library is not installed here; install it: pip install 'clinscale[{extra}]'" if extra else ""
 
 
+def again_if_away(uri: str | Path, read: Callable[[], _Read]) -> _Read:
+    """Answer of `read`, which only reads, and does so anew where the store or a held folder was away meanwhile.
+
+    Raises:
+        ClusterError: it is away for long.
+    """
+    return answered(str(uri), read) if is_remote(uri) else held.again_if_away(uri, read)
+
+
 def exists(uri: str | Path) -> bool:
     """Whether a file or folder is at `uri`."""
     fs, path = filesystem(uri)
-    return bool(fs.exists(path))
+    if not is_remote(uri):
+        return bool(fs.exists(path))
+    try:
+        answered(str(uri), lambda: fs.info(path))  # `exists` is False where the store does not answer
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_folder(uri: str | Path) -> bool:
+    """Whether a folder is at `uri`, where something is."""
+    fs, path = filesystem(uri)
+    if not is_remote(uri):
+        return bool(fs.isdir(path))
+    return bool(answered(str(uri), lambda: fs.info(path))["type"] == "directory")
+
+
+def size_bytes(uri: str | Path) -> int:
+    """Size of the file at `uri` as it is stored; 0 where the store does not tell."""
+    fs, path = filesystem(uri)
+    return int(again_if_away(uri, lambda: fs.size(path)) or 0)
 
 
 def join(uri: str | Path, *names: str) -> str:
@@ -136,8 +171,14 @@ def _opened(uri: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         if not compression:  # fsspec takes three times as long, which thousands of small files make felt
             return open(local, "rb")  # noqa: PTH123
     fs, path = filesystem(uri)
-    opened: contextlib.AbstractContextManager[IO[bytes]] = OpenFile(fs, path, compression=compression)
-    return _unpacked(opened, fs.size(path), uri) if compression else opened
+    if is_remote(uri):
+        stream = answered(uri, lambda: fs.open(path, "rb"))
+        opened: Any = io.BufferedReader(PatientReads(uri, stream), _BUFFER_BYTES)
+        packed_bytes = stream.size
+        opened = compr[compression](opened, mode="rb") if compression else opened
+    else:
+        opened, packed_bytes = OpenFile(fs, path, compression=compression), fs.size(path)
+    return _unpacked(opened, packed_bytes, uri) if compression else opened
 
 
 @contextlib.contextmanager
@@ -183,12 +224,16 @@ def refuse_bomb(uri: str | Path, packed_bytes: int, unpacked_bytes: int) -> None
 def create_binary(uri: str | Path) -> Iterator[IO[bytes]]:
     """Open `uri` for writing, making local parent folders, private as `permissions` says.
 
-    An object store publishes it when the block ends.
+    An object store gets it, from memory, when the block has ended, and publishes what is whole.
     """
     fs, path = filesystem(uri)
-    if not is_remote(uri):
-        make_folder(Path(path).parent)
-    with fs.open(path, "wb") if is_remote(uri) else open_private(path, "wb") as stream:
+    if is_remote(uri):
+        content = io.BytesIO()
+        yield content
+        answered(str(uri), lambda: fs.pipe_file(path, content.getvalue()))
+        return
+    make_folder(Path(path).parent)
+    with open_private(path, "wb") as stream:
         yield stream
 
 
@@ -197,7 +242,7 @@ def files_in(uri: str | Path) -> list[str]:
     fs, path = filesystem(uri)
     fs.invalidate_cache(path)  # other processes write there, too
     try:
-        found = fs.ls(path, detail=True)
+        found = again_if_away(uri, lambda: fs.ls(path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(PurePath(entry["name"]).name for entry in found if entry["type"] == "file")
@@ -207,7 +252,7 @@ def remove_files(uri: str | Path, names: Iterable[str]) -> None:
     """Delete the files called `names` in folder `uri`, each by its whole name."""
     fs, path = filesystem(uri)
     for name in names:
-        fs.rm_file(join(path, name))
+        again_if_away(uri, functools.partial(fs.rm_file, join(path, name)))
 
 
 def upload(folder: str | Path, uri: str | Path) -> None:
@@ -493,7 +538,7 @@ def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
     if not is_remote(uri):
         return Path(str(uri).removeprefix("file://"))
     fs, path = filesystem(uri)
-    if not fs.exists(path):
+    if not exists(uri):
         raise DataError(f"{uri} does not exist; check the path")
     target = Path(cache_dir) / hashlib.sha256(str(uri).encode()).hexdigest()[:16]
     if os.path.lexists(target):
@@ -502,12 +547,14 @@ def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
     make_folder(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
         whole = Path(temporary) / "copy"
-        places = {name: str(whole / PurePath(name).relative_to(path)) for name in fs.find(path)}
+        places = {
+            name: str(whole / PurePath(name).relative_to(path))
+            for name in again_if_away(uri, lambda: fs.find(path))
+        }
         if any(".." in PurePath(place).parts for place in places.values()):
             raise DataError(f"{uri} holds a name with '..', which would be written elsewhere; rename it")
-        fs.get(
-            list(places), list(places.values())
-        )  # lists of both ends, since one path alone is taken for a pattern
+        # lists of both ends, since one path alone is taken for a pattern
+        again_if_away(uri, lambda: fs.get(list(places), list(places.values())))
         adopt(whole)  # what is copied may be patient text, and caches are in shared places
         with contextlib.suppress(OSError):  # another worker of this machine was faster
             whole.rename(target)

@@ -57,8 +57,9 @@ from clinscale.corpus.tokenizing import train_tokenizer
 from clinscale.corpus.writer import SplitWriter, length_card, share_cut
 from clinscale.errors import ConfigError, DataError
 from clinscale.filters import Choice
-from clinscale.held import again_if_away, hold
+from clinscale.held import hold
 from clinscale.storage import (
+    again_if_away,
     exists,
     files_in,
     filesystem,
@@ -67,6 +68,7 @@ from clinscale.storage import (
     local_copy,
     read_json_object,
     remove_files,
+    size_bytes,
     upload,
     write_json,
 )
@@ -196,8 +198,7 @@ def _build(
 
 def source_bytes(config: CorpusConfig) -> int:
     """Size of all files of the sources, compressed ones as they are; DataError when one is missing."""
-    uris = [uri for source in config.sources for uri in files_of(source)]
-    return sum(int(fs.size(path) or 0) for fs, path in map(filesystem, uris))
+    return sum(size_bytes(uri) for source in config.sources for uri in files_of(source))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,16 @@ from clinscale.corpus.tokenizing import encode
 from clinscale.errors import CapacityError
 from clinscale.filters import Choice
 from clinscale.runtime import stream
-from clinscale.storage import atomic_path, create_binary, files_in, filesystem, is_remote, join, open_binary
+from clinscale.storage import (
+    atomic_path,
+    create_binary,
+    files_in,
+    filesystem,
+    is_remote,
+    join,
+    open_binary,
+    size_bytes,
+)
 from clinscale.tokenizers import SpecialIds
 
 if TYPE_CHECKING:
@@ -175,11 +184,10 @@ def units_of(sources: Sequence[SourceConfig]) -> list[Unit]:
     units: list[Unit] = []
     for source in sources:
         uris = files_of(source)
-        fs, _ = filesystem(source.uri)
         group: list[str] = []
         size = 0
         for uri in uris:
-            size += int(fs.size(filesystem(uri)[1]) or 0)
+            size += size_bytes(uri)
             group.append(wherever(uri))
             if size >= _BLOCK_CHARACTERS or len(group) == _UNIT_FILES:
                 units.append(Unit(len(units), source, tuple(group), _BLOCK_CHARACTERS))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     *("cells", "config", "errors", "filters", "held", "hub", "models", "patience", "permissions", "predict"),
-    *("records", "storage", "strict_yaml", "tasks", "telemetry", "tokenizers"),
+    *("records", "storage", "stores", "strict_yaml", "tasks", "telemetry", "tokenizers"),
 )
 """The rooms and files of clinscale that prediction imports."""
 

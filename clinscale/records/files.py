@@ -11,9 +11,12 @@ from typing import IO, Any
 
 from clinscale.errors import DataError
 from clinscale.storage import (
+    again_if_away,
     codec_of,
     decode,
+    exists,
     filesystem,
+    is_folder,
     is_remote,
     not_valid,
     open_binary,
@@ -58,12 +61,12 @@ def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
         DataError: nothing is at `uri`, or no such file below it.
     """
     fs, path = filesystem(uri)
-    if not fs.exists(path):
+    if not exists(uri):
         raise DataError(f"{uri} does not exist; check the path")
-    if not fs.isdir(path):
+    if not is_folder(uri):
         return [str(uri)]
     if is_remote(uri):
-        names = [fs.unstrip_protocol(name) for name in fs.find(path)]
+        names = [fs.unstrip_protocol(name) for name in again_if_away(uri, lambda: fs.find(path))]
         root = fs.unstrip_protocol(path)
     else:  # fsspec would look at every file, four times as long
         names, root = list(_walked(path)), path

@@ -1,0 +1,113 @@
+"""Object stores that are away for a while: waited for by one policy, whatever the library that asks them.
+
+Drivers repeat a request for a few seconds and then raise what their library has for it.
+"""
+
+import errno
+import io
+import logging
+from collections.abc import Callable
+from typing import IO, Any, TypeVar
+
+from clinscale.errors import ClusterError
+from clinscale.patience import Patience
+
+PATIENCE_S = 300.0
+"""Seconds that a store is waited for."""
+
+_AWAY = {
+    "botocore": ("ConnectionError", "HTTPClientError"),
+    "aiohttp": ("ClientConnectionError", "ClientPayloadError", "ServerTimeoutError"),
+    "azure": ("ServiceRequestError", "ServiceResponseError"),
+    "google": ("ServerError", "TransportError"),
+    "urllib3": ("HTTPError",),
+}
+"""Names of the exceptions, or of their bases, by which a library says that it got no answer."""
+
+_Answer = TypeVar("_Answer")
+
+log = logging.getLogger(__name__)
+
+
+def why_away(error: BaseException | None) -> str | None:
+    """Reason, in a word, why a store gave no answer; None for an error that is one."""
+    while error is not None:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            return None
+        for kind in type(error).__mro__:
+            if kind.__name__ in _AWAY.get(kind.__module__.partition(".")[0], ()):
+                return type(error).__name__
+        if isinstance(error, ConnectionError | TimeoutError):
+            return type(error).__name__
+        if isinstance(error, OSError) and error.errno == errno.EBUSY:  # s3fs's word for 503
+            return "busy"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def answered(uri: str, ask: Callable[[], _Answer]) -> _Answer:
+    """The store's answer to what may be asked again.
+
+    Args:
+        uri: names the store in messages.
+        ask: asks it.
+
+    Raises:
+        ClusterError: it gives none for `PATIENCE_S`.
+    """
+    store = "/".join(uri.split("/")[:3])
+    patience = None
+    while True:
+        try:
+            answer = ask()
+        except Exception as error:
+            if not (why := why_away(error)):
+                raise
+            if not patience:
+                log.warning(
+                    "object store %s does not answer (%s); trying again for %.0f s", store, why, PATIENCE_S
+                )
+                patience = Patience(PATIENCE_S)
+            if patience.pause():
+                continue
+            raise ClusterError(
+                f"object store {store} has not answered for {PATIENCE_S:g} s ({why}); check the network and the "
+                "store's address, then run the same command again, which goes on from what is there"
+            ) from None
+        if patience:
+            log.warning("object store %s answers again", store)
+        return answer
+
+
+class PatientReads(io.RawIOBase):
+    """A file of a store, each of whose reads waits while that is away: a driver's place in it moves with what came."""
+
+    def __init__(self, uri: str, stream: IO[bytes]) -> None:
+        self._uri, self._stream = uri, stream
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """The new place in bytes."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The place in bytes."""
+        return self._stream.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        """Number of bytes that came."""
+        block = answered(self._uri, lambda: self._stream.read(len(buffer)))
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        """Close it and the store's file."""
+        self._stream.close()
+        super().close()
