@@ -56,6 +56,12 @@ class Database:
                 ):  # what was written by a statement is in the file that was known
                     return answer
 
+    def begin(self) -> None:
+        """Take what is in the place of a folder that was deleted or replaced, for work that begins with that."""
+        if self._folder is not None and self._folder.state == "gone":
+            self._folder.close()
+            self._folder = None
+
     @property
     def _is_there(self) -> bool:
         return self._folder is not None and self._folder.state == "there"

@@ -174,6 +174,8 @@ def connect(
     home = Path(home).absolute()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     tracking = _at_database(uri, home) if "://" in uri and not uri.startswith("http") else Tracking(uri, None)
+    if database := _database(tracking.uri):
+        database.begin()
     patience = Waiting(IMPATIENT.answer_s, patience_s)
     with _one_at_a_time(tracking.uri), waiting(patience), tracking.faults("be reached"):
         known = tracking.client.search_experiments(max_results=1000 if tracking.artifact_root else 1)
