@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from clinscale import storage
-from clinscale.errors import ConfigError, DataError
+from clinscale import storage, stores
+from clinscale.errors import ClusterError, ConfigError, DataError
 
 
 @pytest.fixture
@@ -177,7 +177,8 @@ def test_an_interrupted_download_leaves_nothing(tmp_path, bucket, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "get", broken)
-        with pytest.raises(ConnectionError):
+        patch.setattr(stores, "PATIENCE_S", 0.0)
+        with pytest.raises(ClusterError, match=r"memory://bucket has not answered for 0 s"):
             storage.local_copy(f"{bucket}/set", tmp_path)
     assert not list(tmp_path.iterdir())
     assert storage.read_json(storage.local_copy(f"{bucket}/set", tmp_path) / "a.json") == 1

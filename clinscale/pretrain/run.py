@@ -92,6 +92,9 @@ def _pretrain(
     write_json(folder / CONFIG_FILE, config.plain())
     task = worker_task(config, shards, folder)
     stored = models.stored_precision(config.recipe.model.pretrained or "")
+    exported, what = folder / EXPORTED, "the exported model"
+    if exported.exists():  # a refusal leaves the finished run in MLflow as it is
+        check_unchanged(folder, what, models.model_fingerprint(exported))
     run = registry.resume_or_start_run(
         tracking,
         experiment=Experiment.PRETRAIN,
@@ -113,8 +116,7 @@ def _pretrain(
                 registry.UsedData("shards", shards.fingerprint, "pretraining", shards.sizes),
             ]
         )
-        exported = folder / EXPORTED
-        if is_new := not exported.exists():
+        if not exported.exists():
 
             def on_log(metrics: dict[str, float]) -> None:
                 still_held(may_be_away=True)  # the workers wait for it, with patience of their own
@@ -126,7 +128,7 @@ def _pretrain(
             train(task, folder, on_log=on_log, on_event=on_event)
             still_held()
             _export(task, shards, exported)
-        check_unchanged(folder, "the exported model", models.model_fingerprint(exported), is_new=is_new)
+            check_unchanged(folder, what, models.model_fingerprint(exported), is_new=True)
         exposures = _exposures(config.recipe, shards, folder)
         run.log(exposure_metrics(exposures), step=task.total_steps)
         run.deliver()  # before the registry is asked for anything: it says more plainly that the server is away

@@ -26,7 +26,7 @@ from clinscale.sweep.record import TrialLogger
 from clinscale.sweep.remarks import search_remarks
 from clinscale.sweep.segments import run_segments
 from clinscale.sweep.trial import run_segment
-from clinscale.sweep.winner import StudyResult, finish_study
+from clinscale.sweep.winner import StudyResult, check_winner, finish_study
 from clinscale.tasks import metric_of
 
 CONFIG_FILE = "config.json"
@@ -126,6 +126,8 @@ def sweep(
             # a folder that no version can be made of has no digest in the recipe
             if content := models.model_fingerprint(base.path):
                 check_unchanged(folder, f"model {base.label}", content)
+        for study in inputs.studies:  # a refusal leaves the finished runs in MLflow as they are
+            check_winner(folder / study.name)
         runs = [open_runs.enter_context(_study_run(config, study, tracking)) for study in inputs.studies]
         for study, run in zip(inputs.studies, runs, strict=True):
             study.log_to(run)

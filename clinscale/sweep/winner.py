@@ -101,6 +101,17 @@ def finish_study(
     return _register(study, config, folder, tracking, home, logger.run)
 
 
+def check_winner(folder: Path) -> None:
+    """Check that the winner in a study's folder, where there is one, is the model that was judged.
+
+    Raises:
+        DataError: it is not there. ChangedDataError: it is another one by now.
+    """
+    if (folder / WINNER_FILE).exists():
+        winner = JudgedWinner.read(folder)
+        check_judged(trial_folder(folder, winner.id), winner.model, of=folder / WINNER_FILE)
+
+
 def _choose_and_judge(
     study: Study,
     config: SweepConfig,
@@ -231,7 +242,6 @@ def _register(
     data, scores, metric = study.data, winner.scores, winner.scores.metric
     value, trivial, linear = scores.test[metric], scores.trivial[metric], winner.linear.get(metric)
     hf_folder = trial_folder(folder, winner.id)
-    check_judged(hf_folder, winner.model, of=folder / WINNER_FILE)
     family = models.family_of(models.check_hf_folder(hf_folder)["model_type"])
     base = study.bases[winner.base]
     tags = {

@@ -12,8 +12,8 @@ from clinscale.pretrain import PretrainConfig
 
 
 def config(*overrides, recipe="clinical-longformer"):
-    base = {"name": "plan", "recipe": {"shards": ""}}
-    return PretrainConfig.load(recipe, ["recipe.attention_dropout=0", *overrides], base=base)
+    base = {"name": "plan", "recipe": {"shards": "", "attention_dropout": 0}}
+    return PretrainConfig.load(recipe, overrides, base=base)
 
 
 def site(name="h100", **changes):

@@ -21,7 +21,15 @@ from ray import cloudpickle
 
 from clinscale import corpus, models, registry, runtime
 from clinscale.engine import consolidated_state, newest_checkpoint
-from clinscale.errors import CapacityError, ClinscaleError, ClusterError, ConfigError, DataError, OutOfMemoryError
+from clinscale.errors import (
+    CapacityError,
+    ChangedDataError,
+    ClinscaleError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    OutOfMemoryError,
+)
 from clinscale.pretrain import (
     MEMORISATION_FILE,
     PretrainConfig,
@@ -152,10 +160,16 @@ def test_a_finished_name_returns_its_version_and_is_refused_to_other_recipes(fin
         again = pretrain(settings, tracking=tracking, home=home, on_progress=lambda *at: told.append(at[0]))
         assert again.version == result.version
         assert len(told) == STEPS + 1, "a finished run trained again"
-    [record] = registry.read_runs(tracking, kind="pretrain")
-    assert record.status == "FINISHED"
     with pytest.raises(ConfigError, match=r"differing: .*seed: 0 -> 1"):
         pretrain(config(shards, seed=1), tracking=tracking, home=home)
+    exported = result.folder / "config.json"
+    whole = exported.read_text()
+    exported.write_text(whole.replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+    with pytest.raises(ChangedDataError, match=r"the exported model"):
+        pretrain(config(shards), tracking=tracking, home=home)
+    exported.write_text(whole)
+    [record] = registry.read_runs(tracking, kind="pretrain")
+    assert record.status == "FINISHED", "what is refused takes nothing from what is there"
 
 
 def test_what_the_folder_holds_is_what_was_trained(finished, undisturbed):

@@ -16,7 +16,7 @@ from ray import cloudpickle
 
 from clinscale import registry, runtime
 from clinscale.config import merge
-from clinscale.errors import ClusterError, ConfigError, DataError, RegistryError
+from clinscale.errors import ChangedDataError, ClusterError, ConfigError, DataError, RegistryError
 from clinscale.promotion import GateRules
 from clinscale.registry import Tag
 from clinscale.runtime import Cluster
@@ -198,6 +198,16 @@ def test_a_sweep_that_loses_a_trial_ends_with_a_winner_and_its_name_is_kept(
     assert not again.decision.promoted
     assert len(runs_of(tracking)[1]) == len(runs)
     assert load_sweep("pairs", home=tmp_path) == tidier
+    weights = result.folder / "model.safetensors"
+    weights.rename(tmp_path / "judged")
+    shutil.copy(f"{base_models['longformer']}/model.safetensors", weights)
+    with pytest.raises(
+        ChangedDataError, match=r"no longer holds the model whose scores winner\.json beside it has"
+    ):
+        sweep(tidier, tracking=tracking, home=tmp_path, cluster=ray_cluster)
+    (tmp_path / "judged").replace(weights)
+    [finished] = registry.read_runs(tracking, kind="sweep")
+    assert finished.status == "FINISHED"  # what is refused takes nothing from what is there
     changed = config(study(demo_data, base_models.values(), space), trials=5, confirm_seeds=2)
     with pytest.raises(ConfigError, match=r"budget\.trials: 4 -> 5"):
         sweep(changed, tracking=tracking, home=tmp_path, cluster=ray_cluster)
