@@ -25,7 +25,9 @@ OF_SCORES, OF_DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
 
 def members_of(documents: np.ndarray) -> list[np.ndarray]:
     """Positions of the examples of each document."""
-    return [np.flatnonzero(documents == number) for number in np.unique(documents)]
+    by_document = np.argsort(documents, kind="stable")
+    starts = np.unique(documents[by_document], return_index=True)[1]
+    return np.split(by_document, starts[1:]) if len(documents) else []
 
 
 def estimate_on(
@@ -52,11 +54,20 @@ def drawn_values(
     """The value on documents drawn with replacement; draws on which it is not defined do not count."""
     from scipy.stats import DegenerateDataWarning, bootstrap
 
+    positions, sizes = np.concatenate(members), np.array([len(rows) for rows in members])
+    starts = np.cumsum(sizes) - sizes
+
+    def rows_of(drawn: np.ndarray) -> np.ndarray:
+        """Positions of all examples of these documents, one document after the other."""
+        ends = np.cumsum(sizes[drawn])
+        first_of_row = np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn])
+        return np.asarray(positions[first_of_row + np.arange(ends[-1])])
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)  # a perfect score is the same in every draw
         found = bootstrap(
             (np.arange(len(members)),),
-            lambda drawn: value(np.concatenate([members[number] for number in drawn])),
+            lambda drawn: value(rows_of(drawn)),
             vectorized=False,
             n_resamples=resamples,
             method="percentile",

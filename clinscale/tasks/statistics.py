@@ -199,7 +199,7 @@ def estimate_seeds(outcomes: Sequence[Outcomes], *, resamples: int = RESAMPLES, 
     """
     if len(outcomes) == 1:
         return estimate(outcomes[0], resamples=resamples, seed=seed)
-    if len(members_of(outcomes[0].documents)) < 2:
+    if len(np.unique(outcomes[0].documents)) < 2:
         return Estimate(float(np.mean([one.value() for one in outcomes])), *OF_SCORES)
     found = _over_seeds([outcomes], resamples, seed).estimate
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))  # as every metric is from 0 to 1
@@ -219,11 +219,12 @@ def compare_seeds(
     """
     for other in (*ours[1:], *theirs):
         _check_comparable(ours[0], other)
-    if (len(ours) < 2 and len(theirs) < 2) or len(members_of(ours[0].documents)) < 2:
+    documents = len(np.unique(ours[0].documents))
+    if (len(ours) < 2 and len(theirs) < 2) or documents < 2:
         return None
     found = _over_seeds([ours, theirs], resamples, seed)
     # the least p of exchanging the outcomes of so few documents: where all differ alike, they seem to have no noise
-    least = 0.5 ** (len(members_of(ours[0].documents)) - 1)
+    least = 0.5 ** (documents - 1)
     spread = found.estimate if least < 0.05 else with_zero(found.estimate)
     return Comparison(spread, max(found.p_value, least))
 
