@@ -99,10 +99,20 @@ def peak_allocated_bytes(work: Callable[[], Any]) -> int:
 
 
 def in_fresh_process(work: Callable[..., int], *arguments: Any) -> int:
-    """Run `work` in a new process, whose memory nothing has used before, and return its result."""
+    """Run `work` in a new process, whose memory nothing has used before, and return its result.
+
+    An interruption ends the process, too.
+    """
+    others = set(multiprocessing.active_children())
     # not multiprocessing.Pool: it waits forever for a child that was killed for its memory
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+        found = pool.submit(work, *arguments)
+        try:
+            return found.result()
+        except BaseException:  # the pool would wait for work that nobody wants any more
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            raise
 
 
 def peak_resident_bytes() -> int:

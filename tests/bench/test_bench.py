@@ -1,8 +1,13 @@
 """What a bench says must be true: equal first, counted right, and never a claim about two copies of one thing."""
 
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -136,3 +141,21 @@ main()
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["equal"] is True
+
+
+def test_an_interruption_ends_the_fresh_process():
+    others = set(multiprocessing.active_children())
+
+    def interrupt():
+        while not set(multiprocessing.active_children()) - others:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)  # SIGINT may be ignored where tests run
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            measure.in_fresh_process(time.sleep, 3600)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert set(multiprocessing.active_children()) == others
