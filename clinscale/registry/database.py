@@ -51,9 +51,8 @@ class Database:
                     raise
                 was_moved = self._is_there
             else:
-                if (
-                    self._is_there or not moves_files
-                ):  # what was written by a statement is in the file that was known
+                # a statement was written to the file that was known; a file may lie below the mount point
+                if self._is_there or not moves_files:
                     return answer
 
     def begin(self) -> None:

@@ -105,7 +105,7 @@ class Tracking:
     def answer(self, call: Callable[..., Any], *args: Any, moves_files: bool = False, **named: Any) -> Any:
         """The answer to a call of MLflow's that is not one of the `client`'s, waited for as those are."""
         if database := _database(self.uri):
-            return database.ask(call, *args, **named)
+            return database.ask(call, *args, moves_files=moves_files, **named)
         if not self._is_http:
             return call(*args, **named)
         return answered(self.place, call, *args, moves_files=moves_files, **named)

@@ -208,11 +208,11 @@ def _missing(protocol: Protocol, folder: Path, tracking: registry.Tracking) -> d
     """The reason by base whose weights cannot be there, and that of a corpus that cannot be read."""
     failures = {}
     for name, base in protocol.bases.items():
-        is_made = base.convert_to is not None or base.pretrain is not None
-        if is_made and _place_of(protocol, name, folder, tracking):
+        is_as_published = base.convert_to is None and base.pretrain is None
+        if not is_as_published and _place_of(protocol, name, folder, tracking):
             continue
         try:
-            _check_weights(base.pretrained, tracking, may_be_registered=not is_made)
+            _check_weights(base.pretrained, tracking, may_be_registered=is_as_published)
         except (DataError, RegistryError) as error:
             failures[f"base {name}"] = str(error)
     try:
@@ -236,7 +236,7 @@ def _check_weights(name: str, tracking: registry.Tracking, *, may_be_registered:
 def _check_corpus(protocol: Protocol, tracking: registry.Tracking) -> None:
     """DataError where a base is still to be pretrained on a corpus that cannot be read: before a night's searches."""
     wanted = [name for name, base in protocol.bases.items() if base.pretrain is not None]
-    if protocol.corpus is None or all(_place_of(protocol, name, Path(), tracking) for name in wanted):
+    if protocol.corpus is None or all(_registered(protocol, name, tracking) for name in wanted):
         return
     config = protocol.corpus_of(None)
     corpus.check_sources(config.sources, config.cleaning)
@@ -261,12 +261,17 @@ def _place_of(protocol: Protocol, name: str, folder: Path, tracking: registry.Tr
     """Reference by which a finished base is fetched; None where it is still to be made."""
     base = protocol.bases[name]
     if base.pretrain is not None:
-        version = registry.find_version(tracking, f"{protocol.name}-{name}@champion")
-        return version.label if version else None
+        return _registered(protocol, name, tracking)
     if base.convert_to is None:
         return base.pretrained
     converted = _converted(folder, name)
     return str(converted) if (converted / "config.json").is_file() else None
+
+
+def _registered(protocol: Protocol, name: str, tracking: registry.Tracking) -> str | None:
+    """The version of a base that has been pretrained; None where it is still to be."""
+    version = registry.find_version(tracking, f"{protocol.name}-{name}@champion")
+    return version.label if version else None
 
 
 def _converted(folder: Path, name: str) -> Path:
