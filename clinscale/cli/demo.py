@@ -51,7 +51,7 @@ def demo(
     shared_with: SharedWith = None,
     json: Json = False,
 ) -> None:
-    """Notes in, registered models out, one pulled and used: both models, all four task kinds, on this machine.
+    """Notes in, registered models out, one pulled and used: both models, four of the five task kinds, on this machine.
 
     Example: `clinscale demo --dir demo`
     """

@@ -15,6 +15,7 @@ from clinscale.cli.options import (
     TrackingUri,
     open_home,
     open_tracking,
+    say_unused_gpus,
 )
 from clinscale.cli.output import Steps, emit, table
 
@@ -57,7 +58,9 @@ def finetune(
         },
     )
     session = ray_session(address) if config.runtime.num_workers > 1 else contextlib.nullcontext()
-    with session, Steps(f"Fine-tuning {config.name}") as steps:
+    with session as cluster, Steps(f"Fine-tuning {config.name}") as steps:
+        if cluster:
+            say_unused_gpus(cluster, config.runtime.gpus_per_worker, "runtime.gpus_per_worker")
         result = run_finetune(
             config,
             tracking=tracking,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinscale.cli.output import console
 from clinscale.config import nearest
 from clinscale.errors import ConfigError
 from clinscale.permissions import close_process, is_shared, share
@@ -16,6 +17,7 @@ from clinscale.records import Quoting
 if TYPE_CHECKING:
     from clinscale.config import Config
     from clinscale.registry import Tracking
+    from clinscale.runtime import Cluster
 
 
 def local_only(path: Path | None) -> Path | None:
@@ -103,6 +105,12 @@ def open_tracking(tracking_uri: str | None, home: Path) -> "Tracking":
     tracking = registry.connect(tracking_uri, home=home, patience_s=_PATIENCE_S)
     registry.close_orphans(tracking)
     return tracking
+
+
+def say_unused_gpus(cluster: "Cluster", asked: float, setting: str) -> None:
+    """Say that GPUs are left idle, where the cluster has some and nothing asks for one."""
+    if cluster.num_gpus and not asked:
+        console.print(f"GPUs here: {cluster.num_gpus}, and none is used; {setting}=1 asks for them", soft_wrap=True)
 
 
 def paths_and_overrides(words: Sequence[str], config: "type[Config]") -> tuple[list[str], list[str]]:

@@ -21,6 +21,7 @@ from clinscale.cli.options import (
     open_home,
     open_tracking,
     paths_and_overrides,
+    say_unused_gpus,
 )
 from clinscale.cli.output import Steps, emit, table
 from clinscale.permissions import make_folder
@@ -72,9 +73,10 @@ def run(
         check_launch(settings)
     tracking = open_tracking(tracking_uri, home)
     with (
-        ray_session(address, num_cpus=None),
+        ray_session(address, num_cpus=None) as cluster,
         Steps(f"Pretraining {settings.name}", "starting workers") as steps,
     ):
+        say_unused_gpus(cluster, settings.runtime.gpus_per_worker, "runtime.gpus_per_worker")
         result = pretrain(
             settings,
             tracking=tracking,

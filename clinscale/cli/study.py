@@ -14,6 +14,7 @@ from clinscale.cli.options import (
     TrackingUri,
     open_home,
     open_tracking,
+    say_unused_gpus,
 )
 from clinscale.cli.output import console, emit, table
 from clinscale.cli.tune import shown
@@ -53,6 +54,7 @@ def study(
     tracking = open_tracking(tracking_uri, home)
     if dry_run:
         with ray_session(address) as cluster:
+            say_unused_gpus(cluster, config.sweep_runtime.gpus_per_trial, "sweep_runtime.gpus_per_trial")
             found = outline(config, tracking=tracking, home=home, cluster=cluster)
         emit(found.plain(), as_json=json, people=_outline_tables(found))
         if found.failures:
@@ -60,6 +62,7 @@ def study(
         return
     console.print(f"Study {config.name} ...", soft_wrap=True)
     with ray_session(address) as cluster:
+        say_unused_gpus(cluster, config.sweep_runtime.gpus_per_trial, "sweep_runtime.gpus_per_trial")
         outcome = run_study(
             config,
             tracking=tracking,

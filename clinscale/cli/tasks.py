@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Changes = Annotated[
-    list[str] | None, typer.Argument(help="Changes to the task: unit=line, options.criterion=creatinine.")
+    list[str] | None, typer.Argument(help="Changes to the task: unit=line, options.criterion=creatinine_urine.")
 ]
 Tokenizer = Annotated[
     str | None,
@@ -51,7 +51,7 @@ def show(
     model: Tokenizer = None,
     json: Json = False,
 ) -> None:
-    """Show a task, every choice that it leaves open, and what PATH holds: counts only, no text.
+    """Show a task, every choice that it leaves open, and what `--data` holds: counts only, no text.
 
     Example: `clinscale tasks show tcga_organ --data path/to/reports`
     """

@@ -1,8 +1,9 @@
 """`clinscale tune`: one sweep over tasks and models, under one budget."""
 
 import itertools
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ from clinscale.cli.options import (
     TrackingUri,
     open_home,
     open_tracking,
+    say_unused_gpus,
 )
 from clinscale.cli.output import console, emit, table
 from clinscale.errors import ClinscaleError, ConfigError, was_interrupted
@@ -103,20 +105,29 @@ def tune(
 
         planned = planned_costs(config, site_here(on_gpu=config.runtime.gpus_per_trial > 0))
         with ray_session(address) as cluster:
+            say_unused_gpus(cluster, config.runtime.gpus_per_trial, "runtime.gpus_per_trial")
             found = forecast(config, inputs, cluster=cluster, planned=planned)
         emit(found.plain(), as_json=json, people=_forecast_tables(found))
         return
     console.print(f"Sweep {config.name} ...", soft_wrap=True)
     try:
         with ray_session(address) as cluster, shown(config) as show:
+            say_unused_gpus(cluster, config.runtime.gpus_per_trial, "runtime.gpus_per_trial")
             result = sweep(config, tracking=tracking, home=home, cluster=cluster, inputs=inputs, on_progress=show)
     except (KeyboardInterrupt, ClinscaleError) as error:
         if was_interrupted(error):
-            console.print(f"go on with: clinscale tune --resume {config.name} --home {home}", soft_wrap=True)
+            places = {"--tracking-uri": tracking_uri and tracking.place, "--address": address}
+            console.print(f"go on with: {_resuming(config.name, home, places)}", soft_wrap=True)
         raise
     _emit_result(result, Path(home) / "sweep" / config.name, as_json=json)
     if result.failures:
         raise typer.Exit(_FAILED)
+
+
+def _resuming(name: str, home: Path, places: Mapping[str, str | None]) -> str:
+    """The command that goes on with a sweep, for the shell of the one who began it."""
+    given = [word for option, value in places.items() if value for word in (option, value)]
+    return shlex.join(["clinscale", "tune", "--resume", name, "--home", str(home), *given])
 
 
 def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:

@@ -130,7 +130,7 @@ class FinetuneConfig(Config):
     """Folder of the task's files."""
 
     task_changes: dict[str, Any] = Field(default_factory=dict)
-    """Laid over the task: `task_changes.unit=line`, `task_changes.options.criterion=creatinine`."""
+    """Laid over the task: `task_changes.unit=line`, `task_changes.options.criterion=creatinine_urine`."""
 
     seeds: int = 1
     """Fine-tunings with seeds recipe.seed, recipe.seed + 1, ...; the best on the development split is kept."""

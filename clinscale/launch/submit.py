@@ -24,7 +24,7 @@ from clinscale.units import format_bytes
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-VERBS = ("corpus", "pretrain", "finetune", "tune", "tasks", "predict", "report", "models", "bench", "doctor")
+VERBS = ("corpus", "pretrain", "finetune", "tune", "study", "tasks", "predict", "report", "models", "bench", "doctor")
 """Verbs that a cluster runs; the others are for the user's own machine."""
 _CONFIGS = (".yaml", ".yml", ".toml", ".sh", ".md", ".py")  # notes come as JSON, and without any ending
 _MOST_BYTES = 20 * 2**20
@@ -80,7 +80,7 @@ def pack(arguments: Sequence[str], working_dir: str | Path | None = None) -> Shi
     if not arguments or arguments[0] not in VERBS:
         found = f"got {arguments[0]!r}" if arguments else "none was given"
         raise ConfigError(f"the command after `--` must begin with one of {', '.join(VERBS)}; {found}")
-    if arguments[0] in ("pretrain", "finetune", "tune") and not any(
+    if arguments[0] in ("pretrain", "finetune", "tune", "study") and not any(
         word == "--home" or word.startswith("--home=") for word in arguments
     ):
         raise ConfigError(

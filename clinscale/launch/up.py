@@ -115,7 +115,7 @@ def up(
     if _ray("exec", path, file.command("ray", "status"), quiet=True) == 0 and not restart:
         raise ConfigError(
             f"the cluster of {path} runs already, and starting it anew ends its jobs; add --restart if that is meant, "
-            "or use it: clinscale submit"
+            "or use it: clinscale submit http://127.0.0.1:8265 -- VERB ..."
         )
     on_progress("ray up")
     if _ray("up", path, "--yes", "--no-config-cache"):

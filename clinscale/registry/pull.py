@@ -26,6 +26,8 @@ from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion, find_version, resolve
 from clinscale.storage import copy_hashed
 
+_OTHER_PLACES = "; a folder is named by its path, which is not here, and a model of the hub as ORG/NAME"
+
 log = logging.getLogger(__name__)
 
 
@@ -171,18 +173,18 @@ def fetch_model(
     if not is_reference(model):
         return FetchedModel(model, model)
     entry = read_lock(lock).get(model) if lock else None
-    version, digest = _choose(tracking, model, entry)
+    version, digest = _choose(tracking, model, entry, hint=_OTHER_PLACES)
     with _os_errors_explained(Path(home)), _cache(home) as cache:
         folder, digest = _obtain(tracking, version, digest, cache)
     return FetchedModel(str(folder), version.label, digest, version.model_id)
 
 
 def _choose(
-    tracking: Tracking, reference: str, entry: LockedModel | None, *, update: bool = False
+    tracking: Tracking, reference: str, entry: LockedModel | None, *, update: bool = False, hint: str = ""
 ) -> tuple[ModelVersion, str]:
     """The version that is meant and the digest that it must have, empty where only its files can show it."""
     if entry is None or update:
-        version = resolve(tracking, reference)
+        version = resolve(tracking, reference, hint=hint)
         same = entry and (entry.registry, entry.label) == (tracking.shared_place, version.label)
         if entry is None or not same:
             return version, version.digest
@@ -191,7 +193,7 @@ def _choose(
         if now and now.version != entry.version:
             log.warning(
                 f"{reference} is {now.label} by now, and locked to {entry.label}, which is used; "
-                f"clinscale pull {reference} --update moves on"
+                f"clinscale pull {reference} --out FOLDER --update moves on"
             )
         found = find_version(tracking, entry.label)
         if found is None:

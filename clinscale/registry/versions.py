@@ -139,8 +139,10 @@ def experiment_of(tracking: Tracking, version: ModelVersion) -> str:
         return str(tracking.client.get_logged_model(version.model_id).experiment_id)
 
 
-def resolve(tracking: Tracking, reference: str) -> ModelVersion:
+def resolve(tracking: Tracking, reference: str, *, hint: str = "") -> ModelVersion:
     """The version that `NAME`, `NAME@alias` or `NAME/3` means; NAME alone is the champion, else the latest.
+
+    A name that is not there is an error, which ends with `hint`.
 
     Raises:
         RegistryError: there is no such name, alias or version; names the nearest known. NAME alone had a champion that
@@ -155,7 +157,7 @@ def resolve(tracking: Tracking, reference: str) -> ModelVersion:
         return version
     known = sorted({item.name for item in list_versions(tracking)})
     if name not in known:
-        raise RegistryError(f"no model {name!r} in {tracking.place}; {nearest(str(name), known)}")
+        raise RegistryError(f"no model {name!r} in {tracking.place}; {nearest(str(name), known)}{hint}")
     versions = [item for item in list_versions(tracking) if item.name == name]
     has = ", ".join(f"{item.version}{''.join(f' @{alias}' for alias in item.aliases)}" for item in versions)
     fix = "name one of these"

@@ -268,7 +268,7 @@ class SweepRuntime(MemoryConfig, AttentionConfig):
     """CPUs that Ray sets aside for each trial (each worker of it), and threads that it computes with."""
 
     gpus_per_trial: float = 0
-    """GPUs for each trial (each worker of it); a fraction shares one."""
+    """GPUs for each trial (each worker of it); a fraction shares one, and 0 trains on CPUs though there are GPUs."""
 
     workers_per_trial: int = 1
     """Workers of each trial; several are a Ray Train group under `zero`, for models that one GPU does not hold."""
@@ -327,7 +327,9 @@ class SweepRuntime(MemoryConfig, AttentionConfig):
     @property
     def finetune(self) -> FinetuneRuntime:
         """Runtime settings of each trial."""
+        alone_on_cpu = self.workers_per_trial == 1 and not self.gpus_per_trial
         return FinetuneRuntime(
+            device="cpu" if alone_on_cpu else None,  # Ray hides no GPU from a process that asked for none
             attention=self.attention,
             activation_checkpointing=self.activation_checkpointing,
             num_workers=self.workers_per_trial,

@@ -189,7 +189,8 @@ def device_seconds_per_epoch(config: SweepConfig, study: Study) -> float:
     settings = config.runtime
     recipe = study.recipe(study.proposer(config.recipe).propose([]).params, config.recipe.seed)
     # of one worker: a group computes the same number of windows, and its start is no part of an epoch
-    alone = settings.finetune.model_copy(update={"num_workers": 1})
+    device = None if settings.gpus_per_trial else "cpu"
+    alone = settings.finetune.model_copy(update={"num_workers": 1, "device": device})
     found: float = run_once(
         f"study {study.name}: the steps that were to be timed",
         _probe,

@@ -84,7 +84,10 @@ def tune(*arguments, task="demo_pairs", model="not-a-model"):
         (["tune", "--resume", "earlier", "--home", "."], "no sweep 'earlier' in ."),
         (["tune", "--task", "demo_pairs", "--model", "x"], "--data is needed"),
         (tune("--data", "a", "--data", "b"), "--data is given once, or once per --task"),
-        (["finetune", "--task", "notes.yaml", "--data", ".", "--model", "gone", "--home", "."], "no model 'gone'"),
+        (
+            ["finetune", "--task", "notes.yaml", "--data", ".", "--model", "gone", "--home", "."],
+            "known: none; a folder is named by its path, which is not here, and a model of the hub as ORG/NAME",
+        ),
         (["pull", "gone@champion", "--out", "here", "--home", "."], "no model 'gone'"),
         (["pull", "a/b/c", "--out", "here", "--home", "."], "must read NAME, NAME@alias or NAME/3"),
         (["pull", "m", "--out", "here", "--home", ".", "--offline"], "models.lock does not hold m"),

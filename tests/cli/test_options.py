@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from clinscale.cli.options import local_only, paths_and_overrides
+from clinscale.cli.options import local_only, paths_and_overrides, say_unused_gpus
 from clinscale.config import Config
 from clinscale.errors import ConfigError
+from clinscale.runtime import Cluster
 
 
 class Settings(Config):
@@ -70,3 +71,13 @@ def test_a_place_to_write_to_may_be_below_the_users_home_where_no_shell_has_said
     for odd in (" ", " /data/runs", "runs "):  # as a variable of a service's file has it
         with pytest.raises(ConfigError, match="begins or ends with a blank"):
             local_only(Path(odd))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "said"), [(2, 0, "GPUs here: 2, and none is used; runtime.gpus_per_trial=1"), (2, 0.5, ""), (0, 0, "")]
+)
+def test_gpus_that_nothing_asks_for_are_named_with_the_setting_that_does(gpus, asked, said, capsys):
+    say_unused_gpus(Cluster("here", num_cpus=4, num_gpus=gpus, num_nodes=1), asked, "runtime.gpus_per_trial")
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert bool(err) == bool(said)

@@ -62,6 +62,7 @@ def test_a_working_directory_with_data_is_refused_by_name(tmp_path):
         ([], "the command after `--` must begin with one of"),
         (["demo"], "one of corpus, pretrain, .* got 'demo'"),
         (["tune", "--task", "x"], "add --home FOLDER on the storage that all nodes share"),
+        (["study", "open"], "study keeps runs and checkpoints in its home, .* add --home FOLDER"),
     ],
 )
 def test_what_a_cluster_cannot_do_is_told_before_it_is_asked(words, message):

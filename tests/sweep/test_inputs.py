@@ -130,3 +130,10 @@ def test_a_base_that_no_trial_could_load_is_told_before_any_starts(config, base_
     (base / "config.json").write_text(json.dumps(values | {"vocab_size": values["vocab_size"] + 8}))
     with pytest.raises(DataError, match=r"has 1 of another shape .*word_embeddings"):
         read_inputs(config("pairs", base), tracking=tracking, home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device"), [({}, "cpu"), ({"gpus_per_trial": 0.5}, None), ({"workers_per_trial": 2}, None)]
+)
+def test_a_trial_that_asks_for_no_gpu_takes_none(runtime, device):
+    assert SweepRuntime.parse(runtime, source="test").finetune.device == device
