@@ -1,0 +1,107 @@
+"""What messages, help and docstrings name is there: commands, their options, keys of configs."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+
+import clinscale
+from clinscale.cli.main import app
+from clinscale.config import key_paths
+from clinscale.corpus import CorpusConfig
+from clinscale.finetune import FinetuneConfig
+from clinscale.pretrain import PretrainConfig
+from clinscale.study import Protocol
+from clinscale.sweep import SweepConfig
+
+PACKAGE = Path(clinscale.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+COMMAND = re.compile(r"clinscale ((?:[a-z-]+ ?)+)")
+OPTION = re.compile(r"(?<![\w/-])--[a-z][a-z-]+")
+KEY = re.compile(r"(?<![\w./])((?:recipe|runtime|gate|sweep_runtime|pretrain_runtime)(?:\.[a-z_]+)+)")
+
+OF_OTHERS = {
+    "--line_by_line": "run_mlm.py",
+}
+"""Options of other programs that messages name -> the program."""
+
+
+def texts(source: str) -> Iterator[tuple[int, str]]:
+    """Line and words of each sentence among the strings of a module; what f-strings fill in is left out as …."""
+    tree = ast.parse(source)
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+            text = "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            text = node.value
+        else:
+            continue
+        if " " in text.strip():
+            yield node.lineno, " ".join(text.split())
+
+
+@cache
+def root():
+    return typer.main.get_command(app)
+
+
+def options_of(command) -> set[str]:
+    """Options of a command, and of those below it."""
+    own = {word for one in command.params for word in (*one.opts, *one.secondary_opts)} | {"--help"}
+    return own.union(*map(options_of, getattr(command, "commands", {}).values()))
+
+
+@cache
+def keys() -> frozenset[str]:
+    """Keys of all configs and of their sections."""
+    paths = [path for config in (PretrainConfig, FinetuneConfig, SweepConfig, Protocol, CorpusConfig) for path in key_paths(config)]
+    parts = [path.split(".") for path in paths]
+    return frozenset(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
+
+
+def faults(text: str) -> Iterator[str]:
+    """What a sentence names that is not there."""
+    for quoted in re.findall(r"`clinscale ([a-z-]+)", text):
+        if quoted not in root().commands:
+            yield f"clinscale {quoted}"
+    for found in COMMAND.finditer(text):
+        command, words = root(), found[1].split()
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        if command is root():
+            continue
+        behind = re.match(r"[^`;,:)]*", text[found.end() :])[0].partition(" -- ")[0]
+        yield from (f"{found[0].strip()} {one}" for one in OPTION.findall(behind) if one not in options_of(command))
+    yield from (one for one in OPTION.findall(text) if one not in options_of(root()) | OF_OTHERS.keys())
+    for key in KEY.findall(text):
+        if key not in keys():
+            yield key
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("run `clinscale tuen` again", ["clinscale tuen"]),
+        ("clinscale pull x --updat moves on", ["clinscale pull --updat", "--updat"]),
+        ("lower recipe.epoch", ["recipe.epoch"]),
+        ("run `clinscale models promote x --why y`, lower recipe.optimizer.learning_rate, clinscale is here", []),
+    ],
+)
+def test_a_name_that_is_not_there_is_found(text, found):
+    assert sorted(set(faults(text))) == sorted(found)
+
+
+def test_messages_and_docstrings_name_what_is_there():
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}: {fault}"
+        for path in MODULES
+        for line, text in texts(path.read_text(encoding="utf-8"))
+        for fault in faults(text)
+    ]
+    assert not found, "no such command, option or key:\n" + "\n".join(found)
