@@ -13,6 +13,7 @@ import typer
 from clinscale.cli import guide
 from clinscale.cli.main import app as verbs_app
 from clinscale.corpus import CorpusConfig
+from clinscale.study import Protocol
 from clinscale.sweep.space import SearchSpace
 from clinscale.tasks import TaskConfig
 
@@ -52,6 +53,7 @@ def test_yaml_is_what_it_seems(tmp_path):
     assert load(TaskConfig, ROOT / "README.md").name == "readmission"
     assert load(CorpusConfig, guide.page("pretrain")).sources[0].group_column == "SUBJECT_ID"
     assert load(SearchSpace, guide.page("sweeps")).constraints.minutes_per_trial == 90
+    assert load(Protocol, guide.page("studies")).models["Longformer 512"].max_tokens == 512
 
 
 def test_python_imports_what_exists():

@@ -110,7 +110,7 @@ def main() -> NoReturn:
         code = _INTERRUPTED if was_interrupted(error) else _foreign(error)
     interrupts.listen_no_more()
     if code == _INTERRUPTED:
-        print("interrupted: what is finished is kept; the same command continues from there", file=sys.stderr)
+        print("interrupted: what is finished is kept; the same command does what is left", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
