@@ -10,6 +10,7 @@ import pytest
 import typer
 
 import clinscale
+from clinscale.cli import guide
 from clinscale.cli.main import app
 from clinscale.config import key_paths
 from clinscale.corpus import CorpusConfig
@@ -65,8 +66,8 @@ def keys() -> frozenset[str]:
     return frozenset(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
 
 
-def faults(text: str) -> Iterator[str]:
-    """What a sentence names that is not there."""
+def commands_and_keys(text: str) -> Iterator[str]:
+    """Commands, their options and keys of configs that a text names and that are not there."""
     for quoted in re.findall(r"`clinscale ([a-z-]+)", text):
         if quoted not in root().commands:
             yield f"clinscale {quoted}"
@@ -78,10 +79,13 @@ def faults(text: str) -> Iterator[str]:
             continue
         behind = re.match(r"[^`;,:)]*", text[found.end() :])[0].partition(" -- ")[0]
         yield from (f"{found[0].strip()} {one}" for one in OPTION.findall(behind) if one not in options_of(command))
+    yield from (key for key in KEY.findall(text) if key not in keys())
+
+
+def faults(text: str) -> Iterator[str]:
+    """What a sentence of the program names that is not there."""
+    yield from commands_and_keys(text)
     yield from (one for one in OPTION.findall(text) if one not in options_of(root()) | OF_OTHERS.keys())
-    for key in KEY.findall(text):
-        if key not in keys():
-            yield key
 
 
 @pytest.mark.parametrize(
@@ -105,3 +109,16 @@ def test_messages_and_docstrings_name_what_is_there():
         for fault in faults(text)
     ]
     assert not found, "no such command, option or key:\n" + "\n".join(found)
+
+def test_pages_and_files_that_are_shipped_name_what_is_there():
+    root = PACKAGE.parent
+    pages = [root / "README.md", *(guide.page(topic) for topic in guide.PAGES)]
+    pages += [*PACKAGE.rglob("*.yaml"), *PACKAGE.rglob("*.j2"), *(root / "search_spaces").glob("*.yaml")]
+    assert len(pages) > 40
+    found = [
+        f"{page.relative_to(root)}: {fault}"
+        for page in pages
+        for fault in commands_and_keys(" ".join(page.read_text(encoding="utf-8").split()))
+    ]
+    assert not found, "no such command, option or key:\n" + "\n".join(found)
+
