@@ -34,7 +34,7 @@ class FinetuneRecipe(Config):
     """Stop after this many epochs without a better score on the development split."""
 
     batch_size: int = 16
-    """Windows per optimizer step; the paper's public scripts use 16."""
+    """Windows per optimizer step; the paper's public example of entities has 16, over four GPUs."""
 
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Windows of one forward pass; None is the whole batch, or the whole share of each of several workers."""
