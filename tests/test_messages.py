@@ -61,7 +61,11 @@ def options_of(command) -> set[str]:
 @cache
 def keys() -> frozenset[str]:
     """Keys of all configs and of their sections."""
-    paths = [path for config in (PretrainConfig, FinetuneConfig, SweepConfig, Protocol, CorpusConfig) for path in key_paths(config)]
+    paths = [
+        path
+        for config in (PretrainConfig, FinetuneConfig, SweepConfig, Protocol, CorpusConfig)
+        for path in key_paths(config)
+    ]
     parts = [path.split(".") for path in paths]
     return frozenset(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
 
@@ -78,7 +82,9 @@ def commands_and_keys(text: str) -> Iterator[str]:
         if command is root():
             continue
         behind = re.match(r"[^`;,:)]*", text[found.end() :])[0].partition(" -- ")[0]
-        yield from (f"{found[0].strip()} {one}" for one in OPTION.findall(behind) if one not in options_of(command))
+        yield from (
+            f"{found[0].strip()} {one}" for one in OPTION.findall(behind) if one not in options_of(command)
+        )
     yield from (key for key in KEY.findall(text) if key not in keys())
 
 
@@ -110,6 +116,7 @@ def test_messages_and_docstrings_name_what_is_there():
     ]
     assert not found, "no such command, option or key:\n" + "\n".join(found)
 
+
 def test_pages_and_files_that_are_shipped_name_what_is_there():
     root = PACKAGE.parent
     pages = [root / "README.md", *(guide.page(topic) for topic in guide.PAGES)]
@@ -121,4 +128,3 @@ def test_pages_and_files_that_are_shipped_name_what_is_there():
         for fault in commands_and_keys(" ".join(page.read_text(encoding="utf-8").split()))
     ]
     assert not found, "no such command, option or key:\n" + "\n".join(found)
-

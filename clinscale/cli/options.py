@@ -110,7 +110,9 @@ def open_tracking(tracking_uri: str | None, home: Path) -> "Tracking":
 def say_unused_gpus(cluster: "Cluster", asked: float, setting: str) -> None:
     """Say that GPUs are left idle, where the cluster has some and nothing asks for one."""
     if cluster.num_gpus and not asked:
-        console.print(f"GPUs here: {cluster.num_gpus}, and none is used; {setting}=1 asks for them", soft_wrap=True)
+        console.print(
+            f"GPUs here: {cluster.num_gpus}, and none is used; {setting}=1 asks for them", soft_wrap=True
+        )
 
 
 def paths_and_overrides(words: Sequence[str], config: "type[Config]") -> tuple[list[str], list[str]]:

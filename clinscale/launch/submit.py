@@ -24,7 +24,19 @@ from clinscale.units import format_bytes
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-VERBS = ("corpus", "pretrain", "finetune", "tune", "study", "tasks", "predict", "report", "models", "bench", "doctor")
+VERBS = (
+    "corpus",
+    "pretrain",
+    "finetune",
+    "tune",
+    "study",
+    "tasks",
+    "predict",
+    "report",
+    "models",
+    "bench",
+    "doctor",
+)
 """Verbs that a cluster runs; the others are for the user's own machine."""
 _CONFIGS = (".yaml", ".yml", ".toml", ".sh", ".md", ".py")  # notes come as JSON, and without any ending
 _MOST_BYTES = 20 * 2**20

@@ -74,7 +74,8 @@ def test_a_place_to_write_to_may_be_below_the_users_home_where_no_shell_has_said
 
 
 @pytest.mark.parametrize(
-    ("gpus", "asked", "said"), [(2, 0, "GPUs here: 2, and none is used; runtime.gpus_per_trial=1"), (2, 0.5, ""), (0, 0, "")]
+    ("gpus", "asked", "said"),
+    [(2, 0, "GPUs here: 2, and none is used; runtime.gpus_per_trial=1"), (2, 0.5, ""), (0, 0, "")],
 )
 def test_gpus_that_nothing_asks_for_are_named_with_the_setting_that_does(gpus, asked, said, capsys):
     say_unused_gpus(Cluster("here", num_cpus=4, num_gpus=gpus, num_nodes=1), asked, "runtime.gpus_per_trial")
