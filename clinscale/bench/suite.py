@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import fcntl
+import functools
 import json
 import os
 import subprocess
@@ -32,9 +33,22 @@ class Bench:
 
     words: tuple[str, ...]
     data: str | None = None
-    """Option that takes the folder of public data sets; without one it invents its files."""
+    """Option that takes the folder of public data sets."""
+    folder: str = "."
+    """The part of that folder which the option takes."""
+    needs_data: bool = False
+    """Whether it is left out without such a folder; others invent their files."""
     needs_gpu: bool = False
 
+    def command(self, data: Path | None) -> tuple[str, ...]:
+        """The words after `clinscale`, with the folder of public data sets."""
+        files = (self.data, str(data / self.folder)) if self.data and data else ()
+        return ("bench", *self.words, *files, "--json")
+
+
+_CURVES = "arlbench_ppo"
+_TASKS = [f"ppo_{name}" for name in ("Hopper-v4", "Humanoid-v4", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5")]
+"""Tasks of that table on which nothing of the search was designed."""
 
 SUITE: Mapping[str, Bench] = {
     "attention": Bench(("attention",)),
@@ -50,6 +64,12 @@ SUITE: Mapping[str, Bench] = {
     "plan": Bench(("plan",)),
     "plan_bf16": Bench(("plan", "--precision", "bf16", "--step-precision", "bf16")),
     "pretrain": Bench(("pretrain",)),
+    "search": Bench(
+        ("search", f"--convert={_CURVES}", *(f"--task={one}" for one in _TASKS), "--seeds=10", "--processes=2"),
+        data="--data",
+        folder=f"learning_curves/{_CURVES}",
+        needs_data=True,
+    ),
 }
 """The benches by the names that a record and README's tables call them."""
 
@@ -58,7 +78,7 @@ class Entry(Config):
     """One bench of a record: how it was called, what it answered, or that it failed."""
 
     command: tuple[str, ...]
-    """Words after `clinscale`."""
+    """Words after `clinscale`; the folder of public data sets by its last name, as each machine has its own path."""
     began: str
     """UTC, to the second."""
     seconds: float = Field(ge=0)
@@ -165,13 +185,17 @@ def run_suite(
             if bench.needs_gpu and not _has_gpu():
                 left_out[name] = "no GPU here"
                 continue
-            command = ("bench", *bench.words, *((bench.data, data) if bench.data and data else ()), "--json")
+            if bench.needs_data and not data:
+                left_out[name] = "no --data"
+                continue
+            command = bench.command(Path(data) if data else None)
+            said = bench.command(Path(Path(data).name) if data else None)
             known = record.benches.get(name)
-            if known and known.answer and (known.command, known.clinscale) == (command, __version__):
+            if known and known.answer and (known.command, known.clinscale) == (said, __version__):
                 on_event(f"{name}: recorded at {known.began}")
                 continue
             on_event(f"{name}: clinscale {' '.join(command)}")
-            entry = _measured(command, run or _process)
+            entry = _measured(said, functools.partial(run or _process, command))
             others = {other: one for other, one in record.benches.items() if other != name}
             record = SuiteRecord(benches={**others, name: entry})
             write_json(path, record.plain())
@@ -181,13 +205,13 @@ def run_suite(
     return record, left_out
 
 
-def _measured(command: tuple[str, ...], run: Callable[[Sequence[str]], tuple[int, str]]) -> Entry:
+def _measured(command: tuple[str, ...], run: Callable[[], tuple[int, str]]) -> Entry:
     import psutil  # type: ignore[import-untyped]
 
     busy_cpus = psutil.cpu_percent(_LOOK_S) / 100 * (os.cpu_count() or 1)
     began = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     start_s = time.monotonic()
-    code, text = run(command)
+    code, text = run()
     answer = None
     if code == 0:
         # JSON knows no infinity: a ratio without a number is an infinite one

@@ -1,14 +1,16 @@
 """`clinscale bench tables`: the README's tables, made from a record."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from clinscale.bench.record import Ratio
-from clinscale.bench.suite import SuiteRecord
+from clinscale.bench.suite import Entry, SuiteRecord
 from clinscale.errors import ConfigError
 
 _BEGIN, _END = "<!-- table {name} -->", "<!-- end of table -->"
+_Part = Literal["median", "error", "pooled"]
 _MARKED = re.compile(r"<!-- table (\w+) -->\n(.*?)<!-- end of table -->\n", re.DOTALL)
 
 
@@ -17,8 +19,8 @@ class Cell:
     """One figure or several of a record: `bench.ratio` each."""
 
     figures: tuple[str, ...]
-    is_error: bool = False
-    """Whether the ratio's `error`, a share with its sign, is shown in place of its median."""
+    part: _Part = "median"
+    """What of a ratio is shown: its median; its `error`, a share with its sign; or `pooled` with its interval."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,10 @@ def _steps(bench: str, family: str, *layers: int) -> str:
     return " ".join(f"{bench}.{family}_step_{depth}_layers_fp32" for depth in layers)
 
 
-def _by_stage(bench: str, ratio: str, *, is_error: bool = False) -> dict[str, tuple[Cell, ...]]:
+def _by_stage(bench: str, ratio: str, part: _Part = "median") -> dict[str, tuple[Cell, ...]]:
     return {
         f"{workers} worker{'s' * (workers > 1)}, {precision}": tuple(
-            Cell((f"{bench}{suffix}.{ratio.format(stage=stage, workers=workers)}",), is_error)
-            for stage in range(4)
+            Cell((f"{bench}{suffix}.{ratio.format(stage=stage, workers=workers)}",), part) for stage in range(4)
         )
         for precision, suffix in (("fp32", ""), ("bf16", "_bf16"))
         for workers in (1, 2, 4)
@@ -85,12 +86,12 @@ TABLES: Mapping[str, Table] = {
         },
     ),
     "zero": Table(_STAGES, _by_stage("zero", "zero_{stage}_workers_{workers}")),
-    "plan_memory": Table(_STAGES, _by_stage("plan", "memory_zero_{stage}_workers_{workers}", is_error=True)),
+    "plan_memory": Table(_STAGES, _by_stage("plan", "memory_zero_{stage}_workers_{workers}", "error")),
     "plan_steps": Table(
         ("", "fp32", "bf16"),
         {
             f"{label}, {rows} x {tokens:,} tokens": tuple(
-                Cell((f"plan.step_{family}_{rows}x{tokens}_{precision}",), is_error=True)
+                Cell((f"plan.step_{family}_{rows}x{tokens}_{precision}",), "error")
                 for precision in ("fp32", "bf16")
             )
             for family, label in (("longformer", "Longformer"), ("bigbird", "BigBird"))
@@ -101,7 +102,7 @@ TABLES: Mapping[str, Table] = {
     "plan_anchors": Table(
         ("published by others", "the plan's error"),
         {
-            label: (Cell((f"plan.{name}",), is_error=True),)
+            label: (Cell((f"plan.{name}",), "error"),)
             for label, name in {
                 "DeepSpeed's BERT-Large on one V100, 128 tokens": "bert_large_128_on_v100",
                 "the same, 512 tokens": "bert_large_512_on_v100",
@@ -112,6 +113,53 @@ TABLES: Mapping[str, Table] = {
                 "an encoder on one H200, its shape assumed": "encoder_on_h200",
                 "the paper's Longformer on six V100, an upper bound": "paper_on_6_v100",
                 "our Longformer step on an H200, to which one constant is fitted": "longformer_on_h200",
+            }.items()
+        },
+    ),
+    "loading": Table(
+        ("", "reader over script, MB/s"),
+        {
+            label: (Cell((f"loading.{name}",)),)
+            for label, name in {
+                "CSV": "csv",
+                "NOTEEVENTS, streamed": "noteevents",
+                "JSON lines": "jsonl",
+                "JSON": "json",
+                "Parquet": "parquet",
+                "Arrow": "arrow",
+                "BIO": "bio",
+                "brat": "brat",
+                "i2b2 XML": "i2b2_xml",
+                "SQuAD, offsets checked": "squad",
+            }.items()
+        },
+    ),
+    "search_regret": Table(
+        ("", "2", "5", "10", "20"),
+        {
+            label: tuple(Cell((f"search.{method}_regret_{budget}",)) for budget in (2, 5, 10, 20))
+            for label, method in {
+                "ours": "ours",
+                "ours, warm from the other tasks": "warm",
+                "Ray's ASHA with OptunaSearch": "stock_asha",
+                "top 2 after 4 %": "top_2",
+                "random": "random",
+            }.items()
+        },
+    ),
+    "search": Table(
+        ("", "over all tasks"),
+        {
+            label: (Cell((f"search.{name}",), "pooled"),)
+            for label, name in {
+                "Ray's ASHA / ours, to its regret after 5 trainings": "stock_5",
+                "after 10": "stock_10",
+                "after 20": "stock_20",
+                "random / ours, to its regret after 20": "random_20",
+                "top 2 after 4 % / ours, to one of the best settings": "top_2",
+                "ours / ours, warm, to its regret after 10": "warm",
+                "ours / ours with the best setting as prior": "good_prior",
+                "ours / ours with the worst setting as prior": "wrong_prior",
             }.items()
         },
     ),
@@ -129,7 +177,9 @@ def render(name: str, record: SuiteRecord) -> str:
         raise ConfigError(f"table must be one of {', '.join(TABLES)}, got {name!r}; correct the mark")
     table = TABLES[name]
     ratios = {
-        f"{bench}.{key}": ratio for bench, entry in record.benches.items() for key, ratio in entry.ratios.items()
+        f"{bench}.{key}": ratio
+        for bench, entry in record.benches.items()
+        for key, ratio in [*entry.ratios.items(), *_regrets(entry)]
     }
     rows = [
         [label, *(_shown(cell, ratios) for cell in cells)]
@@ -168,17 +218,30 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _shown(cell: Cell, ratios: Mapping[str, Ratio]) -> str:
-    return " / ".join(_figure(ratios.get(one), cell.is_error) for one in cell.figures)
+    return " / ".join(_figure(ratios.get(one), cell.part) for one in cell.figures)
 
 
-def _figure(ratio: Ratio | None, is_error: bool) -> str:
-    if ratio is None:
+def _figure(ratio: Ratio | None, part: _Part) -> str:
+    if ratio is None or (part != "median" and ratio.more.get(part) is None):
         return "-"
-    if is_error:
-        error = ratio.more.get("error")
-        return "-" if error is None else f"{error:+.0%}".replace("%", " %")
-    if ratio.median is None:
+    if part == "error":
+        return f"{ratio.more['error']:+.0%}".replace("%", " %")
+    if part == "pooled":
+        pooled, low, high = (_number(ratio.more.get(name)) for name in ("pooled", "low", "high"))
+        return f"{pooled} ({low} to {high})"
+    return _number(ratio.median)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
         return "∞"
-    size = abs(ratio.median)
+    size = abs(value)
     places = 0 if size >= 10 else 1 if size >= 2 else 2
-    return f"{ratio.median:.2g}" if size < 0.1 else f"{ratio.median:.{places}f}"
+    return f"{value:.2g}" if size < 0.1 else f"{value:.{places}f}"
+
+
+def _regrets(entry: Entry) -> Iterator[tuple[str, Ratio]]:
+    """Mean regret of each search at each budget, which `bench search` has beside its ratios."""
+    for method, budgets in (entry.answer or {}).get("details", {}).get("regret", {}).items():
+        for budget, (mean, low, high) in budgets.items():
+            yield f"{method}_regret_{budget}", Ratio(mean, low, high, None)

@@ -1,5 +1,6 @@
 """`clinscale bench recipe` and `search`: the cost of getting as far, of a recipe and of a search for settings."""
 
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,7 +86,8 @@ def search(
         Path | None, typer.Option(help="Write such a table here instead; takes about an hour without --convert.")
     ] = None,
     convert: Annotated[
-        PublicTable | None, typer.Option(help="With --record and --data: a public table to write as .parquet.")
+        PublicTable | None,
+        typer.Option(help="With --data: a public table to replay or, with --record, to write as .parquet."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="With --convert: folder of the table as published.")] = None,
     model: Annotated[str | None, typer.Option(help="With --record: HF folder of the tiny base model.")] = None,
@@ -106,9 +108,11 @@ def search(
     """
     from clinscale.bench import bench_budgets, bench_search, convert_table, record_table
 
-    if record and convert:
-        if not data:
-            raise ConfigError("--convert must come with --data, got none; name the folder of the published table")
+    if convert and not data:
+        raise ConfigError("--convert must come with --data, got none; name the folder of the published table")
+    if convert and table:
+        raise ConfigError("--convert and --table each name what is replayed; leave one out")
+    if record and convert and data:
         convert_table(convert.value, data, record)
         emit({"table": str(record)}, as_json=json, people=f"table: {record}")
         return
@@ -127,21 +131,25 @@ def search(
             )
         emit({"table": str(record)}, as_json=json, people=f"table: {record}")
         return
+    with tempfile.TemporaryDirectory() as folder:
+        if convert and data:
+            table = Path(folder) / f"{convert.value}.parquet"
+            convert_table(convert.value, data, table)
+        if table and table.suffix == ".parquet":
+            run(
+                bench_budgets,
+                1,
+                json,
+                people=lambda found: [*_regrets(found), *people_of(found)],
+                table=table,
+                goal=goal.value if goal else None,
+                tasks=tasks or [],
+                seeds=seeds,
+                processes=processes,
+            )
+            return
     if not table:
         raise ConfigError("--table names the recorded fine-tunings to replay; make one with --record")
-    if table.suffix == ".parquet":
-        run(
-            bench_budgets,
-            1,
-            json,
-            people=lambda found: [*_regrets(found), *people_of(found)],
-            table=table,
-            goal=goal.value if goal else None,
-            tasks=tasks or [],
-            seeds=seeds,
-            processes=processes,
-        )
-        return
     if goal or tasks:
         raise ConfigError("--goal and --task are for a table of learning curves in a .parquet; leave them out")
     run(bench_search, 1, json, table=table, seeds=seeds, noop_trials=noop_trials, processes=processes)

@@ -1,6 +1,7 @@
 """A record of all benches grows as they end, goes on where it stopped, and says what became worse beyond noise."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,15 @@ def test_what_failed_is_recorded_and_tried_again_and_other_options_are_another_m
     suite(path, ran, only=("loading", "zero"))
     suite(path, ran, only=("loading", "zero"), data="/data")
     assert ran == ["loading", "zero", "loading", "loading"]
+    found, _ = suite(path, ran, only=("loading",), data="/elsewhere/data")  # the same sets on another machine
+    assert (len(ran), found.benches["loading"].command[-2]) == (4, "data")
+
+
+def test_a_bench_without_the_data_that_it_needs_is_left_out(tmp_path):
+    ran = []
+    _, left_out = suite(tmp_path / "a.json", ran, only=("search", "zero"))
+    suite(tmp_path / "a.json", ran, only=("search",), data="/data")
+    assert (left_out, ran) == ({"search": "no --data"}, ["zero", "search"])
 
 
 def test_the_suite_calls_verbs_that_there_are():
@@ -71,7 +81,8 @@ def test_the_suite_calls_verbs_that_there_are():
 
     verbs = get_command(app).commands
     for name, one in bench.SUITE.items():
-        verbs[one.words[0]].make_context(name, [*one.words[1:], *((one.data, "x") if one.data else ()), "--json"])
+        _, verb, *words = one.command(Path("x"))
+        verbs[verb].make_context(name, words)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +176,14 @@ def test_tables_are_made_between_their_marks_and_nowhere_else():
         "| MLM head and loss, fp32 | 8.5 | - |",
         "| whole MLM step of 2 layers / 12 layers, fp32 | 4.2 / - | - / 12 |",
     ]
+    replayed = answer(stock_5=(1.5, 1, 2))
+    replayed["ratios"]["stock_5"] |= {"pooled": 1.62, "low": 0.9, "high": 3.71}
+    replayed["details"] = {"regret": {"ours": {"2": [0.6, 0.5, 0.7], "20": [0.24, 0.2, 0.3]}}}
+    curves = record(search=replayed)
+    assert bench.render("search", curves).splitlines()[2:] == [
+        "| Ray's ASHA / ours, to its regret after 5 trainings | 1.62 (0.90 to 3.7) |"
+    ]
+    assert bench.render("search_regret", curves).splitlines()[2:] == ["| ours | 0.60 | - | - | 0.24 |"]
     older = "<!-- table pretraining -->\nof another time\n<!-- end of table -->\n"
     assert bench.with_tables(older, found) == older
     with pytest.raises(ConfigError, match="table must be one of"):
