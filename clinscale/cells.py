@@ -28,14 +28,26 @@ class CellError(DataError):
         return f"{self.place}{': ' if self.place else ''}{self.reason}; {self.fix}"
 
 
-SPELLED_MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT", "NULL", "null", r"\N", "#N/A"})
-"""Spellings of a missing value in a CSV by pandas, databases and Excel. `None` and `NA` may be meant literally."""
+SPELLED_MISSING = frozenset(
+    {
+        *("nan", "NaN", "NAN", "<NA>", "NaT", "NULL", "null", r"\N"),
+        *("(null)", "(NULL)", "<null>", "<NULL>", "[NULL]", "[null]"),
+        *("#N/A", "#NAME?", "#VALUE!", "#REF!", "#DIV/0!", "#NUM!", "#NULL!"),
+    }
+)
+"""Spellings of a missing value in a CSV by pandas, databases, their clients and Excel, which so also writes what it
+took for a formula: a note that begins with a dash. `None` and `NA` may be meant literally."""
 
 _FLOAT_OF_A_WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _WRITTEN_LIST = re.compile(
-    r"""\[\s*(?:['"\[{\d-].*)?\]|\{\s*(?:['"].*)?\}|\(\s*['"].*\)|(?:array|set|frozenset)\(.*\)""", re.DOTALL
+    r"""\[\s*(?:(?:['"\[{\d-]|np\.).*)?\]|\{\s*(?:['"].*)?\}|\(\s*['"].*\)|(?:array|set|frozenset)\(.*\)""",
+    re.DOTALL,
 )
+_WRITTEN_VALUE = re.compile(r"""b(["']).*\1|(?:np\.\w+|tensor)\(.*\)""", re.DOTALL)
+"""A value as Python shows it, which `str` of bytes, of NumPy's types and of tensors gives."""
+_WRITTEN_PARTS = re.compile(r"""\[["'].*["']\]|\{'.*\}""", re.DOTALL)
+"""A list of texts, or an object as Python shows one; one of JSON may be meant as the text."""
 _BASE64 = re.compile(r"(?:data:[\w/.+-]*;base64,)?(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w+/-]{60,}={0,2}", re.ASCII)
 _LINE_ENDS = str.maketrans("", "", "\r\n")
 _SHORTENED = re.compile(r"-?[0-9](?:[.,][0-9]+)?[eE]\+[0-9]{2,}")
@@ -73,7 +85,7 @@ def as_text(value: Any, column: str) -> str | None:
     """A text as it is; None where it is missing.
 
     Raises:
-        CellError: it is no text, half a character, RTF, or base64 of an attachment.
+        CellError: it is no text, half a character, RTF, base64 of an attachment, or a value or list as Python shows it.
     """
     if is_missing(value):
         return None
@@ -84,6 +96,11 @@ def as_text(value: Any, column: str) -> str | None:
         raise CellError(f"column {column!r} holds base64 where text is needed", "decode it into a column of text")
     if value.startswith(r"{\rtf"):
         raise CellError(f"column {column!r} holds RTF where text is needed", "convert it into plain text")
+    _refuse_written_value(value, column)
+    if _WRITTEN_PARTS.fullmatch(value):
+        raise CellError(
+            f"column {column!r} holds a list or object where text is needed", "join its parts into one text"
+        )
     return value
 
 
@@ -189,6 +206,7 @@ def _plain(value: Any, column: str, wanted: str) -> str:
     """Text without blanks around it, or digits; whole numbers that pandas made floats are themselves again."""
     if isinstance(value, str):
         _refuse_half_a_character(value, column)
+        _refuse_written_value(value.strip(), column)
         whole = _FLOAT_OF_A_WHOLE_NUMBER.fullmatch(value.strip())
         if whole and (len(whole[1]) > _EXACT_DIGITS or abs(int(whole[1])) >= _EXACT):
             raise _inexact(column)
@@ -219,6 +237,13 @@ def _refuse_half_a_character(text: str, column: str) -> None:
         raise CellError(
             f"column {column!r} holds half a character at character {error.start}", "write the file again as UTF-8"
         ) from None
+
+
+def _refuse_written_value(text: str, column: str) -> None:
+    if _WRITTEN_VALUE.fullmatch(text):
+        raise CellError(
+            f"column {column!r} holds a value as Python shows it, such as b'...'", "write the value itself"
+        )
 
 
 def _inexact(column: str) -> CellError:

@@ -1,5 +1,6 @@
 """Rows chosen by what their columns hold, and which of the values asked for no row had."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 from clinscale.cells import as_label, is_missing
@@ -7,6 +8,11 @@ from clinscale.records import Record
 
 Choice = tuple[str, str, str]
 """Option, column and value, as the config spells them."""
+
+
+@functools.lru_cache(maxsize=1024)  # a column holds the same few values again and again
+def _folded(label: str) -> str:
+    return "".join(label.split()).casefold()
 
 
 class RowFilter:
@@ -27,6 +33,8 @@ class RowFilter:
         self.met: set[Choice] = set()
         self.others: set[str] = set()
         """Columns in which some row holds a value that was not asked for."""
+        self.near = 0
+        """Number of times that a row held a value in another case, or with other blanks, than it was asked for."""
 
     @property
     def columns(self) -> list[str]:
@@ -54,8 +62,9 @@ class RowFilter:
         label = record.read(as_label, column)
         choice = values.get(label)
         if choice is None:
-            if not is_missing(label):
+            if label is not None and not is_missing(label):
                 self.others.add(column)
+                self.near += _folded(label) in map(_folded, filter(None, values))
             return False
         self.met.add(choice)
         return True

@@ -316,8 +316,9 @@ def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
         DataError: it is of a format that is no text, or UTF-16 without a mark, which reads as UTF-8 or Latin-1 with a
             NUL between the letters, and by its own name in one of two ways.
     """
+    page = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:20].lower()  # HTML has no case, and may have blanks in front
     for beginning, what in _NO_TEXT.items():
-        if head.startswith(beginning):
+        if head.startswith(beginning) or (beginning[:1] == b"<" and page.startswith(beginning.lower())):
             raise DataError(f"{uri} must be text, but begins like {what}")
     if head[257:262] == b"ustar":
         raise DataError(f"{uri} must be text, but begins like a TAR archive, which is unpacked first")

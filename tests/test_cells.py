@@ -24,7 +24,7 @@ from clinscale.cells import (
 
 UNSEEN = ["\u200b\ufeff", "\x07 \0"]
 NOTHING = [None, math.nan, np.float32("nan"), Decimal("nan"), Decimal("snan"), pd.NA, pd.NaT, "", " \n", *UNSEEN]
-SPELLED = ["nan", "NaN", " NULL ", "<NA>", r"\N"]
+SPELLED = ["nan", "NaN", " NULL ", "<NA>", r"\N", "(null)", "[NULL]", "#NAME?", "#VALUE!"]
 NO_SCALARS = [["a"], {"a": 1}, b"a", ("a",), {"a"}, datetime.date(2020, 1, 1), pd.Timestamp("2020-01-01")]
 SECRET = "Jane Roe"
 
@@ -110,6 +110,21 @@ def test_ids_are_exact():
 def test_ids_that_a_spreadsheet_shortened_are_not_taken_for_one(text):
     with pytest.raises(CellError, match="shortened to its first digits"):
         as_id(text, "c")
+
+
+@pytest.mark.parametrize("shown", ["b'No pain.'", 'b"Pt\'s pain"', "np.str_('pain')", "tensor([101, 7592])"])
+def test_values_as_python_shows_them_are_refused(shown):
+    for read in (as_text, as_id, as_label):
+        with pytest.raises(CellError, match="holds a value as Python shows it, such as"):
+            read(shown, "c")
+
+
+def test_a_list_of_texts_or_an_object_of_python_is_no_text():
+    for shown in ("['No pain.', 'Home.']", '["No pain."]', "{'findings': 'clear', 'impression': None}"):
+        with pytest.raises(CellError, match="holds a list or object where text is needed"):
+            as_text(shown, "c")
+    for text in ("[**2101-3-4**] No pain [**Name**]", "b'fast then", '{"a": 1}', "['a' said the patient", "np"):
+        assert as_text(text, "c") == text
 
 
 def test_rtf_is_no_text():

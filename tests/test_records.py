@@ -14,13 +14,16 @@ import pytest
 
 from clinscale.errors import ConfigError, DataError
 from clinscale.records import (
+    ODD_TEXTS,
     RECORD_SUFFIXES,
     ContinuedRows,
     Record,
     TableFormat,
+    cut_length,
     data_suffix,
     has_escaped_breaks,
     list_files,
+    part_of,
     read_records,
     read_text,
 )
@@ -399,6 +402,42 @@ def test_line_breaks_as_two_characters_are_seen(text, escaped):
     assert has_escaped_breaks(text) is escaped
 
 
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("Patient\u00e2\u20ac\u2122s temperature 37\u00c2\u00b0C", "encoding"),
+        ("Gr\u00c3\u00b6\u00c3\u0178e", "encoding"),
+        ("Temperature 37\ufffdC", "encoding"),
+        (r"Gr\u00f6\u00dfe 1,80", "digits in place of letters"),
+        ("<p>Pain</p>", "HTML"),
+        ("Pain &amp; fever", "HTML"),
+        (" notes/12.txt\n", "name of a file"),
+        ("--- * ---", "neither a letter nor a digit"),
+        ("BP <90/60, R&D; see scan.pdf", None),
+        ("l\u00e0\u00a0\u00bb \u00c9\u2026 N\u00c3O, 37\u00b0C", None),
+        (r"C:\users", None),
+    ],
+)
+def test_what_an_export_likely_did_not_mean_is_seen(text, word):
+    found = [what for what, applies in ODD_TEXTS.items() if applies(text)]
+    assert [word in what for what in found] == [True] * (word is not None)
+
+
+@pytest.mark.parametrize(
+    ("texts", "cut"),
+    [
+        ([f"{n}".ljust(4000, "x") for n in range(3)], (3, 4000, "characters")),
+        ([f"{n}".ljust(4000, "x") for n in range(2)], None),
+        ([("\u00e9" * n).ljust(4000 - n, "x") for n in range(3)], (3, 4000, "bytes")),
+        (["x" * 32_767], (1, 32_767, "characters")),
+        (["ab", "cd", "ef"], None),
+        ([], None),
+    ],
+)
+def test_texts_that_were_cut_are_seen_by_their_length(texts, cut):
+    assert cut_length(texts) == cut
+
+
 def test_a_quotation_mark_that_swallows_lines_is_refused_until_it_is_told_what_it_means(tmp_path):
     for name, text in [("n.tsv", LITERAL), ("n.csv", LITERAL.replace("\t", ","))]:
         with pytest.raises(DataError, match=r"row 2 takes in 3 lines by a quotation mark.*quoting: none"):
@@ -560,6 +599,7 @@ def test_what_programs_leave_beside_the_data_is_not_data(tmp_path):
         "._a.csv",
         "__MACOSX/a.csv",
         "~$a.xlsx",
+        "_temporary/0/part-0.csv",
         "cache-1.arrow",
         "a.csv",
     ):
@@ -581,6 +621,10 @@ def test_what_is_of_another_format_is_no_text_in_any_encoding(tmp_path):
     (tmp_path / "n.txt").write_bytes(bytes(range(256)) * 4)
     with pytest.raises(DataError, match="must be text, but begins with bytes of which many are none"):
         read_text(str(tmp_path / "n.txt"), "latin-1")
+    for page in (b"<!doctype HTML>\n<p>", b"\xef\xbb\xbf\r\n<HTML lang=en>"):
+        (tmp_path / "n.txt").write_bytes(page)
+        with pytest.raises(DataError, match="begins like a web page"):
+            read_text(str(tmp_path / "n.txt"))
     (tmp_path / "n.txt").write_bytes(b"page 1\x0c\x1b[1mpage 2\x1b[0m\r\n" * 4 + b"\0" * 100)
     assert read_text(str(tmp_path / "n.txt"), "latin-1").startswith("page 1")
 
@@ -618,6 +662,21 @@ def test_of_a_saved_dataset_its_tables_are_listed(tmp_path):
     assert list_files(str(tmp_path), RECORD_SUFFIXES) == found
 
 
+def test_a_table_of_which_parts_are_missing_is_refused(tmp_path):
+    for name in (
+        "a-00000-of-00002.csv",
+        "a-00001-of-00002.csv",
+        "b-00001-of-00003.csv.gz",
+        "b-00002-of-00003.csv.gz",
+    ):
+        (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=r"b-\*-of-00003\.csv\.gz must be 3 files, got 2 of them"):
+        list_files(str(tmp_path), [".csv"])
+    (tmp_path / "b-00000-of-00003.csv.gz").write_text("")
+    assert len(list_files(str(tmp_path), [".csv"])) == 5
+    assert part_of(str(tmp_path / "a-00001-of-00002.csv")) == (str(tmp_path / "a-*-of-00002.csv"), 1, 2)
+
+
 def test_class_labels_are_named_at_any_depth(tmp_path):
     label = {"_type": "ClassLabel", "names": ["a", "b"]}
     features = {
@@ -647,6 +706,8 @@ def test_times_beyond_those_of_python_hide_no_other_column(tmp_path):
     assert next(read_records(str(tmp_path / "n.parquet"), ["text"])).fields == {"text": "a"}
     with pytest.raises(DataError, match="is not a readable Parquet file"):
         next(read_records(str(tmp_path / "n.parquet"), ["text", "at"]))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "z": zones}), tmp_path / "n.parquet")
+    assert next(read_records(str(tmp_path / "n.parquet"), ["text"])).fields["text"] == "a"
 
 
 def arrow_bytes(rows):
@@ -714,6 +775,18 @@ def test_cells_that_are_not_what_they_seem_are_bad_rows(tmp_path):
     for (fault, place), (number, word) in zip(faults, [(1, "formula"), (2, "error"), (3, "cuts")], strict=True):
         assert word in fault
         assert place.endswith(f"row {number}")
+
+
+def test_numbers_of_which_excel_keeps_no_more_digits_are_no_ids(tmp_path):
+    content = workbook(tmp_path, {"a": [["id", "text", "count"], [1234567890123450, "a", 1], [7, "b", 10**17]]})
+    (tmp_path / "n.xlsx").write_bytes(content)
+    faults = []
+    rows = read_records(str(tmp_path / "n.xlsx"), ["id"], on_bad_row=lambda fault, place: faults.append(fault))
+    assert [row.fields["id"] for row in rows] == [7]
+    assert "more than 15 digits" in faults[0]
+    (tmp_path / "n.xlsx").write_bytes(workbook(tmp_path, {"a": [["id"], [1234567890123451]]}))
+    exact = [row.fields for row in read_records(str(tmp_path / "n.xlsx"), ["id"])]
+    assert exact == [{"id": 1234567890123451}], "which Excel did not write"
 
 
 def changed_workbook(tmp_path, old, new):

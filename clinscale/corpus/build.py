@@ -58,6 +58,7 @@ from clinscale.corpus.writer import SplitWriter, length_card, share_cut
 from clinscale.errors import ConfigError, DataError
 from clinscale.filters import Choice
 from clinscale.held import hold
+from clinscale.records import is_likely_cut
 from clinscale.storage import (
     again_if_away,
     exists,
@@ -80,7 +81,7 @@ if TYPE_CHECKING:
 _PARTS = "parts"
 _RECIPE = "recipe.json"
 _SHARD = re.compile(r"(train|validation)-(\d{5,}\.tokens|documents\.lengths)")
-_PARTS_FORMAT = 3
+_PARTS_FORMAT = 4
 """Changes when parts of older code could be misread."""
 _OF_BUILD = re.compile(
     r"\d{6,}-\d{6,}\.(part|encoded)|\.(\d{6,}-\d{6,}\.(part|encoded)|recipe\.json)\.[0-9a-f]{32}"
@@ -239,6 +240,10 @@ def _choose(parts: str, config: CorpusConfig, tests: TestTexts | None, *, scratc
                 "SELECT document FROM documents QUALIFY row_number() OVER (PARTITION BY digest ORDER BY document) > 1"
             ).fetchnumpy()
             drop(np.asarray(copies["document"], np.int64), "duplicate")
+        characters, alike = database.execute(
+            "SELECT characters, count(DISTINCT digest) FROM documents "
+            "WHERE characters = (SELECT max(characters) FROM documents) GROUP BY characters"
+        ).fetchone() or (0, 0)
         leaks = database.execute(
             "SELECT document, leaks FROM documents WHERE len(leaks) > 0 ORDER BY document"
         ).fetchall()
@@ -256,6 +261,8 @@ def _choose(parts: str, config: CorpusConfig, tests: TestTexts | None, *, scratc
         found = near_duplicates(table.filter(others), config.near_duplicates, scratch=scratch)
         drop(found, "near_duplicate")
     remarks = {remark: left_out.pop(remark) for remark in REMARKS if remark in left_out}
+    if is_likely_cut(characters, alike):
+        remarks[f"notes of {characters:,} characters, where none has more: were they cut at export?"] = alike
     return _Choice(dropped, dict(left_out), remarks, leakage)
 
 

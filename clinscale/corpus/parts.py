@@ -107,6 +107,7 @@ class Surveyor:
             "document": pyarrow.array(range(first, first + len(texts)), pyarrow.int64()),
             "text": pyarrow.array(texts, pyarrow.large_string()),
             "digest": pyarrow.array([_digest(text) for text in texts], pyarrow.binary(16)),
+            "characters": pyarrow.array(map(len, texts), pyarrow.int64()),
             "patient": pyarrow.array([document.patient for document in documents], pyarrow.uint64()),
             "is_validation": pyarrow.array(map(self.is_validation, documents), pyarrow.bool_()),
             "leaks": pyarrow.array(

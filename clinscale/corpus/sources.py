@@ -13,12 +13,12 @@ from clinscale.corpus.cleaning import CleaningConfig, clean
 from clinscale.errors import DataError
 from clinscale.filters import Choice, RowFilter
 from clinscale.records import (
+    ODD_TEXTS,
     RECORD_SUFFIXES,
     ContinuedRows,
     Record,
     TableFormat,
     data_suffix,
-    has_escaped_breaks,
     list_files,
     read_records,
     read_text,
@@ -28,8 +28,9 @@ from clinscale.storage import open_binary
 TEXT_SUFFIX = ".txt"
 
 CONTINUED = "rows that seem to go on with the note of the row before, read as notes of their own"
-ESCAPED = r"notes with \n, a backslash and a letter, in place of line breaks"
-REMARKS = (CONTINUED, ESCAPED)
+_ODD = {f"notes with {what}": applies for what, applies in ODD_TEXTS.items()}
+NEAR = "rows with a value of keep_rows or drop_rows in another case or with other blanks, taken for another"
+REMARKS = (CONTINUED, *_ODD, NEAR)
 """Counts of notes that are read as they are, and are likely not what their export meant."""
 
 _FILES_LOOKED_AT = 64
@@ -113,7 +114,11 @@ def read_notes(
     """
     continued = ContinuedRows(source.id_column)
     for record in _records(uri, source, wanted.columns):
-        if wanted.columns and not wanted.keeps(record):
+        near = wanted.near
+        is_kept = not wanted.columns or wanted.keeps(record)
+        if wanted.near > near:
+            counts[NEAR] += 1
+        if not is_kept:
             counts["filtered"] += 1
             continue
         text = record.read(as_text, source.text_column)
@@ -122,9 +127,9 @@ def read_notes(
                 record.text(source.text_column)
             counts["empty"] += 1
             continue
-        for remark, applies in ((CONTINUED, continued.goes_on(record)), (ESCAPED, has_escaped_breaks(text))):
-            if applies:
-                counts[remark] += 1
+        if continued.goes_on(record):
+            counts[CONTINUED] += 1
+        counts.update(remark for remark, applies in _ODD.items() if applies(text))
         yield Note(
             record.need(as_id, source.id_column, "id")
             if source.id_column

@@ -4,22 +4,26 @@ One reader for the corpus, the tasks and `predict`, so that a bad file is named 
 path, row number and rule, never by its text.
 """
 
-from clinscale.records.files import data_suffix, list_files, read_text
-from clinscale.records.oddities import ContinuedRows, has_escaped_breaks
+from clinscale.records.files import data_suffix, list_files, part_of, read_text
+from clinscale.records.oddities import ODD_TEXTS, ContinuedRows, cut_length, has_escaped_breaks, is_likely_cut
 from clinscale.records.read import RECORD_SUFFIXES, read_records
 from clinscale.records.record import OnBadRow, Record, refuse
 from clinscale.records.table import Quoting, TableFormat
 
 __all__ = [
+    "ODD_TEXTS",
     "RECORD_SUFFIXES",
     "ContinuedRows",
     "OnBadRow",
     "Quoting",
     "Record",
     "TableFormat",
+    "cut_length",
     "data_suffix",
     "has_escaped_breaks",
+    "is_likely_cut",
     "list_files",
+    "part_of",
     "read_records",
     "read_text",
     "refuse",

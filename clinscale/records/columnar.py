@@ -106,7 +106,7 @@ def _checked(
 def _plain(batch: Any, spare: Sequence[int]) -> list[dict[str, Any]]:
     try:
         return list(batch.to_pylist())
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, KeyError):  # KeyError: of a time zone that nobody knows
         if len(spare) == batch.num_columns:
             raise
         return list(batch.select(list(spare)).to_pylist())

@@ -34,10 +34,13 @@ _DATASET_CARDS = frozenset({"dataset_dict.json", "dataset_info.json", "state.jso
 """Files that `datasets.save_to_disk` writes beside the rows."""
 
 _ASIDE = re.compile(
-    r"(^|/)(\.|~\$|__MACOSX/|(?i:(README|LICEN[SC]E|COPYING|CHANGES|CHANGELOG|SHA256SUMS|MD5SUMS)(\.txt)?(\.gz)?$))"
+    r"(^|/)(\.|~\$|__MACOSX/|_temporary/|(?i:(README|LICEN[SC]E|COPYING|CHANGES|CHANGELOG|SHA256SUMS|MD5SUMS)(\.txt)?(\.gz)?$))"
 )
-"""Files and folders that are beside data and none: hidden ones, `.ipynb_checkpoints`, Excel's locks, PhysioNet's terms
-and checksums."""
+"""Files and folders that are beside data and none: hidden ones, `.ipynb_checkpoints`, Excel's locks, what jobs of Spark
+left when they failed, PhysioNet's terms and checksums."""
+
+_PART = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.\w+(?:\.gz)?)")
+"""The name of a part, counted from 0, of a table that `datasets` or a hub saved as several."""
 
 
 def read_text(uri: str, encoding: str = "utf-8") -> str:
@@ -58,7 +61,7 @@ def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
     `cache-*.arrow`).
 
     Raises:
-        DataError: nothing is at `uri`, or no such file below it.
+        DataError: nothing is at `uri`, no such file below it, or not all parts of a table that says of how many it is.
     """
     fs, path = filesystem(uri)
     if not exists(uri):
@@ -75,7 +78,26 @@ def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
     found = sorted(name for name in names if data_suffix(name) in suffixes and _is_data(name, tables))
     if not found:
         raise DataError(f"{uri} is a folder without {' or '.join(suffixes)} files; name the right folder")
+    _refuse_missing_parts(found)
     return found
+
+
+def part_of(uri: str) -> tuple[str, int, int] | None:
+    """Name of all parts, number from 0 and number of parts of `train-00000-of-00002.parquet`; None of other files."""
+    match = _PART.fullmatch(uri)
+    return match and (f"{match[1]}*-of-{match[3]}{match[4]}", int(match[2]), int(match[3]))
+
+
+def _refuse_missing_parts(files: Sequence[str]) -> None:
+    there: dict[tuple[str, int], set[int]] = {}
+    for part in filter(None, map(part_of, files)):
+        name, number, of = part
+        there.setdefault((name, of), set()).add(number)
+    for (name, of), numbers in there.items():
+        if len(numbers) < of:
+            raise DataError(
+                f"{name} must be {of} files, got {len(numbers)} of them; get the others, or name each file by itself"
+            )
 
 
 def _walked(root: str) -> Iterator[str]:

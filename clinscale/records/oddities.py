@@ -2,6 +2,8 @@
 
 import functools
 import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from clinscale.cells import CellError, as_id, as_whole_number
@@ -10,6 +12,25 @@ from clinscale.records.record import Record
 _NUMBERS_PARTS = re.compile(r"(line|seq|sequence|segment)(_?(num|number|no|nbr))?", re.IGNORECASE)
 """Columns by which databases number the rows of one text: Epic's `LINE`, Cerner's `SEQUENCE_NBR`. `note_seq` of
 MIMIC-IV numbers whole notes."""
+
+_ESCAPED_LETTER = re.compile(r"\\u[0-9a-fA-F]{4}")
+_FOLLOWING = "\x80-\xbf" + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore")
+"""Characters of Latin-1 and Windows for the bytes that follow the first one of a letter in UTF-8."""
+_GARBLED = re.compile(f"[\xc2\xc3][{_FOLLOWING}]|\xe2[\x80\u20ac][{_FOLLOWING}]|\ufffd")
+"""Letters with accents, quotation marks and dashes read as Latin-1 or Windows-1252; and a byte that was no letter."""
+_ENTITY = re.compile(r"&(?:amp|apos|gt|lt|nbsp|quot|#[0-9]{2,5}|#x[0-9a-f]{2,4});", re.IGNORECASE)
+_TAG = re.compile(
+    r"</?(?:a|b|body|br|div|em|font|h[1-6]|html|i|li|ol|p|span|strong|table|tbody|td|th|tr|u|ul)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+_FILE = re.compile(r"[^\s<>|*?\"]{1,250}\.(?:docx?|html?|json|pdf|rtf|te?xt|tiff?|xml)", re.IGNORECASE)
+
+_LEAST_CUT = 100
+"""Characters below which it is no wonder that texts are equally long."""
+_ALIKE = 3
+"""Number of texts that have the greatest length by more than chance."""
+_CELL_CHARACTERS = 32_767
+"""Characters that Excel, and what writes for it, keeps of a cell: one text is enough to show that it was cut."""
 
 
 @functools.lru_cache(maxsize=1024)  # the same columns in every row
@@ -20,6 +41,61 @@ def _numbers_parts(column: str) -> bool:
 def has_escaped_breaks(text: str) -> bool:
     r"""Whether line breaks are written as a backslash and `n`: two of these or more, and fewer real ones."""
     return "\\n" in text and (escaped := text.count("\\n")) > 1 and escaped > text.count("\n")
+
+
+def _has_escaped_letters(text: str) -> bool:
+    return "\\u" in text and _ESCAPED_LETTER.search(text) is not None
+
+
+def _is_garbled(text: str) -> bool:
+    return not text.isascii() and _GARBLED.search(text) is not None
+
+
+def _has_markup(text: str) -> bool:
+    if "&" in text and _ENTITY.search(text):
+        return True
+    return "<" in text and len(_TAG.findall(text)) > 1
+
+
+def _is_name_of_file(text: str) -> bool:
+    return len(text) < 260 and _FILE.fullmatch(text.strip()) is not None
+
+
+def _has_no_word(text: str) -> bool:
+    return not any(map(str.isalnum, text))
+
+
+ODD_TEXTS: Mapping[str, Callable[[str], bool]] = {
+    r"\n, a backslash and a letter, in place of line breaks": has_escaped_breaks,
+    r"\u and four digits in place of letters": _has_escaped_letters,
+    "letters that were read in another encoding than they were written in": _is_garbled,
+    "tags or entities of HTML, such as &amp;": _has_markup,
+    "the name of a file and nothing else": _is_name_of_file,
+    "neither a letter nor a digit": _has_no_word,
+}
+"""Content that the export of a text likely did not mean, in words -> whether a text has it."""
+
+
+def cut_length(texts: Collection[str]) -> tuple[int, int, str] | None:
+    """Number of texts that have the greatest length, that length, and its unit, where they were likely cut there.
+
+    Databases and spreadsheets cut what is longer than a column holds, in characters or bytes, without a word.
+    """
+    sizes: dict[str, Callable[[str], int]] = {
+        "characters": len,
+        "bytes": lambda text: len(text.encode(errors="surrogatepass")),
+    }
+    for unit, size in sizes.items():
+        numbers = Counter(map(size, texts))
+        longest = max(numbers, default=0)
+        if is_likely_cut(longest, numbers[longest]):
+            return numbers[longest], longest, unit
+    return None
+
+
+def is_likely_cut(length: int, number: int) -> bool:
+    """Whether it is no chance that so many different texts have one length and none has more."""
+    return length == _CELL_CHARACTERS or (length >= _LEAST_CUT and number >= _ALIKE)
 
 
 class ContinuedRows:

@@ -17,6 +17,9 @@ _MOST_ROWS = 2**20
 _LONGEST_CELL = 32_767
 """Characters that Excel keeps of a cell; what is longer it cuts without a word."""
 
+_KEPT_DIGITS = 15
+"""Digits that Excel keeps of a number: of one with more it makes the others zeros without a word."""
+
 _FAULTS = (
     *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError),  # of the archive
     *(SyntaxError, KeyError, IndexError, ValueError, TypeError, AttributeError, OverflowError),  # of the XML in it
@@ -36,7 +39,7 @@ def read_workbook(uri: str, columns: Sequence[str], table: TableFormat, on_bad_r
     refuse_repeated(uri, columns, names)
     kept = [number for number, name in enumerate(names) if name and names.count(name) == 1]
     for number, row in enumerate(rows, 1):
-        faults = {fault for index in kept[: len(row)] if (fault := _fault(*row[index]))}
+        faults = {fault for i in kept[: len(row)] if (fault := _fault(*row[i], is_wanted=names[i] in columns))}
         if faults:
             on_bad_row(min(faults), f"{uri} row {number}")
             continue
@@ -99,15 +102,24 @@ def _sheet_of(uri: str, workbook: Any, sheet: str | None) -> str:
     return str(filled[0])
 
 
-def _fault(cell: Any, formula: Any) -> str | None:
-    """The fault of a cell, None if there is none."""
+def _fault(cell: Any, formula: Any, *, is_wanted: bool) -> str | None:
+    """The fault of a cell, None if there is none; `is_wanted` where its column is asked for."""
+    value = cell.value
     if cell.data_type == "e":
         return "holds an error of Excel, such as #REF!; fix the formula"
-    if cell.value is None and formula.data_type == "f":
+    if value is None and formula.data_type == "f":
         return "holds a formula without its value; open the workbook in Excel and save it"
-    if isinstance(cell.value, str) and len(cell.value) >= _LONGEST_CELL:
+    if isinstance(value, str) and len(value) >= _LONGEST_CELL:
         return f"holds {_LONGEST_CELL:,} characters, where Excel cuts what is longer; export the notes as CSV"
+    if is_wanted and isinstance(value, int | float) and _is_rounded(value):
+        return f"holds a number of more than {_KEPT_DIGITS} digits, of which Excel keeps no more; write it as text"
     return None
+
+
+def _is_rounded(number: float) -> bool:
+    """Whether a number has more digits than Excel keeps, and zeros for those: other programs keep all."""
+    num_digits = len(f"{abs(number):.0f}")
+    return num_digits > _KEPT_DIGITS and number % 10 ** (num_digits - _KEPT_DIGITS) == 0
 
 
 def _plain(value: Any) -> Any:

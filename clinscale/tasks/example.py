@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +14,9 @@ from typing import Any
 from clinscale.cells import is_short_name
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.task import TaskConfig
+
+_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+"""Soft hyphens, joiners, marks of direction and of byte order."""
 
 
 @dataclass(frozen=True, order=True)
@@ -63,6 +68,8 @@ class Example:
     """File and row that it was read from, where its reader says so."""
     is_split_into_words: bool = field(default=False, compare=False)
     """Whether its file gives the tokens one by one: they are what blanks part in the text."""
+    is_part: bool = field(default=False, compare=False)
+    """Whether it is a line or sentence of its group, a document: others may have the same one, and be no copies."""
 
     @property
     def name(self) -> str:
@@ -115,7 +122,7 @@ def data_fingerprint(splits: dict[str, tuple[Example, ...]], labels: tuple[str, 
 def count_repeats(splits: dict[str, tuple[Example, ...]]) -> tuple[int, int]:
     """Number of examples that repeat the texts of one in their own split, and number of texts in several splits.
 
-    White space does not tell texts apart.
+    Texts are compared as in `text_key`.
     """
     duplicates = 0
     seen: Counter[tuple[bytes, ...]] = Counter()
@@ -132,5 +139,12 @@ def _texts(examples: Iterable[Example]) -> Iterator[tuple[bytes, ...]]:
 
 @functools.lru_cache(maxsize=16)  # many questions are asked about one text
 def text_key(text: str) -> bytes:
-    """A hash that is equal for copies of a text, which line ends and other white space may tell apart."""
-    return hashlib.blake2b(" ".join(text.split()).encode(errors="surrogatepass"), digest_size=16).digest()
+    """A hash that is equal for copies of a text.
+
+    They may differ by line ends and other white space, case, characters that nobody sees and code points of one letter.
+    """
+    if not text.isascii():
+        text = _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
+    return hashlib.blake2b(
+        " ".join(text.casefold().split()).encode(errors="surrogatepass"), digest_size=16
+    ).digest()

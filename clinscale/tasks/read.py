@@ -1,8 +1,9 @@
 """Task files to TaskData: read each split, split a single source, settle the labels, count what was odd."""
 
 import dataclasses
+import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import regex
@@ -10,10 +11,10 @@ import regex
 from clinscale.cells import SPELLED_MISSING, as_label
 from clinscale.errors import ChangedDataError, ConfigError, DataError
 from clinscale.filters import RowFilter
-from clinscale.records import has_escaped_breaks
+from clinscale.records import ODD_TEXTS, cut_length, part_of
 from clinscale.storage import exists, join
 from clinscale.tasks.distributions import DISTRIBUTIONS
-from clinscale.tasks.example import Entity, Example, TaskData, count_repeats, data_fingerprint
+from clinscale.tasks.example import Entity, Example, TaskData, count_repeats, data_fingerprint, text_key
 from clinscale.tasks.findings import Findings, NoExamplesError
 from clinscale.tasks.kinds import Kind, Reader, kind_of
 from clinscale.tasks.readers.bio import read_bio
@@ -22,6 +23,7 @@ from clinscale.tasks.readers.i2b2_xml import read_i2b2_xml
 from clinscale.tasks.readers.records import read_rows
 from clinscale.tasks.readers.squad import read_squad
 from clinscale.tasks.split import (
+    group_numbers,
     keep_groups_apart,
     read_ids,
     refuse_alike_groups,
@@ -46,8 +48,21 @@ _LONGEST_MATCH_S = 5.0
 _YES_OR_NO = {**dict.fromkeys(("1", "true", "yes", "y"), "yes"), **dict.fromkeys(("0", "false", "no", "n"), "no")}
 """Ways in which exports of one column say yes or no, among them those of two programs put together."""
 
-_NO_LABEL, _NO_CLASS = frozenset({"-", "--", "?"}), frozenset({"-1", "-100"})
-"""Marks in place of a label that nobody agreed on, and in place of the number of a class."""
+_NO_LABEL, _NO_CLASS = re.compile(r"[-\u2010-\u2015.?_]+"), frozenset({"-1", "-100"})
+"""Marks in place of a label that nobody agreed on, that SAS has not, or that rules a table off; and in place of the
+number of a class."""
+
+_SAME_MARK = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212\u2018\u2019\u02bc\u00b4`", 6 * "-" + 5 * "'")
+"""Hyphens and apostrophes as word processors and keyboards have them."""
+_ACCENT = re.compile("[\u0300-\u036f]")
+_FORMULA = re.compile(r'^="(.*)"$')
+_BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])|_")
+
+_NEAR_ENOUGH, _LARGE_GROUP = 0.1, 10
+"""Difference of a split's share from that asked for, and examples of one group, that call for no remark."""
+
+_BEGINNING = 60
+"""Characters that show, beside an id, that two texts are versions of one."""
 
 MAX_LABEL_CHARACTERS = 100
 """A longer label is surely a text: the columns are mixed up."""
@@ -76,16 +91,19 @@ def read_task(
     sources = _read_sources(task, data, findings)
     sources = {split: _settle(kind, examples, findings, split) for split, examples in sources.items()}
     _report_unmet(task, findings)
-    if task.group_column or task.group_pattern:
+    by_group = bool(task.group_column or task.group_pattern)
+    if by_group:
         refuse_alike_groups(sources)
     if task.split_ids:
         ids = {split: read_ids(join(data, path), task.encoding) for split, path in task.split_ids.items()}
-        sources = split_by_ids(sources["all"], ids, findings)
+        sources = split_by_ids(sources["all"], ids, findings, by_group=by_group)
     elif task.split_column:
         sources = split_by_column(sources["all"], task.name)
     elif "all" in sources:
-        sources = split_by_group(sources["all"], task.split_ratios or (0.7, 0.1, 0.2), task.seed)
-    if task.group_column or task.group_pattern:
+        every, ratios = sources["all"], task.split_ratios or (0.7, 0.1, 0.2)
+        sources = split_by_group(every, ratios, task.seed)
+        _remark_on_shares(every, sources, ratios, findings)
+    if by_group:
         sources = keep_groups_apart(sources, findings)
     splits = {split: _in_units(task, sources.get(split, ())) for split in SPLITS}
     for split, examples in splits.items():
@@ -101,11 +119,7 @@ def read_task(
         )
     kind_of(task).check_threshold(labels)
     kind.report(splits, findings)
-    if escaped := sum(has_escaped_breaks(text) for text in {one.text for some in splits.values() for one in some}):
-        findings.remark(
-            rf"{escaped:,} texts hold \n, a backslash and a letter, in place of line breaks: export them anew, as "
-            "models read both as they are"
-        )
+    _remark_on_texts(kind, splits, findings)
     duplicates, across = count_repeats(splits)
     found = data_fingerprint(splits, labels)
     if fingerprint not in (None, found):
@@ -113,11 +127,36 @@ def read_task(
     return TaskData(task, splits, labels, found, findings, duplicates, across)
 
 
+def _remark_on_shares(
+    examples: Sequence[Example],
+    splits: Mapping[str, Sequence[Example]],
+    ratios: Sequence[float],
+    findings: Findings,
+) -> None:
+    """Report shares that are far from those asked for, as one large group makes them."""
+    shares = [len(splits[split]) / max(1, len(examples)) for split in SPLITS]
+    if all(abs(share - ratio) <= _NEAR_ENOUGH for share, ratio in zip(shares, ratios, strict=True)):
+        return
+    largest = max(Counter(group_numbers(examples)).values(), default=0)
+    if largest >= _LARGE_GROUP:
+        got, wanted = (" ".join(f"{share:.0%}" for share in some) for some in (shares, ratios))
+        findings.remark(
+            f"{', '.join(SPLITS)} have {got} of the examples where split_ratios wants {wanted}: {largest:,} examples "
+            "share a patient or text with another, directly or through others, and stay together"
+        )
+
+
 def _read_sources(task: TaskConfig, data: str, findings: Findings) -> Mapping[str, Sequence[Example]]:
     if task.format in DISTRIBUTIONS:
         distribution = DISTRIBUTIONS[task.format]
         options = distribution.options.parse(task.options, source=f"task {task.name}: options")
         return distribution.read(data, options, findings)
+    for split, path in task.splits.items():
+        if (part := part_of(path)) and part[2] > 1:
+            findings.remark(
+                f"splits.{split} names file {part[1] + 1} of {part[2]} that make up a table: put all into a folder, "
+                "and name that"
+            )
     return {split: read_examples(task, join(data, path), findings) for split, path in task.splits.items()}
 
 
@@ -244,7 +283,7 @@ def _lines(example: Example) -> list[Example]:
         )
         visible = tuple(e for e in inside if not line[e.start : e.end].isspace())
         name, group = f"{example.id}:{number}", example.group or example.id
-        lines.append(dataclasses.replace(example, id=name, text=line, entities=visible, group=group))
+        lines.append(dataclasses.replace(example, id=name, text=line, entities=visible, group=group, is_part=True))
     return lines
 
 
@@ -279,6 +318,32 @@ def _remark_on_unlearnable(kind: Kind, splits: Mapping[str, Iterable[Example]], 
         findings.remark(f"no training example has label {names}, which dev or test has: no model can learn it")
 
 
+def _remark_on_texts(kind: Kind, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
+    """Report texts that are likely not what their export meant, and those that are asked about in several splits.
+
+    A public release is what it is.
+    """
+    if kind.task.format not in kind.formats:
+        return
+    texts = {one.text for some in splits.values() for one in some}
+    for what, applies in ODD_TEXTS.items():
+        if number := sum(map(applies, texts)):
+            findings.remark(f"{number:,} texts hold {what}: export them anew, as models read them as they are")
+    if cut := cut_length(texts):
+        number, length, unit = cut
+        findings.remark(f"{number:,} texts have {length:,} {unit}, and none has more: were they cut at export?")
+    if not kind.example_is_document:
+        keys = Counter(key for some in splits.values() for key in {text_key(one.text) for one in some})
+        if shared := sum(number > 1 for number in keys.values()):
+            findings.remark(f"{shared:,} texts are in more than one split, whatever is asked about them there")
+    if kind.task.format == "records" and kind.task.columns.id:
+        begun = Counter(
+            key for some in splits.values() for key in {(one.id, text_key(one.text[:_BEGINNING])) for one in some}
+        )
+        if again := sum(number > 1 for number in begun.values()):
+            findings.remark(f"{again:,} ids are in more than one split, with texts that begin alike")
+
+
 def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
     """Labels are printed where texts never are, so that those that nobody has listed must not be texts."""
     task = kind.task
@@ -306,19 +371,22 @@ def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
 def _spelled_missing(labels: set[str]) -> set[str]:
     """Labels that stand for none: as a CSV, SNLI (`-`) and, among numbers of classes, `datasets` and PyTorch do."""
     among_numbers = all(label.isdecimal() for label in labels - _NO_CLASS)
-    return labels & (SPELLED_MISSING | _NO_LABEL | (_NO_CLASS if among_numbers else set()))
+    marks = {label for label in labels if _NO_LABEL.fullmatch(label)}
+    return marks | (labels & (SPELLED_MISSING | (_NO_CLASS if among_numbers else set())))
 
 
 def _alike(labels: Iterable[str]) -> list[list[str]]:
     """Groups of labels that a reader would take for one.
 
-    They differ by case, blanks, characters that nobody sees, quotation marks around them, other code points of one
-    letter, or by the way to say yes or no.
+    They differ by case, blanks or what joins words in their place, characters that nobody sees, accents, zeros in
+    front, quotation marks around them, kinds of hyphens and apostrophes, or by the way to say yes or no.
     """
     groups = defaultdict(list)
     for label in sorted(labels):
-        plain = unicodedata.normalize("NFKC", label).casefold()
+        plain = _ACCENT.sub("", unicodedata.normalize("NFKD", label.translate(_SAME_MARK))).casefold()
         seen = "".join(one for one in plain if not one.isspace() and unicodedata.category(one) != "Cf")
-        bare = seen.strip("\"'") or seen
+        seen = _FORMULA.sub(r"\1", seen)
+        bare = _BETWEEN_WORDS.sub("", seen.strip("\"'") or seen) or seen
+        bare = bare.lstrip("0") or "0" if bare.isdecimal() else bare
         groups[_YES_OR_NO.get(bare, bare)].append(label)
     return [group for group in groups.values() if len(group) > 1]

@@ -1,6 +1,8 @@
 """One source into train, dev and test, so that nothing of a group is on two sides."""
 
 import hashlib
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -17,14 +19,17 @@ _SPLIT_NAMES = {
 }
 """Names of splits in data sets -> ours."""
 
+_QUOTED = re.compile(r"""^(?:="(.*)"|'(.*))$""")
+"""An id that a CSV protects from Excel, which would take it for a number."""
+
 
 def split_by_group(
     examples: Sequence[Example], ratios: tuple[float, float, float], seed: int
 ) -> dict[str, tuple[Example, ...]]:
     """Split by `ratios` of examples, as near as whole groups allow.
 
-    Examples belong together when their texts or their groups are equal, directly or through others. Groups
-    are ordered by a hash of `seed` and their content, so the order of the files does not matter.
+    Examples belong together as `group_numbers` says. Groups are ordered by a hash of `seed` and their content, so the
+    order of the files does not matter.
     """
     groups = sorted(_groups(examples), key=lambda group: _order(group, seed))
     bounds = (ratios[0] * len(examples), (ratios[0] + ratios[1]) * len(examples))
@@ -76,16 +81,27 @@ def keep_groups_apart(
 
 
 def refuse_alike_groups(sides: Mapping[str, Sequence[Example]]) -> None:
-    """DataError where groups differ only by case or zeros in front: some file lost them, and one patient is two."""
+    """DataError where groups differ only by case, zeros in front or blanks: some file changed them.
+
+    One patient would be two.
+    """
     first: dict[str, Example] = {}
     for example in (one for examples in sides.values() for one in examples):
         if (group := example.group) is not None:
-            plain = group.lstrip("0") if group.isdecimal() else group.lower() if group.isupper() else group
+            plain = _plain(group)
             if (other := first.setdefault(plain, example)).group != group:
                 raise DataError(
                     f"examples {other.name} and {example.name} are of patients or groups whose ids differ only by case "
-                    "or zeros in front; spell the id of each patient one way"
+                    "or zeros in front, blanks or characters that nobody sees; spell the id of each patient one way"
                 )
+
+
+def _plain(group: str) -> str:
+    if not group.isascii():
+        group = unicodedata.normalize("NFKC", group)
+        group = "".join(one for one in group if unicodedata.category(one) not in ("Cc", "Cf"))
+    group = _QUOTED.sub(r"\1\2", "".join(group.split()))
+    return group.lstrip("0") if group.isdecimal() else group.lower() if group.isupper() else group
 
 
 def read_ids(uri: str, encoding: str = "utf-8") -> dict[str, str]:
@@ -96,11 +112,11 @@ def read_ids(uri: str, encoding: str = "utf-8") -> dict[str, str]:
 
 
 def split_by_ids(
-    examples: Sequence[Example], ids: Mapping[str, Mapping[str, str]], findings: Findings
+    examples: Sequence[Example], ids: Mapping[str, Mapping[str, str]], findings: Findings, *, by_group: bool
 ) -> dict[str, tuple[Example, ...]]:
     """Split by lists of ids: of each split, ids and where they are listed, as `read_ids` gives them.
 
-    Ids are of the group (a patient) where the examples have one, else of the example. What is in no list is left out.
+    Ids are of the group (a patient) with `by_group`, else of the example. What is in no list is left out.
 
     Raises:
         DataError: an id is listed for two splits; or, unless the task skips it, is that of no example.
@@ -114,7 +130,7 @@ def split_by_ids(
     sides: dict[str, list[Example]] = {split: [] for split in SPLITS}
     met = set()
     for example in examples:
-        id = example.id if example.group is None else example.group
+        id = example.group if by_group and example.group is not None else example.id
         if id in side_of:
             met.add(id)
             sides[side_of[id]].append(example)
@@ -137,7 +153,7 @@ def hold_out(
 def group_numbers(examples: Sequence[Example]) -> list[int]:
     """Number of each example's group: examples of one text or group have one, directly or through others.
 
-    White space does not tell texts apart.
+    Texts are compared as in `text_key`. Those of parts of a document are not, as most documents share some line.
     """
     parent = list(range(len(examples)))
 
@@ -149,8 +165,8 @@ def group_numbers(examples: Sequence[Example]) -> list[int]:
 
     first_with: dict[bytes | str, int] = {}
     for number, example in enumerate(examples):
-        of_text = text_key(example.text)
-        for key in (of_text,) if example.group is None else (of_text, example.group):
+        keys: list[bytes | str] = [] if example.is_part else [text_key(example.text)]
+        for key in keys if example.group is None else [*keys, example.group]:
             parent[root(number)] = root(first_with.setdefault(key, number))
     roots = [root(number) for number in range(len(examples))]
     numbers = {of: number for number, of in enumerate(dict.fromkeys(roots))}
@@ -165,5 +181,6 @@ def _groups(examples: Sequence[Example]) -> list[list[Example]]:
 
 
 def _order(group: Sequence[Example], seed: int) -> str:
-    smallest = min(example.text for example in group)
+    # documents may share their smallest sentence, and the groups that they are are named by their content
+    smallest = min(example.group if example.group and example.is_part else example.text for example in group)
     return hashlib.sha256(f"{seed}\n{smallest}".encode()).hexdigest()

@@ -1,5 +1,6 @@
 """The contract of a task: what its files are, how they are split, what is predicted, how it is scored."""
 
+import itertools
 import posixpath
 import re
 from typing import Any, ClassVar, Literal
@@ -338,6 +339,13 @@ class TaskConfig(TableFormat):
                 f"{here}: splits must name {', '.join(wanted)}, got {', '.join(self.splits) or 'none'}; "
                 "a single source is named all and needs split_ratios, split_column or split_ids"
             )
+        places = {split: posixpath.normpath(path) for split, path in self.splits.items()}
+        for (outer, folder), (inner, place) in itertools.permutations(places.items(), 2):
+            if place != folder and (folder == "." or place.startswith(f"{folder}/")):
+                raise ConfigError(
+                    f"{here}: splits.{outer} is a folder that holds splits.{inner}, {self.splits[inner]}; name a "
+                    "folder for each"
+                )
         if (self.group_column or self.split_column) and self.format != "records":
             raise ConfigError(f"{here}: group_column and split_column are for records; remove them")
         if self.format == "records" and (kind.second_text_column is None) != (self.columns.text_pair is None):
@@ -345,6 +353,10 @@ class TaskConfig(TableFormat):
                 f"{here}: columns.text_pair must name the second text of kind pair or the question of kind spans, and "
                 f"is for no other kind, got {self.columns.text_pair!r} for kind {self.kind}; "
                 f"{'set it' if kind.second_text_column else 'remove it'}"
+            )
+        if self.columns.text_pair in self.columns.texts:
+            raise ConfigError(
+                f"{here}: columns.text_pair is a column of the text, too; name the column of the second text"
             )
         if self.columns.tokens and self.columns.entities:
             raise ConfigError(

@@ -13,7 +13,7 @@ import pytest
 
 from clinscale.corpus import CorpusConfig, SourceConfig, build, build_shards, load_tokenizer, parts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig
-from clinscale.corpus.sources import CONTINUED, ESCAPED
+from clinscale.corpus.sources import CONTINUED, NEAR, REMARKS
 from clinscale.errors import CapacityError, DataError
 
 
@@ -295,6 +295,21 @@ def test_notes_in_parts_and_line_breaks_as_two_characters_are_remarked_on_and_re
     source = SourceConfig(uri=str(tmp_path / "notes.csv"), text_column="TEXT", id_column="NOTE_ID")
     config = CorpusConfig(sources=(source,), vocab_size=300, validation_fraction=0.2)
     manifest = build_shards(config, str(tmp_path / "set")).manifest
-    assert manifest.remarks == {CONTINUED: 10, ESCAPED: 20}
+    assert manifest.remarks == {CONTINUED: 10, REMARKS[1]: 20}
     assert manifest.left_out == {}
     assert sum(split.documents for split in manifest.splits.values()) == 21
+
+
+def test_notes_that_were_cut_at_a_length_are_remarked_on(tmp_path):
+    rows = [(f"{number} " + "word " * 30)[:120] for number in (1, 2, 2, 3)]
+    (tmp_path / "notes.csv").write_text("\n".join(["text,kind", *(f"{row},ERROR" for row in rows)]))
+    source = SourceConfig(uri=str(tmp_path / "notes.csv"), drop_rows={"kind": ("error",)})
+    apart = NearDuplicatesConfig(enabled=False)
+    config = CorpusConfig(sources=(source,), vocab_size=300, validation_fraction=0.2, near_duplicates=apart)
+    with pytest.raises(DataError, match="is held by no row"):
+        build_shards(config, str(tmp_path / "set"))
+    (tmp_path / "notes.csv").write_text(f"{(tmp_path / 'notes.csv').read_text()}\nshort,error")
+    assert build_shards(config, str(tmp_path / "other")).manifest.remarks == {
+        NEAR: 4,
+        "notes of 120 characters, where none has more: were they cut at export?": 3,
+    }

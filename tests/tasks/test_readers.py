@@ -46,6 +46,9 @@ class TestRecords:
         files = {"LIVER.csv": "text\none\n", "BRAIN.csv": "text\ntwo\n"}
         examples, _ = read(read_rows, "sequence", files, label_from="file")
         assert {e.text: e.labels for e in examples} == {"one": ("LIVER",), "two": ("BRAIN",)}
+        parts = {f"LUNG-0000{number}-of-00002.csv": f"text\n{number}\n" for number in (0, 1)}
+        examples, _ = read(read_rows, "sequence", files | parts, label_from="file")
+        assert sorted(label for e in examples for label in e.labels) == ["BRAIN", "LIVER", "LUNG", "LUNG"]
 
     def test_several_labels_in_one_column(self, read):
         files = {"a.csv": "text,label\none,edema; pneumonia;edema\ntwo,\n"}
@@ -326,6 +329,23 @@ class TestBio:
         examples, findings = read(read_bio, "tokens", {"a.conll": content}, format="bio")
         assert [(e.id, e.text) for e in examples] == [("a:1", "No fever"), ("a:2", "ok")]
         assert findings.found == {"sentences": 2, "entities": 1}
+
+    def test_sentences_of_a_document_that_the_file_marks_keep_together(self, task_of, tmp_path):
+        documents = [
+            "-DOCSTART- O\n\nHistory O\n\n" + "".join(f"d{n} O\npain{s} B-X\n\n" for s in range(4))
+            for n in range(20)
+        ]
+        (tmp_path / "all.conll").write_text("\ufeff".join(documents))
+        fields = {"format": "bio", "splits": {"all": "all.conll"}, "split_ratios": (0.6, 0.2, 0.2)}
+        splits = read_task(task_of("tokens", **fields), str(tmp_path)).splits.values()
+        sides = [{one.text.split()[0] for one in examples} - {"History"} for examples in splits]
+        assert [len(side) for side in sides] == [12, 4, 4]
+        assert len(set().union(*sides)) == 20
+        assert sides[0] != {f"d{number}" for number in range(12)}, (
+            "drawn, though all share their smallest sentence"
+        )
+        (tmp_path / "all.conll").write_text("".join(documents).replace("-DOCSTART- O\n\n", "", 19))
+        assert read_task(task_of("tokens", **fields), str(tmp_path)).splits["train"][0].group is None
 
     @pytest.mark.parametrize("number", ["{at}", "{row}", "s{sentence}"])
     def test_a_first_column_of_numbers_is_no_token(self, read, number):
@@ -676,6 +696,54 @@ def test_entities_that_end_inside_words_are_remarked_on(task_of, tmp_path):
     assert [remark.partition(",")[0] for remark in remarks] == ["3 of 6 entities begin or end inside a word"]
     assert "is `end` that of the last" in remarks[0]
     assert not read_task(task_of("tokens", scorer="i2b2_2010"), str(tmp_path)).findings.remarks
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [("pneu ##monia", "pieces of words"), ("-LRB- pain", "brackets as treebanks"), ("# pain", "")],
+)
+def test_tokens_that_are_no_words_are_remarked_on(task_of, tmp_path, words, what):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "n.tsv").write_text("".join(f"{word}\tB-X\n" for word in [name, *words.split()]))
+    remarks = read_task(task_of("tokens", format="bio"), str(tmp_path)).findings.remarks
+    assert [what in remark for remark in remarks] == [True] * bool(what)
+
+
+@pytest.mark.parametrize(
+    ("before", "hint"), [("\U0001f637", "two units in UTF-16"), ("\r\n\r\n", "Windows line ends"), ("", "")]
+)
+def test_entities_that_were_counted_otherwise_are_remarked_on(task_of, tmp_path, before, hint):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        row = {"text": f"{before} no chest pain now", "ents": [{"start": 7, "end": 11, "label": "P"}]}
+        (tmp_path / name / "n.jsonl").write_text(json.dumps(row))
+    fields = {"format": "records", "columns": {"entities": "ents"}}
+    [remark] = read_task(task_of("tokens", **fields), str(tmp_path)).findings.remarks
+    assert "inside a word" in remark
+    assert hint in remark
+    assert ("give each entity its `text`" in remark) == bool(hint)
+
+
+def test_tags_of_words_are_no_types_of_entities(task_of, tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        marks = [{"start": 0, "end": 5, "label": "B-Sign"}, {"start": 6, "end": 10, "label": "I-Sign"}]
+        (tmp_path / name / "n.jsonl").write_text(json.dumps({"text": "chest pain", "ents": marks}))
+    with pytest.raises(DataError, match="labels of entities must be types, got B-Sign and I-Sign"):
+        read_task(task_of("tokens", format="records", columns={"entities": "ents"}), str(tmp_path))
+
+
+def test_answers_longer_than_any_that_is_given_are_remarked_on(task_of, tmp_path):
+    for split in "abc":
+        answer = " ".join(["aspirin"] * 9)
+        question = {"id": "q1", "question": "What?", "answers": [{"text": answer, "answer_start": 2}]}
+        (tmp_path / split).mkdir()
+        layout = {"data": [{"paragraphs": [{"context": f"{split} {answer}.", "qas": [question]}]}]}
+        (tmp_path / split / "q.json").write_text(json.dumps(layout))
+    [remark] = read_task(task_of("spans", max_answer_tokens=8), str(tmp_path)).findings.remarks
+    assert remark.startswith("3 of 3 questions have no answer of at most 8 words")
+    assert not read_task(task_of("spans", max_answer_tokens=9), str(tmp_path)).findings.remarks
 
 
 def test_entities_that_touch_do_not_overlap():

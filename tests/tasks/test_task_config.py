@@ -138,3 +138,21 @@ def test_an_unknown_kind_and_an_unknown_option_of_a_kind_are_named():
         TaskConfig.parse({**values, "kind": "tokns"}, source="test")
     with pytest.raises(ConfigError, match=r"kind_options.*max_pairs"):
         TaskConfig.parse({**values, "kind": "sequence", "kind_options": {"max_pairs": 3}}, source="test")
+
+
+@pytest.mark.parametrize(
+    ("splits", "folder"),
+    [
+        ({"train": "data", "dev": "data/dev", "test": "data/test"}, "train"),
+        ({"train": "./train", "dev": "dev.csv", "test": "."}, "test"),
+    ],
+)
+def test_a_split_that_holds_another_is_refused(task_of, splits, folder):
+    with pytest.raises(ConfigError, match=rf"splits\.{folder} is a folder that holds splits\."):
+        task_of("sequence", splits=splits)
+    task_of("sequence", splits={"train": "data", "dev": "data-dev", "test": "data2"})
+
+
+def test_a_pair_of_one_column_is_refused(task_of):
+    with pytest.raises(ConfigError, match="text_pair is a column of the text, too"):
+        task_of("pair", columns={"text": ["premise", "note"], "text_pair": "note"})

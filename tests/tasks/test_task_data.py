@@ -51,6 +51,69 @@ def test_notes_in_parts_and_line_breaks_as_two_characters_are_remarked_on(task_o
     assert r"3 texts hold \n, a backslash and a letter, in place of line breaks" in remarks
 
 
+def test_texts_that_an_export_did_not_mean_so_are_remarked_on(task_of, tmp_path):
+    odd = [("<p>pain</p>", "a"), ("notes/1.txt", "b"), ("37\u00c2\u00b0C", "a")]
+    cut = [(f"{number} ".ljust(255, "x"), "a") for number in range(3)]
+    files = write(tmp_path, train=[*ROWS, *odd, *cut], dev=ROWS, test=ROWS)
+    remarks = " ".join(read_task(task_of("sequence", **files), str(tmp_path)).findings.remarks)
+    for words in ("1 texts hold tags or entities of HTML", "1 texts hold the name of a file", "another encoding"):
+        assert words in remarks
+    assert "3 texts have 255 characters, and none has more: were they cut at export?" in remarks
+
+
+def test_a_rare_label_that_is_not_the_one_sought_is_remarked_on(task_of, tmp_path):
+    rows = [(f"text {number}", "no_aki" if number % 5 else "aki") for number in range(20)]
+    files = write(tmp_path, train=rows, dev=rows, test=rows)
+    remarks = " ".join(read_task(task_of("sequence", **files), str(tmp_path)).findings.remarks)
+    assert "label 'no_aki', the second by the alphabet, is the one that is sought" in remarks
+    assert "'aki' is the rare one" in remarks
+    listed = read_task(task_of("sequence", **files, labels=("no_aki", "aki")), str(tmp_path))
+    assert not any("sought" in remark for remark in listed.findings.remarks)
+
+
+def test_versions_of_one_note_in_two_splits_are_remarked_on(task_of, tmp_path):
+    note = "Admitted with chest pain and fever of three days. Blood cultures were drawn. "
+    for split in ("train", "dev", "test"):
+        rows = [f"n1,{note}{split},a", f"n2,{split} two,b"]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["id,text,label", *rows]))
+    fields = {"splits": {split: f"{split}.csv" for split in ("train", "dev", "test")}, "columns": {"id": "id"}}
+    remarks = read_task(task_of("sequence", **fields), str(tmp_path)).findings.remarks
+    assert remarks == ["1 ids are in more than one split, with texts that begin alike"]
+
+
+def test_texts_that_are_asked_about_in_two_splits_are_remarked_on(task_of, tmp_path):
+    for split in ("train", "dev", "test"):
+        rows = [f"PREMISE one,{split} claim,a", f"{split} two,claim,b"]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["premise,hypothesis,label", *rows]))
+    files = {"splits": {split: f"{split}.csv" for split in ("train", "dev", "test")}}
+    read = read_task(task_of("pair", **files), str(tmp_path))
+    assert read.findings.remarks == ["1 texts are in more than one split, whatever is asked about them there"]
+    assert read.duplicates_across_splits == 0
+
+
+def test_a_part_of_a_table_alone_is_remarked_on(task_of, tmp_path):
+    write(tmp_path, train=ROWS, dev=ROWS, test=ROWS)
+    (tmp_path / "train.csv").rename(tmp_path / "train-00000-of-00002.csv")
+    splits = {"train": "train-00000-of-00002.csv", "dev": "dev.csv", "test": "test.csv"}
+    remarks = read_task(task_of("sequence", splits=splits), str(tmp_path)).findings.remarks
+    assert [remark.partition(":")[0] for remark in remarks] == [
+        "splits.train names file 1 of 2 that make up a table"
+    ]
+
+
+def test_rows_that_a_filter_may_have_meant_are_remarked_on(task_of, tmp_path):
+    for split in ("train", "dev", "test"):
+        rows = [f"{split} {number},{'ab'[number % 2]},{kind}" for number, kind in enumerate(["CT", "CT", "ct "])]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label,kind", *rows]))
+    fields = {
+        "splits": {split: f"{split}.csv" for split in ("train", "dev", "test")},
+        "keep_rows": {"kind": ["CT"]},
+    }
+    read = read_task(task_of("sequence", **fields), str(tmp_path))
+    assert len(read.splits["train"]) == 2
+    assert read.findings.remarks[0].startswith("1 rows hold a value of keep_rows or drop_rows in another case")
+
+
 def test_a_label_that_the_task_does_not_know_is_refused(task_of, tmp_path):
     files = write(tmp_path, train=ROWS, dev=ROWS, test=[("three", "c")])
     task = task_of("sequence", **files, labels=("a", "b"))
@@ -78,7 +141,10 @@ def test_texts_in_the_label_column_are_not_printed(task_of, tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    ["Readmitted", "READ MITTED", "read\u00a0mitted", "readmitted\u200b", "\ufeffreadmitted", "'readmitted'"],
+    [
+        *("Readmitted", "READ MITTED", "read\u00a0mitted", "readmitted\u200b", "\ufeffreadmitted", "'readmitted'"),
+        *("read-mitted", "read_mitted", "read\u2013mitted", "r\u00e9admitted"),
+    ],
 )
 def test_labels_that_a_reader_takes_for_one_are_no_two_classes(task_of, tmp_path, other):
     files = write(tmp_path, train=[*ROWS, ("four", "readmitted")], dev=ROWS, test=[*ROWS, ("three", other)])
@@ -97,12 +163,22 @@ def test_labels_that_a_reader_takes_for_one_are_no_two_classes(task_of, tmp_path
     assert (mapped.labels, mapped.findings.remarks) == (("a", "b", "readmitted"), [])
 
 
-@pytest.mark.parametrize(("one", "other"), [("Y", "yes"), ("0", "False"), ("\u00e9", "e\u0301")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Y", "yes"), ("0", "False"), ("\u00e9", "e\u0301"), ("02", "2"), ("Crohn's", "Crohn\u2019s")],
+)
 def test_two_spellings_of_one_label_are_shown_apart(task_of, tmp_path, one, other):
     files = write(tmp_path, train=[*ROWS, ("three", one)], dev=ROWS, test=[*ROWS, ("four", other)])
     with pytest.raises(DataError, match="more than case, blanks and spelling") as error:
         read_task(task_of("sequence", **files), str(tmp_path))
     assert len(set(str(error.value).split("got ")[1].split(";")[0].split(" and "))) == 2
+
+
+@pytest.mark.parametrize(("one", "other"), [("Rh-", "Rh"), ("-1", "1"), ("<", "<="), ("+", "++"), ("1.5", "15")])
+def test_labels_that_differ_by_a_mark_that_means_something_are_two(task_of, tmp_path, one, other):
+    rows = [*ROWS, ("three", one), ("four", other)]
+    files = write(tmp_path, train=rows, dev=rows, test=rows)
+    assert {one, other} < set(read_task(task_of("sequence", **files), str(tmp_path)).labels)
 
 
 @pytest.mark.parametrize("mark", list("|;/"))
@@ -191,8 +267,10 @@ def test_copies_of_a_text_with_other_white_space_are_one_text(task_of, tmp_path)
         Example("1", "Pain. \r\nNo fever.\r\n"),
         Example("2", "Pain.\nNo fever."),
         Example("3", "Pain.No fever."),
+        Example("4", "PAIN. NO FEVER."),
+        Example("5", "\ufeffPain. No fe\u00adver."),
     ]
-    assert group_numbers(examples) == [0, 0, 1]
+    assert group_numbers(examples) == [0, 0, 1, 0, 0]
     files = write(tmp_path, train=ROWS, dev=[("three", "a"), (" three ", "a")], test=[("one ", "a"), ("six", "b")])
     read = read_task(task_of("sequence", **files), str(tmp_path))
     assert (read.duplicates, read.duplicates_across_splits) == (1, 1)
@@ -240,7 +318,10 @@ def test_a_patient_in_two_given_splits_is_an_error_or_left_out_of_the_earlier(ta
         assert len(apart.splits["train"]) == 4, "without group_column nobody asked"
 
 
-@pytest.mark.parametrize(("one", "other"), [("007", "7"), ("p7", "P7")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("007", "7"), ("p7", "P7"), ("P 7", "P7"), ("P7\u200b", "P7"), ("'007", "7"), ("\uff17", "7")],
+)
 def test_a_patient_whose_id_is_spelled_in_two_ways_is_one(task_of, tmp_path, one, other):
     for split, patient in [("train", one), ("dev", "8"), ("test", other)]:
         (tmp_path / f"{split}.csv").write_text(f"text,label,patient\n{split},a,{patient}\nx {split},b,{patient}\n")
@@ -353,6 +434,24 @@ def test_lines_are_examples_of_their_own_and_keep_to_their_document(task_of, not
     assert not documents[0] & documents[2]
 
 
+def test_a_group_that_leaves_little_for_the_others_is_remarked_on(task_of, tmp_path):
+    rows = [("Normal.", "ab"[number % 2]) for number in range(50)]
+    files = write(tmp_path, all=[*rows, *((f"text {number}", "ab"[number % 2]) for number in range(50))])
+    data = read_task(task_of("sequence", **files, split_ratios=(0.4, 0.3, 0.3)), str(tmp_path))
+    assert data.findings.remarks[0].startswith(
+        "train, dev, test have 39% 50% 11% of the examples where split_ratios wants 40% 30% 30%: 50 examples share"
+    )
+
+
+def test_documents_that_have_a_line_in_common_are_no_copies(task_of, tmp_path):
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_text(f"HISTORY:\n{number} has pain")
+        (tmp_path / f"{number}.ann").write_text("T1\tSign 15 19\tpain\n")
+    fields = {"splits": {"all": "."}, "split_ratios": (0.5, 0.2, 0.3), "unit": "line"}
+    splits = read_task(task_of("tokens", **fields), str(tmp_path)).splits
+    assert group_numbers(splits["train"]) == [0, 0, 1, 1, 2, 2]
+
+
 def test_reading_on_finds_all_that_is_wrong(task_of, tmp_path):
     files = write(tmp_path, train=[*ROWS, ("", "a"), ("x", "")], dev=ROWS, test=ROWS)
     task = task_of("sequence", **files)
@@ -405,7 +504,10 @@ def test_a_label_that_spells_a_missing_value_is_asked_about(task_of, tmp_path, s
     assert spelled in read_task(task_of("sequence", **files, labels=("a", "b", spelled)), str(tmp_path)).labels
 
 
-@pytest.mark.parametrize(("labels", "odd"), [(("a", "b"), "-"), (("0", "1"), "-1"), (("0", "1"), "-100")])
+@pytest.mark.parametrize(
+    ("labels", "odd"),
+    [(("a", "b"), "-"), (("a", "b"), "-----"), (("a", "b"), "."), (("0", "1"), "-1"), (("0", "1"), "-100")],
+)
 def test_a_mark_in_place_of_a_label_is_asked_about(task_of, tmp_path, labels, odd):
     rows = [("one", labels[0]), ("two", labels[1])]
     files = write(tmp_path, train=[*rows, ("three", odd)], dev=rows, test=rows)

@@ -10,7 +10,7 @@ import numpy as np
 
 from clinscale.cells import as_label, as_labels, as_truth
 from clinscale.errors import ConfigError, DataError
-from clinscale.records import Record
+from clinscale.records import Record, part_of
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import baselines
@@ -332,20 +332,36 @@ class SequenceKind(Kind):
         if columns.labels:
             return tuple(label for label in columns.labels if record.read(as_truth, label))
         if task.label_from == "file":
-            return (PurePath(record.uri.removesuffix(".gz")).stem,)
+            return (_name_of(record.uri),)
         if task.multi_label:
             return record.read(functools.partial(as_labels, separator=task.label_separator), columns.label)
         return (record.need(as_label, columns.label),)
 
     def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
-        """Remark on texts that are there with other labels, too; a public release is what it is."""
+        """Remark on texts that are there with other labels, too, and on a rare label that is not the one sought.
+
+        A public release is what it is.
+        """
         if self.task.format not in self.formats:
             return
+        self._remark_on_sought(splits["train"], findings)
         labels = defaultdict(set)
         for one in (one for examples in splits.values() for one in examples):
             labels[one.text, one.text_pair].add(frozenset(one.labels))
         if disputed := sum(len(given) > 1 for given in labels.values()):
             findings.remark(f"{disputed:,} texts have other labels in one row than in another")
+
+    def _remark_on_sought(self, train: Sequence[Example], findings: Findings) -> None:
+        """Remark on two labels in the order of the alphabet of which the rare one is the first."""
+        if self.task.labels is not None or self.task.multi_label:
+            return
+        counts = Counter(label for one in train for label in one.labels)
+        if len(counts) == 2 and counts[min(counts)] < _RARE * counts.total():
+            first, second = sorted(counts)
+            findings.remark(
+                f"label {second!r}, the second by the alphabet, is the one that is sought by sensitivity and alerts, "
+                f"and {first!r} is the rare one: list labels in the other order where that is the one sought"
+            )
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse one label alone, unless a text may have none."""
@@ -376,6 +392,13 @@ class SequenceKind(Kind):
             "head_tail": "read at both ends",
             "pool": "read in windows whose probabilities are averaged",
         }[how]
+
+
+def _name_of(uri: str) -> str:
+    """The name of a file without its suffixes, and without the number where it is a part of a table."""
+    if part := part_of(uri):
+        return PurePath(part[0].rpartition("-*-of-")[0]).name
+    return PurePath(uri.removesuffix(".gz")).stem
 
 
 def _joins(label: str, mark: str, labels: Sequence[str]) -> bool:

@@ -189,6 +189,17 @@ class SpansKind(Kind):
         answers = answers_of(text, given, record.place, findings)
         return {"answers": answers} if is_asked(self.task, given, answers, findings) else None
 
+    def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
+        """Remark on questions whose answers are all longer than any that is given."""
+        most = self.task.max_answer_tokens
+        asked = [one for examples in splits.values() for one in examples if one.answers]
+        long = sum(all(len(answer.text.split()) > most for answer in one.answers) for one in asked)
+        if long:
+            findings.remark(
+                f"{long:,} of {len(asked):,} questions have no answer of at most {most:,} words, and so many tokens "
+                "are the most that is answered: raise max_answer_tokens"
+            )
+
     def check_split(self, examples: Sequence[Example], place: str) -> None:
         """Refuse a split without an answer."""
         if not any(example.answers for example in examples):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -26,6 +27,12 @@ from clinscale.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_NO_WORDS = {
+    "tokens that are pieces of words of a tokenizer (`##ing`)": re.compile(r"(?<!\S)(?:##\w|[\u0120\u2581]\w)"),
+    "brackets as treebanks write them (`-LRB-`)": re.compile(r"(?<!\S)-[LR][RSC]B-(?!\S)"),
+}
+"""Tokens that a file may hold in place of words, in words -> how they look."""
 
 
 class TokensKind(Kind):
@@ -234,7 +241,13 @@ class TokensKind(Kind):
         return dataclasses.replace(example, entities=apart)
 
     def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
-        """Remark on entities that begin or end inside a word, where no answer does."""
+        """Remark on tokens that are no words, and on entities that begin or end inside a word, where no answer does."""
+        given = [one for examples in splits.values() for one in examples if one.is_split_into_words]
+        for what, pattern in _NO_WORDS.items():
+            if number := sum(pattern.search(one.text) is not None for one in given):
+                findings.remark(
+                    f"{number:,} texts have {what}, which no text to be answered has: give words as they are written"
+                )
         assert self.task.scored_by is not None
         if ENTITY_SCORERS[self.task.scored_by].units is not None:
             return
@@ -242,10 +255,26 @@ class TokensKind(Kind):
         parted = [(text, one) for text, one in every if not are_whole_words(text, one.start, one.end)]
         if parted:
             last = sum(are_whole_words(text, one.start, one.end + 1) for text, one in parted)
-            hint = "; most lack one last character: is `end` that of the last, and not behind it?"
+            hint = ""
+            if 2 * last >= len(every):
+                hint = "; most lack one last character: is `end` that of the last, and not behind it?"
+            elif 2 * sum(map(_may_be_counted_otherwise, (text for text, _ in parted))) > len(parted):
+                hint = (
+                    "; most are in texts with Windows line ends or signs of two units in UTF-16: give each entity its "
+                    "`text`, by which it is found however its offset was counted"
+                )
             findings.remark(
                 f"{len(parted):,} of {len(every):,} entities begin or end inside a word, which no answer does: they "
-                f"count as missed{hint if 2 * last >= len(every) else ''}"
+                f"count as missed{hint}"
+            )
+
+    def check_found_labels(self, labels: Sequence[str], num_examples: int) -> None:
+        """Refuse tags of words in place of types of entities."""
+        types = {label[2:] for label in labels if label.startswith("B-")}
+        if tagged := sorted(types & {label[2:] for label in labels if label.startswith("I-")}):
+            raise DataError(
+                f"task {self.task.name}: labels of entities must be types, got B-{tagged[0]} and I-{tagged[0]}, which "
+                "are tags of words; join the words of each entity, or give columns.tokens and .tags"
             )
 
     def check_labels(self, labels: Sequence[str]) -> None:
@@ -268,6 +297,11 @@ def _tagged(record: Record, column: str, tag_column: str) -> tuple[Entity, ...]:
     if len(read) < len(tags):
         raise CellError(f"column {tag_column!r}: {BAD_TAG}", "correct the tag")
     return entities_of_tags(words, read)
+
+
+def _may_be_counted_otherwise(text: str) -> bool:
+    """Whether JavaScript, or a program that changes line ends, counts other characters than Python."""
+    return "\r\n" in text or (not text.isascii() and max(text) > "\uffff")
 
 
 def _harmonic(precision: float, recall: float) -> float:

@@ -2,12 +2,14 @@
 
 import functools
 import re
+from bisect import bisect
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from clinscale.errors import DataError
 from clinscale.records import list_files, read_text
-from clinscale.tasks.example import Entity, Example
+from clinscale.tasks.example import Entity, Example, text_key
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.task import TaskConfig
 
@@ -25,6 +27,7 @@ BAD_TAG = "tag is neither O nor one of B I E S, a dash and a type"
 def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     """One example per sentence, its tokens joined by blanks. Finds `sentences`, `entities`.
 
+    Its group is its document, where `-DOCSTART-` parts a file into several.
     The first column is the token and the last the tag. A sentence is rejected that has a line without a tag, of more or
     fewer columns than the others, or with a tag that is neither O nor PREFIX-TYPE.
 
@@ -34,15 +37,24 @@ def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
     examples = []
     for file in list_files(path, _SUFFIXES):
         stem = PurePath(file.removesuffix(".gz")).stem
-        read = list(sentences(read_text(file, task.encoding)))
+        text = read_text(file, task.encoding)
+        read = list(sentences(text))
         refuse_numbers(file, read)
+        documents = _documents(text, read)
         for number, (line, tokens, given) in enumerate(read, 1):
             findings.find("sentences")
             if tags := _read_tags(file, line, tokens, given, findings):
                 entities = entities_of_tags(tokens, tags)
                 findings.find("entities", len(entities))
                 examples.append(
-                    Example(f"{stem}:{number}", " ".join(tokens), entities=entities, is_split_into_words=True)
+                    Example(
+                        f"{stem}:{number}",
+                        " ".join(tokens),
+                        entities=entities,
+                        group=documents[number - 1] if documents else None,
+                        is_split_into_words=True,
+                        is_part=bool(documents),
+                    )
                 )
     return examples
 
@@ -84,7 +96,7 @@ def sentences(text: str, *, tagged: bool = True) -> Iterator[tuple[int, list[str
     """
     tokens: list[str] = []
     tags: list[str] = []
-    lines = _LINE_END.split(text)
+    lines = _lines(text)
     first = next((line for line in lines if line.strip() and not line.startswith(_DOCUMENT)), "")
     tabbed = "\t" in first.strip()
     num_columns = len(_fields(first, tabbed))
@@ -97,6 +109,25 @@ def sentences(text: str, *, tagged: bool = True) -> Iterator[tuple[int, list[str
         elif tokens:
             yield number - len(tokens), tokens, tags
             tokens, tags = [], []
+
+
+def _documents(text: str, sentences: Sequence[tuple[int, Sequence[str], Sequence[str]]]) -> list[str]:
+    """The document of each sentence, equal for copies, where lines part a file into several; else none."""
+    starts = [number for number, line in enumerate(_lines(text), 1) if line.startswith(_DOCUMENT)]
+    if len(starts) < 2:
+        return []
+    of_sentence = [bisect(starts, line) for line, _, _ in sentences]
+    words: defaultdict[int, list[str]] = defaultdict(list)
+    for document, (_, tokens, _) in zip(of_sentence, sentences, strict=True):
+        words[document] += tokens
+    keys = {document: text_key(" ".join(tokens)).hex() for document, tokens in words.items()}
+    return [keys[document] for document in of_sentence]
+
+
+def _lines(text: str) -> list[str]:
+    """The lines, none with the byte-order mark of a file that was joined to another."""
+    lines = _LINE_END.split(text)
+    return [line.removeprefix("\ufeff") for line in lines] if "\ufeff" in text else lines
 
 
 def refuse_numbers(file: str, sentences: Sequence[tuple[int, Sequence[str], Sequence[str]]]) -> None:

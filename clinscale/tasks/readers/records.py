@@ -56,6 +56,11 @@ def read_rows(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
             if example:
                 examples.append(example)
     findings.met |= rows.met
+    if rows.near:
+        findings.remark(
+            f"{rows.near:,} rows hold a value of keep_rows or drop_rows in another case or with other blanks, and "
+            "count as holding another: add that spelling where it means the same"
+        )
     if parts:
         findings.remark(
             f"{parts:,} rows are numbered as parts of the note of the row before, and each is an example of its own: "

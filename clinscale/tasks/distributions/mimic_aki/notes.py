@@ -80,13 +80,16 @@ def _timed_notes(
         rows = record.number
         values = [record.fields[names[column]] for column in TABLES["NOTEEVENTS"].columns]
         subject, time, category, error, text = values
+        subject = subject.strip().removesuffix(".0")  # as pandas has made of it where one was missing
         if subject in subjects and time and category.strip().casefold() in wanted:
             try:
                 at = datetime.fromisoformat(time)
+                if at.tzinfo:
+                    raise ValueError
             except ValueError:
                 findings.reject("CHARTTIME is no time", record.place, "write it as 2130-04-05 09:30:00")
                 continue
-            yield subject, _Note(at, category.strip(), error.startswith("1"), text)  # pandas makes 1 into 1.0
+            yield subject, _Note(at, category.strip(), error.startswith("1"), text)
     if options.notes is None:
         findings.expect("rows of NOTEEVENTS", rows, TABLES["NOTEEVENTS"].rows, RELEASE)
 

@@ -146,6 +146,14 @@ def test_broken_rows_of_notes_are_named_by_number_and_never_quoted(one_stay):
     assert findings.rejected["row has more fields than the header"] == 1
 
 
+def test_a_time_in_a_zone_is_refused_and_a_patient_whose_number_is_a_float_is_the_same(one_stay):
+    one_stay.note("Kept.", 1, subject="9001.0")
+    assert read_one(one_stay, note_headers=False)[0].text == "Kept."
+    one_stay.rows["NOTEEVENTS"][0]["CHARTTIME"] = "2130-04-05T10:30:00+00:00"
+    with pytest.raises(DataError, match=r"NOTEEVENTS.csv row 1: CHARTTIME is no time"):
+        read_one(one_stay)
+
+
 def test_the_task_splits_by_patient_and_names_its_labels(mimic):
     for patient in range(30):
         for number in range(1 + patient % 3):
