@@ -1,14 +1,20 @@
 """Patience with what is away and may come back, a disk, a server, a cluster: the one policy of trying again."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 FIRST_PAUSE_S = 1.0
 """Pause before the second try; each later one is twice as long."""
 
 LONGEST_PAUSE_S = 30.0
 """Pause that no later one exceeds."""
+
+_Answer = TypeVar("_Answer")
+
+log = logging.getLogger(__name__)
 
 
 class Patience:
@@ -37,3 +43,31 @@ class Patience:
         sleep(min(self._pause_s, self.left_s))
         self._pause_s = min(2 * self._pause_s, self._longest_s)
         return True
+
+
+def ask_again(
+    ask: Callable[[], _Answer], why_away: Callable[[Exception], str | None], *, what: str, total_s: float
+) -> _Answer:
+    """The answer of `ask`, which is called again, and that is said, while `what` is away.
+
+    Args:
+        ask: may be called again after it has raised; an error that is left after `total_s` goes through.
+        why_away: the reason why that error is no answer; None for one that is.
+        what: the thing that is asked, by its full name.
+        total_s: seconds from the first such error to the last try.
+    """
+    patience: Patience | None = None
+    while True:
+        try:
+            answer = ask()
+        except Exception as error:
+            why = why_away(error)
+            if why and not patience and total_s:
+                log.warning(f"{what} does not answer ({why}); trying again for {total_s:g} s")
+            patience = patience or Patience(total_s)
+            if not why or not patience.pause():
+                raise
+        else:
+            if patience:
+                log.warning(f"{what} answers again")
+            return answer

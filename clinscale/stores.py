@@ -5,12 +5,11 @@ Drivers repeat a request for a few seconds and then raise what their library has
 
 import errno
 import io
-import logging
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
 from clinscale.errors import ClusterError
-from clinscale.patience import Patience
+from clinscale.patience import ask_again
 
 PATIENCE_S = 300.0
 """Seconds that a store is waited for."""
@@ -25,8 +24,6 @@ _AWAY = {
 """Names of the exceptions, or of their bases, by which a library says that it got no answer."""
 
 _Answer = TypeVar("_Answer")
-
-log = logging.getLogger(__name__)
 
 
 def why_away(error: BaseException | None) -> str | None:
@@ -55,28 +52,16 @@ def answered(uri: str, ask: Callable[[], _Answer]) -> _Answer:
     Raises:
         ClusterError: it gives none for `PATIENCE_S`.
     """
-    store = "/".join(uri.split("/")[:3])
-    patience = None
-    while True:
-        try:
-            answer = ask()
-        except Exception as error:
-            if not (why := why_away(error)):
-                raise
-            if not patience:
-                log.warning(
-                    "object store %s does not answer (%s); trying again for %.0f s", store, why, PATIENCE_S
-                )
-                patience = Patience(PATIENCE_S)
-            if patience.pause():
-                continue
-            raise ClusterError(
-                f"object store {store} has not answered for {PATIENCE_S:g} s ({why}); check the network and the "
-                "store's address, then run the same command again, which goes on from what is there"
-            ) from None
-        if patience:
-            log.warning("object store %s answers again", store)
-        return answer
+    store = f"object store {'/'.join(uri.split('/')[:3])}"
+    try:
+        return ask_again(ask, why_away, what=store, total_s=PATIENCE_S)
+    except Exception as error:
+        if not (why := why_away(error)):
+            raise
+        raise ClusterError(
+            f"{store} has not answered for {PATIENCE_S:g} s ({why}); check the network and the store's address, then "
+            "run the same command again, which goes on from what is there"
+        ) from None
 
 
 class PatientReads(io.RawIOBase):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from clinscale import patience
-from clinscale.patience import Patience
+from clinscale.patience import Patience, ask_again
 
 
 @pytest.fixture
@@ -40,3 +40,23 @@ def test_the_last_try_is_at_the_end_of_the_time_and_then_none(clock):
 def test_no_time_is_no_second_try(clock):
     assert not Patience(0).pause(clock.sleep)
     assert clock.pauses == []
+
+
+def test_what_is_away_is_asked_again_and_both_are_said(monkeypatch, caplog):
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.001)
+    answers = [ConnectionError("gone"), ConnectionError("gone"), 7]
+
+    def ask():
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    assert ask_again(ask, lambda error: "gone", what="store s", total_s=60) == 7
+    assert caplog.messages == ["store s does not answer (gone); trying again for 60 s", "store s answers again"]
+
+
+def test_the_error_of_the_last_try_and_one_that_is_an_answer_go_through(caplog):
+    for why, total_s in ((None, 60), ("gone", 0)):
+        with pytest.raises(ZeroDivisionError):
+            ask_again(lambda: 1 / 0, lambda error, why=why: why, what="store s", total_s=total_s)
+    assert not caplog.messages

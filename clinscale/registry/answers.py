@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from clinscale.patience import Patience
+from clinscale.patience import Patience, ask_again
 from clinscale.units import format_seconds
 
 _SILENT_S = 15.0
@@ -110,24 +110,12 @@ class AnsweredClient:
 def answered(place: str, call: Callable[..., Any], *args: Any, moves_files: bool = False, **named: Any) -> Any:
     """The server's answer to a call that may be repeated; its `place` is named where it has to be waited for."""
     how = _how_long()
-    patience = None
-    while True:
-        try:
-            with _settings(how, moves_files=moves_files), _told_when_silent(place, how, moves_files=moves_files):
-                answer = call(*args, **named)
-        except Exception as error:
-            why = why_away(error)
-            if why and not patience and how.total_s:
-                log.warning(
-                    f"tracking server {place} does not answer ({why}); trying again for {format_seconds(how.total_s)}"
-                )
-            patience = patience or Patience(how.total_s)
-            if not why or not patience.pause():
-                raise
-        else:
-            if patience:
-                log.warning(f"tracking server {place} answers again")
-            return answer
+
+    def ask() -> Any:
+        with _settings(how, moves_files=moves_files), _told_when_silent(place, how, moves_files=moves_files):
+            return call(*args, **named)
+
+    return ask_again(ask, why_away, what=f"tracking server {place}", total_s=how.total_s)
 
 
 def why_away(error: BaseException | None) -> str | None:

@@ -59,7 +59,7 @@ def test_a_server_that_is_ill_at_first_is_waited_for_and_both_are_said(how, why,
     with ill_server(how, times=4) as uri:
         assert registry.connect(uri, patience_s=60).uri == uri
     assert [record.getMessage() for record in caplog.records] == [
-        f"tracking server {uri} does not answer ({why}); trying again for 1m00s",
+        f"tracking server {uri} does not answer ({why}); trying again for 60 s",
         f"tracking server {uri} answers again",
     ]
     assert not {*SETTINGS} & os.environ.keys()
