@@ -4,7 +4,6 @@ MLflow itself would repeat any request, the one that makes a version too, for up
 """
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -64,51 +63,11 @@ def patience_s() -> float:
     return _waiting.get().total_s
 
 
-class AnsweredClient:
-    """An `MlflowClient` of a server behind HTTP; its calls wait for a server that is away, as `waiting` says.
+def answered(place: str, call: Callable[..., Any], *args: Any, moves_files: bool = False, **named: Any) -> Any:
+    """The server's answer to a call that may be repeated; its `place` is named where it has to be waited for.
 
     A user who sets MLFLOW_HTTP_REQUEST_MAX_RETRIES gets MLflow's own retries, that many, instead.
     """
-
-    def __init__(self, client: Any, place: str) -> None:
-        self._client, self._place = client, place
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._client, name)
-        if not callable(found):
-            return found
-        return functools.partial(answered, self._place, found, moves_files=name in MOVING_FILES)
-
-    def once(
-        self, make: Callable[[Any], Any], find: Callable[[], list[Any]], discard: Callable[[Any], object]
-    ) -> Any:
-        """The one thing that `make` makes on the server, even where its answer is lost or comes late.
-
-        Args:
-            make: asks the plain client for it.
-            find: what is there of it, the first made first.
-            discard: takes back one that a request made that was thought to be lost.
-        """
-        how = _how_long()
-        patience, was_away = Patience(how.total_s), False
-        while True:
-            try:
-                with _settings(how, retries=0), _told_when_silent(self._place, how):
-                    made = make(self._client)
-            except Exception as error:
-                if why_away(error) is None or not patience.pause():
-                    raise
-                found, was_away = find(), True  # which waits until the server answers
-            else:
-                found = (find() if was_away else []) or [made]
-            if found:
-                for extra in found[1:]:
-                    discard(extra)
-                return found[0]
-
-
-def answered(place: str, call: Callable[..., Any], *args: Any, moves_files: bool = False, **named: Any) -> Any:
-    """The server's answer to a call that may be repeated; its `place` is named where it has to be waited for."""
     how = _how_long()
 
     def ask() -> Any:
@@ -116,6 +75,35 @@ def answered(place: str, call: Callable[..., Any], *args: Any, moves_files: bool
             return call(*args, **named)
 
     return ask_again(ask, why_away, what=f"tracking server {place}", total_s=how.total_s)
+
+
+def once(
+    place: str, make: Callable[[], Any], find: Callable[[], list[Any]], discard: Callable[[Any], object]
+) -> Any:
+    """The one thing that `make` makes on the server, even where its answer is lost or comes late.
+
+    Args:
+        place: names the server where it has to be waited for.
+        make: asks for it, by a client that asks once.
+        find: what is there of it, the first made first.
+        discard: takes back one that a request made that was thought to be lost.
+    """
+    how = _how_long()
+    patience, was_away = Patience(how.total_s), False
+    while True:
+        try:
+            with _settings(how, retries=0), _told_when_silent(place, how):
+                made = make()
+        except Exception as error:
+            if why_away(error) is None or not patience.pause():
+                raise
+            found, was_away = find(), True  # which waits until the server answers
+        else:
+            found = (find() if was_away else []) or [made]
+        if found:
+            for extra in found[1:]:
+                discard(extra)
+            return found[0]
 
 
 def why_away(error: BaseException | None) -> str | None:

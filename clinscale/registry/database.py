@@ -5,7 +5,6 @@ runs would go to an empty database on the disk below.
 """
 
 import contextlib
-import functools
 import signal
 import sqlite3
 import threading
@@ -17,7 +16,7 @@ from typing import Any
 from clinscale import interrupts
 from clinscale.errors import ClusterError, RegistryError
 from clinscale.held import Held, opened, wait_while
-from clinscale.registry.answers import MOVING_FILES, patience_s
+from clinscale.registry.answers import patience_s
 
 _MOVED = ("SQLITE_READONLY_DBMOVED", "SQLITE_CANTOPEN")
 _KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -78,24 +77,6 @@ class Database:
                 self._folder.require_there(patience_s())
             except ClusterError as error:
                 raise RegistryError(str(error)) from None
-
-
-class PatientClient:
-    """An `MlflowClient` whose calls wait for its database."""
-
-    def __init__(self, client: Any, database: Database) -> None:
-        self._client, self._database = client, database
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._client, name)
-        if not callable(found):
-            return found
-
-        @functools.wraps(found)
-        def ask(*args: Any, **named: Any) -> Any:
-            return self._database.ask(found, *args, moves_files=name in MOVING_FILES, **named)
-
-        return ask
 
 
 def _is_of_moved(error: BaseException | None) -> bool:

@@ -20,8 +20,8 @@ from typing import Any
 
 from clinscale.errors import AccessError, ConfigError, RegistryError
 from clinscale.permissions import make_folder, open_private
-from clinscale.registry.answers import IMPATIENT, AnsweredClient, Waiting, answered, waiting, why_away
-from clinscale.registry.database import Database, PatientClient, uninterrupted
+from clinscale.registry.answers import IMPATIENT, MOVING_FILES, Waiting, answered, once, waiting, why_away
+from clinscale.registry.database import Database, uninterrupted
 from clinscale.registry.tags import Experiment
 from clinscale.storage import how_to_install
 
@@ -40,10 +40,9 @@ class Tracking:
     """Place where new experiments keep their files; None lets the server decide."""
 
     @property
-    def client(self) -> Any:
+    def client(self) -> "PatientClient":
         """The process's `MlflowClient` for this server; it waits for one behind HTTP, or a file, that is away."""
-        client = _client(self.uri)
-        return AnsweredClient(client, self.place) if self._is_http else client
+        return _client(self)
 
     @property
     def _is_http(self) -> bool:
@@ -113,9 +112,9 @@ class Tracking:
     def once(
         self, make: Callable[[Any], Any], find: Callable[[], list[Any]], discard: Callable[[Any], object]
     ) -> Any:
-        """The one thing that `make` makes with a client, though the answer may be lost: see `AnsweredClient.once`."""
+        """The one thing that `make` makes with a client, though the answer may be lost: see `answers.once`."""
         client = self.client
-        return client.once(make, find, discard) if self._is_http else make(client)
+        return once(self.place, lambda: make(client.plain), find, discard) if self._is_http else make(client)
 
     def every(self, action: str, search: Callable[[str | None], Any]) -> Iterator[Any]:
         """All items of a paged MLflow search; `search` gets the page token, faults are reported as of `action`."""
@@ -265,21 +264,33 @@ def _database(uri: str) -> Database | None:
     return Database(Path(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:////") else None
 
 
+class PatientClient:
+    """An `MlflowClient` whose calls wait for a server or a database that is away, as `Tracking.answer` does."""
+
+    def __init__(self, plain: Any, answer: Callable[..., Any]) -> None:
+        self.plain, self._answer = plain, answer
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.plain, name)
+        if not callable(found):
+            return found
+        return functools.partial(self._answer, found, moves_files=name in MOVING_FILES)
+
+
 @functools.lru_cache
-def _client(uri: str) -> Any:
+def _client(tracking: Tracking) -> PatientClient:
     import mlflow
 
-    os.environ.setdefault(
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-    )  # it would print the URI's password, too
+    # it would print the URI's password, too
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     # Ctrl-C in the middle of a query ends it, and a full disk a write: they would log a traceback of how; what HTTP
     # tries again is said by `answers`
     for name in ("sqlalchemy.pool", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    if not (database := _database(uri)):
-        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    return PatientClient(database.ask(mlflow.MlflowClient, tracking_uri=uri, registry_uri=uri), database)
+    made = functools.partial(mlflow.MlflowClient, tracking_uri=tracking.uri, registry_uri=tracking.uri)
+    database = _database(tracking.uri)
+    return PatientClient(database.ask(made) if database else made(), tracking.answer)
 
 
 def _without_password(text: str) -> str:

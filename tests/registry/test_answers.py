@@ -109,20 +109,21 @@ def forgetful(tracking, monkeypatch):
     """A client of the test's database that does what it is asked and loses the answers to `making` once each."""
     client, lost = tracking.client, []
 
-    def losing(method):
+    def losing(name, method):
         def call(*arguments, **named):
             answer = method(*arguments, **named)
-            if method.__name__ not in lost:
-                lost.append(method.__name__)
+            if name not in lost:
+                lost.append(name)
                 raise requests.ConnectionError("Remote end closed connection without response")
             return answer
 
         return call
 
     for name in ("create_run", "create_model_version"):
-        monkeypatch.setattr(client, name, losing(getattr(client, name)))
-    patient = answers.AnsweredClient(client, tracking.uri)
-    monkeypatch.setattr(registry.Tracking, "once", lambda self, *arguments: patient.once(*arguments))
+        monkeypatch.setattr(client, name, losing(name, getattr(client, name)))
+    monkeypatch.setattr(
+        registry.Tracking, "once", lambda self, make, *rest: answers.once(self.place, lambda: make(client), *rest)
+    )
     return lost
 
 
@@ -135,18 +136,17 @@ def test_a_lost_answer_makes_no_second_run_and_no_second_version(tracking, forge
     assert (version.version, version.tags["a"], version.run_id) == (1, "b", run.id)
 
 
-def test_a_request_that_was_thought_lost_and_comes_late_is_taken_back(tracking):
+def test_a_request_that_was_thought_lost_and_comes_late_is_taken_back():
     """A stopped server has it in its queue, and serves it after it was asked again."""
     there, asked = [], []
 
-    def make(_):
+    def make():
         asked.append(1)
         if len(asked) == 1:
             raise requests.ReadTimeout
         there.extend(["late", "second"])
         return "second"
 
-    client = answers.AnsweredClient(tracking.client, tracking.uri)
-    assert client.once(make, lambda: [*there], there.remove) == "late"
+    assert answers.once("place", make, lambda: [*there], there.remove) == "late"
     assert there == ["late"]
     assert len(asked) == 2
