@@ -20,7 +20,6 @@ from typing import IO, Any, TypeVar
 
 import fsspec
 from fsspec.compression import compr
-from fsspec.core import OpenFile
 
 from clinscale import held
 from clinscale.errors import ConfigError, DataError, exhausted_disk
@@ -160,32 +159,26 @@ def read_bytes(uri: str | Path) -> bytes:
 
 
 def _opened(uri: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-    # the other programs that fsspec knows hide the format of what they packed behind their names
-    compression = "gzip" if uri.lower().endswith(".gz") else None
-    local = None if is_remote(uri) else os.path.expanduser(uri.removeprefix("file://"))  # noqa: PTH111
-    if local is not None:
-        held.wait_while_away(local)
-        mode = os.stat(local).st_mode  # noqa: PTH116  # before it is opened, which waits for a pipe's other end
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise DataError(f"{uri} must be a regular file, got a pipe or device; copy what it gives into a file")
-        if not compression:  # fsspec takes three times as long, which thousands of small files make felt
-            return open(local, "rb")  # noqa: PTH123
-    fs, path = filesystem(uri)
+    opened: Any
     if is_remote(uri):
+        fs, path = filesystem(uri)
         stream = answered(uri, lambda: fs.open(path, "rb"))
-        opened: Any = io.BufferedReader(PatientReads(uri, stream), _BUFFER_BYTES)
-        packed_bytes = stream.size
-        opened = compr[compression](opened, mode="rb") if compression else opened
+        opened, packed_bytes = io.BufferedReader(PatientReads(uri, stream), _BUFFER_BYTES), stream.size
     else:
-        opened, packed_bytes = OpenFile(fs, path, compression=compression), fs.size(path)
-    return _unpacked(opened, packed_bytes, uri) if compression else opened
+        local = os.path.expanduser(uri.removeprefix("file://"))  # noqa: PTH111
+        held.wait_while_away(local)
+        found = os.stat(local)  # noqa: PTH116  # before it is opened, which waits for a pipe's other end
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            raise DataError(f"{uri} must be a regular file, got a pipe or device; copy what it gives into a file")
+        # fsspec takes three times as long, which thousands of small files make felt
+        opened, packed_bytes = open(local, "rb"), found.st_size  # noqa: PTH123
+    # the other programs that fsspec knows hide the format of what they packed behind their names
+    return _unpacked(opened, packed_bytes, uri) if uri.lower().endswith(".gz") else opened
 
 
 @contextlib.contextmanager
-def _unpacked(
-    opened: contextlib.AbstractContextManager[IO[bytes]], packed_bytes: int | None, uri: str
-) -> Iterator[IO[bytes]]:
-    with opened as stream:
+def _unpacked(packed: IO[bytes], packed_bytes: int | None, uri: str) -> Iterator[IO[bytes]]:
+    with packed, compr["gzip"](packed, mode="rb") as stream:
         yield io.BufferedReader(_Unpacking(stream, packed_bytes, uri), 2**16)
 
 
