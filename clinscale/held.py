@@ -20,7 +20,7 @@ PATIENCE_S = 300.0
 
 _RETRY_S = 0.5
 
-_Read = TypeVar("_Read")
+_Answer = TypeVar("_Answer")
 
 State = Literal["there", "away", "gone"]
 
@@ -123,12 +123,12 @@ def wait_while_away(path: str | Path) -> None:
         one.wait()
 
 
-def again_if_away(path: str | Path, read: Callable[[], _Read]) -> _Read:
-    """Answer of `read`, which only reads, and does so anew where a held folder around `path` was away meanwhile."""
+def again_if_away(path: str | Path, ask: Callable[[], _Answer]) -> _Answer:
+    """Answer of `ask`, which is called again where a held folder around `path` was away meanwhile, and must bear that."""
     while True:
         wait_while_away(path)
         try:
-            return read()
+            return ask()
         except Exception:
             if not is_away(path):
                 raise

@@ -36,7 +36,7 @@ _UNPACKED_FREELY_BYTES = 2**26
 """Unpacked size below which a file's ratio of compression is not checked."""
 
 _BUFFER_BYTES = 2**20
-_Read = TypeVar("_Read")
+_Answer = TypeVar("_Answer")
 
 _EXTRAS = {
     **dict.fromkeys(("s3", "s3a", "s3fs", "boto3", "botocore"), "s3"),
@@ -81,13 +81,13 @@ def how_to_install(needed: str) -> str:
     return f"its library is not installed here; install it: pip install 'clinscale[{extra}]'" if extra else ""
 
 
-def again_if_away(uri: str | Path, read: Callable[[], _Read]) -> _Read:
-    """Answer of `read`, which only reads, and does so anew where the store or a held folder was away meanwhile.
+def again_if_away(uri: str | Path, ask: Callable[[], _Answer]) -> _Answer:
+    """Answer of `ask`, which is called again where the store or a held folder was away meanwhile, and must bear that.
 
     Raises:
         ClusterError: it is away for long.
     """
-    return answered(str(uri), read) if is_remote(uri) else held.again_if_away(uri, read)
+    return answered(str(uri), ask) if is_remote(uri) else held.again_if_away(uri, ask)
 
 
 def exists(uri: str | Path) -> bool:
@@ -242,10 +242,11 @@ def files_in(uri: str | Path) -> list[str]:
 
 
 def remove_files(uri: str | Path, names: Iterable[str]) -> None:
-    """Delete the files called `names` in folder `uri`, each by its whole name."""
+    """Delete the files called `names` in folder `uri`, each by its whole name; one that is gone already is no fault."""
     fs, path = filesystem(uri)
     for name in names:
-        again_if_away(uri, functools.partial(fs.rm_file, join(path, name)))
+        with contextlib.suppress(FileNotFoundError):  # also where its deletion was done and the answer lost
+            again_if_away(uri, functools.partial(fs.rm_file, join(path, name)))
 
 
 def upload(folder: str | Path, uri: str | Path) -> None:
@@ -264,7 +265,7 @@ def decode(raw: bytes, uri: str | Path, *, encoding: str = "utf-8") -> str:
     codec, mark_bytes = codec_of(raw[:4096], uri, encoding)
     refuse_windows(raw, uri, codec)
     try:
-        return raw[mark_bytes:].decode(codec) if mark_bytes else raw.decode(codec)
+        return raw[mark_bytes:].decode(codec)
     except UnicodeDecodeError as error:
         raise DataError(not_valid(uri, codec, mark_bytes + error.start)) from None
 
@@ -292,7 +293,7 @@ _NO_TEXT = {
     rb"{\rtf": "RTF, which is converted into plain text first",
     b"<!DOCTYPE html": "a web page, whose text is extracted first",
     b"<html": "a web page, whose text is extracted first",
-    b"version https://git-lfs": "a pointer of Git LFS, whose file comes by git lfs pull",
+    _LFS_POINTER: "a pointer of Git LFS, whose file comes by git lfs pull",
 }
 """First bytes of files that hold no text, or not their own."""
 

@@ -85,6 +85,20 @@ def test_a_read_goes_on_where_the_store_went_away(store, monkeypatch, name):
     assert storage.read_bytes(f"{PLACE}/{name}") == text
 
 
+def test_a_deletion_whose_answer_was_lost_is_done(store, monkeypatch):
+    for name in ("part", "other"):
+        storage.write_json(f"{PLACE}/{name}", {})
+    delete = store.rm_file
+
+    def lossy(path):
+        delete(path)
+        raise AWAY[0]
+
+    monkeypatch.setattr(store, "rm_file", lossy)
+    storage.remove_files(PLACE, ["part"])
+    assert storage.files_in(PLACE) == ["other"]
+
+
 def test_what_is_there_is_not_missing_while_the_store_is_away(store):
     storage.write_json(f"{PLACE}/manifest.json", {})
     store.fails(store, "info", 2)
