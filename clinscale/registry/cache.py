@@ -11,11 +11,11 @@ import os
 import platform
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clinscale.errors import CapacityError, RegistryError
+from clinscale.patience import Patience
 from clinscale.permissions import make_folder, open_private, refuse_foreign
 from clinscale.registry.folders import folder_digest
 
@@ -68,7 +68,7 @@ def exclusive(path: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[No
         CapacityError: another process held it for `patience_s`; says which.
         ConfigError: it is a link or another user's.
     """
-    end_s, reported = time.monotonic() + patience_s, False
+    patience, is_told = Patience(patience_s, longest_pause_s=_POLL_S), False
     while True:
         with open_private(path, "a+", follow=False, encoding="utf-8") as file:
             try:
@@ -76,26 +76,25 @@ def exclusive(path: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[No
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read(200).strip() or "another process"
-                if time.monotonic() >= end_s:
+                if patience_s and not is_told:
+                    log.warning(f"waiting at most {patience_s:g} s for {holder}, which holds {path}")
+                    is_told = True
+                if not patience.pause():
                     raise CapacityError(
                         f"{path} has been held by {holder} for more than {patience_s:g} s; wait for it to end, "
                         "or end it"
                     ) from None
-                if not reported:
-                    log.warning(f"waiting at most {patience_s:g} s for {holder}, which holds {path}")
-                reported = True
-            else:
-                if _is_still(path, file.fileno()):
-                    file.truncate(0)
-                    file.write(f"process {os.getpid()} of user {os.getuid()} on {platform.node()}")
-                    file.flush()
-                    try:
-                        yield
-                    finally:
-                        path.unlink(missing_ok=True)
-                    return
                 continue
-        time.sleep(_POLL_S)
+            if not _is_still(path, file.fileno()):
+                continue
+            file.truncate(0)
+            file.write(f"process {os.getpid()} of user {os.getuid()} on {platform.node()}")
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def stale_locks(folder: Path) -> list[Path]:
