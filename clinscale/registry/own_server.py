@@ -15,8 +15,7 @@ from pathlib import Path
 from clinscale.errors import ConfigError, RegistryError
 from clinscale.permissions import own_temporary_folder
 from clinscale.registry.server import ADMIN_PASSWORD_FILE, Server, ServerConfig, ServerFolder
-
-DATABASE_FILE = "mlflow.db"
+from clinscale.registry.tracking import ARTIFACTS_FOLDER, DATABASE_FILE
 
 
 @contextlib.contextmanager
@@ -37,7 +36,7 @@ def own_server(home: str | Path, port: int | None = None) -> Iterator[Server]:
         config = ServerConfig(
             database=f"sqlite:///{home / DATABASE_FILE}",
             accounts_database=f"sqlite:///{folder.path / 'accounts.db'}",
-            artifacts=str(home / "mlartifacts"),
+            artifacts=str(home / ARTIFACTS_FOLDER),
             port=port or _free_port(),
             workers=1,
             single_user=True,

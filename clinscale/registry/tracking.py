@@ -29,6 +29,9 @@ _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 _DENIED = (401, 403)
 _EXPERIMENTS = (*Experiment.TRAINING, Experiment.RELEASES)
 
+DATABASE_FILE, ARTIFACTS_FOLDER = "mlflow.db", "mlartifacts"
+"""Names in a home of the default database and of the folder of its files."""
+
 
 @dataclass(frozen=True)
 class Tracking:
@@ -171,7 +174,7 @@ def connect(
     for name in _STRAY:  # a stray id would beat the experiment's name
         os.environ.pop(name, None)
     home = Path(home).absolute()
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / DATABASE_FILE}"
     tracking = _at_database(uri, home) if "://" in uri and not uri.startswith("http") else Tracking(uri, None)
     if database := _database(tracking.uri):
         database.begin()
@@ -227,13 +230,14 @@ def _at_database(uri: str, home: Path) -> Tracking:
             "name a server's URL with --tracking-uri, or `pip install mlflow`"
         )
     if not uri.startswith("sqlite:///"):
-        return Tracking(uri, str(home / "mlartifacts"))
+        return Tracking(uri, str(home / ARTIFACTS_FOLDER))
     path = Path(uri.removeprefix("sqlite:///")).absolute()
-    tracking = Tracking(f"sqlite:///{path}", str(path.parent / "mlartifacts"))
+    artifacts = path.parent / ARTIFACTS_FOLDER
+    tracking = Tracking(f"sqlite:///{path}", str(artifacts))
     try:
         make_folder(path.parent)
         if not path.exists():
-            make_folder(path.parent / "mlartifacts")  # MLflow makes what is below, for all
+            make_folder(artifacts)  # MLflow makes what is below, for all
         open_private(path, "ab").close()  # and SQLite its journals with the rights of the database
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.execute("PRAGMA schema_version")
