@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from clinscale.errors import DataError, RegistryError
 from clinscale.registry.packages import is_known_package
+from clinscale.runfolder import PLAIN_NAME
 from clinscale.storage import read_json, sha256
 
 SUFFIXES = {".safetensors", ".json", ".txt", ".md", ".model"}
@@ -48,7 +49,7 @@ class FileFacts(TypedDict):
 
 def check_plain(name: str, *, source: str) -> None:
     """RegistryError unless a name can lead nowhere but to what is directly in its folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(PLAIN_NAME, name):
         raise RegistryError(f"{source}: file name {name!r} is not plain; a model folder is flat: rename the file")
 
 

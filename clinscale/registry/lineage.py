@@ -32,14 +32,7 @@ class Link:
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
-        values = {
-            "what": self.what,
-            "name": self.name,
-            "id": self.id,
-            "facts": self.facts,
-            "missing": self.missing,
-        }
-        return {key: value for key, value in values.items() if value or key == "what"}
+        return {key: value for key, value in vars(self).items() if value or key == "what"}
 
 
 def lineage(tracking: Tracking, version: ModelVersion) -> tuple[Link, ...]:

@@ -14,6 +14,7 @@ from clinscale.errors import ConfigError, RegistryError
 from clinscale.permissions import make_folder
 from clinscale.registry.cache import exclusive
 from clinscale.registry.versions import names_version
+from clinscale.runfolder import PLAIN_NAME
 from clinscale.storage import atomic_path
 from clinscale.strict_yaml import write_yaml
 
@@ -29,7 +30,7 @@ class LockedModel(Config):
 
     registry: str
     """Registry from which it was pulled first, without user and password."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=f"^{PLAIN_NAME}$")]
     version: Annotated[int, Field(ge=1)]
     digest: Hex
     manifest: Hex | None = None

@@ -18,14 +18,14 @@ from clinscale.errors import AccessError, RegistryError
 from clinscale.registry.arrival import upload_whole
 from clinscale.registry.contents import Files
 from clinscale.registry.process import has_stopped, is_elsewhere, is_gone, is_look_at, look_at, owner, seems_silent
-from clinscale.registry.spool import Spool
+from clinscale.registry.spool import Spool, log_points
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
 from clinscale.storage import read_json
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-_METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100  # MLflow's limits of one log_batch
+_PARAMS_PER_CALL = 100  # MLflow's limit of one log_batch
 _PARENT = "mlflow.parentRunId"
 _LIBRARIES = ("torch", "transformers", "deepspeed", "ray")
 
@@ -68,8 +68,7 @@ class Run:
         now = time.time_ns() // 1_000_000
         points = [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
         with self._tracking.faults(f"log metrics of run {self.name}"):
-            for start in range(0, len(points), _METRICS_PER_CALL):
-                self._tracking.client.log_batch(self.id, metrics=points[start : start + _METRICS_PER_CALL])
+            log_points(self._tracking, self.id, points)
         return True
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

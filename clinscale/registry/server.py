@@ -50,9 +50,8 @@ _NAME = re.compile(r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa
 _IMPLIED = {"http": 80, "https": 443}
 """Ports that a browser leaves out."""
 _START_S, _END_S = 300.0, 15.0
-_TRUST_S = (
-    30  # a login is checked again after this; a check costs a tenth of a second, and every request brings one
-)
+_TRUST_S = 30
+"""A login is checked again after it; a check costs a tenth of a second, and every request brings one."""
 _CLOSED = {
     "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
     "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": "^(mlflow-artifacts|models|runs):/",

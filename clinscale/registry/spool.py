@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +193,19 @@ class Spool:
             for key, value in entry["metrics"].items()
         ]
         with self._tracking.faults("log metrics"):
-            for first in range(0, len(points), _POINTS_PER_CALL):  # one call may have logged more
-                self._tracking.client.log_batch(self._run_id, metrics=points[first : first + _POINTS_PER_CALL])
+            log_points(self._tracking, self._run_id, points)
 
     def _beat(self) -> None:
         """Alive and RUNNING: after a long outage another host may have closed the run as an orphan."""
         with self._tracking.faults("take a heartbeat"):
             self._tracking.client.set_tag(self._run_id, Tag.ALIVE_AT, f"{time.time():.0f}")
             self._tracking.client.update_run(self._run_id, status="RUNNING")
+
+
+def log_points(tracking: Tracking, run_id: str, points: Sequence[Any]) -> None:
+    """Store `Metric`s of MLflow in as many requests as they take."""
+    for first in range(0, len(points), _POINTS_PER_CALL):
+        tracking.client.log_batch(run_id, metrics=points[first : first + _POINTS_PER_CALL])
 
 
 def _entry_of(line: bytes) -> dict[str, Any] | None:
