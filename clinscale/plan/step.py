@@ -158,11 +158,9 @@ def step_time(model: ModelFacts, setup: StepSetup, rates: Rates, network: Networ
     again = 4 / 3 if setup.activation_checkpointing else 1.0  # the layers' forward pass, once more
     traffic = tokens * (layer_traffic_bytes(model, setup) * again + head_traffic_bytes(model, setup))
     width = width_of(setup.precision)
-    traffic += (
-        4 * width * model.parameters * setup.micro_batches
-    )  # weights in both passes, gradients made and added
+    # weights in both passes, gradients made and added; the embedding's: zeros, and the head's added
+    traffic += 4 * width * (model.parameters + model.embedding) * setup.micro_batches
     shared = setup.workers if setup.stage else 1
-    traffic += 4 * width * model.embedding * setup.micro_batches  # its gradient: zeros, and the head's added
     update = model.trained / shared * update_bytes(setup.precision)
     compute = {
         "dense_s": tokens * flops.dense * again / rates.gemm_flops,

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clinscale.errors import DataError
-from clinscale.finetune import stored_outcomes
+from clinscale.finetune import SHORT_TOKENS, stored_outcomes
 from clinscale.registry import RunRecord, Tag, Tracking
-from clinscale.report.lengths import SHORT_TOKENS
 from clinscale.report.recorded import finite, recorded_number
 from clinscale.tasks import (
     Comparison,

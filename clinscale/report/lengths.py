@@ -5,13 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from clinscale.errors import DataError
-from clinscale.finetune import stored_outcomes
+from clinscale.finetune import SHORT_TOKENS, stored_outcomes
 from clinscale.registry import RunRecord, Tag, Tracking
 from clinscale.report.recorded import finite
 from clinscale.tasks import Band, Comparison, Estimate, Outcomes, by_length, compare, compare_seeds, estimate
-
-SHORT_TOKENS = 512
-"""The longest window that counts as short: what BERT reads."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +79,7 @@ def _answer(tracking: Tracking, task: str, metric: str, runs: Sequence[RunRecord
     try:
         found = compare(long.outcomes[0], short.outcomes[0])
         seeds = compare_seeds(long.outcomes, short.outcomes)
-    except (
-        DataError
-    ):  # runs of an earlier version of the files under one fingerprint cannot be, but tags can be edited
+    except DataError:  # runs on other files under one fingerprint cannot be, but tags can be edited
         return None
     return LengthAnswer(task, metric, tuple(models), long, short, found, seeds.difference if seeds else None)
 

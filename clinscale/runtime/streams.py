@@ -73,9 +73,8 @@ def stream(
         # Ray Data would start one that dies of what it is given for ever; Ray 2.64 takes `max_restarts` elsewhere
         actors = {"concurrency": num_actors, "fn_constructor_args": (work,), "max_restarts": _RESTARTS}
     with DataContext.current(context):
-        warnings.simplefilter(
-            "ignore", RayDeprecationWarning
-        )  # of `max_restarts`; Ray shows them whatever we filter
+        # of `max_restarts`; Ray shows them whatever we filter
+        warnings.simplefilter("ignore", RayDeprecationWarning)
         made = ray.data.read_datasource(Items(), override_num_blocks=len(sources), **read).map_batches(
             _Worker if num_actors else _Worker(work).__call__,
             batch_size=1,
