@@ -256,15 +256,11 @@ def _single(run: RunRecord) -> Single:
 def _winner(version: ModelVersion, run: RunRecord | None, links: Sequence[Link]) -> Winner:
     tags = version.tags
     at = f"test/{tags.get(Tag.TASK)}/"
-    tested = (
-        {
-            key.removeprefix(at): value
-            for key, value in run.metrics.items()
-            if key.startswith(at) and finite(value) is not None
-        }
-        if run
-        else {}
-    )
+    tested = {
+        key.removeprefix(at): value
+        for key, value in (run.metrics if run else {}).items()
+        if key.startswith(at) and finite(value) is not None
+    }
     return Winner(
         version=version,
         task=tags.get(Tag.TASK),

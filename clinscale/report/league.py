@@ -7,7 +7,7 @@ are compared as in Demsar, Statistical Comparisons of Classifiers over Multiple 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clinscale.errors import DataError
 from clinscale.finetune import SHORT_TOKENS, stored_outcomes
@@ -239,7 +239,7 @@ def _adjusted(rows: Sequence[_Unadjusted]) -> tuple[Row, ...]:
     best = [max((next(adjusted) for _ in one.p_others), default=None) for one in rows]
     gained = [next(adjusted) if gain else None for gain in gains]
     return tuple(
-        Row(**{**vars(one.row), "p_best": p_best, "p_gain": p_gain})
+        replace(one.row, p_best=p_best, p_gain=p_gain)
         for one, p_best, p_gain in zip(rows, best, gained, strict=True)
     )
 
@@ -280,9 +280,8 @@ def _mean_ranks(models: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, f
     if len(whole) < 2:
         return {}, len(whole)
     ranks = [rankdata([-row.entries[model].score.value for model in models]) for row in whole]
-    return {model: float(sum(rank[i] for rank in ranks) / len(ranks)) for i, model in enumerate(models)}, len(
-        whole
-    )
+    means = {model: float(sum(rank[i] for rank in ranks) / len(ranks)) for i, model in enumerate(models)}
+    return means, len(whole)
 
 
 def _critical_difference(models: int, tasks: int) -> float:
