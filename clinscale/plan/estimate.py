@@ -154,6 +154,17 @@ def most_rows(run: Run, workers: int) -> int:
     return min(run.config.runtime.micro_rows_per_gpu or share, share)
 
 
+def configured(run: Run, workers: int) -> Shape:
+    """The shape that a run is configured to have, on so many workers."""
+    runtime = run.config.runtime
+    return Shape(
+        workers=workers,
+        zero=runtime.zero,
+        activation_checkpointing=runtime.activation_checkpointing,
+        micro_rows=most_rows(run, workers),
+    )
+
+
 def _mean_step(run: Run, site: Site, shape: Shape) -> StepTime:
     """A step on average: short rows and small batches come first, and what is not done in every step is spread."""
     recipe, runtime = run.config.recipe, run.config.runtime

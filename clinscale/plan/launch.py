@@ -1,10 +1,11 @@
 """The question that a launch asks before Ray starts: whether it can fit at all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from clinscale.engine import Device, load_hardware
 from clinscale.errors import CapacityError, ConfigError
-from clinscale.plan.estimate import Shape, memory_of
+from clinscale.plan.estimate import Shape, configured, memory_of
 from clinscale.plan.pretrain import nearest_that_fit
 from clinscale.plan.run import Run
 from clinscale.plan.site import Site
@@ -35,13 +36,8 @@ def check_launch(config: PretrainConfig, *, machine_bytes: float | None = None) 
         return
     for workers in sorted({runtime.least_workers, runtime.most_workers}):
         limit = total * min(1.0, runtime.gpus_per_worker) if on_gpu else total / workers
-        site = Site(
-            hardware=load_hardware(),
-            device_name="cpu",
-            device=load_hardware().device("cpu"),
-            host_bytes_per_device=limit,
-        )
-        asked = _one_row(run, workers)
+        site = replace(site_here(on_gpu=False), host_bytes_per_device=limit)
+        asked = replace(configured(run, workers), micro_rows=1)
         memory = memory_of(run, site, asked)
         if memory.total - memory.slack <= limit:
             return
@@ -75,16 +71,6 @@ def _host_bytes() -> float:
     import psutil  # type: ignore[import-untyped]
 
     return float(psutil.virtual_memory().total)
-
-
-def _one_row(run: Run, workers: int) -> Shape:
-    runtime = run.config.runtime
-    return Shape(
-        workers=workers,
-        zero=runtime.zero,
-        activation_checkpointing=runtime.activation_checkpointing,
-        micro_rows=1,
-    )
 
 
 def _sentence(run: Run, site: Site, asked: Shape) -> str:

@@ -5,6 +5,7 @@ newest checkpoint that is written, on as many devices as there are; where device
 which is a start from that checkpoint too.
 """
 
+import functools
 import math
 import random
 import statistics
@@ -12,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clinscale.plan.estimate import SNAPSHOT_BYTES_PER_S, Shape, estimate, largest_that_fits
+from clinscale.plan.estimate import configured, estimate, largest_that_fits
 from clinscale.plan.facts import width_of
 from clinscale.plan.run import Run
 from clinscale.plan.site import Site
+from clinscale.plan.step import StepTime
 
 STORAGE_BYTES_PER_S = 1.0e9
 """Speed at which all workers together write a checkpoint to storage, beside training; assumed."""
@@ -75,8 +77,7 @@ class Ending:
 
 def run_once(fleet: Fleet, work: Work, every_steps: int, chance: random.Random) -> Ending:
     """One run that saves every so many steps, by the events that `chance` draws."""
-    simulated = _Run(fleet, work, every_steps, chance)
-    return simulated.to_the_end()
+    return _Run(fleet, work, every_steps, chance).to_the_end()
 
 
 class _Run:
@@ -218,23 +219,17 @@ def simulate_pretrain(run: Run, site: Site, *, replace_s: float) -> Simulation |
     runtime = run.config.runtime
     if run.total_steps is None:
         return None
-    zero, checkpointing = runtime.zero, runtime.activation_checkpointing
-    known: dict[int, float] = {}
 
-    def step_s(workers: int) -> float:
-        if workers not in known:
-            rows = min(runtime.micro_rows_per_gpu or run.rows_per_step, -(-run.rows_per_step // workers))
-            asked = Shape(workers=workers, zero=zero, activation_checkpointing=checkpointing, micro_rows=rows)
-            step = estimate(run, site, largest_that_fits(run, site, asked)).step
-            known[workers] = step.total_s - step.checkpoint_s
-        return known[workers]
+    @functools.cache
+    def step(workers: int) -> StepTime:
+        return estimate(run, site, largest_that_fits(run, site, configured(run, workers))).step
 
     most, devices = runtime.most_workers, runtime.gpus_per_worker or runtime.cpus_per_worker  # of a worker
     state = 12 * run.model.trained + width_of(run.config.recipe.precision) * run.model.parameters
     work = Work(
         total_steps=run.total_steps,
-        step_s=step_s,
-        stall_s=state / (most if zero.stage else 1) / SNAPSHOT_BYTES_PER_S,
+        step_s=functools.cache(lambda workers: step(workers).total_s - step(workers).checkpoint_s),
+        stall_s=step(most).checkpoint_s * runtime.checkpoint_every_steps,
         write_s=state / STORAGE_BYTES_PER_S,
     )
     fleet = Fleet(

@@ -6,8 +6,9 @@ import pytest
 
 from clinscale.engine import load_hardware
 from clinscale.errors import ConfigError
-from clinscale.plan import Run, Site, plan_pretrain
+from clinscale.plan import Run, Site, plan_pretrain, simulate_pretrain
 from clinscale.plan.estimate import memory_of
+from clinscale.plan.simulation import daly_s
 from clinscale.pretrain import PretrainConfig
 
 
@@ -160,3 +161,13 @@ def test_the_json_holds_every_part():
     )
     assert len(plain["stages"]) == 7
     assert plain["cluster_sizes"][0]["scaling_efficiency"] == 1
+
+
+def test_a_simulated_checkpoint_stalls_training_as_long_as_the_planned_one():
+    """Below ZeRO 3 rank 0 copies all weights, however many ranks there are."""
+    run = Run.of(config("runtime.num_workers=8", "runtime.zero.stage=2"))
+    at = site(preemptions_per_device_day=2.0)
+    step, between_s = plan_pretrain(run, at, sizes=()).asked.step, 86400 / (2.0 * 8)
+    stall_s = step.checkpoint_s * run.config.runtime.checkpoint_every_steps
+    expected = round(daly_s(stall_s, between_s) / (step.total_s - step.checkpoint_s))
+    assert simulate_pretrain(run, at, replace_s=600).young_daly_steps == expected
