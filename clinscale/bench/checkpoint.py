@@ -1,11 +1,12 @@
 """`clinscale bench checkpoint`: what a checkpoint costs training, beside a save that training waits for."""
 
+import contextlib
 import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def bench_checkpoint(
         ClinscaleError: ours holds other tensors than the peer's.
     """
     before = surroundings("checkpoint", "cpu")
-    with tempfile.TemporaryDirectory() as folder, _Group(Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, _group(Path(folder)):
         on_progress("building the model")
         model = models.prepare_for_mlm(
             model_of("longformer", "exact", layers=layers, tokens=tokens, dropout=0.0, hidden_size=hidden_size)
@@ -97,17 +98,14 @@ def bench_checkpoint(
     )
 
 
-class _Group:
+@contextlib.contextmanager
+def _group(folder: Path) -> Iterator[None]:
     """A process group of one, as DeepSpeed wants it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "rendezvous"
-
-    def __enter__(self) -> None:
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        torch.distributed.init_process_group("gloo", init_method=f"file://{self._file}", rank=0, world_size=1)
-
-    def __exit__(self, *_: object) -> None:
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
+    try:
+        yield
+    finally:
         torch.distributed.destroy_process_group()
 
 

@@ -6,7 +6,6 @@ import functools
 import gzip
 import itertools
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -21,9 +20,10 @@ import psutil  # type: ignore[import-untyped]
 
 from clinscale import corpus
 from clinscale.bench.files import invent_texts
-from clinscale.bench.measure import in_fresh_process, side_by_side, surroundings
+from clinscale.bench.measure import in_fresh_process, one_arrow_thread, side_by_side, surroundings
 from clinscale.bench.record import BenchRecord, OnRatio, PeakMemory, Ratios, say_nothing
 from clinscale.errors import ClinscaleError, ConfigError
+from clinscale.runtime import ray_session, variables
 
 _ASKED = 1.5
 _MB = 1_000_000
@@ -70,7 +70,8 @@ def bench_corpus(
     ratios = Ratios(on_ratio)
     mb_per_s: dict[str, dict[str, float]] = {}
     details: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as temporary, _one_thread():
+    # a few threads of DuckDB come after what is measured with duplicates off
+    with tempfile.TemporaryDirectory() as temporary, variables(TOKENIZERS_PARALLELISM="false"), one_arrow_thread():
         folder = Path(temporary)
         on_progress("tokenizer")
         notes = folder / "notes.jsonl"
@@ -233,26 +234,6 @@ def _tokenizer(folder: Path, notes: Path) -> Path:
     return folder / "tokenizer"
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Restrict tokenizers and Arrow to one thread.
-
-    A few threads of DuckDB come after what is measured with duplicates off.
-    """
-    import pyarrow
-
-    before, threads = os.environ.get("TOKENIZERS_PARALLELISM"), pyarrow.cpu_count()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    pyarrow.set_cpu_count(1)
-    try:
-        yield
-    finally:
-        pyarrow.set_cpu_count(threads)
-        del os.environ["TOKENIZERS_PARALLELISM"]
-        if before is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
 def _memory(sizes: tuple[float, float], seed: int) -> dict[str, PeakMemory]:
     """The memory that the driver and the largest worker each held for themselves at most, at both sizes."""
     (small_bytes, small), (large_bytes, large) = (_peaks(megabytes, seed) for megabytes in sizes)
@@ -282,8 +263,6 @@ def _write_noteevents(file: Path, num_bytes: int, seed: int) -> None:
 
 def _build_watched(uri: str, out: str, peaks: str) -> int:
     """Build on a Ray of all CPUs and write down what processes held at most; returns the notes kept."""
-    from clinscale.runtime import ray_session
-
     source = corpus.SourceConfig(
         uri=uri, text_column="TEXT", group_column="SUBJECT_ID", drop_rows={"ISERROR": ("1",)}
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from clinscale.bench import scripts
 from clinscale.bench.files import Texts, invent_texts, write_arrow, write_invented, write_parquet
-from clinscale.bench.measure import in_fresh_process, peak_resident_bytes, side_by_side, surroundings
+from clinscale.bench.measure import in_fresh_process, one_arrow_thread, peak_resident_bytes, side_by_side, surroundings
 from clinscale.bench.record import BenchRecord, OnRatio, PeakMemory, Ratios, say_nothing
 from clinscale.corpus import CleaningConfig, SourceConfig, read_documents
 from clinscale.errors import ClinscaleError, ConfigError
@@ -92,7 +92,7 @@ def bench_loading(
             script = functools.partial(_run_script, name, files)
             reader = functools.partial(_run_reader, name, files)
             repaired = _assert_equal(name, script(), reader)
-            with _one_arrow_thread(), _collecting_only_what_is_read():
+            with one_arrow_thread(), _collecting_only_what_is_read():
                 times = side_by_side(script, reader, repeats=repeats, device="cpu")
             seconds, num_bytes = times.seconds(), sum(map(_num_bytes, files))
             ratios[name] = times.ratio(_ASKED)
@@ -187,18 +187,6 @@ def _stream(uri: str) -> int:
     for _ in read_documents([source], CleaningConfig(drop_duplicates=False)):
         pass
     return peak_resident_bytes()
-
-
-@contextlib.contextmanager
-def _one_arrow_thread() -> Iterator[None]:
-    import pyarrow
-
-    threads = pyarrow.cpu_count()
-    pyarrow.set_cpu_count(1)
-    try:
-        yield
-    finally:
-        pyarrow.set_cpu_count(threads)
 
 
 @contextlib.contextmanager

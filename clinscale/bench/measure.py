@@ -1,5 +1,6 @@
 """Two ways of doing one thing, timed side by side in one process."""
 
+import contextlib
 import importlib.metadata
 import multiprocessing
 import os
@@ -7,7 +8,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from clinscale.bench.record import Machine, Ratio, Surroundings
+from clinscale.runtime import cpu_model
 
 _PACKAGES = ("torch", "transformers", "numpy")
 
@@ -125,7 +127,7 @@ def peak_resident_bytes() -> int:
 def surroundings(what: str, device: str, *, packages: Sequence[str] = ()) -> Surroundings:
     """Machine, versions and load as they are now; `packages` are those that this bench measures beside the usual."""
     machine = Machine(
-        processor=_processor(),
+        processor=cpu_model(),
         cpus=os.cpu_count(),
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
@@ -135,9 +137,14 @@ def surroundings(what: str, device: str, *, packages: Sequence[str] = ()) -> Sur
     return Surroundings(what, machine, {"python": platform.python_version(), **versions}, os.getloadavg())
 
 
-def _processor() -> str:
+@contextlib.contextmanager
+def one_arrow_thread() -> Iterator[None]:
+    """Restrict Arrow to one thread while the block runs."""
+    import pyarrow
+
+    threads = pyarrow.cpu_count()
+    pyarrow.set_cpu_count(1)
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:  # noqa: PTH123
-            return next(line.split(":")[1].strip() for line in stream if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+        yield
+    finally:
+        pyarrow.set_cpu_count(threads)

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from clinscale import models
@@ -25,10 +25,10 @@ class Anchor:
     unit: str
     published: float
     planned: float
-    is_fitted: bool
-    """Whether a constant of the planner was set by this row, which then is no test of it."""
     source: str
-    remark: str
+    remark: str = ""
+    is_fitted: bool = False
+    """Whether a constant of the planner was set by this row, which then is no test of it."""
 
     @property
     def error(self) -> float:
@@ -131,75 +131,42 @@ def anchors() -> tuple[Anchor, ...]:
     """Figures that others measured, and we before, each beside the planner's."""
     deepspeed = "deepspeed.ai, fastest BERT training, 2020-05-28"
     fused = "DeepSpeed's fused kernels move less than is counted here"
-    scaling = "batches of 65,536 rows of 128 tokens throughout; DGX-2 nodes of 16 with 8 EDR ports"
-    bert_128 = StepSetup(
-        row_tokens=128, rows=64, micro_rows=64, workers=1, precision="fp16", mask_share=0.15, stage=2
-    )
-    bert_512 = StepSetup(
-        row_tokens=512, rows=8, micro_rows=8, workers=1, precision="fp16", mask_share=0.15, stage=2
-    )
-    ours = StepSetup(
-        row_tokens=4096, rows=8, micro_rows=8, workers=1, precision="bf16", mask_share=0.15, stage=0, autocast=True
-    )
-    modernbert = StepSetup(
-        row_tokens=1024,
-        rows=8 * 96,
-        micro_rows=96,
-        workers=8,
-        precision="bf16",
-        mask_share=0.3,
-        stage=0,
-        autocast=True,
-    )
-    one_h200 = StepSetup(
-        row_tokens=1024,
-        rows=96,
-        micro_rows=96,
-        workers=1,
-        precision="bf16",
-        mask_share=0.3,
-        stage=0,
-        autocast=True,
-    )
-    paper = StepSetup(row_tokens=4096, rows=18, micro_rows=3, workers=6, precision="fp16", mask_share=1.0, stage=0)
+    bert = StepSetup(row_tokens=128, rows=64, micro_rows=64, workers=1, precision="fp16", mask_share=0.15)
+    bert_512 = replace(bert, row_tokens=512, rows=8, micro_rows=8)
+    paper = replace(bert, row_tokens=4096, rows=18, micro_rows=3, workers=6, mask_share=1.0, stage=0)
+    ours = replace(bert_512, row_tokens=4096, precision="bf16", stage=0, autocast=True)
+    one_h200 = replace(ours, row_tokens=1024, rows=96, micro_rows=96, mask_share=0.3)
+    modernbert = replace(one_h200, rows=8 * 96, workers=8)
     large, base = _bert_large(), ModelFacts.of(models.shape_of(models.ModelConfig(family="longformer")))
     modern = ModelFacts.of(models.shape_of(models.ModelConfig(family="modernbert")))
     hf = ModelFacts.of(base.config, attention="hf", attention_dropout=0.1)
     without_dropout = ModelFacts.of(_changed(base, hidden_dropout_prob=0.0))
-    rows = [
+    whole = _hours(large, bert, 16)
+    return (
         Anchor(
-            "bert_large_128_on_v100",
-            "rows/s",
-            272,
-            _tokens_per_s(large, bert_128, "v100") / 128,
-            False,
-            deepspeed,
-            fused,
+            "bert_large_128_on_v100", "rows/s", 272, _tokens_per_s(large, bert, "v100") / 128, deepspeed, fused
         ),
         Anchor(
             "bert_large_512_on_v100",
             "rows/s",
             52,
             _tokens_per_s(large, bert_512, "v100") / 512,
-            False,
             deepspeed,
-            fused + "; scores of dense attention are not counted",
+            f"{fused}; scores of dense attention are not counted",
         ),
         Anchor(
             "longformer_on_h200",
             "tokens/s",
             398_600,
             _tokens_per_s(without_dropout, ours, "h200"),
-            True,
             "clinscale bench step on one H200, clinscale/bench/README.md",
-            "",
+            is_fitted=True,
         ),
         Anchor(
             "modernbert_on_8_h100",
             "tokens/s a GPU",
             304_000,
             _tokens_per_s(modern, modernbert, "h100") / 8,
-            False,
             "AnswerDotAI/ModernBERT#236, 2025-05: 1.7 T tokens in 194 h",
             "compiled and unpadded, which moves less than is counted here",
         ),
@@ -208,7 +175,6 @@ def anchors() -> tuple[Anchor, ...]:
             "tokens/s",
             327_680,
             _tokens_per_s(modern, one_h200, "h200"),
-            False,
             "reported to this project, 2026",
             "its shape is not published: ModernBERT-base at 1,024 tokens is assumed",
         ),
@@ -217,25 +183,21 @@ def anchors() -> tuple[Anchor, ...]:
             "tokens/s a GPU, at most",
             2_032,
             _tokens_per_s(hf, paper, "v100") / 6,
-            False,
             "model card of Clinical-Longformer: 200,000 steps in more than 14 days",
             "an upper bound; neither arithmetic nor bandwidth explains a run this slow",
         ),
-    ]
-    whole = _hours(large, bert_128, 16)
-    for workers, hours in ((64, 8.68), (256, 2.4), (1024, 44 / 60)):
-        rows.append(
+        *(
             Anchor(
                 f"bert_large_on_{workers}_v100_over_16",
                 "times as fast",
                 33.22 / hours,
-                whole / _hours(large, bert_128, workers),
-                False,
+                whole / _hours(large, bert, workers),
                 "deepspeed.ai, training, 2020-05: 33.22, 8.68, 2.4 h and 44 min",
-                scaling,
+                "batches of 65,536 rows of 128 tokens throughout; DGX-2 nodes of 16 with 8 EDR ports",
             )
-        )
-    return tuple(rows)
+            for workers, hours in ((64, 8.68), (256, 2.4), (1024, 44 / 60))
+        ),
+    )
 
 
 def _off_by(planned: float, measured: float) -> float:
@@ -269,6 +231,5 @@ def _tokens_per_s(facts: ModelFacts, setup: StepSetup, device: str) -> float:
 
 def _hours(facts: ModelFacts, setup: StepSetup, workers: int) -> float:
     """Relative time of a batch of 65,536 rows."""
-    rows = 65_536
-    whole = StepSetup(**{**asdict(setup), "rows": rows, "workers": workers, "micro_rows": 64})
-    return rows * setup.row_tokens / _tokens_per_s(facts, whole, "v100")
+    whole = replace(setup, rows=65_536, workers=workers, micro_rows=64)
+    return whole.rows * whole.row_tokens / _tokens_per_s(facts, whole, "v100")

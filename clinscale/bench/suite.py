@@ -20,11 +20,8 @@ from clinscale import __version__
 from clinscale.bench.record import Ratio
 from clinscale.config import Config, nearest
 from clinscale.errors import ConfigError, DataError
+from clinscale.plan import BUSY_SHARE, busy_share_here
 from clinscale.storage import read_json, write_json
-
-_LOOK_S = 0.5
-BUSY_SHARE = 0.25
-"""Share of a machine's CPUs that others may keep busy before a figure is called one of a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +203,7 @@ def run_suite(
 
 
 def _measured(command: tuple[str, ...], run: Callable[[], tuple[int, str]]) -> Entry:
-    import psutil  # type: ignore[import-untyped]
-
-    busy_cpus = psutil.cpu_percent(_LOOK_S) / 100 * (os.cpu_count() or 1)
+    busy_cpus = busy_share_here() * (os.cpu_count() or 1)
     began = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     start_s = time.monotonic()
     code, text = run()

@@ -32,7 +32,7 @@ def bench_zero(
     on_progress: Callable[[str], None],
     on_ratio: OnRatio = say_nothing,
 ) -> BenchRecord:
-    """Bytes of model states on each rank after a step, over `expected_bytes`; ranks are processes here, over gloo.
+    """Bytes of model states on each rank after a step, over `plan.model_states`; ranks are processes here, over gloo.
 
     Measured are the storages of all tensors that live between two steps: parameters, optimiser and buffers.
 
@@ -46,7 +46,8 @@ def bench_zero(
             on_progress(f"ZeRO {stage}, {workers} workers")
             shape = {"layers": layers, "hidden_size": hidden_size}
             found = measured_ranks(stage, workers, precision, shape)
-            expected = expected_bytes(found["trained"], found["frozen"], found["small"], stage, workers, precision)
+            counts = (found[key] for key in ("trained", "frozen", "small"))
+            expected = plan.model_states(*counts, stage, workers, precision).total
             off_by = [max(measured / expected, expected / measured) for measured in found["bytes"]]
             ratios[f"zero_{stage}_workers_{workers}"] = ratio(off_by, _ASKED)
             rows.append({"stage": stage, "workers": workers, "bytes": found["bytes"], "expected_bytes": expected})
@@ -56,13 +57,6 @@ def bench_zero(
         at_most=tuple(ratios),
         details={"per_rank": rows, **shape, "precision": precision},
     )
-
-
-def expected_bytes(
-    trained: int, frozen: int, small: int, stage: int, num_workers: int, precision: Precision
-) -> float:
-    """The sum of `plan.model_states`."""
-    return plan.model_states(trained, frozen, small, stage, num_workers, precision).total
 
 
 def measured_ranks(

@@ -11,7 +11,7 @@ from clinscale.plan.facts import ModelFacts
 from clinscale.plan.launch import check_launch, gpu_bytes_here, site_here
 from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
 from clinscale.plan.pretrain import PAYS, SIZES, PretrainPlan, plan_pretrain, probed
-from clinscale.plan.probe import Probe, Reading, busy_share_here, measure_probe, one_turn, probe_of
+from clinscale.plan.probe import BUSY_SHARE, Probe, Reading, busy_share_here, measure_probe, one_turn, probe_of
 from clinscale.plan.run import Run
 from clinscale.plan.simulation import Simulation, Spread, simulate_pretrain
 from clinscale.plan.site import Site
@@ -21,6 +21,7 @@ from clinscale.plan.sweep_simulation import SweepSpread, simulate_tune
 from clinscale.plan.works import Work, works_of
 
 __all__ = [
+    "BUSY_SHARE",
     "PAYS",
     "SIZES",
     "Estimate",

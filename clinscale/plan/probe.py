@@ -21,7 +21,8 @@ _TURNS = 3, 20
 """Fewest and most turns through all parts; between them, as many as fit into `_FILL_S`."""
 _FILL_S = 10.0
 _LOOK_S = 0.5
-_BUSY = 0.25
+BUSY_SHARE = 0.25
+"""Share of a machine's CPUs that others may keep busy before a figure is called one of a busy machine."""
 _LEAST_PAIRS = 0.05
 """A smaller share of the attention's module is lost in the scatter of its projections."""
 
@@ -62,7 +63,7 @@ class Probe:
     @property
     def is_busy(self) -> bool:
         """Whether others kept so much of the machine busy that the figures are too low."""
-        return self.busy_share > _BUSY
+        return self.busy_share > BUSY_SHARE
 
     def corrected(self, rates: Rates) -> Rates:
         """The rates as this machine reaches them."""

@@ -400,8 +400,7 @@ def _slots(node: dict[str, Any], share: dict[str, float]) -> int:
 
 def cpu_model() -> str:
     """The processor of this machine as its kernel names it."""
-    lines = (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    )
+    found = Path("/proc/cpuinfo")
+    lines = found.read_text(encoding="utf-8").splitlines() if found.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
