@@ -162,7 +162,6 @@ class _Simulated:
         self._loss_per_s, self._replace_s, self._start_s = loss_per_s, replace_s, start_s
         self._chance = chance
         self._free = at_once
-        self._at_once = at_once
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._now_s = self._device_s = 0.0
@@ -179,7 +178,7 @@ class _Simulated:
             config,
             self._ledger,
             proposers,
-            slots=lambda: self._at_once,
+            slots=lambda: at_once,
             on_change=lambda: None,
         )
 

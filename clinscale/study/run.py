@@ -129,7 +129,8 @@ def run_study(
     runs = registry.read_runs(tracking, kind="sweep")
     league = next((one for one in leagues(tracking, runs) if one.name == protocol.name), None)
     if league is None and failures:
-        raise DataError(f"study {protocol.name}: no two models were judged on one task; {_first(failures)}")
+        first = ": ".join(next(iter(failures.items())))
+        raise DataError(f"study {protocol.name}: no two models were judged on one task; {first}")
     markdown = folder / LEAGUE_FILE
     with atomic_path(markdown) as temporary:
         temporary.write_text(_page(protocol, league, failures), encoding="utf-8")
@@ -367,11 +368,6 @@ def _page(protocol: Protocol, league: League | None, failures: Mapping[str, str]
     if failures:
         lines += ["## Missing", "", *(f"- {name}: {why}" for name, why in failures.items()), ""]
     return "\n".join(lines)
-
-
-def _first(failures: Mapping[str, str]) -> str:
-    name, why = next(iter(failures.items()))
-    return f"{name}: {why}"
 
 
 @contextlib.contextmanager
