@@ -63,8 +63,7 @@ def finetune(
             f"runtime.num_workers must be 1 in finetune(), which is one process, got {runtime.num_workers}; call "
             "finetune_on_workers in a ray_session, or set runtime.num_workers=1"
         )
-    loop = _OneProcess(recipe, data, Path(folder), runtime, Path(checkpoint) if checkpoint else None, looks)
-    loop.average_folder = Path(average) if average else None
+    loop = _OneProcess(recipe, data, Path(folder), runtime, checkpoint=checkpoint, looks=looks, average=average)
     return loop.run(on_epoch or (lambda metrics: None), until_epoch)
 
 
@@ -76,7 +75,7 @@ def seconds_per_epoch(
     Raises:
         As `finetune`.
     """
-    return _OneProcess(recipe, data, Path(), runtime or FinetuneRuntime(), None).seconds_per_epoch(seconds)
+    return _OneProcess(recipe, data, Path(), runtime or FinetuneRuntime()).seconds_per_epoch(seconds)
 
 
 class _OneProcess(EpochLoop):
@@ -90,13 +89,14 @@ class _OneProcess(EpochLoop):
         data: TaskData,
         folder: Path,
         runtime: FinetuneRuntime,
-        checkpoint: Path | None,
+        *,
+        checkpoint: str | Path | None = None,
         looks: Looks | None = None,
+        average: str | Path | None = None,
     ) -> None:
         super().__init__(recipe, data, folder, runtime, looks=looks)
-        self._checkpoint = checkpoint
-        self.average_folder: Path | None = None
-        """Folder for the average of the last epochs; None keeps none."""
+        self._checkpoint = Path(checkpoint) if checkpoint else None
+        self._average_folder = Path(average) if average else None
         self._mean = Mean()
         self._engine = TorchEngine(
             self._predictor.model,
@@ -130,18 +130,18 @@ class _OneProcess(EpochLoop):
         if best:
             models.save_hf(self._predictor.model, self._predictor.tokenizer, self._folder)
             self.card.write(self._folder)
-        if self.average_folder and len(self.history) >= first_averaged(self._recipe.epochs):
+        if self._average_folder and len(self.history) >= first_averaged(self._recipe.epochs):
             self._mean = self._mean.plus(self._predictor.model.state_dict())
         self._write_checkpoint()
         self._write_average()
 
     def _write_average(self) -> None:
         """Once nothing is trained any further, so that the model may hold other weights."""
-        if not self.average_folder or not self.done or self._mean.count < 2:
+        if not self._average_folder or not self.done or self._mean.count < 2:
             return
         self._predictor.model.load_state_dict(self._mean.weights)
-        models.save_hf(self._predictor.model, self._predictor.tokenizer, self.average_folder)
-        self._predictor.card.write(self.average_folder)
+        models.save_hf(self._predictor.model, self._predictor.tokenizer, self._average_folder)
+        self._predictor.card.write(self._average_folder)
 
     def _write_checkpoint(self) -> None:
         """A reader of the checkpoint sees the old file or the new one."""
