@@ -1,7 +1,7 @@
 """Windows of a fine-tuning's examples; a process makes them once for all fine-tunings on the same data."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from clinscale.predict import Predictor
 from clinscale.tasks import Example, TaskData, Window
@@ -13,29 +13,28 @@ _CACHED_SPLITS = 6
 _DEV_TOKENS = 2_000_000
 """A development split of more tokens is read anew each epoch: its windows carry offsets, 160 bytes a token."""
 
+_kept: dict[Any, Any] = {}
+"""Windows of the last few (data, split, tokenizer, card); hyperparameters of a search leave them as they are."""
 
-class _Cache:
-    """Windows of the last few (data, split, tokenizer, card); hyperparameters of a search leave them as they are."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Any, Any] = {}
-
-    def get(self, key: Any, make: Callable[[], Any]) -> Any:
-        """The result of `make`, made once while the key is among the last used."""
-        if key not in self._kept:
-            while len(self._kept) >= _CACHED_SPLITS:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = make()
-        return self._kept[key]
+_Made = TypeVar("_Made")
 
 
-_cache = _Cache()
+def _once(key: Any, make: Callable[[], _Made]) -> _Made:
+    """The result of `make`, made once while the key is among the last used."""
+    if key in _kept:
+        made: _Made = _kept.pop(key)
+    else:
+        while len(_kept) >= _CACHED_SPLITS:
+            del _kept[next(iter(_kept))]
+        made = make()
+    _kept[key] = made
+    return made
 
 
 def train_windows(predictor: Predictor, data: TaskData) -> list[Window]:
     """All windows of the training split, without what only a prediction needs."""
     examples = data.splits["train"]
-    return _cache.get(  # type: ignore[no-any-return]
+    return _once(
         ("train", *_seen_by(predictor, data, examples)),
         lambda: [window.packed() for example in examples for window in predictor.windows(example, train=True)],
     )
@@ -53,7 +52,7 @@ def dev_windows(predictor: Predictor, data: TaskData, examples: tuple[Example, .
                 return None
         return made
 
-    return _cache.get(("dev", *_seen_by(predictor, data, examples)), make)  # type: ignore[no-any-return]
+    return _once(("dev", *_seen_by(predictor, data, examples)), make)
 
 
 def _seen_by(predictor: Predictor, data: TaskData, examples: tuple[Example, ...]) -> tuple[str | int, ...]:
@@ -61,6 +60,5 @@ def _seen_by(predictor: Predictor, data: TaskData, examples: tuple[Example, ...]
 
     The fingerprint is of the data as read, of which `examples` may be a part only.
     """
-    of_examples = hash(examples)
     tokenizer = tokenizer_fingerprint(predictor.tokenizer)
-    return data.fingerprint, of_examples, tokenizer, predictor.card.model_dump_json()
+    return data.fingerprint, hash(examples), tokenizer, predictor.card.model_dump_json()
