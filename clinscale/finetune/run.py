@@ -1,7 +1,7 @@
 """Fine-tuning as a tracked run: epochs to MLflow, the test split judged once for each seed."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from clinscale.finetune.evaluate import (
     task_tags,
 )
 from clinscale.finetune.group import Event, finetune_on_workers
+from clinscale.finetune.loop import OnEpoch
 from clinscale.registry import Experiment, Tag
 from clinscale.runfolder import check_unchanged, claim_run_folder, sole_writer
 from clinscale.storage import read_json, write_json
@@ -70,13 +71,14 @@ class FinetuneSummary:
 
     folder: Path
     """HF folder of that seed."""
-    metric: str
+    best: SeedResult
+    """The seed that was kept."""
     seeds: tuple[SeedResult, ...]
 
     @property
-    def best(self) -> SeedResult:
-        """The seed that was kept."""
-        return max(self.seeds, key=lambda one: one.dev)
+    def metric(self) -> str:
+        """The metric that decides."""
+        return self.best.scores.metric
 
     @property
     def test(self) -> dict[str, float]:
@@ -91,9 +93,8 @@ class FinetuneSummary:
     @property
     def test_deviation(self) -> float | None:
         """Standard deviation over seeds; None for one seed."""
-        return (
-            statistics.stdev(one.scores.test[self.metric] for one in self.seeds) if len(self.seeds) > 1 else None
-        )
+        scores = [one.scores.test[self.metric] for one in self.seeds]
+        return statistics.stdev(scores) if len(scores) > 1 else None
 
 
 def run_finetune(
@@ -101,7 +102,7 @@ def run_finetune(
     *,
     tracking: registry.Tracking,
     home: str | Path,
-    on_progress: Callable[[dict[str, float]], None] | None = None,
+    on_progress: OnEpoch | None = None,
     on_event: Event | None = None,
 ) -> FinetuneSummary:
     """Fine-tune under `config.name` and judge the test split once a seed; a finished name returns its result.
@@ -134,13 +135,14 @@ def _finetune_seeds(
     recipe: Mapping[str, Any],
     folder: Path,
     tracking: registry.Tracking,
-    on_progress: Callable[[dict[str, float]], None] | None,
+    on_epoch: OnEpoch,
     on_event: Event | None,
 ) -> FinetuneSummary:
     """Fine-tune under each seed in a folder that nobody else writes to."""
-    seeds = range(config.recipe.seed, config.recipe.seed + config.seeds)
+    first = config.recipe.seed
+    folders = {seed: folder / f"seed-{seed}" for seed in range(first, first + config.seeds)}
     stored = models.stored_precision(config.recipe.model)
-    if not all((folder / _seed(seed) / RESULT_FILE).exists() for seed in seeds):
+    if not all((one / RESULT_FILE).exists() for one in folders.values()):
         run = registry.resume_or_start_run(
             tracking,
             experiment=Experiment.FINETUNE,
@@ -152,12 +154,12 @@ def _finetune_seeds(
         )
         with run:
             run.log_inputs([task_inputs(data)])
-            for seed in seeds:
-                if not (folder / _seed(seed) / RESULT_FILE).exists():
-                    _run_seed(config, data, seed, folder / _seed(seed), run, on_progress, on_event)
-            summary = _summary(folder, seeds)
+            for seed, one in folders.items():
+                if not (one / RESULT_FILE).exists():
+                    _run_seed(config, data, seed, one, run, on_epoch, on_event)
+            summary = _summary(folders)
             kept = summary.folder.parent
-            others = [folder / _seed(seed) for seed in seeds if folder / _seed(seed) != kept]
+            others = [one for one in folders.values() if one != kept]
             run.log_json(OUTCOMES_FILE, read_json(kept / OUTCOMES_FILE))
             run.log_json(OUTCOMES_BY_SEED_FILE, [read_json(other / OUTCOMES_FILE) for other in others])
             run.log(summary.best.metrics)
@@ -165,7 +167,7 @@ def _finetune_seeds(
             if summary.test_deviation is not None:
                 key = f"test/{data.task.name}/{summary.metric}"
                 run.log({f"{key}_mean": summary.test_mean, f"{key}_deviation": summary.test_deviation})
-    return _summary(folder, seeds)
+    return _summary(folders)
 
 
 def _run_seed(
@@ -174,21 +176,20 @@ def _run_seed(
     seed: int,
     folder: Path,
     run: registry.Run,
-    on_progress: Callable[[dict[str, float]], None] | None,
+    on_epoch: OnEpoch,
     on_event: Event | None,
 ) -> None:
-    suffix = f"/{_seed(seed)}" if config.seeds > 1 else ""
+    suffix = f"/{folder.name}" if config.seeds > 1 else ""
 
-    def on_epoch(metrics: dict[str, float]) -> None:
+    def log_epoch(metrics: dict[str, float]) -> None:
         step = int(metrics["step"])
         run.log({f"{key}{suffix}": value for key, value in metrics.items() if key != "step"}, step=step)
-        if on_progress:
-            on_progress({**metrics, "seed": seed})
+        on_epoch({**metrics, "seed": seed})
 
     recipe = config.recipe.model_copy(update={"seed": seed})
     runtime, target = config.runtime, folder / "hf"
     if runtime.num_workers == 1:
-        best = finetune(recipe, data, target, runtime=runtime, on_epoch=on_epoch)
+        best = finetune(recipe, data, target, runtime=runtime, on_epoch=log_epoch)
     else:
         best = finetune_on_workers(
             recipe,
@@ -197,7 +198,7 @@ def _run_seed(
             target,
             fingerprint=data.fingerprint,
             runtime=runtime,
-            on_epoch=on_epoch,
+            on_epoch=log_epoch,
             on_event=on_event,
         )
     judged = judge(best.folder, data, attention=runtime.attention)
@@ -207,14 +208,11 @@ def _run_seed(
     write_json(folder / RESULT_FILE, found.plain())
 
 
-def _summary(folder: Path, seeds: range) -> FinetuneSummary:
-    files = [folder / _seed(seed) / RESULT_FILE for seed in seeds]
-    found = tuple(SeedResult.parse(read_json(file), source=str(file)) for file in files)
-    for one, file in zip(found, files, strict=True):
-        check_judged(file.parent / "hf", one.model, of=file)
-    summary = FinetuneSummary(folder, found[0].scores.metric, found)
-    return FinetuneSummary(folder / _seed(summary.best.seed) / "hf", summary.metric, found)
-
-
-def _seed(seed: int) -> str:
-    return f"seed-{seed}"
+def _summary(folders: Mapping[int, Path]) -> FinetuneSummary:
+    found = []
+    for folder in folders.values():
+        file = folder / RESULT_FILE
+        found.append(SeedResult.parse(read_json(file), source=str(file)))
+        check_judged(folder / "hf", found[-1].model, of=file)
+    best = max(found, key=lambda one: one.dev)
+    return FinetuneSummary(folders[best.seed] / "hf", best, tuple(found))
