@@ -8,10 +8,10 @@ config ──▶ Run: the model by its numbers, rows, steps
 
 from clinscale.plan.estimate import Estimate, Shape
 from clinscale.plan.facts import ModelFacts
-from clinscale.plan.launch import check_launch, gpu_bytes_here, site_here
-from clinscale.plan.memory import Memory, RankSetup, activation_bytes, model_states, rank_memory
+from clinscale.plan.launch import check_launch, site_here
+from clinscale.plan.memory import Memory, RankSetup, model_states, rank_memory
 from clinscale.plan.pretrain import PAYS, SIZES, PretrainPlan, plan_pretrain, probed
-from clinscale.plan.probe import BUSY_SHARE, Probe, Reading, busy_share_here, measure_probe, one_turn, probe_of
+from clinscale.plan.probe import BUSY_SHARE, Probe, Reading, busy_share_here, one_turn, probe_of
 from clinscale.plan.run import Run
 from clinscale.plan.simulation import Simulation, Spread, simulate_pretrain
 from clinscale.plan.site import Site
@@ -44,11 +44,8 @@ __all__ = [
     "SweepSpread",
     "TunePlan",
     "Work",
-    "activation_bytes",
     "busy_share_here",
     "check_launch",
-    "gpu_bytes_here",
-    "measure_probe",
     "model_states",
     "network_of",
     "one_turn",

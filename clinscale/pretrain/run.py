@@ -103,7 +103,7 @@ def _pretrain(
         recipe=fingerprint(recipe),
         tags={
             Tag.SHARDS: shards.fingerprint,
-            Tag.HARDWARE: runtime.hardware(),
+            Tag.HARDWARE: runtime.current_cluster().hardware(),
             Tag.PRECISION: describe_precision(config.recipe.precision, stored),
         },
         params={**recipe, **config.runtime.plain()},

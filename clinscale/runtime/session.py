@@ -251,11 +251,6 @@ def variables(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def hardware() -> str:
-    """The hardware of the open `ray_session`, in words: `Cluster.hardware` as it is now."""
-    return current_cluster().hardware()
-
-
 def ray_logs() -> str:
     """Folder with the logs of Ray's processes."""
     return f"Ray's logs: {_scratch() / _OF_RAY}/session_latest/logs on this machine, `ray logs` on a cluster"

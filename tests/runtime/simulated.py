@@ -14,7 +14,7 @@ from ray._raylet import GcsClient
 from ray.core.generated import autoscaler_pb2
 
 from clinscale.errors import CapacityError
-from clinscale.runtime import GroupConfig, hardware, one_start_at_a_time, ray_session, run_workers
+from clinscale.runtime import GroupConfig, current_cluster, one_start_at_a_time, ray_session, run_workers
 
 GRACE_S = 10  # only a node that ends by its notice is told as one that was taken away
 
@@ -113,7 +113,7 @@ if __name__ == "__main__":
     try:
         nodes = [cluster.add_node(num_cpus=1)]
         with ray_session(cluster.address) as session:
-            seen = {"hardware": hardware()} | loses_and_gains_nodes(cluster, nodes, folder)
+            seen = {"hardware": current_cluster().hardware()} | loses_and_gains_nodes(cluster, nodes, folder)
             seen |= {"gives_up": gives_up(cluster, nodes, session)}
         (folder / "seen.json").write_text(json.dumps(seen))
     finally:

@@ -94,4 +94,4 @@ def test_what_the_driver_cannot_take_is_raised_when_the_work_is_done(forks, tmp_
     with pytest.raises(ConfigError, match="no"):
         run(speaks, tmp_path, on_log=refuse)
     assert heard == [{"rank": 0}]
-    assert runtime.hardware().startswith("2 CPUs of ")
+    assert runtime.current_cluster().hardware().startswith("2 CPUs of ")
