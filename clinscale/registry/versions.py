@@ -150,20 +150,20 @@ def resolve(tracking: Tracking, reference: str, *, hint: str = "") -> ModelVersi
     """
     version = find_version(tracking, reference)
     wanted = _parse(reference)
-    name = wanted["name"]
+    name = str(wanted["name"])
     if version is not None:
         if not (wanted["alias"] or wanted["version"]) and CHAMPION not in version.aliases:
             _refuse_gone_champion(tracking, version.name)
         return version
-    known = sorted({item.name for item in list_versions(tracking)})
-    if name not in known:
-        raise RegistryError(f"no model {name!r} in {tracking.place}; {nearest(str(name), known)}{hint}")
-    versions = [item for item in list_versions(tracking) if item.name == name]
+    versions = _versions_of(tracking, name)
+    if not versions:
+        known = sorted({item.name for item in list_versions(tracking)})
+        raise RegistryError(f"no model {name!r} in {tracking.place}; {nearest(name, known)}{hint}")
     has = ", ".join(f"{item.version}{''.join(f' @{alias}' for alias in item.aliases)}" for item in versions)
     fix = "name one of these"
     if reference.endswith(f"@{CHAMPION}"):
         fix += f", or make one champion: clinscale models promote {name}/{versions[-1].version}"
-    raise RegistryError(f"model {name} has no {reference[len(str(name)) :]}; its versions: {has}; {fix}")
+    raise RegistryError(f"model {name} has no {reference[len(name) :]}; its versions: {has}; {fix}")
 
 
 def find_version(tracking: Tracking, reference: str) -> ModelVersion | None:
