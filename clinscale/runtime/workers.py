@@ -305,8 +305,10 @@ class _Driver:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # on another node it would die with that node; one that dies alone is started again, and what it held is lost
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1}
-        self.mailbox = ray.remote(_Mailbox).options(**options).remote()
-        self.send_event = _SendEvent(self.mailbox)
+        mailbox = ray.remote(_Mailbox).options(**options).remote()
+        self.mailbox = mailbox
+        # without waiting, from whichever process
+        self.send_event: Callable[[str], None] = lambda sentence: mailbox.put.remote(sentence)
         self._on_log, self._on_event = on_log, on_event
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._error: ClinscaleError | None = None
@@ -371,13 +373,3 @@ class _Driver:
                     return
                 yield item
             self._closed.wait(_POLL_S)
-
-
-class _SendEvent:
-    """Sends a sentence to the driver without waiting, from whichever process."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
-
-    def __call__(self, sentence: str) -> None:
-        self._mailbox.put.remote(sentence)
