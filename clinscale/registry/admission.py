@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, Literal, cast, get_args
 
-from clinscale.registry.ownership import ACCOUNT_TAG, may_change, note_owner
+from clinscale.registry.ownership import ACCOUNT_TAG, WORKSPACE, may_change, note_owner
 
 UserRole = Literal["reader", "trainer", "promoter"]
 Role = Literal["reader", "trainer", "promoter", "admin", "anybody"]
@@ -106,8 +106,8 @@ _API = re.compile(r"/(?:ajax-)?api/[0-9]\.[0-9]/(.+)")
 _SNAKE = re.compile(r"[^A-Z]*")
 _CREATE_EXPERIMENT = "mlflow/experiments/create"
 _GET_ADDRESS = "mlflow/model-versions/get-download-uri"
-_ADDRESS = re.compile(r"mlflow-artifacts:/+(?:[^/]+/+)??(?:workspaces/default/)?([0-9]+)/.*")
-_WORKSPACE_HEADER, _WORKSPACE = "X-MLFLOW-WORKSPACE", "default"
+_ADDRESS = re.compile(rf"mlflow-artifacts:/+(?:[^/]+/+)??(?:workspaces/{WORKSPACE}/)?([0-9]+)/.*")
+_WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"
 
 
 def roles_of(method: str, path: str) -> frozenset[Role] | None:
@@ -184,7 +184,7 @@ def _is_refused(request: Any, user: Any) -> bool:
     roles = _roles(user)
     if not roles & (roles_of(request.method, request.path) or frozenset()):
         return True
-    if (request.headers.get(_WORKSPACE_HEADER) or _WORKSPACE) != _WORKSPACE:  # MLflow's own pages send it empty
+    if (request.headers.get(_WORKSPACE_HEADER) or WORKSPACE) != WORKSPACE:  # MLflow's own pages send it empty
         return True
     body = request.get_json(force=True, silent=True) if request.content_length else None
     if not _is_plain(request, body):
@@ -218,7 +218,7 @@ def _may_read(answer: Any, account: str) -> bool:
     from mlflow.utils.workspace_context import ServerWorkspaceContext
 
     address = _ADDRESS.fullmatch(answer.get("artifact_uri", ""))
-    with ServerWorkspaceContext(_WORKSPACE):
+    with ServerWorkspaceContext(WORKSPACE):
         return bool(address and auth._get_experiment_permission(address[1], account).can_read)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from clinscale.registry.tags import Tag
 
 ACCOUNT_TAG = Tag.ACCOUNT
+WORKSPACE = "default"
+"""MLflow's own, which everything is in that names no other."""
 
 _FILES = re.compile(r"/(?:ajax-)?api/2\.0/mlflow-artifacts/(?:artifacts|mpu/[a-z]+)/(.+)")
 _MODEL = re.compile(r"/(?:ajax-)?api/2\.0/mlflow/logged-models/([^/]+)(?:/.*)?")
@@ -62,7 +64,7 @@ def _may_write_files(path: str, account: str) -> bool:
     parts = path.rstrip("/").split("/")
     if "%" in path or "\\" in path or {"", ".", ".."} & set(parts):
         return False
-    if parts[:2] == ["workspaces", "default"]:
+    if parts[:2] == ["workspaces", WORKSPACE]:
         parts = parts[2:]
     if len(parts) >= 4 and parts[1] == "models" and parts[3] == "artifacts":
         return _may_write_model(parts[2], parts[0], account)
@@ -115,5 +117,5 @@ def _stores() -> Iterator[tuple[Any, Any]]:
     from mlflow.server.handlers import _get_model_registry_store, _get_tracking_store
     from mlflow.utils.workspace_context import ServerWorkspaceContext
 
-    with ServerWorkspaceContext("default"):
+    with ServerWorkspaceContext(WORKSPACE):
         yield _get_tracking_store(), _get_model_registry_store()

@@ -8,11 +8,11 @@ from typing import Any
 
 from clinscale.errors import ConfigError
 from clinscale.registry.admission import UserRole
+from clinscale.registry.ownership import WORKSPACE
 from clinscale.registry.server import MIN_PASSWORD_CHARACTERS
 from clinscale.registry.tags import Experiment
 from clinscale.registry.tracking import Tracking
 
-_WORKSPACE = "default"  # MLflow's own, which everything is in that names no other
 _READ_MODELS = ("registered_model", "*", "READ")
 _MAY_CREATE = ("workspace", "*", "USE")
 _GRANTS: dict[UserRole, list[tuple[str, str, str]]] = {
@@ -83,12 +83,12 @@ def set_user(tracking: Tracking, name: str, role: UserRole, password: str | None
 
 def _set_roles(client: Any, tracking: Tracking) -> dict[UserRole, int]:
     """The ids of the roles, which have exactly their grants when this returns; the experiments are made on the way."""
-    known = {role.name: role.id for role in client.list_roles(_WORKSPACE)}
+    known = {role.name: role.id for role in client.list_roles(WORKSPACE)}
     experiments = {name: tracking.experiment_id(name) for name in (*Experiment.TRAINING, Experiment.RELEASES)}
     ids: dict[UserRole, int] = {}
     for role, grants in _GRANTS.items():
         name = f"clinscale-{role}"
-        ids[role] = known[name] if name in known else client.create_role(_WORKSPACE, name).id
+        ids[role] = known[name] if name in known else client.create_role(WORKSPACE, name).id
         wanted = {(kind, experiments.get(thing, thing), permission) for kind, thing, permission in grants}
         held = {
             (grant.resource_type, grant.resource_pattern, grant.permission): grant.id
