@@ -96,40 +96,27 @@ def search_chart(sweep: Sweep) -> str:
     numbers = [number for number, _, _ in scored]
     values = [value for _, value, _ in scored]
     best = [max(values[: index + 1]) for index in range(len(values))]
+    winner = next(((number, value) for number, value, won in scored if won), None)
     with _figure(9.6, 2.7) as (figure, place):
         ends = [*numbers, numbers[-1] + 0.5]
         place.plot(ends, [*best, best[-1]], color=_FIRST, drawstyle="steps-post", label="best so far", zorder=2)
         place.scatter(
             numbers, values, s=26, color=_SECOND, edgecolor=_PAPER, linewidth=0.8, label="trial", zorder=3
         )
-        for number, value, won in scored:
-            if won:
-                place.scatter(
-                    [number],
-                    [value],
-                    s=95,
-                    facecolor="none",
-                    edgecolor=_FIRST,
-                    linewidth=1.7,
-                    label="winner",
-                    zorder=4,
-                )
+        if winner:
+            ring = {"facecolor": "none", "edgecolor": _FIRST, "linewidth": 1.7}
+            place.scatter(*winner, s=95, label="winner", zorder=4, **ring)
         place.set_xlabel("trial")
         place.set_title(f"{sweep.metric} on the development split", pad=10)
         place.set_xlim(0.4, max(len(sweep.trials), 1) + 0.6)
         place.margins(y=0.14)
         _whole_numbers(place)
         place.legend(loc="lower left", bbox_to_anchor=(0.62, 1.0), ncols=3, borderaxespad=0.2, handletextpad=0.4)
-        winner = sweep.winner
-        winner_sentence = (
-            f" The winner is trial {winner.number} with {winner.value:.3f}."
-            if winner and winner.value is not None
-            else ""
-        )
+        said = f" The winner is trial {winner[0]} with {winner[1]:.3f}." if winner else ""
         return _svg(
             figure,
             f"{sweep.metric} of {len(scored)} trials of sweep {sweep.name} on the development split, "
-            f"from {min(values):.3f} to {max(values):.3f}.{winner_sentence}",
+            f"from {min(values):.3f} to {max(values):.3f}.{said}",
         )
 
 
