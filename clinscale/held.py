@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from clinscale.errors import ClusterError
-from clinscale.patience import Patience
-
-PATIENCE_S = 300.0
-"""Seconds that a folder is waited for, unless said."""
+from clinscale.patience import PATIENCE_S, Patience
 
 _RETRY_S = 0.5
 

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+PATIENCE_S = 300.0
+"""Seconds that what is away is waited for, unless said."""
+
 FIRST_PAUSE_S = 1.0
 """Pause before the second try; each later one is twice as long."""
 

@@ -13,6 +13,7 @@ from typing import IO, Any
 from clinscale import held
 from clinscale.config import differences
 from clinscale.errors import ChangedDataError, ClusterError, ConfigError
+from clinscale.patience import PATIENCE_S
 from clinscale.permissions import open_private
 from clinscale.storage import read_json_object, write_json
 
@@ -111,7 +112,7 @@ def _write_first(known: Path, recipe: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path, *, patience_s: float = held.PATIENCE_S) -> Iterator[Callable[..., None]]:
+def sole_writer(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[Callable[..., None]]:
     """Hold a run's folder, that of `claim_run_folder`, while the block runs; the system lets go of it when we die.
 
     Yields `check_in_place` for it, which raises when the folder is no longer the one that is held. While the folder is

@@ -9,10 +9,7 @@ from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
 from clinscale.errors import ClusterError
-from clinscale.patience import ask_again
-
-PATIENCE_S = 300.0
-"""Seconds that a store is waited for."""
+from clinscale.patience import PATIENCE_S, ask_again
 
 _AWAY = {
     "botocore": ("ConnectionError", "HTTPClientError"),

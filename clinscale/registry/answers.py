@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from clinscale.patience import Patience, ask_again
+from clinscale.patience import PATIENCE_S, Patience, ask_again
 from clinscale.units import format_seconds
 
 _SILENT_S = 15.0
@@ -39,7 +39,7 @@ class Waiting:
     """Time from a call without an answer to the last try; 0 leaves it at MLflow's second request, at once."""
 
 
-PATIENT = Waiting(answer_s=60, total_s=300)
+PATIENT = Waiting(answer_s=60, total_s=PATIENCE_S)
 """Rides out a restart of the server."""
 
 IMPATIENT = Waiting(answer_s=4, total_s=0)
