@@ -121,7 +121,7 @@ def wait_while_away(path: str | Path) -> None:
 
 
 def again_if_away(path: str | Path, ask: Callable[[], _Answer]) -> _Answer:
-    """Answer of `ask`, which is called again where a held folder around `path` was away meanwhile, and must bear that."""
+    """Answer of `ask`, called again where a held folder around `path` was away meanwhile, which it must bear."""
     while True:
         wait_while_away(path)
         try:

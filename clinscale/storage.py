@@ -82,7 +82,7 @@ def how_to_install(needed: str) -> str:
 
 
 def again_if_away(uri: str | Path, ask: Callable[[], _Answer]) -> _Answer:
-    """Answer of `ask`, which is called again where the store or a held folder was away meanwhile, and must bear that.
+    """Answer of `ask`, called again where the store or a held folder was away meanwhile, which it must bear.
 
     Raises:
         ClusterError: it is away for long.
@@ -171,7 +171,7 @@ def _opened(uri: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
             raise DataError(f"{uri} must be a regular file, got a pipe or device; copy what it gives into a file")
         # fsspec takes three times as long, which thousands of small files make felt
-        opened, packed_bytes = open(local, "rb"), found.st_size  # noqa: PTH123
+        opened, packed_bytes = open(local, "rb"), found.st_size  # noqa: PTH123, SIM115
     # the other programs that fsspec knows hide the format of what they packed behind their names
     return _unpacked(opened, packed_bytes, uri) if uri.lower().endswith(".gz") else opened
 

@@ -11,7 +11,13 @@ from typing import Any
 
 from clinscale.bench import scripts
 from clinscale.bench.files import Texts, invent_texts, write_arrow, write_invented, write_parquet
-from clinscale.bench.measure import in_fresh_process, one_arrow_thread, peak_resident_bytes, side_by_side, surroundings
+from clinscale.bench.measure import (
+    in_fresh_process,
+    one_arrow_thread,
+    peak_resident_bytes,
+    side_by_side,
+    surroundings,
+)
 from clinscale.bench.record import BenchRecord, OnRatio, PeakMemory, Ratios, say_nothing
 from clinscale.corpus import CleaningConfig, SourceConfig, read_documents
 from clinscale.errors import ClinscaleError, ConfigError

@@ -46,8 +46,8 @@ def bench_zero(
             on_progress(f"ZeRO {stage}, {workers} workers")
             shape = {"layers": layers, "hidden_size": hidden_size}
             found = measured_ranks(stage, workers, precision, shape)
-            counts = (found[key] for key in ("trained", "frozen", "small"))
-            expected = plan.model_states(*counts, stage, workers, precision).total
+            trained, frozen, small = (found[key] for key in ("trained", "frozen", "small"))
+            expected = plan.model_states(trained, frozen, small, stage, workers, precision).total
             off_by = [max(measured / expected, expected / measured) for measured in found["bytes"]]
             ratios[f"zero_{stage}_workers_{workers}"] = ratio(off_by, _ASKED)
             rows.append({"stage": stage, "workers": workers, "bytes": found["bytes"], "expected_bytes": expected})

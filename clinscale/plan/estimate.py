@@ -154,7 +154,7 @@ def most_rows(run: Run, workers: int) -> int:
     return min(run.config.runtime.micro_rows_per_gpu or share, share)
 
 
-def configured(run: Run, workers: int) -> Shape:
+def as_configured(run: Run, workers: int) -> Shape:
     """The shape that a run is configured to have, on so many workers."""
     runtime = run.config.runtime
     return Shape(

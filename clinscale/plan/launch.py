@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clinscale.engine import Device, load_hardware
 from clinscale.errors import CapacityError, ConfigError
-from clinscale.plan.estimate import Shape, configured, memory_of
+from clinscale.plan.estimate import Shape, as_configured, memory_of
 from clinscale.plan.pretrain import nearest_that_fit
 from clinscale.plan.run import Run
 from clinscale.plan.site import Site
@@ -37,7 +37,7 @@ def check_launch(config: PretrainConfig, *, machine_bytes: float | None = None) 
     for workers in sorted({runtime.least_workers, runtime.most_workers}):
         limit = total * min(1.0, runtime.gpus_per_worker) if on_gpu else total / workers
         site = replace(site_here(on_gpu=False), host_bytes_per_device=limit)
-        asked = replace(configured(run, workers), micro_rows=1)
+        asked = replace(as_configured(run, workers), micro_rows=1)
         memory = memory_of(run, site, asked)
         if memory.total - memory.slack <= limit:
             return

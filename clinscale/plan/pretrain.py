@@ -8,7 +8,7 @@ from typing import Any
 
 from clinscale.engine import ZeroConfig
 from clinscale.errors import ConfigError
-from clinscale.plan.estimate import Estimate, Shape, configured, estimate, largest_that_fits, most_rows
+from clinscale.plan.estimate import Estimate, Shape, as_configured, estimate, largest_that_fits, most_rows
 from clinscale.plan.probe import measure_probe
 from clinscale.plan.run import Run
 from clinscale.plan.site import Site
@@ -84,7 +84,7 @@ def plan_pretrain(run: Run, site: Site, *, sizes: Iterable[int] = SIZES) -> Pret
     Raises:
         ConfigError: the device lacks the recipe's precision, or a link is not known.
     """
-    asked = configured(run, run.config.runtime.most_workers)
+    asked = as_configured(run, run.config.runtime.most_workers)
     stages = tuple(
         estimate(run, site, largest_that_fits(run, site, replace(asked, zero=zero)))
         for zero in ALL_SHARDING

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clinscale.plan.estimate import configured, estimate, largest_that_fits
+from clinscale.plan.estimate import as_configured, estimate, largest_that_fits
 from clinscale.plan.facts import width_of
 from clinscale.plan.run import Run
 from clinscale.plan.site import Site
@@ -222,7 +222,7 @@ def simulate_pretrain(run: Run, site: Site, *, replace_s: float) -> Simulation |
 
     @functools.cache
     def step(workers: int) -> StepTime:
-        return estimate(run, site, largest_that_fits(run, site, configured(run, workers))).step
+        return estimate(run, site, largest_that_fits(run, site, as_configured(run, workers))).step
 
     most, devices = runtime.most_workers, runtime.gpus_per_worker or runtime.cpus_per_worker  # of a worker
     state = 12 * run.model.trained + width_of(run.config.recipe.precision) * run.model.parameters

@@ -104,8 +104,9 @@ def search_chart(sweep: Sweep) -> str:
             numbers, values, s=26, color=_SECOND, edgecolor=_PAPER, linewidth=0.8, label="trial", zorder=3
         )
         if winner:
-            ring = {"facecolor": "none", "edgecolor": _FIRST, "linewidth": 1.7}
-            place.scatter(*winner, s=95, label="winner", zorder=4, **ring)
+            place.scatter(
+                *winner, s=95, facecolor="none", edgecolor=_FIRST, linewidth=1.7, label="winner", zorder=4
+            )
         place.set_xlabel("trial")
         place.set_title(f"{sweep.metric} on the development split", pad=10)
         place.set_xlim(0.4, max(len(sweep.trials), 1) + 0.6)
