@@ -94,8 +94,9 @@ def test_a_deletion_whose_answer_was_lost_is_done(store, monkeypatch):
         delete(path)
         raise AWAY[0]
 
-    monkeypatch.setattr(store, "rm_file", lossy)
-    storage.remove_files(PLACE, ["part"])
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "rm_file", lossy)
+        storage.remove_files(PLACE, ["part"])
     assert storage.files_in(PLACE) == ["other"]
 
 
