@@ -341,12 +341,18 @@ def codec_of(head: bytes, uri: str | Path, encoding: str) -> tuple[str, int]:
 def refuse_windows(block: bytes, uri: str | Path, codec: str, *, start: int = 0) -> None:
     """DataError where Latin-1 has no letter for a byte, but Windows has: quotation marks and dashes, as in `patient's`.
 
+    And where either was said to be the encoding, but letters are in UTF-8: each would be read as two others.
+
     Args:
         block: of the file.
         uri: of the file.
         codec: as `codec_of` gives it.
         start: position of the block in the file.
     """
+    if codec in (*_LATIN, "cp1252") and _is_utf8(block):
+        raise DataError(
+            f"{uri} is UTF-8 and not {codec.upper()}, in which it would be other letters; set encoding: utf-8"
+        )
     if codec in _LATIN and (found := _ONLY_WINDOWS.search(block)):
         raise DataError(
             f"{uri} is not Latin-1 at byte {start + found.start()}, where Windows has a letter; set encoding: cp1252"
@@ -355,6 +361,19 @@ def refuse_windows(block: bytes, uri: str | Path, codec: str, *, start: int = 0)
 
 _LATIN = ("iso8859-1", "iso8859-15")
 _ONLY_WINDOWS = re.compile(rb"[\x80-\x9f]")
+_CONTINUING = bytes(range(0x80, 0xC0))
+"""Bytes with which a letter of UTF-8 goes on, as where a block begins within one."""
+
+
+def _is_utf8(block: bytes) -> bool:
+    """Whether part of a file has letters beyond ASCII, two or more, and all of them are UTF-8's."""
+    if block.isascii():
+        return False
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(block.lstrip(_CONTINUING))
+    except UnicodeDecodeError:
+        return False
+    return len(text) - len(text.encode("ascii", "ignore")) > 1
 
 
 def not_valid(uri: str | Path, codec: str, byte: int) -> str:

@@ -520,6 +520,20 @@ def test_what_windows_wrote_is_not_read_as_latin_1(tmp_path, encoding):
     assert read(tmp_path, "n.csv", start.encode(encoding), encoding=encoding)[0][-1]["text"] == "Größe"
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_what_is_utf_8_is_not_read_as_latin_1(tmp_path, encoding):
+    (tmp_path / "n.csv").write_text(f"text\n{'x' * 2**17}Größe\n")
+    for read in (
+        lambda: read_text(str(tmp_path / "n.csv"), encoding),
+        lambda: list(read_records(str(tmp_path / "n.csv"), table=TableFormat(encoding=encoding))),
+    ):
+        with pytest.raises(DataError, match=r"is UTF-8 and not .*; set encoding: utf-8"):
+            read()
+    for text in ("text\nGröße 1,80, née Müller\n", "text\nSpaß»\n", "text\nplain\n"):
+        (tmp_path / "n.csv").write_bytes(text.encode(encoding))
+        assert read_text(str(tmp_path / "n.csv"), encoding) == text
+
+
 def test_json_lines_are_read_by_whatever_name(tmp_path):
     lines = '{"text": "a"}\n\n{"text": "b"}\n'
     assert [row["text"] for row in read(tmp_path, "n.json", lines)[0]] == ["a", "b"]

@@ -46,9 +46,21 @@ class TestRecords:
         files = {"LIVER.csv": "text\none\n", "BRAIN.csv": "text\ntwo\n"}
         examples, _ = read(read_rows, "sequence", files, label_from="file")
         assert {e.text: e.labels for e in examples} == {"one": ("LIVER",), "two": ("BRAIN",)}
-        parts = {f"LUNG-0000{number}-of-00002.csv": f"text\n{number}\n" for number in (0, 1)}
+        packed = gzip.compress(b"text\nthree\n")
+        examples, _ = read(
+            read_rows, "sequence", {"LIVER.CSV.GZ": packed, "LUNG.csv.gz": packed}, label_from="file"
+        )
+        assert [e.labels for e in examples if e.text == "three"] == [("LIVER",), ("LUNG",)]
+        parts = {f"SKIN-0000{number}-of-00002.csv": f"text\n{number}\n" for number in (0, 1)}
         examples, _ = read(read_rows, "sequence", files | parts, label_from="file")
-        assert sorted(label for e in examples for label in e.labels) == ["BRAIN", "LIVER", "LUNG", "LUNG"]
+        assert sorted(label for e in examples for label in e.labels) == [
+            "BRAIN",
+            "LIVER",
+            "LIVER",
+            "LUNG",
+            "SKIN",
+            "SKIN",
+        ]
 
     def test_several_labels_in_one_column(self, read):
         files = {"a.csv": "text,label\none,edema; pneumonia;edema\ntwo,\n"}

@@ -192,6 +192,19 @@ def test_labels_joined_by_another_mark_than_the_tasks_are_no_label(task_of, tmp_
     assert read_task(task_of("sequence", **files, labels=listed), str(tmp_path)).labels == listed
 
 
+def test_labels_of_which_none_is_alone_are_joined(task_of, tmp_path):
+    rows = [("one", "a/b"), ("two", "b/c"), ("three", "a/c")]
+    files = write(tmp_path, train=rows, dev=rows, test=rows)
+    with pytest.raises(DataError, match="'a/b', which joins others by '/'"):
+        read_task(task_of("sequence", **files, multi_label=True), str(tmp_path))
+    assert len(read_task(task_of("sequence", **files), str(tmp_path)).labels) == 3, (
+        "one of each, as far as it says"
+    )
+    write(tmp_path, train=[*rows[:2], ("three", "n/v")])
+    with pytest.raises(DataError, match="joins others by"):
+        read_task(task_of("sequence", **files, multi_label=True), str(tmp_path))
+
+
 def test_texts_whose_rows_disagree_are_counted(task_of, tmp_path):
     files = write(tmp_path, train=[*ROWS, ("one", "a")], dev=ROWS, test=[("one", "b"), ("two", "b")])
     remarks = read_task(task_of("sequence", **files), str(tmp_path)).findings.remarks

@@ -373,8 +373,9 @@ class SequenceKind(Kind):
     def check_found_labels(self, labels: Sequence[str], num_examples: int) -> None:
         """Refuse so many labels that they are likely something else, and one that joins others."""
         for label in labels:
-            if mark := next((mark for mark in _JOINTS if _joins(label, mark, labels)), None):
-                several = "" if self.task.multi_label else "multi_label: true and "
+            multi = self.task.multi_label
+            if mark := next((mark for mark in _JOINTS if _joins(label, mark, labels, several=multi)), None):
+                several = "" if multi else "multi_label: true and "
                 raise DataError(
                     f"task {self.task.name}: a label must be one, got {label!r}, which joins others by {mark!r}; set "
                     f"{several}label_separator: {mark!r}, or list all in labels where it is one of its own"
@@ -398,11 +399,16 @@ def _name_of(uri: str) -> str:
     """The name of a file without its suffixes, and without the number where it is a part of a table."""
     if part := part_of(uri):
         return PurePath(part[0].rpartition("-*-of-")[0]).name
-    return PurePath(uri.removesuffix(".gz")).stem
+    path = PurePath(uri)
+    return PurePath(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
-def _joins(label: str, mark: str, labels: Sequence[str]) -> bool:
+def _joins(label: str, mark: str, labels: Sequence[str], *, several: bool) -> bool:
+    """Whether all that `mark` parts in a label are labels; where a text has `several`, parts of others are enough."""
     parts = [part.strip() for part in label.split(mark)]
+    if several:
+        others = {part.strip() for other in labels if other != label for part in other.split(mark)}
+        return len(parts) > 1 and others.issuperset(parts)
     return len(parts) > 1 and all(part in labels for part in parts)
 
 
