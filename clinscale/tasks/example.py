@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from clinscale.cells import is_short_name
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.task import TaskConfig
 
-_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_UNSEEN = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 """Soft hyphens, joiners, marks of direction and of byte order."""
 
 
@@ -144,7 +143,9 @@ def text_key(text: str) -> bytes:
     They may differ by line ends and other white space, case, characters that nobody sees and code points of one letter.
     """
     if not text.isascii():
-        text = _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
+        text = unicodedata.normalize("NFKC", text)
+        for one in _UNSEEN:  # a search for each is many times as fast as a pattern
+            text = text.replace(one, "")
     return hashlib.blake2b(
         " ".join(text.casefold().split()).encode(errors="surrogatepass"), digest_size=16
     ).digest()
