@@ -20,7 +20,7 @@ class Cell:
 
     figures: tuple[str, ...]
     part: _Part = "median"
-    """The part of a ratio that is shown: its median; its `error`, a share with its sign; or `pooled` with its interval."""
+    """The shown part of a ratio: its median; its `error`, a share with its sign; or `pooled` with its interval."""
 
 
 @dataclass(frozen=True)
