@@ -8,8 +8,7 @@ from typing import Any
 
 from clinscale.engine import ZeroConfig
 from clinscale.models import train_flops_per_token
-from clinscale.plan.facts import width_of
-from clinscale.plan.memory import Memory, RankSetup, rank_memory
+from clinscale.plan.memory import Memory, RankSetup, model_states, rank_memory
 from clinscale.plan.run import Run
 from clinscale.plan.site import Site
 from clinscale.plan.step import StepSetup, StepTime, step_time
@@ -165,6 +164,16 @@ def as_configured(run: Run, workers: int) -> Shape:
     )
 
 
+def snapshot_bytes(run: Run, stage: int, workers: int) -> float:
+    """Bytes of a checkpoint that its busiest rank copies; of one worker, all that it holds.
+
+    Below ZeRO 3 rank 0 copies all weights besides its share; at ZeRO 3 they are in the masters alone.
+    """
+    model = run.model
+    states = model_states(model.trained, model.frozen, model.small, stage, workers, run.config.recipe.precision)
+    return states.optimizer + (states.weights if stage < 3 else 0.0)
+
+
 def _mean_step(run: Run, site: Site, shape: Shape) -> StepTime:
     """A step on average: short rows and small batches come first, and what is not done in every step is spread."""
     recipe, runtime = run.config.recipe, run.config.runtime
@@ -201,9 +210,8 @@ def _mean_step(run: Run, site: Site, shape: Shape) -> StepTime:
     masking_s = rows_of_worker * run.row_tokens / MASKED_TOKENS_PER_S
     # a core of a CPU masks in the same time in which it computes; a GPU's host beside it
     parts["data_s"] = max(0.0, masking_s - computing_s) if runtime.gpus_per_worker else masking_s
-    shared = shape.workers if shape.zero.stage else 1
-    state = 12 * run.model.trained / shared + width_of(recipe.precision) * run.model.parameters
-    parts["checkpoint_s"] = state / SNAPSHOT_BYTES_PER_S / runtime.checkpoint_every_steps
+    copied_bytes = snapshot_bytes(run, shape.zero.stage, shape.workers)
+    parts["checkpoint_s"] = copied_bytes / SNAPSHOT_BYTES_PER_S / runtime.checkpoint_every_steps
     rows = min(-(-runtime.evaluation_rows // shape.workers), runtime.evaluation_rows)
     forward_s = computing_s / rows_of_worker / 3
     parts["evaluation_s"] = rows * forward_s / runtime.evaluate_every_steps

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clinscale.plan.estimate import as_configured, estimate, largest_that_fits
-from clinscale.plan.facts import width_of
+from clinscale.plan.estimate import as_configured, estimate, largest_that_fits, snapshot_bytes
 from clinscale.plan.run import Run
 from clinscale.plan.site import Site
 from clinscale.plan.step import StepTime
@@ -225,12 +224,11 @@ def simulate_pretrain(run: Run, site: Site, *, replace_s: float) -> Simulation |
         return estimate(run, site, largest_that_fits(run, site, as_configured(run, workers))).step
 
     most, devices = runtime.most_workers, runtime.gpus_per_worker or runtime.cpus_per_worker  # of a worker
-    state = 12 * run.model.trained + width_of(run.config.recipe.precision) * run.model.parameters
     work = Work(
         total_steps=run.total_steps,
         step_s=functools.cache(lambda workers: step(workers).total_s - step(workers).checkpoint_s),
         stall_s=step(most).checkpoint_s * runtime.checkpoint_every_steps,
-        write_s=state / STORAGE_BYTES_PER_S,
+        write_s=snapshot_bytes(run, runtime.zero.stage, 1) / STORAGE_BYTES_PER_S,
     )
     fleet = Fleet(
         least=runtime.least_workers,

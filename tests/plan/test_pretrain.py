@@ -7,7 +7,7 @@ import pytest
 from clinscale.engine import load_hardware
 from clinscale.errors import ConfigError
 from clinscale.plan import Run, Site, plan_pretrain, simulate_pretrain
-from clinscale.plan.estimate import memory_of
+from clinscale.plan.estimate import memory_of, snapshot_bytes
 from clinscale.plan.simulation import daly_s
 from clinscale.pretrain import PretrainConfig
 
@@ -171,3 +171,12 @@ def test_a_simulated_checkpoint_stalls_training_as_long_as_the_planned_one():
     stall_s = step.checkpoint_s * run.config.runtime.checkpoint_every_steps
     expected = round(daly_s(stall_s, between_s) / (step.total_s - step.checkpoint_s))
     assert simulate_pretrain(run, at, replace_s=600).young_daly_steps == expected
+
+
+def test_a_checkpoint_holds_masters_and_moments_and_below_zero_3_the_weights():
+    """As DeepSpeed writes them: `clinscale bench checkpoint` found these sums."""
+    run = Run.of(config("recipe.precision=fp32"))
+    trained, weights = run.model.trained, 4 * run.model.parameters
+    held = [8 * trained + weights, 12 * trained + weights, 12 * trained + weights, 12 * trained]
+    assert [snapshot_bytes(run, stage, 1) for stage in range(4)] == held
+    assert snapshot_bytes(run, 2, 8) == 12 * trained / 8 + weights
