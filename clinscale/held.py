@@ -126,8 +126,8 @@ def again_if_away(path: str | Path, ask: Callable[[], _Answer]) -> _Answer:
         wait_while_away(path)
         try:
             return ask()
-        except Exception:
-            if not is_away(path):
+        except Exception as error:
+            if isinstance(error, ClusterError) or not is_away(path):  # the first was waited for already
                 raise
 
 

@@ -125,3 +125,15 @@ def test_a_folder_that_is_not_held_is_made_as_ever(place):
         assert make_folder(place.with_name("other")).is_dir()
         assert not held.is_away(place.with_name("other"))
         come_back(place)
+
+
+def test_a_folder_that_was_waited_for_is_not_waited_for_again_by_who_asked(place, caplog):
+    def read():
+        leave(place, empty=True)
+        return storage.files_in(place / "run")
+
+    with held.hold(place / "run", "the run", patience_s=0.1):
+        with pytest.raises(ClusterError, match=r"away for 0\.1 s"):
+            held.again_if_away(place / "run", read)
+    come_back(place)
+    assert len(caplog.messages) == 1

@@ -117,3 +117,13 @@ def test_what_is_missing_or_away_for_long_is_said_at_once(store, monkeypatch):
     with pytest.raises(ClusterError, match=r"store memory://stores-test has not answered for 0 s \(Connection"):
         storage.read_bytes(f"{PLACE}/other")
     assert left == [8]
+
+
+def test_a_store_that_was_waited_for_is_not_waited_for_again_by_who_asked(store, monkeypatch, caplog):
+    storage.write_json(f"{PLACE}/other", {})
+    monkeypatch.setattr(stores, "PATIENCE_S", 0.01)
+    left = store.fails(store, "info", 99)
+    with pytest.raises(ClusterError, match=r"has not answered for 0\.01 s"):
+        storage.again_if_away(PLACE, lambda: storage.exists(f"{PLACE}/manifest.json"))
+    left[0] = 0
+    assert len(caplog.messages) == 1
