@@ -26,9 +26,7 @@ _Answer = TypeVar("_Answer")
 def why_away(error: BaseException | None) -> str | None:
     """Reason, in a word, why a store gave no answer; None for an error that is one."""
     while error is not None:
-        if isinstance(
-            error, FileNotFoundError | PermissionError | ClusterError
-        ):  # the last was waited for already
+        if isinstance(error, FileNotFoundError | PermissionError | ClusterError):  # waited for already, the last
             return None
         for kind in type(error).__mro__:
             if kind.__name__ in _AWAY.get(kind.__module__.partition(".")[0], ()):
