@@ -1,8 +1,11 @@
 """Tokenizers of HF folders: loaded, their special tokens, and what makes two of them equal."""
 
 import contextlib
+import functools
 import json
+import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -12,10 +15,22 @@ from clinscale.hub import must_be_local
 from clinscale.storage import read_json, refuse_no_files
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 _SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")
 """Vocabulary files of BigBird and ALBERT, of XLM-RoBERTa and CamemBERT, and of DeBERTa."""
+
+_TRAPS = "Größe 12.5mg q6h PRN; DON'T  stop\n\n[**2101-1-2**] Naïve T-cell β-HCG 1/2 …  aspirin "
+"""A text that tokenizers split otherwise: capitals, accents, digits, marks, blanks in a row, none at its beginning."""
+
+_LEAST_JUDGED = 1000
+"""Words of a vocabulary with letters, below which its case says nothing."""
+
+_MANY = 0.05
+"""Share of such words that have capitals, above which a vocabulary was made of texts with capitals."""
 
 
 class SpecialIds(Config):
@@ -34,7 +49,7 @@ class SpecialIds(Config):
     """Token in place of one to recover."""
 
     all: tuple[int, ...]
-    """Every special token, `<unk>` and added ones too: never masked, never drawn as a random token."""
+    """Every special token, `<unk>` and added ones too, and ids of no token: never masked, never drawn at random."""
 
     vocab_size: int
     """Number of ids, special ones included."""
@@ -49,7 +64,9 @@ class SpecialIds(Config):
                 f"tokenizer {tokenizer.name_or_path or 'given'} has no {' and no '.join(missing)} token; "
                 "use the tokenizer of a masked language model"
             )
-        return cls(**ids, all=tuple(sorted(set(tokenizer.all_special_ids))), vocab_size=len(tokenizer))
+        known, size = tokenizer.get_vocab().values(), num_ids(tokenizer)
+        apart = {*tokenizer.all_special_ids, *set(range(size)).difference(known)}
+        return cls(**ids, all=tuple(sorted(apart)), vocab_size=size)
 
 
 def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
@@ -93,15 +110,138 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
         raise DataError(f"tokenizer {name_or_folder} has no fast version; clinscale needs one that gives offsets")
     if tokenizer.pad_token_id is None:
         raise DataError(f"tokenizer {name_or_folder} has no pad token; use that of a masked language model")
-    tokens, known = max(tokenizer.get_vocab().values()) + 1, _tokens_of_model(place)
+    tokens, known = num_ids(tokenizer), _tokens_of_model(place)
     if known is not None and tokens > known:
         raise DataError(
             f"tokenizer {name_or_folder} has {tokens} tokens, and the model beside it knows {known} (vocab_size of "
             "config.json); take the tokenizer that the model was trained with, or give the model the added tokens with "
             "resize_token_embeddings and save both"
         )
+    _refuse_unframed(tokenizer, name_or_folder)
+    cut_nothing(tokenizer.backend_tokenizer)
+    _leave_nothing_to_chance(tokenizer.backend_tokenizer)
+    for remark in (_remark_on_file(tokenizer, place), _remark_on_case(tokenizer)):
+        if remark:
+            _say_once(f"tokenizer {name_or_folder} {remark}")
     tokenizer.split_special_tokens = not _has_marks_of_its_own(tokenizer)
     return tokenizer
+
+
+def num_ids(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Number of ids up to the last one that is a token's; some between may be none's."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
+def splits_alike(one: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase") -> bool:
+    """Whether two tokenizers of one vocabulary split the same texts alike, as far as a text full of traps shows it."""
+    return _probed(one.backend_tokenizer) == _probed(other.backend_tokenizer)
+
+
+def _probed(backend: "Tokenizer") -> list[int]:
+    """Ids of the text full of traps."""
+    cut_nothing(backend)
+    spells = backend.encode_special_tokens
+    backend.encode_special_tokens = True
+    try:
+        ids: list[int] = backend.encode(_TRAPS, add_special_tokens=False).ids
+    finally:
+        backend.encode_special_tokens = spells
+    return ids
+
+
+def cut_nothing(backend: "Tokenizer") -> None:
+    """Let a backend that is called by itself neither cut texts nor fill them up, as the last call or its file says.
+
+    transformers sets both anew in each call of its own. The file of sentence-transformers' MiniLM cuts at 128 tokens.
+    """
+    backend.no_truncation()
+    backend.no_padding()
+
+
+def _refuse_unframed(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+    """DataError where there are a classification token and a separator, and neither is put around a text.
+
+    Models that have them are pretrained with them, by clinscale too, and answer at the first of them.
+    """
+    named = {tokenizer.cls_token: tokenizer.cls_token_id, tokenizer.sep_token: tokenizer.sep_token_id}
+    if None not in named.values() and set(tokenizer("a")["input_ids"]).isdisjoint(named.values()):
+        raise DataError(
+            f"tokenizer {name} must put {' and '.join(map(str, named))} around a text, as models with these tokens are "
+            "pretrained, and puts neither: its tokenizer.json has no post_processor for them; save it with one "
+            "(tokenizers.processors.TemplateProcessing)"
+        )
+
+
+def _leave_nothing_to_chance(backend: "Tokenizer") -> None:
+    """Turn off the dropout of merges, which is for the training of a model and was left on in the file."""
+    if getattr(backend.model, "dropout", None):
+        backend.model.dropout = None
+
+
+def _remark_on_file(tokenizer: "PreTrainedTokenizerBase", place: str) -> str:
+    """The sentence on a `tokenizer.json` that the tokenizer, which its class made anew, does not follow; else empty.
+
+    transformers 5 makes BERT's, RoBERTa's and others from the vocabulary alone: what else the file says is lost.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    file = Path(place, "tokenizer.json")
+    if type(tokenizer).__init__ is PreTrainedTokenizerFast.__init__ or not file.is_file():
+        return ""
+    state = file.stat()
+    said = _probed_file(str(file), state.st_mtime_ns, state.st_size)
+    if said is None or said == _probed(tokenizer.backend_tokenizer):
+        return ""
+    return (
+        f"splits texts otherwise than its tokenizer.json says, as {type(tokenizer).__name__} of transformers "
+        "makes it from the vocabulary and tokenizer_config.json alone (do_lower_case, add_prefix_space); let "
+        'tokenizer_config.json agree with the file, or set "tokenizer_class": "PreTrainedTokenizerFast" there to have '
+        "the file followed"
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _probed_file(file: str, _mtime_ns: int, _size: int) -> list[int] | None:
+    """Ids of the text full of traps by a `tokenizer.json` as it is; None where it cannot be read so."""
+    from tokenizers import Tokenizer
+
+    try:
+        backend = Tokenizer.from_file(file)
+    except Exception:  # noqa: BLE001  the library raises nothing narrower; transformers has read it otherwise
+        return None
+    _leave_nothing_to_chance(backend)
+    return _probed(backend)
+
+
+def _remark_on_case(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The sentence on capitals that the tokenizer takes away or does not know; empty where it keeps and knows them."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    given = set(tokenizer.added_tokens_encoder)
+    words = [token for token in tokenizer.get_vocab() if token not in given and re.search("[A-Za-z]", token)]
+    cased = sum(bool(re.search("[A-Z]", token)) for token in words)  # those of `Ġ`, too, are not small
+    if len(words) < _LEAST_JUDGED:
+        return ""
+    if normalizer is not None and "abc" in normalizer.normalize_str("ABC"):
+        if cased < _MANY * len(words):
+            return ""
+        return (
+            f"makes all letters small, and {cased:,} of the {len(words):,} words of its vocabulary have capitals, "
+            'which no text then has; where the model was trained with capitals, set "do_lower_case": false in its '
+            "tokenizer_config.json"
+        )
+    unknown = tokenizer.unk_token_id
+    if cased or unknown is None or unknown not in tokenizer("ABC", add_special_tokens=False)["input_ids"]:
+        return ""
+    return (
+        "leaves capitals as they are, and no word of its vocabulary has any: each word with a capital is unknown to "
+        'the model; set "do_lower_case": true in its tokenizer_config.json, unless all texts are in small letters'
+    )
+
+
+@functools.cache
+def _say_once(sentence: str) -> None:
+    """Say it in the log, once in each process: a tokenizer is loaded again and again."""
+    logger.warning("%s", sentence)
 
 
 def _has_marks_of_its_own(tokenizer: "PreTrainedTokenizerBase") -> bool:

@@ -3,10 +3,11 @@ import os
 import shutil
 
 import pytest
+from tokenizers import normalizers
 
 from clinscale.corpus import train_tokenizer
 from clinscale.errors import DataError
-from clinscale.tokenizers import SpecialIds, load_tokenizer, tokenizer_fingerprint
+from clinscale.tokenizers import SpecialIds, load_tokenizer, splits_alike, tokenizer_fingerprint
 
 TEXTS = [f"The patient was given {n} mg of aspirin for chest pain. <mask> Größe {n * 7} cm." for n in range(300)]
 
@@ -157,3 +158,92 @@ def test_a_pipe_among_a_tokenizers_files_is_refused_and_not_waited_for(trained, 
     os.mkfifo(tmp_path / "added_tokens.json")
     with pytest.raises(DataError, match=r"added_tokens\.json must be a regular file"):
         load_tokenizer(str(tmp_path))
+
+
+CASED = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *(f"Ward{n}" for n in range(600)),
+    *(f"mg{n}" for n in range(600)),
+]
+
+
+def bert_folder(folder, tokens=CASED, *, file=None, **settings):
+    """A folder of BERT's tokenizer: `vocab.txt`, what its config says, and the `tokenizer.json` of a backend."""
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(tokens))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **settings}))
+    if file is not None:
+        file.save(str(folder / "tokenizer.json"))
+    return str(folder)
+
+
+def wordpiece(tokens=CASED, *, lowercase):
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    backend = Tokenizer(models.WordPiece({token: at for at, token in enumerate(tokens)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend
+
+
+def test_a_tokenizer_that_takes_away_or_does_not_know_capitals_is_told(tmp_path, caplog):
+    load_tokenizer(bert_folder(tmp_path / "cased", do_lower_case=False))
+    small = [token if token.startswith("[") else token.lower() for token in CASED]
+    load_tokenizer(bert_folder(tmp_path / "small", small))
+    assert not caplog.messages
+    load_tokenizer(bert_folder(tmp_path / "published without its config"))
+    assert "makes all letters small, and 600 of the 1,200 words of its vocabulary have capitals" in caplog.text
+    load_tokenizer(bert_folder(tmp_path / "of small letters", small, do_lower_case=False))
+    assert "each word with a capital is unknown" in caplog.text
+
+
+def test_a_file_that_transformers_does_not_follow_is_told(tmp_path, caplog):
+    file = wordpiece([*CASED, "prn"], lowercase=False)
+    load_tokenizer(bert_folder(tmp_path / "alike", [*CASED, "prn"], file=file, do_lower_case=False))
+    assert not caplog.messages
+    load_tokenizer(bert_folder(tmp_path / "other", [*CASED, "prn"], file=file))
+    assert "splits texts otherwise than its tokenizer.json says, as BertTokenizer" in caplog.text
+
+
+def test_what_was_left_on_from_training_is_off(trained, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    backend = trained.backend_tokenizer
+    backend.model.dropout = 0.5
+    names = {name: str(getattr(trained, name)) for name in ("pad_token", "cls_token", "sep_token", "mask_token")}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(tmp_path)
+    backend.model.dropout = None
+    loaded = load_tokenizer(str(tmp_path))
+    assert {tuple(loaded(TEXTS[0])["input_ids"]) for _ in range(20)} == {tuple(trained(TEXTS[0])["input_ids"])}
+
+
+def test_a_tokenizer_that_puts_no_special_tokens_around_a_text_is_refused(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=wordpiece(lowercase=False), **named).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=r"must put \[CLS\] and \[SEP\] around a text"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_ids_of_no_token_are_counted_and_never_drawn():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"a": 0, "b": 70_000, "<s>": 1, "</s>": 2, "<pad>": 3, "<mask>": 5}
+    named = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
+    backend = Tokenizer(models.WordLevel(vocabulary, "a"))
+    special = SpecialIds.from_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, **named))
+    assert special.vocab_size == 70_001
+    assert set(range(special.vocab_size)) - set(special.all) == {0, 70_000}
+
+
+def test_equal_vocabularies_may_split_texts_otherwise(trained):
+    other = train_tokenizer(TEXTS, vocab_size=300)
+    assert splits_alike(trained, other)
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert not splits_alike(trained, other)

@@ -20,7 +20,7 @@ from clinscale.corpus.packing import Rows
 from clinscale.corpus.shards import ShardSet, open_shards
 from clinscale.corpus.sources import Document, SourceConfig, check_sources, files_of, read_documents
 from clinscale.corpus.tokenizing import train_tokenizer
-from clinscale.tokenizers import SpecialIds, load_tokenizer, tokenizer_fingerprint
+from clinscale.tokenizers import SpecialIds, load_tokenizer, splits_alike, tokenizer_fingerprint
 
 __all__ = [
     "HELD_OUT_MASKING",
@@ -47,6 +47,7 @@ __all__ = [
     "read_documents",
     "rows_of_step",
     "source_bytes",
+    "splits_alike",
     "tokenizer_fingerprint",
     "train_tokenizer",
     "word_starts",

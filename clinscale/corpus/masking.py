@@ -11,7 +11,7 @@ from pydantic import Field
 
 from clinscale.config import Config
 from clinscale.errors import ConfigError
-from clinscale.tokenizers import SpecialIds
+from clinscale.tokenizers import SpecialIds, num_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -134,7 +134,7 @@ def word_starts(tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.bool_]:
         ConfigError: the vocabulary does not mark where words start.
     """
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
-    tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(range(num_ids(tokenizer)))]
     if pipeline["model"]["type"] == "WordPiece":
         prefix = pipeline["model"]["continuing_subword_prefix"]
         starts, ends = [not token.startswith(prefix) for token in tokens], [False] * len(tokens)

@@ -24,6 +24,9 @@ TOKENIZER = "tokenizer"
 SHARD_SUFFIX = ".tokens"
 LENGTHS_SUFFIX = ".lengths"
 
+_LOOKED_AT = 2**16
+"""Tokens of each file that are looked at for padding."""
+
 Split = Literal["train", "validation"]
 
 
@@ -219,7 +222,22 @@ class ShardSet:
                 )
         if not (self.tokenizer_dir / "tokenizer.json").is_file():
             raise DataError(f"ShardSet {self.uri} is damaged: it has no tokenizer; build it anew")
+        self._refuse_padding()
         return self
+
+    def _refuse_padding(self) -> None:
+        """DataError where notes were filled up to a length, and cut at it, as their tokenizer's file says.
+
+        Versions before 2026-11-30 did so, with that of sentence-transformers' MiniLM for one. Some tokens are read.
+        """
+        pad, dtype = self.manifest.special.pad, np.dtype(self.manifest.dtype).newbyteorder("<")
+        for name in (file.name for card in self.manifest.splits.values() for file in card.files):
+            is_pad = np.fromfile(self._folder / name, dtype, count=_LOOKED_AT) == pad
+            if pad != self.manifest.special.sep and (is_pad[:-2] & is_pad[1:-1] & is_pad[2:]).any():
+                raise DataError(
+                    f"ShardSet {self.uri} holds padding inside notes: an earlier version of clinscale filled them up, "
+                    "and cut them, as the tokenizer's file says; delete the folder and build it anew"
+                )
 
 
 def lengths_file(split: Split) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from clinscale.corpus.vocabulary import BETWEEN, MIN_DOCUMENTS, Words, shared_merges
 from clinscale.corpus.words import OTHER_CHARACTERS, WORD
+from clinscale.tokenizers import cut_nothing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -77,6 +78,7 @@ def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[l
     the same result several times as fast. Other tokenizers see whole texts.
     """
     backend = tokenizer.backend_tokenizer
+    cut_nothing(backend)
     before = backend.encode_special_tokens
     backend.encode_special_tokens = True
     try:

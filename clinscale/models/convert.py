@@ -15,6 +15,7 @@ from clinscale.models.catalog import ModelConfig
 from clinscale.models.checkpoint import new_weights
 from clinscale.models.families import FAMILIES, WITH_BERTS_LAYERS
 from clinscale.models.hf_weights import check_padding, load_with_fit, max_tokens_of, save_hf
+from clinscale.tokenizers import num_ids
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +170,7 @@ def _check_source(config: "PretrainedConfig", name: str, max_tokens: int) -> Non
 
 
 def _check_tokens(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
-    known, tokens = config.vocab_size, max(tokenizer.get_vocab().values()) + 1
+    known, tokens = config.vocab_size, num_ids(tokenizer)
     missing = [one for one in ("cls", "sep", "pad", "mask") if getattr(tokenizer, f"{one}_token_id") is None]
     if missing:
         raise DataError(f"the tokenizer of model {name} has no {' and no '.join(missing)} token; save one with it")

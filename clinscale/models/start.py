@@ -9,6 +9,7 @@ from clinscale.models.convert import convert
 from clinscale.models.families import FAMILIES, pretrainable_family
 from clinscale.models.hf_weights import check_padding, load_hf, set_attention
 from clinscale.models.options import Attention, EvaluationPattern
+from clinscale.tokenizers import num_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +47,7 @@ def build(
             attention_dropout=attention_dropout,
             evaluation_pattern=evaluation_pattern,
         )
-        known = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
+        known = num_ids(tokenizer)
         if model.config.vocab_size < known:
             raise DataError(
                 f"model {config.pretrained} knows {model.config.vocab_size} tokens, the tokenizer of the shards has "
@@ -82,7 +83,7 @@ def _new_mlm(
     max_tokens = config.max_tokens or shape["max_tokens"]
     del shape["max_tokens"]
     shape |= {
-        "vocab_size": len(tokenizer),
+        "vocab_size": num_ids(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.cls_token_id,
         "eos_token_id": tokenizer.sep_token_id,

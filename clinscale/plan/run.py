@@ -27,7 +27,8 @@ class Run:
         """The run of a config; its ShardSet may not be there yet.
 
         Raises:
-            ConfigError: rows longer than the model, or a model whose shape cannot be read here.
+            ConfigError: rows longer than the model, a training of less than half a step, or a model whose shape cannot
+                be read here.
         """
         recipe, notes = config.recipe, []
         vocab_size = None
@@ -66,8 +67,16 @@ class Run:
                 "the others have nothing to do; raise recipe.rows_per_step"
             )
         total_steps = None
-        if corpus_tokens or recipe.duration.unit != "epochs":
-            total_steps = recipe.steps(rows=(corpus_tokens or 0) // row_tokens, row_tokens=row_tokens)
+        rows = corpus_tokens // row_tokens if corpus_tokens else None
+        if rows == 0:
+            raise ConfigError(
+                f"the training split must have a row of {row_tokens} tokens, got {corpus_tokens} tokens in all; lower "
+                "recipe.row_tokens, or build the ShardSet from more notes"
+            )
+        if rows is not None or recipe.duration.unit != "epochs":
+            total_steps = recipe.steps(rows=rows or 0, row_tokens=row_tokens)
+            rows_read = recipe.batches(row_tokens).rows_before(total_steps, total_steps)
+            recipe.check_duration(rows=rows, rows_read=rows_read, row_tokens=row_tokens)
         else:
             notes.append(
                 "days and money need the corpus's size: give --corpus-tokens, or a duration in steps or tokens"

@@ -175,6 +175,25 @@ class PretrainRecipe(Config):
         batches = self.batches(row_tokens)
         return self.duration.steps(rows=rows, rows_per_step=batches.mean_rows, tokens_per_row=row_tokens)
 
+    def check_duration(self, *, rows: int | None, rows_read: int, row_tokens: int) -> None:
+        """ConfigError for a part of a step, and where the least training, one step, reads twice what is asked for.
+
+        Args:
+            rows: of the training split; None where nobody knows.
+            rows_read: by all steps.
+            row_tokens: length of the rows.
+        """
+        duration = self.duration
+        asked = {"steps": float(rows_read), "tokens": duration.value / row_tokens}
+        asked["epochs"] = rows_read if rows is None else duration.value * rows
+        if rows_read > 2 * asked[duration.unit] or (duration.unit == "steps" and duration.value % 1):
+            split = "" if rows is None else f", and the training split has {rows}"
+            raise ConfigError(
+                f"recipe.duration={duration} must be whole steps, and no less than half of one: a step reads "
+                f"{self.rows_of_step(row_tokens)} rows of {row_tokens} tokens{split}; raise it, or lower "
+                "recipe.rows_per_step"
+            )
+
     def has_global_tokens(self, model_type: str) -> bool:
         """Whether any token of a row has global attention."""
         return self.global_first_token and family_named(model_type).uses_global_mask

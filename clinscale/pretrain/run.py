@@ -205,7 +205,7 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
     batches = config.batches(row_tokens)
     steps = recipe.steps(rows=len(rows), row_tokens=row_tokens)
     rows_read = batches.rows_before(steps, steps)
-    _check_duration(recipe, rows=len(rows), rows_read=rows_read, row_tokens=row_tokens)
+    recipe.check_duration(rows=len(rows), rows_read=rows_read, row_tokens=row_tokens)
     in_tokens = recipe.optimizer.schedule_unit == "tokens"
     recipe.optimizer.warmup_of(rows_read * row_tokens if in_tokens else steps)  # whether it leaves something
     if recipe.canaries:  # whether they can be is checked before any worker starts
@@ -262,18 +262,6 @@ def train(
     runtime.run_halving(run, min(task.micro_rows_per_gpu or share, share), on_halved=on_halved, at_one=at_one)
 
 
-def _check_duration(recipe: PretrainRecipe, *, rows: int, rows_read: int, row_tokens: int) -> None:
-    """ConfigError for a part of a step, and where the least training, one step, reads twice what is asked for."""
-    duration = recipe.duration
-    asked = {"steps": float(rows_read), "epochs": duration.value * rows, "tokens": duration.value / row_tokens}
-    if rows_read > 2 * asked[duration.unit] or (duration.unit == "steps" and duration.value % 1):
-        raise ConfigError(
-            f"recipe.duration={duration} must be whole steps, and no less than half of one: a step reads "
-            f"{recipe.rows_of_step(row_tokens)} rows of {row_tokens} tokens, and the training split has {rows}; raise "
-            "it, or lower recipe.rows_per_step"
-        )
-
-
 def _check_tokenizer(pretrained: str, shards: corpus.ShardSet) -> None:
     """DataError unless the shards hold the model's tokens; equal sizes alone would train on gibberish."""
     ours, theirs = (corpus.load_tokenizer(place) for place in (str(shards.tokenizer_dir), pretrained))
@@ -281,6 +269,11 @@ def _check_tokenizer(pretrained: str, shards: corpus.ShardSet) -> None:
         raise DataError(
             f"ShardSet {shards.uri} was tokenised with another vocabulary than that of model {pretrained} "
             f"({len(ours)} against {len(theirs)} tokens); build it with --tokenizer {pretrained}"
+        )
+    if not corpus.splits_alike(ours, theirs):
+        raise DataError(
+            f"ShardSet {shards.uri} was tokenised otherwise than model {pretrained} reads texts, though with the same "
+            f"vocabulary (capitals, accents, blanks or merges differ); build it with --tokenizer {pretrained}"
         )
 
 

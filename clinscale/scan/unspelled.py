@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from clinscale.tokenizers import cut_nothing
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -66,6 +68,7 @@ def _made(ids: npt.NDArray[np.int64], tokenizer: "Tokenizer") -> bool:
     sample = ids[:_SAMPLE_IDS].tolist()
     if (ids >= tokenizer.get_vocab_size()).any():
         return False
+    cut_nothing(tokenizer)
     again = tokenizer.encode(tokenizer.decode(sample), add_special_tokens=False).ids
     same = Counter(again) & Counter(sample)
     return sum(same.values()) >= _LEAST_SAME * len(sample)

@@ -27,8 +27,8 @@ class Vocabulary:
 
     pad_token_id, cls_token_id, sep_token_id = 1, 0, 2
 
-    def __len__(self):
-        return 300
+    def get_vocab(self):
+        return {"last": 299}
 
 
 def tiny(family, attention="exact", **changes):

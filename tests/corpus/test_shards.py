@@ -98,3 +98,12 @@ def test_another_set_than_the_one_that_the_work_began_with_is_refused(copy, shar
 def test_no_set_at_all(tmp_path):
     with pytest.raises(DataError, match="not a ShardSet"):
         open_shards(tmp_path / "none")
+
+
+def test_notes_that_an_earlier_version_filled_up_are_refused(shards, copy):
+    [first, *_] = shards.manifest.splits["train"].files
+    raw = np.fromfile(copy / first.name, shards.manifest.dtype)
+    raw[5:40] = shards.manifest.special.pad
+    raw.tofile(copy / first.name)
+    with pytest.raises(DataError, match="holds padding inside notes"):
+        open_shards(copy)

@@ -147,3 +147,20 @@ def test_both_families_of_models_read_it(trained, family):
     logits = model(**batch).logits
     assert logits.shape == (*batch["input_ids"].shape, len(trained))
     assert torch.isfinite(logits).all()
+
+
+def test_notes_are_whole_though_a_tokenizers_file_or_last_call_cuts_and_fills_up(trained, tmp_path):
+    """The tokenizer.json of sentence-transformers' MiniLM cuts at 128 tokens and fills up to them."""
+    expected = encode(trained, TEXTS[:3])
+    trained.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    stored["truncation"] = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    stored["padding"] = {
+        **{"strategy": {"Fixed": 60}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1},
+        **{"pad_type_id": 0, "pad_token": "<pad>"},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    loaded = load_tokenizer(str(tmp_path))
+    assert encode(loaded, TEXTS[:3]) == expected
+    loaded("a b c d e f", truncation=True, max_length=4, padding="max_length")
+    assert encode(loaded, TEXTS[:3]) == expected

@@ -60,8 +60,8 @@ def test_base_sizes_are_the_published_ones(family, parameters_millions):
     class Vocabulary:
         pad_token_id, cls_token_id, sep_token_id = (1, 0, 2) if family == "longformer" else (0, 1, 66)
 
-        def __len__(self):
-            return 50265 if family == "longformer" else 50358
+        def get_vocab(self):
+            return {"last": (50265 if family == "longformer" else 50358) - 1}
 
     with torch.device("meta"):
         model = models.build(models.ModelConfig(family=family, size="base"), Vocabulary(), seed=0)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from clinscale.errors import ConfigError
 from clinscale.plan import Run
 from clinscale.pretrain import PretrainConfig
 
@@ -26,3 +27,22 @@ def test_epochs_are_counted_from_the_shards_or_left_out(shards):
 def test_workers_without_rows_are_said():
     run = Run.of(PretrainConfig.load("clinical-longformer", ["runtime.num_workers=32"], base=NOWHERE))
     assert any("32 is more than the 18 rows" in note for note in run.notes)
+
+
+@pytest.mark.parametrize(
+    ("words", "tokens", "told"),
+    [
+        (["recipe.duration=1epochs"], 256 * 3, "no less than half of one: a step reads 18 rows .* split has 3"),
+        (
+            ["recipe.duration=1000tokens"],
+            None,
+            "no less than half of one: a step reads 18 rows of 256 tokens; raise",
+        ),
+        (["recipe.duration=0.5steps"], None, "must be whole steps"),
+        (["recipe.duration=5steps"], 200, "must have a row of 256 tokens, got 200 tokens in all"),
+    ],
+)
+def test_a_training_that_the_verb_refuses_is_not_planned_as_one_step(words, tokens, told):
+    tiny = ("recipe.model.size=tiny", "recipe.row_tokens=256", "runtime.num_workers=1", *words)
+    with pytest.raises(ConfigError, match=told):
+        Run.of(PretrainConfig.load(None, tiny, base=NOWHERE), corpus_tokens=tokens)

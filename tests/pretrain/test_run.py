@@ -98,6 +98,19 @@ def test_shards_of_another_tokenizer_than_the_models_are_refused(shards, tokeniz
         )
 
 
+def test_shards_whose_texts_were_split_otherwise_are_refused(shards, tracking, tmp_path):
+    """The vocabulary is the model's, and every word is another token."""
+    own = corpus.load_tokenizer(str(shards.tokenizer_dir))
+    models.save_hf(models.build(models.ModelConfig(size="tiny"), own, seed=0), own, tmp_path / "published")
+    stored = json.loads((tmp_path / "published" / "tokenizer_config.json").read_text())
+    stored["add_prefix_space"] = True
+    (tmp_path / "published" / "tokenizer_config.json").write_text(json.dumps(stored))
+    with pytest.raises(
+        DataError, match=r"was tokenised otherwise than model .* reads texts, though with the same"
+    ):
+        worker_task(config(shards, model={"pretrained": str(tmp_path / "published")}), shards, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def finished(shards, mlflow_database, tmp_path_factory, fork_workers):
     """An undisturbed run: home, tracking, what `pretrain` returned, and the steps it told of."""

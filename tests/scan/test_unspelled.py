@@ -82,6 +82,9 @@ def test_a_tokenizer_that_cannot_have_made_them_does_not_read_them():
     assert not are_unspelled(IDS, [OTHER, OWN])
     padded = np.concatenate([np.stack([np.append(IDS[:190], [0] * 60), np.ones(250, int)], 1).ravel(), [-100] * 9])
     assert are_unspelled(padded, [])
+    cutting = tokenizer([f"w{number}x" for number in range(3_000)])
+    cutting.enable_truncation(max_length=128)  # as the tokenizer.json of sentence-transformers' MiniLM says
+    assert not are_unspelled(IDS, [cutting])
 
 
 ORDINARY = {
