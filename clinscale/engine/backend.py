@@ -63,12 +63,16 @@ class TorchEngine:
         precision: Precision = "fp32",
         device: str = "cpu",
     ) -> None:
+        import torch
+
         self.module = model.to(device)
         self._device = device
         self._precision = precision
         self._max_grad_norm = optimizer.max_grad_norm
         self._optimizer = build_optimizer(model, optimizer)
         self._schedule = build_schedule(self._optimizer, optimizer, total_steps)
+        # small gradients would be zero in fp16; of other precisions it does nothing
+        self._scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
 
     def forward(self, batch: Batch) -> Any:
         """See Engine."""
@@ -77,14 +81,16 @@ class TorchEngine:
 
     def backward(self, loss: "torch.Tensor") -> None:
         """See Engine."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
-        """See Engine."""
+        """See Engine; a step whose gradients fp16 does not hold leaves the weights as they are."""
         import torch
 
+        self._scaler.unscale_(self._optimizer)
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._max_grad_norm)
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self._schedule.step()
         self.forget_gradients()
 
@@ -107,6 +113,7 @@ class TorchEngine:
             "model": self.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            **({"scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -114,6 +121,8 @@ class TorchEngine:
         self.module.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        if "scaler" in state:
+            self._scaler.load_state_dict(state["scaler"])
 
 
 class DeepSpeedEngine:

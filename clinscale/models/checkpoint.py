@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinscale.config import fingerprint
 from clinscale.errors import DataError
+from clinscale.models.families import family_named
 from clinscale.storage import read_json_object, sha256
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ _BESIDE_WEIGHTS = (".json", ".txt", ".model")
 """Suffixes of configs and tokenizers."""
 
 _NAMES_SHOWN = 3
+
+_OF_TYPES = ("albert", "bert", "deberta", "distilbert", "electra", "longformer", "mpnet", "roberta")
+"""Prefixes that name the type of an encoder."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def fill(model: "PreTrainedModel", fit: Fit, name: str, folder: Path, *, new_hea
             f"model {name} must hold a trained head, and {len(head)} of its weights are missing or of another "
             f"shape: {_some(head, fit.reshaped)}; fine-tune it, or pull it again"
         )
+    _refuse_integers_in_pickles(folder)
     _set_new_biases(model, head)
     _refuse_no_numbers(model, name)
     _refuse_zeros(model, name)
@@ -206,6 +211,7 @@ def _fill_from_prefix(
     if not counts:
         return fit, None
     prefix = max(counts, key=lambda one: counts[one])
+    _refuse_other_positions(prefix, model.config.model_type, name)
     renamed = {_renamed(one, prefix, base): value for one, value in weights.items()}
     ours = model.state_dict(keep_vars=True)
     reshaped = {
@@ -221,6 +227,18 @@ def _fill_from_prefix(
     missing = frozenset(one for one, value in ours.items() if one not in renamed and id(value) not in tied)
     said = f"model {name}: its {len(inner)} encoder weights are under {prefix!r} and are read as {base!r}"
     return Fit(missing, frozenset(renamed.keys() - ours.keys()), reshaped), said
+
+
+def _refuse_other_positions(prefix: str, model_type: str, name: str) -> None:
+    """Raise DataError where a prefix names a type that counts positions from another number than the model's does."""
+    theirs = prefix.rstrip(".").rpartition(".")[2]
+    counting = [family_named(one).counts_from_padding for one in (theirs, model_type)]
+    if theirs in _OF_TYPES and counting[0] != counting[1]:
+        raise DataError(
+            f"model {name} must have the weights of a {model_type}, as its config.json says, got those of a {theirs} "
+            f"({prefix!r}), which counts positions otherwise: every token would have the position of another; correct "
+            "model_type"
+        )
 
 
 def _prefixes(names: Collection[str], inner: Collection[str]) -> dict[str, int]:
@@ -345,6 +363,21 @@ def _refuse_integers(path: Path, header: Mapping[str, Mapping[str, Any]]) -> Non
             f"{path} must hold weights in {', '.join(_PRECISIONS.values())}, got {len(odd)} in another format: "
             f"{_some(odd, odd)}; it is quantised: take the checkpoint that it was made from"
         )
+
+
+def _refuse_integers_in_pickles(folder: Path) -> None:
+    """Raise DataError for quantised weights in the files of torch, by their types alone: no weight is read."""
+    import torch
+
+    known = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    if not any((folder / kind).exists() for kind in _KINDS[2:]):
+        return  # on the hub, others may be elsewhere
+    for path in weight_files(folder):
+        if path.suffix != ".safetensors":
+            named = _unwrapped(torch.load(path, map_location="meta", weights_only=True))
+            _refuse_integers(
+                path, {name: {"dtype": known.get(t.dtype, str(t.dtype))} for name, t in named.items()}
+            )
 
 
 def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:

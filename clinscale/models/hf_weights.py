@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from clinscale import held
 from clinscale.errors import ClinscaleError, DataError, exhausted_memory, reason_of
 from clinscale.hub import must_be_local
 from clinscale.models.checkpoint import Fit, config_file, fill, new_weights, read_config, weight_files
-from clinscale.models.families import family_named
+from clinscale.models.families import family_named, is_causal_type
 from clinscale.models.options import Attention, EvaluationPattern
 from clinscale.permissions import adopt, make_folder
 from clinscale.storage import refuse_no_files
@@ -103,6 +104,10 @@ def load_with_fit(
         "dtype": torch.float32,
         "ignore_mismatched_sizes": True,  # `fill` names those that matter
         "output_loading_info": True,
+        # what a config.json may ask for to look inside; nothing here reads it, and the exact attention cannot give it
+        "return_dict": True,
+        "output_attentions": False,
+        "output_hidden_states": False,
     }
     if labels:
         options["id2label"] = dict(enumerate(labels))
@@ -120,6 +125,8 @@ def load_with_fit(
     try:
         where = {"trust_remote_code": False, "local_files_only": must_be_local(name_or_folder)}
         stored = transformers.AutoConfig.from_pretrained(name_or_folder, **where)
+        _refuse_foreign(stored.to_dict(), name_or_folder)
+        _check_direction(stored, name_or_folder)
         options |= family_named(stored.model_type).dropout_values(
             stored, hidden=dropout, attention=dropout if attention_dropout is None else attention_dropout
         )
@@ -127,6 +134,8 @@ def load_with_fit(
             torch.manual_seed(seed)
             model, info = loader.from_pretrained(name_or_folder, **where, **options)
             fit = fill(model, Fit.of(info), name_or_folder, _folder_of(name_or_folder), new_head=new_head)
+            if labels and head in ("sequence", "tokens"):
+                _order_outputs(model, fit, stored, labels, name_or_folder)
     except ClinscaleError:
         raise
     except Exception as error:  # checkpoints break `transformers` in many ways
@@ -212,19 +221,75 @@ def check_hf_folder(folder: str | Path) -> dict[str, Any]:
     path = config_file(Path(folder))
     refuse_no_files(folder)
     values = read_config(path)
-    if "auto_map" in values:
-        raise DataError(
-            f"{path} asks to run code of its own (auto_map), and clinscale loads plain HF models only; name a model "
-            "without it"
-        )
-    if "quantization_config" in values:
-        raise DataError(
-            f"{path} says that its weights are quantised (quantization_config), which cannot be trained nor converted; "
-            "name the checkpoint that it was made from"
-        )
+    _refuse_foreign(values, str(path))
     _check_padding(values, str(folder))
     weight_files(Path(folder))
     return values
+
+
+def _refuse_foreign(config: Mapping[str, Any], source: str) -> None:
+    """DataError for a config that asks for code of its own, or whose weights are quantised."""
+    if "auto_map" in config:
+        raise DataError(
+            f"{source} asks to run code of its own (auto_map), and clinscale loads plain HF models only; name a model "
+            "without it"
+        )
+    if config.get("quantization_config") is not None:
+        raise DataError(
+            f"{source} says that its weights are quantised (quantization_config), which cannot be trained nor "
+            "converted; name the checkpoint that it was made from"
+        )
+
+
+def _check_direction(config: "PretrainedConfig", name: str) -> None:
+    """DataError for an encoder that is set up as a decoder; a line in the log for what is one."""
+    if is_causal_type(config.model_type):
+        logger.warning(
+            "model %s is a decoder (%s): each token sees only those before it; an encoder reads both sides",
+            name,
+            config.model_type,
+        )
+    elif getattr(config, "is_decoder", False):
+        raise DataError(
+            f"model {name} must be an encoder, got is_decoder=true in its config.json: each token would see only those "
+            "before it, and the first one, which answers for a text, nothing else; set it to false there if the model "
+            "was trained to read both sides, or name another one"
+        )
+
+
+def _order_outputs(
+    model: "PreTrainedModel", fit: Fit, stored: "PretrainedConfig", labels: Sequence[str], name: str
+) -> None:
+    """Let outputs of a head that the checkpoint has be those of `labels`, in their order; of other names they are new.
+
+    Under the labels' names alone, each would go on as that of another.
+    """
+    import torch
+
+    theirs = [stored.id2label.get(number) for number in range(stored.num_labels)]
+    outputs = [
+        (f"{place}.weight", part)
+        for place, part in model.named_modules()
+        if isinstance(part, torch.nn.Linear)
+        and part.out_features == len(labels)
+        and not place.startswith(f"{model.base_model_prefix}.")
+    ]
+    if theirs == list(labels) or not outputs or outputs[-1][0] in fit.missing | fit.reshaped.keys():
+        return
+    _, part = outputs[-1]
+    with torch.no_grad():
+        if sorted(map(str, theirs)) == sorted(labels):
+            order = [theirs.index(label) for label in labels]
+            for values in (part.weight, part.bias):
+                if values is not None:
+                    values.copy_(values[order])
+            done = "they are put into the order of the task's"
+        else:
+            part.weight.normal_(0.0, getattr(stored, "initializer_range", 0.02))
+            if part.bias is not None:
+                part.bias.zero_()
+            done = "they are drawn anew"
+    logger.warning("model %s: the outputs of its head are not the task's labels in their order; %s", name, done)
 
 
 def max_tokens_of(config: "PretrainedConfig") -> int:
@@ -236,12 +301,24 @@ def max_tokens_of(config: "PretrainedConfig") -> int:
     return family_named(config.model_type).max_tokens(config)
 
 
-def check_padding(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """DataError where a model that counts positions from its padding id would count from another than the tokenizer's.
+def has_token_types(config: "PretrainedConfig") -> bool:
+    """Whether a model knows two types of tokens, those of a first and a second text; RoBERTa and Longformer do not."""
+    return (getattr(config, "type_vocab_size", None) or 0) > 1
 
-    Nothing else shows it: every token would silently have the position of a neighbour.
+
+def check_padding(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """DataError where a model that looks for its padding id would look for another than the tokenizer's.
+
+    Nothing else shows it: every token would silently have the position of a neighbour, and a decoder would answer at
+    the padding, so that answers change with the texts beside them.
     """
     ours, theirs = config.pad_token_id, tokenizer.pad_token_id
+    if ours != theirs and is_causal_type(config.model_type):
+        raise DataError(
+            f"model {config.name_or_path or config.model_type} must find the end of a text by the padding of its "
+            f"tokenizer, got pad_token_id={ours} in its config.json and {theirs} of tokenizer "
+            f"{tokenizer.name_or_path}; set it there to the tokenizer's"
+        )
     if family_named(config.model_type).counts_from_padding and ours != theirs:
         raise DataError(
             f"model {config.name_or_path or config.model_type} must count positions from the padding of its tokenizer, "

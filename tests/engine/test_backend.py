@@ -303,3 +303,28 @@ def test_each_offload_is_one_key():
     assert found["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert found["zero_optimization"]["offload_param"]["nvme_path"] == "/local"
     assert (found["fp16"], found["bf16"]) == ({"enabled": True}, {"enabled": False})
+
+
+class Faint(Regression):
+    """A loss whose gradients fp16 rounds to zero."""
+
+    def forward(self, x):
+        return type("Output", (), {"loss": (self.linear(x).float() * 1e-8).mean()})
+
+
+def test_gradients_too_small_for_fp16_are_learned_from_and_steps_too_large_for_it_are_left_out():
+    torch.manual_seed(0)
+    config = OptimizerConfig(learning_rate=0.1, warmup_ratio=0, schedule="constant_with_warmup")
+    engine = TorchEngine(Faint(), config, total_steps=5, precision="fp16")
+    before = engine.module.linear.weight.detach().clone()
+    engine.backward(engine.forward({"x": torch.ones(4, 1)}).loss)
+    engine.step()
+    after = engine.module.linear.weight.detach().clone()
+    assert not torch.equal(before, after)
+    engine.backward(engine.forward({"x": torch.ones(4, 1)}).loss * 1e12)
+    engine.step()
+    assert torch.equal(engine.module.linear.weight, after)
+    other = TorchEngine(Faint(), config, total_steps=5, precision="fp16")
+    other.load_state_dict(engine.state_dict())
+    assert other.state_dict()["scaler"] == engine.state_dict()["scaler"]
+    assert "scaler" not in TorchEngine(Faint(), config, total_steps=5).state_dict()

@@ -298,7 +298,7 @@ def test_a_model_that_counts_from_another_padding_than_the_tokenizers_is_refused
         ({"model_type": "no-such"}, "cannot be loaded by transformers .*ValueError"),
         ({"num_attention_heads": 7}, "cannot be loaded by transformers"),
         ({"hidden_size": "64"}, "cannot be loaded by transformers"),
-        ({"model_type": "bert"}, "of the bert encoder that its config.json describes, and has 12 more"),
+        ({"model_type": "bert"}, "must have the weights of a bert, .* got those of a longformer"),
     ],
 )
 def test_a_config_that_is_not_the_weights_is_told_in_a_sentence(changes, told, copy):
@@ -322,3 +322,61 @@ def test_no_published_kind_of_checkpoint_is_refused(architecture, stored, head, 
     config = getattr(transformers, f"{architecture}Config")(**shape)
     getattr(transformers, f"{architecture}{stored}")(config).save_pretrained(tmp_path)
     models.load_hf(str(tmp_path), head=head)
+
+
+def test_an_encoder_set_up_as_a_decoder_is_refused_and_a_decoder_is_told(copy, tmp_path, tokenizer, caplog):
+    bert = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    bert.is_decoder = True
+    transformers.BertModel(bert).save_pretrained(tmp_path / "bert")
+    with pytest.raises(DataError, match="must be an encoder, got is_decoder=true"):
+        models.load_hf(str(tmp_path / "bert"), head="sequence", labels=("a", "b"))
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.LlamaConfig(**shape, vocab_size=300, max_position_embeddings=64, pad_token_id=0)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    loaded = models.load_hf(str(tmp_path / "llama"), head="sequence", labels=("a", "b"))
+    assert "is a decoder (llama): each token sees only those before it" in caplog.text
+    with pytest.raises(
+        DataError, match=r"must find the end of a text by the padding .* pad_token_id=0 .* and 1 of"
+    ):
+        models.check_padding(loaded.config, tokenizer)
+
+
+def test_outputs_of_a_trained_head_are_the_labels_own(source, tokenizer, tmp_path, caplog):
+    labels = ("O", "B-drug", "I-drug")
+    trained = models.load_hf(str(source), head="tokens", labels=labels, seed=3)
+    folder = str(models.save_hf(trained, tokenizer, tmp_path / "trained"))
+    same = models.load_hf(folder, head="tokens", labels=labels)
+    assert torch.equal(same.classifier.weight, trained.classifier.weight)
+    assert not caplog.messages
+    other = models.load_hf(folder, head="tokens", labels=("I-drug", "O", "B-drug"))
+    assert torch.equal(other.classifier.weight, trained.classifier.weight[[2, 0, 1]])
+    assert "they are put into the order of the task's" in caplog.text
+    foreign = [
+        models.load_hf(folder, head="tokens", labels=("O", "B-age", "I-age"), seed=seed) for seed in (1, 1, 2)
+    ]
+    assert "they are drawn anew" in caplog.text
+    first, again, another = (one.classifier.weight for one in foreign)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, another)
+    assert not torch.equal(first, trained.classifier.weight)
+
+
+def test_weights_of_a_type_that_counts_positions_otherwise_are_refused(copy, weights):
+    with pytest.raises(DataError, match=r"got those of a bert \('bert\.'\), which counts positions otherwise"):
+        models.load_hf(str(copy(replaced("longformer.", "bert.", weights))), head="mlm")
+
+
+def test_quantised_weights_in_a_pickle_are_refused(copy, weights):
+    whole = {name: value.to(torch.int8) for name, value in weights.items()}
+    with pytest.raises(DataError, match=r"pytorch_model\.bin must hold weights in .*quantised"):
+        models.load_hf(str(copy(binary=whole)), head="mlm")
+
+
+def test_a_config_that_asks_for_a_look_inside_changes_nothing(copy, source):
+    rows = torch.full((1, 40), 7)
+    folder = copy(return_dict=False, output_hidden_states=True)
+    expected, found = (models.load_hf(str(one), head="mlm")(input_ids=rows) for one in (source, folder))
+    assert torch.equal(expected.logits, found.logits)
+    assert found.hidden_states is None

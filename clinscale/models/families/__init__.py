@@ -18,6 +18,7 @@ __all__ = [
     "Family",
     "PretrainableFamily",
     "family_named",
+    "is_causal_type",
     "pretrainable_family",
 ]
 
@@ -45,6 +46,17 @@ def family_named(name: str) -> Family:
     """The family of clinscale's name or HF's `model_type`; an unknown type is a family of its own."""
     known = FAMILIES.get(name) or _BY_MODEL_TYPE.get(name)
     return known or Family(name, name, counts_from_padding=name in _COUNT_FROM_PADDING)
+
+
+def is_causal_type(model_type: str) -> bool:
+    """Whether models of that type are decoders alone, in which each token sees those before it, as HF lists them."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
+    return model_type in causal - {"xlnet"}  # which reads both ways, in an order of its own
 
 
 def pretrainable_family(name: str, *, source: str = "") -> PretrainableFamily:
