@@ -277,6 +277,7 @@ class EpochLoop(ABC):
             pad_token_id=self._predictor.tokenizer.pad_token_id,
             family=self._family,
             least_length=least_length,
+            token_types=self._predictor.card.token_types,
         )
         loss: torch.Tensor = self._engine.forward(batch).loss
         return loss
@@ -314,14 +315,18 @@ def build_model(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime
 def _predictor(recipe: FinetuneRecipe, data: TaskData, runtime: FinetuneRuntime) -> Predictor:
     """The model, and the card that will be saved with it."""
     model = build_model(recipe, data, runtime)
-    card = card_of(recipe, data, models.max_tokens_of(model.config))
     micro = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
     folder = Path(recipe.model)
     beside = sorted(folder.iterdir()) if folder.is_dir() else []
     state = tuple(
         (file.name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for file in beside for stat in [file.stat()]
     )
-    return Predictor(model, _tokenizer(recipe.model, state), card, batch_size=micro)
+    tokenizer = _tokenizer(recipe.model, state)
+    card = card_of(recipe, data, models.max_tokens_of(model.config))
+    told = models.has_token_types(model.config) and "token_type_ids" in tokenizer.model_input_names
+    if told and kind_of(data.task).second_text_column:
+        card = card.model_copy(update={"token_types": True})
+    return Predictor(model, tokenizer, card, batch_size=micro)
 
 
 def card_of(recipe: FinetuneRecipe, data: TaskData, limit: int) -> TaskCard:

@@ -33,13 +33,19 @@ def length_sorted_batches(
 
 
 def collate(
-    windows: Sequence[Window], *, pad_token_id: int, family: str, least_length: int = 0
+    windows: Sequence[Window],
+    *,
+    pad_token_id: int,
+    family: str,
+    least_length: int = 0,
+    token_types: bool = False,
 ) -> "dict[str, torch.Tensor]":
     """One batch as the HF model takes it, padded to its longest window and `least_length`.
 
     Returns:
-        `input_ids`, `attention_mask` (B, L) and, where the family takes it, `global_attention_mask` (B, L), all int64;
-        the windows' targets where they have any: `labels` (B,), (B, labels) or (B, L), `start_positions` (B,), ...
+        `input_ids`, `attention_mask` (B, L) and, where the family takes it, `global_attention_mask` and, where asked
+        for, `token_type_ids` (B, L), all int64; the windows' targets where they have any: `labels` (B,), (B, labels)
+        or (B, L), `start_positions` (B,), ...
     """
     import torch
 
@@ -54,6 +60,8 @@ def collate(
     }
     if family_named(family).uses_global_mask:
         batch["global_attention_mask"] = torch.tensor([padded(window.global_mask, 0) for window in windows])
+    if token_types:
+        batch["token_type_ids"] = torch.tensor([padded(window.token_types, 0) for window in windows])
     for name in windows[0].targets:
         targets: list[Any] = [window.targets[name] for window in windows]
         per_token = isinstance(targets[0], list) and isinstance(targets[0][0], int)

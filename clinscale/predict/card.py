@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from clinscale.config import Config
 from clinscale.errors import ConfigError, DataError
 from clinscale.predict.requirements import write_requirements
@@ -29,6 +31,10 @@ class TaskCard(Config):
 
     long_documents: LongDocuments = "truncate"
     """The reading of a document to classify that is longer than the window."""
+
+    # left out where it is not set: models from before there was any read on as they did in training
+    token_types: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Whether the model gets the number of the text, of two, that each token is of, as BERT does in `transformers`."""
 
     def check(self) -> None:
         """Refuse windows that would leave out parts of a document, and a threshold that is of none of its labels."""

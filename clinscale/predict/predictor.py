@@ -114,6 +114,7 @@ class Predictor:
                 [flat[index] for index in indices],
                 pad_token_id=self.tokenizer.pad_token_id,
                 family=self._family.name,
+                token_types=self.card.token_types,
             )
             for index, output in zip(indices, self._forward(batch), strict=True):
                 outputs[index] = _without_padding(output, len(flat[index].input_ids))

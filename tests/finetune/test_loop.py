@@ -407,6 +407,31 @@ def test_any_encoder_is_a_short_baseline(architecture, read, base_models, tmp_pa
         assert judged.interval.low <= judged.interval.value <= judged.interval.high
 
 
+def test_a_bert_is_told_which_of_two_texts_a_token_is_of_as_plain_transformers_tells_it(read, tmp_path):
+    signs = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *(f"##{sign}" for sign in signs)]
+    tokenizer = transformers.BertTokenizer(vocab={token: at for at, token in enumerate(tokens)})
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    base = transformers.BertModel(transformers.BertConfig(**shape, vocab_size=len(tokens)))
+    base.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    for task in ("demo_pairs", "demo_questions", "demo_documents"):
+        data = read(task)
+        result = finetune(recipe(str(tmp_path / "bert"), max_tokens=512, epochs=1), data, tmp_path / task)
+        predictor, example = load_predictor(result.folder), data.splits["test"][0]
+        assert predictor.card.token_types == (task != "demo_documents")
+        if task == "demo_pairs":
+            scores = predictor.predict([example])[0]["scores"]
+            inputs = predictor.tokenizer(example.text, example.text_pair, return_tensors="pt")
+            assert set(inputs["token_type_ids"][0].tolist()) == {0, 1}
+            plain = transformers.AutoModelForSequenceClassification.from_pretrained(result.folder).eval()
+            with torch.no_grad():
+                logits = plain(**inputs).logits[0]
+            assert list(scores.values()) == pytest.approx(logits.softmax(0).tolist(), abs=1e-6)
+    earlier = predictor.card.plain()
+    assert "token_types" not in earlier, "cards of earlier versions read as they were"
+
+
 def test_a_judgement_says_how_sure_it_is(pairs):
     data, result, _ = pairs
     judged = judge(result.folder, data)

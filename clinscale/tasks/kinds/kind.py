@@ -53,10 +53,18 @@ class Window:
     """Kind tokens: characters [start, end) of the word or words whose first token each token is; None for others."""
     targets: dict[str, Any] = field(default_factory=dict)
     """The model's label arguments, when training."""
+    token_types: Sequence[int] = ()
+    """Number of the one of two texts that each token is of, 0 or 1, as BERT's tokenizer says; empty for one text."""
 
     def packed(self) -> "Window":
-        """The window for training, which needs no offsets: 5 bytes a token, where lists and tuples take about 160."""
-        return Window(array("i", self.input_ids), [], array("b", self.global_mask), targets=self.targets)
+        """The window for training, which needs no offsets: 5 or 6 bytes a token; lists and tuples take about 160."""
+        return Window(
+            array("i", self.input_ids),
+            [],
+            array("b", self.global_mask),
+            targets=self.targets,
+            token_types=array("b", self.token_types),
+        )
 
     @property
     def text_positions(self) -> list[int]:

@@ -29,12 +29,21 @@ def fitted(
     """
     room = room_for_text(tokenizer, max_tokens, pair=text_pair is not None)
     cut = {"truncation": "longest_first", "max_length": max_tokens} if long_documents == "truncate" else {}
-    encoding = tokenizer(text, text_pair, return_offsets_mapping=True, verbose=False, **cut)
+    is_pair = text_pair is not None
+    encoding = tokenizer(
+        text, text_pair, return_offsets_mapping=True, return_token_type_ids=is_pair, verbose=False, **cut
+    )
+    types = list(encoding["token_type_ids"]) if is_pair else []
     ids, sides = list(encoding["input_ids"]), encoding.sequence_ids(0)
     offsets = _clean(encoding["offset_mapping"], sides, text, side=0)
     marks = classification_mask(tokenizer, ids)
     return [
-        Window([ids[p] for p in kept], [offsets[p] for p in kept], [marks[p] for p in kept])
+        Window(
+            [ids[p] for p in kept],
+            [offsets[p] for p in kept],
+            [marks[p] for p in kept],
+            token_types=[types[p] for p in kept if is_pair],
+        )
         for kept in _fitting(sides, room, stride_tokens, long_documents)
     ]
 
@@ -76,8 +85,10 @@ def overlapping(
     """
     room = room_for_text(tokenizer, max_tokens, pair=question is not None)
     texts = [text] if question is None else [question, text]
-    encoding = tokenizer(*texts, return_offsets_mapping=True, verbose=False)
+    is_pair = question is not None
+    encoding = tokenizer(*texts, return_offsets_mapping=True, return_token_type_ids=is_pair, verbose=False)
     ids, sides = list(encoding["input_ids"]), encoding.sequence_ids(0)
+    types = list(encoding["token_type_ids"]) if is_pair else []
     asked = 0 if question is None else sides.count(0)
     room -= asked
     if room < 2:
@@ -102,6 +113,11 @@ def overlapping(
             [*[None] * len(head), *offsets[start : start + room], *[None] * len(tail)],
             [*mask, *[0] * (len(inner[start : start + room]) + len(tail))],
             first_token=start,
+            token_types=[
+                *types[:first],
+                *types[first : first + 1] * len(inner[start : start + room]),
+                *types[behind:],
+            ],
         )
         for start in range(0, max(1, len(inner) - room + step), step)
     ]
