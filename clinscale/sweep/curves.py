@@ -161,10 +161,13 @@ def _points(trials: Sequence[Trial]) -> np.ndarray:
     columns = []
     for key in sorted({key for trial in trials for key in trial.params}):
         values = [trial.params.get(key) for trial in trials]
-        known = sorted({value for value in values if value is not None}, key=lambda one: (str(type(one)), one))
+        known = list({value for value in values if value is not None})
         if len(known) < 2:
             continue
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+        # whole numbers among the others stand in the order of all
+        known.sort(key=lambda one, alike=is_number: ("" if alike else str(type(one)), one))  # type: ignore[misc]
+        if is_number:
             place = {value: 2 * index / (len(known) - 1) - 1 for index, value in enumerate(known)}
             columns.append([place.get(value, 0.0) for value in values])
         else:

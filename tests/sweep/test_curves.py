@@ -56,3 +56,13 @@ def test_looks_inside_the_first_epoch_are_rungs_and_one_without_a_score_costs_no
     assert ends[2].mean >= 0.6
     early = trial(3, 0.5, 0.5, state="complete")  # its setting has fewer epochs
     assert extrapolate([early], [3, 9]).now[3].mean == 0.5
+
+
+def test_a_whole_number_among_others_has_its_place_in_their_order():
+    """A first trial may say 0 where the others are 0.1 and 0.2."""
+    rates = [0.5 * number / 11 for number in range(12)]
+    seen = [crossing(number, rate, 9) for number, rate in enumerate(rates)]
+    as_given = [replace(seen[0], params={"rate": 0}), *seen[1:]]
+    new = [crossing(12, 0.02, 1), crossing(13, 0.48, 1)]
+    expected, found = (extrapolate([*trials, *new], PLACES).now for trials in (seen, as_given))
+    assert {number: end.mean for number, end in found.items()} == {n: e.mean for n, e in expected.items()}

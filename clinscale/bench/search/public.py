@@ -21,6 +21,8 @@ over its seeds.
 
 import itertools
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ from clinscale.sweep import SearchSpace
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
 
 Goal = Literal["maximise", "minimise"]
 
@@ -43,8 +46,13 @@ _TRAINING = ["task", "config", "seed"]
 """Columns that one training has in common."""
 DIVERGED_FROM = 1e9
 """Values of at least this size, either way, are a mark of divergence and no score."""
+_LEAST_KNOWN = 8
+"""Configs whose values all equal what they came to, which is no chance."""
 _LOOKED_AT = 500
 """Trainings by which it is judged whether seconds are running totals."""
+_TOTALS_RISE = 0.95
+"""Share of looks from which on seconds that are no fewer than at the look before may be running totals; clocks of runs
+that went on after a stop fall once."""
 _MOST_WORDS = 64
 """Different words above which a column with another one for each config is a label."""
 
@@ -84,6 +92,10 @@ def read_public(path: str | Path, *, goal: Goal | None = None) -> dict[str, Publ
         ConfigError: the goal is said nowhere, or is none. DataError: the file is no such table.
     """
     frame, said = _read(path)
+    if goal and said in get_args(Goal) and said != goal:
+        raise ConfigError(
+            f"{path}: its metadata say {said}, and --goal {goal}; leave --goal out, or correct the goal in the file"
+        )
     goal = goal or said  # type: ignore[assignment]
     if goal not in get_args(Goal):
         raise ConfigError(
@@ -129,13 +141,29 @@ def _read(path: str | Path) -> tuple["pandas.DataFrame", str | None]:
             raise DataError(
                 f"{path}: column {nested[0]} must hold one value in a row, got lists; spread or drop it"
             )
-        frame = table.to_pandas(ignore_metadata=True)
+        frame = _plain_columns(table).to_pandas(ignore_metadata=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{path} must be a Parquet file, got one that cannot be read ({type(error).__name__}); write it again"
         ) from None
     said = (table.schema.metadata or {}).get(b"goal")
     return frame, said.decode(errors="replace") if said else None
+
+
+def _plain_columns(table: "pyarrow.Table") -> "pyarrow.Table":
+    """The columns of a table without those of an index, which pandas writes beside them, and with plain types.
+
+    Words that are stored once each (dictionaries) are written out, and decimals are numbers.
+    """
+    import pyarrow
+
+    table = table.drop_columns([name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)])
+    for place, field in enumerate(table.schema):
+        kind = field.type.value_type if pyarrow.types.is_dictionary(field.type) else field.type
+        kind = pyarrow.float64() if pyarrow.types.is_decimal(kind) else kind
+        if kind != field.type:
+            table = table.set_column(place, field.name, table.column(place).cast(kind))
+    return table
 
 
 def _checked(frame: "pandas.DataFrame", path: str) -> "pandas.DataFrame":
@@ -188,23 +216,34 @@ def _checked(frame: "pandas.DataFrame", path: str) -> "pandas.DataFrame":
 
 
 def _check_no_totals(frame: "pandas.DataFrame", path: str) -> None:
-    """DataError where `seconds` rise in every training and fit the steps better as running totals."""
+    """DataError where `seconds` hardly ever fall in a training and fit the steps better as running totals."""
     seconds, steps, starts = frame["seconds"].to_numpy(), frame["step"].to_numpy(), _starts(frame, _TRAINING)
     within = np.ones(len(frame), bool)
     within[starts] = False
-    if not (np.diff(seconds)[within[1:]] > 0).all():
+    rises = np.diff(seconds)[within[1:]]
+    if not len(rises) or (rises >= 0).mean() < _TOTALS_RISE:
         return
-    spreads = []
+    spreads, slopes, with_first = (list[list[float]]() for _ in range(3))
     for first, after in itertools.islice(itertools.pairwise([*starts, len(frame)]), _LOOKED_AT):
-        if after - first >= 3:
-            part, at = seconds[first + 1 : after], steps[first:after]
-            rates = part / at[1:], part / np.diff(at)
-            spreads.append([np.std(rate) / np.mean(rate) for rate in rates])
-    if spreads and np.less(*np.median(spreads, axis=0) * (1, 0.5)):
+        part, at = seconds[first:after], steps[first:after]
+        if len(at) >= 3:
+            spreads.append(_unlike(part[1:] / at[1:], part[1:] / np.diff(at)))
+            slopes.append(_unlike(np.diff(part) / np.diff(at), part[1:] / np.diff(at)))
+        if (
+            len(at) >= 2 and at[0] > 0
+        ):  # where each look is so many times as far as the last, only the first shows it
+            with_first.append(_unlike(part / at, part / np.diff(at, prepend=0.0)))
+    judged = ((spreads, 0.5), (slopes, 0.5), (with_first, 0.25))
+    if any(found and np.less(*np.median(found, axis=0) * (1, least) + (1e-6, 0)) for found, least in judged):
         raise DataError(
             f"{path}: seconds must be those since the look before, got running totals; take their differences within "
             "each task, config and seed"
         )
+
+
+def _unlike(*rates: np.ndarray) -> list[float]:
+    """The distance of each row of rates from one rate throughout: its deviation over its mean."""
+    return [float(np.std(rate) / max(np.mean(rate), 1e-12)) for rate in rates]
 
 
 def _starts(frame: "pandas.DataFrame", keys: Sequence[str]) -> list[int]:
@@ -224,8 +263,13 @@ def _dimension(column: "pandas.Series", name: str, path: str | Path) -> dict[str
     if pandas.api.types.is_bool_dtype(values) or all(isinstance(value, bool | np.bool_) for value in unique):
         return {"type": "categorical", "choices": [False, True]}
     if not all(isinstance(value, int | float | np.number) for value in unique):
-        words = sorted(map(str, unique))
-        return {"type": "categorical", "choices": words}
+        numbers = pandas.to_numeric(pandas.Series(unique), errors="coerce")
+        if numbers.isna().any() or not all(isinstance(value, str) for value in unique):
+            words = sorted(map(str, unique))
+            return {"type": "categorical", "choices": words}
+        unique = numbers.unique()  # written as words, as tables that went through text have them
+    if len(unique) < 2:
+        return None
     low, high = float(min(unique)), float(max(unique))
     if not math.isfinite(low) or not math.isfinite(high):
         raise DataError(f"{path}: column {name} must hold finite numbers, got an infinite one; correct or drop it")
@@ -266,6 +310,7 @@ def _task(rows: "pandas.DataFrame", dimensions: Mapping[str, Mapping[str, Any]],
             "nothing was measured, or the task"
         )
     _check_labels(here, params, where)
+    _check_no_outcome(here, params, curves, where)
     return PublicTask(SearchSpace.of_any(here), tuple(params), tuple(curves), tuple(_end(one) for one in curves))
 
 
@@ -296,12 +341,40 @@ def _plain(value: Any, dimension: Mapping[str, Any]) -> Any:
 def _check_labels(
     dimensions: Mapping[str, Mapping[str, Any]], params: Sequence[Mapping[str, Any]], where: str
 ) -> None:
+    settings = Counter(tuple(sorted(point.items())) for point in params)
+    twins = sum(count for count in settings.values() if count > 1)
+    if twins > len(params) / 2:
+        raise DataError(
+            f"{where}: configs must differ in a hyperparameter, got {twins} of {len(params)} with the settings of "
+            "another; give repetitions one config and a column seed, or join the columns in which they differ"
+        )
     for name, dimension in dimensions.items():
+        numbers = sorted({point[name] for point in params}) if dimension["type"] == "float" else []
+        if len(dimensions) > 1 and len(params) == len(numbers) > _MOST_WORDS and set(np.diff(numbers)) == {1.0}:
+            raise DataError(f"{where}: column {name} counts the configs, which a hyperparameter does not; drop it")
         words = {point[name] for point in params} if dimension["type"] == "categorical" else set()
         if len(words) > _MOST_WORDS and len(words) == len(params):
             raise DataError(
                 f"{where}: column {name} has another word for each config, which a hyperparameter has not; drop it"
             )
+
+
+def _check_no_outcome(
+    dimensions: Mapping[str, Mapping[str, Any]],
+    params: Sequence[Mapping[str, Any]],
+    curves: Sequence[Sequence[Curve]],
+    where: str,
+) -> None:
+    """DataError where a column is what the trainings came to, by which every search would know the best setting."""
+    lasts = np.abs([trainings[0].value[-1] for trainings in curves])  # values may be turned
+    bests = np.abs([max(trainings[0].value) for trainings in curves])
+    for name, dimension in dimensions.items():
+        if dimension["type"] == "float" and len(params) >= _LEAST_KNOWN:
+            given = np.abs([point[name] for point in params])
+            if any(np.allclose(given, came_to, rtol=1e-6, atol=0, equal_nan=True) for came_to in (lasts, bests)):
+                raise DataError(
+                    f"{where}: column {name} is what the trainings came to, which no search knows before; drop it"
+                )
 
 
 def _end(trainings: Sequence[Curve]) -> float:

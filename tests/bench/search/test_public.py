@@ -101,8 +101,23 @@ def test_trainings_may_be_shorter_seeds_may_lack_and_a_setting_is_worth_the_lowe
         (lambda f: f.assign(lr=f.lr + f.step), "one value of each hyperparameter"),
         (lambda f: f.assign(lr=math.inf), "must have hyperparameter columns|finite"),
         (lambda f: f.assign(lr=[[1]] * len(f)), "got lists"),
+        (lambda f: f.assign(seconds=5 + f.step * 0.2), "running totals"),
+        (
+            lambda f: f.assign(final=f.groupby(["task", "config"]).value.transform("last")),
+            "what the trainings came to",
+        ),
         (lambda f: f.assign(value=f.value.where(f.task != "a")), "that does not diverge"),
         (lambda f: f.assign(value=f.value.where(f.step != 10)), "that does not diverge"),
+        (lambda f: f.assign(seconds=(f.step * 0.13).round()), "running totals"),
+        (
+            lambda f: f.assign(seconds=f.step * (1.0 + (f.step == 40) * (f.config == 2) * (f.task == "a"))),
+            "running totals",
+        ),
+        (lambda f: f.assign(step=3 ** (f.step // 10), seconds=2.0 * 3 ** (f.step // 10)), "running totals"),
+        (
+            lambda f: f.assign(lr=1e-3, layers=1 + f.config % 2),
+            "configs must differ in a hyperparameter, got 12 of 12",
+        ),
     ],
 )
 def test_what_cannot_be_read_right_is_refused(tmp_path, spoil, sentence):
@@ -169,3 +184,37 @@ def test_a_published_table_is_converted_and_another_folder_is_refused(tmp_path):
     assert read_public(tmp_path / "table.parquet")["t"].ends == (45.0, -math.inf)
     with pytest.raises(DataError, match="must hold the files of hpobench_mlp_final"):
         convert_table("hpobench_mlp_final", tmp_path, tmp_path / "other.parquet")
+
+
+def test_a_column_that_counts_the_configs_is_no_hyperparameter(tmp_path):
+    frame = curves(num_configs=80, num_looks=2, tasks=("a",)).assign(number=lambda f: f.config + 7)
+    with pytest.raises(DataError, match="column number counts the configs"):
+        read(frame, tmp_path)
+
+
+def test_an_index_that_pandas_wrote_beside_the_columns_is_left_out(tmp_path):
+    """`explode` keeps the index of the row that a curve was in: a number of each config."""
+    frame = curves()
+    frame.set_index(frame.config.to_numpy()).to_parquet(tmp_path / "indexed.parquet")
+    assert read_public(tmp_path / "indexed.parquet", goal="minimise") == read(frame, tmp_path)
+
+
+def test_numbers_in_other_clothes_are_numbers(tmp_path):
+    from decimal import Decimal
+
+    frame, plain = curves(), read(curves(), tmp_path)
+    assert read(frame.assign(lr=frame.lr.map(repr), layers=frame.layers.astype("int8")), tmp_path) == plain
+    assert read(frame.assign(layers=frame.layers.map(Decimal)), tmp_path) == plain
+    kinds = {"task": "category", "kind": "category"}
+    known = frame[frame.task != "b"].assign(task=lambda f: pd.Categorical(f.task, ["a", "b", "never"]))
+    assert read(known.astype({"kind": "category"}), tmp_path)["a"] == plain["a"]
+    assert read(frame.astype(kinds), tmp_path) == plain
+    half = read(frame.assign(layers=frame.layers.astype("float16")), tmp_path)
+    assert half["a"].params == plain["a"].params
+
+
+def test_a_goal_that_is_not_the_files_own_is_refused(tmp_path):
+    write_public(curves(), tmp_path / "table.parquet", goal="minimise")
+    with pytest.raises(ConfigError, match="its metadata say minimise, and --goal maximise"):
+        read_public(tmp_path / "table.parquet", goal="maximise")
+    assert read_public(tmp_path / "table.parquet", goal="minimise")
