@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri, local_only
+from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri, finite, local_only
 from clinscale.cli.output import console, emit, table
 from clinscale.errors import ConfigError
 from clinscale.visible import visible
@@ -91,7 +91,7 @@ Shared = Annotated[Path | None, typer.Option(help="Folder that all nodes must se
 def up(
     file: Annotated[Path, typer.Argument(help="Ray launch file, as `clinscale cluster render` writes it.")],
     shared: Shared = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for all nodes.")] = 900.0,
+    wait: Annotated[float, typer.Option(min=0, callback=finite, help="Seconds to wait for all nodes.")] = 900.0,
     restart: Annotated[bool, typer.Option("--restart", help="Start it anew if it runs; ends its jobs.")] = False,
 ) -> None:
     """Start a cluster: check its file, make its token, `ray up`, count its nodes and look at each.
@@ -122,8 +122,10 @@ def preflight(
     nodes: Annotated[int | None, typer.Option(min=1, help="How many there must be, the head included.")] = None,
     shared: Shared = None,
     tracking_uri: TrackingUri = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the nodes.")] = 60.0,
-    least_free_gib: Annotated[float, typer.Option(min=0, help="Space that each disk must have.")] = 5.0,
+    wait: Annotated[float, typer.Option(min=0, callback=finite, help="Seconds to wait for the nodes.")] = 60.0,
+    least_free_gib: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Space that each disk must have.")
+    ] = 5.0,
     address: Address = None,
     json: Json = False,
 ) -> None:

@@ -1,5 +1,6 @@
 """Options that several verbs share, and what they lead to."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -38,6 +39,17 @@ def local_only(path: Path | None) -> Path | None:
         )
     # a shell expands ~ at the beginning of a word alone: not in --home=~/runs, nor in a service's variables
     return path and Path(os.path.expanduser(path))  # noqa: PTH111  pathlib raises for a home that nobody has
+
+
+def finite(param: typer.CallbackParam, value: float | None) -> float | None:
+    """The value of an option that is a number; of an infinite price, all that is planned would be infinite.
+
+    Raises:
+        ConfigError: it is infinite or no number.
+    """
+    if value is not None and not math.isfinite(value):
+        raise ConfigError(f"{param.opts[0]} must be a finite number, got {value}; correct it")
+    return value
 
 
 Json = Annotated[

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinscale.cli.options import DEFAULT_HOME, Home, Json, Overrides, TrackingUri
+from clinscale.cli.options import DEFAULT_HOME, Home, Json, Overrides, TrackingUri, finite
 from clinscale.cli.output import emit, table
 from clinscale.cli.site import (
     CorpusTokens,
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 Devices = Annotated[
     float | None,
     typer.Option(
-        "--devices", min=0.01, help="GPUs or cores that trials share. Default: one trial's, or the cores here."
+        "--devices",
+        min=0.01,
+        callback=finite,
+        help="GPUs or cores that trials share. Default: one trial's, or the cores here.",
     ),
 ]
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clinscale.cli.options import finite
+
 if TYPE_CHECKING:
     from clinscale.plan import Site
 
@@ -21,18 +23,33 @@ HardwareFile = Annotated[
 LinkBetween = Annotated[str, typer.Option("--link", help="Link between nodes, such as infiniband-ndr.")]
 PerNode = Annotated[int, typer.Option("--devices-per-node", min=1, help="Devices that share a node and its link.")]
 Ports = Annotated[int, typer.Option("--ports-per-node", min=1, help="Links of each node to the others.")]
-Usd = Annotated[float | None, typer.Option("--usd-per-hour", min=0, help="Your price of a device-hour.")]
+Usd = Annotated[
+    float | None,
+    typer.Option("--usd-per-hour", min=0, callback=finite, help="Your price of a device-hour."),
+]
 UsdSpot = Annotated[
-    float | None, typer.Option("--usd-per-spot-hour", min=0, help="Your price of one that may be taken away.")
+    float | None,
+    typer.Option("--usd-per-spot-hour", min=0, callback=finite, help="Your price of one that may be taken away."),
 ]
 Preemptions = Annotated[
-    float, typer.Option("--preemptions-per-device-day", min=0, help="Spot devices taken away; assumed by default.")
+    float,
+    typer.Option(
+        "--preemptions-per-device-day",
+        min=0,
+        callback=finite,
+        help="Spot devices taken away; assumed by default.",
+    ),
 ]
 CorpusTokens = Annotated[
     int | None, typer.Option("--corpus-tokens", min=1, help="Training tokens, where the shards are not built yet.")
 ]
 ReplacementMinutes = Annotated[
-    float, typer.Option(min=0.01, help="With --simulate: mean wait for a lost device's successor; assumed.")
+    float,
+    typer.Option(
+        min=0.01,
+        callback=finite,
+        help="With --simulate: mean wait for a lost device's successor; assumed.",
+    ),
 ]
 
 

@@ -14,23 +14,26 @@ from clinscale.strict_yaml import read_yaml
 
 _FIGURES = files("clinscale.engine") / "hardware.yaml"
 
+_LEAST = 1e6
+"""Bytes, bytes a second and operations a second that any device has: 80 was meant in gigabytes, 989 in teraflops."""
+
 
 class Device(Config):
     """A processor that one worker computes on: a GPU, or one core of a CPU."""
 
-    half_flops: float = Field(gt=0)
+    half_flops: float = Field(ge=_LEAST)
     """Dense operations per second in fp16 and, where there is bf16, in bf16."""
 
-    fp32_flops: float = Field(gt=0)
+    fp32_flops: float = Field(ge=_LEAST)
     """Operations per second in fp32, without TF32."""
 
     has_bf16: bool = True
     """Whether it computes in bf16 at the speed of fp16."""
 
-    memory_bytes: float | None = Field(default=None, gt=0)
+    memory_bytes: float | None = Field(default=None, ge=_LEAST)
     """Memory of the device; null where it is the host's."""
 
-    memory_bytes_per_s: float = Field(gt=0)
+    memory_bytes_per_s: float = Field(ge=_LEAST)
     """Bandwidth of that memory."""
 
     is_measured: bool = False
@@ -61,7 +64,7 @@ class Device(Config):
 class Link(Config):
     """A connection between devices, or between nodes."""
 
-    bytes_per_s: float = Field(gt=0)
+    bytes_per_s: float = Field(ge=_LEAST)
     """Bandwidth in one direction, of one port."""
 
     latency_s: float = Field(ge=0)

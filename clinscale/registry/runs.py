@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from clinscale import __version__
-from clinscale.config import flatten
 from clinscale.errors import AccessError, RegistryError
 from clinscale.registry.arrival import upload_whole
 from clinscale.registry.contents import Files
@@ -27,6 +27,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _PARAMS_PER_CALL = 100  # MLflow's limit of one log_batch
 _PARENT = "mlflow.parentRunId"
+_PLAIN_KEY = re.compile(r"\w[\w\- .:]{0,99}")
 _LIBRARIES = ("torch", "transformers", "deepspeed", "ray")
 
 
@@ -197,12 +198,24 @@ def start_run(
         Tag.OWNER: owner(),
         **({_PARENT: parent} if parent else {}),
     }
-    listed = [Param(key, str(value)) for key, value in flatten(params)]
+    listed = [Param(key, str(value)) for key, value in _params(params)]
     with _ended_if_interrupted(tracking, experiment_id, name), tracking.faults(f"start run {name}"):
         run = Run(tracking, _created(tracking, experiment_id, name, owned), name)
         for start in range(0, len(listed), _PARAMS_PER_CALL):
             tracking.client.log_batch(run.id, params=listed[start : start + _PARAMS_PER_CALL])
     return run
+
+
+def _params(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values under dotted names; a mapping with keys that MLflow takes in no name, as of labels, is JSON."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            if all(_PLAIN_KEY.fullmatch(str(inner)) for inner in value):
+                yield from _params(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _created(tracking: Tracking, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:

@@ -48,6 +48,10 @@ def test_a_cpu_run_is_planned_without_naming_hardware(here):
         (["--gpu", "v100", "--probe"], "--probe measures this machine, got --gpu v100"),
         (["recipe.modl.size=tiny"], "modl"),
         (["recipe.row_tokens=5000"], "got 5000"),
+        (["--usd-per-hour", "inf"], "--usd-per-hour must be a finite number, got inf"),
+        (["--usd-per-spot-hour", "inf"], "--usd-per-spot-hour must be a finite number"),
+        (["--preemptions-per-device-day", "1e400"], "--preemptions-per-device-day must be a finite number"),
+        (["--replacement-minutes", "inf"], "--replacement-minutes must be a finite number"),
     ],
 )
 def test_wrong_words_are_answered_with_what_is_known(here, words, said):

@@ -65,6 +65,9 @@ def test_a_user_s_file_adds_prices_and_devices(tmp_path):
         ("devices: {h100: {usd_per_hour: -2}}", "usd_per_hour"),
         ("devices: {h100: {link: nvlink5}}", "nvlink4"),
         ("devices: {x: {half_flops: 1}}", "source"),
+        ("devices: {h100: {memory_bytes: 80}}", "memory_bytes"),
+        ("devices: {h100: {half_flops: 989}}", "half_flops"),
+        ("links: {ethernet-100: {bytes_per_s: 100}}", "bytes_per_s"),
     ],
 )
 def test_a_wrong_file_is_refused_by_its_key(tmp_path, text, said):

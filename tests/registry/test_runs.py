@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import socket
@@ -263,3 +264,13 @@ TASK = {
     "splits": {"all": "s.csv"},
     "split_ratios": (0.6, 0.2, 0.2),
 }
+
+
+def test_settings_under_names_that_mlflow_does_not_take_are_kept(tracking):
+    labels = {"Not mentioned?": "no", "Yes (confirmed)": "yes"}
+    params = {"task": {"label_map": labels, "columns": {"text": "TEXT"}, "none": {}}, "lr": 0.1}
+    run = start(tracking, params=params)
+    run.end()
+    found = registry.read_run(tracking, run.id).params
+    assert json.loads(found.pop("task.label_map")) == labels
+    assert found == {"task.columns.text": "TEXT", "task.none": "{}", "lr": "0.1"}
