@@ -207,6 +207,8 @@ def _plain(value: Any, column: str, wanted: str) -> str:
     if isinstance(value, str):
         _refuse_half_a_character(value, column)
         _refuse_written_value(value.strip(), column)
+        if "\0" in value:  # it fills up to a fixed width, where the same id elsewhere may have none
+            raise CellError(f"column {column!r} holds zero bytes", "take them out")
         whole = _FLOAT_OF_A_WHOLE_NUMBER.fullmatch(value.strip())
         if whole and (len(whole[1]) > _EXACT_DIGITS or abs(int(whole[1])) >= _EXACT):
             raise _inexact(column)

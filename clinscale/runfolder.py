@@ -53,11 +53,18 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
         ConfigError: the name is no plain file name, or belongs to another recipe (names what differs).
     """
     check_plain_name(f"{kind} name", name)
-    folder = Path(home).absolute() / kind / name
-    known = folder / RECIPE_FILE
+    known = Path(home).absolute() / kind / name / RECIPE_FILE
     if not known.exists():
         _write_first(known, recipe)
-    changed = differences(read_json_object(known), recipe)
+    return check_run_folder(home, kind, name, recipe)
+
+
+def check_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str, Any]) -> Path:
+    """`HOME/KIND/NAME`, which may not be there yet; what `claim_run_folder` refuses is refused, and nothing written."""
+    check_plain_name(f"{kind} name", name)
+    folder = Path(home).absolute() / kind / name
+    known = folder / RECIPE_FILE
+    changed = differences(read_json_object(known), recipe) if known.exists() else []
     if changed:
         raise ConfigError(
             f"{kind} run {name!r} exists in {home} with another recipe; differing: {'; '.join(changed)}. "
@@ -66,10 +73,13 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
     return folder
 
 
-def check_unchanged(folder: Path, what: str, fingerprint: str, *, is_new: bool = False) -> None:
+def check_unchanged(
+    folder: Path, what: str, fingerprint: str, *, is_new: bool = False, records: bool = True
+) -> None:
     """Record the fingerprint of `what`, which the run in `folder` reads or has made, when it is first used.
 
     One that `is_new`, as the run has just made it, takes the place of an earlier one.
+    Without `records` nothing is written.
 
     Raises:
         ChangedDataError: it was another one before: what is finished is not of this input.
@@ -81,7 +91,8 @@ def check_unchanged(folder: Path, what: str, fingerprint: str, *, is_new: bool =
     before = recorded.setdefault(what, fingerprint)
     if before != fingerprint:
         raise ChangedDataError.of(what, before=before, now=fingerprint)
-    write_json(known, recorded)
+    if records:
+        write_json(known, recorded)
 
 
 def refuse_copy(config: Path) -> None:

@@ -127,6 +127,12 @@ def test_a_list_of_texts_or_an_object_of_python_is_no_text():
         assert as_text(text, "c") == text
 
 
+def test_an_id_filled_up_with_zero_bytes_is_not_another_patient():
+    for read in (as_id, as_label):
+        with pytest.raises(CellError, match="column 'c' holds zero bytes; take them out"):
+            read("P7\0\0", "c")
+
+
 def test_rtf_is_no_text():
     with pytest.raises(CellError, match="holds RTF where text is needed"):
         as_text(r"{\rtf1\ansi No chest pain.}", "c")

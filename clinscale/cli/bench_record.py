@@ -7,6 +7,7 @@ import typer
 
 from clinscale.cli.options import Json
 from clinscale.cli.output import console, emit, table
+from clinscale.cli.outputs import check_place
 
 if TYPE_CHECKING:
     from clinscale.bench import Difference, SuiteRecord
@@ -36,6 +37,7 @@ def run_all(
     """
     from clinscale.bench import run_suite
 
+    check_place(record)
     found, left_out = run_suite(
         record, only=only or [], data=data, on_event=lambda said: console.print(said, soft_wrap=True, markup=False)
     )

@@ -11,6 +11,7 @@ from clinscale.cli.bench_run import Device, Threads, people_of, run
 from clinscale.cli.options import Json, Overrides
 from clinscale.cli.output import Steps, emit
 from clinscale.cli.output import table as table_of
+from clinscale.cli.outputs import check_new
 from clinscale.cli.pretrain import Config as PretrainingConfig
 from clinscale.cli.pretrain import settings_of
 from clinscale.errors import ConfigError
@@ -108,6 +109,8 @@ def search(
     """
     from clinscale.bench import bench_budgets, bench_search, convert_table, record_table
 
+    if record:
+        check_new(record)
     if convert and not data:
         raise ConfigError("--convert must come with --data, got none; name the folder of the published table")
     if convert and table:

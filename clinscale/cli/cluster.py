@@ -11,6 +11,7 @@ import typer
 
 from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri, finite, local_only
 from clinscale.cli.output import console, emit, table
+from clinscale.cli.outputs import check_place
 from clinscale.errors import ConfigError
 from clinscale.visible import visible
 
@@ -239,6 +240,7 @@ def render(
     """
     from clinscale import launch
 
+    check_place(out / kind)
     files = launch.render(kind, launch.answers(kind, given or []))
     paths = [str(path) for path in launch.write(files, out, force=force)]
     emit({"files": paths}, as_json=json, people="\n".join(paths))

@@ -17,6 +17,7 @@ from clinscale.cli.options import (
     paths_and_overrides,
 )
 from clinscale.cli.output import Steps, emit, table
+from clinscale.cli.outputs import check_place
 from clinscale.errors import ConfigError, DataError
 from clinscale.permissions import is_shared, share
 from clinscale.storage import is_remote
@@ -70,6 +71,8 @@ def build(
     from clinscale.corpus import CorpusConfig, build_shards, source_bytes
     from clinscale.runtime import ray_session
 
+    if not is_remote(out):
+        check_place(out)
     _share_new(out, shared_with)
     uris, overrides = paths_and_overrides(sources or [], CorpusConfig)
     given: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}

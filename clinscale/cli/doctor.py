@@ -14,6 +14,7 @@ import typer
 from clinscale import permissions
 from clinscale.cli.options import DEFAULT_HOME, Home, Json, SharedWith, TrackingUri, open_home
 from clinscale.cli.output import emit, table
+from clinscale.cli.outputs import check_new, is_bill
 from clinscale.errors import AccessError, CapacityError, ClinscaleError, DataError
 from clinscale.runtime import replace_open_token
 from clinscale.storage import write_json
@@ -49,6 +50,8 @@ def doctor(
     Example: `clinscale doctor`
     """
     open_home(home, shared_with)
+    if sbom:
+        check_new(sbom, is_bill)
     checks: dict[str, Callable[[], str]] = {
         "versions": _versions,
         "home": lambda: _home(home),

@@ -19,6 +19,7 @@ from clinscale.cli.options import (
     local_only,
 )
 from clinscale.cli.output import Steps, emit, table
+from clinscale.cli.outputs import check_new, check_place, is_bill
 from clinscale.errors import ConfigError
 from clinscale.units import format_bytes
 from clinscale.visible import visible
@@ -138,6 +139,8 @@ def bom(
     from clinscale.cli.bom import version_bom
     from clinscale.storage import write_json
 
+    if out is not None:
+        check_new(out, is_bill)
     tracking = registry.connect(tracking_uri, home=home)
     version = registry.resolve(tracking, reference)
     bill = version_bom(version, *registry.stored_files(tracking, version))
@@ -290,6 +293,7 @@ def convert(
     from clinscale import models as encoders
     from clinscale.tokenizers import load_tokenizer
 
+    check_place(out)
     values = {"pretrained": source, "convert_to": family, "max_tokens": max_tokens}
     config = encoders.ModelConfig.load(overrides=overrides or [], base=values)
     done = encoders.convert_to_folder(config, load_tokenizer(source), out)

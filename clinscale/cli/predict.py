@@ -8,6 +8,7 @@ import typer
 
 from clinscale.cli.options import DEFAULT_HOME, Address, Home, Json, TrackingUri, local_only
 from clinscale.cli.output import Steps, emit, json_text
+from clinscale.cli.outputs import check_new
 from clinscale.errors import ConfigError
 from clinscale.models import Attention, InferencePrecision
 
@@ -73,7 +74,7 @@ def predict(
     Example: `clinscale predict tcga_organ@champion reports.csv --out predictions.jsonl`
     """
     from clinscale import registry
-    from clinscale.predict import Line, TaskCard, check_out, predict_files
+    from clinscale.predict import Line, TaskCard, check_out, is_of_answers, predict_files
     from clinscale.runtime import ray_session
     from clinscale.tasks import kind_of
 
@@ -81,6 +82,7 @@ def predict(
         raise ConfigError(f"--workers {workers} writes its answers to a file; add --out predictions.jsonl")
     if out is not None:
         check_out(out)
+        check_new(out, is_of_answers)
     folder = model
     if not Path(model).exists():
         folder = registry.fetch_model(registry.connect(tracking_uri, home=home), model, home=home).path

@@ -7,6 +7,7 @@ import typer
 
 from clinscale.cli.options import DEFAULT_HOME, Home, Json, SharedWith, TrackingUri, local_only, open_home
 from clinscale.cli.output import Steps, emit
+from clinscale.cli.outputs import check_place
 from clinscale.registry import LOCK_FILE
 
 _MEGABYTE = 1e6
@@ -54,6 +55,7 @@ def pull(
     from clinscale import registry
     from clinscale.errors import ConfigError
 
+    check_place(out)
     if offline and update:
         raise ConfigError("--update asks the registry and --offline asks nobody; give one of them")
     if offline:

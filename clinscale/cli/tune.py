@@ -87,7 +87,7 @@ def tune(
     """
     open_home(home, shared_with)
     from clinscale.runtime import ray_session
-    from clinscale.sweep import load_sweep, read_inputs, sweep
+    from clinscale.sweep import check_start, load_sweep, read_inputs, sweep
 
     if resume:
         if task or data or model or space or name or max_tokens:
@@ -99,6 +99,7 @@ def tune(
         config = _registered_as(config, register_as)
     tracking = open_tracking(tracking_uri, home)
     inputs = read_inputs(config, tracking=tracking, home=home)  # all mistakes come out before anything starts
+    check_start(config, inputs, home=home)
     if dry_run:
         from clinscale.plan import planned_costs, site_here
         from clinscale.sweep import forecast

@@ -8,6 +8,7 @@ from clinscale.config import Config, Seed, check_last_seed
 from clinscale.engine import MemoryConfig, OptimizerConfig, Precision, ZeroConfig
 from clinscale.errors import ConfigError
 from clinscale.models import AttentionConfig, EvaluationPattern
+from clinscale.runfolder import check_plain_name
 from clinscale.runtime import GroupConfig
 from clinscale.tasks import LongDocuments
 
@@ -142,7 +143,8 @@ class FinetuneConfig(Config):
     """Changes speed or place."""
 
     def check(self) -> None:
-        """There is a seed to run, and what several workers cannot do is not asked of them."""
+        """The name can be a folder, there is a seed to run, and what several workers cannot do is not asked of them."""
+        check_plain_name("finetune name", self.name)
         if self.seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {self.seeds}; 1 is usual")
         check_last_seed(self.recipe.seed, self.seeds, of="seeds")

@@ -25,7 +25,7 @@ from clinscale.finetune.looks import Looks, share_of
 from clinscale.finetune.windows import dev_windows, train_windows
 from clinscale.predict import Predictor, TaskCard, collate
 from clinscale.runtime import beat
-from clinscale.tasks import Example, TaskConfig, TaskData, Window, kind_of, metric_of
+from clinscale.tasks import Example, TaskConfig, TaskData, Window, check_use, kind_of, metric_of
 from clinscale.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class EpochLoop(ABC):
         for split in ("train", "dev"):
             if not data.splits.get(split):
                 raise DataError(f"task {data.task.name} has no {split} examples; check its splits")
+        check_use(data)
         torch.manual_seed(recipe.seed)
         self._recipe, self._data, self._folder, self._rank = recipe, data, folder, rank
         self._predictor = _predictor(recipe, data, runtime)

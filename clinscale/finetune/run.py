@@ -26,7 +26,7 @@ from clinscale.finetune.loop import OnEpoch
 from clinscale.registry import Experiment, Tag
 from clinscale.runfolder import check_unchanged, claim_run_folder, sole_writer
 from clinscale.storage import read_json, write_json
-from clinscale.tasks import TaskData, load_task, read_task
+from clinscale.tasks import TaskData, check_use, load_task, read_task
 
 RESULT_FILE = "result.json"
 
@@ -110,11 +110,13 @@ def run_finetune(
     Needs a `ray_session` for several workers.
 
     Raises:
-        ConfigError: the name belongs to another recipe. DataError: data or model are not there, or a result is without
-            its model. ChangedDataError: the folder of the model, or of a result, holds another one by now.
+        ConfigError: the name belongs to another recipe. DataError: data or model are not there, a split
+            judges nothing, or a result is without its model. ChangedDataError: the folder of the model, or of a result,
+            holds another one by now.
         ClusterError: another process runs it, too.
     """
     data = read_task(load_task(config.task, config.task_changes), config.data)
+    check_use(data)
     recipe = {"task": data.task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
     folder = claim_run_folder(home, "finetune", config.name, recipe)
     with sole_writer(folder) as still_held:

@@ -1,6 +1,6 @@
 """A trained folder answers on documents of any length: the one code path for evaluation, serving and the CLI."""
 
-from clinscale.predict.answers import Line, Tally, answer, check_out, open_answers
+from clinscale.predict.answers import Line, Tally, answer, check_out, is_of_answers, open_answers
 from clinscale.predict.batching import collate, length_sorted_batches
 from clinscale.predict.card import TaskCard
 from clinscale.predict.files import predict_files
@@ -19,6 +19,7 @@ __all__ = [
     "as_pyfunc",
     "check_out",
     "collate",
+    "is_of_answers",
     "length_sorted_batches",
     "load_predictor",
     "open_answers",

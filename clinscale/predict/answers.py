@@ -107,6 +107,10 @@ class Tally:
             raise DataError(f"none of {self.documents} documents can be answered; the first: {self._first_error}")
 
 
+_FIRST_BYTES = 2**16
+"""Length of a line within which `id`, `file` and `row` are."""
+
+
 def check_out(out: str | Path) -> None:
     """Refuse a file for answers that could not be written, before there are any.
 
@@ -123,6 +127,26 @@ def check_out(out: str | Path) -> None:
     model = next((one for one in Path(out).resolve().parents if (one / CARD_FILE).is_file()), None)
     if model:
         raise ConfigError(f"{out} must not be in a model's folder, got {model}; name a file elsewhere")
+
+
+def is_of_answers(file: str | Path) -> bool:
+    """Whether a file holds answers, or nothing, so that others may take its place without loss of anything else."""
+    path, names = Path(file), [column["name"] for column in _BEFORE]
+    if not path.stat().st_size:
+        return True
+    if path.suffix.lower() == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return bool(pyarrow.parquet.read_schema(path).names[: len(names)] == names)
+        except (OSError, pyarrow.ArrowException):
+            return False
+    with path.open("rb") as stream:
+        line = stream.readline(_FIRST_BYTES)
+    if path.suffix.lower() == ".csv":
+        return line.startswith(",".join(names).encode())
+    return re.match(rb"\{" + rb".*?, ".join(b'"%s": ' % name.encode() for name in names), line) is not None
 
 
 @contextlib.contextmanager

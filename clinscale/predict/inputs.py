@@ -61,6 +61,8 @@ class Inputs:
     task: TaskConfig
     sources: tuple[Source, ...]
     on_error: OnError
+    folders: tuple[str, ...] = ()
+    """Local folders whose files are read."""
 
     @classmethod
     def find(
@@ -92,13 +94,21 @@ class Inputs:
                 files[path] = (file, format or document_format(card.task, path))
         names = _names({path: format for path, (_, format) in files.items()}, card.task)
         sources = tuple(Source(file, path, format, names[path]) for path, (file, format) in files.items())
-        return cls(card.task, sources, on_error or card.task.on_error)
+        roots = (filesystem(uri)[1] for uri in uris if not is_remote(uri))
+        folders = tuple(root for root in roots if Path(root).is_dir())
+        return cls(card.task, sources, on_error or card.task.on_error, folders)
 
     def check_out(self, out: str | Path) -> None:
-        """Refuse a file for the answers that is one of the files to read."""
+        """Refuse a file for the answers that is one of the files to read, or that the next reading would be of, too."""
         for source in self.sources if Path(out).exists() else ():
             if not is_remote(source.path) and Path(out).samefile(source.path):
                 raise ConfigError(f"{out} must not be among the inputs, got one of them; write to another file")
+        for folder in self.folders:
+            if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+                raise ConfigError(
+                    f"{out} must not be in a folder of inputs, got {folder}, all files of which are read; write it "
+                    "beside it"
+                )
 
     def count(self) -> int:
         """Number of documents; reads all of them.

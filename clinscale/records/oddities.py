@@ -68,6 +68,10 @@ def _has_no_word(text: str) -> bool:
     return not any(map(str.isalnum, text))
 
 
+def _has_zero_bytes(text: str) -> bool:
+    return "\0" in text
+
+
 ODD_TEXTS: Mapping[str, Callable[[str], bool]] = {
     r"\n, a backslash and a letter, in place of line breaks": has_escaped_breaks,
     r"\u and four digits in place of letters": _has_escaped_letters,
@@ -75,6 +79,7 @@ ODD_TEXTS: Mapping[str, Callable[[str], bool]] = {
     "tags or entities of HTML, such as &amp;": _has_markup,
     "the name of a file and nothing else": _is_name_of_file,
     "neither a letter nor a digit": _has_no_word,
+    "zero bytes, which predict refuses": _has_zero_bytes,
 }
 """Content that the export of a text likely did not mean, in words -> whether a text has it."""
 

@@ -74,6 +74,8 @@ class Row:
     gain: Gain | None
     p_gain: float | None
     """Holm-adjusted p of the gain of length."""
+    compares: bool = True
+    """Whether all of its models were judged by one metric and scorer on the same test examples."""
 
     @property
     def is_clear(self) -> bool:
@@ -102,6 +104,10 @@ class League:
     """Mean ranks that differ by less are not distinguished (Nemenyi, 5 %)."""
     seen_tests: tuple[str, ...] = ()
     """Tasks whose test documents a base model may have seen in its pretraining."""
+    repeated: tuple[str, ...] = ()
+    """Cells of which several searches were judged, in words; the table has the latest of each."""
+    apart: tuple[str, ...] = ()
+    """Tasks whose models were judged by different metrics, or on different test examples."""
 
     @property
     def trials(self) -> int:
@@ -123,7 +129,9 @@ class League:
         beaten = [
             row.task
             for row in self.rows
-            if row.linear is not None and max(e.score.value for e in row.entries.values()) <= row.linear
+            if row.compares
+            and row.linear is not None
+            and max(e.score.value for e in row.entries.values()) <= row.linear
         ]
         said = []
         if asked:
@@ -147,6 +155,15 @@ class League:
             said.append("Some models have one seed, of which the noise between seeds is not known.")
         if self.seen_tests:
             said.append(f"The base models may have seen the test documents of {', '.join(self.seen_tests)}.")
+        if self.repeated:
+            said.append(
+                f"Several searches were judged of {', '.join(self.repeated)}: the latest of each is shown."
+            )
+        if self.apart:
+            said.append(
+                f"The models of {', '.join(self.apart)} were judged by different metrics or on other test examples: "
+                "their scores do not compare."
+            )
         return " ".join(said)
 
 
@@ -162,9 +179,13 @@ def leagues(tracking: Tracking, runs: Iterable[RunRecord]) -> tuple[League, ...]
 
 def _league(tracking: Tracking, name: str, runs: Sequence[RunRecord]) -> League | None:
     tasks: dict[str, dict[str, tuple[RunRecord, Entry]]] = {}
-    for run in runs:
+    repeated: dict[str, None] = {}
+    for run in sorted(runs, key=lambda run: run.start_time):
         if entry := _entry(tracking, run):
-            tasks.setdefault(run.tags.get(Tag.TASK, ""), {})[entry.model] = (run, entry)
+            mine = tasks.setdefault(task := run.tags.get(Tag.TASK, ""), {})
+            if entry.model in mine:
+                repeated[f"{entry.model} on {task}"] = None
+            mine[entry.model] = (run, entry)
     models = tuple(dict.fromkeys(model for mine in tasks.values() for model in mine))
     if all(len(mine) < 2 for mine in tasks.values()):  # one model of each task compares with nothing
         return None
@@ -179,6 +200,8 @@ def _league(tracking: Tracking, name: str, runs: Sequence[RunRecord]) -> League 
         count,
         _critical_difference(len(models), count) if ranks else None,
         tuple(sorted(seen)),
+        tuple(repeated),
+        tuple(row.task for row in rows if not row.compares),
     )
 
 
@@ -215,6 +238,7 @@ def _row(task: str, judged: Mapping[str, tuple[RunRecord, Entry]]) -> _Unadjuste
     run = next(iter(judged.values()))[0]
     metric = run.tags.get(Tag.METRIC, "")
     best = max(entries.values(), key=lambda entry: entry.score.value)
+    compares = all(best.outcomes[0].is_comparable(entry.outcomes[0]) for entry in entries.values())
     others = [_compare(best, entry) for entry in entries.values() if entry.model != best.model]
     row = Row(
         task=task,
@@ -226,6 +250,7 @@ def _row(task: str, judged: Mapping[str, tuple[RunRecord, Entry]]) -> _Unadjuste
         p_best=None,
         gain=_gain(list(entries.values())),
         p_gain=None,
+        compares=compares,
     )
     # one comparison that is not possible leaves the best model unproven
     return _Unadjusted(row, tuple(o.p_value for o in others if o) if others and all(others) else ())
@@ -273,10 +298,10 @@ def _gain(entries: Sequence[Entry]) -> Gain | None:
 
 
 def _mean_ranks(models: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, float], int]:
-    """Mean rank of each model over the tasks on which all were judged, and the number of these tasks."""
+    """Mean rank of each model over the tasks on which all were judged alike, and the number of these tasks."""
     from scipy.stats import rankdata
 
-    whole = [row for row in rows if len(row.entries) == len(models)]
+    whole = [row for row in rows if row.compares and len(row.entries) == len(models)]
     if len(whole) < 2:
         return {}, len(whole)
     ranks = [rankdata([-row.entries[model].score.value for model in models]) for row in whole]

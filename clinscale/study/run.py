@@ -15,11 +15,20 @@ from clinscale.hub import is_hub_name
 from clinscale.plan import planned_costs, site_here
 from clinscale.pretrain import pretrain
 from clinscale.report import League, league_markdown, leagues
-from clinscale.runfolder import check_unchanged, claim_run_folder
+from clinscale.runfolder import check_plain_name, check_run_folder, check_unchanged, claim_run_folder
 from clinscale.runtime import Cluster
 from clinscale.storage import atomic_path, write_json
 from clinscale.study.protocol import Protocol
-from clinscale.sweep import Forecast, StudyConfig, SweepConfig, SweepProgress, forecast, read_inputs, sweep
+from clinscale.sweep import (
+    Forecast,
+    StudyConfig,
+    SweepConfig,
+    SweepProgress,
+    check_start,
+    forecast,
+    read_inputs,
+    sweep,
+)
 from clinscale.tasks import TaskConfig, TaskData, load_task, read_task
 
 log = logging.getLogger(__name__)
@@ -122,7 +131,11 @@ def run_study(
                 found = sweep(
                     search, tracking=tracking, home=home, cluster=cluster, inputs=inputs, on_progress=on_progress
                 )
-        except (DataError, ClusterError) as error:
+        except (
+            ConfigError,
+            DataError,
+            ClusterError,
+        ) as error:  # of this task: a night of the others is not lost by it
             failures[f"task {task.name}"] = str(error)
             continue
         failures |= {f"cell {name}": str(error) for name, error in found.failures.items()}
@@ -146,7 +159,7 @@ def outline(
     """
     tasks, failures = read_tasks(protocol)
     seen = _seen_tests(protocol, tasks)
-    folder = Path(home).absolute() / "study" / protocol.name
+    folder = check_run_folder(home, "study", protocol.name, _recipe(protocol))
     failures |= _missing(protocol, folder, tracking)
     made = {
         name: place
@@ -169,6 +182,7 @@ def outline(
         if cluster and task.data and len(cells) == len(asked):
             search = protocol.sweep(cells, task.config.name)
             inputs = read_inputs(search, tracking=tracking, home=home)
+            check_start(search, inputs, home=home)
             planned = planned_costs(search, site_here(on_gpu=search.runtime.gpus_per_trial > 0))
             forecasts.append(forecast(search, inputs, cluster=cluster, planned=planned))
     rows = [
@@ -192,10 +206,20 @@ def _recipe(protocol: Protocol) -> dict[str, Any]:
 
 
 def read_tasks(protocol: Protocol) -> tuple[list[StudyTask], dict[str, str]]:
-    """The tasks of a protocol, and the reason by task whose data cannot be read."""
-    tasks, failures = [], {}
+    """The tasks of a protocol, and the reason by task whose data cannot be read.
+
+    Raises:
+        ConfigError: the sweep of a task would have a name that no sweep can have, or that of another.
+    """
+    tasks, failures, swept = [], {}, dict[str, str]()
     for name, entry in protocol.tasks.items():
         config = load_task(name, entry.changes)
+        check_plain_name(f"task {name}: the name of its sweep", f"{protocol.name}-{config.name}")
+        if (other := swept.setdefault(config.name, name)) != name:
+            raise ConfigError(
+                f"study {protocol.name}: tasks {other} and {name} are both called {config.name}, and would share a "
+                "sweep; give one another name, by its changes.name"
+            )
         place, data = str(Path(protocol.data_folder, entry.data)), None
         try:
             data = read_task(config, place)

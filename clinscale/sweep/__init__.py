@@ -19,7 +19,7 @@ from clinscale.sweep.forecast import (
 from clinscale.sweep.inputs import Study, SweepInputs, read_inputs
 from clinscale.sweep.ledger import Epoch, Ledger, Look, Trial, best_of
 from clinscale.sweep.policy import Budget, Halving, Resume, Search, Start, goes_on, next_move
-from clinscale.sweep.run import SweepProgress, SweepResult, load_sweep, sweep
+from clinscale.sweep.run import SweepProgress, SweepResult, check_start, load_sweep, sweep
 from clinscale.sweep.sampler import Proposer, quiet_optuna
 from clinscale.sweep.segments import run_segments
 from clinscale.sweep.space import SearchSpace, load_space
@@ -57,6 +57,7 @@ __all__ = [
     "Trial",
     "Work",
     "best_of",
+    "check_start",
     "expected_epochs",
     "expected_work",
     "forecast",

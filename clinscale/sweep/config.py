@@ -7,7 +7,7 @@ from pydantic import Field
 from clinscale.config import Config, Seed, check_last_seed
 from clinscale.engine import MemoryConfig
 from clinscale.errors import ConfigError
-from clinscale.finetune import FinetuneRuntime
+from clinscale.finetune import FinetuneRecipe, FinetuneRuntime
 from clinscale.models import AttentionConfig
 from clinscale.promotion import GateRules
 from clinscale.runfolder import check_plain_name
@@ -71,6 +71,11 @@ class StudyConfig(Config):
             )
         if len(self.name.encode()) > _MOST_BYTES:
             raise ConfigError(f"study name {self.name!r} must be at most {_MOST_BYTES} bytes long; shorten it")
+        if len(set(self.models)) < len(self.models):
+            raise ConfigError(
+                f"study {self.name}: models must name each base once, got {len(set(self.models))} different of "
+                f"{len(self.models)}; leave the repeated ones out"
+            )
         if self.register_as is not None:
             check_plain_name(f"study {self.name}: register_as", self.register_as)
         if self.max_tokens is not None and self.max_tokens < 8:
@@ -197,6 +202,19 @@ class SweepRecipe(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"two studies are called {twice[0]}; give each a name of its own")
+        cells: dict[tuple[str | None, str, str], str] = {}
+        for study in self.studies:
+            first = cells.setdefault((study.league, study.arm or study.name, study.task), study.name)
+            if first != study.name:
+                raise ConfigError(
+                    f"studies {first} and {study.name} are one cell of the league table: {study.arm or study.name} on "
+                    f"{study.task}; give each an arm of its own"
+                )
+        if self.budget.trials is not None and self.budget.trials < len(self.studies):
+            raise ConfigError(
+                f"recipe.budget.trials must be at least one for each of {len(self.studies)} studies, got "
+                f"{self.budget.trials}, with which some would have no winner; raise it"
+            )
         if self.grace_epochs < 1 or self.reduction_factor < 2 or self.confirm_seeds < 1 or self.warm_points < 1:
             raise ConfigError(
                 "a sweep needs grace_epochs, confirm_seeds and warm_points >= 1 and reduction_factor >= 2, got "
@@ -323,6 +341,16 @@ class SweepRuntime(MemoryConfig, AttentionConfig):
     def threads_per_trial(self) -> int:
         """Threads that each trial computes with."""
         return max(1, int(self.cpus_per_trial))
+
+    def check_recipe(self, recipe: FinetuneRecipe) -> None:
+        """ConfigError where no trial on these devices could train by `recipe`."""
+        if recipe.precision == "fp16" and not self.gpus_per_trial:
+            raise ConfigError(
+                "precision=fp16 needs a GPU, and runtime.gpus_per_trial is 0: a CPU computes fp16 hundreds of times "
+                "slower than bf16; use precision bf16, or runtime.gpus_per_trial=1"
+            )
+        if self.workers_per_trial > 1:
+            recipe.optimizer.check_stage(self.zero.stage)
 
     @property
     def finetune(self) -> FinetuneRuntime:

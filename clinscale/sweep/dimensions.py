@@ -85,6 +85,11 @@ class _Range(_Dimension):
             raise ConfigError(
                 f"search space: step must be above 0, got {step}; leave it out for all values of the range"
             )
+        if step is not None and low < high and _decimal(step) > _decimal(high) - _decimal(low):
+            raise ConfigError(
+                f"search space: step must be at most the range, or there is one value alone, got step={step} from "
+                f"{low} to {high}; lower it, or fix the parameter"
+            )
         if max(abs(low), abs(high)) > _LARGEST:
             raise ConfigError(f"search space: low and high must be within {_LARGEST:g} of 0; narrow the range")
         self._check_prior()
@@ -154,7 +159,7 @@ class FloatDimension(_Range):
     def at(self, share: float) -> float:
         """The value at `share` (0 to below 1) of the way."""
         if self.log:
-            return float(self.low * (self.high / self.low) ** share)
+            return min(self.high, float(self.low * (self.high / self.low) ** share))
         if self.step is None:
             return self.low + share * (self.high - self.low)
         return self._value(int(share * self._count()))

@@ -114,6 +114,7 @@ def forecast(
     what the probe of the first one takes over its plan.
 
     Raises:
+        ConfigError: the budget does not hold one trial.
         DataError, OutOfMemoryError: what a trial would meet too.
     """
     settings = config.runtime
@@ -170,18 +171,22 @@ def expected_work(config: SweepConfig, epochs: Sequence[int], epoch_s: Sequence[
 
 def require_one_trial(config: SweepConfig, inputs: SweepInputs, *, on_study: Callable[[str], None]) -> None:
     """ConfigError when a budget of hours or money does not hold one whole trial of some study."""
-    limit_s = config.recipe.budget.device_seconds
-    if limit_s is None:
+    if config.recipe.budget.device_seconds is None:
         return
     for study in inputs.studies:
         on_study(study.name)
-        whole_s = device_seconds_per_epoch(config, study) * study.space.epochs
-        if whole_s > limit_s:
-            raise ConfigError(
-                f"sweep {config.name}: the budget of {limit_s / 3600:.3g} device-hours is below one trial of "
-                f"{study.name}, which needs about {whole_s / 3600:.3g}; raise recipe.budget, or lower epochs or "
-                "max_tokens"
-            )
+        _refuse_too_little(config, study, device_seconds_per_epoch(config, study))
+
+
+def _refuse_too_little(config: SweepConfig, study: Study, epoch_s: float) -> None:
+    """ConfigError where the budget does not hold a trial whose epochs take so many device-seconds."""
+    limit_s, whole_s = config.recipe.budget.device_seconds, epoch_s * study.space.epochs
+    if limit_s is not None and whole_s > limit_s:
+        raise ConfigError(
+            f"sweep {config.name}: the budget of {limit_s / 3600:.3g} device-hours is below one trial of "
+            f"{study.name}, which needs about {whole_s / 3600:.3g}; raise recipe.budget, or lower epochs or "
+            "max_tokens"
+        )
 
 
 def device_seconds_per_epoch(config: SweepConfig, study: Study) -> float:
@@ -240,6 +245,7 @@ def suggestions(config: SweepConfig, study: Study) -> list[Trial]:
 def _study(config: SweepConfig, study: Study, planned: Costs | None) -> SearchForecast:
     trials = suggestions(config, study)
     epoch_s, correction = device_seconds_per_epoch(config, study), None
+    _refuse_too_little(config, study, epoch_s)
     if planned and (costs := planned(study, [trial.params for trial in trials])):
         correction = epoch_s / costs[0]
         epoch_s = correction * statistics.fmean(costs)

@@ -11,11 +11,12 @@ from clinscale.errors import ConfigError, DataError
 from clinscale.finetune import FinetuneRecipe, Looks, look_part, task_inputs
 from clinscale.runfolder import check_plain_name
 from clinscale.sweep.config import StudyConfig, SweepConfig, SweepRecipe
+from clinscale.sweep.foreseen import Base, check_settings
 from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.space import MODEL, SearchSpace, load_space
 from clinscale.sweep.trial import TrialSpec
 from clinscale.sweep.warm import warm_points
-from clinscale.tasks import TaskConfig, TaskData, kind_of, load_task, read_task
+from clinscale.tasks import TaskConfig, TaskData, check_use, kind_of, load_task, read_task
 from clinscale.tokenizers import load_tokenizer
 
 
@@ -201,15 +202,23 @@ def _read_study(
         )
     _check_grace(study.name, config.recipe, space.epochs)
     bases = tuple(registry.fetch_model(tracking, model, home=home) for model in study.models)
-    for base in (
-        bases if loads_weights else ()
-    ):  # as each trial will: a GPU is not asked for to find out that a base does not load
-        model = models.load_hf(base.path, head=kind_of(task).head)
-        models.check_padding(model.config, load_tokenizer(base.path))
+    known = [_loaded(base, task) for base in bases] if loads_weights else []
     recipe = config.recipe
     warm = warm_points(
         tracking, recipe.warm_start, task=task, space=space, count=recipe.warm_points, own=study.name
     )
     if len(bases) > 1:
         warm = tuple({MODEL: index, **point} for point in warm for index in range(len(bases)))
-    return Study(index, study, read_task(task, study.data), space.with_models(len(bases)), bases, warm)
+    data = read_task(task, study.data)
+    check_use(data)
+    check_settings(study.name, space, known, data, config.runtime)
+    made = Study(index, study, data, space.with_models(len(bases)), bases, warm)
+    made.proposer(recipe)  # a grid over a range without end proposes nothing
+    return made
+
+
+def _loaded(base: registry.FetchedModel, task: TaskConfig) -> Base:
+    """The base, once it has loaded as in each trial: no GPU is asked for to find out that it does not."""
+    model = models.load_hf(base.path, head=kind_of(task).head)
+    models.check_padding(model.config, load_tokenizer(base.path))
+    return Base(base.path, base.label, models.max_tokens_of(model.config))

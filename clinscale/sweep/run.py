@@ -12,7 +12,7 @@ from clinscale.config import fingerprint
 from clinscale.errors import ClinscaleError, ClusterError, ConfigError, DataError
 from clinscale.finetune import task_tags
 from clinscale.registry import Experiment, Tag
-from clinscale.runfolder import check_unchanged, claim_run_folder, refuse_copy
+from clinscale.runfolder import check_run_folder, check_unchanged, claim_run_folder, refuse_copy
 from clinscale.runtime import Cluster
 from clinscale.storage import write_json
 from clinscale.sweep.choose import flat_remark
@@ -122,12 +122,7 @@ def sweep(
     with contextlib.ExitStack() as open_runs:
         # the ledger first: who may not write it must not touch the runs of the process that does
         ledger = open_runs.enter_context(contextlib.closing(Ledger(folder / LEDGER_FILE)))
-        for base in {base for study in inputs.studies for base in study.bases if not base.digest}:
-            # a folder that no version can be made of has no digest in the recipe
-            if content := models.model_fingerprint(base.path):
-                check_unchanged(folder, f"model {base.label}", content)
-        for study in inputs.studies:  # a refusal leaves the finished runs in MLflow as they are
-            check_winner(folder / study.name)
+        _check_unchanged(inputs, folder)  # a refusal leaves the finished runs in MLflow as they are
         runs = [open_runs.enter_context(_study_run(config, study, tracking)) for study in inputs.studies]
         for study, run in zip(inputs.studies, runs, strict=True):
             study.log_to(run)
@@ -159,6 +154,27 @@ def sweep(
         f"{study.name}: {remark}" for study in inputs.studies for remark in _remarks(study, config, ledger)
     )
     return SweepResult(config.name, tuple(results), failures, notes, freed)
+
+
+def check_start(config: SweepConfig, inputs: SweepInputs, *, home: str | Path) -> None:
+    """Refuse what `sweep` refuses before its first trial, for who asks what it would do; writes nothing.
+
+    Raises:
+        ConfigError: the name belongs to another recipe. ChangedDataError: as `sweep`.
+    """
+    _check_unchanged(
+        inputs, check_run_folder(home, "sweep", config.name, sweep_recipe(config, inputs)), records=False
+    )
+
+
+def _check_unchanged(inputs: SweepInputs, folder: Path, *, records: bool = True) -> None:
+    """Check that base models and winners are those that the sweep in a folder was begun and judged with."""
+    for base in {base for study in inputs.studies for base in study.bases if not base.digest}:
+        # a folder that no version can be made of has no digest in the recipe
+        if content := models.model_fingerprint(base.path):
+            check_unchanged(folder, f"model {base.label}", content, records=records)
+    for study in inputs.studies:
+        check_winner(folder / study.name)
 
 
 def _study_run(config: SweepConfig, study: Study, tracking: registry.Tracking) -> registry.Run:

@@ -1,5 +1,6 @@
 """Search spaces: YAML in, Optuna's distributions out, every value checked against the fine-tuning recipe."""
 
+import itertools
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,12 +99,35 @@ class SearchSpace(Config):
         for key, dimension in self.parameters.items():
             meant: dict[str, Any] = {}
             for value in dimension.examples():
-                same = meant.setdefault(self.recipe("-", anchor | {key: value}).fingerprint(), value)
+                same = meant.setdefault(self.recipe("-", self._met(anchor, {key: value})).fingerprint(), value)
                 if same != value:
                     raise ConfigError(
                         f"search space: values of {key} must be different trainings, and {same!r} is the same as "
                         f"{value!r}; leave one of them out"
                     )
+        self._check_pairs(anchor)
+
+    def _check_pairs(self, anchor: Mapping[str, Any]) -> None:
+        """Values of two parameters are legal together, where both are searched; rules are of one section's fields."""
+        for pair in itertools.combinations(self.parameters, 2):
+            if len({key.rpartition(".")[0] for key in pair}) > 1:
+                continue
+            for values in itertools.product(*(self.parameters[key].examples() for key in pair)):
+                point = self._met(anchor, dict(zip(pair, values, strict=True)))
+                if not all(self.parameters[key].active(point) for key in pair):
+                    continue
+                try:
+                    self.recipe("-", point)
+                except ConfigError as error:
+                    both = " and ".join(f"{key}={value!r}" for key, value in zip(pair, values, strict=True))
+                    raise ConfigError(
+                        f"search space: {both} must be a training together, but {error}; narrow one of the two"
+                    ) from None
+
+    def _met(self, anchor: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The chosen values, at a point near `anchor` where they are searched, without parameters that are not."""
+        met = {other: values[0] for key in chosen for other, values in self.parameters[key].when.items()}
+        return self.active({**anchor, **met, **chosen}) | chosen
 
     @classmethod
     def of_any(cls, parameters: Mapping[str, Any]) -> "SearchSpace":
@@ -120,7 +144,9 @@ class SearchSpace(Config):
     def epochs(self) -> int:
         """Epochs of a trial that goes to its end; the most that the space allows."""
         dimension = self.parameters.get("epochs")
-        most = dimension.examples() if dimension else [self.recipe("-", {}).epochs]
+        most = dimension.examples() if dimension else []
+        if not dimension or dimension.when:  # where it is not searched, the recipe's own number holds
+            most = [*most, self.recipe("-", {}).epochs]
         return max(int(epochs) for epochs in most)
 
     def distributions(self, params: Mapping[str, Any]) -> "dict[str, BaseDistribution]":

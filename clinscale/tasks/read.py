@@ -64,6 +64,9 @@ _NEAR_ENOUGH, _LARGE_GROUP = 0.1, 10
 _BEGINNING = 60
 """Characters that show, beside an id, that two texts are versions of one."""
 
+_CONTROL = regex.compile(r"[\x00-\x1f\x7f]")
+"""Line breaks and other characters that no name of a label holds."""
+
 MAX_LABEL_CHARACTERS = 100
 """A longer label is surely a text: the columns are mixed up."""
 
@@ -347,10 +350,10 @@ def _remark_on_texts(kind: Kind, splits: Mapping[str, Sequence[Example]], findin
 def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:
     """Labels are printed where texts never are, so that those that nobody has listed must not be texts."""
     task = kind.task
-    if any(len(label) > MAX_LABEL_CHARACTERS or "\n" in label for label in labels):
+    if any(len(label) > MAX_LABEL_CHARACTERS or _CONTROL.search(label) for label in labels):
         raise DataError(
-            f"task {task.name}: a label has a line break or more than {MAX_LABEL_CHARACTERS} characters, so it is "
-            "likely a text; check columns.label"
+            f"task {task.name}: a label has a line break or another control character, or more than "
+            f"{MAX_LABEL_CHARACTERS} characters, so it is likely a text; check columns.label"
         )
     kind.check_found_labels(sorted(labels), num_examples)
     if odd := sorted(_spelled_missing(labels) - set(task.label_map.values())):

@@ -390,3 +390,13 @@ def test_build_to_and_open_from_an_object_store(tmp_path, monkeypatch):
 def test_impossible_configs_are_refused(values, says):
     with pytest.raises(ConfigError, match=says):
         CorpusConfig.parse({"sources": [{"uri": "x"}], **values}, source="test")
+
+
+def test_notes_with_zero_bytes_are_remarked_on_and_read_as_they_are(tmp_path):
+    config = config_of([*(f"{text}\0 end" for text in NOTES), "\0\0"], tmp_path / "n.jsonl")
+    built = build_shards(config, str(tmp_path / "set"))
+    assert built.manifest.remarks == {"notes with zero bytes, which predict refuses": len(NOTES)}
+    assert built.manifest.left_out == {"empty": 1}
+    tokenizer = load_tokenizer(str(built.tokenizer_dir))
+    read = "".join(tokenizer.decode(stream_of(built, split)) for split in ("train", "validation"))
+    assert read.count("well.\0 end") == len(NOTES)

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.predict import Document, Tally, TaskCard, answer, check_out, open_answers
+from clinscale.predict import Document, Tally, TaskCard, answer, check_out, is_of_answers, open_answers
 from clinscale.tasks import Example, kind_of, load_task
 
 LINES = [
@@ -79,6 +79,18 @@ def test_tables_have_a_column_for_every_key_of_an_answer(task, written):
         written("o.csv", [{"id": "1", "file": "f", "row": 1, **prediction}], of).open(newline="")
     )
     assert set(rows.fieldnames) == {"id", "file", "row", "error", *prediction}
+
+
+@pytest.mark.parametrize("name", ["o.jsonl", "o.csv", "o.parquet"])
+def test_answers_are_known_from_other_files(name, written, tmp_path):
+    assert is_of_answers(written(name))
+    (tmp_path / name).write_bytes(b"")
+    assert is_of_answers(tmp_path / name)
+    for other in (b'{"id": 1, "text": "file: row"}\n', b"id,text,file,row\n", b"PAR1"):
+        (tmp_path / name).write_bytes(other)
+        assert not is_of_answers(tmp_path / name)
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["1"], "text": ["pain"]}), tmp_path / name)
+    assert not is_of_answers(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["o.jsonl", "o.csv", "o.parquet"])

@@ -181,6 +181,10 @@ def test_a_file_is_given_once_and_answers_go_to_none_of_them(tmp_path):
         read([tmp_path / "n.txt", tmp_path])
     with pytest.raises(ConfigError, match="must not be among the inputs"):
         Inputs.find([str(tmp_path)], CARD).check_out(tmp_path / "n.txt")
+    for name in ("answers.jsonl", "below/answers.jsonl"):
+        with pytest.raises(ConfigError, match=r"must not be in a folder of inputs, .* write it beside it"):
+            Inputs.find([str(tmp_path)], CARD).check_out(tmp_path / name)
+        Inputs.find([str(tmp_path / "n.txt")], CARD).check_out(tmp_path / name)
 
 
 def test_a_format_that_is_told_is_believed(tmp_path):

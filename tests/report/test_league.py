@@ -17,7 +17,7 @@ def cell(past):
     """`cell(model, window, task, hits of each seed)`: one search of the study `trial`."""
 
     def cell(model, window, task, *hits, **changes):
-        kept, *others = seeds(*hits)
+        kept, *others = seeds(*hits, of=changes.pop("of", 40))
         tags = {Tag.LEAGUE: "trial", Tag.ARM: model, Tag.TRIALS: "4", Tag.DEVICE_SECONDS: "1800"}
         tags |= changes.pop("tags", {})
         past.judged(f"{task}-{model}", window, kept, task=task, others=others, tags=tags, **changes)
@@ -120,3 +120,24 @@ def test_the_models_whose_length_is_compared_are_chosen_on_the_development_split
     [row] = table(tracking).rows
     assert (row.best, row.gain.long, row.gain.short) == ("lucky", "chosen", "short")
     assert row.gain.long_notes == 36 / 40, "of 520 words and more"
+
+
+def test_of_two_searches_of_one_cell_the_latest_is_shown_and_that_is_said(cell, tracking):
+    for hits in (10, 30):
+        cell("short", 512, "demo", hits, hits)
+    cell("long", 4096, "demo", 38, 39)
+    league = table(tracking)
+    assert league.rows[0].entries["short"].score.value == 30 / 40
+    assert league.repeated == ("short on demo",)
+    assert "Several searches were judged of short on demo: the latest of each is shown." in league.verdict
+
+
+def test_models_that_were_judged_on_different_test_examples_have_no_rank(cell, tracking):
+    for task in ("a", "b"):
+        cell("short", 512, task, 30, 31)
+        cell("long", 4096, task, 33, 34)
+    assert table(tracking).mean_ranks
+    cell("long", 4096, "b", 33, 34, of=39)
+    league = table(tracking)
+    assert (league.apart, league.mean_ranks, league.ranked_tasks) == (("b",), {}, 1)
+    assert "The models of b were judged by different metrics or on other test examples" in league.verdict

@@ -128,6 +128,31 @@ def test_an_outline_says_which_weights_are_not_there(name, changes, reason, valu
     assert {row["base"]: row["state"] for row in planned.bases}[name] == "missing"
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("demo_pairs", "tasks demo_pairs and demo_documents are both called demo_pairs"),
+        ("a:b", "'trial-a:b' must be"),
+    ],
+)
+def test_each_task_has_a_sweep_of_its_own(name, message, values, tracking, tmp_path):
+    values["tasks"]["demo_documents"]["changes"] = {"name": name}
+    with pytest.raises(ConfigError, match=message):
+        outline(Protocol.parse(values, source="test"), tracking=tracking, home=tmp_path)
+
+
+def test_a_setting_that_is_wrong_for_one_task_does_not_end_the_others(
+    values, demo_data, tracking, tmp_path, forks
+):
+    wrong = {"data": ".", "space": str(tmp_path / "no.yaml")}
+    values["tasks"] = {"demo_documents": wrong, "demo_pairs": values["tasks"]["demo_pairs"]}
+    outcome = run_study(Protocol.parse(values, source="test"), tracking=tracking, home=tmp_path, cluster=forks)
+    assert "no.yaml does not exist" in outcome.failures["task demo_documents"]
+    assert [row.task for row in outcome.league.rows] == ["demo_pairs"]
+    with pytest.raises(ConfigError, match=r"study run 'trial' exists .* differing: seeds"):
+        outline(Protocol.parse({**values, "seeds": 2}, source="test"), tracking=tracking, home=tmp_path)
+
+
 def test_a_corpus_that_cannot_be_read_ends_a_study_before_it_begins(values, tracking, tmp_path, forks):
     values["bases"]["long"]["pretrain"] = {"duration": "2steps", "rows_per_step": 2}
     notes = tmp_path / "notes.csv"

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.sweep import SweepConfig, read_inputs
+from clinscale.runfolder import claim_run_folder
+from clinscale.sweep import SweepConfig, check_start, read_inputs
 from clinscale.sweep.config import SweepRuntime
 
 forecast = importlib.import_module("clinscale.sweep.forecast")  # the room has a function of that name
@@ -137,3 +138,110 @@ def test_a_base_that_no_trial_could_load_is_told_before_any_starts(config, base_
 )
 def test_a_trial_that_asks_for_no_gpu_takes_none(runtime, device):
     assert SweepRuntime.parse(runtime, source="test").finetune.device == device
+
+
+def space_file(folder, parameters, **fixed):
+    path = folder / "space.yaml"
+    path.write_text(yaml.safe_dump({"fixed": {"epochs": 2, "batch_size": 8, **fixed}, "parameters": parameters}))
+    return str(path)
+
+
+RATE = {"optimizer.learning_rate": {"type": "float", "low": 5e-4, "high": 2e-3, "log": True}}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fixed", "message"),
+    [
+        (
+            {"max_tokens": {"type": "categorical", "choices": [64, 5000]}},
+            {},
+            "max_tokens=5000 would fail: .* 1024",
+        ),
+        (
+            RATE,
+            {"max_tokens": 5000},
+            "longformer.* would fail: recipe.max_tokens must be at most the model's 1024",
+        ),
+        (
+            {"precision": {"type": "categorical", "choices": ["fp32", "fp16"]}},
+            {},
+            "precision='fp16' would fail: .*gpus_per_trial is 0",
+        ),
+    ],
+)
+def test_a_value_with_which_every_trial_would_fail_is_told_before_any_starts(
+    parameters, fixed, message, config, tracking, tmp_path
+):
+    with pytest.raises(ConfigError, match=f"study study: every trial of .*{message}"):
+        read_inputs(
+            config("pairs", space=space_file(tmp_path, parameters, **fixed)), tracking=tracking, home=tmp_path
+        )
+
+
+class TestWarmUp:
+    STEPS = "optimizer.warmup_steps"
+
+    def read(self, config, tracking, tmp_path, parameters, **fixed):
+        made = config("pairs", space=space_file(tmp_path, parameters, **fixed))
+        return read_inputs(made, tracking=tracking, home=tmp_path).studies[0]
+
+    def test_longer_than_the_shortest_training(self, config, tracking, tmp_path):
+        steps = {"type": "int", "low": 0, "high": 10_000}
+        with pytest.raises(
+            ConfigError,
+            match=r"warmup_steps is a whole number from 0 to 10000, and the \d+ training windows of .* make short "
+            r"trainings with batch_size=8 and epochs=2: .* at most \d+ in a training of \d+ steps",
+        ):
+            self.read(config, tracking, tmp_path, {self.STEPS: steps})
+        with pytest.raises(ConfigError, match=r"warmup_steps is 10000, and the"):
+            self.read(config, tracking, tmp_path, RATE, **{self.STEPS: 10_000})
+
+    def test_only_of_the_largest_batch(self, config, tracking, tmp_path):
+        """The limit is that of the run itself: one step of training is left."""
+        batch = {"type": "categorical", "choices": [2, 8]}
+        windows = len(self.read(config, tracking, tmp_path, RATE).data.splits["train"])
+        most = 2 * -(-windows // 8) - 1
+        for high in (most, most + 1):
+            parameters = {"batch_size": batch, self.STEPS: {"type": "int", "low": 1, "high": high}}
+            space = tmp_path / "space.yaml"
+            space.write_text(yaml.safe_dump({"fixed": {"epochs": 2}, "parameters": parameters}))
+            made = config("pairs", space=str(space))
+            if high == most:
+                assert read_inputs(made, tracking=tracking, home=tmp_path).studies
+                continue
+            with pytest.raises(
+                ConfigError, match=rf"batch_size=8 .* at most {most} in a training of {most + 1} steps"
+            ):
+                read_inputs(made, tracking=tracking, home=tmp_path)
+
+    def test_a_condition_keeps_it_from_short_trainings(self, config, tracking, tmp_path):
+        steps = {"type": "int", "low": 1, "high": 40, "when": {"epochs": [50]}}
+        parameters = {"epochs": {"type": "categorical", "choices": [1, 50]}, self.STEPS: steps}
+        space = tmp_path / "space.yaml"
+        space.write_text(yaml.safe_dump({"fixed": {"batch_size": 8}, "parameters": parameters}))
+        assert read_inputs(config("pairs", space=str(space)), tracking=tracking, home=tmp_path).studies
+
+
+def test_a_grid_over_a_range_without_end_is_told_before_ray_starts(config, tracking, tmp_path):
+    made = config("pairs", space=space_file(tmp_path, RATE))
+    made = made.model_copy(update={"recipe": made.recipe.model_copy(update={"sampler": "grid"})})
+    with pytest.raises(ConfigError, match="no grid holds them"):
+        read_inputs(made, tracking=tracking, home=tmp_path)
+
+
+def test_a_dry_run_refuses_what_the_run_refuses_and_writes_nothing(config, tracking, tmp_path, monkeypatch):
+    made = config("pairs", space=space_file(tmp_path, RATE))
+    home = tmp_path / "home"
+    inputs = read_inputs(made, tracking=tracking, home=home)
+    check_start(made, inputs, home=home)
+    assert not (home / "sweep").exists()
+    claim_run_folder(home, "sweep", "sweep", {"other": "recipe"})
+    with pytest.raises(ConfigError, match=r"sweep run 'sweep' exists in .* with another recipe"):
+        check_start(made, inputs, home=home)
+    monkeypatch.setattr(forecast, "device_seconds_per_epoch", lambda config, study: 1800.0)
+    budget = made.recipe.budget.model_copy(update={"device_hours": 0.9})
+    poor = made.model_copy(update={"recipe": made.recipe.model_copy(update={"budget": budget})})
+    with pytest.raises(
+        ConfigError, match=r"the budget of 0\.9 device-hours is below one trial of study, .* about 1;"
+    ):
+        forecast.forecast(poor, inputs, cluster=SimpleNamespace(slots=lambda cpus, gpus: 2))

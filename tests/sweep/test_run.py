@@ -114,6 +114,23 @@ def test_a_recipe_that_makes_no_sense_is_refused(demo_data, base_models, recipe,
         config(study(demo_data, base_models.values(), None), **recipe)
 
 
+def test_two_studies_are_two_cells_of_the_league_table(demo_data, base_models):
+    one = study(demo_data, base_models.values(), None, arm="long")
+    with pytest.raises(
+        ConfigError, match="studies demo_pairs and again are one cell of the league table: long on demo_pairs"
+    ):
+        config(one, one | {"name": "again"})
+    assert config(one, one | {"name": "again", "arm": "short"}, one | {"name": "other", "task": "demo_documents"})
+
+
+def test_each_study_has_a_trial_and_each_base_once(demo_data, base_models):
+    one = study(demo_data, base_models.values(), None)
+    with pytest.raises(ConfigError, match="at least one for each of 2 studies, got 1"):
+        config(one, one | {"name": "again"}, trials=1)
+    with pytest.raises(ConfigError, match="models must name each base once, got 2 different of 4"):
+        config(study(demo_data, [*base_models.values()] * 2, None))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

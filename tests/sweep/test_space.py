@@ -12,6 +12,8 @@ from clinscale.sweep import SearchSpace, load_space
 from clinscale.sweep.space import spaces_folder
 
 RATE = {"type": "float", "low": 1e-5, "high": 1e-4, "log": True}
+EPOCHS = {"type": "int", "low": 1, "high": 5}
+SIZES = {"type": "categorical", "choices": [8, 16]}
 
 
 def parse(**values):
@@ -99,6 +101,42 @@ def test_a_step_that_does_not_reach_the_end_of_a_range_ends_before_it():
         ),
         ({"parameters": {"optimizer.decay_ratio": RATE}}, "optimizer.decay_ratio changes nothing"),
         (
+            {"parameters": {"epochs": {"type": "int", "low": 1, "high": 6, "step": 6}}},
+            "step must be at most the range.* got step=6 from 1 to 6",
+        ),
+        (
+            {"parameters": {"dropout": {"type": "float", "low": 0.1, "high": 0.3, "step": 0.21}}},
+            "step must be at most the range",
+        ),
+        *(
+            ({"parameters": {"epochs": {"type": "categorical", "choices": twice}}}, message)
+            for twice, message in (
+                ([3, 3], "differ"),
+                ([3, 3.0], "differ"),
+                ([1, True], "one type"),
+                ([1.0, True], "one type"),
+            )
+        ),
+        (
+            {
+                "fixed": {"optimizer.schedule": "warmup_stable_decay"},
+                "parameters": {
+                    "optimizer.warmup_ratio": {"type": "float", "low": 0.0, "high": 0.6},
+                    "optimizer.decay_ratio": {"type": "float", "low": 0.1, "high": 0.6},
+                },
+            },
+            r"warmup_ratio=0\.6 and optimizer\.decay_ratio=0\.6 must be a training together, but .*narrow one",
+        ),
+        (
+            {
+                "parameters": {
+                    "batch_size": SIZES,
+                    "micro_batch_size": {"type": "categorical", "choices": [8, 16]},
+                }
+            },
+            "micro_batch_size must divide batch_size=8, got 16",
+        ),
+        (
             {"parameters": {"model": {"type": "categorical", "choices": ["a"]}}},
             "no field of the fine-tuning recipe",
         ),
@@ -107,10 +145,6 @@ def test_a_step_that_does_not_reach_the_end_of_a_range_ends_before_it():
 def test_mistakes_are_named(values, message):
     with pytest.raises(ConfigError, match=message):
         parse(**values)
-
-
-EPOCHS = {"type": "int", "low": 1, "high": 5}
-SIZES = {"type": "categorical", "choices": [8, 16]}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +187,20 @@ def test_what_is_not_searched_at_a_point_is_not_null_there():
 def test_a_first_trial_that_the_space_does_not_hold_is_a_sentence(value):
     with pytest.raises(ConfigError, match=r"a first trial has epochs=.* from 1 to 5 in steps of 2"):
         parse(parameters={"epochs": {**EPOCHS, "step": 2}}, first_trials=[{"epochs": value}])
+
+
+def test_two_parameters_need_to_be_legal_together_only_where_both_are_searched():
+    sizes = {"type": "categorical", "choices": [8, 12]}
+    micro = {"type": "categorical", "choices": [4, 8], "when": {"batch_size": [8]}}
+    assert parse(parameters={"batch_size": sizes, "micro_batch_size": micro}).epochs
+    with pytest.raises(ConfigError, match="batch_size=12 and micro_batch_size=8 must be a training together"):
+        parse(parameters={"batch_size": sizes, "micro_batch_size": {**micro, "when": {}}})
+
+
+def test_a_range_with_its_end_on_the_step_is_one():
+    assert parse(parameters={"dropout": {"type": "float", "low": 0.1, "high": 0.3, "step": 0.2}}).parameters[
+        "dropout"
+    ].grid() == [0.1, 0.3]
 
 
 def test_steps_are_counted_in_decimals():
@@ -212,6 +260,12 @@ def test_quasi_random_points_are_the_same_whatever_their_number():
     space = load_space(["tokens"])
     assert space.quasi_random(3, seed=1) == space.quasi_random(8, seed=1)[:3]
     assert space.quasi_random(3, seed=1) != space.quasi_random(3, seed=2)
+
+
+def test_where_the_epochs_are_not_searched_a_trial_has_those_of_the_recipe():
+    space = parse(parameters={"batch_size": SIZES, "epochs": {**EPOCHS, "high": 3, "when": {"batch_size": [8]}}})
+    assert space.epochs == 6
+    assert space.recipe("-", {"batch_size": 16}).epochs == 6
 
 
 def test_several_base_models_are_one_more_dimension():

@@ -14,6 +14,7 @@ from clinscale.tasks import (
     Example,
     Findings,
     TaskConfig,
+    check_use,
     kind_of,
     options_of,
     read_task,
@@ -277,6 +278,15 @@ def test_a_split_without_a_relation_is_refused(tmp_path):
         read_task(task(), write_brat(tmp_path, ENTITIES))
 
 
+def test_a_split_whose_relations_no_answer_can_reach_is_refused(tmp_path):
+    data = write_brat(tmp_path, f"{ENTITIES}R1\tfor Arg1:T1 Arg2:T2\n")
+    assert read_task(task(), data).labels == ("for",)
+    with pytest.raises(
+        DataError, match=r"split train has no relation that an answer could reach.*max_gap_characters"
+    ):
+        check_use(read_task(task(max_gap_characters=0), data))
+
+
 RECORDS = {"format": "records", "splits": {"all": "r.jsonl"}, "columns": {"entities": "entities"}}
 
 
@@ -348,6 +358,8 @@ def test_documents_to_answer_bring_their_entities(tmp_path):
 def test_a_wrong_choice_of_the_kind_is_named():
     with pytest.raises(ConfigError, match="max_gap_characters"):
         task(max_gap_character=3)
+    with pytest.raises(ConfigError, match="metric reachable is of the data and the same for every model"):
+        kind_of(task().model_copy(update={"metric": "reachable"}))
     with pytest.raises(ConfigError, match="inverse must name relations that have none themselves"):
         task(inverse={"AFTER": "BEFORE", "BEFORE": "AFTER"})
     options = {one["option"]: one for one in options_of(task(max_pairs=7))}

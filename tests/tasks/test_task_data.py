@@ -1,5 +1,6 @@
 """Reading a task: honest splits, settled labels, counts and fingerprints."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinscale.errors import ChangedDataError, ConfigError, DataError
-from clinscale.tasks import Example, Findings, read_task
+from clinscale.tasks import Entity, Example, Findings, check_use, read_task
 from clinscale.tasks.split import group_numbers, hold_out, split_by_group
 
 RATIOS = (0.7, 0.1, 0.2)
@@ -605,3 +606,68 @@ class TestSplitIds:
             read_task(task_of("sequence", **fields), str(tmp_path))
         data = read_task(task_of("sequence", **fields, on_error="skip"), str(tmp_path))
         assert data.findings.rejected["id of no example"] == 2
+
+
+class TestWhatASplitLacks:
+    """Refused before anything is trained: each epoch would score the same, or the test at the end not at all."""
+
+    def read(self, task, tmp_path):
+        data = read_task(task, str(tmp_path))
+        check_use(data)
+        return data
+
+    @pytest.mark.parametrize("split", ["train", "dev", "test"])
+    def test_no_text_has_any_of_several_labels(self, task_of, tmp_path, split):
+        files = write(tmp_path, **({one: ROWS for one in ("train", "dev", "test")} | {split: [("none here", "")]}))
+        with pytest.raises(DataError, match=f"no text of split {split} has a label.* split otherwise"):
+            self.read(task_of("sequence", **files, multi_label=True), tmp_path)
+
+    @pytest.mark.parametrize("split", ["dev", "test"])
+    def test_a_ranking_of_one_label_alone_is_none(self, task_of, tmp_path, split):
+        files = write(tmp_path, **({one: ROWS for one in ("train", "dev", "test")} | {split: ROWS[:1]}))
+        for metric in ("roc_auc", "average_precision", "sensitivity_at_0.9"):
+            with pytest.raises(DataError, match=f"metric {metric} needs .* label 'a' is in all of split {split}"):
+                self.read(task_of("sequence", **files, metric=metric), tmp_path)
+        judged = self.read(task_of("sequence", **files), tmp_path)
+        assert judged.task.metric is None
+        alone = "all 1 texts of dev have label 'a': whichever model always answers it is best there"
+        assert judged.findings.remarks == ([alone] if split == "dev" else [])
+
+    def test_a_ranking_of_several_labels_needs_each_of_them(self, task_of, tmp_path):
+        files = write(tmp_path, train=ROWS, dev=ROWS, test=[("three", "a;b"), ("four", "b")])
+        with pytest.raises(DataError, match=r"metric roc_auc .* label 'b' is in all of split test"):
+            self.read(task_of("sequence", **files, multi_label=True, metric="roc_auc"), tmp_path)
+        write(tmp_path, test=[("three", "a"), ("four", "")])
+        with pytest.raises(DataError, match=r"metric roc_auc .* label 'b' is in none of split test"):
+            self.read(task_of("sequence", **files, multi_label=True, metric="roc_auc"), tmp_path)
+        assert self.read(task_of("sequence", **files, multi_label=True), tmp_path).labels == ("a", "b")
+
+    @pytest.mark.parametrize("split", ["train", "dev", "test"])
+    def test_no_text_has_an_entity(self, task_of, tmp_path, split):
+        for one in ("train", "dev", "test"):
+            (tmp_path / f"{one}.bio").write_text("No\tO\npain\tO\n" if one == split else "No\tO\npain\tB-Sign\n")
+        files = {one: f"{one}.bio" for one in ("train", "dev", "test")}
+        with pytest.raises(DataError, match=f"split {split} has no entity"):
+            self.read(task_of("tokens", format="bio", splits=files), tmp_path)
+
+
+def test_a_text_with_zero_bytes_is_read_as_it_is_and_remarked_on(task_of, tmp_path):
+    """As 14 reports of TCGA are; offsets count the bytes."""
+    for split in "abc":
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "n.txt").write_text(f"{split} No \0 pain")
+        (tmp_path / split / "n.ann").write_text("T1\tSign 7 11\tpain\n")
+    data = read_task(task_of("tokens"), str(tmp_path))
+    [example] = data.splits["train"]
+    assert (example.text, example.entities) == ("a No \0 pain", (Entity(7, 11, "Sign"),))
+    assert "3 texts hold zero bytes, which predict refuses: export them anew" in " ".join(data.findings.remarks)
+
+
+@pytest.mark.parametrize("label", ["a\0", "a\x01b", "a\tb"])
+def test_a_control_character_in_a_label_is_none(task_of, tmp_path, label):
+    (tmp_path / "n.jsonl").write_text(
+        "".join(json.dumps({"text": f"t{n}", "label": label if n % 2 else "b"}) + "\n" for n in range(12))
+    )
+    task = task_of("sequence", splits={"all": "n.jsonl"}, split_ratios=(0.4, 0.3, 0.3))
+    with pytest.raises(DataError, match="holds zero bytes" if "\0" in label else "another control character"):
+        read_task(task, str(tmp_path))

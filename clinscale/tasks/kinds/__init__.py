@@ -2,6 +2,7 @@
 
 from clinscale.config import nearest
 from clinscale.errors import ConfigError
+from clinscale.tasks.example import TaskData
 from clinscale.tasks.kinds.classification import threshold_sentence
 from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, column
 from clinscale.tasks.kinds.pair import PairKind
@@ -17,6 +18,7 @@ __all__ = [
     "Prediction",
     "Reader",
     "Window",
+    "check_use",
     "column",
     "kind_of",
     "metric_of",
@@ -55,6 +57,18 @@ def kind_of(task: TaskConfig) -> Kind:
 def metric_of(task: TaskConfig) -> str:
     """The metric that selects the best model of `task`: its own choice, else the default of its kind."""
     return kind_of(task).metric
+
+
+def check_use(data: TaskData) -> None:
+    """Refuse data by which every training would be judged alike, or not at all, before there is any.
+
+    Raises:
+        DataError: a split lacks gold that the kind, or in dev and test the metric, needs.
+    """
+    kind = kind_of(data.task)
+    for split, examples in data.splits.items():
+        if examples:
+            kind.check_use(examples, data.labels, split)
 
 
 def scores_equal(task: TaskConfig) -> str:

@@ -354,6 +354,13 @@ class Kind(KindRules, ABC):
             DataError: it lacks something that this kind needs.
         """
 
+    def check_use(self, examples: Sequence[Example], labels: Sequence[str], split: str) -> None:
+        """Refuse a split by which every training would be judged alike, or not at all, before there is any.
+
+        Raises:
+            DataError: it lacks gold that this kind, or in dev and test the metric, needs.
+        """
+
     def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse labels that are too few for this kind: DataError."""
 

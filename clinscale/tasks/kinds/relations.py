@@ -171,6 +171,11 @@ class RelationsKind(Kind):
     def __init__(self, task: TaskConfig) -> None:
         super().__init__(task)
         self._options = RelationsOptions.parse(task.kind_options, source=f"task {task.name}: kind_options")
+        if task.metric == "reachable":
+            raise ConfigError(
+                f"task {task.name}: metric reachable is of the data and the same for every model, so that none is "
+                "chosen by it; set metric: f1, precision or recall"
+            )
 
     @classmethod
     def default_scorer(cls, task: TaskConfig) -> str:
@@ -281,6 +286,14 @@ class RelationsKind(Kind):
         """Refuse a split without a relation."""
         if not any(example.gold for example in examples):
             raise DataError(f"task {self.task.name}: {place} has no relation; check the annotations")
+
+    def check_use(self, examples: Sequence[Example], labels: Sequence[str], split: str) -> None:
+        """Refuse a split without a relation that an answer could reach."""
+        if not any(map(self._reachable, examples)):
+            raise DataError(
+                f"task {self.task.name}: split {split} has no relation that an answer could reach, so that every "
+                "score would be 0; widen kind_options (within, max_gap_characters, max_pairs, types)"
+            )
 
     def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
         """Count relations and pairs, remark on gold out of reach, and refuse options that nothing in the data meets."""

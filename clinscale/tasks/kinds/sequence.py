@@ -350,6 +350,12 @@ class SequenceKind(Kind):
             labels[one.text, one.text_pair].add(frozenset(one.labels))
         if disputed := sum(len(given) > 1 for given in labels.values()):
             findings.remark(f"{disputed:,} texts have other labels in one row than in another")
+        met = {label for example in splits["dev"] for label in example.labels}
+        if not self.task.multi_label and len(met) == 1:
+            findings.remark(
+                f"all {len(splits['dev']):,} texts of dev have label {met.pop()!r}: whichever model always answers it "
+                "is best there"
+            )
 
     def _remark_on_sought(self, train: Sequence[Example], findings: Findings) -> None:
         """Remark on two labels in the order of the alphabet of which the rare one is the first."""
@@ -368,6 +374,22 @@ class SequenceKind(Kind):
         if not self.task.multi_label and len(labels) < 2:
             raise DataError(
                 f"task {self.task.name}: at least two labels are needed, got {len(labels)}; check the labels"
+            )
+
+    def check_use(self, examples: Sequence[Example], labels: Sequence[str], split: str) -> None:
+        """Refuse a split without a label, and one in which the metric is not defined for want of one."""
+        counts = Counter(label for one in examples for label in one.labels)
+        if not counts:
+            raise DataError(
+                f"task {self.task.name}: no text of split {split} has a label, and some must, to learn from or to "
+                "judge by; check the labels, or split otherwise"
+            )
+        odd = [label for label in labels if counts[label] in (0, len(examples))]
+        if split != "train" and odd and self.metric in self._ranking_metrics:
+            raise DataError(
+                f"task {self.task.name}: metric {self.metric} needs texts with each label and texts without "
+                f"it, and label {odd[0]!r} is in {'all' if counts[odd[0]] else 'none'} of split {split}; give "
+                "others, or choose another metric"
             )
 
     def check_found_labels(self, labels: Sequence[str], num_examples: int) -> None:

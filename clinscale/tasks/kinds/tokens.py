@@ -282,6 +282,14 @@ class TokensKind(Kind):
         if not labels:
             raise DataError(f"task {self.task.name}: no entity in any split; check the annotations")
 
+    def check_use(self, examples: Sequence[Example], labels: Sequence[str], split: str) -> None:
+        """Refuse a split without an entity."""
+        if not any(example.entities for example in examples):
+            raise DataError(
+                f"task {self.task.name}: split {split} has no entity, and needs one to learn from or to judge by; "
+                "check its annotations, or split otherwise"
+            )
+
     def loss_terms(self, windows: Sequence[Window]) -> int:
         """The words that have a target."""
         targets = [window.targets["labels"] for window in windows]
