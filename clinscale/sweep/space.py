@@ -127,7 +127,7 @@ class SearchSpace(Config):
     def _met(self, anchor: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
         """The chosen values, at a point near `anchor` where they are searched, without parameters that are not."""
         met = {other: values[0] for key in chosen for other, values in self.parameters[key].when.items()}
-        return self.active({**anchor, **met, **chosen}) | chosen
+        return {**self.active({**anchor, **met, **chosen}), **chosen}
 
     @classmethod
     def of_any(cls, parameters: Mapping[str, Any]) -> "SearchSpace":
