@@ -320,12 +320,13 @@ def test_a_given_tokenizer_is_used_and_saved(tmp_path, tokenizer):
 
 
 def test_vocabularies_beyond_16_bits(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"w{n}" for n in range(70_000))]
     backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 0))
     names = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "mask_token": "<mask>"}
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **names).save_pretrained(
         tmp_path / "words"
