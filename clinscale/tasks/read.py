@@ -91,6 +91,7 @@ def read_task(
         raise DataError(f"{data} does not exist; give the folder that holds the files of task {task.name}")
     kind = kind_of(task)
     findings = findings or Findings(task.on_error)
+    every: Sequence[Example] = ()
     sources = _read_sources(task, data, findings)
     sources = {split: _settle(kind, examples, findings, split) for split, examples in sources.items()}
     _report_unmet(task, findings)
@@ -111,7 +112,9 @@ def read_task(
     splits = {split: _in_units(task, sources.get(split, ())) for split in SPLITS}
     for split, examples in splits.items():
         if not examples:
-            raise NoExamplesError(f"task {task.name}: split {split} below {data} has no example; give it data")
+            raise NoExamplesError(
+                f"task {task.name}: split {split} below {data} has no example; {_fix_of_empty_split(task, every)}"
+            )
         kind.check_split(examples, f"split {split} below {data}")
     labels = _settle_labels(kind, splits)
     _remark_on_unlearnable(kind, splits, findings)
@@ -147,6 +150,19 @@ def _remark_on_shares(
             f"{', '.join(SPLITS)} have {got} of the examples where split_ratios wants {wanted}: {largest:,} examples "
             "share a patient or text with another, directly or through others, and stay together"
         )
+
+
+def _fix_of_empty_split(task: TaskConfig, every: Sequence[Example]) -> str:
+    """Advice on a split without an example; `every` is all that `split_ratios` had to split."""
+    if not every:
+        return "give it data"
+    groups = Counter(group_numbers(every))
+    alike = "equal texts and patients" if task.group_column or task.group_pattern else "equal texts"
+    are = f"{len(groups):,} such group" + "s" * (len(groups) > 1)
+    return (
+        f"split_ratios keeps {alike} in one split, and {len(every):,} examples are {are}, the largest of "
+        f"{max(groups.values()):,}: give more different documents, or files of your own as splits"
+    )
 
 
 def _read_sources(task: TaskConfig, data: str, findings: Findings) -> Mapping[str, Sequence[Example]]:

@@ -232,6 +232,15 @@ def test_a_split_that_gets_no_example_is_refused(task_of, tmp_path):
         read_task(task, str(tmp_path))
 
 
+def test_a_split_that_stays_empty_as_texts_repeat_says_so(task_of, tmp_path):
+    write(tmp_path, only=[("one", "a"), ("two", "b")] * 30)
+    task = task_of("sequence", splits={"all": "only.csv"}, split_ratios=RATIOS)
+    with pytest.raises(
+        DataError, match="60 examples are 2 such groups, the largest of 30: give more different docu"
+    ):
+        read_task(task, str(tmp_path))
+
+
 def test_repeats_within_and_across_splits_are_counted(task_of, tmp_path):
     files = write(tmp_path, train=[*ROWS, ("one", "b")], dev=[("one", "a")], test=[("four", "a")])
     data = read_task(task_of("sequence", **files), str(tmp_path))
