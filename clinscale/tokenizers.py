@@ -101,7 +101,8 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
     except Exception as error:  # noqa: BLE001  damaged files break `transformers` and `tokenizers` in many ways
         raise DataError(
             f"tokenizer {name_or_folder!r} is neither a folder with an HF tokenizer nor a hub name that can be "
-            f"reached from here ({reason_of(error)}); check the path, or pull the model first"
+            f"reached from here ({reason_of(error)}); check the path or name, or bring a copy made "
+            "by `hf download` and name its folder"
         ) from None
     # transformers 5 makes up an empty tokenizer for a model folder that holds none
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):

@@ -138,7 +138,7 @@ def _sweep(run: Demo, bases: "list[PretrainResult]") -> "list[StudyResult]":
         },
         source="demo",
     )
-    with Steps(f"Sweeping {', '.join(TASKS)}", "starting trials") as steps:
+    with Steps(f"Sweeping {len(TASKS)} tasks", "starting trials") as steps:
         result = sweep(
             config,
             tracking=run.tracking,

@@ -96,7 +96,7 @@ def main() -> NoReturn:
             code = app(standalone_mode=False)  # typer's own answer to Ctrl-C is to return 130
     except typer.TyperException as error:
         if message := error.format_message():
-            _print_error(f"{message}; see --help")
+            _print_error(f"{message.rstrip('.')}; see --help")
         code = 2
     except ClinscaleError as error:
         _print_error(str(error))

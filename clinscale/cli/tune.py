@@ -120,7 +120,7 @@ def tune(
             places = {"--tracking-uri": tracking_uri and tracking.place, "--address": address}
             console.print(f"go on with: {_resuming(config.name, home, places)}", soft_wrap=True)
         raise
-    _emit_result(result, Path(home) / "sweep" / config.name, as_json=json)
+    _emit_result(result, as_json=json)
     if result.failures:
         raise typer.Exit(_FAILED)
 
@@ -131,7 +131,7 @@ def _resuming(name: str, home: Path, places: Mapping[str, str | None]) -> str:
     return shlex.join(["clinscale", "tune", "--resume", name, "--home", str(home), *given])
 
 
-def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
+def _emit_result(result: "SweepResult", *, as_json: bool) -> None:
     """Winners, what confirmed them, where the plots are, and the studies that have none."""
     winners = [winner_row(study) for study in result.studies]
     confirmed = [row for study in result.studies for row in finalist_rows(study)]
@@ -145,7 +145,7 @@ def _emit_result(result: "SweepResult", folder: Path, *, as_json: bool) -> None:
     if any(row["seeds"] > 1 for row in confirmed):
         people.append(table("Confirmed", confirmed))
     people += [f"{study.name}: {verdict(study)}" for study in result.studies]
-    people.append(f"plots: {folder}/STUDY/plots")
+    people += [f"plots: {study.plots[0].parent}" for study in result.studies if study.plots]
     if result.freed.trials:
         people.append(
             f"freed {format_bytes(result.freed.bytes)} of {result.freed.trials} trials that were no finalists; "
@@ -302,7 +302,7 @@ def trial_progress(steps: Any) -> Any:
 
     def show(at: "SweepProgress") -> None:
         best = ", ".join(f"{one.best:.3f}" for one in at.studies if one.best is not None)
-        steps.update(at.trials, at.trials_budget, f"best {best}" if best else "")
+        steps.update(at.trials, at.trials_budget, at.doing or (f"best {best}" if best else ""))
 
     return show
 

@@ -349,7 +349,8 @@ def _not_loaded(name: str, error: Exception, *, is_local: bool) -> DataError:
     if not is_local and isinstance(error, OSError):
         return DataError(
             f"model {name!r} is neither a folder with an HF model nor a hub name that can be reached from here "
-            f"({type(error).__name__}); check the path, or pull the model first"
+            f"({type(error).__name__}); check the path or name, or bring a copy made by `hf download` and name its "
+            "folder"
         )
     return DataError(
         f"model {name!r} cannot be loaded by transformers ({reason_of(error)}); fix its config.json and "

@@ -102,7 +102,8 @@ def _published(name: str) -> dict[str, Any]:
         if not isinstance(cached, str):
             raise ConfigError(
                 f"the shape of model.pretrained={name} must be readable here, got neither a folder with a config.json "
-                "nor a copy in the hub's cache; pull the model first, or plan with model.family and model.size"
+                "nor a copy in the hub's cache; fetch it with `hf download`, or plan with model.family and "
+                "model.size"
             )
         path = Path(cached)
     try:
