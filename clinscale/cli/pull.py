@@ -72,7 +72,9 @@ def pull(
                 update=update,
                 allow_older=allow_older,
                 trust=trust or [],
-                on_progress=lambda done, total: steps.update(done / _MEGABYTE, total / _MEGABYTE, "MB"),
+                on_progress=lambda done, total: steps.update(
+                    round(done / _MEGABYTE, 1), round(total / _MEGABYTE, 1), "MB"
+                ),
             )
     values = {
         "name": pulled.name,

@@ -104,7 +104,7 @@ def _base_of(version: ModelVersion, versions: Iterable[ModelVersion], run_of: Ru
     elif not digest:
         yield Link("base version", label, missing="from a hub, so this registry knows nothing of its training")
     else:
-        yield Link("base version", label, digest, missing="no version in this registry has this digest any more")
+        yield Link("base version", label, digest, missing="no version in this registry has this digest")
 
 
 def _base(version: ModelVersion, run_of: RunOf) -> Iterator[Link]:

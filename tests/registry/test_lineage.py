@@ -73,7 +73,7 @@ def test_a_link_that_is_gone_is_said(tracking, chain):
     missing = {link.what: link.missing for link in registry.lineage(tracking, chain["task"]) if link.missing}
     assert missing == {
         "trial": "deleted from this MLflow server",
-        "base version": "no version in this registry has this digest any more",
+        "base version": "no version in this registry has this digest",
     }
 
 
