@@ -148,6 +148,18 @@ def sole_writer(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[Cal
             yield still_held
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a process holds a run's folder, as `sole_writer` does."""
+    try:
+        with (folder / _LOCK_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has run it, or a file system without locks
+        return False
+    return False
+
+
 def check_in_place(file: IO[Any], what: str, *, may_be_away: bool = False) -> None:
     """Raise ClusterError unless the open `file` still is the one of its name, by which all others find it.
 

@@ -547,8 +547,13 @@ def copy_hashed(source: str | Path, target: str | Path) -> tuple[str, int]:
         return digest.hexdigest(), size_bytes
 
 
-def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
-    """A local path for `uri`: itself when local, else a download below `cache_dir`, whole or not there at all."""
+def local_copy(
+    uri: str | Path, cache_dir: str | Path, *, check: Callable[[Path], object] = lambda copy: None
+) -> Path:
+    """A local path for `uri`: itself when local, else a download below `cache_dir`, whole or not there at all.
+
+    `check` raises where a download is not what it must be, so that it is not kept.
+    """
     if not is_remote(uri):
         return Path(str(uri).removeprefix("file://"))
     fs, path = filesystem(uri)
@@ -561,6 +566,7 @@ def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
     make_folder(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
         whole = Path(temporary) / "copy"
+        fs.invalidate_cache(path)  # other processes write there, too
         places = {
             name: str(whole / PurePath(name).relative_to(path))
             for name in again_if_away(uri, lambda: fs.find(path))
@@ -570,6 +576,7 @@ def local_copy(uri: str | Path, cache_dir: str | Path) -> Path:
         # lists of both ends, since one path alone is taken for a pattern
         again_if_away(uri, lambda: fs.get(list(places), list(places.values())))
         adopt(whole)  # what is copied may be patient text, and caches are in shared places
+        check(whole)
         with contextlib.suppress(OSError):  # another worker of this machine was faster
             whole.rename(target)
     return target

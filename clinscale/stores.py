@@ -12,13 +12,18 @@ from clinscale.errors import ClusterError
 from clinscale.patience import PATIENCE_S, ask_again
 
 _AWAY = {
-    "botocore": ("ConnectionError", "HTTPClientError"),
+    "botocore": ("ConnectionError", "HTTPClientError", "ResponseParserError"),
+    "boto3": ("RetriesExceededError",),
+    "s3transfer": ("RetriesExceededError",),
     "aiohttp": ("ClientConnectionError", "ClientPayloadError", "ServerTimeoutError"),
     "azure": ("ServiceRequestError", "ServiceResponseError"),
     "google": ("ServerError", "TransportError"),
     "urllib3": ("HTTPError",),
 }
-"""Names of the exceptions, or of their bases, by which a library says that it got no answer."""
+"""Names of the exceptions, or of their bases, by which a library says that it got no answer, or nonsense."""
+
+_BUSY = (429, 500, 502, 503, 504)
+_LIBRARIES = {*_AWAY, "s3fs", "gcsfs", "adlfs"}
 
 _Answer = TypeVar("_Answer")
 
@@ -26,17 +31,50 @@ _Answer = TypeVar("_Answer")
 def why_away(error: BaseException | None) -> str | None:
     """Reason, in a word, why a store gave no answer; None for an error that is one."""
     while error is not None:
-        if isinstance(error, FileNotFoundError | PermissionError | ClusterError):  # waited for already, the last
+        if isinstance(error, FileNotFoundError | PermissionError | ClusterError) or is_of_certificate(error):
             return None
-        for kind in type(error).__mro__:
-            if kind.__name__ in _AWAY.get(kind.__module__.partition(".")[0], ()):
-                return type(error).__name__
-        if isinstance(error, ConnectionError | TimeoutError):
-            return type(error).__name__
-        if isinstance(error, OSError) and error.errno == errno.EBUSY:  # s3fs's word for 503
-            return "busy"
+        if why := why_away_itself(error):
+            return why
         error = error.__cause__ or error.__context__
     return None
+
+
+def why_away_itself(error: BaseException) -> str | None:
+    """The reason as `why_away`, by this error alone and not by what it came from."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in _AWAY.get(kind.__module__.partition(".")[0], ()):
+            return type(error).__name__
+    if isinstance(error, ConnectionError | TimeoutError):
+        return type(error).__name__
+    if isinstance(error, OSError) and error.errno == errno.EBUSY:  # s3fs's word for 503
+        return "busy"
+    status = _said(error, "ResponseMetadata", "HTTPStatusCode")
+    return f"HTTP {status}" if status in _BUSY else None
+
+
+def is_of_certificate(error: BaseException) -> bool:
+    """Whether a server's certificate is not trusted, which it will not be later."""
+    return any(word in type(error).__name__ for word in ("SSL", "Certificate"))
+
+
+def refusal(error: BaseException) -> str | None:
+    """A store's answer in a word, of an error that its library raised; None where the error is another's."""
+    if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+        return None
+    inner: BaseException | None = error
+    while inner is not None:
+        code = _said(inner, "Error", "Code")
+        if isinstance(code, str) and code.isalnum():
+            return code
+        inner = inner.__cause__ or inner.__context__
+    return type(error).__name__
+
+
+def _said(error: BaseException, part: str, name: str) -> object:
+    """A value of the answer that botocore keeps with an error; None where it keeps none."""
+    response = getattr(error, "response", None)
+    found = response.get(part) if isinstance(response, dict) else None
+    return found.get(name) if isinstance(found, dict) else None
 
 
 def answered(uri: str, ask: Callable[[], _Answer]) -> _Answer:

@@ -51,6 +51,7 @@ BORROWED = {
     "mlflow.server.auth:make_forbidden_response": "what is answered",
     "mlflow.store.artifact.artifact_repository_registry:get_artifact_repository": "files of a version",
     "mlflow.utils.rest_utils:http_request": "downloads in ranges",
+    "mlflow.store.artifact.artifact_repo:ArtifactRepository._download_file": "an error of an object store as it is",
     # cli
     "typer.core:TyperGroup.parse_args": "overridden: `pretrain` without a verb runs",
 }

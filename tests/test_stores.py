@@ -127,3 +127,52 @@ def test_a_store_that_was_waited_for_is_not_waited_for_again_by_who_asked(store,
         storage.again_if_away(PLACE, lambda: storage.exists(f"{PLACE}/manifest.json"))
     left[0] = 0
     assert len(caplog.messages) == 1
+
+
+def of_library(module, name="Fault", bases=(Exception,), **values):
+    """An error as a library that is not installed here raises it."""
+    error = type(name, bases, {"__module__": module})("Mr Jones, ward 5")
+    for key, value in values.items():
+        setattr(error, key, value)
+    return error
+
+
+def answer_of(status, code):
+    return {"ResponseMetadata": {"HTTPStatusCode": status}, "Error": {"Code": code, "Message": "Mr Jones"}}
+
+
+def caused(error, cause):
+    error.__context__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "away", "refusal"),
+    [
+        (
+            of_library("botocore.exceptions", "ClientError", response=answer_of(503, "SlowDown")),
+            "HTTP 503",
+            "SlowDown",
+        ),
+        (
+            of_library("botocore.exceptions", "ClientError", response=answer_of(403, "AccessDenied")),
+            None,
+            "AccessDenied",
+        ),
+        (of_library("botocore.parsers", "ResponseParserError"), "ResponseParserError", "ResponseParserError"),
+        (of_library("botocore.exceptions", "SSLError"), None, "SSLError"),
+        (
+            caused(
+                of_library("boto3.exceptions", "S3UploadFailedError"),
+                of_library("botocore.exceptions", "ClientError", response=answer_of(500, "InternalError")),
+            ),
+            "HTTP 500",
+            "InternalError",
+        ),
+        (of_library("somewhere.else", response=answer_of(403, "AccessDenied")), None, None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_what_a_store_says_is_told_by_its_code_alone(error, away, refusal):
+    assert stores.why_away(error) == away
+    assert stores.refusal(error) == refusal

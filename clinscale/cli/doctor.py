@@ -173,11 +173,14 @@ def _leftovers(tracking_uri: str | None, home: Path, *, repair: bool) -> str:
     found = leftovers(registry.connect(tracking_uri, home=home), home)
     if not found:
         return "none"
-    if repair:
-        for one in found:
-            one.fix()
-    said = "; ".join(f"{one.kind} {one.thing}{f': {one.outcome}' if repair else ''}" for one in found)
-    return said if repair else f"{said}; fix them: clinscale doctor --repair"
+    if not repair:
+        said = "; ".join(f"{one.kind} {one.thing}" for one in found)
+        return f"{said}; fix them: clinscale doctor --repair"
+    told = []
+    for one in found:
+        outcome = one.outcome if one.fix() else "left alone, as it is in use by now or another account's"
+        told.append(f"{one.kind} {one.thing}: {outcome}")
+    return "; ".join(told)
 
 
 def _ray() -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clinscale.errors import AccessError
+from clinscale.errors import AccessError, ClusterError
 
 if TYPE_CHECKING:
     from clinscale.registry import Tracking
@@ -28,7 +28,8 @@ class Leftover:
     """Name or path."""
     outcome: str
     """Outcome of `fix`: closed, removed or set aside."""
-    fix: Callable[[], object]
+    fix: Callable[[], bool]
+    """Function that fixes it, and says whether there still was something to fix."""
 
 
 def leftovers(tracking: "Tracking", home: Path) -> list[Leftover]:
@@ -42,23 +43,35 @@ def _runs(tracking: "Tracking") -> Iterator[Leftover]:
     for record in registry.orphans(tracking):
         kind = "zombie trial" if record.kind == "trial" else "orphaned run"
 
-        close = functools.partial(registry.close_orphans, tracking, only=record.id)
+        def close(run_id: str = record.id) -> bool:
+            return bool(registry.close_orphans(tracking, only=run_id))
+
         yield Leftover(kind, f"{record.name} ({record.id})", "closed as KILLED", close)
 
 
 def _checkpoints(tracking: "Tracking", home: Path) -> Iterator[Leftover]:
-    """Torn checkpoints of pretrainings that nobody is running: a living one may be saving."""
+    """Torn checkpoints of pretrainings that nobody is running: a living one may be saving.
+
+    What MLflow says of a name may be of another server, or of a clock set back; the lock of its folder is sure.
+    """
     from clinscale import engine, registry
     from clinscale.pretrain import CHECKPOINTS
+    from clinscale.runfolder import is_run, sole_writer
 
     there = {path.name: path for path in sorted((home / "pretrain").glob("*")) if _is_own(path)}
     for name in sorted(registry.gone_from_here(tracking, "pretrain") & there.keys()) if there else ():
+        if is_run(there[name]):
+            continue
         with contextlib.suppress(AccessError):  # another account may have written there; a resume says so
             for path, fault in engine.torn_checkpoints(there[name] / CHECKPOINTS).items():
 
-                def fix(name: str = name, path: Path = path) -> None:
-                    if name in registry.gone_from_here(tracking, "pretrain"):  # nobody has resumed it meanwhile
-                        engine.fix_torn(path)
+                def fix(name: str = name, path: Path = path) -> bool:
+                    with contextlib.suppress(ClusterError), sole_writer(there[name], patience_s=0):
+                        # nobody has resumed or fixed it meanwhile
+                        if path.exists() and name in registry.gone_from_here(tracking, "pretrain"):
+                            engine.fix_torn(path)
+                            return True
+                    return False
 
                 done = "removed" if path.name.startswith(".") else "set aside"
                 yield Leftover("torn checkpoint", f"{path} ({fault})", done, fix)

@@ -195,7 +195,7 @@ def promote(
         as_json=json,
         people=[*([table(f"{decision.candidate} against {decision.champion}", rows)] if rows else []), verdict],
     )
-    if not decision.promoted and not (champion and champion.digest == version.digest):
+    if not decision.promoted and not (champion and champion.is_equal(version)):
         raise typer.Exit(1)
 
 

@@ -5,7 +5,11 @@ little-endian token ids, each document followed by the separator, in files of eq
 note text, id or path inside the source files is kept beside the tokens.
 """
 
+import contextlib
+import logging
 import os
+import shutil
+import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +31,10 @@ LENGTHS_SUFFIX = ".lengths"
 _LOOKED_AT = 2**16
 """Tokens of each file that are looked at for padding."""
 
+
+log = logging.getLogger(__name__)
+
+_State = tuple[int, int, int, int]
 Split = Literal["train", "validation"]
 
 
@@ -109,6 +117,9 @@ class ShardSet:
         self.manifest = manifest
         """Contents and origin of the ShardSet."""
         self._folder = folder
+        self._states: dict[str, _State] = {}
+        """States of the token files when they were checked."""
+        self._is_told = False
 
     @property
     def fingerprint(self) -> str:
@@ -150,12 +161,43 @@ class ShardSet:
         dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
         files = self.manifest.splits[split].files
         shards = [np.memmap(self._folder / file.name, dtype=dtype, mode="r") for file in files]
+        for file in files:  # that another set took their place since this one was opened
+            self._check_content(file, _state_of(self._folder / file.name))
         return Rows(
             shards,
             row_tokens=row_tokens,
             special=self.manifest.special,
             document_tokens=self.document_tokens(split) if documents_apart else None,
         )
+
+    def check_unchanged(self) -> None:
+        """Raise ChangedDataError where somebody wrote into a token file since the set was opened.
+
+        One that was deleted or replaced is still read as it was, which is said once.
+        """
+        for file in (file for card in self.manifest.splits.values() for file in card.files):
+            now, known = _state_of(self._folder / file.name), self._states.get(file.name)
+            if now and known and now[:2] == known[:2]:
+                self._check_content(file, now)
+            elif not self._is_told:
+                self._is_told = True
+                log.warning(
+                    "ShardSet %s: %s was deleted or replaced; this work goes on with what it has opened, and to start "
+                    "again it needs the set as it was",
+                    self.uri,
+                    file.name,
+                )
+
+    def _check_content(self, file: ShardFile, now: _State | None) -> None:
+        if now == self._states.get(file.name):
+            return
+        found = sha256(self._folder / file.name) if now else "none"
+        if found != file.sha256:
+            raise ChangedDataError.of(
+                f"{file.name} of ShardSet {self.uri}", before=file.sha256[:12], now=found[:12]
+            )
+        if now:
+            self._states[file.name] = now
 
     def document_tokens(self, split: Split) -> NDArray[np.uint32]:
         """Length of each note of a split in tokens, its separator included; (documents,)."""
@@ -191,10 +233,10 @@ class ShardSet:
             "leakage": manifest.leakage,
         }
 
-    def check_files(self) -> Self:
+    def check_files(self, *, contents: bool = False) -> Self:
         """Raise DataError when a file is missing or has another size than the manifest says, or other lengths of notes.
 
-        Contents of the token files, hours of reading, are not compared.
+        Contents of the token files, hours of reading, are compared with `contents` alone.
         """
         width = np.dtype(self.manifest.dtype).itemsize
         sizes = {
@@ -207,15 +249,20 @@ class ShardSet:
         }
         for name, size in sizes.items():
             path = self._folder / name
-            found = path.stat().st_size if path.is_file() else 0
+            state = _state_of(path)
+            found = state[2] if state and path.is_file() else 0
             if found != size:
                 raise DataError(
                     f"ShardSet {self.uri} is damaged: {name} must have {size} bytes, has {found}; copy it again, or "
                     "delete the folder and build it anew"
                 )
-        for split, card in self.manifest.splits.items():
-            name = lengths_file(split)
-            if card.documents and sha256(self._folder / name) != card.lengths_sha256:
+            if state:
+                self._states[name] = state
+        hashes = {lengths_file(split): card.lengths_sha256 for split, card in self.manifest.splits.items()}
+        if contents:
+            hashes |= {file.name: file.sha256 for card in self.manifest.splits.values() for file in card.files}
+        for name, digest in hashes.items():
+            if sizes[name] and sha256(self._folder / name) != digest:
                 raise DataError(
                     f"ShardSet {self.uri} is damaged: {name} must have the SHA-256 of its manifest, and has another; "
                     "copy it again, or delete the folder and build it anew"
@@ -238,6 +285,15 @@ class ShardSet:
                     f"ShardSet {self.uri} holds padding inside notes: an earlier version of clinscale filled them up, "
                     "and cut them, as the tokenizer's file says; delete the folder and build it anew"
                 )
+
+
+def _state_of(path: Path) -> _State | None:
+    """State of a file by which a write into it is noticed; None where it is gone, or is away."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def lengths_file(split: Split) -> str:
@@ -270,8 +326,25 @@ def open_shards(uri: str | Path, *, cache_dir: str | Path | None = None, expecte
         raise DataError(f"ShardSet {uri} cannot be read by this version: {error}; build it anew") from None
     cache = Path(cache_dir or os.environ.get("CLINSCALE_CACHE") or Path.home() / ".cache" / "clinscale")
     # a rebuilt ShardSet at the same URI has another manifest, and so another place in the cache
-    folder = local_copy(uri, cache / "shards" / fingerprint(manifest.plain()))
-    shards = ShardSet(uri, folder, manifest).check_files()
+    place = cache / "shards" / fingerprint(manifest.plain())
+
+    def copy() -> Path:
+        return local_copy(
+            uri, place, check=lambda whole: ShardSet(uri, whole, manifest).check_files(contents=True)
+        )
+
+    folder = copy()
+    found = folder.stat() if is_remote(uri) else None
+    try:
+        shards = ShardSet(uri, folder, manifest).check_files()
+    except DataError as error:
+        if found is None:
+            raise
+        log.warning("the copy of ShardSet %s in %s is damaged, and is made anew: %s", uri, folder, error)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(found, folder.stat()):  # another worker has not done so
+                shutil.rmtree(folder.replace(folder.with_name(f".damaged-{uuid.uuid4().hex}")))
+        shards = ShardSet(uri, copy(), manifest).check_files()
     if expected not in (None, shards.fingerprint):
         raise ChangedDataError.of(f"ShardSet {uri}", before=str(expected), now=shards.fingerprint)
     return shards

@@ -59,8 +59,8 @@ def pretrain(
     or returns what is finished already.
 
     Raises:
-        ConfigError: the name belongs to another recipe, the model is of a family that is not pretrained, the rows are
-            longer than the model, or too few for the canaries.
+        ConfigError: the name belongs to another recipe or to task models, the model is of a family that is not
+            pretrained, the rows are longer than the model, or too few for the canaries.
         DataError: no ShardSet at `recipe.shards`, or one that was not made with the model's tokenizer.
         ChangedDataError: the folder of `recipe.model.pretrained` holds another model by now.
         CapacityError: the cluster, its memory or its disk is too small. ClusterError: the workers failed for good.
@@ -68,6 +68,7 @@ def pretrain(
         ClusterError: another process runs it, too.
     """
     models.check_pretrains(config.recipe.model)
+    registry.check_kind(tracking, config.name, "base")
     shards = corpus.open_shards(config.recipe.shards)
     recipe = config.recipe.plain() | {"shards": shards.fingerprint}
     folder = claim_run_folder(home, "pretrain", config.name, recipe)

@@ -121,7 +121,7 @@ class _Loop:
         shards = corpus.open_shards(task.shards_uri, expected=task.shards_fingerprint)
         tokenizer = corpus.load_tokenizer(str(shards.tokenizer_dir))
         model = build_model(task.config, tokenizer)
-        self._context, self._task, self._model = context, task, model
+        self._context, self._task, self._model, self._shards = context, task, model, shards
         self._special = corpus.SpecialIds.from_tokenizer(tokenizer)
         self._word_starts = corpus.word_starts(tokenizer) if recipe.masking.whole_words else None
         self._train_rows, self._held_out_rows = (
@@ -185,7 +185,8 @@ class _Loop:
         return int(state["step"])
 
     def save(self, step: int, validation_loss: float | None) -> None:
-        """Take a snapshot after `step` steps; it is written while training goes on."""
+        """Take a snapshot after `step` steps, if all of them read the shards; it is written while training goes on."""
+        self._shards.check_unchanged()
         state = {"step": step, "history": list(self._history), "guarded_losses": self._guard.losses}
         self._stall_s += self.checkpoints.save(self.engine, step, state, metric=validation_loss)
 

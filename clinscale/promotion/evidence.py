@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from clinscale import predict, registry
+from clinscale.errors import AccessError, ConfigError, DataError, RegistryError
 from clinscale.finetune import stored_outcomes, stored_trivial_outcomes
 from clinscale.pretrain import FALSE_ALARMS
 from clinscale.promotion.gate import Evidence, Latency
@@ -54,6 +55,41 @@ def version_evidence(
     known = candidate_evidence(tracking, version.label, folder, (again, *alike), version.tags)
     seen = not recorded or recorded[0].keys != again.keys
     return replace(known, note="judged now, on a test set that its own training may have seen" if seen else "")
+
+
+def champion_evidence(
+    tracking: registry.Tracking,
+    version: registry.ModelVersion,
+    candidate: Evidence,
+    *,
+    home: str | Path,
+    data: TaskData | None,
+) -> tuple[Evidence, Path | None]:
+    """Evidence on the present champion beside a candidate, and its folder; None where it cannot be asked.
+
+    A champion may be anything that somebody has given the alias in MLflow: of another task, from elsewhere, damaged.
+
+    Raises:
+        AccessError: this account may not read it.
+    """
+    kind = version.tags.get(Tag.KIND, candidate.kind)
+    unknown = Evidence(version.label, "base" if kind == "base" else "task", (), 0, None)
+    try:
+        folder = Path(registry.fetch_model(tracking, version.label, home=home).path)
+        card = predict.TaskCard.read(folder) if unknown.kind == "task" else None
+        like = candidate.outcomes[0] if candidate.outcomes else None
+        if card and like and (card.task.kind, card.labels) != (like.task.kind, like.labels or card.labels):
+            unfit = (
+                f"{version.label} answers kind {card.task.kind} with {len(card.labels)} labels, {candidate.label} kind "
+                f"{like.task.kind} with {len(like.labels)}, or with others; register under another name"
+            )
+            return replace(unknown, unfit=unfit), folder
+        found = version_evidence(tracking, version, folder, data=data if card else None, like=like)
+        return replace(found, kind=unknown.kind), folder
+    except AccessError:
+        raise
+    except (ConfigError, DataError, RegistryError) as error:
+        return replace(unknown, unfit=f"{version.label} cannot be judged: {error}"), None
 
 
 def trivial_evidence(

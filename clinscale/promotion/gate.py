@@ -76,6 +76,8 @@ class Evidence:
     """Whether its base remembers planted phrases; None where none were planted."""
     note: str = ""
     """A remark on this evidence for the reader of a decision."""
+    unfit: str = ""
+    """Reason why it can be judged on no test of the other's task; empty where it can."""
     trivial: Outcomes | None = None
     """Outcomes of the trivial baseline on the same test set; None where they are not on record or not asked for."""
 
@@ -142,7 +144,10 @@ def decide(
     difference = None
     if champion is None and candidate.outcomes and rules.min_over_trivial is not None:
         checks.append(_above_trivial(candidate.outcomes[0], candidate.trivial, rules.min_over_trivial, resamples))
-    if champion and candidate.kind == "task":
+    if champion and champion.kind != candidate.kind:
+        found = f"{candidate.label} is a {candidate.kind} model, {champion.label} a {champion.kind} model"
+        checks.append(Check("of the champion's kind", False, f"{found}; register it under another name"))
+    elif champion and candidate.kind == "task":
         same = _same_test(candidate, champion)
         checks.append(same)
         if same.passed:
@@ -210,6 +215,8 @@ def _above_trivial(ours: Outcomes, trivial: Outcomes | None, least: float, resam
 
 def _same_test(candidate: Evidence, champion: Evidence) -> Check:
     rule = "judged on the champion's test set"
+    if champion.unfit:
+        return Check(rule, False, champion.unfit)
     if not candidate.outcomes or not champion.outcomes:
         missing = champion if candidate.outcomes else candidate
         return Check(rule, False, f"no test outcomes of {missing.label} are on record; {_JUDGE}")
@@ -219,6 +226,9 @@ def _same_test(candidate: Evidence, champion: Evidence) -> Check:
         return Check(rule, False, f"by {ours_by}, the champion by {theirs_by}; set metric of the task to that")
     if ours.keys != theirs.keys:
         return Check(rule, False, f"{champion.label} was judged on other examples; {_JUDGE}")
+    if not ours.is_comparable(theirs):
+        found = f"{champion.label} was judged as another kind, or by another threshold, scorer or list of labels"
+        return Check(rule, False, f"{found}; set those of the task to its, or register under another name")
     return Check(rule, True, champion.note or "the same examples")
 
 

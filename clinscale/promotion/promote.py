@@ -14,6 +14,7 @@ from clinscale.config import fingerprint
 from clinscale.errors import AccessError, ConfigError, RegistryError
 from clinscale.promotion.evidence import (
     candidate_evidence,
+    champion_evidence,
     measure_latency,
     trivial_evidence,
     version_evidence,
@@ -21,7 +22,7 @@ from clinscale.promotion.evidence import (
 from clinscale.promotion.gate import Decision, Evidence, GateRules, Latency, decide
 from clinscale.promotion.turns import decisions, take_number, wait_for_turn
 from clinscale.registry import CHAMPION, Experiment, ModelVersion, Tag, Tracking
-from clinscale.tasks import Outcomes, TaskConfig, TaskData, baseline_outcomes, metric_of, read_task, trivial
+from clinscale.tasks import Outcomes, TaskData, baseline_outcomes, metric_of, read_task, trivial
 
 CHALLENGER = "challenger"
 """The newest version that the gate refused."""
@@ -127,10 +128,10 @@ def promote(
         _check_reason(force)
     version = registry.resolve(tracking, reference)
     champion = registry.find_version(tracking, f"{version.name}@{CHAMPION}")
-    if champion and champion.digest == version.digest:
+    if champion and champion.is_equal(version):
         return champion, Decision(version.label, champion.label, False, "this version is the champion already")
     folder = Path(registry.fetch_model(tracking, version.label, home=home).path)
-    judged_on = _read_again(predict.TaskCard.read(folder).task, data) if data else None
+    judged_on = _read_again(predict.TaskCard.read(folder), data) if data else None
     evidence = version_evidence(tracking, version, folder, data=judged_on)
     if champion is None and evidence.kind == "task":
         evidence = replace(evidence, trivial=trivial_evidence(tracking, version, judged_on))
@@ -156,8 +157,13 @@ def rollback(tracking: Tracking, name: str, *, why: str) -> tuple[ModelVersion, 
     """
     _check_reason(why)
     champion = registry.resolve(tracking, f"{name}@{CHAMPION}")
-    moves = [move for move in history(tracking, name) if move.action in ("promote", "force")]
+    runs = [run for run in decisions(tracking, name) if run.tags.get(Tag.ACTION) in ("promote", "force")]
+    moves = [_as_move(run) for run in runs if run.status == "FINISHED"]
     came = next((move for move in reversed(moves) if move.after == champion.label), None)
+    if came is None:  # a move that was cut off after the alias had moved; nothing else leaves both aliases so
+        previous = registry.find_version(tracking, f"{name}@{PREVIOUS}")
+        pair = (previous.label if previous else "", champion.label)
+        came = next((move for move in map(_as_move, reversed(runs)) if (move.before, move.after) == pair), None)
     if came is None or not came.before:
         raise RegistryError(
             f"model {name}: no champion before {champion.label} is on record; name a version with "
@@ -176,23 +182,26 @@ def _check_reason(why: str) -> None:
 
 def history(tracking: Tracking, name: str) -> list[Move]:
     """All decisions about the champion of a model, in the order in which they were made."""
-    return [
-        Move(
-            action=run.tags.get(Tag.ACTION, ""),
-            before=run.tags.get(Tag.CHAMPION_BEFORE, ""),
-            after=run.tags.get(Tag.CHAMPION_AFTER, ""),
-            by=run.tags.get(Tag.BY, ""),
-            why=run.tags.get(Tag.WHY, ""),
-            at_s=run.start_time,
-        )
-        for run in decisions(tracking, name)
-        if run.status == "FINISHED"
-    ]
+    return [_as_move(run) for run in decisions(tracking, name) if run.status == "FINISHED"]
 
 
-def _read_again(task: TaskConfig, data: str | Path) -> TaskData:
-    """A model's task on other data, by the metric that chose the model."""
-    return read_task(task.model_copy(update={"metric": metric_of(task)}), str(data))
+def _as_move(run: registry.RunRecord) -> Move:
+    return Move(
+        action=run.tags.get(Tag.ACTION, ""),
+        before=run.tags.get(Tag.CHAMPION_BEFORE, ""),
+        after=run.tags.get(Tag.CHAMPION_AFTER, ""),
+        by=run.tags.get(Tag.BY, ""),
+        why=run.tags.get(Tag.WHY, ""),
+        at_s=run.start_time,
+    )
+
+
+def _read_again(card: predict.TaskCard, data: str | Path) -> TaskData:
+    """A model's task on other data, by the metric that chose the model, and of the labels that it knows."""
+    task = card.task.model_copy(update={"metric": metric_of(card.task)})
+    if card.labels and not (task.labels or task.columns.labels):
+        task = task.model_copy(update={"labels": card.labels})
+    return read_task(task, str(data))
 
 
 def _decide(
@@ -208,14 +217,14 @@ def _decide(
     """Gather what is known of the champion, measure what must be measured side by side, and ask the gate."""
     theirs, champion_folder = None, None
     if champion:
-        champion_folder = Path(registry.fetch_model(tracking, champion.label, home=home).path)
-        like = candidate.outcomes[0] if candidate.outcomes else None
-        theirs = version_evidence(tracking, champion, champion_folder, data=data, like=like)
+        theirs, champion_folder = champion_evidence(tracking, champion, candidate, home=home, data=data)
     latency: Latency | None = None
     if candidate.outcomes and (
-        rules.max_latency_s_per_1000_tokens is not None or (champion and rules.max_latency_ratio is not None)
+        rules.max_latency_s_per_1000_tokens is not None
+        or (champion_folder and rules.max_latency_ratio is not None)
     ):
-        latency = measure_latency(folder, champion_folder)
+        beside = champion_folder if theirs and theirs.kind == "task" else None
+        latency = measure_latency(folder, beside)
     return decide(candidate, theirs, rules, latency=latency)
 
 

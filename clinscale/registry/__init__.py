@@ -44,6 +44,7 @@ from clinscale.registry.tracking import Tracking, connect
 from clinscale.registry.versions import (
     CHAMPION,
     ModelVersion,
+    check_kind,
     experiment_of,
     find_version,
     list_versions,
@@ -81,6 +82,7 @@ __all__ = [
     "UsedData",
     "UserRole",
     "artifacts",
+    "check_kind",
     "close_orphans",
     "connect",
     "contents",

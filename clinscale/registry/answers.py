@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from clinscale import stores
 from clinscale.patience import PATIENCE_S, Patience, ask_again
 from clinscale.units import format_seconds
 
@@ -113,8 +114,8 @@ def why_away(error: BaseException | None) -> str | None:
 
     while error is not None:
         text = str(error)
-        if isinstance(error, requests.exceptions.SSLError):
-            return None  # a certificate that is not trusted will not be trusted later
+        if stores.is_of_certificate(error):
+            return None
         if code := re.search(r"too many (\d+) error", text):
             return f"HTTP {code[1]}"
         if isinstance(error, requests.exceptions.Timeout) or "timed out" in text:
@@ -125,8 +126,11 @@ def why_away(error: BaseException | None) -> str | None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in _AWAY:
             return f"HTTP {status}"
-        if isinstance(error, json.JSONDecodeError | ParseError) or "not in a valid JSON format" in text:
+        nonsense = json.JSONDecodeError, ParseError, requests.exceptions.ContentDecodingError
+        if isinstance(error, nonsense) or "not in a valid JSON format" in text:
             return "what answers is not MLflow"
+        if why := stores.why_away_itself(error):  # of one that holds the server's files
+            return why
         error = error.__cause__ or error.__context__
     return None
 

@@ -102,10 +102,11 @@ def stale_locks(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*.lock")) if _is_stale(path)]
 
 
-def remove_stale_lock(path: Path) -> None:
-    """Take a lock and let it go, which removes its file; one that somebody holds by now is left to him."""
+def remove_stale_lock(path: Path) -> bool:
+    """Take a lock and let it go, which removes its file; one that somebody holds by now is left to him: False."""
     with contextlib.suppress(CapacityError), exclusive(path, patience_s=0):
-        pass
+        return True
+    return False
 
 
 def _is_stale(path: Path) -> bool:

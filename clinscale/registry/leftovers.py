@@ -29,12 +29,19 @@ def cut_uploads(tracking: Tracking, *, older_than_s: float = _DAY_S) -> Iterator
 
     No version has one: a version is made last, from a model that is ready.
     """
+    from mlflow.exceptions import MlflowException
+
     for model in logged_models(tracking):
         age_s = time.time() - model.creation_timestamp / 1000
         if str(model.status) != "PENDING" or age_s < older_than_s or not model.source_run_id:
             continue
         with tracking.faults(f"read run {model.source_run_id}"):
-            run = tracking.client.get_run(model.source_run_id)
+            try:
+                run = tracking.client.get_run(model.source_run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                continue  # `mlflow gc` has removed it: whose it was is not known
         if Tag.KIND in run.data.tags:
             files = Files(f"logged model {model.model_id}", model.artifact_location)
             size = sum(num_bytes for _, num_bytes in artifacts(tracking, files))

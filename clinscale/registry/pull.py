@@ -104,7 +104,8 @@ def pull(
         if digest:  # before anything is downloaded
             _refuse_taken(out, version.label, {digest, replaced})
         folder, digest = _obtain(tracking, version, digest, cache, on_progress)
-        if lock:
+        _place(folder, out, digest, version.label, replaced)
+        if lock:  # last: a pull that is cut before knows what it may replace when it is asked again
             made = LockedModel(
                 registry=tracking.shared_place,
                 name=version.name,
@@ -115,7 +116,6 @@ def pull(
             locked = (entry if entry and not update else made).model_copy(update=signed)
             if locked != entry:
                 write_lock(lock, reference, locked, replacing=entry)
-        _place(folder, out, digest, version.label, replaced)
     return Pulled(version.name, version.version, out, digest, signed.get("signed_by"))
 
 
@@ -295,13 +295,22 @@ def _place(folder: Path, out: Path, digest: str, label: str, replaced: str | Non
             copied[file.name] = {"sha256": content, "bytes": size_bytes}
         if digest_of(copied) != digest:  # the source was checked, and may have been changed since
             raise RegistryError(f"{label}: {folder} was changed while it was copied; pull it again")
-        if out.exists():
-            out.replace(Path(temporary) / "replaced")
+        if digest_or_none(out) == digest:  # another pull has made it, for the copy took a while
+            return
+        _refuse_taken(out, label, {replaced})
+        before = Path(temporary) / "replaced"
+        if out.is_symlink() or (out.is_dir() and any(out.iterdir())):
+            out.replace(before)
         try:
-            copy.replace(out)
+            copy.replace(out)  # an empty folder gives way, and what another pull has made meanwhile does not
             adopt(out)  # in a folder that was shared it is for the group
         except OSError:
-            _refuse_taken(out, label, {digest})  # unless another pull has made the same meanwhile
+            if digest_or_none(out) != digest:  # that pull has made another one, or the disk takes none
+                _refuse_taken(out, label, {digest})
+                raise
+        finally:
+            if os.path.lexists(before) and not os.path.lexists(out):  # interrupted between the two
+                before.replace(out)
 
 
 @contextlib.contextmanager

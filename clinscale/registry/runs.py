@@ -371,9 +371,14 @@ def close_orphans(tracking: Tracking, *, only: str | None = None) -> list[str]:
 
 
 def gone_from_here(tracking: Tracking, kind: str) -> set[str]:
-    """Names of the runs of a kind whose latest process was one of this host and is gone."""
-    latest = {record.name: record for record in read_runs(tracking, kind=kind)}
-    return {name for name, record in latest.items() if is_gone(record.tags.get(Tag.OWNER, ""))}
+    """Names of the runs of a kind whose latest process was one of this host and is gone, and that nobody else runs."""
+    records = read_runs(tracking, kind=kind)
+    latest = {record.name: record for record in records}
+    gone = {record.id for record in records if is_gone(record.tags.get(Tag.OWNER, ""))}
+    run = {
+        record.name for record in records if record.status == "RUNNING" and record.id not in gone
+    }  # of any start
+    return {name for name, record in latest.items() if record.id in gone} - run
 
 
 def _search(

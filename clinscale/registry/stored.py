@@ -72,20 +72,24 @@ class StoredFiles:
             RegistryError: the server is away or says no; what has come stays in `target`.
         """
         begun_bytes = have_bytes = target.stat().st_size if target.exists() else 0
-        with (
-            Sha256Beside() as digest,
-            open_private(target, "ab", follow=False) as written,
-            contextlib.closing(self._read(path, have_bytes, target)) as chunks,
-        ):
-            for chunk in chunks:
-                wanted = chunk[: limit_bytes + 1 - have_bytes]
-                digest.add(wanted)
-                written.write(wanted)
-                have_bytes += len(chunk)
-                on_bytes(min(have_bytes, limit_bytes))
-                if have_bytes > limit_bytes:
-                    break
-            return None if begun_bytes else digest.hexdigest()
+        try:
+            with (
+                Sha256Beside() as digest,
+                open_private(target, "ab", follow=False) as written,
+                contextlib.closing(self._read(path, have_bytes, target)) as chunks,
+            ):
+                for chunk in chunks:
+                    wanted = chunk[: limit_bytes + 1 - have_bytes]
+                    digest.add(wanted)
+                    written.write(wanted)
+                    have_bytes += len(chunk)
+                    on_bytes(min(have_bytes, limit_bytes))
+                    if have_bytes > limit_bytes:
+                        break
+                return None if begun_bytes else digest.hexdigest()
+        except OSError as error:
+            error.filename = error.filename or str(target)  # a write does not say of what
+            raise
 
     def _read(self, path: str, start: int, target: Path) -> Generator[bytes]:
         """The bytes of a stored file from `start` on."""
@@ -96,7 +100,9 @@ class StoredFiles:
                 yield from self._read_http(path, start)
             else:  # an object store that this machine may read itself: MLflow's own drivers know how
                 with tempfile.TemporaryDirectory(dir=target.parent.parent, prefix=".object-") as temporary:
-                    whole = Path(self._repository.download_artifacts(path, dst_path=temporary))
+                    whole = Path(temporary) / "object"
+                    # not `download_artifacts`, which makes one text of whatever is raised
+                    self._tracking.answer(self._repository._download_file, path, str(whole), moves_files=True)
                     yield from self._read_local(whole, start)
 
     def _read_local(self, file: Path, start: int) -> Iterator[bytes]:
@@ -111,19 +117,21 @@ class StoredFiles:
         from mlflow.utils.rest_utils import http_request
 
         credentials = get_default_host_creds(self._repository.artifact_uri)
+
+        def ask(wanted: dict[str, str]) -> requests.Response:
+            response: requests.Response = http_request(
+                credentials, f"/{path}", "GET", stream=True, extra_headers=wanted
+            )
+            if response.ok and response.headers.get("Content-Type", "").startswith("text/html"):
+                response.close()  # no file of a model is one, and MLflow sends them as what they are
+                raise requests.exceptions.ContentDecodingError("a page in place of a file", response=response)
+            return response
+
         while True:
             begun = start
             # a range counts the bytes that are sent, which compression would change
             wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-            response = self._tracking.answer(
-                http_request,
-                credentials,
-                f"/{path}",
-                "GET",
-                stream=True,
-                extra_headers=wanted,
-                moves_files=True,
-            )
+            response = self._tracking.answer(ask, wanted, moves_files=True)
             with contextlib.closing(response):
                 response.raise_for_status()
                 # a server that knows no ranges sends all of it again

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from clinscale import stores
 from clinscale.errors import AccessError, ConfigError, RegistryError
 from clinscale.permissions import make_folder, open_private
 from clinscale.registry.answers import IMPATIENT, MOVING_FILES, Waiting, answered, once, waiting, why_away
@@ -83,10 +84,19 @@ class Tracking:
             denied = error.get_http_status_code() in _DENIED
         except _failures() as error:
             status = getattr(getattr(error, "response", None), "status_code", None)
-            reason = why_away(error) or (f"HTTP {status}" if status else type(error).__name__)
+            kind = f"HTTP {status}" if status else getattr(error, "strerror", None) or type(error).__name__
+            reason = why_away(error) or kind
             if self.uri.startswith("sqlite") and (own := getattr(error, "orig", None)):
                 reason = str(own)  # `database or disk is full`, `attempt to write a readonly database`
             denied = status in _DENIED
+        except Exception as error:
+            if not (said := stores.refusal(error)):
+                raise
+            raise RegistryError(
+                f"tracking server {self.place} could not {action}: its files are in an object store, whose answer is "
+                f"{said}; check the network, the store's address and this account's rights and credentials there, then "
+                "run the same command again"
+            ) from None
         else:
             return
         if denied:
@@ -167,6 +177,7 @@ def connect(
         patience_s: time that a server behind HTTP which is away, or starts, is given beyond its first ten seconds.
 
     Raises:
+        ConfigError: MLFLOW_REGISTRY_URI names another place.
         RegistryError: nothing answers within that time, or what answers is no MLflow; or a SQLite database was moved
             or copied away from its files.
     """
@@ -175,6 +186,7 @@ def connect(
         os.environ.pop(name, None)
     home = Path(home).absolute()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / DATABASE_FILE}"
+    _refuse_other_registry(uri)
     tracking = _at_database(uri, home) if "://" in uri and not uri.startswith("http") else Tracking(uri, None)
     if database := _database(tracking.uri):
         database.begin()
@@ -184,6 +196,22 @@ def connect(
     if tracking.uri.startswith("sqlite"):
         _refuse_moved(tracking, [(one.name, one.artifact_location) for one in known])
     return tracking
+
+
+def _refuse_other_registry(uri: str) -> None:
+    """ConfigError where MLflow's own variable names another place for versions: they are kept beside their runs."""
+    named = os.environ.get("MLFLOW_REGISTRY_URI", "")
+    if named and _comparable(named) != _comparable(uri):
+        raise ConfigError(
+            f"MLFLOW_REGISTRY_URI must name the tracking server {_without_password(uri)}, got "
+            f"{_without_password(named)}: clinscale keeps versions where their runs are; unset it, or name that server "
+            "with --tracking-uri"
+        )
+
+
+def _comparable(uri: str) -> str:
+    path = uri.removeprefix("sqlite:///")
+    return uri.rstrip("/") if path == uri else f"sqlite:///{Path(path).absolute()}"
 
 
 def _refuse_moved(tracking: Tracking, experiments: list[tuple[str, str]]) -> None:

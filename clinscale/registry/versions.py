@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clinscale import __version__
 from clinscale.config import nearest
-from clinscale.errors import RegistryError
+from clinscale.errors import ConfigError, RegistryError
 from clinscale.registry.arrival import upload_whole
 from clinscale.registry.card import CARD
 from clinscale.registry.contents import Files
@@ -49,6 +49,10 @@ class ModelVersion:
         """`NAME/VERSION`, the reference that never moves."""
         return f"{self.name}/{self.version}"
 
+    def is_equal(self, other: "ModelVersion") -> bool:
+        """Whether both are one version, or have the same HF folder."""
+        return self.label == other.label or bool(self.digest and self.digest == other.digest)
+
 
 def register(
     tracking: Tracking,
@@ -72,13 +76,14 @@ def register(
         name: of the registered model, made on first use.
         tags: of the version.
         pyfunc: how MLflow loads and serves it; None for a base model, which answers nothing yet.
-        alias: set on the version.
+        alias: set on the version; one that is there already takes it from no newer one, and from none that was made
+            champion by a decision.
         experiment: whose artifacts the files are, e.g. `Experiment.RELEASES`; None is the run's. Where it is given,
             only a version in it counts as there already.
 
     Raises:
         AccessError: the account may not write there.
-        ConfigError: the name is not plain.
+        ConfigError: the name is not plain, or is that of models of another kind.
         RegistryError: the folder holds what is not safe to hand on, or the server fails.
     """
     check_plain_name("model name", name)
@@ -87,6 +92,7 @@ def register(
     digest = digest_of(files)
     experiment_id = tracking.experiment_id(experiment) if experiment else None
     known_versions = _versions_of(tracking, name)
+    _refuse_other_kind(name, tags.get(Tag.KIND, ""), known_versions)
     if not known_versions:
         _refuse_twin(tracking, name)
     equal = [known for known in known_versions if known.digest == digest]
@@ -105,7 +111,17 @@ def register(
                 description=_description(folder),
                 experiment_id=experiment_id,
             )
-    return set_alias(tracking, version, alias) if alias else version
+    if not alias or _is_held_by_another(known_versions, version, alias):
+        return version
+    return set_alias(tracking, version, alias)
+
+
+def check_kind(tracking: Tracking, name: str, kind: str) -> None:
+    """Raise ConfigError where model `name` has versions of another kind than `kind`, which is `base` or `task`.
+
+    Asked before anything is trained: who asks for the champion of the name would get the one or the other.
+    """
+    _refuse_other_kind(name, kind, _versions_of(tracking, name))
 
 
 def set_alias(tracking: Tracking, version: ModelVersion, alias: str = CHAMPION) -> ModelVersion:
@@ -195,6 +211,26 @@ def _parse(reference: str) -> dict[str, str | None]:
     if match is None:
         raise RegistryError(f"model reference {reference!r} must read NAME, NAME@alias or NAME/3; correct it")
     return match.groupdict()
+
+
+def _is_held_by_another(known: list[ModelVersion], version: ModelVersion, alias: str) -> bool:
+    """Whether a version that was there already would take an alias from a newer one, or from one decided on."""
+    holder = next((one for one in known if alias in one.aliases), version)
+    was_there = any(one.version == version.version for one in known)
+    return (
+        was_there
+        and holder.version != version.version
+        and (holder.version > version.version or Tag.DECISION in holder.tags)
+    )
+
+
+def _refuse_other_kind(name: str, kind: str, known: list[ModelVersion]) -> None:
+    other = next((one for one in known if one.tags.get(Tag.KIND, kind) != kind), None)
+    if kind and other:
+        raise ConfigError(
+            f"model {name} holds {other.tags[Tag.KIND]} models ({other.label}), and this is a {kind} model; give it "
+            "another name: name of a pretraining, register_as of a study"
+        )
 
 
 def _refuse_gone_champion(tracking: Tracking, name: str) -> None:

@@ -50,7 +50,8 @@ def write_report(tracking: Tracking, out: str | Path) -> Path:
             temporary.write_text(visible(html), encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"report {path} cannot be written ({type(error).__name__}); give another file name"
+            f"report {path} cannot be written ({error.strerror or type(error).__name__}); make room or fix its "
+            "permissions, or give another file name"
         ) from None
     return path
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from clinscale import corpus, registry
 from clinscale.corpus import CleaningConfig, Document, SourceConfig
 from clinscale.errors import ClinscaleError, DataError
+from clinscale.scan.holes import has_long_holes
 from clinscale.scan.readings import readings
 from clinscale.scan.strings import FAULTS, Piece, plain, read_pieces
 from clinscale.scan.token_ids import TOKEN_IDS, decoded
@@ -115,7 +117,7 @@ def scan(
         DataError: the sources cannot be read or hold no note, or a place does not exist.
         RegistryError: the server fails.
     """
-    own = {Path(uri).resolve() for source in sources for uri in corpus.files_of(source) if not is_remote(uri)}
+    own = {_real(Path(uri)) for source in sources for uri in corpus.files_of(source) if not is_remote(uri)}
     notes = functools.partial(corpus.read_documents, sources, CleaningConfig(drop_duplicates=False))
     if next(notes(), None) is None:
         raise DataError(
@@ -124,7 +126,7 @@ def scan(
     for place in places:
         if not place.exists():
             raise DataError(f"{place} does not exist; name files and folders that do")
-    work = _Scan(tracking, notes, on_progress, {*own, *(path.resolve() for path in skip)})
+    work = _Scan(tracking, notes, on_progress, {*own, *map(_real, skip)})
     for place in places:
         work.look_through(place)
     for held in registry.contents(tracking):
@@ -151,6 +153,8 @@ class _Scan:
         """Further labels with the same content, by the label whose content was read."""
         self._read: dict[str, dict[str, int]] = {}
         """Labels of the readable parts of each file, by its content."""
+        self._why_unread: dict[str, str] = {}
+        """Reason why not all of a file was read, by its content."""
         self._walked: set[Path] = set()
         self._tokenizers: dict[str, Tokenizer] = {}
         """Tokenizers met so far, of versions and of folders, by digest."""
@@ -164,10 +168,11 @@ class _Scan:
         """All files below a folder, or the one file."""
         files, others = _files_below(root)
         for path, why in others:
-            if self._skip.isdisjoint((path.resolve(), *path.resolve().parents)):
+            real = _real(path)
+            if self._skip.isdisjoint((real, *real.parents)):
                 self._unread.append((self._new(_Label(str(root), str(path))), why))
         for path in sorted(files, key=lambda path: (path.name != _TOKENIZER, path)):
-            real = path.resolve()
+            real = _real(path)
             if self._skip.isdisjoint((real, *real.parents)) and real not in self._walked:
                 self._walked.add(real)
                 self._look_into(path, _Label(str(root), str(path)))
@@ -227,21 +232,34 @@ class _Scan:
         self._on_progress(self._files, "files")
         first = self._new(label)
         try:
-            self._bytes += path.stat().st_size
-            digest = sha256(path)
-            if _is_shard(path, digest):
-                self._shards.append(first)
-                return
-            if digest in self._read:
-                for inside, known in self._read[digest].items():
-                    self._same[known].append(self._new(label.of(inside)) if inside else first)
-                return
-            if path.name == _TOKENIZER:
-                self._remember_tokenizer(digest, path)
-            parts = self._read[digest] = {}
-            tokenizers = list(self._tokenizers.values())
-            largest = max((one.get_vocab_size() for one in tokenizers), default=0)
-            fault: NotImplementedError | None = None
+            before = path.stat()
+            digest, why = self._read_parts(path, before, label, first)
+            if _state_of(path.stat()) != _state_of(before):
+                why = "changed while it was read"
+                self._read.pop(digest, None)
+        except FAULTS as error:
+            why = _why(error)
+        if why:
+            self._unread.append((first, why))
+
+    def _read_parts(self, path: Path, found: os.stat_result, label: _Label, first: int) -> tuple[str, str]:
+        """Read a file's content, or know it again: its digest, and why not all of it could be read, else nothing."""
+        has_holes = has_long_holes(found)
+        self._bytes += 512 * found.st_blocks if has_holes else found.st_size
+        digest = f"file {path}" if has_holes else sha256(path)
+        if _is_shard(path, digest):
+            self._shards.append(first)
+            return digest, ""
+        if digest in self._read:
+            for inside, known in self._read[digest].items():
+                self._same[known].append(self._new(label.of(inside)) if inside else first)
+            return digest, self._why_unread.get(digest, "")
+        if path.name == _TOKENIZER and not has_holes:
+            self._remember_tokenizer(digest, path)
+        parts = self._read[digest] = {}
+        tokenizers = list(self._tokenizers.values())
+        largest = max((one.get_vocab_size() for one in tokenizers), default=0)
+        try:
             for piece in read_pieces(path, largest):
                 if piece.inside not in parts:
                     parts[piece.inside] = self._new(label.of(piece.inside)) if piece.inside else first
@@ -249,13 +267,10 @@ class _Scan:
                     for text in _texts_of(piece, tokenizers):
                         self._add(_CONTENT + 2 * parts[piece.inside], text, piece.offset, len(piece.raw))
                 except NotImplementedError as error:
-                    fault = error
-            if fault:
-                raise fault
-        except NotImplementedError as error:
-            self._unread.append((first, _why(error)))
+                    self._why_unread[digest] = _why(error)
         except FAULTS as error:
-            self._unread.append((first, type(error).__name__))
+            self._why_unread[digest] = _why(error)
+        return digest, self._why_unread.get(digest, "")
 
     def _remember_tokenizer(self, digest: str, path: Path) -> None:
         from tokenizers import Tokenizer
@@ -341,7 +356,9 @@ def _texts_of(piece: Piece, tokenizers: list["Tokenizer"]) -> Iterator[str]:
         yield from readings(piece.text, tokenizers)
 
 
-def _why(error: NotImplementedError) -> str:
+def _why(error: Exception) -> str:
+    if not isinstance(error, NotImplementedError):
+        return type(error).__name__
     return str(error) or "of a format that is not opened"
 
 
@@ -366,18 +383,49 @@ def _is_shard(path: Path, digest: str) -> bool:
 
 
 def _files_below(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Files below a folder, or the one file; and what cannot be followed: closed folders, and links that lead out."""
+    """Files below a folder, or the one file; and what else is there and not followed.
+
+    That are folders and files that are closed, links that lead out, and pipes and devices.
+    """
     if root.is_file():
         return [root], []
     others: list[tuple[Path, str]] = []
-    files, inside = [], root.resolve()
+    files, inside = [], _real(root)
     walk = os.walk(root, onerror=lambda error: others.append((Path(error.filename), type(error).__name__)))
     for folder, folders, names in walk:
         for path in (Path(folder) / name for name in (*folders, *names)):
-            if path.is_symlink():
-                real = path.resolve()
-                if path.exists() and inside not in (real, *real.parents):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # it has gone
+                continue
+            except OSError as error:
+                others.append((path, type(error).__name__))
+                continue
+            if stat.S_ISLNK(mode):
+                real = _real(path)
+                if not _is_missing(real) and inside not in (real, *real.parents):
                     others.append((path, "a link to another place"))
-            elif path.is_file():
+            elif stat.S_ISREG(mode):
                 files.append(path)
+            elif not stat.S_ISDIR(mode):
+                others.append((path, "a pipe, socket or device"))
     return files, others
+
+
+def _real(path: Path) -> Path:
+    """The place that a path leads to; of links in a circle, which `Path.resolve` raises for, one of them."""
+    return Path(os.path.realpath(path))
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it may be there
+        return False
+    return False
+
+
+def _state_of(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns

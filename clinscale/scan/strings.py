@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from clinscale.scan.encoded import stands_alone, written_in_digits
 from clinscale.scan.forms import MOST_UNKNOWN_BYTES, is_known, unknown_bytes
+from clinscale.scan.holes import parts_with_data
 from clinscale.scan.opened import (
     FAULTS,
     PACKED,
@@ -106,13 +107,19 @@ def read_pieces(path: Path, vocabulary_tokens: int = 0) -> Iterator[Piece]:
     """All readable parts of a file, what is compressed, a table, of another encoding or in digits as what it holds.
 
     Numbers below `vocabulary_tokens`, the size of the largest vocabulary, in a row are parts that may be token ids.
+    Of a file with long holes each part between them is read as if it were a file.
     Raises one of FAULTS where some part of it cannot be read, after all others.
     """
     with path.open("rb") as file:
         fault: Exception | None = None
-        for layer in open_layers(file):
+        for start, part in parts_with_data(file):
             try:
-                yield from _pieces(layer, vocabulary_tokens)
+                for layer in open_layers(part):
+                    try:
+                        for piece in _pieces(layer, vocabulary_tokens):
+                            yield piece if piece.inside else piece._replace(offset=start + piece.offset)
+                    except FAULTS as error:
+                        fault = fault or error
             except FAULTS as error:
                 fault = fault or error
         if fault:

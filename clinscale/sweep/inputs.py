@@ -193,6 +193,7 @@ def _read_study(
         registered_name(study, task),
         advice="give another with --register-as, or register_as of the study, or rename the task",
     )
+    registry.check_kind(tracking, registered_name(study, task), "task")
     space = load_space(study.space or [task.name, task.kind])
     if study.fixed:
         space = space.with_fixed(study.fixed, source=f"study {study.name}")

@@ -103,9 +103,15 @@ class Outcomes:
             raise DataError(f"{source} holds no outcomes of a test; judge the model again") from None
 
     def is_comparable(self, other: "Outcomes") -> bool:
-        """Whether both are of the same examples, by one metric and one scorer."""
-        rules = kind_of(self.task).rules, kind_of(other.task).rules
-        return self.keys == other.keys and rules[0] == rules[1] and self.scorer == other.scorer
+        """Whether both are of the same examples by one kind, its labels in one order, one metric and one scorer."""
+        ours, theirs = kind_of(self.task), kind_of(other.task)
+        return (
+            self.keys == other.keys
+            and (ours.name, ours.rules, self.scorer) == (theirs.name, theirs.rules, other.scorer)
+            and (
+                self.labels == other.labels or not self.labels or not other.labels
+            )  # which earlier versions left out
+        )
 
     def value(self, members: np.ndarray | None = None) -> float:
         """The task's metric on these examples, NaN where it is not defined."""

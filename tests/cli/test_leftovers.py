@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import socket
+import time
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from clinscale.permissions import make_folder
 from clinscale.pretrain import CHECKPOINTS
 from clinscale.registry import Tag
 from clinscale.registry.cache import exclusive
+from clinscale.runfolder import sole_writer
 from clinscale.storage import write_json
 
 
@@ -127,3 +129,33 @@ def test_what_is_a_link_or_was_resumed_meanwhile_is_left_alone(tracking, tmp_pat
         assert names(cache) == ["held.lock", "link.lock"]
     assert (tmp_path / "pretrain" / "dead" / CHECKPOINTS / ".step-00000003.partial").exists()
     assert registry.read_run(tracking, run.id).status == "RUNNING"
+
+
+def test_a_run_whose_folder_is_held_is_alive_whatever_mlflow_says_of_its_name(tracking, tmp_path, killed):
+    """Its own record may be on another server."""
+    from clinscale.cli.leftovers import leftovers
+
+    start(tracking, "held", killed)
+    folder = make_folder(tmp_path / "pretrain" / "held")
+    torn = folder / CHECKPOINTS / ".step-00000003.partial"
+    torn.mkdir(parents=True)
+    with sole_writer(folder):
+        assert [one.kind for one in leftovers(tracking, tmp_path)] == ["orphaned run", "stale lock"]
+    [checkpoint] = [one for one in leftovers(tracking, tmp_path) if one.kind == "torn checkpoint"]
+    with sole_writer(folder):
+        assert not checkpoint.fix()
+    assert torn.exists()
+    assert checkpoint.fix()
+    assert not checkpoint.fix()
+    assert not torn.exists()
+
+
+def test_a_run_that_began_when_the_clock_was_set_back_is_alive(tracking, tmp_path, killed, monkeypatch):
+    start(tracking, "base", killed).end("KILLED")
+    with monkeypatch.context() as patch:
+        now_ns = time.time_ns() - 3600 * 10**9
+        patch.setattr(time, "time_ns", lambda: now_ns)
+        alive = start(tracking, "base")
+    assert registry.gone_from_here(tracking, "pretrain") == set()
+    alive.set_tags({Tag.OWNER: killed})
+    assert registry.gone_from_here(tracking, "pretrain") == {"base"}

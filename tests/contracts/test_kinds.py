@@ -199,6 +199,13 @@ def test_other_gold_makes_other_data_and_other_keys(fixture, found, tmp_path):
     assert other.labels == found.labels
 
 
+def test_other_gold_makes_other_keys(kind, found):
+    """By which alone two models are known to be judged on the same examples."""
+    for example in found.splits["test"]:
+        without = replace(example, labels=(), entities=(), answers=(), gold=())
+        assert kind.key_of(example) != kind.key_of(without)
+
+
 def test_a_row_without_its_gold_is_refused(fixture, tmp_path):
     for column in fixture["gold"]:
         rows = [{name: value for name, value in row.items() if name != column} for row in fixture["rows"]]

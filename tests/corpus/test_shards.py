@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -107,3 +108,65 @@ def test_notes_that_an_earlier_version_filled_up_are_refused(shards, copy):
     raw.tofile(copy / first.name)
     with pytest.raises(DataError, match="holds padding inside notes"):
         open_shards(copy)
+
+
+def write_into(path):
+    """Other tokens in the file itself, as `cp` over it leaves."""
+    with path.open("r+b") as stream:
+        stream.write(bytes(64))
+
+
+def test_what_is_written_into_an_opened_set_is_noticed_and_what_is_put_in_its_place_is_not_read(copy, caplog):
+    opened = open_shards(copy)
+    rows, file = opened.rows("train", 64), copy / "train-00000.tokens"
+    first = rows[0].tolist()
+    os.utime(file)
+    opened.check_unchanged()
+    assert not caplog.records
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(bytes(len(content)))
+    for _ in range(2):
+        opened.check_unchanged()
+    assert rows[0].tolist() == first
+    [told] = caplog.messages
+    assert "train-00000.tokens was deleted or replaced" in told
+    file.write_bytes(content)
+    opened = open_shards(copy)
+    write_into(file)
+    for _ in range(2):
+        with pytest.raises(ChangedDataError, match=r"train-00000\.tokens of ShardSet .* changed while"):
+            opened.check_unchanged()
+    with pytest.raises(ChangedDataError, match=r"train-00000\.tokens of ShardSet"):
+        opened.rows("train", 64)
+
+
+@pytest.fixture
+def bucket(copy):
+    """The ShardSet in an object store in memory."""
+    files = fsspec.filesystem("memory")
+    files.put(str(copy), "/shards-test", recursive=True)
+    yield "memory://shards-test"
+    files.rm("/shards-test", recursive=True)
+
+
+def test_a_copy_of_a_set_in_a_store_is_kept_only_if_it_is_whole(bucket, copy, shards, tmp_path, monkeypatch):
+    store = fsspec.filesystem("memory")
+    whole = store.cat_file("/shards-test/train-00000.tokens")
+    for sent in (whole[:-2], bytes(len(whole)), b"<html>"):
+        store.pipe_file("/shards-test/train-00000.tokens", sent)
+        with pytest.raises(
+            DataError, match=r"ShardSet memory://shards-test is damaged: train-00000\.tokens must have"
+        ):
+            open_shards(bucket, cache_dir=tmp_path / "cache")
+    store.pipe_file("/shards-test/train-00000.tokens", whole)
+    assert open_shards(bucket, cache_dir=tmp_path / "cache").fingerprint == shards.fingerprint
+
+
+def test_a_copy_of_which_somebody_deleted_a_file_is_made_anew(bucket, shards, tmp_path, caplog):
+    opened = open_shards(bucket, cache_dir=tmp_path / "cache")
+    (opened.tokenizer_dir.parent / "train-00000.tokens").unlink()
+    again = open_shards(bucket, cache_dir=tmp_path / "cache")
+    assert again.rows("train", 64)[0].tolist() == shards.rows("train", 64)[0].tolist()
+    assert "is damaged, and is made anew" in caplog.text
+    assert [path.name for path in (tmp_path / "cache").rglob(".*")] == []

@@ -218,3 +218,22 @@ def test_rules_are_checked():
         GateRules.load(overrides=["max_loss_in_band=-0.1"])
     with pytest.raises(ConfigError, match="did you mean max_latency_ratio"):
         GateRules.load(overrides=["max_latency=2"])
+
+
+def test_a_champion_of_another_kind_labels_or_rules_is_not_compared():
+    rng = np.random.default_rng(9)
+    champion = three("m/1", 0.7, rng)
+    base = Evidence("m/2", "base", (), 1000, None)
+    refused = decide(base, champion, GateRules())
+    assert failed(refused) == {"of the champion's kind"}
+    assert "m/2 is a base model, m/1 a task model" in refused.because
+    assert failed(decide(three("m/2", 0.9, rng), dataclasses.replace(base, label="m/1"), GateRules())) == {
+        "of the champion's kind"
+    }
+    for changes in ({"labels": ("dose",)}, {"labels": ("dose", "drug")}, {"scorer": "seqeval"}):
+        others = [dataclasses.replace(one, **changes) for one in three("m/2", 0.9, rng).outcomes]
+        refused = decide(evidence("m/2", *others), champion, GateRules())
+        assert failed(refused) == {"judged on the champion's test set"}
+        assert "another threshold, scorer or list of labels" in refused.because
+    unfit = dataclasses.replace(evidence("m/1"), unfit="m/1 cannot be judged: it is gone")
+    assert decide(three("m/2", 0.9, rng), unfit, GateRules()).because.endswith("m/1 cannot be judged: it is gone")

@@ -2,15 +2,17 @@
 
 import dataclasses
 import getpass
+import re
 import shutil
 import socket
 import sys
 import time
 
+import pandas
 import pytest
 
 from clinscale import corpus, models, registry
-from clinscale.errors import ConfigError, RegistryError
+from clinscale.errors import ConfigError, DataError, RegistryError
 from clinscale.finetune import OUTCOMES_BY_SEED_FILE, OUTCOMES_FILE, TRIVIAL_OUTCOMES_FILE
 from clinscale.predict import TaskCard, load_predictor
 from clinscale.promotion import GateRules, history, promote, register_judged, rollback
@@ -360,3 +362,161 @@ def test_the_winner_of_an_account_that_may_only_train_waits_for_one_that_may_pro
         better, decision = promote(tracking, waiting.label, home=tmp_path, rules=ANY_LATENCY)
         assert decision.promoted
         assert aliases(tracking, "wards")["champion"] == better.label
+
+
+def foreign_champion(tracking, folder, tmp_path):
+    """A version that somebody has made and named champion in MLflow itself."""
+    tracking.client.create_registered_model("ward")
+    made = tracking.client.create_model_version("ward", str(folder))
+    tracking.client.set_registered_model_alias("ward", "champion", made.version)
+
+
+def no_model(folder, base, tmp_path):
+    made = tmp_path / "pickled"
+    made.mkdir()
+    (made / "model.pkl").write_bytes(b"pickled")
+    return made
+
+
+def an_encoder(folder, base, tmp_path):
+    return base
+
+
+def of_other_labels(folder, base, tmp_path):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    made = shutil.copytree(folder, tmp_path / "other-labels")
+    labels = ("alpha", "beta")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, ignore_mismatched_sizes=True)
+    model.config.id2label, model.config.label2id = dict(enumerate(labels)), {"alpha": 0, "beta": 1}
+    with torch.no_grad():
+        model.save_pretrained(made)
+    card = TaskCard.read(made)
+    card.model_copy(update={"labels": labels}).write(made)
+    return made
+
+
+def of_another_kind(folder, base, tmp_path):
+    made = shutil.copytree(folder, tmp_path / "pairs")
+    card = TaskCard.read(made)
+    columns = card.task.columns.model_copy(update={"text_pair": "question"})
+    card.model_copy(update={"task": card.task.model_copy(update={"kind": "pair", "columns": columns})}).write(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("champion", "says"),
+    [
+        (no_model, "ward/1 cannot be judged: ward/1 is no HF folder"),
+        (an_encoder, "ward/1 cannot be judged: .* has no task_card.json"),
+        (
+            of_other_labels,
+            r"ward/1 answers kind sequence with 2 labels, ward kind sequence with \d+, or with others",
+        ),
+        (of_another_kind, "ward/1 answers kind pair with"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_champion_that_is_no_model_of_the_task_costs_no_winner(
+    tracking, submit, judged, folder_of, base_models, tmp_path, champion, says
+):
+    foreign_champion(tracking, champion(folder_of(0), base_models["longformer"], tmp_path), tmp_path)
+    version, decision = submit(1, *[judged(1.0)] * 3)
+    assert not decision.promoted
+    assert re.search(says, decision.because)
+    assert aliases(tracking) == {"champion": "ward/1", "challenger": version.label}
+    forced, _ = promote(
+        tracking, version.label, home=tmp_path, rules=ANY_LATENCY, force="the other is no model of it"
+    )
+    assert aliases(tracking)["champion"] == forced.label
+    _, back = rollback(tracking, "ward", why="asked")
+    assert back.label == "ward/1"
+
+
+def test_a_champion_whose_files_or_run_are_gone_costs_no_winner(tracking, submit, judged, tmp_path):
+    first, _ = submit(0, *[judged(0.3)] * 3)
+    tracking.client.delete_run(first.run_id)
+    better, decision = submit(1, *[judged(1.0)] * 3)
+    assert decision.promoted
+    [weights] = [
+        file for file in (tmp_path / "mlartifacts").rglob("model.safetensors") if better.model_id in str(file)
+    ]
+    weights.unlink()
+    shutil.rmtree(tmp_path / "models")
+    last, decision = submit(2, *[judged(1.0)] * 3)
+    assert not decision.promoted
+    assert (
+        f"{better.label} cannot be judged: {better.label}: missing files 'model.safetensors'" in decision.because
+    )
+    assert aliases(tracking)["challenger"] == last.label
+
+
+def test_a_champion_that_is_deleted_while_another_is_decided_on_is_said(tracking, bases, tmp_path, monkeypatch):
+    module = sys.modules[promote.__module__]
+    promote(tracking, bases[0], home=tmp_path)
+
+    def decided_slowly(*given, decide=module._decide, **named):
+        found = decide(*given, **named)
+        tracking.client.delete_model_version("ward", "1")
+        return found
+
+    monkeypatch.setattr(module, "_decide", decided_slowly)
+    with pytest.raises(RegistryError, match="changed from ward/1 to none while this was decided; decide again"):
+        promote(tracking, bases[1], home=tmp_path)
+    assert aliases(tracking) == {}
+
+
+def test_a_move_that_is_cut_off_behind_the_alias_can_be_taken_back(tracking, bases, tmp_path, monkeypatch):
+    first, second, _ = bases
+    promote(tracking, first, home=tmp_path)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "set_version_tags", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            promote(tracking, second, home=tmp_path)
+    assert aliases(tracking) == {"champion": second, "previous-champion": first}
+    _, back = rollback(tracking, "ward", why="asked")
+    assert back.label == first
+
+
+def test_a_task_and_a_base_have_no_name_in_common(tracking, run, bases, folder_of):
+    with pytest.raises(
+        ConfigError, match=r"model ward holds base models \(ward/1\), and this is a task model; give"
+    ):
+        registry.register(tracking, run.id, folder_of(0), name="ward", tags={Tag.KIND: "task"})
+    with pytest.raises(ConfigError, match="another name: name of a pretraining, register_as of a study"):
+        registry.check_kind(tracking, "ward", "task")
+    registry.check_kind(tracking, "ward", "base")
+
+
+def test_of_two_versions_without_a_digest_the_one_is_not_the_other(tracking, base_models, tmp_path):
+    """Neither was registered by clinscale."""
+    foreign_champion(tracking, base_models["longformer"], tmp_path)
+    tracking.client.create_model_version("ward", str(base_models["bigbird"]))
+    _, decision = promote(tracking, "ward/2", home=tmp_path)
+    assert decision.because != "this version is the champion already"
+    assert not decision.promoted
+    assert aliases(tracking) == {"champion": "ward/1", "challenger": "ward/2"}
+
+
+def test_data_at_hand_are_read_by_the_labels_that_the_model_knows(
+    tracking, run, folder_of, data, demo_data, tmp_path
+):
+    registry.register(tracking, run.id, folder_of(0), name="ward", tags={Tag.KIND: "task"})
+    registry.register(tracking, run.id, folder_of(1), name="ward", tags={Tag.KIND: "task"})
+    rare, new = data.labels[-1], "never seen"
+    for name, change in {"fewer": lambda rows: rows[rows.label != rare], "more": lambda rows: rows}.items():
+        folder = shutil.copytree(demo_data, tmp_path / name)
+        for file in (folder / "documents").glob("*.csv"):
+            rows = change(pandas.read_csv(file))
+            if name == "more" and file.stem == "test":
+                rows.loc[rows.index[0], "label"] = new
+            rows.to_csv(file, index=False)
+    _, decision = promote(tracking, "ward/1", home=tmp_path, data=tmp_path / "fewer", rules=ANY_LATENCY)
+    assert decision.checks[0].passed
+    with pytest.raises(DataError, match="label is not among the task's"):
+        promote(tracking, "ward/2", home=tmp_path, data=tmp_path / "more", rules=ANY_LATENCY)

@@ -150,3 +150,22 @@ def test_a_request_that_was_thought_lost_and_comes_late_is_taken_back():
     assert answers.once("place", make, lambda: [*there], there.remove) == "late"
     assert there == ["late"]
     assert len(asked) == 2
+
+
+def test_a_store_behind_the_server_that_is_away_is_waited_for(caplog):
+    away = type(
+        "EndpointConnectionError", (type("ConnectionError", (Exception,), {"__module__": "botocore.x"}),), {}
+    )
+    asked = []
+
+    def ask():
+        asked.append(1)
+        if len(asked) < 3:
+            raise away("Could not connect")
+        return "there"
+
+    assert answers.answered("place", ask) == "there"
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "tracking server place does not answer (EndpointConnectionError)",
+        "tracking server place answers again",
+    ]

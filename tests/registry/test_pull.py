@@ -391,3 +391,67 @@ def test_a_version_from_before_manifests_were_whole_is_given_with_a_word(
     tracking.client.delete_model_version_tag("radiology", "1", Tag.MANIFEST)
     assert registry.pull(tracking, "radiology", tmp_path / "out").digest == version.digest
     assert "its code and requirements are in no digest and no signature" in caplog.text
+
+
+@pytest.fixture
+def two_versions(register_base, hf_folder):
+    """Versions 1 and 2 of `radiology`, which differ."""
+    first = register_base(hf_folder)
+    (hf_folder / "README.md").write_text("second")
+    return first, register_base(hf_folder)
+
+
+def test_of_two_pulls_of_different_versions_into_one_folder_at_once_the_second_is_refused(
+    tracking, two_versions, tmp_path, monkeypatch
+):
+    module = sys.modules[registry.pull.__module__]
+    copied = module.copy_hashed
+
+    def slowly(source, target):
+        monkeypatch.setattr(module, "copy_hashed", copied)
+        registry.pull(tracking, "radiology/2", tmp_path / "out", home=tmp_path)
+        return copied(source, target)
+
+    monkeypatch.setattr(module, "copy_hashed", slowly)
+    with pytest.raises(RegistryError, match="out exists and is not radiology/1"):
+        registry.pull(tracking, "radiology/1", tmp_path / "out", home=tmp_path)
+    assert registry.folder_digest(tmp_path / "out") == two_versions[1].digest
+
+
+def test_an_update_that_is_interrupted_leaves_the_model_that_was_there(
+    tracking, two_versions, tmp_path, monkeypatch
+):
+    first, second = two_versions
+    places = {"home": tmp_path / "home", "lock": tmp_path / "models.lock"}
+    registry.set_alias(tracking, first)
+    registry.pull(tracking, "radiology@champion", tmp_path / "out", **places)
+    registry.set_alias(tracking, second)
+    replace = Path.replace
+
+    def interrupted(self, target):
+        if self.name == "copy":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            registry.pull(tracking, "radiology@champion", tmp_path / "out", update=True, **places)
+    assert registry.folder_digest(tmp_path / "out") == first.digest
+    registry.pull(tracking, "radiology@champion", tmp_path / "out", update=True, **places)
+    assert registry.folder_digest(tmp_path / "out") == second.digest
+    assert registry.read_lock(tmp_path / "models.lock")["radiology@champion"].digest == second.digest
+
+
+def test_a_disk_that_does_not_take_the_folder_is_said(tracking, version, tmp_path, monkeypatch):
+    replace = Path.replace
+
+    def full(self, target):
+        if self.name == "copy":
+            raise OSError(28, "No space left on device", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(ConfigError, match=r"out cannot be written or read \(No space left on device\)"):
+        registry.pull(tracking, "radiology", tmp_path / "out", home=tmp_path)
+    assert not (tmp_path / "out").exists()

@@ -167,3 +167,16 @@ def test_a_ctrl_c_lets_the_database_finish_its_statement_and_a_later_one_does_no
 def test_a_connection_travels_to_other_processes(tracking):
     assert tracking.client
     assert pickle.loads(pickle.dumps(tracking)) == tracking
+
+
+def test_a_registry_elsewhere_than_the_runs_is_refused(tracking, tmp_path, monkeypatch):
+    """MLflow itself would look for versions there, and clinscale would have put them elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    for same in (tracking.uri, "sqlite:///mlflow.db", ""):
+        monkeypatch.setenv("MLFLOW_REGISTRY_URI", same)
+        assert registry.connect(home=tmp_path) == tracking
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://ann:secret@models")
+    with pytest.raises(
+        ConfigError, match=r"must name the tracking server .*mlflow\.db, got http://ann:\*\*\*@models"
+    ):
+        registry.connect(home=tmp_path)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pandas
 import pytest
@@ -154,3 +155,21 @@ def test_a_name_that_differs_by_case_alone_is_refused(register_base, hf_folder):
     with pytest.raises(RegistryError, match="Tumour_Board and tumour_board differ by case alone"):
         register_base(hf_folder, name="Tumour_Board")
     assert register_base(hf_folder, name="tumour-board").version == 1
+
+
+def test_what_is_registered_again_takes_the_alias_from_no_newer_one_and_from_no_decision(
+    tracking, register_base, hf_folder, tmp_path
+):
+    """A pretraining that has finished is asked again, after somebody has promoted another version."""
+    first = shutil.copytree(hf_folder, tmp_path / "first")
+    register_base(first, alias="champion")
+    (hf_folder / "README.md").write_text("second")
+    register_base(hf_folder, alias="champion")
+    assert register_base(first, alias="champion").aliases == ()
+    assert register_base(hf_folder, alias="champion").aliases == ("champion",)
+    rolled_back = registry.set_alias(tracking, registry.resolve(tracking, "radiology/1"))
+    assert register_base(hf_folder, alias="champion").aliases == ("champion",), "nobody has decided that"
+    registry.set_alias(tracking, rolled_back)
+    registry.set_alias(tracking, registry.resolve(tracking, "radiology/1"))
+    registry.set_version_tags(tracking, rolled_back, {Tag.DECISION: "rollback: worse"})
+    assert register_base(hf_folder, alias="champion").aliases == ()

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pathlib
 import random
 import shutil
 
@@ -186,3 +187,68 @@ def test_sources_without_a_note_are_refused(home, tracking):
     (home / "blank.txt").write_text(" \n")
     with pytest.raises(DataError, match=r"blank\.txt holds no note"):
         scan([SourceConfig(uri=str(home / "blank.txt"))], tracking=tracking, places=[home])
+
+
+def test_links_in_a_circle_pipes_and_closed_files_are_said_and_end_no_scan(home, tracking, sources, monkeypatch):
+    (home / "a").symlink_to(home / "b")
+    (home / "b").symlink_to(home / "a")
+    os.mkfifo(home / "pipe")
+    (home / "closed.txt").write_text(note(1))
+    found = os.lstat
+
+    def lstat(self):
+        if self.name == "closed.txt":  # in a folder that may be listed and not entered
+            raise PermissionError(13, "Permission denied", str(self))
+        return found(self)
+
+    monkeypatch.setattr(pathlib.Path, "lstat", lstat)
+    result = scan(sources, tracking=tracking, places=[home])
+    assert set(result.unread) == {
+        f"{home}/pipe (a pipe, socket or device)",
+        f"{home}/closed.txt (PermissionError)",
+    }
+    assert result.findings == ()
+
+
+def test_a_copy_of_what_cannot_be_looked_into_is_said_too(home, tracking, sources):
+    for name in ("one.gz", "two.gz"):
+        (home / name).write_bytes(gzip.compress(note(40).encode())[:-20])
+    result = scan(sources, tracking=tracking, places=[home])
+    assert result.unread == (f"{home}/one.gz (EOFError)", f"{home}/two.gz (EOFError)")
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_said(home, tracking, sources, monkeypatch):
+    log = home / "run.log"
+    log.write_text(f"INFO {note(1)}\n")
+    read = module.read_pieces
+
+    def reading(path, vocabulary_tokens):
+        yield from read(path, vocabulary_tokens)
+        if path == log:
+            with log.open("a") as stream:
+                stream.write(f"INFO {note(2)}\n")
+
+    monkeypatch.setattr(module, "read_pieces", reading)
+    result = scan(sources, tracking=tracking, places=[log])
+    assert result.unread == (f"{log} (changed while it was read)",)
+    assert places_of(result) == {str(log): ("n1",)}
+
+
+@pytest.mark.timeout(60)
+def test_of_a_file_with_long_holes_what_it_holds_is_read(home, tracking, sources):
+    sparse, at = home / "core.1", 2**42
+    with sparse.open("wb") as stream:
+        stream.write(note(1).encode())
+        stream.seek(at)
+        stream.write(note(2).encode())
+        stream.truncate(2**43)
+    if sparse.stat().st_blocks * 512 > 2**30:
+        pytest.skip("this file system has no holes")
+    result = scan(sources, tracking=tracking, places=[sparse])
+    [found] = result.findings
+    assert set(found.notes) == {"n1", "n2"}
+    assert result.bytes < 2**20, "holes are not counted as looked through"
+    with sparse.open("r+b") as stream:
+        stream.write(b"-" * 1000)
+    [found] = scan(sources, tracking=tracking, places=[sparse]).findings
+    assert (found.position, found.notes) == (at, ("n2",))

@@ -224,10 +224,19 @@ class SequenceKind(Kind):
         if self.task.multi_label:
             gold = np.array([[label in example.labels for label in labels] for example in examples], dtype=float)
         else:
+            self._refuse_unknown(examples, labels)
             gold = np.array(
                 [[labels.index(label) for label in example.labels] for example in examples], dtype=float
             )
         return np.hstack([gold, probabilities])
+
+    def _refuse_unknown(self, examples: Sequence[Example], labels: Sequence[str]) -> None:
+        unknown = [example for example in examples if not set(labels).issuperset(example.labels)]
+        if unknown:
+            raise DataError(
+                f"task {self.task.name}: {len(unknown):,} of {len(examples):,} examples have a label that the model "
+                f"does not know, first {unknown[0].name}; judge it on data of the labels that it was trained on"
+            )
 
     def scores_of(self, outcomes: np.ndarray, metrics: Sequence[str] | None = None) -> dict[str, float]:
         """Scores from scikit-learn."""

@@ -220,6 +220,10 @@ class TokensKind(Kind):
         columns = self.task.columns
         return (columns.tokens, columns.tags) if columns.tokens else (columns.entities or "",)
 
+    def key_of(self, example: Example) -> list[Any]:
+        """The id and the entities."""
+        return [example.id, [dataclasses.astuple(one) for one in example.entities]]
+
     def read_gold(self, record: Record, text: str, findings: Findings) -> dict[str, Any]:
         """The entities of a row."""
         columns = self.task.columns
