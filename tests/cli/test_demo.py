@@ -121,7 +121,7 @@ def finished(folder, interrupted, fork_workers):
 
 def test_ctrl_c_leaves_no_process_and_no_open_run(interrupted):
     assert interrupted.returncode == 130, interrupted.stderr
-    assert "the same command continues" in interrupted.stderr
+    assert "the same command does what is left" in interrupted.stderr
     assert "Traceback" not in interrupted.stderr
     assert interrupted.stdout == ""
     assert interrupted.left_behind == []
