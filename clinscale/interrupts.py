@@ -9,6 +9,10 @@ from types import FrameType
 
 TIDYING_S = 10.0
 """Time after an interruption in which others are not heard: impatient fingers, and supervisors that ask twice."""
+EXIT_CODE = 130
+"""Exit code of a command that was interrupted."""
+GO_ON = "the same command does what is left"
+"""Words in which an interrupted command says how to go on."""
 
 _heard_s = float("-inf")
 

@@ -7,6 +7,7 @@ import typer
 
 from clinscale.cli.options import Json
 from clinscale.cli.output import Steps, emit, table
+from clinscale.interrupts import EXIT_CODE
 
 
 def faults(
@@ -75,7 +76,7 @@ def faults(
         )
     emit(record.plain(), as_json=json, people=table("bench faults: what became of the work", record.rows()))
     if record.interrupted:
-        sys.exit(130)  # typer's own way would have it said that the same command continues
+        sys.exit(EXIT_CODE)  # typer's own way would have it said how to go on
     if not record.all_survived:
         raise typer.Exit(1)
 
@@ -97,7 +98,7 @@ def _kept(
     title = f"bench faults: throughput kept at {per_minute:g} faults a minute"
     emit(record.plain(), as_json=as_json, people=table(title, record.rows()))
     if record.interrupted:
-        sys.exit(130)
+        sys.exit(EXIT_CODE)
     if record.broken:
         steps.say(record.broken)
         raise typer.Exit(1)

@@ -40,7 +40,6 @@ from clinscale.permissions import close_process
 from clinscale.runtime import QUIET
 from clinscale.visible import visible
 
-_INTERRUPTED = 130
 TRACEBACK = "CLINSCALE_TRACEBACK"
 """The variable that shows the whole of an error that is a fault of clinscale."""
 app = typer.Typer(
@@ -100,17 +99,17 @@ def main() -> NoReturn:
         code = 2
     except ClinscaleError as error:
         _print_error(str(error))
-        code = _INTERRUPTED if was_interrupted(error) else error.exit_code
+        code = interrupts.EXIT_CODE if was_interrupted(error) else error.exit_code
     except BrokenPipeError:  # the reader of stdout has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     except KeyboardInterrupt:
-        code = _INTERRUPTED
+        code = interrupts.EXIT_CODE
     except Exception as error:  # noqa: BLE001  the last net: what falls into it is a fault of ours
-        code = _INTERRUPTED if was_interrupted(error) else _foreign(error)
+        code = interrupts.EXIT_CODE if was_interrupted(error) else _foreign(error)
     interrupts.listen_no_more()
-    if code == _INTERRUPTED:
-        print("interrupted: what is finished is kept; the same command does what is left", file=sys.stderr)
+    if code == interrupts.EXIT_CODE:
+        print(f"interrupted: what is finished is kept; {interrupts.GO_ON}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

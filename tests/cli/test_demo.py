@@ -15,6 +15,7 @@ import forked_ray
 import psutil
 import pytest
 
+from clinscale import interrupts
 from clinscale.cli.main import app
 from clinscale.cli.output import keep_stdout_clean
 
@@ -121,7 +122,7 @@ def finished(folder, interrupted, fork_workers):
 
 def test_ctrl_c_leaves_no_process_and_no_open_run(interrupted):
     assert interrupted.returncode == 130, interrupted.stderr
-    assert "the same command does what is left" in interrupted.stderr
+    assert interrupts.GO_ON in interrupted.stderr
     assert "Traceback" not in interrupted.stderr
     assert interrupted.stdout == ""
     assert interrupted.left_behind == []

@@ -25,9 +25,6 @@ from clinscale.pretrain import CHECKPOINTS, PretrainConfig
 EVERY_STEPS = 5
 """Steps between checkpoints, unless asked otherwise."""
 
-INTERRUPTED = 130
-"""Exit code of a command that was asked to end."""
-
 _NAME = "base"
 _PORT = 6379
 _STARTS = 3

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clinscale import registry
-from clinscale.bench.faults.command import INTERRUPTED
 from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.loss import LossError, check
 from clinscale.bench.faults.terminal import Terminal
 from clinscale.bench.faults.verbs import ENDLESS, INTERRUPTED_VERBS
+from clinscale.interrupts import EXIT_CODE, GO_ON
 
 _DEMANDED = (
     "a clean end: no process, RUNNING run or temporary file left, said how to go on; the same command goes on"
@@ -96,9 +96,9 @@ def _check_end(verb: str, code: int, said: str, told: str) -> None:
     """LossError unless it ended as an interrupted command does, or was over."""
     check("Traceback" not in said and "failed where it should not" not in said, f"{told}: {said.strip()[-300:]!r}")
     while_loading = code < 0 and not said.strip("^C\r\n")
-    check(code in (0, INTERRUPTED) or while_loading, f"{told}: it ended with {code}: {said.strip()[-300:]!r}")
-    if code == INTERRUPTED and "closed" not in told:
-        check("the same command continues" in said, f"{told}: it was not said how to go on: {said[-300:]!r}")
+    check(code in (0, EXIT_CODE) or while_loading, f"{told}: it ended with {code}: {said.strip()[-300:]!r}")
+    if code == EXIT_CODE and "closed" not in told:
+        check(GO_ON in said, f"{told}: it was not said how to go on: {said[-300:]!r}")
 
 
 def _check_left(home: Path, told: str) -> None:

@@ -16,7 +16,6 @@ import psutil  # type: ignore[import-untyped]
 from clinscale import registry
 from clinscale.bench.faults.command import (
     EVERY_STEPS,
-    INTERRUPTED,
     Command,
     Place,
     commands,
@@ -33,6 +32,7 @@ from clinscale.bench.faults.fault import Fault, NotStruckError, Outcome, Scene
 from clinscale.bench.faults.ground import Ground, Trained
 from clinscale.bench.faults.loss import check
 from clinscale.engine import consolidated_state, newest_checkpoint
+from clinscale.interrupts import EXIT_CODE, GO_ON
 
 STEPS = 40
 """Length of the training."""
@@ -175,8 +175,8 @@ def _attempt(
         else:
             code = command.wait()
             if signals[0] == signal.SIGTERM:
-                check(code == INTERRUPTED, f"the command ended with {code}")
-                check("the same command continues" in command.said, "it was not said how to go on")
+                check(code == EXIT_CODE, f"the command ended with {code}")
+                check(GO_ON in command.said, "it was not said how to go on")
             elif victims is not drivers and code != 0:  # 0: struck when the work was done
                 check(code == 1, f"the command ended with {code}")
                 check("failed where it should not" not in command.said, "the error was no sentence of ours")

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from clinscale import runtime
-from clinscale.bench.faults.command import INTERRUPTED, commands, drivers, several_nodes, workers
+from clinscale.bench.faults.command import commands, drivers, several_nodes, workers
 from clinscale.bench.faults.ground import Ground
 from clinscale.bench.faults.loss import LossError, check
 from clinscale.bench.faults.sweeps import kill_trial, timed_sweep
 from clinscale.bench.measure import surroundings
 from clinscale.bench.record import Surroundings
 from clinscale.errors import ConfigError
+from clinscale.interrupts import EXIT_CODE
 
 _ASKED = {"pretraining": 0.95, "sweep": 0.9}
 """Shares that the project set itself."""
@@ -244,7 +245,7 @@ class _Counted:
         self.losses = self._command.losses
         self._command.process.send_signal(signal.SIGTERM)
         code = self._command.wait()
-        check(code == INTERRUPTED, f"the command that was asked to end did so with {code}")
+        check(code == EXIT_CODE, f"the command that was asked to end did so with {code}")
 
 
 def _signal(process: Any, number: signal.Signals) -> None:
