@@ -131,11 +131,7 @@ def run_study(
                 found = sweep(
                     search, tracking=tracking, home=home, cluster=cluster, inputs=inputs, on_progress=on_progress
                 )
-        except (
-            ConfigError,
-            DataError,
-            ClusterError,
-        ) as error:  # of this task: a night of the others is not lost by it
+        except (ConfigError, DataError, ClusterError) as error:  # a night of the other tasks is not lost by it
             failures[f"task {task.name}"] = str(error)
             continue
         failures |= {f"cell {name}": str(error) for name, error in found.failures.items()}

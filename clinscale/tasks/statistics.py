@@ -105,12 +105,11 @@ class Outcomes:
     def is_comparable(self, other: "Outcomes") -> bool:
         """Whether both are of the same examples by one kind, its labels in one order, one metric and one scorer."""
         ours, theirs = kind_of(self.task), kind_of(other.task)
+        are_labels_known = self.labels and other.labels  # earlier versions left them out
         return (
             self.keys == other.keys
             and (ours.name, ours.rules, self.scorer) == (theirs.name, theirs.rules, other.scorer)
-            and (
-                self.labels == other.labels or not self.labels or not other.labels
-            )  # which earlier versions left out
+            and (self.labels == other.labels or not are_labels_known)
         )
 
     def value(self, members: np.ndarray | None = None) -> float:
