@@ -189,7 +189,8 @@ def tracking(mlflow_database, tmp_path, monkeypatch):
     """A fresh tracking database of the test's own, below `tmp_path`."""
     from clinscale import registry
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
     shutil.copy(mlflow_database, tmp_path / "mlflow.db")
     return registry.connect(home=tmp_path)
 

@@ -87,6 +87,7 @@ def server(mlflow_database, tmp_path_factory):
             if name.startswith("MLFLOW_"):
                 patch.setenv(name, value)
         patch.setenv("_MLFLOW_SERVER_FILE_STORE", os.environ["MLFLOW_BACKEND_STORE_URI"])
+        patch.setenv("MLFLOW_REGISTRY_URI", os.environ["MLFLOW_BACKEND_STORE_URI"])  # MLflow sets it, for good
         patch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "mlflow-artifacts:/")
         patch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", str(home / "artifacts"))
         patch.setenv("_MLFLOW_SERVER_SERVE_ARTIFACTS", "true")
