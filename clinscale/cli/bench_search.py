@@ -1,5 +1,6 @@
 """`clinscale bench recipe` and `search`: the cost of getting as far, of a recipe and of a search for settings."""
 
+import functools
 import tempfile
 from enum import StrEnum
 from pathlib import Path
@@ -115,9 +116,25 @@ def search(
         raise ConfigError("--convert must come with --data, got none; name the folder of the published table")
     if convert and table:
         raise ConfigError("--convert and --table each name what is replayed; leave one out")
-    if record and convert and data:
-        convert_table(convert.value, data, record)
-        emit({"table": str(record)}, as_json=json, people=f"table: {record}")
+    replay = functools.partial(
+        run,
+        bench_budgets,
+        1,
+        json,
+        people=lambda found: [*_regrets(found), *people_of(found)],
+        goal=goal.value if goal else None,
+        tasks=tasks or [],
+        seeds=seeds,
+        processes=processes,
+    )
+    if convert and data:
+        with tempfile.TemporaryDirectory() as folder:
+            curves = record or Path(folder) / f"{convert.value}.parquet"
+            convert_table(convert.value, data, curves)
+            if record:
+                emit({"table": str(record)}, as_json=json, people=f"table: {record}")
+            else:
+                replay(table=curves)
         return
     if record:
         if not model:
@@ -134,25 +151,11 @@ def search(
             )
         emit({"table": str(record)}, as_json=json, people=f"table: {record}")
         return
-    with tempfile.TemporaryDirectory() as folder:
-        if convert and data:
-            table = Path(folder) / f"{convert.value}.parquet"
-            convert_table(convert.value, data, table)
-        if table and table.suffix == ".parquet":
-            run(
-                bench_budgets,
-                1,
-                json,
-                people=lambda found: [*_regrets(found), *people_of(found)],
-                table=table,
-                goal=goal.value if goal else None,
-                tasks=tasks or [],
-                seeds=seeds,
-                processes=processes,
-            )
-            return
     if not table:
         raise ConfigError("--table names the recorded fine-tunings to replay; make one with --record")
+    if table.suffix == ".parquet":
+        replay(table=table)
+        return
     if goal or tasks:
         raise ConfigError("--goal and --task are for a table of learning curves in a .parquet; leave them out")
     run(bench_search, 1, json, table=table, seeds=seeds, noop_trials=noop_trials, processes=processes)
