@@ -189,6 +189,8 @@ def as_whole_number(value: Any, column: str) -> int | None:
     Raises:
         CellError: it is no whole number, or one of more than 18 digits.
     """
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+        return int(value)
     if is_missing(value):
         return None
     plain = _plain(value, column, "a whole number")

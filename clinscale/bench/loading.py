@@ -143,10 +143,11 @@ def _comparable(read: Any) -> tuple[Any, scripts.Gold]:
             return read.fields, ()
         case Example():
             answers = tuple((answer.start, answer.text) for answer in read.answers)
-            entities = tuple((entity.start, entity.end, entity.label) for entity in read.entities)
-            return (read.id, read.text, read.text_pair), answers or entities
+            entities = {(entity.start, entity.end, entity.label) for entity in read.entities}
+            return (read.id, read.text, read.text_pair), answers or tuple(sorted(entities))
         case (name, text, second, gold):
-            return (name, text, second), tuple(_trimmed(text, *span) if len(span) == 3 else span for span in gold)
+            entities = {_trimmed(text, *span) for span in gold if len(span) == 3}
+            return (name, text, second), tuple(sorted(entities)) or gold
         case row:
             return row, ()
 

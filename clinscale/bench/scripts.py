@@ -7,7 +7,7 @@ imported late, since the other benches run where they are not.
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -113,7 +113,7 @@ def _spans(tokens: Sequence[str], tags: Sequence[str]) -> Gold:
 
 
 def read_brat(folder: Path) -> list[Plain]:
-    """A `.txt` and a `.ann` per document; of entities that overlap the longest."""
+    """A `.txt` and a `.ann` per document."""
     examples: list[Plain] = []
     for file in sorted(folder.glob("*.txt")):
         spans = []
@@ -124,26 +124,18 @@ def read_brat(folder: Path) -> list[Plain]:
                     numbers = offsets.replace(";", " ").split()
                     spans.append((int(numbers[0]), int(numbers[-1]), label))
         with file.open(encoding="utf-8", newline="") as stream:
-            examples.append((file.stem, stream.read(), None, _longest(spans)))
+            examples.append((file.stem, stream.read(), None, tuple(spans)))
     return examples
 
 
 def read_i2b2_xml(folder: Path) -> list[Plain]:
-    """TEXT and TAGS; of entities that overlap the longest."""
+    """TEXT and TAGS."""
     examples: list[Plain] = []
     for file in sorted(folder.glob("*.xml")):
         root: Any = ElementTree.parse(file).getroot()
         spans = [(int(tag.get("start")), int(tag.get("end")), tag.get("TYPE")) for tag in root.find("TAGS")]
-        examples.append((file.stem, root.findtext("TEXT"), None, _longest(spans)))
+        examples.append((file.stem, root.findtext("TEXT"), None, tuple(spans)))
     return examples
-
-
-def _longest(spans: Iterable[tuple[int, int, str]]) -> Gold:
-    kept: list[tuple[int, int, str]] = []
-    for start, end, label in sorted(dict.fromkeys(spans), key=lambda span: (span[0] - span[1], span[0])):
-        if all(end <= other[0] or start >= other[1] for other in kept):
-            kept.append((start, end, label))
-    return tuple(sorted(kept))
 
 
 def read_squad(folder: Path) -> list[Plain]:

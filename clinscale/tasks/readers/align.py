@@ -2,11 +2,13 @@
 
 import functools
 import itertools
+import operator
 from bisect import bisect, bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import regex
 
 from clinscale.tasks.example import Entity
@@ -77,12 +79,10 @@ def entity_of_each(text: str, marks: Sequence[Mark], findings: Findings) -> list
 
 def distinct(entities: Iterable[Entity | None], findings: Findings) -> tuple[Entity, ...]:
     """Each entity once, by start and end; repeated ones are counted."""
-    found: dict[Entity, None] = {}
-    for entity in entities:
-        if entity is not None:
-            findings.leave_out(REPEATED, entity in found)
-            found[entity] = None
-    return tuple(sorted(found, key=lambda entity: (entity.start, entity.end)))
+    given = [entity for entity in entities if entity is not None]
+    found = dict.fromkeys(given)
+    findings.leave_out(REPEATED, len(given) - len(found))
+    return tuple(sorted(found, key=operator.attrgetter("start", "end")))
 
 
 def locate(text: str, marks: Sequence[Mark]) -> list[Span | None]:
@@ -180,7 +180,7 @@ class _Sought:
             return None
         if self._text.startswith(surface, start):
             return start + len(surface)
-        if not self._text[start : start + 1].strip():
+        if self._text[start : start + 1] != surface[0]:  # no pattern is needed for nearly all places
             return None
         match = self._pattern(number).match(self._text, start)
         return match.end() if match else None
@@ -198,6 +198,7 @@ class _Sought:
         return Span(start, end, start != stated_start or end > stated_end)
 
 
+@functools.lru_cache(maxsize=256)
 def _pattern_of(surface: str) -> "regex.Pattern[str]":
     return regex.compile(r"\s+".join(map(regex.escape, surface.split())))
 
@@ -249,16 +250,19 @@ def _count_of(text: str, marks: Sequence[Mark]) -> _Count:
 def _counts(text: str) -> Iterator[_Count]:
     """Characters as they are; line ends as one or as two; UTF-16 units or UTF-8 bytes: where that differs."""
     yield int
-    seen = [list(range(len(text) + 1))]
-    for unit, width in (("", 1), ("utf-16-le", 2), ("utf-8", 1)):
-        sizes = [len(one.encode(unit, "surrogatepass")) // width if unit else 1 for one in text]
-        as_one = [0 if text.startswith("\r\n", at) else size for at, size in enumerate(sizes)]
-        as_two = [2 if one == "\n" and text[at - 1 : at] != "\r" else sizes[at] for at, one in enumerate(text)]
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    is_feed, is_return = points == ord("\n"), points == ord("\r")
+    after_return = np.append(False, is_return[:-1])
+    one, over_7_bits, over_11, over_16 = np.ones(len(points), int), points > 0x7F, points > 0x7FF, points > 0xFFFF
+    seen = {np.arange(len(points) + 1).tobytes()}
+    for sizes in (one, one + over_16, one + over_7_bits + over_11 + over_16):
+        as_one = np.where(np.append(is_return[:-1] & is_feed[1:], False), 0, sizes)
+        as_two = np.where(is_feed & ~after_return, 2, sizes)
         for counted in (sizes, as_one, as_two):
-            ends = [0, *itertools.accumulate(counted)]
-            if ends not in seen:
-                seen.append(ends)
-                yield functools.partial(bisect_left, ends)
+            ends = np.append(0, np.cumsum(counted))
+            if ends.tobytes() not in seen:
+                seen.add(ends.tobytes())
+                yield functools.partial(bisect_left, ends.tolist())
 
 
 class _Path(NamedTuple):

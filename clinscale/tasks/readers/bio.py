@@ -19,7 +19,6 @@ _OUTSIDE = ("O", "")
 _FEW_LINES = 10
 """Number of lines below which tokens may all be numbers."""
 _DOCUMENT = "-DOCSTART-"
-_LINE_END = re.compile(r"\r\n|\r|\n")
 _BLANKS = re.compile(r"[ \t]+")
 BAD_TAG = "tag is neither O nor one of B I E S, a dash and a type"
 
@@ -98,12 +97,11 @@ def sentences(text: str, *, tagged: bool = True) -> Iterator[tuple[int, list[str
     tags: list[str] = []
     lines = _lines(text)
     first = next((line for line in lines if line.strip() and not line.startswith(_DOCUMENT)), "")
-    tabbed = "\t" in first.strip()
-    num_columns = len(_fields(first, tabbed))
-    needed = max(num_columns, 1 + tagged)
+    fields_of = _tabbed if "\t" in first.strip() else _blanked
+    needed = max(len(fields_of(first)), 1 + tagged)
     for number, line in enumerate([*lines, ""], 1):
         if line and not line.isspace() and not line.startswith(_DOCUMENT):
-            fields = _fields(line, tabbed)
+            fields = fields_of(line)
             tokens.append(fields[0].strip() if len(fields) == needed else "")
             tags.append(fields[-1])
         elif tokens:
@@ -113,6 +111,8 @@ def sentences(text: str, *, tagged: bool = True) -> Iterator[tuple[int, list[str
 
 def _documents(text: str, sentences: Sequence[tuple[int, Sequence[str], Sequence[str]]]) -> list[str]:
     """The document of each sentence, equal for copies, where lines part a file into several; else none."""
+    if _DOCUMENT not in text:
+        return []
     starts = [number for number, line in enumerate(_lines(text), 1) if line.startswith(_DOCUMENT)]
     if len(starts) < 2:
         return []
@@ -126,7 +126,7 @@ def _documents(text: str, sentences: Sequence[tuple[int, Sequence[str], Sequence
 
 def _lines(text: str) -> list[str]:
     """The lines, none with the byte-order mark of a file that was joined to another."""
-    lines = _LINE_END.split(text)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [line.removeprefix("\ufeff") for line in lines] if "\ufeff" in text else lines
 
 
@@ -141,15 +141,17 @@ def refuse_numbers(file: str, sentences: Sequence[tuple[int, Sequence[str], Sequ
         )
 
 
-def _fields(line: str, tabbed: bool) -> list[str]:
-    if tabbed:
-        return line.strip(" ").split("\t")
+def _tabbed(line: str) -> list[str]:
+    return line.split("\t")
+
+
+def _blanked(line: str) -> list[str]:
     return line.split() if line.isascii() else _BLANKS.split(line.strip(" \t"))  # a no-break blank parts nothing
 
 
 def line_without_token(tokens: Sequence[str]) -> int | None:
     """Number, from 0, of the first line of a sentence that is not laid out as the others."""
-    return next((at for at, token in enumerate(tokens) if not token), None)
+    return tokens.index("") if "" in tokens else None
 
 
 def _read_tags(

@@ -13,8 +13,8 @@ from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.task import TaskConfig
 
 _SUFFIXES = re.compile(r"\.(?:txt|ann)(?:\.gz)?$", re.IGNORECASE)
-_TEXT_BOUND = re.compile(r"(T\S*)\t(\S+) (\d{1,12} \d{1,12}(?:;\d{1,12} \d{1,12})*)\t(.*)", re.DOTALL)
-"""Id, type, start and end of each fragment, surface."""
+_TEXT_BOUND = re.compile(r"(T\S*)\t(\S+) (\d{1,12}) ((?:\d{1,12};\d{1,12} )*)(\d{1,12})\t(.*)", re.DOTALL)
+"""Id, type, first start, what lies between it and the last end (ends and starts of fragments), last end, surface."""
 _OTHER_LINES = ("E", "R", "A", "M", "N", "*", "#")
 """Events, relations, attributes, modifications, normalisations, equivalences and notes: not entities."""
 
@@ -98,10 +98,14 @@ def marks_of(lines: Sequence[str], file: str, findings: Findings) -> dict[str, M
         if match is None:
             findings.reject("not `ID, tab, TYPE START END, tab, text`", place, "correct or remove the line")
             continue
-        name, label, offsets, surface = match.groups()
-        starts, ends = zip(*(map(int, part.split()) for part in offsets.split(";")), strict=True)
-        parts = tuple(zip(starts, ends, strict=True)) if len(starts) > 1 else ()
+        name, label, start, between, end, surface = match.groups()
+        parts = _fragments(f"{start} {between}{end}") if between else ()
         findings.find("annotations")
         findings.find("discontinuous", bool(parts))
-        marks[place if name in marks else name] = Mark(label, starts[0], ends[-1], surface, place, parts)
+        marks[place if name in marks else name] = Mark(label, int(start), int(end), surface, place, parts)
     return marks
+
+
+def _fragments(offsets: str) -> tuple[tuple[int, int], ...]:
+    parts = (map(int, part.split()) for part in offsets.split(";"))
+    return tuple((start, end) for start, end in parts)
