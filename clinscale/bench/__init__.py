@@ -15,7 +15,7 @@ from clinscale.bench.pretrain import bench_pretrain
 from clinscale.bench.recipe import LEVERS, RecipeRecord, bench_recipe
 from clinscale.bench.record import BenchRecord, Ratio
 from clinscale.bench.regress import Difference, compare_records
-from clinscale.bench.search import bench_budgets, bench_search, convert_table, record_table
+from clinscale.bench.search import bench_budgets, bench_search, convert_table, record_curves, record_table
 from clinscale.bench.step import bench_step
 from clinscale.bench.suite import SUITE, Entry, SuiteRecord, load_record, run_suite
 from clinscale.bench.tables import TABLES, has_rows, marks, render, with_tables
@@ -59,6 +59,7 @@ __all__ = [
     "has_rows",
     "load_record",
     "marks",
+    "record_curves",
     "record_table",
     "render",
     "run_suite",

@@ -85,14 +85,23 @@ def search(
         list[str] | None, typer.Option("--task", help="With a .parquet: repeat for several; all by default.")
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="Write such a table here instead; takes about an hour without --convert.")
+        Path | None,
+        typer.Option(help="Write such a table here instead; takes an hour or two without --convert."),
     ] = None,
     convert: Annotated[
         PublicTable | None,
         typer.Option(help="With --data: a public table to replay or, with --record, to write as .parquet."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="With --convert: folder of the table as published.")] = None,
-    model: Annotated[str | None, typer.Option(help="With --record: HF folder of the tiny base model.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --convert: folder of the table as published. With --record and --model: one that holds "
+            "ncbi_disease_bio, openi_indiana and tcga_pathology, on which the first layers of the model are fine-tuned."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --record: HF folder of the model; without --data a tiny one.")
+    ] = None,
     configurations: Annotated[int, typer.Option(min=2, help="With --record: settings of each task.")] = 128,
     seeds: Annotated[int, typer.Option(min=2, help="Runs of each method on each task.")] = 30,
     noop_trials: Annotated[
@@ -108,12 +117,14 @@ def search(
 
     Example: `clinscale bench search --table tests/bench/search/table.json.gz --processes 2`
     """
-    from clinscale.bench import bench_budgets, bench_search, convert_table, record_table
+    from clinscale.bench import bench_budgets, bench_search, convert_table, record_curves, record_table
 
     if record:
         check_new(record)
     if convert and not data:
         raise ConfigError("--convert must come with --data, got none; name the folder of the published table")
+    if data and not convert and not record:
+        raise ConfigError("--data must come with --convert or --record, got neither; say which table is meant")
     if convert and table:
         raise ConfigError("--convert and --table each name what is replayed; leave one out")
     replay = functools.partial(
@@ -141,8 +152,9 @@ def search(
             raise ConfigError(
                 "--record must come with --model, got none; name the HF folder of a tiny base model such as the demo's"
             )
+        recorder = functools.partial(record_curves, data=data) if data else record_table
         with Steps("Fine-tuning") as steps:
-            record_table(
+            recorder(
                 record,
                 model=model,
                 num_configurations=configurations,

@@ -6,6 +6,7 @@ make it again. Seconds are those of the processor, one thread, so that what else
 
 import gzip
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from clinscale.errors import ConfigError
+from clinscale.errors import ConfigError, DivergenceError
 from clinscale.finetune import FinetuneRecipe, finetune
 from clinscale.storage import read_json
 from clinscale.sweep import SearchSpace
@@ -115,7 +116,7 @@ def record_table(
     with tempfile.TemporaryDirectory(prefix="clinscale-table-") as scratch:
         for task in TASKS.values():
             write_demo_data(_data_folder(scratch, task), scale=task["scale"], seed=task["seed"])
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=one_thread) as pool:
             jobs = {
                 pool.submit(_curve, scratch, model, task, point): (task, number)
                 for number, point in enumerate(params)
@@ -135,15 +136,23 @@ def _data_folder(scratch: str, task: Mapping[str, Any]) -> Path:
     return Path(scratch) / f"data-{task['scale']}-{task['seed']}"
 
 
-def _one_thread() -> None:
+def _curve(scratch: str, model: str, task: str, point: Mapping[str, Any]) -> Curve:
+    asked = TASKS[task]
+    data = _judged_on_more(read_task(load_task(str(asked["task"])), str(_data_folder(scratch, asked))))
+    return curve_of(SearchSpace.parse(SPACE, source="bench search"), point, model, data, EPOCHS, Path(scratch))
+
+
+def one_thread() -> None:
+    """Start a process of trainings, each of one thread, so that processor seconds are comparable."""
     import torch
 
     torch.set_num_threads(1)
 
 
-def _curve(scratch: str, model: str, task: str, point: Mapping[str, Any]) -> Curve:
-    asked = TASKS[task]
-    data = _judged_on_more(read_task(load_task(str(asked["task"])), str(_data_folder(scratch, asked))))
+def curve_of(
+    space: SearchSpace, point: Mapping[str, Any], model: str, data: TaskData, epochs: int, scratch: Path
+) -> Curve:
+    """A fine-tuning of `model` with the setting `point`: its score on the development split after each epoch."""
     metric = f"eval/{data.task.name}/{metric_of(data.task)}"
     values, seconds = [], []
     last_s = time.process_time()
@@ -155,13 +164,14 @@ def _curve(scratch: str, model: str, task: str, point: Mapping[str, Any]) -> Cur
         seconds.append(now_s - last_s)
         last_s = now_s
 
-    recipe = FinetuneRecipe.parse(
-        {**SearchSpace.parse(SPACE, source="bench search").recipe(model, point).plain(), "epochs": EPOCHS},
-        source="bench search",
-    )
+    recipe = FinetuneRecipe.parse({**space.recipe(model, point).plain(), "epochs": epochs}, source="bench search")
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        finetune(recipe, data, Path(folder) / "hf", on_epoch=on_epoch)
-    while len(values) < EPOCHS:  # a perfect score ends a fine-tuning
+        try:
+            finetune(recipe, data, Path(folder) / "hf", on_epoch=on_epoch)
+        except DivergenceError:
+            values.append(math.nan)
+            seconds.append(time.process_time() - last_s)
+    while len(values) < epochs:  # a perfect score ends a fine-tuning, as divergence does
         values.append(values[-1])
         seconds.append(seconds[-1])
     return Curve(tuple(values), tuple(seconds))
