@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from clinscale.errors import ConfigError
 from clinscale.sweep.curves import End, extrapolate
@@ -88,8 +89,10 @@ class Proposer:
             return Proposal(self._grid()[place], "sampler")
         if self.sampler == "qmc" or (self.sampler in _LEARNING and number < _STARTUP):
             return Proposal(self._startup_point(place), "sampler")
-        modelled = self.sampler == "surrogate" and len(self.objectives) == 1
-        return self._modelled(trials) if modelled else self._ask(trials)
+        if self.sampler != "surrogate" or len(self.objectives) > 1:
+            return self._ask(trials)
+        with threadpool_limits(1, user_api="blas"):  # more would wait for each other, on the cores of the trials
+            return self._modelled(trials)
 
     def _startup_point(self, place: int) -> dict[str, Any]:
         """A Sobol point; with priors, in turns one that follows them."""

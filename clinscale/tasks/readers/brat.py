@@ -14,7 +14,7 @@ from clinscale.tasks.task import TaskConfig
 
 _SUFFIXES = re.compile(r"\.(?:txt|ann)(?:\.gz)?$", re.IGNORECASE)
 _TEXT_BOUND = re.compile(r"(T\S*)\t(\S+) (\d{1,12}) ((?:\d{1,12};\d{1,12} )*)(\d{1,12})\t(.*)", re.DOTALL)
-"""Id, type, first start, what lies between it and the last end (ends and starts of fragments), last end, surface."""
+"""Id, type, first start, ends and starts of fragments between it and the last end, last end, surface."""
 _OTHER_LINES = ("E", "R", "A", "M", "N", "*", "#")
 """Events, relations, attributes, modifications, normalisations, equivalences and notes: not entities."""
 
