@@ -34,10 +34,11 @@ class ModelConfig(Config):
 
     def check(self) -> None:
         """The family and the size are known, and weights that exist already are of one and are not resized."""
-        for key in ("family", "convert_to"):
-            if (value := getattr(self, key)) is not None and value not in FAMILIES:
+        others_become = [name for name, family in FAMILIES.items() if family.converted_fields]
+        for key, able in (("family", list(FAMILIES)), ("convert_to", others_become)):
+            if (value := getattr(self, key)) is not None and value not in able:
                 raise ConfigError(
-                    f"model.{key} must be one of {', '.join(FAMILIES)}, got {value!r}; {nearest(value, list(FAMILIES))}"
+                    f"model.{key} must be one of {', '.join(able)}, got {value!r}; {nearest(value, able)}"
                 )
         sizes = list(FAMILIES[self.family].sizes)
         if self.size not in sizes:

@@ -112,10 +112,8 @@ def _converted(
             "model.pretrained and model.convert_to must both be given, got "
             f"{config.pretrained!r} and {config.convert_to!r}; name the encoder and the family it becomes"
         )
+    config.check()
     family = FAMILIES[config.convert_to]
-    if not family.converted_fields:
-        able = ", ".join(one.name for one in FAMILIES.values() if one.converted_fields)
-        raise ConfigError(f"model.convert_to must be a family that others convert to, {able}, got {family.name}")
     if foreign := sorted(config.hf_overrides.keys() - family.converted_fields.keys()):
         raise ConfigError(
             f"hf_overrides of a converted {family.name} may set {', '.join(family.converted_fields)}, got "
