@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clinscale.config import fingerprint
 from clinscale.errors import DataError
 from clinscale.models.families import family_named
-from clinscale.storage import read_json_object, sha256
+from clinscale.storage import again_if_away, read_json_object, sha256
 
 if TYPE_CHECKING:
     import torch
@@ -84,10 +84,14 @@ def model_fingerprint(name_or_folder: str | Path) -> str:
         DataError: its weights are not there or not whole.
     """
     folder = Path(name_or_folder)
-    if not name_or_folder or not folder.is_dir():
-        return ""
-    files = {*weight_files(folder), *(path for path in folder.iterdir() if path.suffix in _BESIDE_WEIGHTS)}
-    return fingerprint({path.name: sha256(path) for path in files if path.is_file()})
+
+    def read() -> str:
+        if not name_or_folder or not folder.is_dir():
+            return ""
+        files = {*weight_files(folder), *(path for path in folder.iterdir() if path.suffix in _BESIDE_WEIGHTS)}
+        return fingerprint({path.name: sha256(path) for path in files if path.is_file()})
+
+    return again_if_away(folder, read)
 
 
 def fill(model: "PreTrainedModel", fit: Fit, name: str, folder: Path, *, new_head: bool) -> Fit:

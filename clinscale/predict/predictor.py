@@ -9,6 +9,7 @@ from clinscale import models
 from clinscale.errors import DataError
 from clinscale.predict.batching import collate, length_sorted_batches
 from clinscale.predict.card import CARD_FILE, TaskCard
+from clinscale.storage import again_if_away
 from clinscale.tasks import Example, Outcomes, Prediction, Window, kind_of, lines_of
 from clinscale.tokenizers import load_tokenizer
 
@@ -171,14 +172,17 @@ def load_predictor(
     """
     import torch
 
-    models.check_hf_folder(folder)
-    card = TaskCard.read(folder)
-    head = kind_of(card.task).head
-    model = models.load_hf(str(folder), head=head, attention=attention, unpad=True, new_head=False)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    _check_outputs(model.config.id2label, card, folder)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    return Predictor(model.to(device, dtype), load_tokenizer(str(folder)), card, batch_size=batch_size)
+    def load() -> Predictor:
+        models.check_hf_folder(folder)
+        card = TaskCard.read(folder)
+        head = kind_of(card.task).head
+        model = models.load_hf(str(folder), head=head, attention=attention, unpad=True, new_head=False)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        _check_outputs(model.config.id2label, card, folder)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        return Predictor(model.to(device, dtype), load_tokenizer(str(folder)), card, batch_size=batch_size)
+
+    return again_if_away(folder, load)
 
 
 def _check_outputs(id2label: Mapping[int, str], card: TaskCard, folder: str | Path) -> None:

@@ -1,11 +1,14 @@
 """Answers depend on the document alone: not on its neighbours, the batch size, or who loads the folder."""
 
+import shutil
+import threading
 from dataclasses import replace
 
 import pandas
 import pytest
 import torch
 
+from clinscale import held, models
 from clinscale.errors import DataError
 from clinscale.predict import Predictor, load_predictor
 
@@ -130,3 +133,23 @@ def test_a_missing_second_text_is_named_by_its_document(task, folders, documents
     with pytest.raises(DataError, match="note-7") as caught:
         load_predictor(folders(task, "bigbird")).predict([example])
     assert "canary" not in str(caught.value)
+
+
+def test_a_model_whose_held_folder_is_away_is_waited_for(folders, tmp_path, monkeypatch, caplog):
+    """A fine-tuning judges and identifies what it has just written, to a shared folder that may be away meanwhile."""
+    monkeypatch.setattr(held, "_RETRY_S", 0.001)
+    shared, server = tmp_path / "shared", tmp_path / "server"
+    shutil.copytree(folders("demo_pairs", "longformer"), shared / "hf")
+    found = [models.model_fingerprint(shared / "hf")]
+    read = (load_predictor, lambda folder: found.append(models.model_fingerprint(folder)))
+    with held.hold(shared, "the run"):
+        for one in read:
+            caplog.clear()
+            shared.rename(server)
+            reader = threading.Thread(target=one, args=(shared / "hf",))
+            reader.start()
+            while not caplog.messages:
+                assert reader.is_alive(), "it did not wait"
+            server.rename(shared)
+            reader.join()
+    assert found[0] == found[1] != ""
