@@ -23,7 +23,6 @@ from clinscale.errors import ConfigError
 from clinscale.sweep.curves import End, extrapolate
 from clinscale.sweep.ledger import Trial
 from clinscale.sweep.space import SearchSpace
-from clinscale.sweep.surrogate import next_point
 from clinscale.units import Duration
 
 if TYPE_CHECKING:
@@ -117,6 +116,8 @@ class Proposer:
 
     def _modelled(self, trials: Sequence[Trial]) -> Proposal:
         """The point that the model of extrapolated ends promises most of."""
+        from clinscale.sweep.surrogate import next_point  # SciPy's: what only reads a config starts without it
+
         known = extrapolate(trials, self.places).now
         rng = np.random.default_rng(random.Random(f"{self.seed}/{len(trials)}").getrandbits(63))
         place = len(trials) - len(self._given())

@@ -34,7 +34,7 @@ def test_every_verb_explains_itself_with_an_example(verb, clinscale):
 
 def test_the_command_line_starts_light():
     """A plan, too, is arithmetic alone."""
-    heavy = {"torch", "ray", "mlflow", "transformers", "deepspeed"}
+    heavy = {"torch", "ray", "mlflow", "transformers", "deepspeed", "scipy", "sklearn", "pandas"}
     words = ["plan", "pretrain", "clinical-longformer", "--gpu", "h100"]
     code = f"import sys\nfrom clinscale.cli.main import app\napp({words}, standalone_mode=False)\n"
     code += f"print('modules', *{heavy} & set(sys.modules))"
