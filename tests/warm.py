@@ -4,6 +4,7 @@ Reads one JSON document a line: `arguments`, `cwd`, `environment` (whole), `stdo
 with the exit code. Run by the fixture `clinscale`; most of a short command's seconds are spent in these imports.
 """
 
+import gc
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import ray  # noqa: F401
 import torch  # noqa: F401
 import transformers.models.big_bird.modeling_big_bird
 import transformers.models.longformer.modeling_longformer  # noqa: F401
+import typer.rich_utils  # noqa: F401
 
 from clinscale import registry, sweep  # noqa: F401
 from clinscale.cli import main
@@ -43,6 +45,8 @@ def run(arguments, cwd, environment, stdout, stderr):
         os._exit(code)
 
 
+gc.collect()
+gc.freeze()  # a command would spend half a second on looking at it
 for line in sys.stdin:
     child = os.fork()
     if child == 0:

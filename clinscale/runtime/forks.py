@@ -51,7 +51,7 @@ def fork_session(*modules: str, num_cpus: int) -> Iterator[Forks]:
             the first of them.
         num_cpus: how many workers of one CPU may run at once.
     """
-    multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*modules, "clinscale.runtime.frozen"])
     cluster = Forks("this machine", num_cpus, 0, 1, started_here=True)
     before, session.without_ray = session.without_ray, cluster
     try:

@@ -1,6 +1,7 @@
 """`clinscale tune` as a person meets it: the forecast before, several studies in one command, Ctrl-C and --resume."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -59,13 +60,14 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked, here, forks, mo
     assert not ledger.exists(), "a dry run starts nothing"
 
     command = [sys.executable, "-m", "clinscale", "tune", *options]
-    clean = forked_ray.clean_environment(forks=False)
-    process = subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    others = {*forked_ray.forks()}
+    process = subprocess.Popen(command, env=forked_ray.clean_environment(), start_new_session=True, **pipes)
     while not ledger.exists() or '"epoch"' not in ledger.read_text():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    family = [*psutil.Process(process.pid).children(recursive=True), *({*forked_ray.forks()} - others)]
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, told = process.communicate(timeout=180)
     assert process.returncode == 130, told
     assert "clinscale tune --resume two" in told

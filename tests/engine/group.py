@@ -5,6 +5,7 @@ plan holds `world_size`, `port`, `model`, `out` and `phases`; a phase `stage`, `
 (folders), `steps`, `saves` (after which steps), and `skip` (steps without update).
 """
 
+import gc
 import json
 import os
 import signal
@@ -124,8 +125,12 @@ def fork(plan, rank):
 
 
 if __name__ == "__main__":
+    gc.disable()  # while what stays is imported
     import clinscale.engine.preload  # noqa: F401
 
+    gc.collect()
+    gc.freeze()
+    gc.enable()
     for asked in json.loads(Path(sys.argv[1]).read_text()):
         ranks = {fork(asked, rank) for rank in range(asked["world_size"])}
         while ranks:

@@ -146,12 +146,14 @@ def become(connection):
 
 
 if __name__ == "__main__":
+    gc.disable()  # while what stays is imported
     for name in IMPORTED:
         importlib.import_module(name)
     threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, "a thread of this process would be missing in its forks"
     gc.collect()
     gc.freeze()
+    gc.enable()
     listening, pid_file, owner = sys.argv[1:]
     Path(pid_file).write_text(str(os.getpid()))
     become(serve(socket.socket(fileno=int(listening)), int(owner)))

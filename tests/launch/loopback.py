@@ -30,9 +30,12 @@ def free_port():
 
 
 class Loopback:
-    """A head with its dashboard on loopback, and nodes that come and go; asks for a token unless told otherwise."""
+    """A head with its dashboard on loopback, and nodes that come and go; asks for a token unless told otherwise.
 
-    def __init__(self, folder, *, token=True):
+    `prefix` comes before `ray start` of the head, as `unshare` does.
+    """
+
+    def __init__(self, folder, *, token=True, prefix=()):
         self.folder = Path(folder)
         self.address = f"127.0.0.1:{free_port()}"
         self.dashboard = f"http://127.0.0.1:{free_port()}"
@@ -48,7 +51,7 @@ class Loopback:
         host, port = self.address.split(":")
         options = [f"--port={port}", f"--node-ip-address={host}"]
         dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard.rpartition(':')[2]}"]
-        self._start("head", ["--head", *options, *dashboard])
+        self._start("head", ["--head", *options, *dashboard], prefix)
 
     def add_node(self, name, prefix=(), **environment):
         """One more node; `prefix` comes before `ray start`, as `unshare` does."""

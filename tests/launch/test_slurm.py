@@ -219,11 +219,11 @@ def test_a_sweep_whose_nodes_are_taken_back_is_queued_again_and_ends_with_its_wi
     assert left_over(slurm) == []
 
 
-def test_the_commands_exit_code_is_the_jobs(slurm, sweep):
-    number = slurm.submit([], *sweep, "recipe.bugdet.trials=4")
+def test_the_commands_exit_code_is_the_jobs_and_one_node_is_enough(slurm):
+    number = slurm.submit(["--nodes=1"], "bash", "-c", "echo the command >&2; exit 3")
     job = slurm.wait(number)
-    assert (job["JobState"], job["ExitCode"]) == ("FAILED", "2:0")
-    assert "budget" in slurm.log(number)
+    assert (job["JobState"], job["ExitCode"]) == ("FAILED", "3:0")
+    assert re.search("^1 nodes, 1 CPUs, 0 GPUs\nthe command$", slurm.log(number), re.MULTILINE)
     assert left_over(slurm) == []
 
 

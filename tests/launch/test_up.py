@@ -257,7 +257,8 @@ def test_a_sweep_that_loses_a_node_ends_as_its_fine_tunings_alone(running, input
     command += ["recipe.budget.trials=2", "recipe.confirm_seeds=1", "--name", "lost"]
     ledger = home / "sweep" / "lost" / "ledger.jsonl"
     # an earlier test lost the worker, and two trials would have room on the head, one after the other
-    wait_for(lambda: running.nodes() == {running.hosts.head.address, running.hosts.worker.address})
+    wait_for(lambda: any("raylet" in line for line in running.hosts.worker.processes()))
+    wait_for(lambda: running.nodes() == {running.hosts.head.address, running.hosts.worker.address}, every_s=2)
     with forked_ray.without_forks():
         handed_in = running.submit("--detach", "--no-preflight", "--", *command)
         job = re.search(r"job (tune-\w+) is handed in", handed_in.stderr)[1]
@@ -347,9 +348,9 @@ def losses(tracking, name):
     return dict(registry.metric_history(tracking, run.id, "train/loss")) if run else {}
 
 
-def wait_for(condition):
-    for _ in range(1200):
+def wait_for(condition, every_s=0.5):
+    for _ in range(int(360 / every_s)):
         if condition():
             return
-        time.sleep(0.3)
+        time.sleep(every_s)
     raise AssertionError("it did not come to be within 360 s")

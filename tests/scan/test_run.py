@@ -1,6 +1,7 @@
 """Planted notes are found wherever they are, told without a word of theirs, and nothing else is accused."""
 
 import gzip
+import io
 import json
 import os
 import pathlib
@@ -110,14 +111,24 @@ def test_what_is_planted_is_found_and_never_quoted(home, tracking, sources, monk
     assert {place.split(":")[0] for place in places_of(clean)} == {f"run {run.id}", "model m"}
 
 
-def test_what_cannot_be_looked_into_is_said(home, tracking, sources):
+def test_what_cannot_be_looked_into_is_said(home, tracking, sources, monkeypatch):
     (home / "table.parquet").write_bytes(b"PAR1" + b"0" * 99)
     (home / "cut.gz").write_bytes(gzip.compress(note(40).encode())[:-20])
     result = scan(sources, tracking=tracking, places=[home])
     assert result.unread == (f"{home}/cut.gz (EOFError)", f"{home}/table.parquet (of a format that is not opened)")
     command = ["models", "scan", sources[0].uri, "--id-column", "id", "--home", str(home)]
-    told = CliRunner().invoke(app, [*command, "--tracking-uri", tracking.uri])
+    command += ["--tracking-uri", tracking.uri]
+    told = CliRunner().invoke(app, command)
     assert told.exit_code == 3, "nothing found, and not all was looked into"
+    for name in ("table.parquet", "cut.gz"):
+        (home / name).unlink()
+    assert CliRunner().invoke(app, command).exit_code == 0
+    (home / "run.log").write_text(note(7)[20:120])
+    shown = io.StringIO()
+    monkeypatch.setattr("clinscale.cli.output._stdout", shown)
+    assert CliRunner().invoke(app, command).exit_code == 1
+    assert "run.log" in shown.getvalue()
+    assert note(7).split()[9] not in shown.getvalue()
 
 
 def test_token_ids_that_no_tokenizer_reads_are_not_looked_into(home, tracking, sources):
