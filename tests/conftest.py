@@ -23,6 +23,9 @@ import pytest
 sys.path.append(str(Path(__file__).with_name("forked")))
 import forked_ray
 
+# with `sitecustomize.py` there
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[-1], os.environ.get("PYTHONPATH"))))
+
 # a busy machine's wall clock is no fault of an example; more of them: `pytest --hypothesis-profile nightly`
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000, print_blob=True)

@@ -66,7 +66,6 @@ def begin():
         os.wait()
     server.close()
     os.environ["CLINSCALE_TESTS_FORKED"] = str(folder)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SOURCE), os.environ.get("PYTHONPATH"))))
     os.environ["RAY_RUNTIME_ENV_HOOK"] = "forked_ray.with_forks"
     return functools.partial(shutil.rmtree, folder, ignore_errors=True)  # the nursery ends with this process
 

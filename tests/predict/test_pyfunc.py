@@ -46,19 +46,22 @@ def versions(folders, documents, mlflow_database, tmp_path_factory):
     home = tmp_path_factory.mktemp("registry")
     shutil.copy(mlflow_database, home / "mlflow.db")
     tracking = registry.connect(f"sqlite:///{home / 'mlflow.db'}")
-    made = {}
-    with registry.start_run(tracking, experiment="clinscale-sweep", name="x", tags={}, params={}) as run:
-        for task, family in CASES:
-            folder, name = folders(task, family, MAX_TOKENS), f"{task}-{family}"
+
+    class Versions(dict):
+        def __missing__(self, case):
+            folder, name = folders(*case, MAX_TOKENS), "-".join(case)
             version = registry.register(tracking, run.id, folder, name=name, tags={}, pyfunc=as_pyfunc(folder))
-            predictor, examples = load_predictor(folder), documents(task)[::3]
-            made[task, family] = {
+            predictor, examples = load_predictor(folder), documents(case[0])[::3]
+            self[case] = {
                 "model": tracking.client.get_model_version_download_uri(name, str(version.version)),
                 "folder": str(registry.pull(tracking, name, home / name).path),
                 "rows": rows_of(examples, predictor),
                 "answers": predictor.predict(examples),
             }
-    return made
+            return self[case]
+
+    with registry.start_run(tracking, experiment="clinscale-sweep", name="x", tags={}, params={}) as run:
+        yield Versions()
 
 
 @pytest.mark.parametrize(("task", "family"), CASES)
