@@ -159,10 +159,10 @@ def test_a_job_runs_the_code_from_here_once_and_its_exit_code_comes_back(clinsca
     job = json.loads(again.stdout)
     assert job["status"] == "SUCCEEDED"
     assert f"job {job['id']} does this already, or has done it" in again.stderr
-    mistake = ["--no-preflight", "--", "models", "show", "gone", "--home", loopback.folder / "home"]
+    mistake = ["--no-preflight", "--", "tasks", "show", "gone"]
     failed = [clinscale(*asked, *mistake) for _ in range(2)]
     assert [ended.returncode for ended in failed] == [2, 2]
-    assert "no model 'gone'" in failed[0].stderr
+    assert "task 'gone' is not in the catalog" in failed[0].stderr
     listed = json.loads(clinscale(*asked, "--status", "all", "--json").stdout)["jobs"]
     mine = [job["id"] for job in listed if "show gone" in job["entrypoint"]]
     assert mine[1] == f"{mine[0]}-2", "what failed may be tried again"
@@ -203,10 +203,9 @@ def test_a_closed_terminal_ends_no_job_and_stop_does(loopback, tmp_path):
 
 @pytest.mark.cluster
 def test_plain_ray_job_submit_does_the_same(loopback):
-    home = loopback.folder / "home"
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", loopback.dashboard]
     ran = subprocess.run(
-        [*command, "--", "python", "-m", "clinscale", "models", "--home", str(home), "--json"],
+        [*command, "--", "python", "-m", "clinscale", "tasks", "--json"],
         env=forked_ray.clean_environment() | loopback.auth,
         capture_output=True,
         text=True,
@@ -214,4 +213,4 @@ def test_plain_ray_job_submit_does_the_same(loopback):
         timeout=180,
     )
     assert ran.returncode == 0, ran.stderr
-    assert '"models": []' in ran.stdout + ran.stderr
+    assert '"tasks": [' in ran.stdout + ran.stderr
