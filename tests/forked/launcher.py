@@ -14,8 +14,11 @@ import socket
 import sys
 from pathlib import Path
 
-READ_BY_IMPORTS = ("CUDA_", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HOME", "LD_", "MKL_", "OMP_", "TMPDIR")
-"""Beginnings of the environment variables that libraries read when they are imported, and that tests may set."""
+READ_BY_IMPORTS = ("CUDA_", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HOME", "LD_", "MKL_", "OMP_")
+"""Beginnings of the environment variables that libraries read when they are imported, and that tests may set.
+
+TMPDIR is none of them, and hosts and jobs of Slurm have their own.
+"""
 LIMITS = ("RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NOFILE")
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked_ray
 import pytest
 import yaml
 
@@ -189,6 +190,11 @@ def open_to_others(folder):
 
 
 def test_a_sweep_whose_nodes_are_taken_back_is_queued_again_and_ends_with_its_winner(slurm, sweep, tmp_path):
+    with forked_ray.without_forks():
+        taken_back(slurm, sweep, tmp_path)
+
+
+def taken_back(slurm, sweep, tmp_path):
     number = slurm.submit([], *sweep, "--home", slurm.home / "runs", "--name", "s", "recipe.budget.trials=3")
     ledger = slurm.home / "runs" / "sweep" / "s" / "ledger.jsonl"
     seen, tokens, finished = set(), set(), []

@@ -50,16 +50,16 @@ def test_items_come_out_as_they_went_in(ray_cluster, num_actors):
 
 
 @pytest.mark.parametrize(
-    ("source", "work", "error", "message"),
+    ("source", "work", "num_actors", "error", "message"),
     [
-        (then_a_fault, double, DataError, "^notes.csv row 2 is bad$"),
-        (numbers, fail_of_ours, DataError, "^item 0 is bad$"),
-        (numbers, fail_otherwise, ClusterError, r"a process of the cluster failed \(ValueError\); look at"),
-        (numbers, die, ClusterError, r"a process of the cluster failed \(.*Error\); run"),
+        (then_a_fault, double, None, DataError, "^notes.csv row 2 is bad$"),
+        (numbers, fail_of_ours, None, DataError, "^item 0 is bad$"),
+        (numbers, fail_otherwise, 1, ClusterError, r"a process of the cluster failed \(ValueError\); look at"),
+        (numbers, die, 1, ClusterError, r"a process of the cluster failed \(.*Error\); run"),
     ],
     ids=["source", "work", "another error", "dies"],
 )
-def test_what_fails_is_told(ray_cluster, source, work, error, message):
+def test_what_fails_is_told(ray_cluster, source, work, num_actors, error, message):
     with pytest.raises(error, match=message) as caught:
-        list(stream([source], work, num_actors=1, in_order=True, **OPTIONS))
+        list(stream([source], work, num_actors=num_actors, in_order=True, **OPTIONS))
     assert "quote" not in str(caught.value)
