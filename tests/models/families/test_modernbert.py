@@ -49,5 +49,7 @@ def test_documents_are_kept_apart_without_an_attention_of_clinscales_own(runtime
 
 
 def test_nothing_converts_to_it(tmp_path):
-    with pytest.raises(ConfigError, match=r"model.convert_to must be one of longformer, bigbird, got 'modernbert'"):
+    with pytest.raises(
+        ConfigError, match=r"model.convert_to must be one of longformer, bigbird, got 'modernbert'"
+    ):
         models.convert(models.ModelConfig(pretrained=str(tmp_path), convert_to="modernbert"), None)
