@@ -1,8 +1,10 @@
 """Reading is timed only where reader and script give the same, on a user's public data or on invented files."""
 
 import dataclasses
+import functools
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from clinscale.bench import files, loading
 from clinscale.cli.bench_data import Format
 from clinscale.errors import ClinscaleError, ConfigError
 
+PUBLIC = Path("../shared/data")
 TINY = {"megabytes": 0.02, "repeats": 1}
 
 
@@ -48,6 +51,17 @@ def test_a_reader_that_loses_a_text_is_never_timed(name, monkeypatch):
     monkeypatch.setattr(loading, "side_by_side", None)
     with pytest.raises(ClinscaleError, match=f"bench {name}: .* different texts"):
         bench.bench_loading(**TINY, formats=[name])
+
+
+@pytest.mark.parametrize("name", loading._PUBLIC)
+def test_public_sets_are_read_as_the_scripts_read_them(name, tmp_path):
+    data_set, pattern = loading._PUBLIC[name]
+    if not list((PUBLIC / data_set).glob(pattern)):
+        pytest.skip(f"the public data set {data_set} is not here")
+    found, _ = loading._files(name, tmp_path, None, str(PUBLIC), 0)
+    loading._assert_equal(
+        name, loading._run_script(name, found), functools.partial(loading._run_reader, name, found)
+    )
 
 
 @pytest.mark.parametrize("name", ["bio", "brat", "i2b2_xml", "squad"])
