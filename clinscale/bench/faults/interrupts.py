@@ -1,6 +1,7 @@
 """Ctrl-C and a closed terminal, at the verbs that run for long."""
 
 import functools
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,8 @@ def _check_end(verb: str, code: int, said: str, told: str) -> None:
     """LossError unless it ended as an interrupted command does, or was over."""
     check("Traceback" not in said and "failed where it should not" not in said, f"{told}: {said.strip()[-300:]!r}")
     while_loading = code < 0 and not said.strip("^C\r\n")
+    if code == -signal.SIGINT and GO_ON in said:  # how `python -m` ends where the interruption met generated code
+        code = EXIT_CODE
     check(code in (0, EXIT_CODE) or while_loading, f"{told}: it ended with {code}: {said.strip()[-300:]!r}")
     if code == EXIT_CODE and "closed" not in told:
         check(GO_ON in said, f"{told}: it was not said how to go on: {said[-300:]!r}")
