@@ -7,6 +7,7 @@ holds note text. Every error is built from one string, so all of them survive pi
 import errno
 import os
 import re
+from collections.abc import Callable, Iterator
 from typing import Self
 
 
@@ -17,13 +18,24 @@ class ClinscaleError(Exception):
     """Exit code of the command line: 1 if the work failed, 2 if the request was wrong."""
 
 
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ or error.__context__
+
+
+def with_causes(
+    error: BaseException | None, cause: Callable[[BaseException], BaseException | None] = _cause
+) -> Iterator[BaseException]:
+    """Yield an error and what it came from, each once: a chain of them may come back to itself."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = cause(error)
+
+
 def was_interrupted(error: BaseException | None) -> bool:
     """Whether `error` is a Ctrl-C, or came up while one was being dealt with: cleaning up may fail, too."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(isinstance(one, KeyboardInterrupt) for one in with_causes(error))
 
 
 class ConfigError(ClinscaleError):
@@ -78,11 +90,10 @@ class ClusterError(ClinscaleError):
 
 def own_cause(error: BaseException | None) -> ClinscaleError | None:
     """The ClinscaleError inside an error that Ray wrapped on its way between processes, if there is one."""
-    while error is not None:
+    for one in with_causes(error, lambda wrapped: getattr(wrapped, "cause", None) or wrapped.__cause__):
         # Ray's own answer to a task that failed is of both classes, and its text is a traceback
-        if isinstance(error, ClinscaleError) and not hasattr(error, "cause"):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
+        if isinstance(one, ClinscaleError) and not hasattr(one, "cause"):
+            return one
     return None
 
 
@@ -107,12 +118,11 @@ def exhausted_disk(error: BaseException | None) -> str | None:
 
     Libraries in C++ and Rust hide the system's error behind their own, or have its number in their text alone.
     """
-    while error is not None:
-        written = re.search(r"\(os error (\d+)\)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(written[1]) if written else None
+    for one in with_causes(error):
+        written = re.search(r"\(os error (\d+)\)", str(one))
+        number = one.errno if isinstance(one, OSError) else int(written[1]) if written else None
         if number in _DISK:
             return os.strerror(number)
-        error = error.__cause__ or error.__context__
     return None
 
 

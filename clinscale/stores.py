@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
-from clinscale.errors import ClusterError
+from clinscale.errors import ClusterError, with_causes
 from clinscale.patience import PATIENCE_S, ask_again
 
 _AWAY = {
@@ -30,12 +30,11 @@ _Answer = TypeVar("_Answer")
 
 def why_away(error: BaseException | None) -> str | None:
     """Reason, in a word, why a store gave no answer; None for an error that is one."""
-    while error is not None:
-        if isinstance(error, FileNotFoundError | PermissionError | ClusterError) or is_of_certificate(error):
+    for one in with_causes(error):
+        if isinstance(one, FileNotFoundError | PermissionError | ClusterError) or is_of_certificate(one):
             return None
-        if why := why_away_itself(error):
+        if why := why_away_itself(one):
             return why
-        error = error.__cause__ or error.__context__
     return None
 
 
@@ -61,12 +60,10 @@ def refusal(error: BaseException) -> str | None:
     """A store's answer in a word, of an error that its library raised; None where the error is another's."""
     if type(error).__module__.partition(".")[0] not in _LIBRARIES:
         return None
-    inner: BaseException | None = error
-    while inner is not None:
-        code = _said(inner, "Error", "Code")
+    for one in with_causes(error):
+        code = _said(one, "Error", "Code")
         if isinstance(code, str) and code.isalnum():
             return code
-        inner = inner.__cause__ or inner.__context__
     return type(error).__name__
 
 

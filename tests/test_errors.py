@@ -6,7 +6,7 @@ import pytest
 
 from clinscale import errors
 
-CLASSES = [error for _, error in inspect.getmembers(errors, inspect.isclass)]
+CLASSES = [one for _, one in inspect.getmembers(errors, inspect.isclass) if one.__module__ == errors.__name__]
 
 
 @pytest.mark.parametrize("error", CLASSES)
@@ -94,3 +94,14 @@ def test_cleaning_up_that_fails_does_not_hide_a_ctrl_c():
 
     assert stop(KeyboardInterrupt())
     assert not stop(ValueError())
+
+
+def test_errors_that_come_from_one_another_are_each_looked_at_once():
+    """A sweep that failed never ended: libraries of async code leave such chains."""
+    first, second = ValueError(), OSError(errno.ENOSPC, "")
+    first.__context__, second.__context__ = second, first
+    assert list(errors.with_causes(first)) == [first, second]
+    assert not errors.was_interrupted(first)
+    assert errors.exhausted_disk(first) == "No space left on device"
+    first.__cause__, second.__cause__ = second, first
+    assert errors.own_cause(first) is None

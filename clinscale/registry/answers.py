@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clinscale import stores
+from clinscale.errors import with_causes
 from clinscale.patience import PATIENCE_S, Patience, ask_again
 from clinscale.units import format_seconds
 
@@ -112,26 +113,25 @@ def why_away(error: BaseException | None) -> str | None:
     import requests
     from google.protobuf.json_format import ParseError
 
-    while error is not None:
-        text = str(error)
-        if stores.is_of_certificate(error):
+    for one in with_causes(error):
+        text = str(one)
+        if stores.is_of_certificate(one):
             return None
         if code := re.search(r"too many (\d+) error", text):
             return f"HTTP {code[1]}"
-        if isinstance(error, requests.exceptions.Timeout) or "timed out" in text:
+        if isinstance(one, requests.exceptions.Timeout) or "timed out" in text:
             return "no answer in time"
-        if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
+        if isinstance(one, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
             system = re.search(r"\[Errno -?\d+\] ([A-Za-z ]+)", text)
             return system[1].strip().lower() if system else "the connection was closed"
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        status = getattr(getattr(one, "response", None), "status_code", None)
         if status in _AWAY:
             return f"HTTP {status}"
         nonsense = json.JSONDecodeError, ParseError, requests.exceptions.ContentDecodingError
-        if isinstance(error, nonsense) or "not in a valid JSON format" in text:
+        if isinstance(one, nonsense) or "not in a valid JSON format" in text:
             return "what answers is not MLflow"
-        if why := stores.why_away_itself(error):  # of one that holds the server's files
+        if why := stores.why_away_itself(one):  # of one that holds the server's files
             return why
-        error = error.__cause__ or error.__context__
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clinscale import interrupts
-from clinscale.errors import ClusterError, RegistryError
+from clinscale.errors import ClusterError, RegistryError, with_causes
 from clinscale.held import Held, opened, wait_while
 from clinscale.registry.answers import patience_s
 
@@ -81,11 +81,7 @@ class Database:
 
 def _is_of_moved(error: BaseException | None) -> bool:
     """Whether SQLite missed the file under its name."""
-    while error is not None:
-        if getattr(getattr(error, "orig", None), "sqlite_errorname", "") in _MOVED:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(getattr(getattr(one, "orig", None), "sqlite_errorname", "") in _MOVED for one in with_causes(error))
 
 
 def _make_none_anew(path: str) -> None:
