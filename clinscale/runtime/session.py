@@ -57,6 +57,10 @@ _LOCAL_OBJECT_STORE_BYTES = 160 * 2**20  # our objects are configs and metrics; 
 _OF_RAY = "ray"
 """Name of Ray's folder below ours, because Ray opens the folder that it is given to everybody."""
 
+_LONGEST_SOCKET = f"session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/dash_MetricsHead"
+"""A name as long as the longest that a local Ray gives a socket below its folder."""
+_LONGEST_PATH_BYTES = 107
+"""Linux's limit for the path of a socket (`man 7 unix`)."""
 _STARTS = 3
 """Number of times that a local Ray is started before giving up."""
 
@@ -194,6 +198,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
             _check_reachable(address)
             context = _init(address, {})
         else:
+            _check_socket_paths()
             replace_open_token()
             own.enter_context(session_token(_scratch()))
             context = _start_here(_local_options(num_cpus))
@@ -222,16 +227,21 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
                 shutil.rmtree(context.address_info["session_dir"], ignore_errors=True)
 
 
+def _check_socket_paths() -> None:
+    """ClusterError where a socket's path would be too long; a dashboard without one fails unseen, minutes later."""
+    most = _LONGEST_PATH_BYTES - len(f"/{_OF_RAY}/{_LONGEST_SOCKET}")
+    if (length := len(os.fsencode(_scratch()))) > most:
+        raise ClusterError(
+            f"Ray cannot start on this machine: its sockets would be below {_scratch()}, whose path must have at most "
+            f"{most} characters, got {length}; set TMPDIR to a shorter one, such as /tmp"
+        )
+
+
 def _why_no_ray(address: str | None, error: Exception) -> str:
     if address:
         return (
             f"Ray at {address} cannot be joined ({type(error).__name__}); "
             "check the address and that the head runs, or unset RAY_ADDRESS to start Ray here"
-        )
-    if "AF_UNIX" in str(error):
-        return (
-            f"Ray cannot start on this machine: its sockets lie below {_scratch()}, whose path must be shorter, got "
-            f"{len(str(_scratch()))} characters; set TMPDIR to a shorter one, such as /tmp"
         )
     return f"Ray cannot start on this machine ({type(error).__name__}); clinscale doctor looks for the reason"
 

@@ -39,7 +39,7 @@ def test_a_folder_for_temporary_files_whose_path_is_too_long_for_sockets_is_name
         timeout=120,
     )
     assert ran.returncode == 1
-    assert f"its sockets lie below {long}/clinscale-" in ran.stderr
+    assert f"its sockets would be below {long}/clinscale-" in ran.stderr
     assert "set TMPDIR to a shorter one, such as /tmp" in ran.stderr
 
 
