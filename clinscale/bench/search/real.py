@@ -16,8 +16,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from clinscale import models
 from clinscale.bench.search.public import write_public
 from clinscale.bench.search.table import curve_of, one_thread
+from clinscale.config import fingerprint
 from clinscale.errors import ConfigError
 from clinscale.storage import read_json, write_json
 from clinscale.sweep import SearchSpace
@@ -70,16 +72,17 @@ def record_curves(
         on_progress: receives the number of curves that have ended, and that of all.
 
     Raises:
-        ConfigError: fewer than two settings, a data set is not there, or `PATH.part` is of other trainings.
-        DataError: as `finetune`.
+        ConfigError: fewer than two settings, a path without `.parquet`, a data set that is not there, or `PATH.part` is
+            of other trainings. DataError: `model` is no such folder, or as `finetune`.
     """
     if num_configurations < 2:
         raise ConfigError(f"a table must have at least 2 configurations, got {num_configurations}; 96 are usual")
     if missing := [TASKS[task] for task in tasks if not (Path(data) / TASKS[task]).is_dir()]:
         raise ConfigError(f"{data} must hold the data set {missing[0]}, and does not; name the folder that does")
-    space = SearchSpace.parse(SPACE, source="bench search")
-    params = space.quasi_random(num_configurations, seed)
-    kept = _begin(Path(f"{path}.part"), {"model": model, "data": str(data), "seed": seed})
+    if Path(path).suffix != ".parquet":
+        raise ConfigError(f"{path} must end with .parquet, as what replays it knows the form by that; rename it")
+    params = SearchSpace.parse(SPACE, source="bench search").quasi_random(num_configurations, seed)
+    kept = _begin(Path(f"{path}.part"), _trainings(model, data, seed))
     jobs = [(task, number) for number in range(num_configurations) for task in tasks]
     left = [job for job in jobs if not _kept_at(kept, *job).exists()]
     with tempfile.TemporaryDirectory(prefix="clinscale-curves-") as scratch:
@@ -94,6 +97,13 @@ def record_curves(
 
     write_public(pandas.DataFrame(_rows(kept, jobs, params)), path, goal="maximise")
     shutil.rmtree(kept)
+
+
+def _trainings(model: str, data: str | Path, seed: int) -> dict[str, Any]:
+    """All that decides the curves but the task: they are mixed with no others."""
+    models.check_hf_folder(model)
+    recipe = {"weights": models.model_fingerprint(model), "space": SPACE, "layers": _LAYERS, "examples": _EXAMPLES}
+    return {"model": model, "data": str(data), "seed": seed, "recipe": fingerprint(recipe)}
 
 
 def _begin(kept: Path, trainings: dict[str, Any]) -> Path:
@@ -141,6 +151,5 @@ def _rows(kept: Path, jobs: list[tuple[str, int]], params: list[dict[str, Any]])
     for task, number in jobs:
         curve = read_json(_kept_at(kept, task, number))
         for step, (value, seconds) in enumerate(zip(curve["value"], curve["seconds"], strict=True), 1):
-            yield {"task": task, "config": number, "step": step, "value": value, "seconds": seconds} | params[
-                number
-            ]
+            look = {"task": task, "config": number, "step": step, "value": value, "seconds": seconds}
+            yield look | params[number]

@@ -15,12 +15,12 @@ DATA = Path("../shared/data")
 def test_curves_are_recorded_once_and_replayed(base_models, tmp_path):
     path = tmp_path / "curves.parquet"
     record = {"model": base_models["longformer"], "data": DATA.resolve(), "tasks": ["ncbi_disease"]}
-    kept = real._begin(Path(f"{path}.part"), {"model": record["model"], "data": str(record["data"]), "seed": 0})
+    kept = real._begin(Path(f"{path}.part"), real._trainings(record["model"], record["data"], 0))
     real.write_json(
         real._kept_at(kept, "ncbi_disease", 1), {"value": [0.1, None], "seconds": [2.0, 1.0]}
     )  # one that had ended, by divergence
     with pytest.raises(ConfigError, match="holds curves of"):
-        real.record_curves(path, **{**record, "model": "another"})
+        real.record_curves(path, **{**record, "model": base_models["bigbird"]})
     ended: list[tuple[int, int]] = []
     real.record_curves(path, **record, num_configurations=2, on_progress=lambda *count: ended.append(count))
     assert ended == [(2, 2)], "what had ended is not trained again"
@@ -36,3 +36,8 @@ def test_a_data_set_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match="must hold the data set ncbi_disease_bio"):
         real.record_curves(tmp_path / "curves.parquet", model="-", data=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_by_which_it_could_not_be_replayed_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"must end with \.parquet"):
+        real.record_curves(tmp_path / "curves.json.gz", model="-", data=tmp_path, tasks=[])
