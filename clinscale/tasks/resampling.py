@@ -48,6 +48,18 @@ def estimate_on(
     return Estimate(at, float(low), float(high))
 
 
+def with_unseen(spread: Estimate, documents: int) -> Estimate:
+    """The interval of a score; of one that is 0 or 1 in every draw, with room for documents unlike these.
+
+    To draw them again tells of no other. So large a share of others is missed by so many with a chance of 2.5 %
+    (Clopper and Pearson 1934).
+    """
+    if spread.low != spread.high or spread.value not in OF_SCORES:
+        return spread
+    unseen = 1 - 0.025 ** (1 / documents)
+    return Estimate(spread.value, max(0.0, spread.value - unseen), min(1.0, spread.value + unseen))
+
+
 def drawn_values(
     value: Callable[[np.ndarray], float], members: Sequence[np.ndarray], resamples: int, seed: int
 ) -> np.ndarray:

@@ -24,6 +24,7 @@ from clinscale.tasks.resampling import (
     if_proven,
     members_of,
     paired_p,
+    with_unseen,
     with_zero,
 )
 from clinscale.tasks.split import group_numbers
@@ -172,7 +173,8 @@ class Band:
 def estimate(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """The metric with its percentile bootstrap interval over documents (scipy.stats.bootstrap)."""
     members = members_of(outcomes.documents)
-    return estimate_on(outcomes.value, members, resamples, seed)
+    found = estimate_on(outcomes.value, members, resamples, seed)
+    return with_unseen(found, len(members)) if resamples else found
 
 
 def compare(ours: Outcomes, theirs: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
@@ -207,6 +209,7 @@ def estimate_seeds(outcomes: Sequence[Outcomes], *, resamples: int = RESAMPLES, 
     if len(np.unique(outcomes[0].documents)) < 2:
         return Estimate(float(np.mean([one.value() for one in outcomes])), *OF_SCORES)
     found = _over_seeds([outcomes], resamples, seed).estimate
+    found = with_unseen(found, len(np.unique(outcomes[0].documents)))
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))  # as every metric is from 0 to 1
 
 
@@ -375,7 +378,8 @@ def by_length(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) 
         if np.isnan(outcomes.value(inside)):
             continue
         members = [inside[positions] for positions in members_of(outcomes.documents[inside])]
-        bands.append(Band(above, up_to, len(inside), estimate_on(outcomes.value, members, resamples, seed)))
+        score = estimate_on(outcomes.value, members, resamples, seed)
+        bands.append(Band(above, up_to, len(inside), with_unseen(score, len(members)) if resamples else score))
     return bands
 
 

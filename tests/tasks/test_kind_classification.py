@@ -4,10 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    roc_auc_score,
+    roc_curve,
+)
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.tasks import Example, Outcomes, kind_of, metric_of, threshold_sentence
+from clinscale.tasks import Example, Outcomes, estimate, kind_of, metric_of, threshold_sentence
 from clinscale.tasks.kinds.classification import roc_area, sensitivity_at, threshold_at
 
 LABELS = ("a", "b", "c")
@@ -377,6 +384,52 @@ def test_an_area_that_is_not_defined_is_left_out_or_raises_when_it_decides(task_
         decides = kind_of(task_of("sequence", multi_label=multi_label, metric=metric))
         with pytest.raises(DataError, match=f"{metric} is not defined on these 2 examples"):
             decides.score(examples, predictions, LABELS)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_macro_f1_is_of_the_labels_that_are_there_also_where_texts_are_drawn_again(task_of, several):
+    """Twenty rare labels, of which a draw lacks a third: a perfect model stays perfect, and its interval holds it."""
+    labels = tuple(f"l{number:02}" for number in range(22))
+    kind = kind_of(task_of("sequence", multi_label=several, metric="macro_f1"))
+    some = [Example(str(n), f"text {n}", labels=(label,)) for n, label in enumerate(labels[:20])]
+    perfect = [{"scores": {label: float(label in one.labels) for label in labels}} for one in some]
+    scores = kind.score(some, perfect, labels)
+    assert scores["macro_f1"] == scores["micro_f1"] == 1, "of two labels there is no text"
+    found = estimate(Outcomes.of(kind, some, perfect, labels, len), resamples=50)
+    assert found.low < found.value == found.high == 1
+    wrong = [{"scores": {label: float(label == "l21") for label in labels}}, *perfect[1:]]
+    assert kind.score(some, wrong, labels)["macro_f1"] == pytest.approx(19 / 21), "what is answered counts"
+
+
+def test_f1_of_texts_without_a_label_that_are_answered_so_is_not_defined(task_of):
+    kind, some = kind_of(task_of("sequence", multi_label=True)), examples_of((), ())
+    rows = kind.outcomes(some, [{"scores": {"a": 0.1, "b": 0.2}}] * 2, ("a", "b"))
+    assert "micro_f1" not in kind.scores_of(rows)
+    assert kind.scores_of(kind.outcomes(some, [{"scores": {"a": 0.9, "b": 0.2}}] * 2, ("a", "b")))["micro_f1"] == 0
+
+
+def test_briers_score_is_scikit_learns(task_of):
+    rng = np.random.default_rng(2)
+    for labels, several in ((("no", "yes"), False), (LABELS, False), (LABELS, True), (("a",), True)):
+        kind = kind_of(task_of("sequence", multi_label=several))
+        hot = (
+            rng.integers(2, size=(30, len(labels)))
+            if several
+            else np.eye(len(labels))[rng.integers(len(labels), size=30)]
+        )
+        some = examples_of(*[tuple(np.array(labels)[row == 1]) for row in hot])
+        found = decoded(kind, some, rng.normal(size=hot.shape), labels)
+        chances = np.array([[one["scores"][label] for label in labels] for one in found])
+        columns = [brier_score_loss(hot[:, at], chances[:, at]) for at in range(len(labels))]
+        expected = np.mean(columns) if several or len(labels) == 2 else np.sum(columns)
+        assert kind.calibration(kind.outcomes(some, found, labels))["brier_score"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_gold_that_the_model_does_not_know_is_not_passed_over(task_of, several):
+    kind, some = kind_of(task_of("sequence", multi_label=several)), examples_of(("a",), ("d",))
+    with pytest.raises(DataError, match="1 of 2 examples have a label that the model does not know, first 1"):
+        kind.score(some, likely(0.1, 0.9), ("a", "b"))
 
 
 def test_the_trivial_answer_is_the_majority_of_the_training_split(task_of):

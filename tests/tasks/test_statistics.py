@@ -50,6 +50,22 @@ def test_the_interval_of_an_accuracy_is_scipys(task_of):
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.013)
 
 
+@pytest.mark.parametrize("number", [2, 10, 100])
+def test_a_perfect_score_on_few_documents_is_not_certain(task_of, number):
+    """The exact binomial interval; drawing again gives the same score each time."""
+    for hits, (low, high) in ((number, (0.025 ** (1 / number), 1)), (0, (0, 1 - 0.025 ** (1 / number)))):
+        exact = scipy.stats.binomtest(hits, number).proportion_ci()
+        assert (exact.low, exact.high) == pytest.approx((low, high))
+        outcomes = judged(task_of, [bool(hits)] * number)
+        for found in (
+            estimate(outcomes),
+            estimate_seeds([outcomes] * 2, resamples=20),
+            by_length(outcomes, resamples=20)[0].score,
+        ):
+            assert (found.value, found.low, found.high) == pytest.approx((hits / number, low, high))
+    assert estimate(outcomes, resamples=0) == by_length(outcomes, resamples=0)[0].score == Estimate(0, 0, 0)
+
+
 def test_questions_on_one_document_are_drawn_together(task_of):
     hits = [True] * 30 + [False] * 30
     alone = estimate(judged(task_of, hits))
@@ -192,7 +208,7 @@ def test_a_metric_without_meaning_in_a_draw_is_left_out_of_it(task_of):
     examples = [Example(str(n), f"t{n}", labels=("b" if n == 19 else "a",)) for n in range(20)]
     predictions = [{"scores": {"a": 0.9 if hit else 0.1, "b": 0.1 if hit else 0.9}} for hit in hits]
     found = estimate(Outcomes.of(kind, examples, predictions, LABELS, len))
-    assert found.value == found.low == found.high == 1.0
+    assert (found.value, found.high, found.low) == (1.0, 1.0, pytest.approx(0.025 ** (1 / 20)))
 
 
 def test_a_recipe_is_better_only_beyond_the_noise_between_its_seeds(task_of):

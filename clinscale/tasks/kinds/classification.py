@@ -20,12 +20,10 @@ def single_label_measures(specificity: float, choose: Callable[[np.ndarray], np.
         specificity: at which `sensitivity` is read off.
         choose: probabilities -> (N,) numbers of the classes that are answered.
     """
-    from sklearn.metrics import f1_score
 
     def f1(average: str) -> Measure:
-        def measure(truth: np.ndarray, probabilities: np.ndarray) -> float:
-            every = list(range(probabilities.shape[1]))
-            return float(f1_score(truth, choose(probabilities), labels=every, average=average, zero_division=0))
+        def measure(truth: np.ndarray, probabilities: np.ndarray) -> float | None:
+            return _f1(truth, choose(probabilities), list(range(probabilities.shape[1])), average)
 
         return measure
 
@@ -52,13 +50,12 @@ def multi_label_measures(specificity: float) -> dict[str, Measure]:
     Args:
         specificity: at which `sensitivity` is read off.
     """
-    from sklearn.metrics import f1_score
 
     def f1(average: str) -> Measure:
-        def measure(truth: np.ndarray, probabilities: np.ndarray) -> float:
+        def measure(truth: np.ndarray, probabilities: np.ndarray) -> float | None:
             # a column alone is two classes to scikit-learn, which counts those without the label, too
             alone = [1] if truth.shape[1] == 1 else None
-            return float(f1_score(truth, probabilities > 0.5, labels=alone, average=average, zero_division=0))
+            return _f1(truth, probabilities > 0.5, alone, average)
 
         return measure
 
@@ -67,6 +64,17 @@ def multi_label_measures(specificity: float) -> dict[str, Measure]:
         "macro_f1": f1("macro"),
         **_ranking_measures(specificity),
     }
+
+
+def _f1(truth: np.ndarray, chosen: np.ndarray, labels: Sequence[int] | None, average: str) -> float | None:
+    """F1 over the labels that are in gold or in answers: of any other it is not defined, and no mean has it.
+
+    So it is with the labels of notes that are drawn again, of which each draw lacks some of the rare ones.
+    """
+    from sklearn.metrics import f1_score
+
+    found = float(f1_score(truth, chosen, labels=labels, average=average, zero_division=np.nan))
+    return found if np.isfinite(found) else None
 
 
 def _ranking_measures(specificity: float) -> dict[str, Measure]:

@@ -69,7 +69,10 @@ class SequenceKind(Kind):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Scores of labels; those of a ranking are means over labels (one against the rest; of two, the second)."""
+        """Scores of labels; those of a ranking are means over labels (one against the rest; of two, the second).
+
+        F1 is of the labels that are in gold or in answers; macro F1 is their mean.
+        """
         shared = ("micro_f1", "macro_f1", *self._ranking_metrics)
         return shared if self.task.multi_label else ("accuracy", *shared)
 
@@ -221,10 +224,10 @@ class SequenceKind(Kind):
                 f"task {self.task.name}: scores of labels must be finite, got others on {broken:,} of "
                 f"{len(examples):,} examples; train again at a lower learning rate or in fp32"
             )
+        self._refuse_unknown(examples, labels)
         if self.task.multi_label:
             gold = np.array([[label in example.labels for label in labels] for example in examples], dtype=float)
         else:
-            self._refuse_unknown(examples, labels)
             gold = np.array(
                 [[labels.index(label) for label in example.labels] for example in examples], dtype=float
             )
@@ -270,7 +273,11 @@ class SequenceKind(Kind):
         return np.stack([gold & chosen, chosen, gold], axis=2).astype(float)
 
     def calibration(self, outcomes: np.ndarray) -> dict[str, float]:
-        """`calibration_error` of the chosen label (several labels: of each label's yes or no) and `brier_score`."""
+        """`calibration_error` of the most probable label (several labels: of each label's yes or no) and `brier_score`.
+
+        As in scikit-learn, Brier's score is the sum over labels, and of two labels that of the second alone; where a
+        text can have several it is the mean over labels.
+        """
         truth, probabilities = self._truth_and_probabilities(outcomes)
         if self.task.multi_label:
             hot, chance = truth, probabilities.ravel()
@@ -278,9 +285,11 @@ class SequenceKind(Kind):
         else:
             hot = np.eye(probabilities.shape[1])[truth]
             hits, confidence = probabilities.argmax(axis=1) == truth, probabilities.max(axis=1)
+        squares = ((probabilities - hot) ** 2).mean(axis=0)
+        alone = self.task.multi_label or len(squares) == 2  # the squares of two labels of a text are equal
         return {
             "calibration_error": calibration(hits.astype(float), confidence),
-            "brier_score": float(((probabilities - hot) ** 2).sum(axis=1).mean()),
+            "brier_score": float(squares.mean() if alone else squares.sum()),
         }
 
     def workload(self, outcomes: np.ndarray) -> dict[str, float]:
@@ -333,8 +342,10 @@ class SequenceKind(Kind):
         return () if self.task.label_from == "file" else self.task.columns.labels or (self.task.columns.label,)
 
     def read_gold(self, record: Record, text: str, findings: Findings) -> dict[str, Any]:
-        """The labels of a row, or the label that its file is named by."""
-        return {"labels": self._labels(record)}
+        """The labels of a row, or the label that its file is named by. Finds `rows without a label`."""
+        labels = self._labels(record)
+        findings.find("rows without a label", not labels)
+        return {"labels": labels}
 
     def _labels(self, record: Record) -> tuple[str, ...]:
         task, columns = self.task, self.task.columns
@@ -349,8 +360,9 @@ class SequenceKind(Kind):
     def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
         """Remark on texts that are there with other labels, too, and on a rare label that is not the one sought.
 
-        A public release is what it is.
+        Of a public release only on labels that its splits lack, as it is what it is.
         """
+        self._remark_on_absent(splits, findings)
         if self.task.format not in self.formats:
             return
         self._remark_on_sought(splits["train"], findings)
@@ -365,6 +377,18 @@ class SequenceKind(Kind):
                 f"all {len(splits['dev']):,} texts of dev have label {met.pop()!r}: whichever model always answers it "
                 "is best there"
             )
+
+    def _remark_on_absent(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
+        """Remark on labels of which macro F1, where that decides, tells nothing."""
+        if self.metric != "macro_f1":
+            return
+        met = {split: {label for one in some for label in one.labels} for split, some in splits.items()}
+        known = self.task.labels or self.task.columns.labels or sorted(set().union(*met.values()))
+        for split in ("dev", "test"):
+            if absent := [repr(label) for label in known if label not in met[split]]:
+                findings.remark(
+                    f"no text of {split} has label {', '.join(absent)}, of which macro_f1 tells nothing there"
+                )
 
     def _remark_on_sought(self, train: Sequence[Example], findings: Findings) -> None:
         """Remark on two labels in the order of the alphabet of which the rare one is the first."""
