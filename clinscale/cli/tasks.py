@@ -23,6 +23,11 @@ Tokenizer = Annotated[
 ]
 PLACES_SHOWN = 20
 
+_NEAR, _LEAST_WORDS = 0.7, 25
+"""Share of phrases that makes two texts versions of one, and words below which texts have them in common anyway."""
+_MOST_CHARACTERS = 100_000_000
+"""Text beyond which near copies are not looked for: this much takes about half a minute."""
+
 
 @app.callback(invoke_without_command=True)
 def tasks(context: typer.Context, json: Json = False) -> None:
@@ -178,12 +183,32 @@ def baseline(
 def _surveyed(read: "TaskData", model: str | None) -> dict[str, Any]:
     from clinscale.tasks import survey
 
+    read.findings.remarks += _near_copies(read)
     if model is None:
         return survey(read)
     from clinscale.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     return survey(read, lambda text: len(tokenizer(text, verbose=False)["input_ids"]))
+
+
+def _near_copies(read: "TaskData") -> list[str]:
+    """Remarks on texts of dev and test that are nearly those of an earlier split: corrected, continued, templates."""
+    from clinscale.corpus import NearDuplicatesConfig, near_earlier
+
+    sides = {
+        split: {one.text for one in examples if not one.is_part and len(one.text.split()) >= _LEAST_WORDS}
+        for split, examples in read.splits.items()
+    }
+    if (characters := sum(len(text) for texts in sides.values() for text in texts)) > _MOST_CHARACTERS:
+        return [f"near copies between splits were not looked for in {characters:,} characters, which takes long"]
+    near = near_earlier(list(sides.values()), NearDuplicatesConfig(threshold=_NEAR))
+    return [
+        f"{number:,} of {len(texts):,} texts of {split} share about {_NEAR:.0%} or more of their phrases with one of "
+        "an earlier split: are they versions of one note, or of one patient?"
+        for (split, texts), number in zip(sides.items(), near, strict=True)
+        if number
+    ]
 
 
 def _rows(values: Mapping[str, Any], *, leave_out: tuple[str, ...]) -> list[dict[str, Any]]:

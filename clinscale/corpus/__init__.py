@@ -16,6 +16,7 @@ from clinscale.corpus.config import CorpusConfig
 from clinscale.corpus.leakage import phrases
 from clinscale.corpus.loader import cut_rows, evaluation_batches, masked_batch, rows_of_step
 from clinscale.corpus.masking import HELD_OUT_MASKING, MaskingConfig, word_starts
+from clinscale.corpus.near_duplicates import NearDuplicatesConfig, near_earlier
 from clinscale.corpus.packing import Rows
 from clinscale.corpus.shards import ShardSet, open_shards
 from clinscale.corpus.sources import Document, SourceConfig, check_sources, files_of, read_documents
@@ -29,6 +30,7 @@ __all__ = [
     "CorpusConfig",
     "Document",
     "MaskingConfig",
+    "NearDuplicatesConfig",
     "Rows",
     "ShardSet",
     "SourceConfig",
@@ -41,6 +43,7 @@ __all__ = [
     "files_of",
     "load_tokenizer",
     "masked_batch",
+    "near_earlier",
     "open_shards",
     "phrases",
     "plant_canaries",

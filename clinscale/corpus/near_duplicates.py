@@ -5,7 +5,7 @@ in a whole band of their signatures are compared, and one that is near to an ear
 A~B~C therefore keeps C where C is near to B alone: less is lost than by dropping whole connected components.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ _SEED = 42
 _DETECTION = 0.99
 _MEMORY_LIMIT = "1GB"
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_AT_ONCE = 256
+"""Number of texts whose shingles are held at a time."""
 
 
 class NearDuplicatesConfig(Config):
@@ -106,6 +108,39 @@ def near_duplicates(documents: Any, config: NearDuplicatesConfig, *, scratch: st
         ).fetchnumpy()
     known = np.frombuffer(b"".join(rows["signature"]), dtype="<u4").reshape(-1, config.num_perm)
     return _near_a_kept_one(later, earlier, wanted, known, config.threshold)
+
+
+def near_earlier(sides: Sequence[Collection[str]], config: NearDuplicatesConfig) -> list[int]:
+    """Number of texts of each side that are almost one of an earlier side; copies but for case and blanks do not count.
+
+    Some are missed: of the earlier texts that share a band with one, it is compared with the first alone.
+    """
+    seen: set[str] = set()
+    known = np.zeros((0, config.num_perm), np.uint32)
+    numbers = []
+    for texts in sides:
+        once = {" ".join(text.lower().split()): text for text in texts}
+        new = [text for plain, text in once.items() if plain not in seen]
+        parts = [signatures(new[start : start + _AT_ONCE], config) for start in range(0, len(new), _AT_ONCE)]
+        found = np.concatenate([known[:0], *parts])
+        numbers.append(int(_are_near(found, known, config).sum()))
+        known = np.concatenate([known, found])
+        seen |= once.keys()
+    return numbers
+
+
+def _are_near(
+    found: NDArray[np.uint32], known: NDArray[np.uint32], config: NearDuplicatesConfig
+) -> NDArray[np.bool_]:
+    are_near = np.zeros(len(found), bool)
+    if not len(known):
+        return are_near
+    for keys, of_known in zip(band_keys(found, config).T, band_keys(known, config).T, strict=True):
+        order = np.argsort(of_known, kind="stable")
+        first = order[np.searchsorted(of_known[order], keys).clip(max=len(order) - 1)]
+        asked = np.flatnonzero((of_known[first] == keys) & ~are_near)
+        are_near[asked] = (found[asked] == known[first[asked]]).mean(axis=1) >= config.threshold
+    return are_near
 
 
 def _near_a_kept_one(

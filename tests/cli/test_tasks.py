@@ -94,6 +94,23 @@ def test_a_check_finds_every_fault_and_names_its_row(broken, clinscale):
     assert "secret" not in people.stdout + people.stderr
 
 
+def test_versions_of_one_note_in_two_splits_are_remarked_on(tmp_path, clinscale):
+    words = [f"w{number}" for number in range(80)]
+    for split, date in {"train": "2101-01-02", "dev": "2101-02-03", "test": "2101-03-04"}.items():
+        other = " ".join(f"{split}{number}" for number in range(30))
+        rows = [" ".join([*words[:40], date, *words[40:]]) + ",a", f"{other},b"]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "mine.yaml").write_text(
+        "{name: mine, kind: sequence, format: records, splits: {train: train.csv, dev: dev.csv, test: test.csv}}"
+    )
+    found = json.loads(clinscale("tasks", "check", tmp_path / "mine.yaml", "--json").stdout)
+    assert [remark[:25] for remark in found["remarks"] if "of their phrases with one" in remark] == [
+        "1 of 2 texts of dev share",
+        "1 of 2 texts of test shar",
+    ]
+    assert found["duplicates_across_splits"] == 0
+
+
 def test_faults_that_the_task_skips_are_in_order(broken, clinscale):
     checked = clinscale("tasks", "check", broken, "on_error=skip", "--json")
     assert checked.returncode == 0

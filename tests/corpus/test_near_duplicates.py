@@ -8,7 +8,13 @@ import pyarrow
 import pyarrow.dataset
 import pytest
 
-from clinscale.corpus.near_duplicates import NearDuplicatesConfig, band_keys, near_duplicates, signatures
+from clinscale.corpus.near_duplicates import (
+    NearDuplicatesConfig,
+    band_keys,
+    near_duplicates,
+    near_earlier,
+    signatures,
+)
 from clinscale.errors import ConfigError
 
 WORDS = [f"w{number}" for number in range(3000)]
@@ -107,3 +113,24 @@ def test_bands_are_as_long_as_the_threshold_allows(threshold, rows):
 def test_a_signature_that_bands_do_not_divide_is_refused():
     with pytest.raises(ConfigError, match="multiple of 16, got 100"):
         NearDuplicatesConfig(num_perm=100)
+
+
+def test_versions_of_a_text_are_counted_across_sides_and_copies_are_not():
+    """A changed date, another name here and there, an addendum; what is as near within a side is none."""
+    config, first = NearDuplicatesConfig(threshold=0.7), note(0)
+    words = first.split()
+    dated = " ".join([*words[:150], "2101-04-05", *words[151:]])
+    surrogates = " ".join("Roe" if at % 60 == 7 else word for at, word in enumerate(words))
+    addendum = f"{first} {note(9, 60)}"
+    others = [note(seed) for seed in range(1, 40)]
+    assert near_earlier([[first, *others], [dated, note(50)], [surrogates, addendum, note(51)]], config) == [
+        0,
+        1,
+        2,
+    ]
+    assert near_earlier([[first, dated], [first, first.upper().replace(" ", "\n")], [note(52)]], config) == [
+        0,
+        0,
+        0,
+    ]
+    assert near_earlier([[], [first], []], config) == [0, 0, 0]
