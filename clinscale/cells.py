@@ -138,12 +138,13 @@ def as_label(value: Any, column: str) -> str | None:
 
 
 def as_labels(value: Any, column: str, separator: str) -> tuple[str, ...]:
-    """Several labels, each once: a list, a list as JSON, or labels joined by `separator`; none where it is missing.
+    """Several labels, each once: a list, a list as JSON, or labels joined by `separator`; none where it is blank.
 
     Raises:
         CellError: it is neither of these, or one of the labels is none or missing; it is a vector of 0 and 1, which
-            names none.
+            names none; it is null or spells it, by which nobody says that there is none.
     """
+    _refuse_unknown(value, column, "write an empty list or text where there is no label")
     if is_missing(value):
         return ()
     parts = value
@@ -170,17 +171,26 @@ def as_labels(value: Any, column: str, separator: str) -> tuple[str, ...]:
 
 
 def as_truth(value: Any, column: str) -> bool:
-    """Whether a column of 0 and 1 says yes; what is missing is a no.
+    """Whether a column of 0 and 1 says yes; a blank is a no.
 
     Raises:
-        CellError: it holds anything else, such as -1 for uncertain.
+        CellError: it holds anything else, such as -1 for uncertain; it is null or spells it, by which nobody says no.
     """
+    _refuse_unknown(value, column, "write 0 where it is a no")
     if is_missing(value):
         return False
     plain = str(value) if _is_truth(value) else _plain(value, column, "0, 1 or nothing")
     if plain.lower() not in _TRUTH:
         raise CellError(f"column {column!r} must hold 0, 1 or nothing", "map other values to these")
     return _TRUTH[plain.lower()]
+
+
+def _refuse_unknown(value: Any, column: str, fix: str) -> None:
+    """A blank cell is how people write that there is nothing, null how programs write that nothing is known."""
+    if is_missing(value) and not (isinstance(value, str) and is_blank(value)):
+        raise CellError(
+            f"column {column!r} is null, by which it is unknown and not none", f"{fix}, or drop the row"
+        )
 
 
 def as_whole_number(value: Any, column: str) -> int | None:

@@ -23,18 +23,32 @@ from clinscale.cells import (
 )
 
 UNSEEN = ["\u200b\ufeff", "\x07 \0"]
-NOTHING = [None, math.nan, np.float32("nan"), Decimal("nan"), Decimal("snan"), pd.NA, pd.NaT, "", " \n", *UNSEEN]
+NULL = [None, math.nan, np.float32("nan"), Decimal("nan"), Decimal("snan"), pd.NA, pd.NaT]
+BLANK = ["", " \n", *UNSEEN]
+NOTHING = [*NULL, *BLANK]
 SPELLED = ["nan", "NaN", " NULL ", "<NA>", r"\N", "(null)", "[NULL]", "#NAME?", "#VALUE!"]
 NO_SCALARS = [["a"], {"a": 1}, b"a", ("a",), {"a"}, datetime.date(2020, 1, 1), pd.Timestamp("2020-01-01")]
 SECRET = "Jane Roe"
 
 
 @pytest.mark.parametrize("value", [*NOTHING, *SPELLED])
-def test_what_is_missing_is_no_text_no_id_no_number_and_a_no(value):
+def test_what_is_missing_is_no_text_no_id_and_no_number(value):
     assert is_missing(value)
     assert as_text(value, "c") is as_id(value, "c") is as_whole_number(value, "c") is None
+
+
+@pytest.mark.parametrize("value", BLANK)
+def test_a_blank_cell_is_no_label_and_a_no(value):
     assert as_labels(value, "c", ";") == ()
     assert as_truth(value, "c") is False
+
+
+@pytest.mark.parametrize("value", [*NULL, *SPELLED])
+def test_null_does_not_say_that_there_is_no_label(value):
+    with pytest.raises(CellError, match=r"column 'c' is null, .*; write an empty list or text where there is no"):
+        as_labels(value, "c", ";")
+    with pytest.raises(CellError, match=r"column 'c' is null, .*; write 0 where it is a no, or drop the row"):
+        as_truth(value, "c")
 
 
 @pytest.mark.parametrize("value", [*NOTHING])

@@ -123,7 +123,9 @@ def _is_rounded(number: float) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Text with the control characters that Excel writes as `_x000D_`."""
+    """Text with the control characters that Excel writes as `_x000D_`; of an empty cell it is blank, as in a CSV."""
     from openpyxl.utils.escape import unescape
 
+    if value is None:
+        return ""
     return unescape(value) if isinstance(value, str) and "_x" in value else value

@@ -78,10 +78,12 @@ class ColumnsConfig(Config):
     """Column of a pair's second text, or of the question."""
 
     label: str = "label"
-    """Column of the label; several labels in it are a list, or joined by `label_separator`."""
+    """Column of the label; several labels in it are a list, or joined by `label_separator`. With
+    `multi_label` an empty list, text or cell is none; null is not known, and refused."""
 
     labels: tuple[str, ...] = ()
-    """Instead of `label`, for several labels per text: one column of 0 and 1 per label, blank is 0."""
+    """Instead of `label`, for several labels per text: one column of 0 and 1 per label. A blank is 0; null is
+    not known, and refused."""
 
     entities: str | None = None
     """Kinds tokens and relations: column of a list of objects with `start`, `end` and `label` in characters of the
@@ -170,8 +172,9 @@ class TaskConfig(TableFormat):
     """`file`: the label is the name of the file that holds the row, without its suffixes."""
 
     label_map: dict[str, str | None] = Field(default_factory=dict)
-    """Label in the files -> label of the task; null leaves out the row, or the entity. Others stay as they are; a
-    label that is not in the files is refused."""
+    """Label in the files -> label of the task; null leaves out the row, the entity, or one of several labels: a
+    text with no others has none then, and is counted. Others stay as they are; a label that is not in the files is
+    refused."""
 
     labels: tuple[str, ...] | None = None
     """All labels or entity types, in the order of the model's outputs; absent: those found, sorted. Of two labels of a
@@ -180,7 +183,7 @@ class TaskConfig(TableFormat):
     multi_label: bool = False
     """Whether a text can have none or several labels."""
 
-    label_separator: str = ";"
+    label_separator: str = Field(default=";", min_length=1)
     """Separator of several labels in one column."""
 
     unit: Literal["document", "line"] = "document"

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clinscale.cells import CellError, as_id, as_text, as_truth, as_whole_number, is_short_name
+from clinscale.cells import CellError, as_id, as_text, as_truth, as_whole_number, is_missing, is_short_name
 from clinscale.errors import DataError
 from clinscale.records import list_files
 from clinscale.storage import read_json
@@ -56,7 +56,8 @@ def _is_complete(
         findings.reject("empty context or question", place, "fill it")
         return False
     try:
-        impossible = as_truth(fields.get("is_impossible"), "is_impossible")
+        given = fields.get("is_impossible")
+        impossible = not is_missing(given) and as_truth(given, "is_impossible")
     except CellError as error:
         findings.reject(error.reason, place, error.fix)
         return False
