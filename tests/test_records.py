@@ -345,6 +345,14 @@ def test_the_header_of_a_file_that_was_joined_is_no_row(tmp_path):
         assert (rows, len(faults)) == ([row], 1)
 
 
+@pytest.mark.parametrize("again", ["label,text,id", "\ufeffid,label,text"])
+def test_files_that_were_joined_with_their_columns_in_two_orders_are_refused(tmp_path, again):
+    with pytest.raises(DataError, match="row 2 repeats the header in another order"):
+        read(tmp_path, "n.csv", f"id,text,label\n1,a,x\n{again}\nx,b,2\n")
+    rows, _ = read(tmp_path, "n.csv", "id,text,label\ntext,label,label\n")
+    assert len(rows) == 1
+
+
 LITERAL = 'text\tlabel\nnote 0\ta\n"soft abdomen\tb\nnote 2\ta\nno pain"\tb\nnote 4\ta\n'
 
 
@@ -416,6 +424,13 @@ def test_line_breaks_as_two_characters_are_seen(text, escaped):
         ("BP <90/60, R&D; see scan.pdf", None),
         ("l\u00e0\u00a0\u00bb \u00c9\u2026 N\u00c3O, 37\u00b0C", None),
         (r"C:\users", None),
+        ("Total", "below its rows"),
+        (" Grand total: ", "below its rows"),
+        ("(1,234 rows affected)", "below its rows"),
+        ("(5 rows)", "below its rows"),
+        ("12 rows selected.", "below its rows"),
+        ("Total abdominal hysterectomy.", None),
+        ("5 rows of sutures", None),
     ],
 )
 def test_what_an_export_likely_did_not_mean_is_seen(text, word):
@@ -778,7 +793,7 @@ def test_a_workbook_is_read(tmp_path):
     rows = [["id", "text ", None, "truth"], [7, "a_x000D_\nb", "odd", True], [None] * 4, [8, "c"]]
     content = workbook(tmp_path, {"empty": [], "notes": rows})
     found, faults = read(tmp_path, "n.xlsx", content)
-    assert found == [{"id": 7, "text": "a\r\nb", "truth": True}, {"id": 8, "text": "c", "truth": None}]
+    assert found == [{"id": 7, "text": "a\r\nb", "truth": True}, {"id": 8, "text": "c", "truth": ""}]
     assert not faults
 
 

@@ -19,6 +19,7 @@ from clinscale.records import (
     Record,
     TableFormat,
     data_suffix,
+    likely_patient,
     list_files,
     read_records,
     read_text,
@@ -30,7 +31,8 @@ TEXT_SUFFIX = ".txt"
 CONTINUED = "rows that seem to go on with the note of the row before, read as notes of their own"
 _ODD = {f"notes with {what}": applies for what, applies in ODD_TEXTS.items()}
 NEAR = "rows with a value of keep_rows or drop_rows in another case or with other blanks, taken for another"
-REMARKS = (CONTINUED, *_ODD, NEAR)
+PATIENT = "further notes of one patient by a column that group_column does not name: single notes are held out"
+REMARKS = (CONTINUED, *_ODD, NEAR, PATIENT)
 """Counts of notes that are read as they are, and are likely not what their export meant."""
 
 _FILES_LOOKED_AT = 64
@@ -113,6 +115,7 @@ def read_notes(
             hold, or a row has no text while `cleaning.empty` is `raise`.
     """
     continued = ContinuedRows(source.id_column)
+    patients: set[tuple[str, str]] = set()
     for record in _records(uri, source, wanted.columns):
         near = wanted.near
         is_kept = not wanted.columns or wanted.keeps(record)
@@ -129,6 +132,10 @@ def read_notes(
             continue
         if continued.goes_on(record):
             counts[CONTINUED] += 1
+        if source.group_column is None and (patient := likely_patient(record)):
+            if patient in patients:
+                counts[PATIENT] += 1
+            patients.add(patient)
         counts.update(remark for remark, applies in _ODD.items() if applies(text))
         yield Note(
             record.need(as_id, source.id_column, "id")

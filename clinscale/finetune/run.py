@@ -117,6 +117,9 @@ def run_finetune(
     """
     data = read_task(load_task(config.task, config.task_changes), config.data)
     check_use(data)
+    if on_event:
+        for remark in data.findings.remarks:
+            on_event(f"data of task {data.task.name}: {remark}")
     recipe = {"task": data.task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
     folder = claim_run_folder(home, "finetune", config.name, recipe)
     with sole_writer(folder) as still_held:

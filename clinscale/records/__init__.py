@@ -5,7 +5,14 @@ path, row number and rule, never by its text.
 """
 
 from clinscale.records.files import data_suffix, list_files, part_of, read_text
-from clinscale.records.oddities import ODD_TEXTS, ContinuedRows, cut_length, has_escaped_breaks, is_likely_cut
+from clinscale.records.oddities import (
+    ODD_TEXTS,
+    ContinuedRows,
+    cut_length,
+    has_escaped_breaks,
+    is_likely_cut,
+    likely_patient,
+)
 from clinscale.records.read import RECORD_SUFFIXES, read_records
 from clinscale.records.record import OnBadRow, Record, refuse
 from clinscale.records.table import Quoting, TableFormat
@@ -22,6 +29,7 @@ __all__ = [
     "data_suffix",
     "has_escaped_breaks",
     "is_likely_cut",
+    "likely_patient",
     "list_files",
     "part_of",
     "read_records",

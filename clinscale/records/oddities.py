@@ -6,12 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from clinscale.cells import CellError, as_id, as_whole_number
+from clinscale.cells import CellError, as_id, as_whole_number, is_short_name
 from clinscale.records.record import Record
 
 _NUMBERS_PARTS = re.compile(r"(line|seq|sequence|segment)(_?(num|number|no|nbr))?", re.IGNORECASE)
 """Columns by which databases number the rows of one text: Epic's `LINE`, Cerner's `SEQUENCE_NBR`. `note_seq` of
 MIMIC-IV numbers whole notes."""
+
+_PATIENT = re.compile(
+    r"(?:patient|subject|person|pat)[ _.-]?(?:id|identifier|key|mrn|nbr|no|num|number|sk)"
+    r"|patient|(?:pat[ _.-]?)?mrn(?:[ _.-]?id)?|empi",
+    re.IGNORECASE,
+)
+"""Names of the column of the patient in exports of MIMIC, OMOP, Epic, Cerner, i2b2 and others."""
 
 _ESCAPED_LETTER = re.compile(r"\\u[0-9a-fA-F]{4}")
 _FOLLOWING = "\x80-\xbf" + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore")
@@ -26,6 +33,10 @@ _TAG = re.compile(
 )
 _FILE = re.compile(r"[^\s<>|*?\"]{1,250}\.(?:docx?|html?|json|pdf|rtf|te?xt|tiff?|xml)", re.IGNORECASE)
 
+_FOOTER = re.compile(
+    r"(?:grand[ -])?total:?|\(?\d[\d,]* rows?(?: affected| selected| in set\b.*)?\.?\)?", re.IGNORECASE
+)
+
 _LEAST_CUT = 100
 """Characters below which it is no wonder that texts are equally long."""
 _ALIKE = 3
@@ -37,6 +48,21 @@ _CELL_CHARACTERS = 32_767
 @functools.lru_cache(maxsize=1024)  # the same columns in every row
 def _numbers_parts(column: str) -> bool:
     return _NUMBERS_PARTS.fullmatch(column) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_patient(column: str) -> bool:
+    return _PATIENT.fullmatch(column.strip()) is not None
+
+
+def likely_patient(record: Record) -> tuple[str, str] | None:
+    """The column that by its name holds the patient, and its value; None where there is none."""
+    column = next(filter(_names_patient, record.fields), None)
+    try:
+        value = record.read(as_id, column) if column else None
+    except CellError:
+        return None
+    return (column, value) if column and value and is_short_name(value) else None
 
 
 def has_escaped_breaks(text: str) -> bool:
@@ -68,6 +94,10 @@ def _has_no_word(text: str) -> bool:
     return not any(map(str.isalnum, text))
 
 
+def _is_footer(text: str) -> bool:
+    return len(text) < 60 and _FOOTER.fullmatch(text.strip()) is not None
+
+
 def _has_zero_bytes(text: str) -> bool:
     return "\0" in text
 
@@ -79,6 +109,7 @@ ODD_TEXTS: Mapping[str, Callable[[str], bool]] = {
     "tags or entities of HTML, such as &amp;": _has_markup,
     "the name of a file and nothing else": _is_name_of_file,
     "neither a letter nor a digit": _has_no_word,
+    "what a table or a database's client says below its rows, such as Total or (5 rows)": _is_footer,
     "zero bytes, which predict refuses": _has_zero_bytes,
 }
 """Content that the export of a text likely did not mean, in words -> whether a text has it."""

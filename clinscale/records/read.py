@@ -79,12 +79,25 @@ def _without_headers(records: Iterable[Record], on_bad_row: OnBadRow) -> Iterato
     """The rows without one that repeats the names of its columns, behind the byte-order mark of its file perhaps.
 
     Of one column alone a row may well say what its name does: a note of the word `text`.
+
+    Raises:
+        DataError: they are there in another order, which the rows behind it have, too.
     """
     for record in records:
-        fields = record.fields.items()
-        if len(fields) > 1 and all(
-            isinstance(value, str) and value.strip("\ufeff \t") == name.strip() for name, value in fields
-        ):
-            on_bad_row("repeats the header, as where files are joined; take it out", record.place)
-        else:
-            yield record
+        fields = record.fields
+        names = [*map(str.strip, fields)]
+        if len(names) > 1 and all(isinstance(one, str) and _bare(one) in names for one in fields.values()):
+            values = [*map(_bare, fields.values())]
+            if values == names:
+                on_bad_row("repeats the header, as where files are joined; take it out", record.place)
+                continue
+            if sorted(values) == sorted(names):
+                raise DataError(
+                    f"{record.place} repeats the header in another order, as where files are joined whose columns are "
+                    "not in one order, so that the rows behind it would be misread; put the files into a folder instead"
+                )
+        yield record
+
+
+def _bare(value: str) -> str:
+    return value.strip("\ufeff \t")

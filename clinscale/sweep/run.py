@@ -151,7 +151,9 @@ def sweep(
         if run.name in failures:
             run.end("FAILED")
     notes = tuple(
-        f"{study.name}: {remark}" for study in inputs.studies for remark in _remarks(study, config, ledger)
+        f"{study.name}: {remark}"
+        for study in inputs.studies
+        for remark in (*study.data.findings.remarks, *_remarks(study, config, ledger))
     )
     return SweepResult(config.name, tuple(results), failures, notes, freed)
 

@@ -63,6 +63,8 @@ class Example:
     """Group of examples that must stay in one split, beside equal texts."""
     split: str | None = field(default=None, compare=False)
     """Value of the split column of its file."""
+    likely_patient: tuple[str, str] | None = field(default=None, compare=False)
+    """Column that by its name holds the patient, whatever the task says of it, and its value."""
     place: str = field(default="", compare=False)
     """File and row that it was read from, where its reader says so."""
     is_split_into_words: bool = field(default=False, compare=False)

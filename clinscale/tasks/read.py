@@ -126,6 +126,7 @@ def read_task(
     kind_of(task).check_threshold(labels)
     kind.report(splits, findings)
     _remark_on_texts(kind, splits, findings)
+    _remark_on_patients(splits, findings)
     duplicates, across = count_repeats(splits)
     found = data_fingerprint(splits, labels)
     if fingerprint not in (None, found):
@@ -247,6 +248,7 @@ def _mapped(kind: Kind, own: Mapping[str, str], example: Example, findings: Find
     if example.labels and not labels and not task.multi_label:
         findings.leave_out("label mapped to null")
         return None
+    findings.find("texts without a label but those mapped to null", bool(example.labels) and not labels)
     return kind.with_annotations(example, left, labels)
 
 
@@ -340,17 +342,20 @@ def _remark_on_unlearnable(kind: Kind, splits: Mapping[str, Iterable[Example]], 
 def _remark_on_texts(kind: Kind, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
     """Report texts that are likely not what their export meant, and those that are asked about in several splits.
 
-    A public release is what it is.
+    Which splits a public release has is its publisher's choice.
     """
-    if kind.task.format not in kind.formats:
-        return
-    texts = {one.text for some in splits.values() for one in some}
+    every = [one for some in splits.values() for one in some]
+    is_own = kind.task.format in kind.formats
+    fix = "export them anew" if is_own else "compare them with the files as published"
+    sides = [{one.text for one in every}, {one.text_pair for one in every if one.text_pair}]
+    texts = sides[0] | sides[1]
     for what, applies in ODD_TEXTS.items():
         if number := sum(map(applies, texts)):
-            findings.remark(f"{number:,} texts hold {what}: export them anew, as models read them as they are")
-    if cut := cut_length(texts):
-        number, length, unit = cut
+            findings.remark(f"{number:,} texts hold {what}: {fix}, as models read them as they are")
+    for number, length, unit in filter(None, map(cut_length, sides)):
         findings.remark(f"{number:,} texts have {length:,} {unit}, and none has more: were they cut at export?")
+    if not is_own:
+        return
     if not kind.example_is_document:
         keys = Counter(key for some in splits.values() for key in {text_key(one.text) for one in some})
         if shared := sum(number > 1 for number in keys.values()):
@@ -361,6 +366,16 @@ def _remark_on_texts(kind: Kind, splits: Mapping[str, Sequence[Example]], findin
         )
         if again := sum(number > 1 for number in begun.values()):
             findings.remark(f"{again:,} ids are in more than one split, with texts that begin alike")
+
+
+def _remark_on_patients(splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
+    """Report patients in several splits, by a column that the task does not name, or not for that."""
+    sides = Counter(found for some in splits.values() for found in {one.likely_patient for one in some} if found)
+    if shared := [column for (column, _), number in sides.items() if number > 1]:
+        findings.remark(
+            f"{len(shared):,} values of column {shared[0]!r}, which seem to be patients, are in more than one split: "
+            "name it by group_column"
+        )
 
 
 def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from clinscale.corpus import CleaningConfig, SourceConfig, read_documents
-from clinscale.corpus.sources import source_digest, text_digest
+from clinscale.corpus.sources import PATIENT, source_digest, text_digest
 from clinscale.errors import DataError
 
 
@@ -135,3 +135,13 @@ def test_text_digest_is_the_same_everywhere():
     # frozen: another value would move notes between training and validation
     assert text_digest("note") == 11506375746987711999
     assert text_digest("note", 1) != text_digest("note")
+
+
+@pytest.mark.parametrize(("group", "remarked"), [(None, 4), ("SUBJECT_ID", 0)])
+def test_notes_of_patients_whom_no_group_column_names_are_remarked_on(tmp_path, group, remarked):
+    rows = [f"{number // 3},note {number}" for number in range(6)]
+    (tmp_path / "notes.csv").write_text("\n".join(["SUBJECT_ID,text", *rows, "7,alone", ",nobody's", ",nobody's"]))
+    counts = Counter()
+    source = SourceConfig(uri=str(tmp_path / "notes.csv"), group_column=group)
+    list(read_documents([source], CleaningConfig(), counts=counts))
+    assert counts[PATIENT] == remarked

@@ -332,6 +332,21 @@ def test_a_result_is_never_that_of_a_model_that_was_replaced(demo_data, base_mod
         shutil.copytree(base_models["bigbird"], base, dirs_exist_ok=True)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_what_is_odd_about_the_data_is_said_before_anything_is_trained(demo_data, base_models, tracking, tmp_path):
+    data = shutil.copytree(demo_data, tmp_path / "data")
+    file = data / "pairs" / "train.jsonl"
+    file.write_text(file.read_text().replace('"premise": "', '"premise": "&amp; ', 1))
+    recipe = {"model": str(base_models["longformer"]), "precision": "fp16"}  # refused on a CPU
+    values = {"name": "one", "task": "demo_pairs", "data": str(data), "recipe": recipe}
+    told = []
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        run_finetune(
+            FinetuneConfig.parse(values, source="test"), tracking=tracking, home=tmp_path, on_event=told.append
+        )
+    assert [one[:68] for one in told] == ["data of task demo_pairs: 1 texts hold tags or entities of HTML, such"]
+
+
 def test_a_run_is_judged_once_and_its_name_is_kept(demo_data, base_models, tracking, tmp_path):
     def config(**changes):
         return FinetuneConfig.parse(

@@ -236,10 +236,42 @@ class TestRecords:
         assert [(e.labels, e.group) for e in examples] == [(("0",), "7")] * 4 + [(("1",), "007")]
 
     def test_a_label_zero_is_one_of_several_labels(self, read):
-        rows = [0, [0, 1], 1.0, None, [], "0;1", '["a;b"]']
+        rows = [0, [0, 1], 1.0, "", [], "0;1", '["a;b"]']
         lines = "\n".join(json.dumps({"text": "one", "label": label}) for label in rows)
         examples, _ = read(read_rows, "sequence", {"a.jsonl": lines}, multi_label=True)
         assert [e.labels for e in examples] == [("0",), ("0", "1"), ("1",), (), (), ("0", "1"), ("a;b",)]
+
+    @pytest.mark.parametrize("null", ["null", "NaN", '"NULL"'])
+    @pytest.mark.parametrize("columns", [{}, {"labels": ["label"]}])
+    def test_a_text_whose_labels_are_unknown_is_no_negative(self, read, null, columns):
+        value = "1" if columns else '["a"]'
+        rows = [f'{{"text": "t", "label": {label}}}' for label in (value, null, '""')]
+        fields = {"multi_label": True, "columns": columns}
+        with pytest.raises(
+            DataError, match="row 2: column 'label' is null, by which it is unknown and not none; write"
+        ):
+            read(read_rows, "sequence", {"a.jsonl": "\n".join(rows)}, **fields)
+        examples, findings = read(read_rows, "sequence", {}, **fields, on_error="skip")
+        assert [bool(e.labels) for e in examples] == [True, False]
+        assert findings.rejected.total() == findings.found["rows without a label"] == 1
+
+    def test_null_labels_in_parquet_are_unknown_and_an_empty_cell_of_a_workbook_is_none(self, read, tmp_path):
+        import openpyxl
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.table({"text": ["one", "two", "three"], "label": [["a"], [], None]})
+        pyarrow.parquet.write_table(table, tmp_path / "n.parquet")
+        examples, findings = read(read_rows, "sequence", {}, multi_label=True, on_error="skip")
+        assert [e.labels for e in examples] == [("a",), ()]
+        assert findings.places.popitem()[1] == [f"{tmp_path}/n.parquet row 3"]
+        (tmp_path / "n.parquet").unlink()
+        book = openpyxl.Workbook()
+        for row in (["text", "label"], ["one", "a; b"], ["two", None]):
+            book.active.append(row)
+        book.save(tmp_path / "n.xlsx")
+        examples, _ = read(read_rows, "sequence", {}, multi_label=True)
+        assert [e.labels for e in examples] == [("a", "b"), ()]
 
     def test_rows_are_kept_and_dropped_by_typed_values(self, read):
         rows = [(1, "a"), (1.0, "a"), (None, "b"), (0, "c"), ("", "a ")]
@@ -380,6 +412,16 @@ class TestBio:
         with pytest.raises(DataError, match=r"a\.txt line 2: .*columns") as error:
             read(read_bio, "tokens", {"a.txt": "in O\nNew York B-Place\n"}, format="bio")
         assert "York" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        "comment", ["# text = No chest pain", "#begin document (n1); part 000", "# sent_id = 1"]
+    )
+    def test_a_comment_above_the_first_token_is_named_and_no_measure_of_the_others(self, read, comment):
+        files = {"a.conll": f"{comment}\nNo\tO\nNew York\tB-Place\n\n#\tO\n1\tO\n"}
+        with pytest.raises(DataError, match=r"a\.conll line 1: line without token .*; take out comments"):
+            read(read_bio, "tokens", files, format="bio")
+        examples, _ = read(read_bio, "tokens", files, format="bio", on_error="skip")
+        assert [e.text for e in examples] == ["# 1"]
 
     @pytest.mark.parametrize("line", ["alone", "fever\tB", "fever\tB-", "fever\tX-Sign", "fever\t1"])
     def test_bad_lines_are_named_without_their_text(self, read, line):

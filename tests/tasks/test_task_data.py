@@ -82,6 +82,29 @@ def test_versions_of_one_note_in_two_splits_are_remarked_on(task_of, tmp_path):
     assert remarks == ["1 ids are in more than one split, with texts that begin alike"]
 
 
+@pytest.mark.parametrize("column", ["SUBJECT_ID", "PatientID", "patient", "pat_mrn_id", "person_id"])
+def test_patients_in_two_splits_are_remarked_on_where_the_task_does_not_name_them(task_of, tmp_path, column):
+    rows = [f"{number},text {number},{'ab'[number % 2]},{number // 3}.0" for number in range(30)]
+    (tmp_path / "all.csv").write_text("\n".join([f"id,text,label,{column}", *rows]))
+    fields = {"splits": {"all": "all.csv"}, "split_ratios": (0.4, 0.3, 0.3)}
+    data = read_task(task_of("sequence", **fields), str(tmp_path))
+    sides = [{int(one.text.split()[1]) // 3 for one in some} for some in data.splits.values()]
+    shared = sum(sum(patient in side for side in sides) > 1 for patient in range(10))
+    said = f"{shared} values of column {column!r}, which seem to be patients, are in more than one split"
+    assert sum(one.startswith(said) for one in data.findings.remarks) == (shared > 0) == 1
+    by_patient = read_task(task_of("sequence", **fields, group_column=column), str(tmp_path))
+    assert "seem to be patients" not in " ".join(by_patient.findings.remarks)
+
+
+def test_what_patients_say_is_no_patient(task_of, tmp_path):
+    for split in ("train", "dev", "test"):
+        rows = [f"{split} {number},Yes,{'ab'[number % 2]},Good" for number in range(4)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,patient,label,subject", *rows]))
+    splits = {split: f"{split}.csv" for split in ("train", "dev", "test")}
+    remarks = read_task(task_of("sequence", splits=splits), str(tmp_path)).findings.remarks
+    assert "seem to be patients" not in " ".join(remarks)
+
+
 def test_texts_that_are_asked_about_in_two_splits_are_remarked_on(task_of, tmp_path):
     for split in ("train", "dev", "test"):
         rows = [f"PREMISE one,{split} claim,a", f"{split} two,claim,b"]
@@ -210,6 +233,13 @@ def test_texts_whose_rows_disagree_are_counted(task_of, tmp_path):
     files = write(tmp_path, train=[*ROWS, ("one", "a")], dev=ROWS, test=[("one", "b"), ("two", "b")])
     remarks = read_task(task_of("sequence", **files), str(tmp_path)).findings.remarks
     assert remarks == ["1 texts have other labels in one row than in another"]
+
+
+def test_a_label_that_a_split_lacks_is_remarked_on_where_macro_f1_decides(task_of, tmp_path):
+    files = write(tmp_path, train=[*ROWS, ("three", "c")], dev=[*ROWS, ("four", "c")], test=ROWS)
+    remarks = read_task(task_of("sequence", **files, metric="macro_f1"), str(tmp_path)).findings.remarks
+    assert remarks == ["no text of test has label 'c', of which macro_f1 tells nothing there"]
+    assert read_task(task_of("sequence", **files), str(tmp_path)).findings.remarks == []
 
 
 def test_one_label_is_no_task(task_of, tmp_path):
@@ -380,6 +410,15 @@ def test_labels_are_mapped_and_null_leaves_the_row_out(task_of, tmp_path):
     assert data.labels == ("a", "b")
     assert [e.text for e in data.splits["train"]] == ["one", "two"]
     assert data.findings.rejected == {"label mapped to null": 1}
+
+    several = [("x", "unsure"), ("y", "A;unsure"), ("z", "")]
+    files = write(tmp_path, train=[*ROWS, *several], dev=[("d", "A"), ("e", "b")], test=ROWS)
+    data = read_task(
+        task_of("sequence", **files, label_map={"A": "a", "unsure": None}, multi_label=True), str(tmp_path)
+    )
+    assert [e.labels for e in data.splits["train"]] == [("a",), ("b",), (), ("a",), ()]
+    assert data.findings.found["texts without a label but those mapped to null"] == 1
+    assert data.findings.found["rows without a label"] == 1
 
 
 def test_ids_that_occur_twice_are_refused_or_left_out(task_of, tmp_path):

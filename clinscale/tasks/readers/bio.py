@@ -89,14 +89,14 @@ def entities_of_tags(tokens: Sequence[str], tags: Sequence[tuple[str, str]]) -> 
 def sentences(text: str, *, tagged: bool = True) -> Iterator[tuple[int, list[str], list[str]]]:
     """Number of the first line, tokens and tags by sentence; a line that is not laid out as the others has no token.
 
-    Columns are parted by tabs, so that a token may hold a blank, or where the first line has none by blanks. Lines of a
-    sentence of another number of columns than the file's first have an empty token, for a token with a blank in it may
-    have been taken for two. Any line end will do. Without `tagged` a line may hold a token alone.
+    Columns are parted by tabs, so that a token may hold a blank, or by blanks where the first line has no tab; comments
+    (`#`) say nothing of it. A line of another number of columns than the first has an empty token, for a token with a
+    blank in it may have been taken for two. Any line end will do. Without `tagged` a line may hold a token alone.
     """
     tokens: list[str] = []
     tags: list[str] = []
     lines = _lines(text)
-    first = next((line for line in lines if line.strip() and not line.startswith(_DOCUMENT)), "")
+    first = next((line for line in lines if line.strip() and not line.startswith((_DOCUMENT, "#"))), "")
     fields_of = _tabbed if "\t" in first.strip() else _blanked
     needed = max(len(fields_of(first)), 1 + tagged)
     for number, line in enumerate([*lines, ""], 1):
@@ -160,7 +160,7 @@ def _read_tags(
     """The tags of a sentence; none when it is rejected."""
     bad = line_without_token(tokens)
     if bad is not None:
-        fix = "part token and tag by a tab where tokens hold blanks"
+        fix = "take out comments and headings, and part token and tag by a tab where tokens hold blanks"
         findings.reject("line without token and tag, or of other columns", f"{file} line {first_line + bad}", fix)
         return []
     read = [_OUTSIDE] * len(tags) if tags.count("O") == len(tags) else [read_tag(tag.strip()) for tag in tags]

@@ -5,7 +5,7 @@ from pathlib import PurePath
 
 from clinscale.cells import CellError, as_id, as_label, as_text
 from clinscale.filters import RowFilter
-from clinscale.records import RECORD_SUFFIXES, ContinuedRows, Record, list_files, read_records
+from clinscale.records import RECORD_SUFFIXES, ContinuedRows, Record, likely_patient, list_files, read_records
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import Kind, kind_of
@@ -99,6 +99,7 @@ def _example(kind: Kind, record: Record, findings: Findings) -> Example | None:
         group=record.need(as_id, task.group_column) if task.group_column else None,
         split=record.need(as_label, task.split_column) if task.split_column else None,
         place=record.place,
+        likely_patient=likely_patient(record),
         is_split_into_words=columns.tokens is not None,
         **gold,
     )

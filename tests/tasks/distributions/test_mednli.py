@@ -88,6 +88,15 @@ def test_the_full_release_gives_no_remark(release):
     assert findings.found == {f"{split} pairs": size for split, size in sizes.items()}
 
 
+def test_texts_that_a_copy_of_the_release_changed_are_remarked_on(release):
+    garbled = pair(0, premise="Temp 39\u00c2\u00b0C .", hypothesis="The patient &amp; his wife")
+    cut = [pair(3 + n, premise=f"Stent {n} ".ljust(255, "x")) for n in range(3)]
+    remarks = read(release(train=lines([garbled, *cut]))).findings.remarks
+    for words in ("1 texts hold letters that were read in another", "1 texts hold tags or entities of HTML"):
+        assert any(one.startswith(words) and "compare them with the files as published" in one for one in remarks)
+    assert "3 texts have 255 characters, and none has more: were they cut at export?" in remarks
+
+
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(release):
     plain = read(release()).fingerprint
     content = b"\xef\xbb\xbf" + lines(triple(0)).replace("\n", "\r\n").encode()
