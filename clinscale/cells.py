@@ -49,6 +49,12 @@ _WRITTEN_VALUE = re.compile(r"""b(["']).*\1|(?:np\.\w+|tensor)\(.*\)""", re.DOTA
 _WRITTEN_PARTS = re.compile(r"""\[["'].*["']\]|\{'.*\}""", re.DOTALL)
 """A list of texts, or an object as Python shows one; one of JSON may be meant as the text."""
 _BASE64 = re.compile(r"(?:data:[\w/.+-]*;base64,)?(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w+/-]{60,}={0,2}", re.ASCII)
+_BEGINNINGS = {
+    r"{\rtf": "RTF",
+    "<?xml": "XML",
+    **dict.fromkeys(("MSH|", "FHS|", "BHS|"), "messages of HL7"),
+}
+"""Beginning of a text that is a document of another format -> that format."""
 _LINE_ENDS = str.maketrans("", "", "\r\n")
 _SHORTENED = re.compile(r"-?[0-9](?:[.,][0-9]+)?[eE]\+[0-9]{2,}")
 """The way that Excel, from twelve digits on, and pandas, of large floats, write a number: others become the same."""
@@ -81,11 +87,18 @@ def is_blank(text: str) -> bool:
     return all(one.isspace() or unicodedata.category(one) in _UNSEEN for one in text)
 
 
+def format_of(text: str) -> str:
+    """The format of a text that begins as no note does: RTF, XML or HL7; empty of all others."""
+    begins = text[:100].lstrip("\ufeff \t\r\n\v")
+    return next((_BEGINNINGS[one] for one in _BEGINNINGS if begins.startswith(one)), "")
+
+
 def as_text(value: Any, column: str) -> str | None:
     """A text as it is; None where it is missing.
 
     Raises:
-        CellError: it is no text, half a character, RTF, base64 of an attachment, or a value or list as Python shows it.
+        CellError: it is no text, half a character, RTF, XML or HL7, base64 of an attachment, or a value or list as Python
+            shows it.
     """
     if is_missing(value):
         return None
@@ -94,8 +107,8 @@ def as_text(value: Any, column: str) -> str | None:
     _refuse_half_a_character(value, column)
     if " " not in value[:60] and _BASE64.match(value, 0, 200) and _BASE64.fullmatch(value.translate(_LINE_ENDS)):
         raise CellError(f"column {column!r} holds base64 where text is needed", "decode it into a column of text")
-    if value.startswith(r"{\rtf"):
-        raise CellError(f"column {column!r} holds RTF where text is needed", "convert it into plain text")
+    if what := format_of(value):
+        raise CellError(f"column {column!r} holds {what} where text is needed", "convert it into plain text")
     _refuse_written_value(value, column)
     if _WRITTEN_PARTS.fullmatch(value):
         raise CellError(

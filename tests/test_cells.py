@@ -147,9 +147,17 @@ def test_an_id_filled_up_with_zero_bytes_is_not_another_patient():
             read("P7\0\0", "c")
 
 
-def test_rtf_is_no_text():
-    with pytest.raises(CellError, match="holds RTF where text is needed"):
-        as_text(r"{\rtf1\ansi No chest pain.}", "c")
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (r"{\rtf1\ansi No chest pain.}", "RTF"),
+        ("\n<?xml version='1.0'?><ClinicalDocument/>", "XML"),
+        ("\vMSH|^~\\&|LAB|", "messages of HL7"),
+    ],
+)
+def test_a_document_of_another_format_is_no_text(text, what):
+    with pytest.raises(CellError, match=f"holds {what} where text is needed"):
+        as_text(text, "c")
 
 
 @pytest.mark.parametrize(

@@ -65,11 +65,16 @@ def predict(
     address: Address = None,
     json: Json = False,
 ) -> None:
-    """Predict on documents longer than the model, too: windows are stitched.
+    """Predict on documents of any length: entities and answers are stitched from windows.
+
+    A text to classify that is longer than the model is read as in training: by default its beginning.
 
     Files are read as the model's task read them for training, without labels. Each document gets a line with its `id`,
     `file` and `row`, then its answer or an `error`, in order. Documents and answers are streamed, so that neither has
     to fit into memory; with `--workers` on a cluster, inputs and HOME are where all nodes see them.
+
+    Offsets count characters of the text as its file has it: a Windows line end is two, a byte-order mark none. Python
+    reads such a text by `open(file, encoding="utf-8-sig", newline="")`.
 
     Example: `clinscale predict tcga_organ@champion reports.csv --out predictions.jsonl`
     """
@@ -83,9 +88,10 @@ def predict(
     if out is not None:
         check_out(out)
         check_new(out, is_of_answers)
-    folder = model
+    folder, label = model, model
     if not Path(model).exists():
-        folder = registry.fetch_model(registry.connect(tracking_uri, home=home), model, home=home).path
+        fetched = registry.fetch_model(registry.connect(tracking_uri, home=home), model, home=home)
+        folder, label = fetched.path, fetched.label
     lines: list[Line] = []
     with (
         ray_session(address) if workers else contextlib.nullcontext() as cluster,
@@ -110,6 +116,7 @@ def predict(
     card = TaskCard.read(folder)
     values = {
         "task": card.task.name,
+        "model": label,
         "precision": precision,
         "documents": tally.documents,
         "errors": tally.errors,
@@ -119,12 +126,13 @@ def predict(
     }
     shown = [] if out else [json_text(line) for line in lines]
     told = kind_of(card.task).reading_of_threshold(card.labels)
-    emit(values, as_json=json, people=[*shown, _summary(tally, out) + (f"; {told}" if told else "")])
+    emit(values, as_json=json, people=[*shown, _summary(tally, out, label) + (f"; {told}" if told else "")])
 
 
-def _summary(tally: "Tally", out: Path | None) -> str:
+def _summary(tally: "Tally", out: Path | None, model: str) -> str:
     sentence = f"{tally.documents - tally.errors} of {tally.documents} documents predicted"
     sentence = sentence if tally.errors else f"{tally.documents} documents predicted"
+    sentence += f" by {model}"
     sentence += f", written to {out}" if out else ""
     if tally.errors:
         sentence += f"; {tally.errors} could not be read and have a line with their error"

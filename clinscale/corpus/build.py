@@ -52,6 +52,7 @@ from clinscale.corpus.sources import (
     refuse_unmet,
     source_digest,
     text_digest,
+    warn_of_unread,
 )
 from clinscale.corpus.tokenizing import train_tokenizer
 from clinscale.corpus.writer import SplitWriter, length_card, share_cut
@@ -136,6 +137,8 @@ def _build(
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
     tests = TestTexts.build(test_texts, config.leakage) if test_texts else None
     digests = [source_digest(source) for source in config.sources]
+    for source in config.sources:
+        warn_of_unread(source)
     recipe = _recipe(config, given, tests, [sha256 for sha256, _ in digests])
     parts = wherever(join(out, _PARTS))
     if exists(join(out, MANIFEST)):

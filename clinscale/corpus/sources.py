@@ -1,6 +1,7 @@
 """Notes from files of any supported kind, cleaned, without duplicates, one at a time."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from clinscale.corpus.cleaning import CleaningConfig, clean
 from clinscale.errors import DataError
 from clinscale.filters import Choice, RowFilter
 from clinscale.records import (
+    NOTE_SUFFIXES,
     ODD_TEXTS,
     RECORD_SUFFIXES,
     ContinuedRows,
@@ -21,12 +23,14 @@ from clinscale.records import (
     data_suffix,
     likely_patient,
     list_files,
+    other_files,
+    other_format,
+    read_note,
     read_records,
-    read_text,
 )
 from clinscale.storage import open_binary
 
-TEXT_SUFFIX = ".txt"
+_SUFFIXES = (*RECORD_SUFFIXES, *NOTE_SUFFIXES)
 
 CONTINUED = "rows that seem to go on with the note of the row before, read as notes of their own"
 _ODD = {f"notes with {what}": applies for what, applies in ODD_TEXTS.items()}
@@ -37,6 +41,8 @@ REMARKS = (CONTINUED, *_ODD, NEAR, PATIENT)
 
 _FILES_LOOKED_AT = 64
 """A folder of single notes has very many files, which are all alike."""
+
+log = logging.getLogger(__name__)
 
 
 class SourceConfig(TableFormat):
@@ -95,7 +101,7 @@ class Document:
 
 def files_of(source: SourceConfig) -> list[str]:
     """The files of a source, sorted by path."""
-    return list_files(source.uri, (*RECORD_SUFFIXES, TEXT_SUFFIX))
+    return list_files(source.uri, _SUFFIXES)
 
 
 def read_notes(
@@ -210,6 +216,13 @@ def check_sources(sources: Sequence[SourceConfig], cleaning: CleaningConfig) -> 
     for source in sources:
         for uri in files_of(source)[:_FILES_LOOKED_AT]:
             next(read_notes(uri, source, cleaning, Counter(), source.row_filter), None)
+        warn_of_unread(source)
+
+
+def warn_of_unread(source: SourceConfig) -> None:
+    """Say how many files in the folder of a source are of formats that are not read: they may be notes, too."""
+    if others := other_files(source.uri, _SUFFIXES):
+        log.warning("%s holds files that are not read: %s; export those that are notes", source.uri, others)
 
 
 def source_digest(source: SourceConfig) -> tuple[str, int]:
@@ -235,11 +248,13 @@ def text_digest(text: str, salt: int = 0) -> int:
 def _records(uri: str, source: SourceConfig, conditions: Sequence[str]) -> Iterator[Record]:
     """The rows of a file of a source; a text file is one row."""
     of_tables = [*conditions, *([source.group_column] if source.group_column else [])]
-    if data_suffix(uri) != TEXT_SUFFIX:
+    if fault := other_format(data_suffix(uri)):
+        raise DataError(f"{uri} {fault}")
+    if data_suffix(uri) not in NOTE_SUFFIXES:
         columns = [source.text_column, *([source.id_column] if source.id_column else []), *of_tables]
         yield from read_records(uri, columns, table=source)
     elif of_tables:
         raise DataError(f"{uri} is a text file without column {of_tables[0]!r}; choose rows of tables only")
     else:
-        text = read_text(uri, source.encoding)
+        text = read_note(uri, source.encoding)
         yield Record(uri, 1, {source.text_column: text, source.id_column or "": PurePath(uri).name})

@@ -162,7 +162,7 @@ def open_answers(out: str | Path, card: "TaskCard") -> Iterator[Write]:
     """
     check_out(out)
     write = {".csv": _csv, ".parquet": _parquet}.get(Path(out).suffix.lower(), _json_lines)
-    with atomic_path(out) as temporary, write(temporary, card) as add:
+    with atomic_path(Path(out).resolve()) as temporary, write(temporary, card) as add:  # a link stays one
         yield add
 
 

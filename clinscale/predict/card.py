@@ -7,7 +7,7 @@ from pydantic import Field
 
 from clinscale.config import Config
 from clinscale.errors import ConfigError, DataError
-from clinscale.predict.requirements import write_requirements
+from clinscale.predict.requirements import REQUIREMENTS_FILE, write_requirements
 from clinscale.storage import read_json, write_json
 from clinscale.tasks import LongDocuments, TaskConfig, kind_of
 
@@ -53,7 +53,12 @@ class TaskCard(Config):
             raise DataError(
                 f"{folder} has no {CARD_FILE}, so it answers no task; pull a task model, or fine-tune this one first"
             )
-        return cls.parse(read_json(path), source=str(path))
+        try:
+            return cls.parse(read_json(path), source=str(path))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}; where another version of clinscale wrote it, {REQUIREMENTS_FILE} beside it says which"
+            ) from None
 
     def write(self, folder: str | Path) -> None:
         """Store the card in an HF folder, and beside it the packages that answering needs."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clinscale import models
+from clinscale.errors import ChangedDataError
 from clinscale.predict.answers import Line, Tally, answer, check_out, open_answers
 from clinscale.predict.card import TaskCard
 from clinscale.predict.inputs import Inputs
@@ -59,6 +60,7 @@ def predict_files(
     Raises:
         ConfigError: as `open_answers` and `Inputs.find`; `out` is among the files to read.
         DataError: as `load_predictor`, `Inputs.documents` and `Tally.check`.
+        ChangedDataError: the inputs had another number of documents before.
         ClinscaleError: as `answers_of_workers`.
     """
     models.check_hf_folder(folder)
@@ -99,6 +101,11 @@ def predict_files(
                     keep(lines)
             on_windows(0)
         tally.check()
+        if tally.documents != total:
+            raise ChangedDataError(
+                f"the inputs must stay as they are while they are answered, got {total} documents before and "
+                f"{tally.documents} then; wait until they are written, then run the same command again"
+            )
     return tally
 
 

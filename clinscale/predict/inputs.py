@@ -1,6 +1,7 @@
 """Inputs of `clinscale predict`: files and folders, read as the task's files were for training."""
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Self
 
 from clinscale.errors import ConfigError, DataError
 from clinscale.predict.card import TaskCard
-from clinscale.records import list_files
+from clinscale.records import list_files, other_files
 from clinscale.storage import filesystem, is_remote, join
 from clinscale.tasks import (
     DOCUMENT_SUFFIXES,
@@ -20,6 +21,8 @@ from clinscale.tasks import (
     document_format,
     read_unlabelled,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Inputs:
         on_error: OnError | None = None,
         format: DocumentFormat | None = None,
     ) -> Self:
-        """The files among and below `uris`.
+        """The files among and below `uris`; the log says how many of a folder are left out by their ending.
 
         Args:
             uris: files and folders, local or remote.
@@ -92,6 +95,8 @@ class Inputs:
                 if path in files:
                     raise ConfigError(f"{file} must be given once, got it twice; name it or its folder, not both")
                 files[path] = (file, format or document_format(card.task, path))
+            if others := other_files(_root_of(uri), DOCUMENT_SUFFIXES):
+                log.warning("%s holds files that are not read: %s; name or export those that are notes", uri, others)
         names = _names({path: format for path, (_, format) in files.items()}, card.task)
         sources = tuple(Source(file, path, format, names[path]) for path, (file, format) in files.items())
         roots = (filesystem(uri)[1] for uri in uris if not is_remote(uri))
@@ -144,10 +149,14 @@ class Inputs:
 
 def _files_of(uri: str) -> Iterator[tuple[str, str]]:
     """(path that holds on any node, the same as the user would name it) of each file."""
-    root = uri if is_remote(uri) else filesystem(uri)[1]
+    root = _root_of(uri)
     for path in list_files(root, DOCUMENT_SUFFIXES):
         below = path.removeprefix(root).lstrip("/") if path != root else ""
         yield path, _printable(join(uri, below) if below else uri)
+
+
+def _root_of(uri: str) -> str:
+    return uri if is_remote(uri) else filesystem(uri)[1]
 
 
 def _printable(name: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinscale import models
-from clinscale.errors import DataError
+from clinscale.errors import DataError, DivergenceError
 from clinscale.predict.batching import collate, length_sorted_batches
 from clinscale.predict.card import CARD_FILE, TaskCard
 from clinscale.storage import again_if_away
@@ -70,6 +70,9 @@ class Predictor:
         A model of single lines (`unit: line`) reads the lines of a document one by one, as it was trained.
         `on_progress` is called with the number of windows done in each batch. `windows` are those of each example,
         from a caller who asks about the same examples again and again; they are made where None.
+
+        Raises:
+            DivergenceError: the model gives no numbers.
         """
         if self.card.task.unit == "line" and windows is None and any("\n" in one.text for one in examples):
             return self._predict_by_line(examples, on_progress)
@@ -119,6 +122,7 @@ class Predictor:
             )
             for index, output in zip(indices, self._forward(batch), strict=True):
                 outputs[index] = _without_padding(output, len(flat[index].input_ids))
+                _check_numbers(outputs[index], self.card.task.name)
             if on_progress:
                 on_progress(len(indices))
         predictions, start = [], 0
@@ -194,6 +198,17 @@ def _check_outputs(id2label: Mapping[int, str], card: TaskCard, folder: str | Pa
         raise DataError(
             f"{folder}: {CARD_FILE} and config.json (id2label) must name the same outputs in one order, got "
             f"{len(ours)} and {len(theirs)}{differing}; one of the two is of another model: pull or fine-tune it again"
+        )
+
+
+def _check_numbers(output: "dict[str, np.ndarray[Any, Any]]", task: str) -> None:
+    """Raise DivergenceError where outputs are no numbers: each would be taken for the first label, or no answer."""
+    import numpy as np
+
+    if not all(np.isfinite(array).all() for array in output.values()):
+        raise DivergenceError(
+            f"task {task}: the outputs of the model must be finite numbers, got others: its weights are damaged or have "
+            "diverged; pull it again, train it at a lower learning rate, or answer in fp32"
         )
 
 

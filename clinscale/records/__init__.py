@@ -4,7 +4,8 @@ One reader for the corpus, the tasks and `predict`, so that a bad file is named 
 path, row number and rule, never by its text.
 """
 
-from clinscale.records.files import data_suffix, list_files, part_of, read_text
+from clinscale.records.files import data_suffix, list_files, other_files, part_of, read_note, read_text
+from clinscale.records.notes import NOTE_SUFFIXES, other_format
 from clinscale.records.oddities import (
     ODD_TEXTS,
     ContinuedRows,
@@ -18,6 +19,7 @@ from clinscale.records.record import OnBadRow, Record, refuse
 from clinscale.records.table import Quoting, TableFormat
 
 __all__ = [
+    "NOTE_SUFFIXES",
     "ODD_TEXTS",
     "RECORD_SUFFIXES",
     "ContinuedRows",
@@ -31,7 +33,10 @@ __all__ = [
     "is_likely_cut",
     "likely_patient",
     "list_files",
+    "other_files",
+    "other_format",
     "part_of",
+    "read_note",
     "read_records",
     "read_text",
     "refuse",

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from clinscale.errors import DataError
+from clinscale.records.notes import marked_up, tally_of
 from clinscale.storage import (
     again_if_away,
     codec_of,
@@ -48,6 +49,14 @@ def read_text(uri: str, encoding: str = "utf-8") -> str:
     return decode(read_bytes(uri), uri, encoding=encoding)
 
 
+def read_note(uri: str, encoding: str = "utf-8") -> str:
+    """The text of a file that is one note, as `read_text`; DataError, too, where it is a document of another format."""
+    text = read_text(uri, encoding)
+    if fault := marked_up(text):
+        raise DataError(f"{uri} {fault}")
+    return text
+
+
 def data_suffix(uri: str) -> str:
     """The suffix that names the format: `.csv` for `notes.csv.gz`."""
     return posixpath.splitext(str(uri).lower().removesuffix(".gz"))[1]
@@ -63,23 +72,29 @@ def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
     Raises:
         DataError: nothing is at `uri`, no such file below it, or not all parts of a table that says of how many it is.
     """
-    fs, path = filesystem(uri)
     if not exists(uri):
         raise DataError(f"{uri} does not exist; check the path")
     if not is_folder(uri):
         return [str(uri)]
-    if is_remote(uri):
-        names = [fs.unstrip_protocol(name) for name in again_if_away(uri, lambda: fs.find(path))]
-        root = fs.unstrip_protocol(path)
-    else:  # fsspec would look at every file, four times as long
-        names, root = list(_walked(path)), path
-    names = [name for name in names if not _ASIDE.search(name[len(root) :].lstrip("/"))]
+    names = _names_below(uri)
     tables = _tables_of_datasets(names)
     found = sorted(name for name in names if data_suffix(name) in suffixes and _is_data(name, tables))
     if not found:
-        raise DataError(f"{uri} is a folder without {' or '.join(suffixes)} files; name the right folder")
+        others = tally_of(map(data_suffix, names))
+        fix = f"it holds {others}: export these to such, or name" if others else "name"
+        raise DataError(f"{uri} is a folder without {' or '.join(suffixes)} files; {fix} the right folder")
     _refuse_missing_parts(found)
     return found
+
+
+def other_files(uri: str, suffixes: Sequence[str]) -> str:
+    """How many files of which ending are in a folder that `list_files` leaves out by that: `3 .docx, 1 .pdf`; or empty.
+
+    Annotations beside their notes are not counted.
+    """
+    if not is_folder(uri):
+        return ""
+    return tally_of(suffix for suffix in map(data_suffix, _names_below(uri)) if suffix not in suffixes)
 
 
 def part_of(uri: str) -> tuple[str, int, int] | None:
@@ -98,6 +113,17 @@ def _refuse_missing_parts(files: Sequence[str]) -> None:
             raise DataError(
                 f"{name} must be {of} files, got {len(numbers)} of them; get the others, or name each file by itself"
             )
+
+
+def _names_below(uri: str) -> list[str]:
+    """All files below a folder but those that are beside the data."""
+    fs, path = filesystem(uri)
+    if is_remote(uri):
+        names = [fs.unstrip_protocol(name) for name in again_if_away(uri, lambda: fs.find(path))]
+        root = fs.unstrip_protocol(path)
+    else:  # fsspec would look at every file, four times as long
+        names, root = list(_walked(path)), path
+    return [name for name in names if not _ASIDE.search(name[len(root) :].lstrip("/"))]
 
 
 def _walked(root: str) -> Iterator[str]:

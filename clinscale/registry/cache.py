@@ -9,12 +9,14 @@ import fcntl
 import logging
 import os
 import platform
+import re
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from clinscale.errors import CapacityError, RegistryError
+from clinscale.errors import CapacityError, ConfigError, RegistryError
 from clinscale.patience import Patience
 from clinscale.permissions import make_folder, open_private, refuse_foreign
 from clinscale.registry.folders import folder_digest
@@ -23,6 +25,7 @@ LOCK_PATIENCE_S = 1800.0
 """Seconds that a process waits for another one that holds a lock: as many as a large model may take to arrive."""
 
 _POLL_S = 0.1
+_SCRATCH_BYTES = 4
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,34 @@ def exclusive(path: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[No
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+@contextlib.contextmanager
+def scratch(place: Path) -> Iterator[Path]:
+    """A new hidden folder beside `place`, for what is to be moved there; it goes with the block, or by `clear_scratch`."""
+    make_folder(place.parent)
+    folder = place.with_name(f".{place.name}.{secrets.token_hex(_SCRATCH_BYTES)}.partial")
+    lock = folder.with_suffix(".lock")
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # a file system without locks; one that takes no file says so below
+            held.enter_context(exclusive(lock))
+        try:
+            yield make_folder(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def clear_scratch(place: Path) -> None:
+    """Remove what processes that were killed left of `scratch`: each holds a lock for as long as it lives."""
+    name = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{{2 * _SCRATCH_BYTES}}}\.(?:partial|lock)")
+    there = place.parent.iterdir() if place.parent.is_dir() else ()
+    for left in sorted(path for path in there if name.fullmatch(path.name)):
+        # what another user has put there stays, as does what a living process holds
+        with contextlib.suppress(CapacityError, ConfigError, OSError):
+            refuse_foreign(left)
+            with exclusive(left.with_suffix(".lock"), patience_s=0):
+                shutil.rmtree(left.with_suffix(".partial"), ignore_errors=True)
 
 
 def stale_locks(folder: Path) -> list[Path]:

@@ -9,21 +9,20 @@ import contextlib
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clinscale.errors import ConfigError, RegistryError
 from clinscale.permissions import adopt, make_folder
-from clinscale.registry.cache import Cache, digest_or_none
+from clinscale.registry.cache import Cache, clear_scratch, digest_or_none, scratch
 from clinscale.registry.download import Progress, download, download_foreign
 from clinscale.registry.folders import FileFacts, digest_of
 from clinscale.registry.lock import LOCK_FILE, LockedModel, read_lock, write_lock
 from clinscale.registry.signing import NO_MANIFEST, Signed, check_signature
 from clinscale.registry.tags import Tag
 from clinscale.registry.tracking import Tracking
-from clinscale.registry.versions import ModelVersion, find_version, resolve
+from clinscale.registry.versions import CHAMPION, ModelVersion, find_version, resolve
 from clinscale.storage import copy_hashed
 
 _OTHER_PLACES = "; a folder is named by its path, which is not here, and a model of the hub as ORG/NAME"
@@ -185,6 +184,9 @@ def _choose(
     """The version that is meant and the digest that it must have, empty where only its files can show it."""
     if entry is None or update:
         version = resolve(tracking, reference, hint=hint)
+        if reference == version.name and CHAMPION not in version.aliases and version.tags.get(Tag.KIND) == "task":
+            decision = version.tags.get(Tag.DECISION, "not judged by the gate")
+            log.warning(f"{reference} has no champion: its latest version, {version.label}, is taken ({decision})")
         same = entry and (entry.registry, entry.label) == (tracking.shared_place, version.label)
         if entry is None or not same:
             return version, version.digest
@@ -260,8 +262,9 @@ def _obtain(
         f"{version.label} was not registered by clinscale: no manifest says what it should hold; its files are checked "
         "for code and pickles, and only a lock file shows when they change"
     )
-    with tempfile.TemporaryDirectory(dir=cache.root, prefix=".foreign-") as temporary:
-        folder = Path(temporary) / "hf"
+    clear_scratch(cache.root / "foreign")
+    with scratch(cache.root / "foreign") as temporary:
+        folder = temporary / "hf"
         found_digest = download_foreign(tracking, version, folder, on_progress)
         if digest and found_digest != digest:
             raise _changed(version, found_digest, digest)
@@ -283,12 +286,12 @@ def _refuse_taken(out: Path, label: str, welcome: set[str | None]) -> None:
 
 def _place(folder: Path, out: Path, digest: str, label: str, replaced: str | None = None) -> None:
     """Make `out` a copy of `folder`, whole or not at all; a link would let a user's edit reach the cache."""
+    clear_scratch(out)
     if digest_or_none(out) == digest:
         return
     _refuse_taken(out, label, {replaced})
-    make_folder(out.parent)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        copy = make_folder(Path(temporary) / "copy")
+    with scratch(out) as temporary:
+        copy = make_folder(temporary / "copy")
         copied: dict[str, FileFacts] = {}
         for file in folder.iterdir():
             content, size_bytes = copy_hashed(file, copy / file.name)
@@ -298,7 +301,7 @@ def _place(folder: Path, out: Path, digest: str, label: str, replaced: str | Non
         if digest_or_none(out) == digest:  # another pull has made it, for the copy took a while
             return
         _refuse_taken(out, label, {replaced})
-        before = Path(temporary) / "replaced"
+        before = temporary / "replaced"
         if out.is_symlink() or (out.is_dir() and any(out.iterdir())):
             out.replace(before)
         try:
@@ -319,8 +322,8 @@ def _cache(home: str | Path, *, keep: bool = True) -> Iterator[Cache]:
     if keep:
         yield Cache(Path(home) / "models" / "cache")
         return
-    make_folder(home)
-    with tempfile.TemporaryDirectory(dir=home, prefix=".pull-") as temporary:
+    clear_scratch(Path(home) / "pull")
+    with scratch(Path(home) / "pull") as temporary:
         yield Cache(temporary)
 
 

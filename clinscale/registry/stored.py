@@ -5,13 +5,13 @@ stopped (MLflow's proxied route knows HTTP ranges), and never beyond what it is 
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from clinscale.errors import RegistryError
 from clinscale.permissions import open_private
+from clinscale.registry.cache import clear_scratch, scratch
 from clinscale.registry.tracking import Tracking
 from clinscale.registry.versions import ModelVersion
 from clinscale.storage import Sha256Beside
@@ -99,8 +99,9 @@ class StoredFiles:
             elif self._is_http:
                 yield from self._read_http(path, start)
             else:  # an object store that this machine may read itself: MLflow's own drivers know how
-                with tempfile.TemporaryDirectory(dir=target.parent.parent, prefix=".object-") as temporary:
-                    whole = Path(temporary) / "object"
+                clear_scratch(target.parent.parent / "object")
+                with scratch(target.parent.parent / "object") as temporary:
+                    whole = temporary / "object"
                     # not `download_artifacts`, which makes one text of whatever is raised
                     self._tracking.answer(self._repository._download_file, path, str(whole), moves_files=True)
                     yield from self._read_local(whole, start)

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 from clinscale.cells import CellError, is_blank
 from clinscale.errors import DataError
-from clinscale.records import RECORD_SUFFIXES, Record, data_suffix, read_records, read_text
+from clinscale.records import (
+    NOTE_SUFFIXES,
+    RECORD_SUFFIXES,
+    Record,
+    data_suffix,
+    other_format,
+    read_note,
+    read_records,
+    read_text,
+)
 from clinscale.storage import read_json
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
@@ -18,9 +27,11 @@ from clinscale.tasks.task import TaskConfig
 DocumentFormat = Literal["text", "records", "bio", "i2b2_xml", "squad"]
 """Format of a file of documents; `text` is one document, such as a note that brat's annotations are beside."""
 
+_FEWEST_LINES = 3
+"""Number of lines below which a note may look like tokens with tags: `Vitamin B-12`, `Blood group O`."""
+
 _SUFFIXES: dict[str, DocumentFormat] = {
-    ".txt": "text",
-    ".text": "text",
+    **dict.fromkeys(NOTE_SUFFIXES, "text"),
     ".xml": "i2b2_xml",
     ".bio": "bio",
     ".conll": "bio",
@@ -49,11 +60,11 @@ def document_format(task: TaskConfig, file: str) -> DocumentFormat:
     By its beginning where `.txt`, `.tsv` or `.json` leave that open.
 
     Raises:
-        DataError: it holds annotations alone, or cannot be read.
+        DataError: it is of a format that is no note, or cannot be read.
     """
     suffix, kind = data_suffix(file), kind_of(task)
-    if suffix == ".ann":
-        raise DataError(f"{file} holds annotations and no text; give the .txt beside it")
+    if fault := other_format(suffix):
+        raise DataError(f"{file} {fault}")
     if suffix == ".json" and "squad" in kind.formats and _looks_like_squad(task, file):
         return "squad"
     if suffix in (".txt", ".tsv") and "bio" in kind.formats and _looks_like_bio(task, file):
@@ -62,12 +73,17 @@ def document_format(task: TaskConfig, file: str) -> DocumentFormat:
 
 
 def _looks_like_bio(task: TaskConfig, file: str) -> bool:
-    """Whether the first lines are tokens with their tags: all of them; to a task of BIO files most, or tokens alone."""
+    """Whether the first lines are tokens with their tags: all of them; to a task of BIO files most, or tokens alone.
+
+    Of few lines that cannot be told, and they are a note.
+    """
     try:
         first = itertools.islice(bio.sentences(read_text(file, task.encoding), tagged=False), 50)
     except DataError:  # reported when it is read
         return False
     lines = [line for _, tokens, tags in first for line in zip(tokens, tags, strict=True)]
+    if len(lines) < _FEWEST_LINES:
+        return False
     is_alone = task.format == "bio" and all(token == tag for token, tag in lines)
     tagged = sum(bool(token) and (is_alone or bio.read_tag(tag.strip()) is not None) for token, tag in lines)
     return 2 * tagged > len(lines) if task.format == "bio" else 0 < tagged == len(lines)
@@ -124,7 +140,7 @@ def _read_text(task: TaskConfig, file: str, name: str) -> Iterator[Unlabelled]:
     kind, given = kind_of(task), {}
 
     def read() -> str:
-        text = read_text(file, task.encoding)
+        text = read_note(file, task.encoding)
         given.update(kind.read_beside(file, text))
         return text
 

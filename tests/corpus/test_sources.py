@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from clinscale.corpus import CleaningConfig, SourceConfig, read_documents
+from clinscale.corpus import CleaningConfig, SourceConfig, check_sources, read_documents
 from clinscale.corpus.sources import PATIENT, source_digest, text_digest
 from clinscale.errors import DataError
 
@@ -145,3 +145,28 @@ def test_notes_of_patients_whom_no_group_column_names_are_remarked_on(tmp_path, 
     source = SourceConfig(uri=str(tmp_path / "notes.csv"), group_column=group)
     list(read_documents([source], CleaningConfig(), counts=counts))
     assert counts[PATIENT] == remarked
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("n.txt", "<?xml version='1.0'?><a/>", r"n\.txt holds XML where the text of a note is needed; export"),
+        ("n.text", "MSH|^~\\&|", "holds messages of HL7"),
+        ("n.docx", "x", "holds a document by its name"),
+        ("n.csv", 'text\n"<?xml version=""1.0""?><a/>"\n', "row 1: column 'text' holds XML where text is needed"),
+    ],
+)
+def test_what_is_of_another_format_is_no_note(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=says):
+        texts(str(tmp_path / name))
+
+
+def test_what_of_a_folder_is_not_read_is_said(tmp_path, caplog):
+    for name in ("a.txt", "b.text", "c.docx", "d.docx"):
+        (tmp_path / name).write_text(name)
+    assert texts(str(tmp_path)) == ["a.txt", "b.text"]
+    check_sources([SourceConfig(uri=str(tmp_path))], CleaningConfig())
+    assert [message.partition(" holds ")[2] for message in caplog.messages] == [
+        "files that are not read: 2 .docx; export those that are notes"
+    ]

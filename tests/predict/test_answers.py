@@ -152,3 +152,13 @@ def test_repeated_ids_are_counted_and_errors_alone_are_refused():
     wrong.add(LINES[1:])
     with pytest.raises(DataError, match=r"none of 1 documents can be answered; the first: n\.csv row 2: column"):
         wrong.check()
+
+
+def test_a_file_that_is_a_link_stays_one(tmp_path):
+    """Who reads where it leads would go on with the answers of before."""
+    (tmp_path / "there.jsonl").write_text("")
+    (tmp_path / "o.jsonl").symlink_to("there.jsonl")
+    with open_answers(tmp_path / "o.jsonl", card()) as add:
+        add(LINES)
+    assert (tmp_path / "o.jsonl").is_symlink()
+    assert len((tmp_path / "there.jsonl").read_text().splitlines()) == 2

@@ -1,5 +1,6 @@
 """The card beside the weights: what a folder answers."""
 
+import json
 import shutil
 
 import pytest
@@ -58,4 +59,12 @@ def test_a_damaged_card_is_refused(tmp_path):
         TaskCard.read(tmp_path)
     (tmp_path / "task_card.json").write_text("{")
     with pytest.raises(DataError, match=r"task_card\.json"):
+        TaskCard.read(tmp_path)
+
+
+def test_a_card_of_another_version_says_where_that_is_named(tmp_path):
+    TaskCard(task=load_task("demo_documents"), labels=("a", "b"), max_tokens=64, stride_tokens=8).write(tmp_path)
+    values = json.loads((tmp_path / "task_card.json").read_text())
+    (tmp_path / "task_card.json").write_text(json.dumps({**values, "reads_backwards": True}))
+    with pytest.raises(ConfigError, match=r"reads_backwards is not a known key.*requirements\.txt beside it says"):
         TaskCard.read(tmp_path)

@@ -1,5 +1,6 @@
 """What users hand to `clinscale predict` is read as training read it, and nothing of it is lost."""
 
+import gzip
 import json
 
 import pytest
@@ -192,3 +193,72 @@ def test_a_format_that_is_told_is_believed(tmp_path):
     assert texts(read([tmp_path / "n.tsv"], format="text")) == ["a\tb\n"]
     with pytest.raises(ClinscaleError):
         read([tmp_path / "n.tsv"], format="records")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("n.xmi", "<xmi:XMI/>", r"n\.xmi holds annotations of UIMA by its name, .* export its text to \.txt"),
+        ("n.hl7", "MSH|", "holds messages of HL7 by its name"),
+        ("n.PubTator", "1|t|x", "holds annotated abstracts by its name"),
+        ("n.docx", "x", r"holds a document by its name, .* or one row for each note to \.jsonl"),
+        ("n.pdf.gz", "x", "holds a document by its name"),
+        ("n.xls", "x", r"save it as \.xlsx or \.csv"),
+        ("n.zip", "x", "holds an archive by its name, .* unpack it"),
+        ("n.txt", '\ufeff<?xml version="1.0"?>\n<canary/>', r"n\.txt row 1: holds XML where the text of a note"),
+        ("n.txt", '<doc id="1">\n<p>canary</p>\n</doc>\n', "holds XML where"),
+        ("n.txt", r"MSH|^~\&|canary|", "holds messages of HL7 where"),
+        ("n", "7|t|canary\n7|a|canary\n7\t0\t6\tcanary\tx\ty\n", "holds abstracts of PubTator where"),
+        ("n.txt", '{"text": "canary"}\n{"text": "b"}\n', "holds JSON where"),
+        ("n.txt", '[{"text": "canary"}]', "holds JSON where"),
+        ("n.xml", "<a><body>canary</body></a>", "no element TEXT, as i2b2's XML has"),
+    ],
+)
+def test_what_is_of_another_format_is_no_note(name, content, message, tmp_path):
+    """Its mark-up would be answered as if somebody had written it in the note."""
+    (tmp_path / name).write_bytes(gzip.compress(content.encode()) if name.endswith("gz") else content.encode())
+    with pytest.raises(DataError, match=message) as caught:
+        read([tmp_path / name])
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<NAME> was seen by <DOCTOR>.",
+        "<NAME> was seen by <NAME>",
+        "<note>No pain.</note>",
+        "[**2101-3-4**] Seen by [**Name**]",
+        "[1]",
+        "{no pain}",
+        "1|t|a: 5\n2|a|",
+        "BP < 90 | HR > 100",
+        "Sent as MSH|^~\\&|",
+        "a <?xml b",
+    ],
+)
+def test_a_note_may_hold_any_mark(text, tmp_path):
+    (tmp_path / "n.txt").write_text(text)
+    assert texts(read([tmp_path / "n.txt"])) == [text]
+
+
+def test_what_of_a_folder_is_not_read_is_said(tmp_path, caplog):
+    for name in ("a.txt", "b.text", "b.ann", "c.docx", "d.DOCX", "e.pdf", "f.Mr Smith", "g"):
+        (tmp_path / name).write_text("no pain")
+    assert [one.id for one in read([tmp_path])] == ["a.txt", "b.text"]
+    [said] = caplog.messages
+    assert "holds files that are not read: 2 .docx, 2 of other endings, 1 .pdf; name or export" in said
+    caplog.clear()
+    read([tmp_path / "a.txt"])
+    assert caplog.messages == []
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "n.xmi").write_text("x")
+    with pytest.raises(DataError, match=r"is a folder without .* files; it holds 1 \.xmi: export these"):
+        read([tmp_path / "only"])
+
+
+@pytest.mark.parametrize("task", ["ncbi_disease", "demo_entities"])
+@pytest.mark.parametrize("text", ["Takes vitamin B-12", "Blood group O\n", "Blood group:\tO\nRh:\tO\n"])
+def test_a_note_of_few_lines_is_no_file_of_tokens(task, text, tmp_path):
+    (tmp_path / "n.txt").write_text(text)
+    assert texts(read([tmp_path / "n.txt"], card_of(task))) == [text]

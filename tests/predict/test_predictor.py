@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from clinscale import held, models
-from clinscale.errors import DataError
-from clinscale.predict import Predictor, load_predictor
+from clinscale.errors import ChangedDataError, DataError, DivergenceError
+from clinscale.predict import Inputs, Predictor, load_predictor, predict_files
 
 TASKS = ("demo_documents", "demo_pairs", "demo_entities", "demo_questions")
 
@@ -153,3 +153,27 @@ def test_a_model_whose_held_folder_is_away_is_waited_for(folders, tmp_path, monk
             server.rename(shared)
             reader.join()
     assert found[0] == found[1] != ""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_that_gives_no_numbers_answers_nothing(task, folders, documents, tmp_path):
+    """Each answer would be the first label, no entity, or no answer with certainty."""
+    trained = load_predictor(folders(task, "longformer"))
+    with torch.no_grad():
+        next(trained.model.base_model.encoder.parameters())[:] = float("nan")
+    with pytest.raises(DivergenceError, match=f"task {task}: the outputs of the model must be finite numbers"):
+        trained.predict(documents(task)[:2])
+
+
+def test_inputs_that_change_while_they_are_answered_give_no_file(folders, tmp_path, monkeypatch):
+    (tmp_path / "n.csv").write_text("text\nno pain\nfever\n")
+
+    def count(inputs):
+        found = sum(1 for _ in inputs.documents())
+        (tmp_path / "n.csv").write_text("text\nno pain\n")
+        return found
+
+    monkeypatch.setattr(Inputs, "count", count)
+    with pytest.raises(ChangedDataError, match="got 2 documents before and 1 then"):
+        predict_files(folders("demo_documents", "longformer"), [str(tmp_path / "n.csv")], tmp_path / "o.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["n.csv"]

@@ -455,3 +455,31 @@ def test_a_disk_that_does_not_take_the_folder_is_said(tracking, version, tmp_pat
     with pytest.raises(ConfigError, match=r"out cannot be written or read \(No space left on device\)"):
         registry.pull(tracking, "radiology", tmp_path / "out", home=tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_pull_left_goes_with_the_next_to_its_name(tracking, version, tmp_path):
+    """Also where the killed one had moved its copy already, and only its folder was to be removed."""
+    left = tmp_path / ".out.0123abcd.partial"
+    for _ in range(2):
+        (left / "copy").mkdir(parents=True)
+        (left / "copy" / "model.safetensors").write_text("half")
+        left.with_suffix(".lock").touch()
+        registry.pull(tracking, "radiology", tmp_path / "out", home=tmp_path / "home")
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
+
+
+def test_a_task_model_without_champion_is_named_where_its_name_alone_is_given(
+    tracking, register, hf_folder, tmp_path, caplog
+):
+    """Its latest version may be one that the gate refused."""
+    version = register(hf_folder, tags={Tag.KIND: "task", Tag.DECISION: "refused: worse than chance"})
+    for reference, said in (("radiology", 1), (version.label, 0)):
+        caplog.clear()
+        registry.fetch_model(tracking, reference, home=tmp_path, lock=None)
+        assert caplog.text.count("has no champion: its latest version, radiology/1, is taken") == said
+    assert registry.pull(tracking, "radiology", tmp_path / "out").version == 1
+    assert "refused: worse than chance" in caplog.text
+    registry.set_alias(tracking, version)
+    caplog.clear()
+    registry.fetch_model(tracking, "radiology", home=tmp_path, lock=None)
+    assert caplog.text == ""

@@ -340,6 +340,9 @@ def test_documents_to_answer_bring_their_entities(tmp_path):
     (tmp_path / "note.ann").write_text("T1\tdrug 0 7\tAspirin\nT2\tproblem 12 17\tfever\n")
     (beside,) = read_unlabelled(task(), str(tmp_path / "note.txt"), "text", "note")
     assert beside.example.entities == (Entity(0, 7, "drug"), Entity(12, 17, "problem"))
+    (tmp_path / "note.text").write_text("Aspirin for fever.")
+    (same,) = read_unlabelled(task(), str(tmp_path / "note.text"), "text", "note")
+    assert same.example.entities == beside.example.entities
     (tmp_path / "rows.jsonl").write_text(
         json.dumps({"text": "Aspirin for fever.", "entities": [DRUG, FEVER]})
         + "\n"

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_RELATION = "none"
+
+_NOTE = re.compile(r"\.te?xt(?:\.gz)?$", re.IGNORECASE)
+_BESIDE = (".ann", ".ANN", ".ann.gz")
 UNKNOWN_ENTITY = "relation of an entity that is not there, or not one alone"
 LOST_ENTITY = "relation of an entity that was left out"
 WITH_ITSELF = "relation of an entity with itself"
@@ -257,10 +260,11 @@ class RelationsKind(Kind):
 
     def read_beside(self, file: str, text: str) -> dict[str, Any]:
         """The entities of brat's `.ann` beside a text."""
-        beside = f"{file[: -len('.txt')]}{'.ANN' if file.endswith('.TXT') else '.ann'}"
-        if not exists(beside):
+        stem = _NOTE.sub("", file)
+        beside = next((path for one in _BESIDE if exists(path := f"{stem}{one}")), None)
+        if beside is None:
             raise DataError(
-                f"a text file has no {self.needs} unless {PurePosixPath(beside).name} is beside it; put it there, or "
+                f"a text file has no {self.needs} unless {PurePosixPath(stem).name}.ann is beside it; put it there, or "
                 "give a table with both"
             )
         marks = marks_of(lines_of_annotations(beside, self.task.encoding), beside, _Strict())

@@ -83,7 +83,10 @@ def read_document(
         findings.reject(fault, file, "correct the file")
         return None
     text = root.findtext("TEXT")
-    if text is None or is_blank(text):
+    if text is None:
+        findings.reject("no element TEXT, as i2b2's XML has", file, "export its text to .txt")
+        return None
+    if is_blank(text):
         findings.reject("empty text", file, "remove the document")
         return None
     tags = root.find("TAGS")
