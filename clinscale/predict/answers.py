@@ -145,7 +145,7 @@ def is_of_answers(file: str | Path) -> bool:
     with path.open("rb") as stream:
         line = stream.readline(_FIRST_BYTES)
     if path.suffix.lower() == ".csv":
-        return line.startswith(",".join(names).encode())
+        return line.startswith(",".join([*names, ""]).encode())
     return re.match(rb"\{" + rb".*?, ".join(b'"%s": ' % name.encode() for name in names), line) is not None
 
 

@@ -60,7 +60,8 @@ def tally_of(suffixes: Iterable[str]) -> str:
     counts = Counter(
         suffix if _PLAIN_SUFFIX.fullmatch(suffix) else "of other endings" for suffix in suffixes if suffix != ".ann"
     )
-    shown = ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common(_MOST_SHOWN))
+    most = sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:_MOST_SHOWN]
+    shown = ", ".join(f"{number:,} {suffix}" for suffix, number in most)
     return f"{shown}, ..." if len(counts) > _MOST_SHOWN else shown
 
 

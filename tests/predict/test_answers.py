@@ -86,7 +86,7 @@ def test_answers_are_known_from_other_files(name, written, tmp_path):
     assert is_of_answers(written(name))
     (tmp_path / name).write_bytes(b"")
     assert is_of_answers(tmp_path / name)
-    for other in (b'{"id": 1, "text": "file: row"}\n', b"id,text,file,row\n", b"PAR1"):
+    for other in (b'{"id": 1, "text": "file: row"}\n', b"id,text,file,row\n", b"id,file,rows,text\n", b"PAR1"):
         (tmp_path / name).write_bytes(other)
         assert not is_of_answers(tmp_path / name)
     pyarrow.parquet.write_table(pyarrow.table({"id": ["1"], "text": ["pain"]}), tmp_path / name)
