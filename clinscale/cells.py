@@ -97,8 +97,8 @@ def as_text(value: Any, column: str) -> str | None:
     """A text as it is; None where it is missing.
 
     Raises:
-        CellError: it is no text, half a character, RTF, XML or HL7, base64 of an attachment, or a value or list as Python
-            shows it.
+        CellError: it is no text, half a character, RTF, XML or HL7, base64 of an attachment, or a value or list as
+            Python shows it.
     """
     if is_missing(value):
         return None

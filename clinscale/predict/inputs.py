@@ -96,7 +96,9 @@ class Inputs:
                     raise ConfigError(f"{file} must be given once, got it twice; name it or its folder, not both")
                 files[path] = (file, format or document_format(card.task, path))
             if others := other_files(_root_of(uri), DOCUMENT_SUFFIXES):
-                log.warning("%s holds files that are not read: %s; name or export those that are notes", uri, others)
+                log.warning(
+                    "%s holds files that are not read: %s; name or export those that are notes", uri, others
+                )
         names = _names({path: format for path, (_, format) in files.items()}, card.task)
         sources = tuple(Source(file, path, format, names[path]) for path, (file, format) in files.items())
         roots = (filesystem(uri)[1] for uri in uris if not is_remote(uri))

@@ -207,8 +207,8 @@ def _check_numbers(output: "dict[str, np.ndarray[Any, Any]]", task: str) -> None
 
     if not all(np.isfinite(array).all() for array in output.values()):
         raise DivergenceError(
-            f"task {task}: the outputs of the model must be finite numbers, got others: its weights are damaged or have "
-            "diverged; pull it again, train it at a lower learning rate, or answer in fp32"
+            f"task {task}: the outputs of the model must be finite numbers, got others: its weights are damaged or "
+            "have diverged; pull it again, train it at a lower learning rate, or answer in fp32"
         )
 
 

@@ -25,7 +25,9 @@ _OTHERS = {
     **dict.fromkeys((".pubtator", ".bioc"), ("annotated abstracts", _EXPORT)),
     **dict.fromkeys((".cda", ".ccda", ".ccd", ".tei", ".nxml"), ("XML", _EXPORT)),
     **dict.fromkeys((".htm", ".html", ".xhtml", ".mht", ".mhtml"), ("a web page", _EXPORT)),
-    **dict.fromkeys((".doc", ".docx", ".docm", ".dot", ".dotx", ".odt", ".pages", ".wpd"), ("a document", _EXPORT)),
+    **dict.fromkeys(
+        (".doc", ".docx", ".docm", ".dot", ".dotx", ".odt", ".pages", ".wpd"), ("a document", _EXPORT)
+    ),
     **dict.fromkeys((".rtf", ".pdf", ".ps", ".djvu", ".epub", ".tex"), ("a document", _EXPORT)),
     **dict.fromkeys((".ppt", ".pptx", ".odp"), ("slides", _EXPORT)),
     **dict.fromkeys((".eml", ".msg", ".mbox", ".pst"), ("mail", _EXPORT)),
@@ -58,7 +60,9 @@ def other_format(suffix: str) -> str:
 def tally_of(suffixes: Iterable[str]) -> str:
     """How many files have which ending: `3 .docx, 1 .pdf`; those of annotations are beside notes, and not counted."""
     counts = Counter(
-        suffix if _PLAIN_SUFFIX.fullmatch(suffix) else "of other endings" for suffix in suffixes if suffix != ".ann"
+        suffix if _PLAIN_SUFFIX.fullmatch(suffix) else "of other endings"
+        for suffix in suffixes
+        if suffix != ".ann"
     )
     most = sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:_MOST_SHOWN]
     shown = ", ".join(f"{number:,} {suffix}" for suffix, number in most)

@@ -102,7 +102,7 @@ def exclusive(path: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[No
 
 @contextlib.contextmanager
 def scratch(place: Path) -> Iterator[Path]:
-    """A new hidden folder beside `place`, for what is to be moved there; it goes with the block, or by `clear_scratch`."""
+    """A new hidden folder beside `place`, for what is to be moved there; it goes with the block."""
     make_folder(place.parent)
     folder = place.with_name(f".{place.name}.{secrets.token_hex(_SCRATCH_BYTES)}.partial")
     lock = folder.with_suffix(".lock")
