@@ -88,7 +88,7 @@ def list_files(uri: str, suffixes: Sequence[str]) -> list[str]:
 
 
 def other_files(uri: str, suffixes: Sequence[str]) -> str:
-    """How many files of which ending are in a folder that `list_files` leaves out by that: `3 .docx, 1 .pdf`; or empty.
+    """Numbers of the files in a folder that `list_files` leaves out by their ending: `3 .docx, 1 .pdf`; or empty.
 
     Annotations beside their notes are not counted.
     """

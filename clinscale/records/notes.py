@@ -58,7 +58,7 @@ def other_format(suffix: str) -> str:
 
 
 def tally_of(suffixes: Iterable[str]) -> str:
-    """How many files have which ending: `3 .docx, 1 .pdf`; those of annotations are beside notes, and not counted."""
+    """Numbers of files by ending: `3 .docx, 1 .pdf`; those of annotations are beside notes, and not counted."""
     counts = Counter(
         suffix if _PLAIN_SUFFIX.fullmatch(suffix) else "of other endings"
         for suffix in suffixes

@@ -75,7 +75,7 @@ def document_format(task: TaskConfig, file: str) -> DocumentFormat:
 def _looks_like_bio(task: TaskConfig, file: str) -> bool:
     """Whether the first lines are tokens with their tags: all of them; to a task of BIO files most, or tokens alone.
 
-    Of few lines that cannot be told, and they are a note.
+    Few lines that look so may be a note, and are one.
     """
     try:
         first = itertools.islice(bio.sentences(read_text(file, task.encoding), tagged=False), 50)
