@@ -164,8 +164,8 @@ def _run(work: GroupTask, reports: "_EpochReports", on_event: Event | None) -> N
     def at_one(error: OutOfMemoryError) -> OutOfMemoryError:
         return OutOfMemoryError(
             f"fine-tuning on {work.task.name}: one window does not fit into a worker's memory ({error}); raise "
-            "runtime.zero.stage or runtime.num_workers, offload, lower recipe.max_tokens, or use "
-            "runtime.activation_checkpointing=true"
+            "runtime.zero.stage or the number of workers (runtime.num_workers; runtime.workers_per_trial of a sweep), "
+            "offload, lower recipe.max_tokens, or use runtime.activation_checkpointing=true"
         )
 
     run_halving(run, work.micro_batch_size, on_halved=on_halved, at_one=at_one)
