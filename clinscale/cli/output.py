@@ -108,6 +108,11 @@ def _shown(number: float) -> str:
     return f"{number:.4f}" if number == 0 or abs(number) >= 0.001 else f"{number:.3g}"
 
 
+def _count(number: float) -> str:
+    """All digits: a corpus of millions of notes is read by its last ones."""
+    return f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
+
+
 class Steps:
     """Progress of long work: a bar on a terminal, a line every few seconds elsewhere."""
 
@@ -143,17 +148,16 @@ class Steps:
 
     def update(self, done: float, total: float | None, note: str = "") -> None:
         """`done` of `total`, with a word on how it goes."""
+        at = f"{_count(done)} of {_count(total)} {note}" if total else f"{_count(done)} {note}"
         if console.is_terminal:
-            self._bar.update(self._task, completed=done, total=total, note=visible(note))
+            self._bar.update(self._task, completed=done, total=total, note=visible(at))
             return
         now_s = time.monotonic()
         self._began = self._began or (now_s, done)  # work that is resumed does not begin at nothing
         ends = done == total and not self._ended  # printed once, though what follows the last one may take a while
         if now_s - self._last_s > self._every_s or ends:
             self._last_s, self._ended = now_s, done == total
-            of = f" of {total:g}" if total else ""
-            line = f"{self._title}: {done:g}{of} {note}{self._left(now_s, done, total)}"
-            console.print(line.rstrip(), soft_wrap=True)
+            console.print(f"{self._title}: {at.rstrip()}{self._left(now_s, done, total)}", soft_wrap=True)
 
     def say(self, sentence: str) -> None:
         """Print an event outside the steps, above the bar or as a line of its own."""

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import sys
 
 import pytest
@@ -89,6 +90,20 @@ def test_messages_logs_and_progress_do_not_steer_either(monkeypatch):
     record = logging.LogRecord("n", logging.WARNING, "p", 1, "%s", (text,), None)
     written.write(VisibleFormatter("%(message)s").format(record))
     assert not STEERING.search(written.getvalue())
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_how_much_is_done(monkeypatch, terminal):
+    written = io.StringIO()
+    monkeypatch.setattr(output, "console", Console(file=written, force_terminal=terminal, width=200))
+    with output.Steps("Building") as steps:
+        steps.update(2_083_180, None, "notes")  # a bar has no share to show
+    with output.Steps("Building", every_s=0) as steps:
+        steps.update(1, 3)
+        steps.update(2, 3)
+    assert "2,083,180 notes" in written.getvalue()
+    assert "2 of 3" in written.getvalue()
+    assert terminal or re.search(r"2 of 3, \S+ left", written.getvalue())
 
 
 def test_brackets_are_no_markup(stdout):
