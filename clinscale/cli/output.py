@@ -10,10 +10,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -113,6 +113,19 @@ def _count(number: float) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
 
 
+_AVERAGED_S = 3600.0
+"""Time over which a bar's speed is averaged: in Rich's 30 s there is none where an epoch takes a minute."""
+
+
+class _Bar(Progress):
+    """A bar with the note of each task on a line below: beside it, the time left would not fit into 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See Progress."""
+        yield from super().get_renderables()
+        yield from (Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis") for task in self.tasks)
+
+
 class Steps:
     """Progress of long work: a bar on a terminal, a line every few seconds elsewhere."""
 
@@ -122,14 +135,14 @@ class Steps:
         self._last_s = 0.0
         self._ended = False
         self._began: tuple[float, float] | None = None
-        self._bar = Progress(
+        self._bar = _Bar(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
             console=console,
+            speed_estimate_period=_AVERAGED_S,
         )
         self._task = self._bar.add_task(visible(title), total=None, note=visible(note))
 

@@ -106,6 +106,18 @@ def test_progress_shows_how_much_is_done(monkeypatch, terminal):
     assert terminal or re.search(r"2 of 3, \S+ left", written.getvalue())
 
 
+def test_the_time_left_fits_into_a_narrow_terminal_and_is_there_where_steps_are_slow(monkeypatch):
+    written, now_s = io.StringIO(), 0.0
+    monkeypatch.setattr(output, "console", Console(file=written, force_terminal=True, width=80))
+    with output.Steps("Pretraining clinical-longformer") as steps:
+        monkeypatch.setattr(steps._bar, "get_time", lambda: now_s)
+        for step in range(5):
+            steps.update(step, 10, "loss 6.2013, perplexity 512.3, tok/s 12,345, MFU 24.1%")
+            now_s += 60
+    assert "0:06:00" in written.getvalue()
+    assert "MFU 24.1%" in written.getvalue()
+
+
 def test_brackets_are_no_markup(stdout):
     emit(
         {},
