@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -93,14 +94,69 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> "Rows":
     """Rows of equal keys as a table with those keys as its head."""
-    made = Table(title=title, title_justify="left", header_style="bold")
-    for column in rows[0] if rows else ["nothing yet"]:
-        made.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        made.add_row(*(_shown(cell) if isinstance(cell, float) else str(cell) for cell in row.values()))
-    return made
+    return Rows(title, rows)
+
+
+class Rows:
+    """A table with a column for each key or, where the terminal is too narrow for their words, a line for each.
+
+    The expanded display of psql, where it is automatic, does the same.
+    """
+
+    def __init__(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._title = title
+        self._heads = [key.replace("_", " ") for key in (rows[0] if rows else ["nothing yet"])]
+        self._rows = [
+            [_shown(cell) if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """See Rich."""
+        made = Table(title=self._title, title_justify="left", header_style="bold")
+        if widths := self._widths(options.max_width):
+            for head, width in zip(self._heads, widths, strict=True):
+                made.add_column(head, overflow="fold", width=width)
+            for row in self._rows:
+                made.add_row(*row)
+        else:
+            made.show_header = False
+            made.add_column(style="bold")
+            made.add_column(overflow="fold")
+            for row in self._rows:
+                for head, cell in zip(self._heads, row, strict=True):
+                    made.add_row(head, cell)
+                made.add_section()
+        yield made
+
+    def _widths(self, most: int) -> list[int]:
+        """Widths of the columns of a table so wide at most; none where words or short values would be broken.
+
+        Rich's own way takes from the widest columns first, whatever is in them.
+        """
+        columns = list(zip(self._heads, *self._rows, strict=True))
+        whole = [max(map(cell_len, "\n".join(column).split("\n"))) for column in columns]
+        least = [
+            max((min(_UNBROKEN, cell_len(part)) for part in [*head.split(), *_parts(cells)]), default=0)
+            for head, *cells in columns
+        ]
+        free = most - sum(least) - _FRAME * len(columns) - 1
+        if free < 0:
+            return []
+        share = min(1, free / max(1, sum(whole) - sum(least)))
+        return [few + int(share * (many - few)) for few, many in zip(least, whole, strict=True)]
+
+
+def _parts(cells: Iterable[str]) -> Iterator[str]:
+    """Short cells, such as a number with its unit, and the words of others."""
+    for cell in cells:
+        yield from [cell] if cell_len(cell) <= _UNBROKEN else cell.split()
+
+
+_UNBROKEN = 15
+_FRAME = 3
+"""Blanks and line beside a cell."""
 
 
 def _shown(number: float) -> str:

@@ -37,6 +37,24 @@ def test_small_numbers_are_not_rounded_away():
     assert "learning rate" in written.getvalue()
 
 
+def test_a_table_that_is_wider_than_the_terminal_has_a_line_for_each_value():
+    rows = [{f"activations_{number}": "13.2 GiB" for number in range(8)}] * 2
+    narrow, wide = io.StringIO(), io.StringIO()
+    Console(file=narrow, width=80).print(table("Memory", rows))
+    Console(file=wide, width=160).print(table("Memory", rows))
+    assert narrow.getvalue().count("13.2 GiB") == 16
+    assert all(f"activations {number}" in narrow.getvalue() for number in range(8))
+    assert len(wide.getvalue().splitlines()) < len(narrow.getvalue().splitlines())
+
+
+def test_words_of_a_table_are_broken_only_where_they_are_long():
+    written = io.StringIO()
+    rows = [{"name": "word " * 40, "efficiency": "0.98", "collectives": "1 ms", "path": "/data/" + "x" * 60}]
+    Console(file=written, width=80).print(table("Run", rows))
+    assert "efficiency" in written.getvalue()
+    assert "collectives" in written.getvalue()
+
+
 @pytest.fixture
 def stdout(monkeypatch):
     written = io.StringIO()
