@@ -100,9 +100,9 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> "Rows":
 
 
 class Rows:
-    """A table with a column for each key or, where the terminal is too narrow for their words, a line for each.
+    """A table with a column for each key: with lines, without them, or turned, as the width of the terminal allows.
 
-    The expanded display of psql, where it is automatic, does the same.
+    Turned, each value has a line, as in the expanded display of psql.
     """
 
     def __init__(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -115,7 +115,10 @@ class Rows:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         """See Rich."""
         made = Table(title=self._title, title_justify="left", header_style="bold")
-        if widths := self._widths(options.max_width):
+        widths = self._widths(options.max_width - 1, between=3)
+        if not widths and (widths := self._widths(options.max_width, between=1)):
+            made.box, made.padding = None, (0, 1, 0, 0)
+        if widths:
             for head, width in zip(self._heads, widths, strict=True):
                 made.add_column(head, overflow="fold", width=width)
             for row in self._rows:
@@ -130,7 +133,7 @@ class Rows:
                 made.add_section()
         yield made
 
-    def _widths(self, most: int) -> list[int]:
+    def _widths(self, most: int, *, between: int) -> list[int]:
         """Widths of the columns of a table so wide at most; none where words or short values would be broken.
 
         Rich's own way takes from the widest columns first, whatever is in them.
@@ -141,7 +144,7 @@ class Rows:
             max((min(_UNBROKEN, cell_len(part)) for part in [*head.split(), *_parts(cells)]), default=0)
             for head, *cells in columns
         ]
-        free = most - sum(least) - _FRAME * len(columns) - 1
+        free = most - sum(least) - between * len(columns)
         if free < 0:
             return []
         share = min(1, free / max(1, sum(whole) - sum(least)))
@@ -154,9 +157,8 @@ def _parts(cells: Iterable[str]) -> Iterator[str]:
         yield from [cell] if cell_len(cell) <= _UNBROKEN else cell.split()
 
 
-_UNBROKEN = 15
-_FRAME = 3
-"""Blanks and line beside a cell."""
+_UNBROKEN = 20
+"""Most characters of what is not broken; longer ones are paths and fingerprints."""
 
 
 def _shown(number: float) -> str:
