@@ -106,7 +106,7 @@ class Rows:
     """
 
     def __init__(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._title = title
+        self.title = title
         self._heads = [key.replace("_", " ") for key in (rows[0] if rows else ["nothing yet"])]
         self._rows = [
             [_shown(cell) if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows
@@ -114,7 +114,7 @@ class Rows:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         """See Rich."""
-        made = Table(title=self._title, title_justify="left", header_style="bold")
+        made = Table(title=self.title, title_justify="left", header_style="bold")
         widths = self._widths(options.max_width - 1, between=3)
         if not widths and (widths := self._widths(options.max_width, between=1)):
             made.box, made.padding = None, (0, 1, 0, 0)
