@@ -35,22 +35,32 @@ class Manifest(Config):
     signature: str = ""
     """Signature of the other fields, by the run's key; checkpoints of an earlier clinscale have none."""
     digest: str = ""
-    """SHA-256 of what is signed, which needs no key; checkpoints of an earlier clinscale have none."""
+    """SHA-256 of all other fields, which needs no key; checkpoints of an earlier clinscale have none."""
 
     def signed_text(self) -> bytes:
         """The bytes that are signed."""
-        values = self.plain()
-        del values["digest"]
-        return json.dumps({**values, "signature": ""}, sort_keys=True).encode()
+        return self._text(signature="")
 
     def sealed(self, signature: str) -> dict[str, Any]:
-        """The values to write, with a signature of `signed_text` and its digest."""
-        return {**self.plain(), "signature": signature, "digest": hashlib.sha256(self.signed_text()).hexdigest()}
+        """The values to write, with a signature of `signed_text` and the digest."""
+        return {**self.plain(), "signature": signature, "digest": _sha256(self._text(signature=signature))}
 
     @property
     def is_as_written(self) -> bool:
-        """Whether no value has changed since it was sealed, as far as it was."""
-        return not self.digest or self.digest == hashlib.sha256(self.signed_text()).hexdigest()
+        """Whether no value has changed since it was sealed, as far as it was.
+
+        An earlier clinscale left the signature out of the digest.
+        """
+        return self.digest in ("", _sha256(self._text(signature=self.signature)), _sha256(self.signed_text()))
+
+    def _text(self, *, signature: str) -> bytes:
+        values = self.plain()
+        del values["digest"]
+        return json.dumps({**values, "signature": signature}, sort_keys=True).encode()
+
+
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def read_manifest(checkpoint: Path) -> Manifest:

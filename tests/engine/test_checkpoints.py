@@ -1,5 +1,6 @@
 """Checkpoints of real gloo groups: the same run goes on, on any number of ranks, at any ZeRO stage, whatever broke."""
 
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -15,7 +16,7 @@ import torch
 
 from clinscale import held
 from clinscale.engine import CheckpointStore, RetentionConfig, consolidated_state, newest_checkpoint, run_key
-from clinscale.engine.manifest import MANIFEST, Manifest
+from clinscale.engine.manifest import MANIFEST, Manifest, read_manifest
 from clinscale.engine.snapshot import write_files
 from clinscale.engine.universal import read_model_states
 from clinscale.errors import AccessError, CapacityError, ClusterError, DataError
@@ -455,7 +456,9 @@ def test_what_another_account_put_into_a_checkpoint_is_refused(tmp_path, own_hom
         newest_checkpoint(tmp_path / "checkpoints")
 
 
-@pytest.mark.parametrize(("field", "value"), [("schedule_steps", 2), ("updates", 0), ("taken_at_s", 1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("schedule_steps", 2), ("updates", 0), ("taken_at_s", 1.0), ("signature", "0" * 64)]
+)
 def test_a_manifest_with_another_value_than_was_written_is_damage(field, value, tmp_path, own_home, caplog):
     checkpoint = a_checkpoint(tmp_path / "checkpoints")
     told = json.loads((checkpoint / MANIFEST).read_text())
@@ -492,6 +495,9 @@ def test_only_the_files_of_the_manifest_are_in_a_checkpoint(tmp_path, own_home, 
 def test_a_checkpoint_of_an_earlier_clinscale_is_read(tmp_path, own_home):
     checkpoint = a_checkpoint(tmp_path / "checkpoints")
     told = json.loads((checkpoint / MANIFEST).read_text())
+    told["digest"] = hashlib.sha256(read_manifest(checkpoint).signed_text()).hexdigest()  # the signature left out
+    (checkpoint / MANIFEST).write_text(json.dumps(told))
+    assert newest_checkpoint(tmp_path / "checkpoints") == checkpoint
     del told["signature"], told["digest"]
     (checkpoint / MANIFEST).write_text(json.dumps(told))
     for path in (checkpoint.parent, checkpoint, checkpoint / "engine"):
