@@ -2,11 +2,13 @@
 
 Successive halving by promotion (Li et al. 2018, A System for Massively Parallel Hyperparameter Tuning, algorithm 2): a
 trial pauses at each rung and goes on from its checkpoint when it is among the best `1 / reduction_factor` of those that
-came so far. Nothing is trained further before it has earned it, and nothing is trained twice.
+came so far, or no worse than a score that half of them have: what cannot be told apart is not cut. Nothing is trained
+further before it has earned it, and nothing is trained twice.
 """
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -364,8 +366,22 @@ def _promotable(peers: Sequence[Trial], halving: Halving, epochs: int, rung: Run
             continue
         mine = [trial for trial in reached if halving.bracket(trial.number, epochs) == bracket]
         mine.sort(key=lambda trial: -(trial.objective_at(rung) or 0.0))  # stable: the earlier of equals first
-        found += mine[: len(mine) // halving.reduction_factor]
+        found += mine[: max(len(mine) // halving.reduction_factor, _tied(mine, rung))]
     return found
+
+
+def _tied(best_first: Sequence[Trial], rung: Rung) -> int:
+    """Number of trials whose score is no worse than one that half of them have; 0 without such a score.
+
+    A model that has not begun to learn finds no entity, or gives all texts the commonest label. Which of those are the
+    best cannot be seen yet, and the few that differ from them so early are often the ones that diverge.
+    """
+    scores = [trial.objective_at(rung) for trial in best_first]
+    counts = Counter(scores)
+    most = max(counts.values(), default=0)
+    if most < max(2, len(scores) / 2):
+        return 0
+    return max(place for place, score in enumerate(scores, 1) if counts[score] == most)
 
 
 def _above_median(trial: Trial, peers: Sequence[Trial], grace_epochs: int) -> bool:

@@ -204,6 +204,19 @@ def test_between_rungs_nothing_is_asked():
     assert goes_on(trial(0, 0.1, 0.1, state="running"), [trial(1, 0.9, 0.9, 0.9)], ASHA, EPOCHS)
 
 
+def test_trials_of_one_score_are_not_told_apart_by_the_order_in_which_they_came():
+    """At the first look most models find no entity; the one that finds some by chance is not the best third."""
+    alike = [trial(number, 0.0) for number in range(3)]
+    chance = trial(3, 0.02)
+    worse = trial(4, -1.0)
+    for one in (*alike, chance):
+        assert goes_on(one, [*alike, chance, worse], ASHA, EPOCHS)
+    assert not goes_on(worse, [*alike, chance, worse], ASHA, EPOCHS)
+    apart = [trial(5, 0.3), trial(6, 0.4), trial(7, 0.5), trial(8, 0.6)]
+    assert not goes_on(alike[0], [*alike, *apart], ASHA, EPOCHS), "most can be told apart"
+    assert not goes_on(apart[0], apart[:2], ASHA, EPOCHS)
+
+
 def test_what_is_furthest_is_promoted_first():
     rung_1 = [trial(n, 0.1 * n) for n in range(6)]
     rung_3 = [trial(n, 0.9, 0.9, 0.9 + n / 100) for n in range(6, 9)]
