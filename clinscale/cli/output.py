@@ -107,8 +107,8 @@ class Rows:
 
     def __init__(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self.title = title
-        self._heads = [key.replace("_", " ") for key in (rows[0] if rows else ["nothing yet"])]
-        self._rows = [
+        self.heads = [key.replace("_", " ") for key in (rows[0] if rows else ["nothing yet"])]
+        self.rows = [
             [_shown(cell) if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows
         ]
 
@@ -119,16 +119,16 @@ class Rows:
         if not widths and (widths := self._widths(options.max_width, between=1)):
             made.box, made.padding = None, (0, 1, 0, 0)
         if widths:
-            for head, width in zip(self._heads, widths, strict=True):
+            for head, width in zip(self.heads, widths, strict=True):
                 made.add_column(head, overflow="fold", width=width)
-            for row in self._rows:
+            for row in self.rows:
                 made.add_row(*row)
         else:
             made.show_header = False
             made.add_column(style="bold")
             made.add_column(overflow="fold")
-            for row in self._rows:
-                for head, cell in zip(self._heads, row, strict=True):
+            for row in self.rows:
+                for head, cell in zip(self.heads, row, strict=True):
                     made.add_row(head, cell)
                 made.add_section()
         yield made
@@ -138,7 +138,7 @@ class Rows:
 
         Rich's own way takes from the widest columns first, whatever is in them.
         """
-        columns = list(zip(self._heads, *self._rows, strict=True))
+        columns = list(zip(self.heads, *self.rows, strict=True))
         whole = [max(map(cell_len, "\n".join(column).split("\n"))) for column in columns]
         least = [
             max((min(_UNBROKEN, cell_len(part)) for part in [*head.split(), *_parts(cells)]), default=0)

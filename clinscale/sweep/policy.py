@@ -2,8 +2,8 @@
 
 Successive halving by promotion (Li et al. 2018, A System for Massively Parallel Hyperparameter Tuning, algorithm 2): a
 trial pauses at each rung and goes on from its checkpoint when it is among the best `1 / reduction_factor` of those that
-came so far, or no worse than a score that half of them have: what cannot be told apart is not cut. Nothing is trained
-further before it has earned it, and nothing is trained twice.
+came so far, or no worse than a score that half of them have: there is no cut among equals. Nothing is trained further
+before it has earned it, and nothing is trained twice.
 """
 
 import math

@@ -66,7 +66,7 @@ def test_nobody_changes_a_record():
 def test_people_see_a_table_of_ratios_and_a_sentence_for_each_memory():
     table, *sentences = people_of(WHOLE)
     assert table.title == "bench loading: ratios to the peer"
-    cells = {column.header: list(column.cells) for column in table.columns}
+    cells = {head: [row[place] for row in table.rows] for place, head in enumerate(table.heads)}
     assert cells == {
         "ratio": ["csv"],
         "median": ["2.0000"],
