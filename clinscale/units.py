@@ -78,9 +78,16 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """`95` as `1m35s`, for people."""
+    """`95` as `1m35s`, for people; from two days on `2d00h`."""
     whole = round(seconds)
+    if whole >= 2 * 86400:
+        return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
     hours, minutes = whole // 3600, whole % 3600 // 60
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{whole % 60:02d}s" if minutes else f"{seconds:.1f}s"
+
+
+def format_days(days: float) -> str:
+    """`0.25` as `6h00m`, for people."""
+    return format_seconds(86400 * days)

@@ -22,7 +22,7 @@ from clinscale.cli.site import (
     site_of,
 )
 from clinscale.errors import ConfigError
-from clinscale.units import format_bytes, format_seconds
+from clinscale.units import format_bytes, format_days, format_seconds
 
 if TYPE_CHECKING:
     from clinscale.plan import Estimate, PretrainPlan, Probe, Simulation
@@ -158,9 +158,9 @@ def _simulation_people(found: "Simulation") -> list[Any]:
     rows = [
         {
             "checkpoint every": f"{one.every_steps:,} steps ({which})",
-            "mean days": "some never end" if one.mean_days is None else f"{one.mean_days:.3g}",
+            "mean time": "some never end" if one.mean_days is None else format_days(one.mean_days),
             "5 % to 95 %": " to ".join(
-                "?" if days is None else f"{days:.3g}" for days in (one.low_days, one.high_days)
+                "?" if days is None else format_days(days) for days in (one.low_days, one.high_days)
             ),
             "devices lost": f"{one.losses:,.1f}",
             "starts": f"{one.starts:,.1f}",
@@ -226,7 +226,7 @@ def _size_row(one: "Estimate") -> dict[str, Any]:
         else f"{1000 * one.step.total_s:.4g} ms",
         "tokens/s": f"{one.tokens_per_s:,.0f}",
         "MFU": f"{one.mfu:.1%}",
-        "days": "?" if one.days is None else f"{one.days:.3g}",
+        "time": "?" if one.days is None else format_days(one.days),
         **money,
         **spot,
     }
@@ -238,14 +238,14 @@ def _overrides(one: "Estimate") -> str:
 
 def _whole(one: "Estimate") -> str:
     if one.days is None:
-        return "no duration, so neither days nor money"
-    said = [f"{one.days:.3g} days", f"{one.device_hours:,.4g} device-hours"]
+        return "no duration, so neither time nor money"
+    said = [format_days(one.days), f"{one.device_hours:,.4g} device-hours"]
     if one.kwh is not None:
         said.append(f"{one.kwh:,.4g} kWh")
     if one.usd is not None:
         said.append(f"{one.usd:,.0f} USD")
-    if one.usd_spot is not None:
+    if one.usd_spot is not None and one.spot_days is not None:
         said.append(
-            f"{one.usd_spot:,.0f} USD on spot with {one.preemptions:.1f} preemptions in {one.spot_days:.3g} days"
+            f"{one.usd_spot:,.0f} USD on spot with {one.preemptions:.1f} preemptions in {format_days(one.spot_days)}"
         )
     return ", ".join(said) + ("" if one.usd is not None or one.usd_spot is not None else "; no price given")

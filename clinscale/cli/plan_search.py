@@ -19,7 +19,7 @@ from clinscale.cli.site import (
 )
 from clinscale.cli.study import ProtocolFile
 from clinscale.cli.tune import DataFolders, MaxTokens, Models, SpaceFile, SweepName, Tasks, sweep_of
-from clinscale.units import format_bytes, format_seconds
+from clinscale.units import format_bytes, format_days, format_seconds
 
 if TYPE_CHECKING:
     from clinscale.plan import SweepSpread, TunePlan
@@ -202,7 +202,7 @@ def _study_people(found: "ProtocolPlan") -> list[Any]:
             "workers": one.shape.workers,
             "fits": {True: "yes", False: "no", None: "?"}[one.fits],
             "tokens/s": f"{one.tokens_per_s:,.0f}",
-            "days": "?" if one.days is None else f"{one.days:.3g}",
+            "time": "?" if one.days is None else format_days(one.days),
         }
         for name, one in found.pretrainings.items()
     ]
