@@ -173,8 +173,8 @@ def base_row(result: "PretrainResult") -> dict[str, Any]:
     return row
 
 
-def progress_of(done: int, total: int, metrics: dict[str, float]) -> tuple[int, int, str]:
-    """Arguments of `Steps.update` that show progress, here and in the demo."""
+def progress_of(done: int, total: int | None, metrics: dict[str, float]) -> tuple[int, int | None, str]:
+    """Arguments of `Steps.update` that show progress, here, in the demo and in a study."""
     shown = [
         f"{name} {metrics[key]:{form}}"
         for key, name, form in (

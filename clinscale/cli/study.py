@@ -1,5 +1,7 @@
 """`clinscale study`: models by tasks by seeds under one protocol, to a league table."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +18,8 @@ from clinscale.cli.options import (
     open_tracking,
     say_unused_gpus,
 )
-from clinscale.cli.output import console, emit, table
+from clinscale.cli.output import Steps, console, emit, table
+from clinscale.cli.pretrain import progress_of
 from clinscale.cli.tune import shown
 from clinscale.units import format_seconds
 
@@ -48,7 +51,7 @@ def study(
     """
     open_home(home, shared_with)
     from clinscale.runtime import ray_session
-    from clinscale.study import Protocol, outline, run_study
+    from clinscale.study import Protocol, Watch, outline, run_study
 
     config = Protocol.load(protocol, overrides or [])
     tracking = open_tracking(tracking_uri, home)
@@ -56,7 +59,7 @@ def study(
         with ray_session(address) as cluster:
             say_unused_gpus(cluster, config.sweep_runtime.gpus_per_trial, "sweep_runtime.gpus_per_trial")
             found = outline(config, tracking=tracking, home=home, cluster=cluster)
-        emit(found.plain(), as_json=json, people=_outline_tables(found))
+        emit(found.plain(), as_json=json, people=_outline_tables(found, protocol))
         if found.failures:
             raise typer.Exit(_FAILED)
         return
@@ -69,7 +72,7 @@ def study(
             home=home,
             cluster=cluster,
             on_event=lambda said: console.print(said, soft_wrap=True, markup=False),
-            watch=shown,
+            watch=Watch(_steps, shown),
         )
     emit(
         {
@@ -89,6 +92,12 @@ def study(
         console.print(f"missing: {name}: {message}", style="red", soft_wrap=True, markup=False)
     if outcome.failures:
         raise typer.Exit(_FAILED)
+
+
+@contextlib.contextmanager
+def _steps(title: str) -> Iterator[Callable[[int, int | None, dict[str, float]], None]]:
+    with Steps(title) as steps:
+        yield lambda *at: steps.update(*progress_of(*at))
 
 
 def _league_rows(league: Any) -> list[dict[str, Any]]:
@@ -111,7 +120,7 @@ def _league_rows(league: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _outline_tables(found: Any) -> list[Any]:
+def _outline_tables(found: Any, protocol: str) -> list[Any]:
     people: list[Any] = [table("Bases", list(found.bases)), table("Tasks", list(found.grid))]
     if found.forecasts:
         rows = [
@@ -125,5 +134,9 @@ def _outline_tables(found: Any) -> list[Any]:
             for one in found.forecasts
         ]
         people.append(table("Expected, from a few steps of each", rows))
+    if any(base["state"] == "to be made" for base in found.bases):
+        people.append(
+            f"with bases that are still to be made: clinscale plan study {protocol} says the hours of all of it"
+        )
     people += [f"missing: {name}: {why}" for name, why in found.failures.items()]
     return people

@@ -39,8 +39,15 @@ LEAGUE_FILE = "league.md"
 Event = Callable[[str], None]
 """Called with a sentence on the step that begins."""
 
-Watch = Callable[[SweepConfig], AbstractContextManager[Callable[[SweepProgress], None]]]
-"""Opens what shows the progress of one search."""
+
+@dataclass(frozen=True)
+class Watch:
+    """What shows the progress of a study's long steps: opened for each, it gives what is called as the step goes on."""
+
+    steps: Callable[[str], AbstractContextManager[Callable[[int, int | None, dict[str, float]], None]]]
+    """Of building a corpus or a base, by its title: called with what is done, of how much, and metrics."""
+    search: Callable[[SweepConfig], AbstractContextManager[Callable[[SweepProgress], None]]]
+    """Of one search."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ def run_study(
             pretraining. DataError: the corpus that bases are still to be pretrained on cannot be read.
         ClinscaleError: nothing could be judged; the first reason.
     """
-    say = on_event or log.info
+    say, watch = on_event or log.info, watch or Watch(_unwatched, _unwatched)
     tasks, failures = read_tasks(protocol)
     seen = _seen_tests(protocol, tasks)
     _check_corpus(protocol, tracking)
@@ -115,7 +122,7 @@ def run_study(
     bases: dict[str, str] = {}
     for name in protocol.bases:
         try:
-            bases[name] = _make(protocol, name, tasks, folder, tracking=tracking, home=home, say=say)
+            bases[name] = _make(protocol, name, tasks, folder, tracking=tracking, home=home, say=say, watch=watch)
         except (DataError, ClusterError) as error:
             failures[f"base {name}"] = str(error)
             say(f"base {name} cannot be made, its models are left out: {error}")
@@ -127,7 +134,7 @@ def run_study(
         say(f"searching {task.config.name} with {len(cells)} {'model' if len(cells) == 1 else 'models'}")
         try:
             inputs = read_inputs(search, tracking=tracking, home=home)
-            with (watch or _unwatched)(search) as on_progress:
+            with watch.search(search) as on_progress:
                 found = sweep(
                     search, tracking=tracking, home=home, cluster=cluster, inputs=inputs, on_progress=on_progress
                 )
@@ -309,15 +316,15 @@ def _make(
     tracking: registry.Tracking,
     home: str | Path,
     say: Event,
+    watch: Watch,
 ) -> str:
     """The base as fine-tuning fetches it: a folder, or a version of the registry."""
     base = protocol.bases[name]
     if base.pretrain is not None:
-        shards = protocol.shards or _build_corpus(protocol, name, tasks, folder, say)
-        say(f"pretraining {name}")
-        return pretrain(
-            protocol.pretraining(name, shards), tracking=tracking, home=home, on_event=say
-        ).version.label
+        config = protocol.pretraining(name, protocol.shards or _build_corpus(protocol, name, tasks, folder, watch))
+        with watch.steps(f"Pretraining {name}") as on_progress:
+            done = pretrain(config, tracking=tracking, home=home, on_progress=on_progress, on_event=say)
+        return done.version.label
     made = _place_of(protocol, name, folder, tracking)
     if base.convert_to is not None and (source := models.model_fingerprint(base.pretrained)):
         check_unchanged(folder, f"model {base.pretrained}", source)
@@ -332,7 +339,7 @@ def _make(
     return str(converted)
 
 
-def _build_corpus(protocol: Protocol, name: str, tasks: list[StudyTask], folder: Path, say: Event) -> str:
+def _build_corpus(protocol: Protocol, name: str, tasks: list[StudyTask], folder: Path, watch: Watch) -> str:
     """A ShardSet in the tokens of the base, without the test documents of the tasks; bases of one source share it."""
     source = protocol.bases[name].pretrained
     first = next(
@@ -345,9 +352,14 @@ def _build_corpus(protocol: Protocol, name: str, tasks: list[StudyTask], folder:
             "read; give their data, drop the tasks, or set allow_seen_tests=true"
         )
     texts = {task.name: task.data.texts("test") for task in tasks if task.data}
-    say(f"building the corpus in the tokens of {source or 'its own tokenizer'}")
-    place = folder / "shards" / first
-    return corpus.build_shards(protocol.corpus_of(source), str(place), test_texts=texts).uri
+    place = str(folder / "shards" / first)
+    with watch.steps(f"Notes of the corpus in the tokens of {source}") as on_progress:
+        return corpus.build_shards(
+            protocol.corpus_of(source),
+            place,
+            test_texts=texts,
+            on_progress=lambda notes: on_progress(notes, None, {}),
+        ).uri
 
 
 def cells_of(protocol: Protocol, task: StudyTask, bases: Mapping[str, str], *, seen: bool) -> list[StudyConfig]:
@@ -391,5 +403,5 @@ def _page(protocol: Protocol, league: League | None, failures: Mapping[str, str]
 
 
 @contextlib.contextmanager
-def _unwatched(_: SweepConfig) -> Iterator[Callable[[SweepProgress], None]]:
-    yield lambda progress: None
+def _unwatched(_: object) -> Iterator[Callable[..., None]]:
+    yield lambda *progress: None

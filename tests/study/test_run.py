@@ -1,5 +1,7 @@
 """A study from short published weights to a league table, on forks; what is missing is left out and said."""
 
+import contextlib
+
 import pytest
 import torch
 import transformers
@@ -10,7 +12,7 @@ from clinscale.engine import load_hardware
 from clinscale.errors import ConfigError, DataError
 from clinscale.plan import Site
 from clinscale.registry import Tag
-from clinscale.study import Protocol, outline, plan_study, run_study
+from clinscale.study import Protocol, Watch, outline, plan_study, run_study
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,37 @@ def test_a_study_ends_with_a_table_of_what_is_there(values, tracking, tmp_path, 
     other = Protocol.parse({**values, "seeds": 2}, source="test")
     with pytest.raises(ConfigError, match=r"study run 'trial' exists .* differing: seeds"):
         run_study(other, tracking=tracking, home=tmp_path, cluster=forks)
+
+
+def test_a_base_is_pretrained_on_a_corpus_without_test_documents_and_its_progress_is_seen(
+    values, demo_data, tracking, tmp_path, forks
+):
+    values["bases"].pop("lost"), values["models"].pop("lost 128"), values["tasks"].pop("demo_documents")
+    values["bases"]["long"]["pretrain"] = {"duration": "2steps", "rows_per_step": 2}
+    values["corpus"] = {"sources": [{"uri": str(demo_data / "notes" / "notes.jsonl.gz"), "id_column": "id"}]}
+    values["pretrain_runtime"] = {"num_workers": 1, "log_every_steps": 1}
+    seen = {}
+
+    @contextlib.contextmanager
+    def watched(step):
+        seen[getattr(step, "name", step)] = at = []
+        yield lambda *progress: at.append(progress)
+
+    outcome = run_study(
+        Protocol.parse(values, source="test"),
+        tracking=tracking,
+        home=tmp_path,
+        cluster=forks,
+        watch=Watch(watched, watched),
+    )
+    assert outcome.league.models == ("short 64", "long 128")
+    kept_out = corpus.open_shards(str(tmp_path / "study" / "trial" / "shards" / "long")).manifest.leakage
+    assert set(kept_out) == {"demo_pairs"}
+    reading, training, searching = seen.values()
+    assert list(seen)[1:] == ["Pretraining long", "trial-demo_pairs"]
+    assert reading[-1][0] > 0
+    assert [at[:2] for at in training][-1] == (2, 2)
+    assert searching
 
 
 def test_nothing_to_judge_is_an_error_with_the_first_reason(values, tracking, tmp_path, forks):
