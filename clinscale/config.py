@@ -126,14 +126,29 @@ def fingerprint(values: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Changes between two plain configs, as `key.path: old -> new`, in key order."""
-    old, new = dict(flatten(before)), dict(flatten(after))
-    return [
-        f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], *, below: str = "") -> list[str]:
+    """Changes between two plain configs, as `key.path: old -> new`, in key order.
+
+    A section that only one of them has is one line. Paths begin with `below`.
+    """
+    found = list[str]()
+    for key in sorted(before.keys() | after.keys()):
+        path, old, new = f"{below}{key}", before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and old and new:
+            found += differences(old, new, below=f"{path}.")
+        elif old != new:
+            was, becomes = ("unset" if key not in one else _brief(one[key]) for one in (before, after))
+            found.append(f"{path}: {was} -> {becomes}")
+    return found
+
+
+def _brief(value: Any) -> str:
+    """The value, or the size of a long section."""
+    count = len(dict(flatten(value))) if isinstance(value, Mapping) else 0
+    return f"{count} settings" if count > _LONG_SECTION else str(value)
+
+
+_LONG_SECTION = 5
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -164,6 +164,15 @@ def test_differences_name_the_dotted_keys():
     assert differences(before, before) == []
 
 
+def test_a_section_that_only_one_config_has_is_one_difference():
+    studies = {"one": {f"key{number}": number for number in range(50)}, "two": {"seed": 1}}
+    assert differences({"studies": {}}, {"studies": {"one": {}}}) == ["studies: {} -> {'one': {}}"]
+    assert differences({"studies": {"three": 1}}, {"studies": studies | {"three": 1}}) == [
+        "studies.one: unset -> 50 settings",
+        "studies.two: unset -> {'seed': 1}",
+    ]
+
+
 def test_nearest_ignores_case_and_falls_back_to_the_list():
     assert nearest("text", ["ROW_ID", "TEXT"]) == "did you mean TEXT?"
     assert nearest("zzz", ["b", "a"]) == "known: a, b"

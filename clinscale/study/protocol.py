@@ -168,8 +168,10 @@ class Protocol(Config):
         odd = sorted({"studies", "confirm_seeds"} & set(self.search))
         if odd:
             raise ConfigError(f"search.{odd[0]} is made by the protocol (models, tasks, seeds); drop it")
-        dummy = StudyConfig(name="-", task="-", data="-", models=("-",))
-        self.sweep([dummy], "-")
+        always = [name for name, arm in self.models.items() if arm.kinds is None]  # else the task decides
+        self.sweep(
+            [StudyConfig(name=name, task="-", data="-", models=("-",)) for name in always or self.models], "-"
+        )
 
     def pretraining(self, base: str, shards: str) -> PretrainConfig:
         """The pretraining of one base on a ShardSet."""
@@ -181,14 +183,20 @@ class Protocol(Config):
         """The corpus that bases with this tokenizer are pretrained on; None trains one on it."""
         return CorpusConfig.parse({"tokenizer": tokenizer, **(self.corpus or {})}, source="corpus")
 
-    def sweep(self, studies: Sequence[StudyConfig], task: str) -> SweepConfig:
-        """The sweep over the models of one task."""
+    def sweep(self, studies: Sequence[StudyConfig], name: str, *, of: int | None = None) -> SweepConfig:
+        """A sweep over so many of the models that a task asks; `of` all of them, whose budget is shared alike."""
         recipe = {
             **self.search,
             "confirm_seeds": self.seeds,
             "studies": [study.plain() for study in studies],
         }
-        values = {"name": f"{self.name}-{task}", "recipe": recipe, "runtime": self.sweep_runtime.plain()}
+        if of and of > len(studies) and isinstance(budget := self.search.get("budget"), dict):
+            share = len(studies) / of
+            parts = {key: budget[key] * share for key in ("device_hours", "usd") if budget.get(key)}
+            if budget.get("trials"):
+                parts["trials"] = max(len(studies), round(budget["trials"] * share))
+            recipe["budget"] = budget | parts
+        values = {"name": f"{self.name}-{name}", "recipe": recipe, "runtime": self.sweep_runtime.plain()}
         return SweepConfig.parse(values, source="search")
 
 

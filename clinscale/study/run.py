@@ -1,9 +1,10 @@
 """The steps of a study in their order; each is a verb's own function and resumes by its name."""
 
 import contextlib
+import itertools
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from clinscale.sweep import (
     StudyConfig,
     SweepConfig,
     SweepProgress,
+    begun_studies,
     check_start,
     forecast,
     read_inputs,
@@ -125,23 +127,27 @@ def run_study(
             bases[name] = _make(protocol, name, tasks, folder, tracking=tracking, home=home, say=say, watch=watch)
         except (DataError, ClusterError) as error:
             failures[f"base {name}"] = str(error)
-            say(f"base {name} cannot be made, its models are left out: {error}")
+            say(f"base {name} cannot be made, its models wait for the next start of the same command: {error}")
     for task in tasks:
         cells = cells_of(protocol, task, bases, seen=task.name in seen)
         if task.data is None or not cells:
             continue
-        search = protocol.sweep(cells, task.config.name)
         say(f"searching {task.config.name} with {len(cells)} {'model' if len(cells) == 1 else 'models'}")
         try:
-            inputs = read_inputs(search, tracking=tracking, home=home)
-            with watch.search(search) as on_progress:
-                found = sweep(
-                    search, tracking=tracking, home=home, cluster=cluster, inputs=inputs, on_progress=on_progress
-                )
+            for search in searches_of(protocol, task, cells, home):
+                inputs = read_inputs(search, tracking=tracking, home=home)
+                with watch.search(search) as on_progress:
+                    found = sweep(
+                        search,
+                        tracking=tracking,
+                        home=home,
+                        cluster=cluster,
+                        inputs=inputs,
+                        on_progress=on_progress,
+                    )
+                failures |= {f"cell {name}": str(error) for name, error in found.failures.items()}
         except (ConfigError, DataError, ClusterError) as error:  # a night of the other tasks is not lost by it
             failures[f"task {task.name}"] = str(error)
-            continue
-        failures |= {f"cell {name}": str(error) for name, error in found.failures.items()}
     runs = registry.read_runs(tracking, kind="sweep")
     league = next((one for one in leagues(tracking, runs) if one.name == protocol.name), None)
     if league is None and failures:
@@ -183,11 +189,11 @@ def outline(
             }
         )
         if cluster and task.data and len(cells) == len(asked):
-            search = protocol.sweep(cells, task.config.name)
-            inputs = read_inputs(search, tracking=tracking, home=home)
-            check_start(search, inputs, home=home)
-            planned = planned_costs(search, site_here(on_gpu=search.runtime.gpus_per_trial > 0))
-            forecasts.append(forecast(search, inputs, cluster=cluster, planned=planned))
+            for search in searches_of(protocol, task, cells, home):
+                inputs = read_inputs(search, tracking=tracking, home=home)
+                check_start(search, inputs, home=home)
+                planned = planned_costs(search, site_here(on_gpu=search.runtime.gpus_per_trial > 0))
+                forecasts.append(forecast(search, inputs, cluster=cluster, planned=planned))
     rows = [
         {
             "base": name,
@@ -382,6 +388,25 @@ def cells_of(protocol: Protocol, task: StudyTask, bases: Mapping[str, str], *, s
         for name, arm in protocol.models.items()
         if arm.base in bases and _is_asked(task, arm.kinds)
     ]
+
+
+def searches_of(
+    protocol: Protocol, task: StudyTask, cells: Sequence[StudyConfig], home: str | Path
+) -> Iterator[SweepConfig]:
+    """The searches of a task: one of its models, and one more of those whose bases were made after it had begun.
+
+    What is searched apart has its share of the budget, so that no model is tried more often than it would have been.
+    """
+    asked, waiting = sum(_is_asked(task, arm.kinds) for arm in protocol.models.values()), list(cells)
+    for number in itertools.count():
+        name = f"{task.config.name}-later{number}" if number else task.config.name
+        begun = begun_studies(f"{protocol.name}-{name}", home=home)
+        mine = [cell for cell in waiting if cell.name in begun] if begun else waiting
+        if mine:
+            yield protocol.sweep(mine, name, of=asked)
+        waiting = [cell for cell in waiting if cell not in mine]
+        if not waiting:
+            return
 
 
 def _is_asked(task: StudyTask, kinds: tuple[str, ...] | None) -> bool:

@@ -19,7 +19,7 @@ from clinscale.sweep.forecast import (
 from clinscale.sweep.inputs import Study, SweepInputs, read_inputs
 from clinscale.sweep.ledger import Epoch, Ledger, Look, Trial, best_of
 from clinscale.sweep.policy import Budget, Halving, Resume, Search, Start, goes_on, next_move
-from clinscale.sweep.run import SweepProgress, SweepResult, check_start, load_sweep, sweep
+from clinscale.sweep.run import SweepProgress, SweepResult, begun_studies, check_start, load_sweep, sweep
 from clinscale.sweep.sampler import Proposer, quiet_optuna
 from clinscale.sweep.segments import run_segments
 from clinscale.sweep.space import SearchSpace, load_space
@@ -56,6 +56,7 @@ __all__ = [
     "SweepRuntime",
     "Trial",
     "Work",
+    "begun_studies",
     "best_of",
     "check_start",
     "expected_epochs",

@@ -14,7 +14,7 @@ from clinscale.finetune import task_tags
 from clinscale.registry import Experiment, Tag
 from clinscale.runfolder import check_run_folder, check_unchanged, claim_run_folder, refuse_copy
 from clinscale.runtime import Cluster
-from clinscale.storage import write_json
+from clinscale.storage import read_json_object, write_json
 from clinscale.sweep.choose import flat_remark
 from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.controller import SweepController
@@ -94,6 +94,13 @@ def load_sweep(name: str, overrides: Sequence[str] = (), *, home: str | Path) ->
         raise ConfigError(f"no sweep {name!r} in {home}; known: {', '.join(known) or 'none'}")
     refuse_copy(path)
     return SweepConfig.load(path, overrides)
+
+
+def begun_studies(name: str, *, home: str | Path) -> tuple[str, ...]:
+    """Names of the studies that the sweep of this name was begun with; none where there is no such sweep."""
+    config = Path(home) / "sweep" / name / CONFIG_FILE
+    studies = read_json_object(config).get("recipe", {}).get("studies", ()) if config.exists() else ()
+    return tuple(str(study["name"]) for study in studies)
 
 
 def sweep(

@@ -4,6 +4,7 @@ import pytest
 
 from clinscale.errors import ConfigError
 from clinscale.study import Protocol, protocols
+from clinscale.sweep import StudyConfig
 
 GOOD = {
     "name": "trial",
@@ -39,6 +40,10 @@ def changed(**values):
             "did you mean duration",
         ),
         (changed(search={"budget": {"trails": 4}}), "did you mean trials"),
+        (
+            changed(models={name: {"base": "short"} for name in "abc"}, search={"budget": {"trials": 2}}),
+            "at least one for each of 3 studies, got 2",
+        ),
         (changed(search={"studies": []}), "search.studies is made by the protocol"),
         (changed(search={"confirm_seeds": 3}), "search.confirm_seeds is made by the protocol"),
         (changed(name="a/b"), "plain word"),
@@ -48,6 +53,19 @@ def changed(**values):
 def test_a_mistake_is_found_in_the_file(values, message):
     with pytest.raises(ConfigError, match=message):
         Protocol.parse(values, source="study.yaml")
+
+
+def test_models_that_are_searched_apart_have_their_share_of_the_budget():
+    budget = {"trials": 12, "usd": 30.0, "usd_per_device_hour": 2.0}
+    protocol = Protocol.parse(changed(search={"budget": budget}), source="study.yaml")
+    late = StudyConfig(name="late", task="demo_documents", data=".", models=("bert",))
+    assert protocol.sweep([late], "t", of=3).recipe.budget.plain() == {
+        "trials": 4,
+        "device_hours": None,
+        "usd": 10.0,
+        "usd_per_device_hour": 2.0,
+    }
+    assert protocol.sweep([late], "t", of=1).recipe.budget.trials == 12
 
 
 @pytest.mark.parametrize("name", ["open", "paper"])

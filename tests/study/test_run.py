@@ -1,6 +1,7 @@
 """A study from short published weights to a league table, on forks; what is missing is left out and said."""
 
 import contextlib
+import shutil
 
 import pytest
 import torch
@@ -57,11 +58,11 @@ def values(short_encoder, demo_data, tmp_path):
             "demo_documents": {"data": "missing", "space": str(tmp_path / "space.yaml")},
         },
         "seeds": 1,
-        "search": {"budget": {"trials": 2}, "scheduler": "none"},
+        "search": {"budget": {"trials": 3}, "scheduler": "none"},
     }
 
 
-def test_a_study_ends_with_a_table_of_what_is_there(values, tracking, tmp_path, forks):
+def test_a_study_ends_with_a_table_of_what_is_there(values, short_encoder, tracking, tmp_path, forks):
     protocol = Protocol.parse(values, source="test")
     planned = outline(protocol, tracking=tracking, home=tmp_path)
     assert {row["base"]: row["state"] for row in planned.bases} == {
@@ -91,6 +92,17 @@ def test_a_study_ends_with_a_table_of_what_is_there(values, tracking, tmp_path, 
     again = run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
     assert len(registry.read_runs(tracking, kind="trial")) == trials  # what is done is not done again
     assert again.markdown.read_text() == page
+
+    shutil.copytree(short_encoder, tmp_path / "nowhere")  # and what was missing is searched beside it
+    later = run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+    assert set(later.failures) == {"task demo_documents"}
+    [row] = later.league.rows
+    assert set(row.entries) == {"short 64", "long 128", "lost 128"}
+    assert not later.league.repeated
+    assert [one.name for one in outline(protocol, tracking=tracking, home=tmp_path, cluster=forks).forecasts] == [
+        "trial-demo_pairs",
+        "trial-demo_pairs-later1",
+    ]
 
     other = Protocol.parse({**values, "seeds": 2}, source="test")
     with pytest.raises(ConfigError, match=r"study run 'trial' exists .* differing: seeds"):
