@@ -44,12 +44,12 @@ Event = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Watch:
-    """What shows the progress of a study's long steps: opened for each, it gives what is called as the step goes on."""
+    """Displays of a study's long steps: opened for each step, they give the function that is called as it goes on."""
 
     steps: Callable[[str], AbstractContextManager[Callable[[int, int | None, dict[str, float]], None]]]
-    """Of building a corpus or a base, by its title: called with what is done, of how much, and metrics."""
+    """Display of a corpus or a base in the making, by its title: called with what is done, of how much, and metrics."""
     search: Callable[[SweepConfig], AbstractContextManager[Callable[[SweepProgress], None]]]
-    """Of one search."""
+    """Display of one search."""
 
 
 @dataclass(frozen=True)
