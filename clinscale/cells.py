@@ -9,6 +9,7 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Collection
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -39,6 +40,7 @@ SPELLED_MISSING = frozenset(
 took for a formula: a note that begins with a dash. `None` and `NA` may be meant literally."""
 
 _FLOAT_OF_A_WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")
+_FLOAT_WITHIN = re.compile(r"(?<![\w.-])(-?[0-9]+)\.0(?![\w.])")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _WRITTEN_LIST = re.compile(
     r"""\[\s*(?:(?:['"\[{\d-]|np\.).*)?\]|\{\s*(?:['"].*)?\}|\(\s*['"].*\)|(?:array|set|frozenset)\(.*\)""",
@@ -181,6 +183,14 @@ def as_labels(value: Any, column: str, separator: str) -> tuple[str, ...]:
     if None in found:
         raise CellError(f"column {column!r} has a missing value among its labels", "fill it or leave it out")
     return tuple(dict.fromkeys(label for label in found if label is not None))
+
+
+def shortened(value: Any, labels: Collection[str]) -> list[str]:
+    """Those of `labels`, which `as_label` or `as_labels` read from a value, that it spells with `.0` behind them."""
+    if not isinstance(value, str | list) or ".0" not in str(value):
+        return []
+    found = {match[1] for match in _FLOAT_WITHIN.finditer(str(value))}
+    return [label for label in labels if label in found]
 
 
 def as_truth(value: Any, column: str) -> bool:

@@ -124,13 +124,16 @@ def check(
 
     Example: `clinscale tasks check readmission.yaml --data notes`
     """
+    from clinscale.errors import DataError
     from clinscale.tasks import Findings, NoExamplesError, counts_of, load_task, read_task
 
     task = load_task(file, changes or [])
     findings, nothing_left = Findings("skip"), ""
     try:
         found = _surveyed(read_task(task, data or str(Path(file).absolute().parent), findings=findings), model)
-    except NoExamplesError as error:  # why nothing is left, is what was asked
+    except DataError as error:  # why nothing is left, or why that cannot be used, is what was asked
+        if not (findings.places or isinstance(error, NoExamplesError)):
+            raise
         nothing_left = str(error)
         found = {"documents": findings.found["documents"], **counts_of(findings), "error": nothing_left}
     problems = [
@@ -144,8 +147,12 @@ def check(
     if problems:
         shown = problems[:PLACES_SHOWN]
         people.append(table(f"{len(shown)} of {len(problems)} places (all of them with --json)", shown))
+    if findings.fixes:
+        fixes = [{"what": reason, "fix": fix} for reason, fix in findings.fixes.items()]
+        people.append(table("What to do about what is rejected", fixes))
     in_order = not (refused or nothing_left)
-    emit({**found, "in_order": in_order, "problems": problems}, as_json=json, people=people)
+    values = {**found, "in_order": in_order, "problems": problems, "fixes": findings.fixes}
+    emit(values, as_json=json, people=people)
     if not in_order:
         raise typer.Exit(2)
 

@@ -51,18 +51,17 @@ def read_records(
     suffix = data_suffix(uri)
     if suffix not in _READERS:
         raise DataError(f"{uri} has no known format; use one of {', '.join(RECORD_SUFFIXES)} (.gz too)")
-    num_bad = 0
+    bad: list[str] = []
 
     def count_bad(fault: str, place: str) -> None:
-        nonlocal num_bad
-        num_bad += 1
+        bad.append(f"{place.removeprefix(uri).strip()} {fault}" if not bad else "")
         on_bad_row(fault, place)
 
     records = _without_headers(_READERS[suffix](uri, columns, table, count_bad), count_bad)
     first = next(records, None)
     if first is None:
-        if num_bad:
-            raise DataError(f"{uri} holds no row that can be used, {num_bad} are malformed; fix them")
+        if bad:
+            raise DataError(f"{uri} holds no row that can be used, {len(bad)} are malformed; fix them: {bad[0]}")
         raise DataError(f"{uri} holds no rows; give a file with data")
     unseen = [column for column in columns if not first.holds(column)]
     yield first

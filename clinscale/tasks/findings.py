@@ -27,8 +27,12 @@ class Findings:
         """Differences from the expected release, in sentences."""
         self.met: set[tuple[str, ...]] = set()
         """Values that the task asks for, rows to keep or labels to map, and that were found: option first."""
+        self.shortened: set[str] = set()
+        """Labels that are read as whole numbers, and that a file spells with `.0` behind them."""
         self.places: defaultdict[str, list[str]] = defaultdict(list)
         """Reason -> file and position of each broken or repaired thing."""
+        self.fixes: dict[str, str] = {}
+        """Reason -> what to do about the broken thing."""
 
     def find(self, what: str, number: int = 1) -> None:
         """Count `number` more of `what`."""
@@ -45,6 +49,7 @@ class Findings:
             raise DataError(f"{place}: {reason}; {fix}, or set on_error: skip to leave it out")
         self.rejected[reason] += 1
         self.places[reason].append(place)
+        self.fixes[reason] = fix
 
     def leave_out(self, reason: str, number: int = 1) -> None:
         """Leave out what a rule of the task excludes; never an error."""

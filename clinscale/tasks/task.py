@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import regex
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from clinscale.cells import as_label
 from clinscale.config import Config, nearest
 from clinscale.errors import ConfigError
 from clinscale.records import TableFormat
@@ -294,6 +295,13 @@ class TaskConfig(TableFormat):
                 f"{here}: labels must be distinct and at least one, got {len(set(self.labels))} different in "
                 f"{len(self.labels)}; correct the list, or remove the key"
             )
+        for option, names in (("labels", self.labels or ()), ("label_map", self.label_map)):
+            read = [as_label(name, option) for name in names]
+            if alike := [name for name, one in zip(names, read, strict=True) if one and read.count(one) > 1]:
+                raise ConfigError(
+                    f"{here}: {option} must name labels that are read apart, got {' and '.join(map(repr, alike))}, "
+                    "which are read as one; keep one, or spell the other otherwise in the files"
+                )
         if not 0 < self.sensitivity_at < 1:
             raise ConfigError(
                 f"{here}: sensitivity_at must be a specificity between 0 and 1, got {self.sensitivity_at}; give 0.9"

@@ -177,6 +177,19 @@ def test_a_check_that_rejects_everything_says_why(tmp_path, clinscale):
     assert "has no example" in " ".join(skipping.stdout.split())
 
 
+def test_a_check_without_any_entity_says_what_was_rejected_and_what_to_do(tmp_path, clinscale):
+    task = "name: t\nkind: tokens\nformat: records\nsplits: {all: n.jsonl}\nsplit_ratios: [0.4, 0.3, 0.3]\n"
+    (tmp_path / "t.yaml").write_text(f"{task}columns: {{entities: label}}\n")
+    rows = [{"text": f"Pain {number}", "label": [[0, 4, "Sign"]]} for number in range(9)]
+    (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    checked = clinscale("tasks", "check", tmp_path / "t.yaml", "--json")
+    assert checked.returncode == 2
+    told = json.loads(checked.stdout)
+    assert told["rejected"] == {"entity without start, end and label": 9}
+    assert "no entity in any split" in told["error"]
+    assert "label: Drug}" in told["fixes"]["entity without start, end and label"]
+
+
 @pytest.mark.parametrize(
     ("name", "scorer"), [("i2b2_2014", "i2b2_2014"), ("meddocan", "meddocan"), ("mednli", "scikit-learn")]
 )

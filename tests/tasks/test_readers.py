@@ -304,7 +304,7 @@ class TestRecords:
     def test_an_entity_of_other_types_is_refused(self, read, entity):
         columns = {"entities": "gold"}
         rows = json.dumps({"text": "No fever", "gold": [entity]})
-        with pytest.raises(DataError, match="row 1 entity 1: entity without start, end and label"):
+        with pytest.raises(DataError, match="row 1 entity 1: entity without start, end and label; write each as"):
             read(read_rows, "tokens", {"a.jsonl": rows}, format="records", columns=columns)
 
     def test_an_entity_whose_text_is_a_number_is_where_it_stands(self, read):
@@ -403,6 +403,27 @@ class TestBio:
         ]
         with pytest.raises(DataError, match="first column, which numbers tokens or sentences"):
             read(read_bio, "tokens", {"a.tsv": "".join(lines)}, format="bio")
+
+    def test_numbers_below_comments_are_no_tokens(self, read):
+        sentence = "# text = no chest pain\n1\tno\tO\n2\tchest\tB-Sign\n3\tpain\tI-Sign\n\n"
+        with pytest.raises(DataError, match="first column, which numbers tokens or sentences"):
+            read(read_bio, "tokens", {"a.tsv": sentence * 4}, format="bio", on_error="skip")
+
+    @pytest.mark.parametrize("tag", ["B-DNA|B-protein", "B-DNA|O", "I-A/I-B", "B-A, B-B"])
+    def test_several_tags_in_one_are_none(self, read, tag):
+        with pytest.raises(DataError, match=r"a\.tsv line 2: tag is neither"):
+            read(read_bio, "tokens", {"a.tsv": f"no\tO\nIL2\t{tag}\n"}, format="bio")
+        files = {"a.tsv": "no\tO\nIL2\tB-Drug/Dose-B\n"}
+        assert surfaces(read(read_bio, "tokens", files, format="bio")[0][0]) == [("IL2", "Drug/Dose-B")]
+
+    @pytest.mark.parametrize(
+        ("middle", "is_remarked"), [(("B-Drug", "O"), True), (("B-NP", "I-NP"), False), (("O", "B-Dose"), False)]
+    )
+    def test_a_second_column_of_tags_is_remarked_on(self, read, middle, is_remarked):
+        content = f"aspirin {middle[0]} O\n81 {middle[1]} B-Dose\n"
+        examples, findings = read(read_bio, "tokens", {"a.txt": content}, format="bio")
+        assert surfaces(examples[0]) == [("81", "Dose")]
+        assert [remark.startswith("column 2 of") for remark in findings.remarks] == [True] * is_remarked
 
     def test_a_token_may_hold_a_blank_where_tabs_part_the_columns_alone(self, read):
         content = "New York\tB-Place\ris\tO\r\rbig\tO\r"  # and lines may end as they did on a Macintosh
@@ -590,6 +611,7 @@ class TestI2b2Xml:
             ("Dr. ", "Dr.<br/> ", "elements within TEXT"),
             ("<TAGS>", "<TEXT>more</TEXT><TAGS>", "more than one element TEXT"),
             ("<TAGS>", "<TAGS/><TAGS>", "more than one element TAGS"),
+            ("<TAGS>", '<TAGS><NAME TYPE="A" start="0" end="2"><NAME/></NAME>', "elements within a tag"),
         ],
     )
     def test_what_would_be_lost_is_refused(self, read, old, new, fault):
@@ -754,7 +776,11 @@ def test_entities_that_end_inside_words_are_remarked_on(task_of, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "what"),
-    [("pneu ##monia", "pieces of words"), ("-LRB- pain", "brackets as treebanks"), ("# pain", "")],
+    [
+        *(("pneu ##monia", "pieces of words"), ("-LRB- pain", "brackets as treebanks"), ("# pain", "")),
+        *(("`` pain", "quotation marks or slashes"), (r"mg\/dl", "quotation marks or slashes"), ("5'10\" x", "")),
+        *(('""""', "as a CSV doubles them"), ('"5\'10"""', "as a CSV doubles them"), ('" x "" "', "")),
+    ],
 )
 def test_tokens_that_are_no_words_are_remarked_on(task_of, tmp_path, words, what):
     for name in "abc":

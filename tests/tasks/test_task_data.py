@@ -1,5 +1,6 @@
 """Reading a task: honest splits, settled labels, counts and fingerprints."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from clinscale.errors import ChangedDataError, ConfigError, DataError
 from clinscale.tasks import Entity, Example, Findings, check_use, read_task
 from clinscale.tasks.split import group_numbers, hold_out, split_by_group
+from clinscale.tasks.task import SPLITS
 
 RATIOS = (0.7, 0.1, 0.2)
 
@@ -167,7 +169,7 @@ def test_texts_in_the_label_column_are_not_printed(task_of, tmp_path):
     "other",
     [
         *("Readmitted", "READ MITTED", "read\u00a0mitted", "readmitted\u200b", "\ufeffreadmitted", "'readmitted'"),
-        *("read-mitted", "read_mitted", "read\u2013mitted", "r\u00e9admitted"),
+        *("read-mitted", "read_mitted", "read\u2013mitted", "r\u00e9admitted", "readmitted.", "re\u0430dmitted"),
     ],
 )
 def test_labels_that_a_reader_takes_for_one_are_no_two_classes(task_of, tmp_path, other):
@@ -189,7 +191,10 @@ def test_labels_that_a_reader_takes_for_one_are_no_two_classes(task_of, tmp_path
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Y", "yes"), ("0", "False"), ("\u00e9", "e\u0301"), ("02", "2"), ("Crohn's", "Crohn\u2019s")],
+    [
+        *(("Y", "yes"), ("0", "False"), ("\u00e9", "e\u0301"), ("02", "2"), ("Crohn's", "Crohn\u2019s")),
+        *(("P", "\u0420"), ("+2", "2"), ("2.50", "2.5"), ('"2,5"', "2.5"), ('"2,000"', "2000")),
+    ],
 )
 def test_two_spellings_of_one_label_are_shown_apart(task_of, tmp_path, one, other):
     files = write(tmp_path, train=[*ROWS, ("three", one)], dev=ROWS, test=[*ROWS, ("four", other)])
@@ -227,6 +232,54 @@ def test_labels_of_which_none_is_alone_are_joined(task_of, tmp_path):
     write(tmp_path, train=[*rows[:2], ("three", "n/v")])
     with pytest.raises(DataError, match="joins others by"):
         read_task(task_of("sequence", **files, multi_label=True), str(tmp_path))
+
+
+def test_codes_that_a_blank_joins_are_no_label_and_words_are_one(task_of, tmp_path):
+    for parts, is_refused in ((["I10", "I21", "E11"], True), (["left", "arm", "leg"], False)):
+        pairs = [f"{parts[0]} {parts[1]}", f"{parts[1]} {parts[2]}", f"{parts[0]} {parts[2]}"]
+        rows = [(f"t{number}", label) for number, label in enumerate(pairs)]
+        files = write(tmp_path, train=rows, dev=rows, test=rows)
+        with pytest.raises(DataError, match="joins others by ' '") if is_refused else contextlib.nullcontext():
+            read_task(task_of("sequence", **files, multi_label=True), str(tmp_path))
+
+
+def test_codes_with_decimals_are_no_whole_numbers(task_of, tmp_path):
+    rows = [("one", "428.0"), ("two", "401.9"), ("three", "486")]
+    files = write(tmp_path, train=rows, dev=rows, test=rows)
+    for several in ({}, {"multi_label": True}):
+        with pytest.raises(DataError, match=r"labels must be read as they are spelled, got '428\.0'"):
+            read_task(task_of("sequence", **files, **several), str(tmp_path))
+    names = ("401.9", "428.0", "486")
+    listed = read_task(task_of("sequence", **files, labels=names), str(tmp_path))
+    assert [one.labels for one in listed.splits["test"]] == [("428.0",), ("401.9",), ("486",)]
+    with pytest.raises(ConfigError, match=r"read apart, got '428' and '428\.0'"):
+        task_of("sequence", **files, labels=("428", "428.0"))
+    write(tmp_path, train=[("one", "1.0"), ("two", "0")])
+    assert read_task(
+        task_of("sequence", **{"splits": dict.fromkeys(SPLITS, "train.csv")}), str(tmp_path)
+    ).labels == (
+        "0",
+        "1",
+    )
+
+
+def test_vectors_of_two_labels_are_not_these_labels_together(task_of, tmp_path):
+    lines = [{"text": f"t{n}", "label": [n % 2, 1 - n % 2]} for n in range(4)]
+    (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    task = task_of("sequence", splits=dict.fromkeys(SPLITS, "n.jsonl"), multi_label=True)
+    with pytest.raises(DataError, match="are these vectors of 0 and 1"):
+        read_task(task, str(tmp_path))
+    lines[0]["label"] = [1]
+    (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert read_task(task, str(tmp_path)).labels == ("0", "1")
+
+
+def test_columns_in_another_order_in_one_split_print_no_text(task_of, tmp_path):
+    rows = [(f"t{n}", "ab"[n % 2]) for n in range(60)]
+    files = write(tmp_path, train=rows, dev=[(label, f"secret {text}") for text, label in rows[:20]], test=rows)
+    with pytest.raises(DataError, match="split dev has 20 labels that no other split has") as error:
+        read_task(task_of("sequence", **files), str(tmp_path))
+    assert "secret" not in str(error.value)
 
 
 def test_texts_whose_rows_disagree_are_counted(task_of, tmp_path):
@@ -568,7 +621,10 @@ def test_a_label_that_spells_a_missing_value_is_asked_about(task_of, tmp_path, s
 
 @pytest.mark.parametrize(
     ("labels", "odd"),
-    [(("a", "b"), "-"), (("a", "b"), "-----"), (("a", "b"), "."), (("0", "1"), "-1"), (("0", "1"), "-100")],
+    [
+        *((("a", "b"), "-"), (("a", "b"), "-----"), (("a", "b"), "."), (("0", "1"), "-1"), (("0", "1"), "-100")),
+        *((("0", "1"), "None"), (("no", "yes"), "N/A"), (("0", "2"), "NA")),
+    ],
 )
 def test_a_mark_in_place_of_a_label_is_asked_about(task_of, tmp_path, labels, odd):
     rows = [("one", labels[0]), ("two", labels[1])]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from clinscale.cells import as_label, as_labels, as_truth
+from clinscale.cells import as_label, as_labels, as_truth, shortened
 from clinscale.errors import ConfigError, DataError
 from clinscale.records import Record, part_of
 from clinscale.tasks.example import Example
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-_JOINTS = ";,|/"
-"""Marks by which exports join several labels of one text."""
+_JOINTS = ";,|/ "
+"""Marks by which exports join several labels of one text; a blank joins codes alone, which have digits."""
 
 _RARE = 0.35
 """Share of the rarer of two labels below which accuracy tells little."""
@@ -344,6 +344,7 @@ class SequenceKind(Kind):
     def read_gold(self, record: Record, text: str, findings: Findings) -> dict[str, Any]:
         """The labels of a row, or the label that its file is named by. Finds `rows without a label`."""
         labels = self._labels(record)
+        findings.shortened.update(shortened(record.value(self.task.columns.label), labels))
         findings.find("rows without a label", not labels)
         return {"labels": labels}
 
@@ -400,6 +401,14 @@ class SequenceKind(Kind):
             findings.remark(
                 f"label {second!r}, the second by the alphabet, is the one that is sought by sensitivity and alerts, "
                 f"and {first!r} is the rare one: list labels in the other order where that is the one sought"
+            )
+
+    def check_split(self, examples: Sequence[Example], place: str) -> None:
+        """Refuse vectors of 0 and 1 of two labels, which all read as the labels 0 and 1 together."""
+        if self.task.multi_label and len(examples) > 2 and all({*one.labels} == {"0", "1"} for one in examples):
+            raise DataError(
+                f"task {self.task.name}: all texts of {place} have labels 0 and 1; are these vectors of 0 and 1? "
+                "give each label a column, named by columns.labels"
             )
 
     def check_labels(self, labels: Sequence[str]) -> None:
@@ -461,6 +470,8 @@ def _name_of(uri: str) -> str:
 def _joins(label: str, mark: str, labels: Sequence[str], *, several: bool) -> bool:
     """Whether all that `mark` parts in a label are labels; where a text has `several`, parts of others are enough."""
     parts = [part.strip() for part in label.split(mark)]
+    if mark == " " and not all(any(map(str.isdecimal, part)) for part in parts):
+        return False
     if several:
         others = {part.strip() for other in labels if other != label for part in other.split(mark)}
         return len(parts) > 1 and others.issuperset(parts)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _NO_WORDS = {
     "tokens that are pieces of words of a tokenizer (`##ing`)": re.compile(r"(?<!\S)(?:##\w|[\u0120\u2581]\w)"),
     "brackets as treebanks write them (`-LRB-`)": re.compile(r"(?<!\S)-[LR][RSC]B-(?!\S)"),
+    "quotation marks or slashes as treebanks write them (two grave accents, `\\/`)": re.compile(
+        r"(?<!\S)``(?!\S)|(?<=\w)\\/(?=\w)"
+    ),
+    'quotation marks as a CSV doubles them (`""""`)': re.compile(r'(?<!\S)"(?:[^\s"]|"")*""(?:[^\s"]|"")*"(?!\S)'),
 }
 """Tokens that a file may hold in place of words, in words -> how they look."""
 

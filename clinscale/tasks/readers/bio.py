@@ -20,7 +20,14 @@ _FEW_LINES = 10
 """Number of lines below which tokens may all be numbers."""
 _DOCUMENT = "-DOCSTART-"
 _BLANKS = re.compile(r"[ \t]+")
+_JOINED = re.compile(r"[|,;/+& ](?:[BIES]-|O$)")
+"""The next tag within one, as files of nested entities join them."""
+_CHUNKS = frozenset({"NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"})
+"""Types of phrases, whose tags stand before those of entities in files such as CoNLL 2003's."""
 BAD_TAG = "tag is neither O nor one of B I E S, a dash and a type"
+BAD_TAG_FIX = (
+    "correct the tag, of which the last column has one (L and U of BILOU are E and S here, M of BMES is I)"
+)
 
 
 def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
@@ -39,6 +46,11 @@ def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
         text = read_text(file, task.encoding)
         read = list(sentences(text))
         refuse_numbers(file, read)
+        for number in _other_tags(text):
+            findings.remark(
+                f"column {number} of {file} holds tags of entities, too, such as outer ones or those of a model: the "
+                "last column is read"
+            )
         documents = _documents(text, read)
         for number, (line, tokens, given) in enumerate(read, 1):
             findings.find("sentences")
@@ -60,11 +72,13 @@ def read_bio(task: TaskConfig, path: str, findings: Findings) -> list[Example]:
 
 @functools.lru_cache(maxsize=1024)
 def read_tag(tag: str) -> tuple[str, str] | None:
-    """(prefix, type) with prefix B, I, E or S; ("O", "") outside; None for what is no tag."""
+    """(prefix, type) with prefix B, I, E or S; ("O", "") outside; None for what is no tag, or several joined."""
     if tag == "O":
         return _OUTSIDE
     prefix, dash, label = tag.partition("-")
-    return (prefix, label) if prefix in _PREFIXES and dash and label else None
+    if not (prefix in _PREFIXES and dash and label) or _JOINED.search(label):
+        return None
+    return prefix, label
 
 
 def entities_of_tags(tokens: Sequence[str], tags: Sequence[tuple[str, str]]) -> tuple[Entity, ...]:
@@ -109,6 +123,23 @@ def sentences(text: str, *, tagged: bool = True) -> Iterator[tuple[int, list[str
             tokens, tags = [], []
 
 
+def _other_tags(text: str) -> list[int]:
+    """Numbers, from 1, of the columns between token and tag that hold tags of entities, other ones than the last."""
+    lines = [line for line in _lines(text) if line.strip() and not line.startswith((_DOCUMENT, "#"))]
+    fields_of = _tabbed if lines and "\t" in lines[0].strip() else _blanked
+    width = len(fields_of(lines[0])) if lines else 0
+    if width < 3:
+        return []
+    columns = list(zip(*(fields for line in lines if len(fields := fields_of(line)) == width), strict=True))
+    found = []
+    for number, column in enumerate(columns[1:-1], 2):
+        tags = {tag: read_tag(tag.strip()) for tag in {*column}}
+        types = {tag[1] for tag in tags.values() if tag and tag[1]}
+        if None not in tags.values() and types - _CHUNKS and column != columns[-1]:
+            found.append(number)
+    return found
+
+
 def _documents(text: str, sentences: Sequence[tuple[int, Sequence[str], Sequence[str]]]) -> list[str]:
     """The document of each sentence, equal for copies, where lines part a file into several; else none."""
     if _DOCUMENT not in text:
@@ -132,7 +163,7 @@ def _lines(text: str) -> list[str]:
 
 def refuse_numbers(file: str, sentences: Sequence[tuple[int, Sequence[str], Sequence[str]]]) -> None:
     """DataError where the first column numbers the tokens or the sentences, as data frames are saved."""
-    given = [tokens for _, tokens, _ in sentences]
+    given = [kept for _, tokens, _ in sentences if (kept := [token for token in tokens if token])]
     numbers_tokens = all(token.isdecimal() for tokens in given for token in tokens)
     numbers_sentences = all(len({*tokens}) == 1 for tokens in given) and len({tokens[0] for tokens in given}) > 1
     if (numbers_tokens or numbers_sentences) and sum(map(len, given)) >= max(_FEW_LINES, 2 * len(given)):
@@ -167,5 +198,5 @@ def _read_tags(
     if None not in read:
         return read  # type: ignore[return-value]
     bad = next(at for at, tag in enumerate(read) if tag is None)
-    findings.reject(BAD_TAG, f"{file} line {first_line + bad}", "correct the tag")
+    findings.reject(BAD_TAG, f"{file} line {first_line + bad}", BAD_TAG_FIX)
     return []

@@ -112,7 +112,9 @@ def _lost(root: ElementTree.Element, name: str) -> str:
     parts = root.findall(name)
     if len(parts) > 1:
         return f"more than one element {name}"
-    return "elements within TEXT" if name == "TEXT" and parts and len(parts[0]) else ""
+    if name == "TAGS":
+        return "elements within a tag" if parts and any(len(tag) for tag in parts[0]) else ""
+    return "elements within TEXT" if parts and len(parts[0]) else ""
 
 
 def with_entities(surface: str) -> str:

@@ -11,6 +11,10 @@ from clinscale.tasks.readers.align import Mark, entities_of
 from clinscale.tasks.readers.verdicts import REJECTED, is_rejected
 
 NO_MARK = "entity without start, end and label"
+_LAYOUT = (
+    "write each as {start: 0, end: 7, label: Drug}; lists such as [0, 7, Drug], start_offset, and a list of labels, as "
+    "doccano and Label Studio export them, are converted first"
+)
 
 
 def list_in(record: Record, column: str) -> list[Any]:
@@ -60,7 +64,7 @@ def marks_in(record: Record, column: str, findings: Findings) -> list[tuple[Mark
         if mark := mark_of(given, place):
             marks.append((mark, given))
         else:
-            findings.reject(NO_MARK, place, "correct the entity")
+            findings.reject(NO_MARK, place, _LAYOUT)
     return marks
 
 
