@@ -186,7 +186,7 @@ def as_labels(value: Any, column: str, separator: str) -> tuple[str, ...]:
 
 
 def shortened(value: Any, labels: Collection[str]) -> list[str]:
-    """Those of `labels`, which `as_label` or `as_labels` read from a value, that it spells with `.0` behind them."""
+    """The `labels`, as `as_label` or `as_labels` read them from a value, that it spells with `.0` behind them."""
     if not isinstance(value, str | list) or ".0" not in str(value):
         return []
     found = {match[1] for match in _FLOAT_WITHIN.finditer(str(value))}
