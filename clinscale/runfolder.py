@@ -16,6 +16,7 @@ from clinscale.errors import ChangedDataError, ClusterError, ConfigError
 from clinscale.patience import PATIENCE_S
 from clinscale.permissions import open_private
 from clinscale.storage import read_json_object, write_json
+from clinscale.visible import visible
 
 RECIPE_FILE = "recipe.json"
 
@@ -50,10 +51,11 @@ def claim_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
     guard in front of it.
 
     Raises:
-        ConfigError: the name is no plain file name, or belongs to another recipe (names what differs).
+        ConfigError: the name is no plain file name, or belongs to another recipe (names what differs), or the folder
+            holds files that no run has left there.
     """
-    check_plain_name(f"{kind} name", name)
-    known = Path(home).absolute() / kind / name / RECIPE_FILE
+    folder = check_run_folder(home, kind, name, recipe)
+    known = folder / RECIPE_FILE
     if not known.exists():
         _write_first(known, recipe)
     return check_run_folder(home, kind, name, recipe)
@@ -64,6 +66,8 @@ def check_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
     check_plain_name(f"{kind} name", name)
     folder = Path(home).absolute() / kind / name
     known = folder / RECIPE_FILE
+    if not known.exists():
+        _refuse_others(folder, known, f"{kind} run {name!r}")
     changed = differences(read_json_object(known), recipe) if known.exists() else []
     if changed:
         raise ConfigError(
@@ -71,6 +75,19 @@ def check_run_folder(home: str | Path, kind: str, name: str, recipe: Mapping[str
             "Use another name, or the old values to resume it"
         )
     return folder
+
+
+def _refuse_others(folder: Path, known: Path, what: str) -> None:
+    """Raise ConfigError where a folder holds files without being a run's: it would replace those of its names.
+
+    A run writes its recipe before all else. Hidden files are those of a killed start, or of a file system.
+    """
+    others = [path.name for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+    if others and not known.exists():  # no other process has begun the run meanwhile
+        raise ConfigError(
+            f"{folder} must be a new or an empty folder for {what}, and holds {visible(min(others))!r} without the "
+            f"{RECIPE_FILE} with which every run begins; use another name, or move what is there elsewhere"
+        )
 
 
 def check_unchanged(

@@ -389,8 +389,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary local path that becomes `path` when the block ends without an error, and vanishes otherwise.
 
     An empty file is there, private as `permissions` says, which its writer must keep.
+
+    Raises:
+        ConfigError: `path` is a pipe or a device, whose place the file would take.
     """
     target = Path(path)
+    refuse_device(target)
     make_folder(target.parent)
     with held.pinned_if_held(target.parent) as folder:
         temporary = folder / f".{target.name}.{uuid.uuid4().hex}"
@@ -407,6 +411,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             raise
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def refuse_device(path: Path) -> None:
+    """Raise ConfigError where what is to be written would take the place of a pipe or a device, for all its users."""
+    with contextlib.suppress(OSError):  # who writes it says what is wrong with the name
+        mode = os.stat(path).st_mode  # noqa: PTH116
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ConfigError(f"{path} must be a file, got a pipe or device; choose another name")
 
 
 def _sync_folder(folder: Path) -> None:

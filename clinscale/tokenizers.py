@@ -29,6 +29,9 @@ _TRAPS = "Größe 12.5mg q6h PRN; DON'T  stop\n\n[**2101-1-2**] Naïve T-cell β
 _LEAST_JUDGED = 1000
 """Words of a vocabulary with letters, below which its case says nothing."""
 
+_LEAST_KNOWN = 0.9
+"""Share of a model's vocabulary below which a tokenizer is not its own; PubMedBERT's has 95 %."""
+
 _MANY = 0.05
 """Share of such words that have capitals, above which a vocabulary was made of texts with capitals."""
 
@@ -121,7 +124,8 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
     _refuse_unframed(tokenizer, name_or_folder)
     cut_nothing(tokenizer.backend_tokenizer)
     _leave_nothing_to_chance(tokenizer.backend_tokenizer)
-    for remark in (_remark_on_file(tokenizer, place), _remark_on_case(tokenizer)):
+    tokenizer.truncation_side = "right"  # windows begin at the left, whatever its last user cut
+    for remark in (_remark_on_file(tokenizer, place), _remark_on_case(tokenizer), _remark_on_size(tokens, known)):
         if remark:
             _say_once(f"tokenizer {name_or_folder} {remark}")
     tokenizer.split_special_tokens = not _has_marks_of_its_own(tokenizer)
@@ -147,6 +151,12 @@ def _probed(backend: "Tokenizer") -> list[int]:
         ids: list[int] = backend.encode(_TRAPS, add_special_tokens=False).ids
     finally:
         backend.encode_special_tokens = spells
+    return ids
+
+
+def _around(backend: "Tokenizer") -> list[int]:
+    """Ids of the special tokens that are put around a text."""
+    ids: list[int] = backend.encode("", add_special_tokens=True).ids
     return ids
 
 
@@ -191,7 +201,16 @@ def _remark_on_file(tokenizer: "PreTrainedTokenizerBase", place: str) -> str:
         return ""
     state = file.stat()
     said = _probed_file(str(file), state.st_mtime_ns, state.st_size)
-    if said is None or said == _probed(tokenizer.backend_tokenizer):
+    if said is None:
+        return ""
+    split, around = said
+    if around and tokenizer.cls_token and tokenizer.sep_token and around != _around(tokenizer.backend_tokenizer):
+        return (
+            f"puts {tokenizer.cls_token} and {tokenizer.sep_token} around a text, and its tokenizer.json others, with "
+            "which the model was trained where nobody has changed it: tokenizer_config.json or special_tokens_map.json "
+            "names others (cls_token, sep_token); let the files agree"
+        )
+    if split == _probed(tokenizer.backend_tokenizer):
         return ""
     return (
         f"splits texts otherwise than its tokenizer.json says, as {type(tokenizer).__name__} of transformers "
@@ -202,8 +221,8 @@ def _remark_on_file(tokenizer: "PreTrainedTokenizerBase", place: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _probed_file(file: str, _mtime_ns: int, _size: int) -> list[int] | None:
-    """Ids of the text full of traps by a `tokenizer.json` as it is; None where it cannot be read so."""
+def _probed_file(file: str, _mtime_ns: int, _size: int) -> tuple[list[int], list[int]] | None:
+    """Ids of the text full of traps, and of those around a text, by a `tokenizer.json`; None where that is damaged."""
     from tokenizers import Tokenizer
 
     try:
@@ -211,7 +230,7 @@ def _probed_file(file: str, _mtime_ns: int, _size: int) -> list[int] | None:
     except Exception:  # noqa: BLE001  the library raises nothing narrower; transformers has read it otherwise
         return None
     _leave_nothing_to_chance(backend)
-    return _probed(backend)
+    return _probed(backend), _around(backend)
 
 
 def _remark_on_case(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -243,6 +262,19 @@ def _remark_on_case(tokenizer: "PreTrainedTokenizerBase") -> str:
 def _say_once(sentence: str) -> None:
     """Say it in the log, once in each process: a tokenizer is loaded again and again."""
     logger.warning("%s", sentence)
+
+
+def _remark_on_size(tokens: int, known: int | None) -> str:
+    """The sentence on a vocabulary that is much smaller than its model's; empty where it fits.
+
+    Models are padded to a round number of tokens; a file that was cut off, or of another model, lacks more.
+    """
+    if known is None or tokens >= _LEAST_KNOWN * known:
+        return ""
+    return (
+        f"has {tokens:,} tokens, and the model beside it knows {known:,} (vocab_size of config.json): where it is of "
+        "another model, or was cut off, most words are unknown to it or mean others; see that both are of one training"
+    )
 
 
 def _has_marks_of_its_own(tokenizer: "PreTrainedTokenizerBase") -> bool:

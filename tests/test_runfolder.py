@@ -8,7 +8,7 @@ import pytest
 
 from clinscale import runfolder
 from clinscale.errors import ChangedDataError, ClusterError, ConfigError
-from clinscale.runfolder import check_unchanged, claim_run_folder, refuse_copy, sole_writer
+from clinscale.runfolder import check_run_folder, check_unchanged, claim_run_folder, refuse_copy, sole_writer
 
 
 def test_the_same_recipe_returns_the_same_folder(tmp_path):
@@ -24,6 +24,22 @@ def test_another_recipe_is_refused_naming_what_differs(tmp_path):
     ):
         claim_run_folder(tmp_path, "sweep", "a", {"seed": 2, "model": {"size": "base"}})
     claim_run_folder(tmp_path, "pretrain", "a", {"seed": 2})
+
+
+def test_a_folder_that_no_run_has_made_is_refused_and_stays(tmp_path):
+    theirs = tmp_path / "finetune" / "a" / "seed-0" / "hf" / "mine.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    for claim in (claim_run_folder, check_run_folder):
+        with pytest.raises(
+            ConfigError, match=r"finetune/a must be a new or an empty folder .*holds 'seed-0' without"
+        ):
+            claim(tmp_path, "finetune", "a", {})
+    assert [path for path in (tmp_path / "finetune").rglob("*") if path.is_file()] == [theirs]
+    started = tmp_path / "sweep" / "a"  # killed before it had written its recipe
+    started.mkdir(parents=True)
+    (started / ".recipe.json.1").touch()
+    claim_run_folder(tmp_path, "sweep", "a", {})
 
 
 def test_an_input_that_is_another_one_by_now_is_refused(tmp_path):

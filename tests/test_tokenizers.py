@@ -3,7 +3,7 @@ import os
 import shutil
 
 import pytest
-from tokenizers import normalizers
+from tokenizers import normalizers, processors
 
 from clinscale.corpus import train_tokenizer
 from clinscale.errors import DataError
@@ -207,6 +207,32 @@ def test_a_file_that_transformers_does_not_follow_is_told(tmp_path, caplog):
     assert not caplog.messages
     load_tokenizer(bert_folder(tmp_path / "other", [*CASED, "prn"], file=file))
     assert "splits texts otherwise than its tokenizer.json says, as BertTokenizer" in caplog.text
+
+
+def test_files_that_name_other_tokens_around_a_text_are_told(tmp_path, caplog):
+    file = wordpiece(lowercase=True)
+    file.post_processor = processors.BertProcessing(
+        *(("[SEP]", CASED.index("[SEP]")), ("[CLS]", CASED.index("[CLS]")))
+    )
+    load_tokenizer(bert_folder(tmp_path / "alike", file=file))
+    assert "around a text" not in caplog.text
+    load_tokenizer(bert_folder(tmp_path / "other", file=file, cls_token="[SEP]"))
+    assert r"puts [SEP] and [SEP] around a text, and its tokenizer.json others" in caplog.text
+
+
+def test_a_vocabulary_that_was_cut_off_is_told(trained, tmp_path, caplog):
+    trained.save_pretrained(tmp_path)
+    for vocab_size, is_told in ((int(len(trained) / 0.94), False), (2 * len(trained), True)):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "longformer", "vocab_size": vocab_size}))
+        load_tokenizer(str(tmp_path))
+        assert (f"has {len(trained):,} tokens, and the model beside it knows" in caplog.text) == is_told
+
+
+def test_texts_are_cut_on_the_right_whatever_the_last_user_cut(trained, tmp_path):
+    trained.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"truncation_side": "left"}))
+    assert load_tokenizer(str(tmp_path)).truncation_side == "right"
 
 
 def test_what_was_left_on_from_training_is_off(trained, tmp_path):

@@ -51,7 +51,7 @@ def doctor(
     """
     open_home(home, shared_with)
     if sbom:
-        check_new(sbom, is_bill)
+        sbom = check_new(sbom, is_bill)
     checks: dict[str, Callable[[], str]] = {
         "versions": _versions,
         "home": lambda: _home(home),

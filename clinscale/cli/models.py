@@ -139,15 +139,14 @@ def bom(
     from clinscale.cli.bom import version_bom
     from clinscale.storage import write_json
 
-    if out is not None:
-        check_new(out, is_bill)
+    place = check_new(out, is_bill) if out is not None else None
     tracking = registry.connect(tracking_uri, home=home)
     version = registry.resolve(tracking, reference)
     bill = version_bom(version, *registry.stored_files(tracking, version))
-    if out is None:
+    if place is None:
         emit(bill, as_json=True)
         return
-    write_json(out, bill)
+    write_json(place, bill)
     values = {"file": str(out), "version": version.label, "components": len(bill["components"])}
     emit(values, as_json=json, people=f"{out}: {version.label} with {len(bill['components'])} files and packages")
 

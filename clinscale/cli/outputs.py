@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from clinscale.errors import ClinscaleError, ConfigError
+from clinscale.storage import refuse_device
 
 Test = Callable[[Path], bool]
 """Whether a file is of the sort that is written."""
@@ -22,12 +24,16 @@ def check_place(out: str | Path) -> None:
             raise ConfigError(f"{out} must not be in the folder of {what}, got {folder}; choose a place elsewhere")
 
 
-def check_new(out: Path, is_one: Test | None = None) -> None:
+def check_new(out: Path, is_one: Test | None = None) -> Path:
     """Refuse a file that would take the place of another, unless that is one of its own sort; then as `check_place`.
 
+    Returns:
+        The file to write: where `out` is a link, the one that it leads to, so that it stays a link.
+
     Raises:
-        ConfigError: another file is there, or as `check_place`.
+        ConfigError: another file, a pipe or a device is there, or as `check_place`.
     """
+    refuse_device(out)
     with contextlib.suppress(OSError):  # the writer says what is wrong with the name
         if out.is_file() and out.stat().st_size and not (is_one and is_one(out)):
             raise ConfigError(
@@ -35,15 +41,18 @@ def check_new(out: Path, is_one: Test | None = None) -> None:
                 "another name, or remove that file"
             )
     check_place(out)
+    return out.resolve() if os.path.islink(out) else out  # noqa: PTH114  pathlib raises for too long a name
 
 
-def is_page(path: Path) -> bool:
-    """Whether a file is an HTML page."""
+def is_report(path: Path) -> bool:
+    """Whether a file is an HTML page that `report` wrote: other pages are somebody's."""
     with path.open("rb") as stream:
-        return stream.read(len(_PAGE)).lower() == _PAGE
+        head = stream.read(_HEAD_BYTES)
+    return head.lower().startswith(b"<!doctype html") and b"<title>clinscale report</title>" in head
 
 
-_PAGE = b"<!doctype html"
+_HEAD_BYTES = 1024
+"""Length within which a page of `report` has its title."""
 
 
 def is_bill(path: Path) -> bool:

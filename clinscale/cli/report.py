@@ -7,7 +7,7 @@ import typer
 
 from clinscale.cli.options import DEFAULT_HOME, Home, Json, TrackingUri, local_only
 from clinscale.cli.output import emit
-from clinscale.cli.outputs import check_new, is_page
+from clinscale.cli.outputs import check_new, is_report
 
 
 def report(
@@ -25,6 +25,6 @@ def report(
     from clinscale import registry
     from clinscale.report import write_report
 
-    check_new(out, is_page)
-    path = write_report(registry.connect(tracking_uri, home=home), out)
+    place = check_new(out, is_report)
+    path = write_report(registry.connect(tracking_uri, home=home), place)
     emit({"report": str(path)}, as_json=json, people=str(path))

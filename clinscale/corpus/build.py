@@ -367,10 +367,15 @@ def _refuse_another(what: str, known: dict[str, Any], recipe: dict[str, Any]) ->
 
 def _refuse_among_notes(out: str, sources: Sequence[SourceConfig]) -> None:
     """The shards' own files must not be taken for notes by the next start."""
-    place = PurePath(wherever(out))
+    place = _really(out)
     for source in sources:
-        if PurePath(wherever(source.uri)) in (place, *place.parents):
+        if _really(source.uri) in (place, *place.parents):
             raise ConfigError(f"--out {out} must not be in the source {source.uri}; choose a folder beside it")
+
+
+def _really(uri: str) -> PurePath:
+    """The place of files, by whatever link it was named."""
+    return PurePath(uri) if is_remote(uri) else Path(wherever(uri)).resolve()
 
 
 def _remove_parts(parts: str) -> None:

@@ -170,14 +170,26 @@ def _refuse_no_numbers(model: "PreTrainedModel", name: str) -> None:
 
 
 def _refuse_zeros(model: "PreTrainedModel", name: str) -> None:
-    """Raise DataError where a matrix is zero throughout, as the rest of a file is whose copying was cut off."""
+    """Raise DataError where a weight is zero throughout, as the rest of a file is whose copying was cut off.
+
+    Biases may be, and so may embeddings other than those of words: RoBERTa's of token types are.
+    """
     import torch
 
-    parts = {f"{one}.weight": part for one, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    empty = [one for one, part in parts.items() if _is_of_encoder(model, one) and not part.weight.any()]
+    words = model.get_input_embeddings()
+    parts = {
+        f"{one}.weight": part.weight
+        for one, part in model.named_modules()
+        if part is words or isinstance(part, torch.nn.Linear | torch.nn.LayerNorm)
+    }
+    empty = [
+        one
+        for one, weight in parts.items()
+        if weight is not None and _is_of_encoder(model, one) and not weight.any()
+    ]
     if empty:
         raise DataError(
-            f"model {name} has {len(empty)} matrices of zeros alone: {_some(empty)}; was it cut off while it was "
+            f"model {name} has {len(empty)} weights of zeros alone: {_some(empty)}; was it cut off while it was "
             "copied? Copy it, or pull the model, again"
         )
 
@@ -322,8 +334,14 @@ def weight_files(folder: Path) -> list[Path]:
             "pull or export the model again"
         )
     files = [main] if main.suffix != ".json" else _shards(main)
+    held: dict[str, Path] = {}
     for path in files:
-        _check_whole(path)
+        for weight in _check_whole(path):
+            if (other := held.setdefault(weight, path)) != path:
+                raise DataError(
+                    f"{other} and {path.name} both hold {weight}, and only one of them can be meant: the shards are of "
+                    "several saves; pull or export the model again"
+                )
     return files
 
 
@@ -344,18 +362,21 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _check_whole(path: Path) -> None:
+def _check_whole(path: Path) -> Collection[str]:
+    """Names of the weights in a file, none of one that only loading opens; DataError unless it is whole."""
     if not path.is_file() or not os.access(path, os.R_OK):
         raise DataError(f"{path} is no file that this user may read; check its permissions")
     if path.suffix == ".safetensors":
-        _refuse_integers(path, _safetensors_header(path))
-        return
+        header = _safetensors_header(path)
+        _refuse_integers(path, header)
+        return header.keys()
     with path.open("rb") as stream:
         is_old = (
             stream.read(1) == b"\x80"
         )  # a pickle of torch before 1.6; only loading it shows whether it is whole
     if not is_old and not zipfile.is_zipfile(path):
         raise DataError(f"{path} is cut off or no file of weights; copy it, or pull the model, again")
+    return ()
 
 
 def _refuse_integers(path: Path, header: Mapping[str, Mapping[str, Any]]) -> None:

@@ -82,6 +82,8 @@ def convert_to_folder(
         ConfigError: `folder` exists and is not empty, and what `convert` raises.
     """
     folder = Path(folder)
+    if folder.is_symlink():  # it stays one
+        folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--out must be a new or an empty folder, got {folder}; name another, or remove it")
     model, has_head = _converted(config, tokenizer)

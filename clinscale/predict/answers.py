@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clinscale.errors import ConfigError, DataError
 from clinscale.predict.card import CARD_FILE
 from clinscale.predict.inputs import Document
-from clinscale.storage import atomic_path, is_remote
+from clinscale.storage import atomic_path, is_remote, refuse_device
 from clinscale.tasks import OnError, column, kind_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ Write = Callable[[Sequence[Line]], None]
 
 _BEFORE = (column("id", "string"), column("file", "string"), column("row", "long"))
 _AFTER = (column("error", "string", required=False),)
+_BETWEEN = ("label", "labels", "scores", "threshold", "entities", "relations", "answer", "start", "end", "score")
+"""Names of the columns of answers of every kind."""
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".parquet")
 """The endings that name the format of a file of answers; the first two are JSON lines."""
@@ -124,29 +126,47 @@ def check_out(out: str | Path) -> None:
         raise ConfigError(f"{out} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; give it such an ending")
     if Path(out).is_dir():
         raise ConfigError(f"{out} must be a file, got a folder; name a file in it")
+    refuse_device(Path(out))
     model = next((one for one in Path(out).resolve().parents if (one / CARD_FILE).is_file()), None)
     if model:
         raise ConfigError(f"{out} must not be in a model's folder, got {model}; name a file elsewhere")
 
 
 def is_of_answers(file: str | Path) -> bool:
-    """Whether a file holds answers, or nothing, so that others may take its place without loss of anything else."""
-    path, names = Path(file), [column["name"] for column in _BEFORE]
+    """Whether a file holds answers, or nothing, so that others may take its place without loss of anything else.
+
+    A column that no answer has is somebody's: remarks on answers are lost with the file.
+    """
+    path = Path(file)
     if not path.stat().st_size:
         return True
+    names = _columns_of(path)
+    before, after = ([column["name"] for column in part] for part in (_BEFORE, _AFTER))
+    return names[: len(before)] == before and {*_BETWEEN, *after}.issuperset(names[len(before) :])
+
+
+def _columns_of(path: Path) -> list[str]:
+    """Names of the columns in the head, or first line, of a file; none where it cannot be read as its ending says."""
     if path.suffix.lower() == ".parquet":
         import pyarrow
         import pyarrow.parquet
 
         try:
-            return bool(pyarrow.parquet.read_schema(path).names[: len(names)] == names)
+            return list(pyarrow.parquet.read_schema(path).names)
         except (OSError, pyarrow.ArrowException):
-            return False
+            return []
     with path.open("rb") as stream:
-        line = stream.readline(_FIRST_BYTES)
+        line = stream.readline(_FIRST_BYTES).decode(errors="replace")
     if path.suffix.lower() == ".csv":
-        return line.startswith(",".join([*names, ""]).encode())
-    return re.match(rb"\{" + rb".*?, ".join(b'"%s": ' % name.encode() for name in names), line) is not None
+        return line.rstrip("\r\n").split(",")
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):  # it goes on for long, as an answer with very many entities does
+        return [*found.groups()] if (found := _BEGINNING.match(line)) else []
+    return list(values) if isinstance(values, dict) else []
+
+
+_BEGINNING = re.compile(r'\{"(id)": .*?, "(file)": .*?, "(row)": [0-9]+, "(\w+)": ')
 
 
 @contextlib.contextmanager

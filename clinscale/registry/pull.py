@@ -87,7 +87,7 @@ def pull(
         CapacityError: the disk does not hold what the manifest says.
         ConfigError: the lock file or a key is broken, or a folder cannot be written.
     """
-    out = Path(out).absolute()
+    out = _place_of(out)
     entry = read_lock(lock).get(reference) if lock else None
     version, digest = _choose(tracking, reference, entry, update=update)
     if entry and version.version < entry.version and not allow_older:
@@ -128,7 +128,7 @@ def pull_offline(
             signature is recorded with it, or `out` holds something else.
         ConfigError: the lock file or a key is broken, or a folder cannot be written.
     """
-    out = Path(out).absolute()
+    out = _place_of(out)
     entry = read_lock(lock).get(reference)
     if entry is None:
         raise RegistryError(
@@ -146,6 +146,11 @@ def pull_offline(
             )
         _place(folder, out, entry.digest, entry.label)
     return Pulled(entry.name, entry.version, out, entry.digest, entry.signed_by if trust else None)
+
+
+def _place_of(out: str | Path) -> Path:
+    """The folder that `out` names: where it is a link, the one that it leads to, so that it stays a link."""
+    return Path(out).resolve() if Path(out).is_symlink() and Path(out).is_dir() else Path(out).absolute()
 
 
 def is_reference(model: str) -> bool:

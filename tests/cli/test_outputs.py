@@ -1,12 +1,14 @@
 """What a verb writes mixes with no model and no corpus, and takes the place of nothing else."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from clinscale.cli.outputs import check_new, check_place, is_bill, is_page
+import clinscale.report
+from clinscale.cli.outputs import check_new, check_place, is_bill, is_report
 from clinscale.errors import ConfigError
 
 
@@ -27,17 +29,31 @@ def test_a_file_takes_the_place_of_one_of_its_own_sort(tmp_path):
     check_new(out)
     out.touch()
     check_new(out)
-    for text, is_one in (("<!DOCTYPE html>\n", is_page), (json.dumps({"bomFormat": "CycloneDX"}), is_bill)):
+    page = "<!doctype html>\n<head>\n<title>clinscale report</title>\n"
+    for text, is_one in ((page, is_report), (json.dumps({"bomFormat": "CycloneDX"}), is_bill)):
         out.write_text(text)
         check_new(out, is_one)
         with pytest.raises(ConfigError, match="must not take the place of a file that is there"):
             check_new(out)
-        out.write_text("id,text\n1,pain\n")
-        with pytest.raises(
-            ConfigError, match="must not take the place of a file of another kind; choose another name"
-        ):
-            check_new(out, is_one)
-    check_new(tmp_path / ("x" * 300), is_page)  # who writes it says that the name is too long
+        for other in ("id,text\n1,pain\n", "<!doctype html>\n<title>Ward 3</title>\n"):
+            out.write_text(other)
+            with pytest.raises(
+                ConfigError, match="must not take the place of a file of another kind; choose another name"
+            ):
+                check_new(out, is_one)
+    check_new(tmp_path / ("x" * 300), is_report)  # who writes it says that the name is too long
+
+
+def test_what_report_writes_is_known_as_its_own():
+    assert is_report(Path(clinscale.report.__file__).with_name("page.html.jinja"))
+
+
+def test_a_link_stays_one_and_no_pipe_becomes_a_file(tmp_path):
+    (tmp_path / "out.html").symlink_to(tmp_path / "elsewhere" / "out.html")
+    assert check_new(tmp_path / "out.html", is_report) == tmp_path / "elsewhere" / "out.html"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"pipe must be a file, got a pipe or device; choose another name"):
+        check_new(tmp_path / "pipe", is_report)
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,9 @@ def test_shards_do_not_go_among_the_notes(tmp_path, out):
     config = CorpusConfig(sources=(SourceConfig(uri=str(tmp_path / "notes")),))
     with pytest.raises(ConfigError, match="must not be in the source"):
         build_shards(config, str(tmp_path / "notes" / out))
+    (tmp_path / "link").symlink_to(tmp_path / "notes")
+    with pytest.raises(ConfigError, match="must not be in the source"):
+        build_shards(config, str(tmp_path / "link" / out))
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["n.jsonl"]
 
 

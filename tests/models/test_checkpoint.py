@@ -245,13 +245,24 @@ def test_weights_that_are_no_numbers_or_stand_for_others_are_refused(change, tol
         models.load_hf(str(copy(change(weights))), head="mlm")
 
 
+def test_shards_of_several_saves_are_refused(copy, weights):
+    one, two = halves(weights)
+    twice = min(one)
+    folder = copy(shards=[one, two | {twice: torch.ones_like(one[twice])}])
+    with pytest.raises(DataError, match=rf"00002.safetensors both hold {twice}, and only one of them"):
+        models.load_hf(str(folder), head="mlm")
+
+
 def test_weights_whose_sum_alone_is_infinite_are_taken(copy, weights):
     models.load_hf(str(copy(with_one(3e38)(weights))), head="mlm")
 
 
-def test_a_matrix_of_zeros_is_refused(copy, weights):
-    name = "longformer.encoder.layer.1.output.dense.weight"
-    with pytest.raises(DataError, match=f"1 matrices of zeros alone: {name}"):
+@pytest.mark.parametrize(
+    "name", ["encoder.layer.1.output.dense", "embeddings.word_embeddings", "encoder.layer.0.output.LayerNorm"]
+)
+def test_a_weight_of_zeros_is_refused(copy, weights, name):
+    name = f"longformer.{name}.weight"
+    with pytest.raises(DataError, match=f"1 weights of zeros alone: {name}"):
         models.load_hf(str(copy({**weights, name: torch.zeros_like(weights[name])})), head="mlm")
 
 

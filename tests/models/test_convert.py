@@ -176,6 +176,15 @@ def test_what_is_there_is_not_written_over(sources, tmp_path):
     assert (tmp_path / "mine").read_text() == "kept"
 
 
+def test_a_link_to_an_empty_folder_stays_one(sources, tmp_path):
+    folder, spoken = sources["bert", True]
+    (tmp_path / "large").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large")
+    models.convert_to_folder(settings(folder, "longformer"), spoken, tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "large" / "config.json").is_file()
+
+
 @pytest.mark.skipif(
     not Path("../shared/models/all-minilm-l6-v2").is_dir(), reason="the published weights of MiniLM are not here"
 )

@@ -86,11 +86,35 @@ def test_answers_are_known_from_other_files(name, written, tmp_path):
     assert is_of_answers(written(name))
     (tmp_path / name).write_bytes(b"")
     assert is_of_answers(tmp_path / name)
-    for other in (b'{"id": 1, "text": "file: row"}\n', b"id,text,file,row\n", b"id,file,rows,text\n", b"PAR1"):
+    others = (
+        *(b'{"id": 1, "text": "file: row"}\n', b"id,text,file,row\n", b"id,file,rows,text\n", b"PAR1", b"[]\n"),
+        # what people add to answers is lost with them
+        *(
+            b"id,file,row,label,labels,scores,error,seen by\n",
+            b'{"id": "1", "file": "f", "row": 1, "gold": "A"}\n',
+        ),
+    )
+    for other in others:
         (tmp_path / name).write_bytes(other)
         assert not is_of_answers(tmp_path / name)
-    pyarrow.parquet.write_table(pyarrow.table({"id": ["1"], "text": ["pain"]}), tmp_path / name)
-    assert not is_of_answers(tmp_path / name)
+    for table in ({"id": ["1"], "text": ["pain"]}, {"id": ["1"], "file": ["f"], "row": [1], "seen by": ["E"]}):
+        pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / name)
+        assert not is_of_answers(tmp_path / name)
+
+
+def test_a_line_of_very_many_entities_is_an_answer(written):
+    entities = [{"start": 0, "end": 1, "label": "A", "score": 1.0}] * 2000
+    assert is_of_answers(written("o.jsonl", [{"id": "1", "file": "f", "row": 1, "entities": entities}]))
+
+
+@pytest.mark.parametrize(
+    "task", ["demo_documents", "demo_pairs", "demo_entities", "demo_questions", "maccrobat_relations"]
+)
+@pytest.mark.parametrize("name", ["o.jsonl", "o.csv", "o.parquet"])
+def test_answers_of_every_kind_are_known(task, name, written):
+    of = card(task)
+    [prediction] = kind_of(of.task).trivial([], [Example("1", "text", "question")], of.labels)
+    assert is_of_answers(written(name, [{"id": "1", "file": "f", "row": 1, **prediction}], of))
 
 
 @pytest.mark.parametrize("name", ["o.jsonl", "o.csv", "o.parquet"])

@@ -54,6 +54,14 @@ def test_an_empty_folder_is_free(tracking, version, tmp_path):
     assert (tmp_path / "out" / "config.json").exists()
 
 
+def test_a_link_to_a_folder_stays_one(tracking, version, tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large")
+    assert registry.pull(tracking, "radiology", tmp_path / "out").path == tmp_path / "large"
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "large" / "config.json").exists()
+
+
 def somebodys_folder(out, model):
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
