@@ -1,9 +1,9 @@
 """Inputs that a sweep reads before anything starts, so that every mistake is found before a GPU is requested."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from clinscale import models, registry
 from clinscale.config import merge
@@ -18,6 +18,9 @@ from clinscale.sweep.trial import TrialSpec
 from clinscale.sweep.warm import warm_points
 from clinscale.tasks import TaskConfig, TaskData, check_use, kind_of, load_task, read_task
 from clinscale.tokenizers import load_tokenizer
+
+NOT_READ = "not read"
+"""What a sweep's recipe has in place of a study whose data or model was missing."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,11 @@ class SweepInputs:
     failures: Mapping[str, DataError]
     """Errors of studies whose data or model is missing, by study. The others run."""
 
+    def in_order(self, names: Sequence[str]) -> Self:
+        """The same studies, numbered as in `names`, which the ledger of their sweep was begun with."""
+        studies = sorted(self.studies, key=lambda study: names.index(study.name))
+        return replace(self, studies=tuple(replace(study, index=at) for at, study in enumerate(studies)))
+
 
 def read_inputs(
     config: SweepConfig, *, tracking: registry.Tracking, home: str | Path, loads_weights: bool = True
@@ -153,7 +161,7 @@ def study_recipe(config: SweepConfig, study: Study) -> dict[str, Any]:
 
 def sweep_recipe(config: SweepConfig, inputs: SweepInputs) -> dict[str, Any]:
     """All that changes the sweep's numbers; a study that could not be read is there by its name."""
-    by_study: dict[str, Any] = {name: "not read" for name in inputs.failures}
+    by_study: dict[str, Any] = {name: NOT_READ for name in inputs.failures}
     shared = _shared(config)
     for study in inputs.studies:
         # what a warm start finds in MLflow may be more by the time of a resume; the ledger records what it was

@@ -12,7 +12,7 @@ from clinscale.config import fingerprint
 from clinscale.errors import ClinscaleError, ClusterError, ConfigError, DataError
 from clinscale.finetune import task_tags
 from clinscale.registry import Experiment, Tag
-from clinscale.runfolder import check_run_folder, check_unchanged, claim_run_folder, refuse_copy
+from clinscale.runfolder import RECIPE_FILE, check_run_folder, check_unchanged, claim_run_folder, refuse_copy
 from clinscale.runtime import Cluster
 from clinscale.storage import read_json_object, write_json
 from clinscale.sweep.choose import flat_remark
@@ -20,7 +20,7 @@ from clinscale.sweep.config import SweepConfig
 from clinscale.sweep.controller import SweepController
 from clinscale.sweep.disk import FreedSpace, clean_up, remove_trials
 from clinscale.sweep.forecast import require_one_trial
-from clinscale.sweep.inputs import Study, SweepInputs, read_inputs, study_recipe, sweep_recipe
+from clinscale.sweep.inputs import NOT_READ, Study, SweepInputs, read_inputs, study_recipe, sweep_recipe
 from clinscale.sweep.ledger import LEDGER_FILE, Ledger, best_of
 from clinscale.sweep.record import TrialLogger
 from clinscale.sweep.remarks import search_remarks
@@ -97,10 +97,13 @@ def load_sweep(name: str, overrides: Sequence[str] = (), *, home: str | Path) ->
 
 
 def begun_studies(name: str, *, home: str | Path) -> tuple[str, ...]:
-    """Names of the studies that the sweep of this name was begun with; none where there is no such sweep."""
-    config = Path(home) / "sweep" / name / CONFIG_FILE
-    studies = read_json_object(config).get("recipe", {}).get("studies", ()) if config.exists() else ()
-    return tuple(str(study["name"]) for study in studies)
+    """The studies that the sweep called `name` was begun with, in the order of their numbers; none where it was not.
+
+    Those whose data or model was missing then are not among them.
+    """
+    recipe = Path(home) / "sweep" / name / RECIPE_FILE
+    studies = read_json_object(recipe).get("studies", {}) if recipe.is_file() else {}
+    return tuple(study for study, read in studies.items() if read != NOT_READ)
 
 
 def sweep(
@@ -124,6 +127,7 @@ def sweep(
     """
     inputs = inputs or read_inputs(config, tracking=tracking, home=home)
     folder = claim_run_folder(home, "sweep", config.name, sweep_recipe(config, inputs))
+    inputs = inputs.in_order(begun_studies(config.name, home=home))
     write_json(folder / CONFIG_FILE, config.plain())
     results, failures, freed = [], dict[str, ClinscaleError](inputs.failures), FreedSpace()
     with contextlib.ExitStack() as open_runs:

@@ -480,3 +480,27 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
     assert trials["killed"] == trials["quiet"]
     [again] = sweep(load_sweep("chaos", home=home), tracking=tracking, home=home, cluster=forks).studies
     assert again.value == value
+
+
+def test_studies_in_another_order_go_on_with_their_own_trials(demo_data, base_models, tracking, tmp_path, forks):
+    """The ledger knows a study by its number, and a file in another order means the same sweep."""
+    space = write_space(tmp_path, fixed={"epochs": 1, "dropout": 0.0, "batch_size": 8, "max_tokens": 64})
+    studies = [
+        study(demo_data, [path], space, name=f"demo_pairs-{family}") for family, path in base_models.items()
+    ]
+
+    class KilledError(Exception):
+        pass
+
+    def kill(progress):
+        if any(one.epochs for one in progress.studies):
+            raise KilledError
+
+    begun = config(*studies, trials=2, scheduler="none")
+    with pytest.raises(KilledError):
+        sweep(begun, tracking=tracking, home=tmp_path, cluster=forks, on_progress=kill)
+    turned = config(*reversed(studies), trials=2, scheduler="none")
+    done = sweep(turned, tracking=tracking, home=tmp_path, cluster=forks)
+    assert [one.name for one in done.studies] == [one["name"] for one in studies]
+    losses = {trial.metrics["train/loss"] for trial in registry.read_runs(tracking, kind="trial")}
+    assert len(losses) == 2, "of two models, none has the numbers of the other"
