@@ -18,7 +18,7 @@ from clinscale.corpus.loader import cut_rows, evaluation_batches, masked_batch, 
 from clinscale.corpus.masking import HELD_OUT_MASKING, MaskingConfig, word_starts
 from clinscale.corpus.near_duplicates import NearDuplicatesConfig, near_earlier
 from clinscale.corpus.packing import Rows
-from clinscale.corpus.shards import ShardSet, open_shards
+from clinscale.corpus.shards import ShardSet, is_shard_set, open_shards
 from clinscale.corpus.sources import Document, SourceConfig, check_sources, files_of, read_documents
 from clinscale.corpus.tokenizing import train_tokenizer
 from clinscale.tokenizers import SpecialIds, load_tokenizer, splits_alike, tokenizer_fingerprint
@@ -41,6 +41,7 @@ __all__ = [
     "cut_rows",
     "evaluation_batches",
     "files_of",
+    "is_shard_set",
     "load_tokenizer",
     "masked_batch",
     "near_earlier",

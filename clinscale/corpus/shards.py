@@ -301,6 +301,11 @@ def lengths_file(split: Split) -> str:
     return f"{split}-documents{LENGTHS_SUFFIX}"
 
 
+def is_shard_set(uri: str | Path) -> bool:
+    """Whether a whole ShardSet is there."""
+    return exists(join(str(uri), MANIFEST))
+
+
 def open_shards(uri: str | Path, *, cache_dir: str | Path | None = None, expected: str | None = None) -> ShardSet:
     """Open the ShardSet at `uri`; a remote one is copied to this machine first.
 

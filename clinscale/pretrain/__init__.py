@@ -8,7 +8,15 @@ config ──run──▶ worker on each rank: masked rows ▶ DeepSpeed step �
 from clinscale.pretrain.config import PretrainConfig, PretrainRecipe, PretrainRuntime, recipes
 from clinscale.pretrain.guard import SpikeGuardConfig
 from clinscale.pretrain.memorisation import FALSE_ALARMS, MEMORISATION_FILE, memorised, p_value
-from clinscale.pretrain.run import CHECKPOINTS, PretrainResult, pretrain, run_config, train, worker_task
+from clinscale.pretrain.run import (
+    CHECKPOINTS,
+    PretrainResult,
+    has_trained,
+    pretrain,
+    run_config,
+    train,
+    worker_task,
+)
 from clinscale.pretrain.verify import Verification, verify_resume
 from clinscale.pretrain.worker import WorkerTask, train_worker
 
@@ -23,6 +31,7 @@ __all__ = [
     "SpikeGuardConfig",
     "Verification",
     "WorkerTask",
+    "has_trained",
     "memorised",
     "p_value",
     "pretrain",

@@ -167,6 +167,11 @@ def _exposures(recipe: PretrainRecipe, shards: corpus.ShardSet, folder: Path) ->
     return list(read_json(known)["exposures"])
 
 
+def has_trained(name: str, *, home: str | Path) -> bool:
+    """Whether the run called `name` has trained to its end, so that another start trains nothing."""
+    return (Path(home) / "pretrain" / name / EXPORTED).exists()
+
+
 def run_config(home: str | Path, name: str) -> Path:
     """The config that an earlier start of run `name` left in `home`; ConfigError when there is none."""
     path = Path(home) / "pretrain" / name / CONFIG_FILE

@@ -1,6 +1,7 @@
 """The steps of a study in their order; each is a verb's own function and resumes by its name."""
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import shutil
@@ -11,23 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from clinscale import corpus, models, registry
+from clinscale.config import fingerprint
 from clinscale.errors import ClusterError, ConfigError, DataError, RegistryError
 from clinscale.hub import is_hub_name
 from clinscale.plan import planned_costs, site_here
-from clinscale.pretrain import pretrain
+from clinscale.pretrain import has_trained, pretrain
+from clinscale.registry import Tag
 from clinscale.report import League, league_markdown, leagues
-from clinscale.runfolder import check_plain_name, check_run_folder, check_unchanged, claim_run_folder
+from clinscale.runfolder import check_plain_name, check_run_folder, check_unchanged, claim_run_folder, sole_writer
 from clinscale.runtime import Cluster
 from clinscale.storage import atomic_path, write_json
 from clinscale.study.protocol import Protocol
 from clinscale.sweep import (
     Forecast,
+    Study,
     StudyConfig,
     SweepConfig,
+    SweepInputs,
     SweepProgress,
     begun_studies,
     check_start,
     forecast,
+    is_judged,
     read_inputs,
     sweep,
 )
@@ -117,46 +123,104 @@ def run_study(
     """
     say, watch = on_event or log.info, watch or Watch(_unwatched, _unwatched)
     tasks, failures = read_tasks(protocol)
-    seen = _seen_tests(protocol, tasks)
+    folder = check_run_folder(home, "study", protocol.name, _recipe(protocol))
+    tasks, seen = _with_seen_tests(protocol, tasks, failures, folder, home)
     _check_corpus(protocol, tracking)
-    folder = claim_run_folder(home, "study", protocol.name, _recipe(protocol))  # a typo has claimed no name
-    write_json(folder / PROTOCOL_FILE, protocol.plain())
-    bases: dict[str, str] = {}
-    for name in protocol.bases:
-        try:
-            bases[name] = _make(protocol, name, tasks, folder, tracking=tracking, home=home, say=say, watch=watch)
-        except (DataError, ClusterError) as error:
-            failures[f"base {name}"] = str(error)
-            say(f"base {name} cannot be made, its models wait for the next start of the same command: {error}")
-    for task in tasks:
-        cells = cells_of(protocol, task, bases, seen=task.name in seen)
-        if task.data is None or not cells:
-            continue
-        say(f"searching {task.config.name} with {len(cells)} {'model' if len(cells) == 1 else 'models'}")
-        try:
-            for search in searches_of(protocol, task, cells, home):
-                inputs = read_inputs(search, tracking=tracking, home=home)
-                with watch.search(search) as on_progress:
-                    found = sweep(
-                        search,
-                        tracking=tracking,
-                        home=home,
-                        cluster=cluster,
-                        inputs=inputs,
-                        on_progress=on_progress,
-                    )
+    claim_run_folder(home, "study", protocol.name, _recipe(protocol))  # a typo has claimed no name
+    with sole_writer(folder):
+        write_json(folder / PROTOCOL_FILE, protocol.plain())
+        bases: dict[str, str] = {}
+        for name in _asked_bases(protocol, tasks):
+            try:
+                bases[name] = _make(
+                    protocol, name, tasks, folder, tracking=tracking, home=home, say=say, watch=watch
+                )
+            except (ConfigError, DataError, ClusterError) as error:
+                failures[f"base {name}"] = str(error)
+                say(f"base {name} cannot be made, its models wait for the next start of the same command: {error}")
+        for task in tasks:
+            if task.data is None:
+                continue
+            cells = cells_of(protocol, task, bases, seen=task.name in seen)
+            for search, inputs in _searches(protocol, task, cells, failures, tracking=tracking, home=home):
+                say(
+                    f"searching {task.config.name} with {', '.join(str(one.arm) for one in search.recipe.studies)}"
+                )
+                try:
+                    with watch.search(search) as on_progress:
+                        found = sweep(
+                            search,
+                            tracking=tracking,
+                            home=home,
+                            cluster=cluster,
+                            inputs=inputs,
+                            on_progress=on_progress,
+                        )
+                except (ConfigError, DataError, ClusterError) as error:  # a night of the others is not lost by it
+                    failures[f"task {task.name}"] = str(error)
+                    continue
                 failures |= {f"cell {name}": str(error) for name, error in found.failures.items()}
-        except (ConfigError, DataError, ClusterError) as error:  # a night of the other tasks is not lost by it
-            failures[f"task {task.name}"] = str(error)
-    runs = registry.read_runs(tracking, kind="sweep")
-    league = next((one for one in leagues(tracking, runs) if one.name == protocol.name), None)
+        return _judged(protocol, folder, failures, tracking)
+
+
+def _judged(
+    protocol: Protocol, folder: Path, failures: dict[str, str], tracking: registry.Tracking
+) -> StudyOutcome:
+    """The league table of all that has been judged, written."""
+    runs = [run for run in registry.read_runs(tracking, kind="sweep") if run.tags.get(Tag.LEAGUE) == protocol.name]
+    league = next(iter(leagues(tracking, runs)), None)
     if league is None and failures:
-        first = ": ".join(next(iter(failures.items())))
-        raise DataError(f"study {protocol.name}: no two models were judged on one task; {first}")
+        reasons = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        raise DataError(f"study {protocol.name}: no two models were judged on one task; {reasons}")
     markdown = folder / LEAGUE_FILE
     with atomic_path(markdown) as temporary:
         temporary.write_text(_page(protocol, league, failures), encoding="utf-8")
     return StudyOutcome(protocol.name, league, failures, markdown)
+
+
+def _searches(
+    protocol: Protocol,
+    task: StudyTask,
+    cells: Sequence[StudyConfig],
+    failures: dict[str, str],
+    *,
+    tracking: registry.Tracking,
+    home: str | Path,
+) -> list[tuple[SweepConfig, SweepInputs]]:
+    """The searches of a task: one of its models, and one more of those whose bases were made after it had begun.
+
+    What is searched apart has its share of the budget, so that no model is tried more often than it would have been.
+    What cannot be searched is added to the failures.
+    """
+    read, faults = dict[str, Study](), dict[str, str]()
+    for cell in cells:
+        try:
+            alone = protocol.sweep([cell], task.config.name)
+            read[cell.name] = read_inputs(alone, tracking=tracking, home=home).studies[0]
+        except (ConfigError, DataError) as error:
+            faults[f"cell {cell.name}"] = str(error)
+    if faults and not read:
+        failures[f"task {task.name}"] = next(iter(faults.values()))
+        return []
+    failures |= faults
+    asked, waiting = sum(_is_asked(task, arm.kinds) for arm in protocol.models.values()), dict(read)
+    found: list[tuple[SweepConfig, SweepInputs]] = []
+    for number in itertools.count():
+        name = f"{task.config.name}-later{number}" if number else task.config.name
+        begun = begun_studies(f"{protocol.name}-{name}", home=home)
+        mine = {cell: study for cell, study in waiting.items() if not begun or cell in begun}
+        if lost := [cell for cell in begun if cell not in mine]:
+            failures[f"task {task.name}"] = (
+                f"its search was begun with {', '.join(lost)}, which cannot be gone on with; fix what is wrong with that "
+                "model or its base, then run the same command again"
+            )
+        elif mine:
+            search = protocol.sweep([study.config for study in mine.values()], name, of=asked)
+            found.append((search, SweepInputs(tuple(mine.values()), {})))
+        waiting = {cell: study for cell, study in waiting.items() if cell not in mine}
+        if not waiting:
+            break
+    return found
 
 
 def outline(
@@ -167,8 +231,8 @@ def outline(
     With a `cluster`, a few steps of each search are trained to say how long it takes, where its bases are there.
     """
     tasks, failures = read_tasks(protocol)
-    seen = _seen_tests(protocol, tasks)
     folder = check_run_folder(home, "study", protocol.name, _recipe(protocol))
+    tasks, seen = _with_seen_tests(protocol, tasks, failures, folder, home)
     failures |= _missing(protocol, folder, tracking)
     made = {
         name: place
@@ -189,18 +253,29 @@ def outline(
             }
         )
         if cluster and task.data and len(cells) == len(asked):
-            for search in searches_of(protocol, task, cells, home):
-                inputs = read_inputs(search, tracking=tracking, home=home)
-                check_start(search, inputs, home=home)
-                planned = planned_costs(search, site_here(on_gpu=search.runtime.gpus_per_trial > 0))
-                forecasts.append(forecast(search, inputs, cluster=cluster, planned=planned))
+            for search, inputs in _searches(protocol, task, cells, failures, tracking=tracking, home=home):
+                try:
+                    check_start(search, inputs, home=home)
+                except (ConfigError, DataError) as error:
+                    failures[f"task {task.name}"] = str(error)
+                    continue
+                if not is_judged(search, home=home):
+                    planned = planned_costs(search, site_here(on_gpu=search.runtime.gpus_per_trial > 0))
+                    forecasts.append(forecast(search, inputs, cluster=cluster, planned=planned))
+    asked_bases = _asked_bases(protocol, tasks)
     rows = [
         {
             "base": name,
             "from": base.pretrained,
             "becomes": base.convert_to or "as it is",
             "pretrained further": "no" if base.pretrain is None else str(base.pretrain.get("duration", "yes")),
-            "state": "ready" if name in made else "missing" if f"base {name}" in failures else "to be made",
+            "state": "missing"
+            if f"base {name}" in failures
+            else "no model's"
+            if name not in asked_bases
+            else "ready"
+            if name in made
+            else "to be made",
         }
         for name, base in protocol.bases.items()
     ]
@@ -218,7 +293,8 @@ def read_tasks(protocol: Protocol) -> tuple[list[StudyTask], dict[str, str]]:
     """The tasks of a protocol, and the reason by task whose data cannot be read.
 
     Raises:
-        ConfigError: the sweep of a task would have a name that no sweep can have, or that of another.
+        ConfigError: the sweep of a task would have a name that no sweep can have, or that of another, or a budget that
+            is too small for its models.
     """
     tasks, failures, swept = [], {}, dict[str, str]()
     for name, entry in protocol.tasks.items():
@@ -234,7 +310,10 @@ def read_tasks(protocol: Protocol) -> tuple[list[StudyTask], dict[str, str]]:
             data = read_task(config, place)
         except DataError as error:
             failures[f"task {name}"] = str(error)
-        tasks.append(StudyTask(name, config, data, place))
+        tasks.append(task := StudyTask(name, config, data, place))
+        published = {base: one.pretrained for base, one in protocol.bases.items()}
+        if cells := cells_of(protocol, task, published, seen=False):
+            protocol.sweep(cells, config.name)  # the budget is enough for all of them
     return tasks, failures
 
 
@@ -276,19 +355,78 @@ def _check_corpus(protocol: Protocol, tracking: registry.Tracking) -> None:
     corpus.check_sources(config.sources, config.cleaning)
 
 
-def _seen_tests(protocol: Protocol, tasks: list[StudyTask]) -> set[str]:
-    """Tasks whose test documents a given ShardSet may hold; ConfigError unless that is allowed."""
-    if protocol.shards is None or all(base.pretrain is None for base in protocol.bases.values()):
-        return set()
-    kept_out = corpus.open_shards(protocol.shards).manifest.leakage
-    seen = {task.name for task in tasks if not {task.name, task.config.name} & set(kept_out)}
-    if seen and not protocol.allow_seen_tests:
-        raise ConfigError(
-            f"ShardSet {protocol.shards} was built without keeping out the test documents of "
-            f"{', '.join(sorted(seen))}; build it with --leakage TASK=PATH, give corpus in place of shards, or set "
-            "allow_seen_tests=true, which the league table then says"
-        )
-    return seen
+def _with_seen_tests(
+    protocol: Protocol, tasks: list[StudyTask], failures: dict[str, str], folder: Path, home: str | Path
+) -> tuple[list[StudyTask], set[str]]:
+    """The tasks, of those whose test documents were others when they were kept out of the corpus without their data.
+
+    Beside them the names of those whose test documents a ShardSet that bases were, or are to be, pretrained on may
+    hold; ConfigError unless that is allowed.
+    """
+    pretrained = [name for name, base in protocol.bases.items() if base.pretrain is not None]
+    if not pretrained:
+        return tasks, set()
+    built = {
+        _shards_of(protocol, name, folder) for name in pretrained if _is_settled(protocol, name, folder, home)
+    }
+    kept, seen, places = [], set[str](), [protocol.shards] if protocol.shards else sorted(map(str, built))
+    for place in places:
+        kept_out = set(corpus.open_shards(place).manifest.leakage)
+        judged = [task for task in tasks if task.data or protocol.shards]
+        if now := {task.name for task in judged if not {task.name, task.config.name} & kept_out} - seen:
+            seen |= now
+            if not protocol.allow_seen_tests:
+                advice = (
+                    "build it with --leakage TASK=PATH, give corpus in place of shards,"
+                    if protocol.shards
+                    else "drop these tasks, begin anew under another name,"
+                )
+                raise ConfigError(
+                    f"ShardSet {place} was built without keeping out the test documents of {', '.join(sorted(now))}; "
+                    f"{advice} or set allow_seen_tests=true, which the league table then says"
+                )
+    for task in tasks:
+        try:
+            if task.data and built and task.name not in seen:
+                check_unchanged(folder, _tests_of(task), fingerprint(task.data.texts("test")), records=False)
+        except DataError as error:
+            failures[f"task {task.name}"] = str(error)
+            task = dataclasses.replace(task, data=None)
+        kept.append(task)
+    return kept, seen
+
+
+def _tests_of(task: StudyTask) -> str:
+    """Name under which the fingerprint of a task's test documents is recorded that are not in the corpus."""
+    return f"the test documents of {task.name}, which were kept out of the corpus,"
+
+
+def _sharing_shards(protocol: Protocol, name: str) -> list[str]:
+    """The bases that are pretrained on the same ShardSet of the corpus, as they begin from one source."""
+    source = protocol.bases[name].pretrained
+    return [
+        other for other, base in protocol.bases.items() if base.pretrain is not None and base.pretrained == source
+    ]
+
+
+def _shards_of(protocol: Protocol, name: str, folder: Path) -> Path:
+    """The ShardSet of the corpus that a base is pretrained on."""
+    return folder / "shards" / _sharing_shards(protocol, name)[0]
+
+
+def _is_settled(protocol: Protocol, name: str, folder: Path, home: str | Path) -> bool:
+    """Whether a base has been pretrained on that ShardSet, which then stays as it is."""
+    return (
+        protocol.shards is None
+        and any(has_trained(f"{protocol.name}-{other}", home=home) for other in _sharing_shards(protocol, name))
+        and corpus.is_shard_set(_shards_of(protocol, name, folder))
+    )
+
+
+def _asked_bases(protocol: Protocol, tasks: Sequence[StudyTask]) -> list[str]:
+    """The bases of models that some task is asked of, in the order of the protocol; no other is made."""
+    asked = {arm.base for arm in protocol.models.values() if any(_is_asked(task, arm.kinds) for task in tasks)}
+    return [name for name in protocol.bases if name in asked]
 
 
 def _place_of(protocol: Protocol, name: str, folder: Path, tracking: registry.Tracking) -> str | None:
@@ -327,11 +465,21 @@ def _make(
     """The base as fine-tuning fetches it: a folder, or a version of the registry."""
     base = protocol.bases[name]
     if base.pretrain is not None:
-        config = protocol.pretraining(name, protocol.shards or _build_corpus(protocol, name, tasks, folder, watch))
+        shards = protocol.shards or (
+            str(_shards_of(protocol, name, folder))
+            if _is_settled(protocol, name, folder, home)
+            else _build_corpus(protocol, name, tasks, folder, watch)
+        )
+        config = protocol.pretraining(name, shards)
         with watch.steps(f"Pretraining {name}") as on_progress:
             done = pretrain(config, tracking=tracking, home=home, on_progress=on_progress, on_event=say)
         return done.version.label
     made = _place_of(protocol, name, folder, tracking)
+    if base.convert_to is None:
+        try:
+            _check_weights(base.pretrained, tracking, may_be_registered=True)
+        except RegistryError as error:  # of this base alone
+            raise DataError(str(error)) from None
     if base.convert_to is not None and (source := models.model_fingerprint(base.pretrained)):
         check_unchanged(folder, f"model {base.pretrained}", source)
     if made is not None:
@@ -346,11 +494,8 @@ def _make(
 
 
 def _build_corpus(protocol: Protocol, name: str, tasks: list[StudyTask], folder: Path, watch: Watch) -> str:
-    """A ShardSet in the tokens of the base, without the test documents of the tasks; bases of one source share it."""
+    """A ShardSet in the tokens of the base, without the test documents of the tasks."""
     source = protocol.bases[name].pretrained
-    first = next(
-        other for other, base in protocol.bases.items() if base.pretrain is not None and base.pretrained == source
-    )
     missing = [task.name for task in tasks if task.data is None]
     if missing and not protocol.allow_seen_tests:
         raise DataError(
@@ -358,14 +503,17 @@ def _build_corpus(protocol: Protocol, name: str, tasks: list[StudyTask], folder:
             "read; give their data, drop the tasks, or set allow_seen_tests=true"
         )
     texts = {task.name: task.data.texts("test") for task in tasks if task.data}
-    place = str(folder / "shards" / first)
     with watch.steps(f"Notes of the corpus in the tokens of {source}") as on_progress:
-        return corpus.build_shards(
+        place = corpus.build_shards(
             protocol.corpus_of(source),
-            place,
+            str(_shards_of(protocol, name, folder)),
             test_texts=texts,
             on_progress=lambda notes: on_progress(notes, None, {}),
         ).uri
+    for task in tasks:
+        if task.data:
+            check_unchanged(folder, _tests_of(task), fingerprint(texts[task.name]), is_new=True)
+    return place
 
 
 def cells_of(protocol: Protocol, task: StudyTask, bases: Mapping[str, str], *, seen: bool) -> list[StudyConfig]:
@@ -388,25 +536,6 @@ def cells_of(protocol: Protocol, task: StudyTask, bases: Mapping[str, str], *, s
         for name, arm in protocol.models.items()
         if arm.base in bases and _is_asked(task, arm.kinds)
     ]
-
-
-def searches_of(
-    protocol: Protocol, task: StudyTask, cells: Sequence[StudyConfig], home: str | Path
-) -> Iterator[SweepConfig]:
-    """The searches of a task: one of its models, and one more of those whose bases were made after it had begun.
-
-    What is searched apart has its share of the budget, so that no model is tried more often than it would have been.
-    """
-    asked, waiting = sum(_is_asked(task, arm.kinds) for arm in protocol.models.values()), list(cells)
-    for number in itertools.count():
-        name = f"{task.config.name}-later{number}" if number else task.config.name
-        begun = begun_studies(f"{protocol.name}-{name}", home=home)
-        mine = [cell for cell in waiting if cell.name in begun] if begun else waiting
-        if mine:
-            yield protocol.sweep(mine, name, of=asked)
-        waiting = [cell for cell in waiting if cell not in mine]
-        if not waiting:
-            return
 
 
 def _is_asked(task: StudyTask, kinds: tuple[str, ...] | None) -> bool:

@@ -19,7 +19,15 @@ from clinscale.sweep.forecast import (
 from clinscale.sweep.inputs import Study, SweepInputs, read_inputs
 from clinscale.sweep.ledger import Epoch, Ledger, Look, Trial, best_of
 from clinscale.sweep.policy import Budget, Halving, Resume, Search, Start, goes_on, next_move
-from clinscale.sweep.run import SweepProgress, SweepResult, begun_studies, check_start, load_sweep, sweep
+from clinscale.sweep.run import (
+    SweepProgress,
+    SweepResult,
+    begun_studies,
+    check_start,
+    is_judged,
+    load_sweep,
+    sweep,
+)
 from clinscale.sweep.sampler import Proposer, quiet_optuna
 from clinscale.sweep.segments import run_segments
 from clinscale.sweep.space import SearchSpace, load_space
@@ -63,6 +71,7 @@ __all__ = [
     "expected_work",
     "forecast",
     "goes_on",
+    "is_judged",
     "load_space",
     "load_sweep",
     "next_move",

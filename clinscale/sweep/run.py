@@ -21,6 +21,7 @@ from clinscale.sweep.controller import SweepController
 from clinscale.sweep.disk import FreedSpace, clean_up, remove_trials
 from clinscale.sweep.forecast import require_one_trial
 from clinscale.sweep.inputs import NOT_READ, Study, SweepInputs, read_inputs, study_recipe, sweep_recipe
+from clinscale.sweep.judged import WINNER_FILE
 from clinscale.sweep.ledger import LEDGER_FILE, Ledger, best_of
 from clinscale.sweep.record import TrialLogger
 from clinscale.sweep.remarks import search_remarks
@@ -104,6 +105,12 @@ def begun_studies(name: str, *, home: str | Path) -> tuple[str, ...]:
     recipe = Path(home) / "sweep" / name / RECIPE_FILE
     studies = read_json_object(recipe).get("studies", {}) if recipe.is_file() else {}
     return tuple(study for study, read in studies.items() if read != NOT_READ)
+
+
+def is_judged(config: SweepConfig, *, home: str | Path) -> bool:
+    """Whether each study of the sweep has a winner that was judged, so that another start trains nothing."""
+    folder = Path(home) / "sweep" / config.name
+    return all((folder / study.name / WINNER_FILE).exists() for study in config.recipe.studies)
 
 
 def sweep(

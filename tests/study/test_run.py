@@ -140,6 +140,53 @@ def test_a_base_is_pretrained_on_a_corpus_without_test_documents_and_its_progres
     assert searching
 
 
+def test_the_data_of_a_task_may_come_or_go_once_the_bases_are_pretrained(
+    values, demo_data, tracking, tmp_path, forks
+):
+    data = shutil.copytree(demo_data, tmp_path / "data")
+    values["bases"].pop("lost"), values["models"].pop("lost 128")
+    values["bases"]["long"]["pretrain"] = {"duration": "2steps", "rows_per_step": 2}
+    values["corpus"] = {"sources": [{"uri": str(demo_data / "notes" / "notes.jsonl.gz"), "id_column": "id"}]}
+    values |= {"pretrain_runtime": {"num_workers": 1}, "data_folder": str(data), "allow_seen_tests": True}
+    protocol = Protocol.parse(values, source="test")
+    run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+
+    shutil.copytree(demo_data, data / "missing")
+    later = run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+    assert later.failures == {}
+    assert [row.task for row in later.league.rows] == ["demo_documents", "demo_pairs"]
+    assert later.league.seen_tests == ("demo_documents",)
+    with pytest.raises(ConfigError, match="test documents of demo_documents; drop these tasks"):
+        outline(
+            Protocol.parse({**values, "allow_seen_tests": False}, source="test"), tracking=tracking, home=tmp_path
+        )
+
+    tests = data / "pairs" / "test.jsonl"
+    tests.write_text("".join(tests.read_text().splitlines(keepends=True)[:-1]))
+    shutil.rmtree(data / "missing")
+    again = run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+    assert set(again.failures) == {"task demo_pairs", "task demo_documents"}  # and no base
+    assert (
+        "test documents of demo_pairs, which were kept out of the corpus, changed"
+        in again.failures["task demo_pairs"]
+    )
+
+
+def test_a_base_that_could_not_be_made_at_first_is_searched_by_the_same_command_later(
+    values, short_encoder, tracking, tmp_path, forks
+):
+    values["tasks"].pop("demo_documents")
+    protocol = Protocol.parse(values, source="test")
+    run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+    shutil.copytree(short_encoder, tmp_path / "nowhere")
+    again = run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+    assert again.failures == {}
+    [row] = again.league.rows
+    assert set(row.entries) == {"short 64", "long 128", "lost 128"}
+    assert [row.entries[model].trials for model in again.league.models] == [2, 1, 2]  # as those of the first
+    assert again.league.repeated == ()
+
+
 def test_nothing_to_judge_is_an_error_with_the_first_reason(values, tracking, tmp_path, forks):
     values["tasks"].pop("demo_pairs")
     with pytest.raises(
