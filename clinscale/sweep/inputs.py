@@ -20,7 +20,7 @@ from clinscale.tasks import TaskConfig, TaskData, check_use, kind_of, load_task,
 from clinscale.tokenizers import load_tokenizer
 
 NOT_READ = "not read"
-"""What a sweep's recipe has in place of a study whose data or model was missing."""
+"""Value in the recipe of a sweep in place of a study whose data or model was missing."""
 
 
 @dataclass(frozen=True)
