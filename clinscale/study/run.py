@@ -211,8 +211,8 @@ def _searches(
         mine = {cell: study for cell, study in waiting.items() if not begun or cell in begun}
         if lost := [cell for cell in begun if cell not in mine]:
             failures[f"task {task.name}"] = (
-                f"its search was begun with {', '.join(lost)}, which cannot be gone on with; fix what is wrong with that "
-                "model or its base, then run the same command again"
+                f"its search was begun with {', '.join(lost)}, which cannot be gone on with; fix what is wrong with "
+                "that model or its base, then run the same command again"
             )
         elif mine:
             search = protocol.sweep([study.config for study in mine.values()], name, of=asked)
