@@ -84,7 +84,20 @@ def study(
         },
         as_json=json,
         people=[
-            *([outcome.league.verdict, table("League", _league_rows(outcome.league))] if outcome.league else []),
+            *(
+                [
+                    outcome.league.verdict,
+                    table(
+                        "League",
+                        [
+                            {key: "–" if value is None else value for key, value in row.items()}
+                            for row in _league_rows(outcome.league)
+                        ],
+                    ),
+                ]
+                if outcome.league
+                else []
+            ),
             f"table: {outcome.markdown}",
         ],
     )

@@ -6,6 +6,7 @@ are compared as in Demsar, Statistical Comparisons of Classifiers over Multiple 
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,6 @@ from clinscale.tasks import (
     Comparison,
     Estimate,
     Outcomes,
-    by_length,
     compare_seeds,
     differences_by_length,
     estimate_seeds,
@@ -50,7 +50,7 @@ class Gain:
     long: str
     short: str
     compared: Comparison | None
-    """Comparison over documents and seeds; None where both have one seed, so that nothing can be said."""
+    """Comparison over documents and seeds; None of one seed each, or of one document: nothing is known."""
     bands: Mapping[str, Estimate]
     """Difference by length of the notes, of the first seeds."""
     long_notes: float
@@ -108,6 +108,8 @@ class League:
     """Cells of which several searches were judged, in words; the table has the latest of each."""
     apart: tuple[str, ...] = ()
     """Tasks whose models were judged by different metrics, or on different test examples."""
+    undefined: tuple[str, ...] = ()
+    """Tasks whose metric is not defined on their test examples, as ROC AUC on those of one label; they have no row."""
 
     @property
     def trials(self) -> int:
@@ -164,6 +166,11 @@ class League:
                 f"The models of {', '.join(self.apart)} were judged by different metrics or on other test examples: "
                 "their scores do not compare."
             )
+        if self.undefined:
+            said.append(
+                f"The metric of {', '.join(self.undefined)} is not defined on its test examples, which may all have "
+                "one label: there is no score."
+            )
         return " ".join(said)
 
 
@@ -179,10 +186,14 @@ def leagues(tracking: Tracking, runs: Iterable[RunRecord]) -> tuple[League, ...]
 
 def _league(tracking: Tracking, name: str, runs: Sequence[RunRecord]) -> League | None:
     tasks: dict[str, dict[str, tuple[RunRecord, Entry]]] = {}
-    repeated: dict[str, None] = {}
+    repeated, undefined = dict[str, None](), dict[str, None]()
     for run in sorted(runs, key=lambda run: run.start_time):
         if entry := _entry(tracking, run):
-            mine = tasks.setdefault(task := run.tags.get(Tag.TASK, ""), {})
+            task = run.tags.get(Tag.TASK, "")
+            if math.isnan(entry.score.value):
+                undefined[task] = None
+                continue
+            mine = tasks.setdefault(task, {})
             if entry.model in mine:
                 repeated[f"{entry.model} on {task}"] = None
             mine[entry.model] = (run, entry)
@@ -202,6 +213,7 @@ def _league(tracking: Tracking, name: str, runs: Sequence[RunRecord]) -> League 
         tuple(sorted(seen)),
         tuple(repeated),
         tuple(row.task for row in rows if not row.compares),
+        tuple(sorted(undefined)),
     )
 
 
@@ -291,9 +303,7 @@ def _gain(entries: Sequence[Entry]) -> Gain | None:
         bands = differences_by_length(long.outcomes[0], short.outcomes[0])
     except DataError:
         return None
-    lengths = {band.above_tokens: band.examples for band in by_length(long.outcomes[0], resamples=0)}
-    above = sum(count for tokens, count in lengths.items() if tokens >= SHORT_TOKENS)
-    share = above / max(1, sum(lengths.values()))
+    share = float((long.outcomes[0].tokens > SHORT_TOKENS).mean())
     return Gain(long.model, short.model, _compare(long, short), bands, share)
 
 
@@ -321,10 +331,10 @@ def league_markdown(league: League) -> str:
     """The table as Markdown: tasks by models, best in bold only where it is clear."""
     lines = [f"# {league.name}", "", league.verdict, ""]
     lines += _table(
-        ["task", "metric", *league.models, "trivial", "linear"],
+        ["task", "metric", *map(_name, league.models), "trivial", "linear"],
         [
             [
-                row.task,
+                _name(row.task),
                 row.metric,
                 *(_cell(row, model) for model in league.models),
                 _score(row.trivial),
@@ -349,7 +359,7 @@ def league_markdown(league: League) -> str:
     if league.mean_ranks and league.critical_difference is not None:
         lines += ["", "## Mean ranks", ""]
         ranked = sorted(league.mean_ranks.items(), key=lambda pair: pair[1])
-        lines += _table(["model", "mean rank"], [[model, f"{rank:.2f}"] for model, rank in ranked])
+        lines += _table(["model", "mean rank"], [[_name(model), f"{rank:.2f}"] for model, rank in ranked])
         lines += [
             "",
             f"Over {league.ranked_tasks} tasks; ranks that differ by less than {league.critical_difference:.2f} are "
@@ -373,10 +383,10 @@ def _gain_cells(row: Row, gain: Gain) -> list[str]:
     found = gain.compared
     by_band = "; ".join(f"{name}: {one.value:+.3f}" for name, one in gain.bands.items())
     return [
-        row.task,
-        gain.long,
-        gain.short,
-        f"{found.difference.value:+.3f}" if found else "one seed each",
+        _name(row.task),
+        _name(gain.long),
+        _name(gain.short),
+        f"{found.difference.value:+.3f}" if found else "not known",
         f"{found.difference.low:+.3f} to {found.difference.high:+.3f}" if found else "–",
         "–" if row.p_gain is None else f"{row.p_gain:.3f}",
         f"{gain.long_notes:.0%}",
@@ -386,9 +396,14 @@ def _gain_cells(row: Row, gain: Gain) -> list[str]:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return f"| {' | '.join(cells)} |"
 
     return [line(header), line(["---"] * len(header)), *map(line, rows)]
+
+
+def _name(text: str) -> str:
+    """A name as Markdown shows it: a bar would end its cell, and mark-up would be seen as such, or not at all."""
+    return re.sub(r"([\\`*<|\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _counted(tasks: Sequence[str], of: int) -> str:

@@ -1,5 +1,6 @@
 """Does reading more than 512 tokens pay? Models judged on the same test examples, short windows against long ones."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -88,9 +89,12 @@ def _judged(tracking: Tracking, run: RunRecord, task: str, metric: str) -> Judge
     outcomes = stored_outcomes(tracking, run.id)
     if not outcomes:
         return None
+    score = estimate(outcomes[0])
+    if math.isnan(score.value):  # as ROC AUC on test examples of one label
+        return None
     bands = {band.name: band for band in by_length(outcomes[0], resamples=0)}
     dev = finite(run.metrics.get(f"dev/{task}/{metric}"))
-    return Judged(run.name, _window(run), dev, estimate(outcomes[0]), bands, outcomes)
+    return Judged(run.name, _window(run), dev, score, bands, outcomes)
 
 
 def _best(models: Sequence[Judged]) -> Judged | None:

@@ -95,18 +95,40 @@ class Past:
             return self.version(run, task, tags)
 
     def judged(
-        self, name, max_tokens, hits, *, task="demo", dev=None, texts=None, others=(), tags=None, linear=None
+        self,
+        name,
+        max_tokens,
+        hits,
+        *,
+        task="demo",
+        dev=None,
+        texts=None,
+        others=(),
+        tags=None,
+        linear=None,
+        metric="accuracy",
+        no=(),
     ):
         """A single fine-tuning that was right on the test examples where `hits` says so; `others` are of more seeds.
 
-        With `tags`, those of a study's cell, it is a search of a league table.
+        With `tags`, those of a study's cell, it is a search of a league table. Examples numbered in `no` have the other
+        label.
         """
         config = TaskConfig.parse(
-            {"name": task, "kind": "sequence", "format": "records", "splits": dict.fromkeys(SPLITS, "a")},
+            {
+                "name": task,
+                "kind": "sequence",
+                "format": "records",
+                "metric": metric,
+                "splits": dict.fromkeys(SPLITS, "a"),
+            },
             source="test",
         )
         texts = texts or [f"word {number} " * (100 + 40 * number) for number in range(len(hits))]
-        examples = [Example(str(number), text, labels=("yes",)) for number, text in enumerate(texts)]
+        examples = [
+            Example(str(number), text, labels=("no" if number in no else "yes",))
+            for number, text in enumerate(texts)
+        ]
 
         def judge(hits):
             sure = [0.8 if hit else 0.3 for hit in hits]
@@ -115,16 +137,18 @@ class Past:
 
         outcomes = judge(hits)
         kind = {Tag.KIND: "sweep" if tags else "finetune", Tag.DATA: "9a40d1c3be55", **(tags or {})}
-        tags = {Tag.NAME: name, Tag.TASK: task, Tag.METRIC: "accuracy", Tag.MAX_TOKENS: str(max_tokens), **kind}
+        tags = {Tag.NAME: name, Tag.TASK: task, Tag.METRIC: metric, Tag.MAX_TOKENS: str(max_tokens), **kind}
         with self.run("clinscale-finetune", name, tags, {}) as run:
             run.log_json(OUTCOMES_FILE, outcomes.plain())
             run.log_json(OUTCOMES_BY_SEED_FILE, [judge(one).plain() for one in others])
             value = estimate(outcomes)
-            key = f"test/{task}/accuracy"
-            run.log({key: value.value, f"{key}_low": value.low, f"{key}_high": value.high})
-            run.log({f"trivial/{task}/accuracy": 0.5, f"dev/{task}/accuracy": dev or value.value})
+            key = f"test/{task}/{metric}"
+            if not math.isnan(value.value):
+                run.log({key: value.value, f"{key}_low": value.low, f"{key}_high": value.high})
+                run.log({f"dev/{task}/{metric}": dev or value.value})
+            run.log({f"trivial/{task}/{metric}": 0.5})
             if linear is not None:
-                run.log({f"linear/{task}/accuracy": linear})
+                run.log({f"linear/{task}/{metric}": linear})
 
     def run(self, experiment, name, tags, params, parent=None):
         return registry.start_run(

@@ -141,3 +141,32 @@ def test_models_that_were_judged_on_different_test_examples_have_no_rank(cell, t
     league = table(tracking)
     assert (league.apart, league.mean_ranks, league.ranked_tasks) == (("b",), {}, 1)
     assert "The models of b were judged by different metrics or on other test examples" in league.verdict
+
+
+def test_a_metric_that_is_not_defined_on_the_test_examples_is_named_and_spoils_no_rank(cell, tracking, tmp_path):
+    for task in ("a", "b"):
+        cell("short", 512, task, 30, 31)
+        cell("long", 4096, task, 33, 34)
+    for model, window in (("short", 512), ("long", 4096)):
+        cell(model, window, "one label", 30, 31, metric="roc_auc")
+    league = table(tracking)
+    assert [row.task for row in league.rows] == ["a", "b"]
+    assert league.mean_ranks == {"short": 2.0, "long": 1.0}
+    assert "The metric of one label is not defined on its test examples" in league.verdict
+    assert "nan" not in write_report(tracking, tmp_path / "report.html").read_text()
+
+
+def test_the_share_of_long_notes_is_of_all_though_the_metric_is_not_defined_on_some(cell, tracking):
+    """The longest notes, of more than 2,048 words, all have one label."""
+    for model, window in (("short", 512), ("long", 4096)):
+        cell(model, window, "demo", 20, 21, metric="roc_auc", no=(0, 2, 4, 12, 14))
+    [row] = table(tracking).rows
+    assert set(row.gain.bands) == {"1-512_tokens", "513-1024_tokens", "1025-2048_tokens"}
+    assert row.gain.long_notes == 36 / 40
+
+
+def test_names_stand_in_the_table_as_they_are(cell, tracking):
+    cell("short|512", 512, "demo", 10, 11)
+    cell("<long> *best*", 4096, "demo", 12, 13)
+    page = league_markdown(table(tracking))
+    assert "| short\\|512 | \\<long> \\*best\\* |" in page
