@@ -51,6 +51,8 @@ _WRITTEN_VALUE = re.compile(r"""b(["']).*\1|(?:np\.\w+|tensor)\(.*\)""", re.DOTA
 _WRITTEN_PARTS = re.compile(r"""\[["'].*["']\]|\{'.*\}""", re.DOTALL)
 """A list of texts, or an object as Python shows one; one of JSON may be meant as the text."""
 _BASE64 = re.compile(r"(?:data:[\w/.+-]*;base64,)?(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w+/-]{60,}={0,2}", re.ASCII)
+_HEX = re.compile(r"(?:0x|\\x)?(?=[0-9]*[a-fA-F])(?:[0-9a-f]{130,}|[0-9A-F]{130,})", re.ASCII)
+"""Bytes as databases show them, longer than any hash."""
 _BEGINNINGS = {
     r"{\rtf": "RTF",
     "<?xml": "XML",
@@ -99,8 +101,8 @@ def as_text(value: Any, column: str) -> str | None:
     """A text as it is; None where it is missing.
 
     Raises:
-        CellError: it is no text, half a character, RTF, XML or HL7, base64 of an attachment, or a value or list as
-            Python shows it.
+        CellError: it is no text, half a character, RTF, XML or HL7, base64 or hexadecimal digits of an attachment, or a
+            value or list as Python shows it.
     """
     if is_missing(value):
         return None
@@ -109,6 +111,10 @@ def as_text(value: Any, column: str) -> str | None:
     _refuse_half_a_character(value, column)
     if " " not in value[:60] and _BASE64.match(value, 0, 200) and _BASE64.fullmatch(value.translate(_LINE_ENDS)):
         raise CellError(f"column {column!r} holds base64 where text is needed", "decode it into a column of text")
+    if " " not in value[:60] and _HEX.match(value, 0, 200) and _HEX.fullmatch(value.translate(_LINE_ENDS)):
+        raise CellError(
+            f"column {column!r} holds hexadecimal digits where text is needed", "decode them into a column of text"
+        )
     if what := format_of(value):
         raise CellError(f"column {column!r} holds {what} where text is needed", "convert it into plain text")
     _refuse_written_value(value, column)

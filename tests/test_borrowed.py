@@ -44,6 +44,8 @@ BORROWED = {
     "transformers.masking_utils:create_bidirectional_mask": "ModernBERT's masks, cut at the ends of documents",
     "transformers.masking_utils:create_bidirectional_sliding_window_mask": "the same",
     "torch:_softmax_backward_data": "softmax's backward without keeping its input",
+    # records
+    "openpyxl.worksheet._read_only:ReadOnlyWorksheet._get_source": "merged cells, which its rows do not show",
     # registry
     "mlflow.server.handlers:_get_request_message": "what a request asks, for rights",
     "mlflow.server.auth:authenticate_request_basic_auth": "who asks",

@@ -91,7 +91,18 @@ def test_base64_of_an_attachment_is_no_text():
             as_text(data.decode(), "c")
         with pytest.raises(CellError, match="holds base64"):
             as_text("data:text/plain;base64," + data.decode(), "c")
-    for text in (note, "ACGT" * 40, "Krankenhaus" * 20, "2f7a" * 16, note.replace(" ", "\n"), "患者は胸痛を" * 30):
+    for data in (note.encode().hex(), "\\x" + note.encode().hex(), note.encode().hex().upper()):
+        with pytest.raises(CellError, match="holds hexadecimal digits"):
+            as_text(data, "c")
+    for text in (
+        note,
+        "ACGT" * 40,
+        "1234567890" * 20,
+        "Krankenhaus" * 20,
+        "2f7a" * 16,
+        note.replace(" ", "\n"),
+        "患者は胸痛を" * 30,
+    ):
         assert as_text(text, "c") == text
 
 

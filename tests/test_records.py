@@ -860,6 +860,19 @@ def test_a_few_bytes_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch,
         list(read_records(uri, ["text"]))
 
 
+def test_cells_that_are_merged_over_rows_are_refused_where_they_are_read(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (["patient", "text", "seen"], ["p1", "a", 1], [None, "b", None], ["p2", "c", 1]):
+        book.active.append(row)
+    book.active.merge_cells("A2:A3")
+    book.save(tmp_path / "n.xlsx")
+    content = (tmp_path / "n.xlsx").read_bytes()
+    with pytest.raises(DataError, match="cells of column 'patient' that are merged over rows"):
+        list(read_records(str(tmp_path / "n.xlsx"), ["text", "patient"]))
+    found, _ = read(tmp_path, "n.xlsx", content)
+    assert [row["text"] for row in found] == ["a", "b", "c"]
+
+
 def test_of_several_sheets_one_must_be_named(tmp_path):
     content = workbook(tmp_path, {"a": [["text"], ["x"]], "b": [["text"], ["y"]]})
     with pytest.raises(DataError, match="rows in 2 sheets; set sheet:"):

@@ -4,6 +4,8 @@ What is of another format would be read without a fault, and its mark-up be answ
 written it in the note. Names decide; a text itself only where no note begins so.
 """
 
+import csv
+import io
 import json
 import re
 from collections import Counter
@@ -45,6 +47,10 @@ _OTHERS = {
 _MOST_SHOWN = 5
 _PLAIN_SUFFIX = re.compile(r"\.\w{1,12}", re.ASCII)
 
+_LOOKED_AT = 2**16
+"""Characters of a text that show whether it is a table."""
+_FEWEST_COLUMNS = _FEWEST_ROWS = 3
+_COLUMN = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 _PUBTATOR = re.compile(r"(\d+)\|t\|[^\n]*\n(?:.*\n)?\1\|a\|")
 _ROOT = re.compile(r"<([A-Za-z_][\w:.-]*)(?:\s[^<>]*)?>")
 
@@ -73,7 +79,7 @@ def marked_up(text: str) -> str:
     """A clause on a text that is surely no note but a document of another format; empty of all others.
 
     A note may hold `<`, `|` and brackets anywhere. What counts is a whole document: XML from its first to its last
-    element, a value of JSON, an abstract of PubTator, or what begins as no note does.
+    element, a value of JSON, an abstract of PubTator, a table with its header, or what begins as no note does.
     """
     what = format_of(text) or _whole_document(text)
     return f"holds {what} where the text of a note is needed; {_EXPORT}" if what else ""
@@ -85,7 +91,25 @@ def _whole_document(text: str) -> str:
         return "XML"
     if (begins, ends) in (("{", "}"), ("[", "]")) and _is_json(text):
         return "JSON"
-    return "abstracts of PubTator" if begins.isdecimal() and _PUBTATOR.match(text.lstrip()) else ""
+    if begins.isdecimal() and _PUBTATOR.match(text.lstrip()):
+        return "abstracts of PubTator"
+    return "a table" if any(_is_table(text, separator) for separator in ",;\t|") else ""
+
+
+def _is_table(text: str, separator: str) -> bool:
+    """Whether a text begins with names of three columns or more, and all its first rows have as many fields."""
+    rows = csv.reader(io.StringIO(text[:_LOOKED_AT], newline=""), delimiter=separator, strict=True)
+    number = 0
+    try:
+        names = next(rows, [])
+        if len(names) < _FEWEST_COLUMNS or not all(map(_COLUMN.fullmatch, names)) or len({*names}) < len(names):
+            return False
+        for number, row in enumerate(rows, 1):
+            if row and len(row) != len(names):
+                return len(text) > _LOOKED_AT and number > _FEWEST_ROWS and next(rows, None) is None  # cut there
+    except csv.Error:  # a quotation mark that the end of what is looked at leaves open, perhaps
+        return len(text) > _LOOKED_AT and number >= _FEWEST_ROWS and next(rows, None) is None
+    return number >= _FEWEST_ROWS
 
 
 def _is_element(text: str) -> bool:

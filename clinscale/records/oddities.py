@@ -1,6 +1,7 @@
 """Rows and texts that are read as they are, and whose export likely did not mean so: for remarks, never changed."""
 
 import functools
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -36,6 +37,16 @@ _FILE = re.compile(r"[^\s<>|*?\"]{1,250}\.(?:docx?|html?|json|pdf|rtf|te?xt|tiff
 _FOOTER = re.compile(
     r"(?:grand[ -])?total:?|\(?\d[\d,]* rows?(?: affected| selected| in set\b.*)?\.?\)?", re.IGNORECASE
 )
+
+_NONE = frozenset(
+    {"none", "na", "n/a", "n.a.", "nil", "missing", "empty", "not available", "no text", "unavailable"}
+)
+_NUMBER = re.compile(r"(?=.*\d)[\d\s.,:/+\-]+(?:[T ]\d\d[\d:.]*Z?)?")
+_ESCAPED_BYTES = {
+    "%": re.compile(r"%(?:20|0[AD]|2[CF]|3A|C3)(?=\S)"),
+    "=": re.compile(r"=\r?\n|=(?:C2|C3|E2)=[89AB][0-9A-F]|=3D"),
+}
+"""Sign -> escapes of addresses on the web, and of mail (quoted-printable), that begin with it."""
 
 _LEAST_CUT = 100
 """Characters below which it is no wonder that texts are equally long."""
@@ -98,6 +109,28 @@ def _is_footer(text: str) -> bool:
     return len(text) < 60 and _FOOTER.fullmatch(text.strip()) is not None
 
 
+def _is_word_for_none(text: str) -> bool:
+    return len(text) < 20 and text.strip().casefold() in _NONE
+
+
+def _is_number(text: str) -> bool:
+    return len(text) < 60 and _NUMBER.fullmatch(text.strip()) is not None
+
+
+def _is_object(text: str) -> bool:
+    part = text.strip()
+    if not (part.startswith('{"') and part.endswith("}")):
+        return False
+    try:
+        return isinstance(json.loads(part), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _has_escaped_bytes(text: str) -> bool:
+    return any(sign in text and len(pattern.findall(text)) > 2 for sign, pattern in _ESCAPED_BYTES.items())
+
+
 def _has_zero_bytes(text: str) -> bool:
     return "\0" in text
 
@@ -109,6 +142,10 @@ ODD_TEXTS: Mapping[str, Callable[[str], bool]] = {
     "tags or entities of HTML, such as &amp;": _has_markup,
     "the name of a file and nothing else": _is_name_of_file,
     "neither a letter nor a digit": _has_no_word,
+    "a number or date and nothing else": _is_number,
+    "a word such as None or NA and nothing else": _is_word_for_none,
+    "an object of JSON and nothing else": _is_object,
+    "escapes such as %20 or =C3=A9 in place of characters": _has_escaped_bytes,
     "what a table or a database's client says below its rows, such as Total or (5 rows)": _is_footer,
     "zero bytes, which predict refuses": _has_zero_bytes,
 }

@@ -1,6 +1,7 @@
 """Excel workbooks: the rows of one sheet, with values of Excel's types."""
 
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,9 @@ _LONGEST_CELL = 32_767
 _KEPT_DIGITS = 15
 """Digits that Excel keeps of a number: of one with more it makes the others zeros without a word."""
 
+_MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^<>]*?\bref=["']([A-Z]+\d+:[A-Z]+\d+)["']""")
+_BLOCK_BYTES, _LONGEST_TAG_BYTES = 2**20, 200
+
 _FAULTS = (
     *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError),  # of the archive
     *(SyntaxError, KeyError, IndexError, ValueError, TypeError, AttributeError, OverflowError),  # of the XML in it
@@ -28,7 +32,8 @@ _FAULTS = (
 
 def read_workbook(uri: str, columns: Sequence[str], table: TableFormat, on_bad_row: OnBadRow) -> Iterator[Record]:
     """The rows of an XLSX file; see `read_records`."""
-    rows = _cells(uri, table.sheet)
+    merged: set[int] = set()
+    rows = _cells(uri, table.sheet, merged)
     header = next(rows, None)
     if header is None:
         return
@@ -37,6 +42,11 @@ def read_workbook(uri: str, columns: Sequence[str], table: TableFormat, on_bad_r
     if missing := absent(columns, names, nested=False):
         raise DataError(f"{uri} {no_column(missing, columns, names)}")
     refuse_repeated(uri, columns, names)
+    if spread := [name for number, name in enumerate(names) if number in merged and name in columns]:
+        raise DataError(
+            f"{uri} has cells of column {spread[0]!r} that are merged over rows, of which Excel keeps the value in the "
+            "first alone; unmerge them and fill each row"
+        )
     kept = [number for number, name in enumerate(names) if name and names.count(name) == 1]
     for number, row in enumerate(rows, 1):
         faults = {fault for i in kept[: len(row)] if (fault := _fault(*row[i], is_wanted=names[i] in columns))}
@@ -47,8 +57,11 @@ def read_workbook(uri: str, columns: Sequence[str], table: TableFormat, on_bad_r
         yield Record(uri, number, {names[i]: _plain(v) for i, v in zip(kept, values, strict=True)})
 
 
-def _cells(uri: str, sheet: str | None) -> Iterator[list[tuple[Any, Any]]]:
-    """The rows of the sheet that have something in them: of each cell the value that Excel stored, and the formula."""
+def _cells(uri: str, sheet: str | None, merged: set[int]) -> Iterator[list[tuple[Any, Any]]]:
+    """The rows of the sheet that have something in them: of each cell the value that Excel stored, and the formula.
+
+    Before the first row, `merged` receives the numbers of the columns, from 0, that have cells merged over rows.
+    """
     import openpyxl
 
     with open_binary(uri) as stream:
@@ -64,6 +77,7 @@ def _cells(uri: str, sheet: str | None) -> Iterator[list[tuple[Any, Any]]]:
             for page in (*values.worksheets, *formulas.worksheets):
                 page.reset_dimensions()  # some programs write wrong ones, by which rows would be left out
             name = _sheet_of(uri, values, sheet)
+            merged |= _merged_columns(values[name])
             for row in zip(_rows(uri, values[name]), _rows(uri, formulas[name]), strict=True):
                 cells = list(zip(*row, strict=True))
                 if any(formula.value is not None for _, formula in cells):
@@ -73,6 +87,22 @@ def _cells(uri: str, sheet: str | None) -> Iterator[list[tuple[Any, Any]]]:
                 f"{uri} is not a readable XLSX workbook; is it damaged, or protected by a password? save it again, "
                 "without one"
             ) from None
+
+
+def _merged_columns(page: Any) -> set[int]:
+    """Numbers, from 0, of the columns of a sheet with cells that are merged over rows; they stand behind its rows."""
+    from openpyxl.utils import range_boundaries
+
+    found: set[int] = set()
+    with page._get_source() as xml:
+        before = b""
+        while block := xml.read(_BLOCK_BYTES):
+            for match in _MERGED.finditer(before + block):
+                first, top, last, bottom = range_boundaries(match[1].decode())
+                if bottom > top:
+                    found.update(range(first - 1, last))
+            before = (before + block)[-_LONGEST_TAG_BYTES:]
+    return found
 
 
 def _rows(uri: str, page: Any) -> Iterator[tuple[Any, ...]]:

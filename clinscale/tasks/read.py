@@ -73,6 +73,9 @@ _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])|_")
 _NEAR_ENOUGH, _LARGE_GROUP = 0.1, 10
 """Difference of a split's share from that asked for, and examples of one group, that call for no remark."""
 
+_MANY_COPIES = 10
+"""Number of copies in two splits that are no chance."""
+
 _BEGINNING = 60
 """Characters that show, beside an id, that two texts are versions of one."""
 
@@ -139,6 +142,7 @@ def read_task(
     kind.report(splits, findings)
     _remark_on_texts(kind, splits, findings)
     _remark_on_patients(splits, findings)
+    _remark_on_copies(kind, splits, findings)
     duplicates, across = count_repeats(splits)
     found = data_fingerprint(splits, labels)
     if fingerprint not in (None, found):
@@ -395,6 +399,22 @@ def _remark_on_texts(kind: Kind, splits: Mapping[str, Sequence[Example]], findin
         )
         if again := sum(number > 1 for number in begun.values()):
             findings.remark(f"{again:,} ids are in more than one split, with texts that begin alike")
+
+
+def _remark_on_copies(kind: Kind, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
+    """Report splits that are for the most part copies of an earlier one; single sentences may well repeat."""
+    if kind.task.format not in kind.formats:
+        return
+    earlier: set[tuple[bytes, bytes]] = set()
+    for split, examples in splits.items():
+        keys = [(text_key(one.text), text_key(one.text_pair or "")) for one in examples]
+        copies = sum(key in earlier for key in keys)
+        if copies >= _MANY_COPIES and 2 * copies > len(keys):
+            findings.remark(
+                f"{copies:,} of {len(keys):,} examples of {split} are in an earlier split, too: what is measured there "
+                "is how well they are known by heart"
+            )
+        earlier.update(keys)
 
 
 def _remark_on_patients(splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:

@@ -55,12 +55,30 @@ def test_notes_in_parts_and_line_breaks_as_two_characters_are_remarked_on(task_o
 
 
 def test_texts_that_an_export_did_not_mean_so_are_remarked_on(task_of, tmp_path):
-    odd = [("<p>pain</p>", "a"), ("notes/1.txt", "b"), ("37\u00c2\u00b0C", "a")]
+    odd = [
+        ("<p>pain</p>", "a"),
+        ("notes/1.txt", "b"),
+        ("37\u00c2\u00b0C", "a"),
+        ("None", "b"),
+        ("2020-01-31 10:20", "a"),
+    ]
+    odd += [
+        ('"{""note"": ""pain""}"', "a"),
+        ("no%20chest%20pain%20now", "b"),
+        ("na\u00efve EF=20% n=18 p=5 q=1A", "a"),
+    ]
     cut = [(f"{number} ".ljust(255, "x"), "a") for number in range(3)]
     files = write(tmp_path, train=[*ROWS, *odd, *cut], dev=ROWS, test=ROWS)
     remarks = " ".join(read_task(task_of("sequence", **files), str(tmp_path)).findings.remarks)
-    for words in ("1 texts hold tags or entities of HTML", "1 texts hold the name of a file", "another encoding"):
-        assert words in remarks
+    what = (
+        "the name of a file",
+        "tags or entities of HTML",
+        "a number or date",
+        "a word such as None",
+        "an object of JSON",
+    )
+    for words in (*what, "escapes such as %20", "letters that were read in another encoding"):
+        assert f"1 texts hold {words}" in remarks
     assert "3 texts have 255 characters, and none has more: were they cut at export?" in remarks
 
 
@@ -115,6 +133,34 @@ def test_texts_that_are_asked_about_in_two_splits_are_remarked_on(task_of, tmp_p
     read = read_task(task_of("pair", **files), str(tmp_path))
     assert read.findings.remarks == ["1 texts are in more than one split, whatever is asked about them there"]
     assert read.duplicates_across_splits == 0
+
+
+def test_a_split_of_copies_is_remarked_on(task_of, tmp_path):
+    rows = [(f"t{n}", "ab"[n % 2]) for n in range(20)]
+    files = write(tmp_path, train=rows, dev=[(f"d{text}", label) for text, label in rows], test=rows[:12])
+    remarks = read_task(task_of("sequence", **files), str(tmp_path)).findings.remarks
+    assert [remark.partition(":")[0] for remark in remarks] == [
+        "12 of 12 examples of test are in an earlier split, too"
+    ]
+
+
+def test_gold_that_differs_on_one_text_is_remarked_on(task_of, tmp_path):
+    asked = [
+        {"text": "Pain, 5 mg", "question": "Dose?", "answers": [{"text": text, "answer_start": start}]}
+        for text, start in (("5 mg", 6), ("Pain", 0))
+    ]
+    marked = [{"text": "Pain, 5 mg", "gold": [{"start": s, "end": s + 4, "label": "X"}]} for s in (0, 6)]
+    pairs = [{"text": "Pain", "question": "pain", "label": label} for label in "ab"]
+    cases = [
+        ("spans", asked, {"text_pair": "question"}, "1 questions have other answers"),
+        ("tokens", marked, {"entities": "gold"}, "1 texts have other entities"),
+        ("pair", pairs, {"text_pair": "question"}, "6 of 6 pairs are of a text with itself"),
+    ]
+    for kind, rows, columns, says in cases:
+        (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        fields = {"format": "records", "columns": columns, "splits": dict.fromkeys(SPLITS, "n.jsonl")}
+        remarks = read_task(task_of(kind, **fields), str(tmp_path)).findings.remarks
+        assert any(remark.startswith(says) for remark in remarks), kind
 
 
 def test_a_part_of_a_table_alone_is_remarked_on(task_of, tmp_path):

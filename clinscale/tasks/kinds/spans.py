@@ -1,5 +1,6 @@
 """Kind spans: the answer to a question, copied from a text of any length; windows overlap after the question."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -190,7 +191,10 @@ class SpansKind(Kind):
         return {"answers": answers} if is_asked(self.task, given, answers, findings) else None
 
     def report(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
-        """Remark on questions whose answers are all longer than any that is given."""
+        """Remark on questions whose answers are all longer than any that is given, and on those with two gold answers.
+
+        Of a public release on the first alone, as it is what it is.
+        """
         most = self.task.max_answer_tokens
         asked = [one for examples in splits.values() for one in examples if one.answers]
         long = sum(all(len(answer.text.split()) > most for answer in one.answers) for one in asked)
@@ -198,6 +202,15 @@ class SpansKind(Kind):
             findings.remark(
                 f"{long:,} of {len(asked):,} questions have no answer of at most {most:,} words, and so many tokens "
                 "are the most that is answered: raise max_answer_tokens"
+            )
+        answers = defaultdict(set)
+        for one in (one for examples in splits.values() for one in examples):
+            answers[one.text, one.text_pair].add(frozenset(one.answers))
+        disputed = sum(len(given) > 1 for given in answers.values())
+        if disputed and self.task.format in self.formats:
+            findings.remark(
+                f"{disputed:,} questions have other answers in one place than in another, on the same text: give all "
+                "answers to a question together"
             )
 
     def check_split(self, examples: Sequence[Example], place: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -256,6 +257,8 @@ class TokensKind(Kind):
                 findings.remark(
                     f"{number:,} texts have {what}, which no text to be answered has: give words as they are written"
                 )
+        if self.task.format in self.formats:
+            self._remark_on_disputed(splits, findings)
         assert self.task.scored_by is not None
         if ENTITY_SCORERS[self.task.scored_by].units is not None:
             return
@@ -274,6 +277,20 @@ class TokensKind(Kind):
             findings.remark(
                 f"{len(parted):,} of {len(every):,} entities begin or end inside a word, which no answer does: they "
                 f"count as missed{hint}"
+            )
+
+    def _remark_on_disputed(self, splits: Mapping[str, Sequence[Example]], findings: Findings) -> None:
+        """Remark on texts with other entities in one row than in another, as two annotators leave them.
+
+        Sentences and lines repeat in other places, where they may mean something else.
+        """
+        entities = defaultdict(set)
+        for one in (one for examples in splits.values() for one in examples):
+            if not (one.is_split_into_words or one.is_part):
+                entities[one.text].add(one.entities)
+        if disputed := sum(len(given) > 1 for given in entities.values()):
+            findings.remark(
+                f"{disputed:,} texts have other entities in one row than in another: are they of two annotators?"
             )
 
     def check_found_labels(self, labels: Sequence[str], num_examples: int) -> None:
