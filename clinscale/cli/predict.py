@@ -89,7 +89,7 @@ def predict(
         check_out(out)
         check_new(out, is_of_answers)
     folder, label = model, model
-    if not Path(model).exists():
+    if not model.strip() or not Path(model).exists():
         fetched = registry.fetch_model(registry.connect(tracking_uri, home=home), model, home=home)
         folder, label = fetched.path, fetched.label
     lines: list[Line] = []

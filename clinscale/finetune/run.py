@@ -24,9 +24,10 @@ from clinscale.finetune.evaluate import (
 from clinscale.finetune.group import Event, finetune_on_workers
 from clinscale.finetune.loop import OnEpoch
 from clinscale.registry import Experiment, Tag
-from clinscale.runfolder import check_unchanged, claim_run_folder, sole_writer
+from clinscale.runfolder import RECIPE_FILE, check_run_folder, check_unchanged, claim_run_folder, sole_writer
 from clinscale.storage import read_json, write_json
 from clinscale.tasks import TaskData, check_use, load_task, read_task
+from clinscale.tokenizers import load_tokenizer
 
 RESULT_FILE = "result.json"
 
@@ -120,10 +121,13 @@ def run_finetune(
     if on_event:
         for remark in data.findings.remarks:
             on_event(f"data of task {data.task.name}: {remark}")
+    base = models.model_fingerprint(config.recipe.model)
     recipe = {"task": data.task.plain(), "data": data.fingerprint, "seeds": config.seeds, **config.recipe.plain()}
+    if not (check_run_folder(home, "finetune", config.name, recipe) / RECIPE_FILE).exists():
+        load_tokenizer(config.recipe.model)  # a typo claims no name
     folder = claim_run_folder(home, "finetune", config.name, recipe)
     with sole_writer(folder) as still_held:
-        if base := models.model_fingerprint(config.recipe.model):
+        if base:
             check_unchanged(folder, f"model {config.recipe.model}", base)
 
         def on_epoch(metrics: dict[str, float]) -> None:

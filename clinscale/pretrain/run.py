@@ -70,11 +70,12 @@ def pretrain(
     models.check_pretrains(config.recipe.model)
     registry.check_kind(tracking, config.name, "base")
     shards = corpus.open_shards(config.recipe.shards)
+    pretrained = config.recipe.model.pretrained or ""
+    base = models.model_fingerprint(pretrained)  # a folder without a model claims no name
     recipe = config.recipe.plain() | {"shards": shards.fingerprint}
     folder = claim_run_folder(home, "pretrain", config.name, recipe)
     with sole_writer(folder, patience_s=config.runtime.storage_patience_s) as still_held:
-        pretrained = config.recipe.model.pretrained or ""
-        if base := models.model_fingerprint(pretrained):
+        if base:
             check_unchanged(folder, f"model {pretrained}", base)
         return _pretrain(config, shards, recipe, folder, tracking, still_held, on_progress, on_event)
 

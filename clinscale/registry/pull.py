@@ -170,6 +170,11 @@ def fetch_model(
     Raises:
         RegistryError: a name without a slash that the registry does not hold, or a failing pull.
     """
+    if not model.strip():
+        raise ConfigError(
+            "a model must be a folder, NAME, NAME@alias, NAME/3 or a hub's ORG/NAME, got nothing; is a variable of the "
+            "shell empty?"
+        )
     if Path(model).is_dir():
         digest = digest_or_none(Path(model))
         label = f"{model}#{digest[:12]}" if digest else model

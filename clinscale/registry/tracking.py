@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from clinscale import stores
 from clinscale.errors import AccessError, ConfigError, RegistryError
+from clinscale.patience import Patience
 from clinscale.permissions import make_folder, open_private
 from clinscale.registry.answers import IMPATIENT, MOVING_FILES, Waiting, answered, once, waiting, why_away
 from clinscale.registry.database import Database, uninterrupted
@@ -28,6 +30,9 @@ from clinscale.storage import how_to_install
 
 _STRAY = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 _DENIED = (401, 403)
+_OTHER_DATABASES = ("postgresql", "mysql", "mssql")
+"""Beginnings of the URIs of databases that MLflow knows beside SQLite."""
+
 _EXPERIMENTS = (*Experiment.TRAINING, Experiment.RELEASES)
 
 DATABASE_FILE, ARTIFACTS_FOLDER = "mlflow.db", "mlartifacts"
@@ -186,8 +191,16 @@ def connect(
         os.environ.pop(name, None)
     home = Path(home).absolute()
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / DATABASE_FILE}"
+    try:
+        urlsplit(uri)
+    except ValueError as error:
+        raise ConfigError(
+            f"tracking URI {_without_password(uri)} is none ({error}); correct --tracking-uri or MLFLOW_TRACKING_URI"
+        ) from None
     _refuse_other_registry(uri)
     tracking = _at_database(uri, home) if "://" in uri and not uri.startswith("http") else Tracking(uri, None)
+    if uri.startswith(_OTHER_DATABASES):
+        _try_database(uri, patience_s)
     if database := _database(tracking.uri):
         database.begin()
     patience = Waiting(IMPATIENT.answer_s, patience_s)
@@ -196,6 +209,38 @@ def connect(
     if tracking.uri.startswith("sqlite"):
         _refuse_moved(tracking, [(one.name, one.artifact_location) for one in known])
     return tracking
+
+
+def _try_database(uri: str, patience_s: float) -> None:
+    """Open one connection to a database that is no file; MLflow, where it cannot, goes on trying for an hour.
+
+    Raises:
+        ConfigError: its driver is not installed, or the URI is none of its kind.
+        RegistryError: it does not answer for `patience_s`.
+    """
+    import sqlalchemy
+
+    patience, place = Patience(patience_s), _without_password(uri)
+    while True:
+        try:
+            with contextlib.closing(sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect()):
+                return
+        except ImportError as error:
+            raise ConfigError(
+                f"tracking database {place} needs the Python package {error.name}, which is not installed here; "
+                "install it, name another driver (postgresql+psycopg://), or a server's URL with --tracking-uri"
+            ) from None
+        except (sqlalchemy.exc.ArgumentError, ValueError):
+            raise ConfigError(
+                f"tracking database {place} is no URI of a database; write postgresql://USER@HOST/NAME"
+            ) from None
+        except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            reason = _first_line(getattr(error, "orig", None) or error)
+            if not patience.pause():
+                raise RegistryError(
+                    f"tracking database {place} cannot be used ({reason}); check that it runs and that --tracking-uri "
+                    "or MLFLOW_TRACKING_URI names it"
+                ) from None
 
 
 def _refuse_other_registry(uri: str) -> None:
@@ -210,8 +255,13 @@ def _refuse_other_registry(uri: str) -> None:
 
 
 def _comparable(uri: str) -> str:
-    path = uri.removeprefix("sqlite:///")
-    return uri.rstrip("/") if path == uri else f"sqlite:///{Path(path).absolute()}"
+    return f"sqlite:///{_file_of(uri)}" if uri.startswith("sqlite:///") else uri.rstrip("/")
+
+
+def _file_of(uri: str) -> Path:
+    """The absolute path of a SQLite file."""
+    path = os.path.expanduser(uri.removeprefix("sqlite:///"))  # noqa: PTH111  pathlib raises for a home nobody has
+    return Path(path).absolute()
 
 
 def _refuse_moved(tracking: Tracking, experiments: list[tuple[str, str]]) -> None:
@@ -259,7 +309,7 @@ def _at_database(uri: str, home: Path) -> Tracking:
         )
     if not uri.startswith("sqlite:///"):
         return Tracking(uri, str(home / ARTIFACTS_FOLDER))
-    path = Path(uri.removeprefix("sqlite:///")).absolute()
+    path = _file_of(uri)
     artifacts = path.parent / ARTIFACTS_FOLDER
     tracking = Tracking(f"sqlite:///{path}", str(artifacts))
     try:
@@ -326,7 +376,8 @@ def _client(tracking: Tracking) -> PatientClient:
 
 
 def _without_password(text: str) -> str:
-    return re.sub(r"(//[^:@/\s]*):[^/\s]*@", r"\1:***@", text)
+    text = re.sub(r"(//[^:@/\s]*):\S*@", r"\1:***@", text)  # a slash in it, too, which belongs written as %2F
+    return re.sub(r"([?&]\w*password=)[^&\s]+", r"\1***", text)
 
 
 def _first_line(error: Exception) -> str:

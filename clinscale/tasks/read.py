@@ -102,8 +102,10 @@ def read_task(
         DataError: a file is missing or malformed, a label is unknown, or a value that the task names is in no file.
         NoExamplesError: a split is empty. ChangedDataError: it is not what was read before.
     """
-    if not exists(data):
-        raise DataError(f"{data} does not exist; give the folder that holds the files of task {task.name}")
+    if not data.strip() or not exists(data):  # an empty variable of the shell is not the current folder
+        raise DataError(
+            f"{data or repr(data)} does not exist; give the folder that holds the files of task {task.name}"
+        )
     kind = kind_of(task)
     findings = findings or Findings(task.on_error)
     every: Sequence[Example] = ()

@@ -332,6 +332,16 @@ def test_a_result_is_never_that_of_a_model_that_was_replaced(demo_data, base_mod
         shutil.copytree(base_models["bigbird"], base, dirs_exist_ok=True)
 
 
+@pytest.mark.parametrize("typo", ["/nowhere/base", "org/nobodys", "empty"])
+def test_a_model_that_is_not_there_claims_no_name(demo_data, tracking, tmp_path, typo):
+    (tmp_path / "empty").mkdir()
+    recipe = {"model": str(tmp_path / "empty") if typo == "empty" else typo}
+    values = {"name": "one", "task": "demo_pairs", "data": str(demo_data), "recipe": recipe}
+    with pytest.raises(DataError):
+        run_finetune(FinetuneConfig.parse(values, source="test"), tracking=tracking, home=tmp_path)
+    assert not (tmp_path / "finetune").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_what_is_odd_about_the_data_is_said_before_anything_is_trained(demo_data, base_models, tracking, tmp_path):
     data = shutil.copytree(demo_data, tmp_path / "data")

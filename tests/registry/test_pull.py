@@ -382,6 +382,8 @@ def test_a_model_is_a_folder_a_registered_name_or_a_hub_name(tracking, version, 
     assert registry.fetch_model(tracking, "org/name", home=tmp_path).path == "org/name"
     with pytest.raises(RegistryError, match="did you mean radiology"):
         registry.fetch_model(tracking, "radiologi", home=tmp_path)
+    with pytest.raises(ConfigError, match="got nothing; is a variable of the shell empty"):
+        registry.fetch_model(tracking, "", home=tmp_path)  # which is also the current folder
 
 
 def test_a_pull_into_a_folder_with_a_missing_parent_makes_it(tracking, version, tmp_path):

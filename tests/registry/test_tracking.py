@@ -180,3 +180,30 @@ def test_a_registry_elsewhere_than_the_runs_is_refused(tracking, tmp_path, monke
         ConfigError, match=r"must name the tracking server .*mlflow\.db, got http://ann:\*\*\*@models"
     ):
         registry.connect(home=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        (
+            "mysql://u:secret@127.0.0.1:9/db",
+            r"mysql://u:\*\*\*@127\.0\.0\.1:9/db needs the Python package MySQLdb",
+        ),
+        ("postgresql+psycopg://u:secret@127.0.0.1:9/db", r"cannot be used \(.*[Cc]onnection refused"),
+        ("postgresql://u:secret@[::1", r"tracking URI postgresql://u:\*\*\*@\[::1 is none \(Invalid IPv6 URL\)"),
+        ("postgresql+psycopg://127.0.0.1:9/db?user=u&password=secret", r"password=\*\*\* cannot be used"),
+        ("http://u:se/cret@127.0.0.1:9", r"tracking server http://u:\*\*\*@127\.0\.0\.1:9 could not be reached"),
+    ],
+)
+def test_a_place_that_is_none_is_told_at_once_and_without_its_password(uri, told, tmp_path):
+    with pytest.raises((ConfigError, RegistryError), match=told) as raised:
+        registry.connect(uri, home=tmp_path)
+    assert "cret" not in str(raised.value)
+
+
+def test_a_database_in_the_users_own_folder_is_there(mlflow_database, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(mlflow_database, tmp_path / "runs.db")
+    assert registry.connect("sqlite:///~/runs.db").uri == f"sqlite:///{tmp_path / 'runs.db'}"
+    assert not (tmp_path / "~").exists()
