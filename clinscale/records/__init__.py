@@ -7,6 +7,7 @@ path, row number and rule, never by its text.
 from clinscale.records.files import data_suffix, list_files, other_files, part_of, read_note, read_text
 from clinscale.records.notes import NOTE_SUFFIXES, other_format
 from clinscale.records.oddities import (
+    ODD_NAMES,
     ODD_TEXTS,
     ContinuedRows,
     cut_length,
@@ -20,6 +21,7 @@ from clinscale.records.table import Quoting, TableFormat
 
 __all__ = [
     "NOTE_SUFFIXES",
+    "ODD_NAMES",
     "ODD_TEXTS",
     "RECORD_SUFFIXES",
     "ContinuedRows",

@@ -94,7 +94,8 @@ def _read_header(
     separator = _separator_of(named, columns)
     names = named[separator]
     if missing := absent(columns, names, nested=False):
-        raise DataError(f"{uri} {no_column(missing, columns, names)}")
+        hint = "; set delimiter: where another character separates them" if len(names) == 1 else ""
+        raise DataError(f"{uri} {no_column(missing, columns, names)}{hint}")
     refuse_repeated(uri, columns, names)
     return separator, names
 

@@ -135,11 +135,16 @@ def _has_zero_bytes(text: str) -> bool:
     return "\0" in text
 
 
-ODD_TEXTS: Mapping[str, Callable[[str], bool]] = {
-    r"\n, a backslash and a letter, in place of line breaks": has_escaped_breaks,
+ODD_NAMES: Mapping[str, Callable[[str], bool]] = {
     r"\u and four digits in place of letters": _has_escaped_letters,
     "letters that were read in another encoding than they were written in": _is_garbled,
     "tags or entities of HTML, such as &amp;": _has_markup,
+}
+"""Content that the export of a name, or of a text, likely did not mean, in words -> whether it has it."""
+
+ODD_TEXTS: Mapping[str, Callable[[str], bool]] = {
+    r"\n, a backslash and a letter, in place of line breaks": has_escaped_breaks,
+    **ODD_NAMES,
     "the name of a file and nothing else": _is_name_of_file,
     "neither a letter nor a digit": _has_no_word,
     "a number or date and nothing else": _is_number,

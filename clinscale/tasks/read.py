@@ -11,7 +11,7 @@ import regex
 from clinscale.cells import SPELLED_MISSING, as_label
 from clinscale.errors import ChangedDataError, ConfigError, DataError
 from clinscale.filters import RowFilter
-from clinscale.records import ODD_TEXTS, cut_length, part_of
+from clinscale.records import ODD_NAMES, ODD_TEXTS, cut_length, part_of
 from clinscale.storage import exists, join
 from clinscale.tasks.distributions import DISTRIBUTIONS
 from clinscale.tasks.example import Entity, Example, TaskData, count_repeats, data_fingerprint, text_key
@@ -48,9 +48,9 @@ _LONGEST_MATCH_S = 5.0
 _YES_OR_NO = {**dict.fromkeys(("1", "true", "yes", "y"), "yes"), **dict.fromkeys(("0", "false", "no", "n"), "no")}
 """Ways in which exports of one column say yes or no, among them those of two programs put together."""
 
-_NO_LABEL, _NO_CLASS = re.compile(r"[-\u2010-\u2015.?_]+"), frozenset({"-1", "-100"})
-"""Marks in place of a label that nobody agreed on, that SAS has not, or that rules a table off; and in place of the
-number of a class."""
+_NO_LABEL, _NO_CLASS = re.compile(r"[-\u2010-\u2015.?_]+|''|\"\""), frozenset({"-1", "-100"})
+"""Marks in place of a label that nobody agreed on, that SAS has not, that rules a table off, or that quotes nothing;
+and in place of the number of a class."""
 
 _SAME_MARK = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212\u2018\u2019\u02bc\u00b4`", 6 * "-" + 5 * "'")
 """Hyphens and apostrophes as word processors and keyboards have them."""
@@ -134,6 +134,7 @@ def read_task(
             )
         kind.check_split(examples, f"split {split} below {data}")
     labels = _settle_labels(kind, splits, findings)
+    _remark_on_labels(kind, labels, findings)
     _remark_on_unlearnable(kind, splits, findings)
     if task.metric is None and (fitting := kind.fitting_metric(splits, labels)) != kind.metric:
         task = task.model_copy(update={"metric": fitting})
@@ -364,6 +365,17 @@ def _refuse_labels_of_one_split(kind: Kind, splits: Mapping[str, Sequence[Exampl
             )
 
 
+def _remark_on_labels(kind: Kind, labels: Iterable[str], findings: Findings) -> None:
+    """Report names of labels that are likely not what their export meant, in data of one's own."""
+    if kind.task.format not in kind.formats:
+        return
+    for what, applies in ODD_NAMES.items():
+        if odd := sorted(filter(applies, labels)):
+            findings.remark(
+                f"label {', '.join(map(repr, odd))} holds {what}: map it by label_map, or export it anew"
+            )
+
+
 def _remark_on_unlearnable(kind: Kind, splits: Mapping[str, Iterable[Example]], findings: Findings) -> None:
     """Report labels that are scored and that no training example has."""
     met = {
@@ -444,7 +456,7 @@ def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int, findings
             f"task {task.name}: labels must be read as they are spelled, got '{shortened[0]}.0', which beside "
             f"{decimal[0]!r} is no whole number; list each in labels, as the files spell it"
         )
-    if odd := sorted(_spelled_missing(labels) - set(task.label_map.values())):
+    if odd := sorted(_spelled_missing(labels, several=task.multi_label) - set(task.label_map.values())):
         raise DataError(
             f"task {task.name}: {odd[0]!r} is where a label should be; map it to null by label_map where it means a "
             "missing value, or list it in labels"
@@ -458,15 +470,16 @@ def _refuse_odd_labels(kind: Kind, labels: set[str], num_examples: int, findings
         )
 
 
-def _spelled_missing(labels: set[str]) -> set[str]:
+def _spelled_missing(labels: set[str], *, several: bool) -> set[str]:
     """Labels that stand for none: as a CSV, SNLI (`-`) and, among numbers of classes, `datasets` and PyTorch do.
 
-    Among numbers, and where all others say yes or no, words such as `None` do, too.
+    Among numbers, where all others say yes or no, and where a text can have none of `several`, words such as `None` do,
+    too.
     """
     among_numbers = all(label.isdecimal() for label in labels - _NO_CLASS)
     words = {label for label in labels if label.casefold() in _NONE}
     others = {label.casefold() for label in labels - words}
-    if not others or not all(label.isdecimal() or label in _YES_OR_NO for label in others):
+    if not several and not (others and all(label.isdecimal() or label in _YES_OR_NO for label in others)):
         words = set()
     marks = {label for label in labels if _NO_LABEL.fullmatch(label)}
     return marks | words | (labels & (SPELLED_MISSING | (_NO_CLASS if among_numbers else set())))

@@ -256,7 +256,7 @@ def test_labels_that_differ_by_a_mark_that_means_something_are_two(task_of, tmp_
     assert {one, other} < set(read_task(task_of("sequence", **files), str(tmp_path)).labels)
 
 
-@pytest.mark.parametrize("mark", list("|;/"))
+@pytest.mark.parametrize("mark", list("|;/&+"))
 def test_labels_joined_by_another_mark_than_the_tasks_are_no_label(task_of, tmp_path, mark):
     files = write(tmp_path, train=[*ROWS, ("three", f"b {mark} a")], dev=ROWS, test=ROWS)
     with pytest.raises(DataError, match=r"joins others by .*; set multi_label: true and label_separator"):
@@ -287,6 +287,35 @@ def test_codes_that_a_blank_joins_are_no_label_and_words_are_one(task_of, tmp_pa
         files = write(tmp_path, train=rows, dev=rows, test=rows)
         with pytest.raises(DataError, match="joins others by ' '") if is_refused else contextlib.nullcontext():
             read_task(task_of("sequence", **files, multi_label=True), str(tmp_path))
+
+
+@pytest.mark.parametrize("form", ["[{}]", "{{{}}}"])
+def test_lists_without_quotation_marks_are_no_label(task_of, tmp_path, form):
+    rows = [(f"t{number}", form.format(label)) for number, label in enumerate(("a", "b", "a b"))]
+    files = write(tmp_path, train=rows, dev=rows, test=rows)
+    for several in ({}, {"multi_label": True}):
+        with pytest.raises(DataError, match="seems to be a list"):
+            read_task(task_of("sequence", **files, **several), str(tmp_path))
+    mixed = [*ROWS, ("three", "[redacted]")]
+    files = write(tmp_path, train=mixed, dev=mixed, test=mixed)
+    assert read_task(task_of("sequence", **files), str(tmp_path)).labels == ("[redacted]", "a", "b")
+
+
+def test_labels_that_an_export_did_not_mean_so_are_remarked_on(task_of, tmp_path):
+    rows = [("one", "a &amp; b"), ("two", "na\u00c3\u00afve")]
+    files = write(tmp_path, train=rows, dev=rows, test=rows)
+    remarks = read_task(task_of("sequence", **files), str(tmp_path)).findings.remarks
+    assert [remark.partition(" holds ")[2][:8] for remark in remarks] == ["letters ", "tags or "]
+
+
+def test_a_word_for_none_is_no_label_where_a_text_may_have_none(task_of, tmp_path):
+    rows = [*ROWS, ("three", "None")]
+    files = write(tmp_path, train=rows, dev=rows, test=rows)
+    assert "None" in read_task(task_of("sequence", **files), str(tmp_path)).labels
+    with pytest.raises(DataError, match="'None' is where a label should be"):
+        read_task(task_of("sequence", **files, multi_label=True), str(tmp_path))
+    none = task_of("sequence", **files, multi_label=True, label_map={"None": None})
+    assert read_task(none, str(tmp_path)).splits["test"][2].labels == ()
 
 
 def test_codes_with_decimals_are_no_whole_numbers(task_of, tmp_path):
@@ -669,13 +698,13 @@ def test_a_label_that_spells_a_missing_value_is_asked_about(task_of, tmp_path, s
     ("labels", "odd"),
     [
         *((("a", "b"), "-"), (("a", "b"), "-----"), (("a", "b"), "."), (("0", "1"), "-1"), (("0", "1"), "-100")),
-        *((("0", "1"), "None"), (("no", "yes"), "N/A"), (("0", "2"), "NA")),
+        *((("0", "1"), "None"), (("no", "yes"), "N/A"), (("0", "2"), "NA"), (("a", "b"), "''")),
     ],
 )
 def test_a_mark_in_place_of_a_label_is_asked_about(task_of, tmp_path, labels, odd):
     rows = [("one", labels[0]), ("two", labels[1])]
     files = write(tmp_path, train=[*rows, ("three", odd)], dev=rows, test=rows)
-    with pytest.raises(DataError, match=f"'{odd}' is where a label should be; map it to null"):
+    with pytest.raises(DataError, match=f"{odd!r} is where a label should be; map it to null"):
         read_task(task_of("sequence", **files), str(tmp_path))
     listed = task_of("sequence", **files, labels=(*labels, odd))
     assert read_task(listed, str(tmp_path)).labels == (*labels, odd)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-_JOINTS = ";,|/ "
+_JOINTS = ";,|/&+ "
 """Marks by which exports join several labels of one text; a blank joins codes alone, which have digits."""
 
 _RARE = 0.35
@@ -444,6 +444,12 @@ class SequenceKind(Kind):
                     f"task {self.task.name}: a label must be one, got {label!r}, which joins others by {mark!r}; set "
                     f"{several}label_separator: {mark!r}, or list all in labels where it is one of its own"
                 )
+        lists = [label for label in labels if label[:1] + label[-1:] in ("[]", "{}")]
+        if lists and (len(lists) == len(labels) > 1 or any("," in label for label in lists)):
+            raise DataError(
+                f"task {self.task.name}: a label must be one, got {lists[0]!r}, which seems to be a list; write lists "
+                'as JSON, such as ["a", "b"], or list all in labels where brackets belong to them'
+            )
         if not self.task.multi_label and len(labels) > max(10, num_examples / 2):
             raise DataError(
                 f"task {self.task.name}: {num_examples:,} examples have {len(labels):,} labels, which are likely "
