@@ -7,7 +7,7 @@ and every public checkpoint loads here.
 from clinscale.models.call import attention_call
 from clinscale.models.catalog import ModelConfig, family_of
 from clinscale.models.checkpoint import model_fingerprint, stored_precision
-from clinscale.models.convert import convert, convert_to_folder
+from clinscale.models.convert import check_conversion, convert, convert_to_folder
 from clinscale.models.families import (
     EXACT_FAMILIES,
     FAMILIES,
@@ -47,6 +47,7 @@ __all__ = [
     "attention_backend",
     "attention_call",
     "build",
+    "check_conversion",
     "check_hf_folder",
     "check_padding",
     "check_pretrains",

@@ -88,28 +88,25 @@ def convert_to_folder(
         raise ConfigError(f"--out must be a new or an empty folder, got {folder}; name another, or remove it")
     model, has_head = _converted(config, tokenizer)
     max_tokens = tokenizer.model_max_length = max_tokens_of(model.config)
-    save_hf(model if has_head else model.base_model, tokenizer, folder)
+    saved: PreTrainedModel = model if has_head else model.base_model
+    save_hf(saved, tokenizer, folder)
     return {
         "folder": str(folder),
         "source": config.pretrained,
         "family": config.convert_to,
         "max_tokens": max_tokens,
-        "parameters": model.num_parameters(),
+        "parameters": saved.num_parameters(),
         "has_mlm_head": has_head,
     }
 
 
-def _converted(
-    config: ModelConfig,
-    tokenizer: "PreTrainedTokenizerBase",
-    seed: int = 0,
-    attention_dropout: float | None = None,
-) -> "tuple[PreTrainedModel, bool]":
-    """The new model, and whether its head is the source's."""
-    import torch
+def check_conversion(config: ModelConfig) -> tuple[dict[str, Any], int]:
+    """The HF fields of the new model that are not the source's, and the tokens that it reads, from `config` alone.
 
-    name = config.pretrained
-    if name is None or config.convert_to is None:
+    Raises:
+        ConfigError: as `convert`, of what can be known without the source.
+    """
+    if config.pretrained is None or config.convert_to is None:
         raise ConfigError(
             "model.pretrained and model.convert_to must both be given, got "
             f"{config.pretrained!r} and {config.convert_to!r}; name the encoder and the family it becomes"
@@ -130,6 +127,20 @@ def _converted(
             f"max_tokens must be a multiple of {step}={own[step]}, got {max_tokens}; "
             f"{-(-max_tokens // own[step]) * own[step]} is the next"
         )
+    return own, max_tokens
+
+
+def _converted(
+    config: ModelConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    seed: int = 0,
+    attention_dropout: float | None = None,
+) -> "tuple[PreTrainedModel, bool]":
+    """The new model, and whether its head is the source's."""
+    import torch
+
+    own, max_tokens = check_conversion(config)
+    name, family = str(config.pretrained), FAMILIES[str(config.convert_to)]
     source, fit = load_with_fit(name, head="mlm", attention_dropout=attention_dropout)
     _check_source(source.config, name, max_tokens)
     _check_tokens(source.config, tokenizer, name)

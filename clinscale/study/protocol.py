@@ -10,10 +10,10 @@ from pydantic import Field
 from clinscale.config import Config, nearest
 from clinscale.corpus import CorpusConfig
 from clinscale.errors import ConfigError
-from clinscale.models import ModelConfig
+from clinscale.models import ModelConfig, check_conversion
 from clinscale.pretrain import PretrainConfig, PretrainRuntime
 from clinscale.runfolder import check_plain_name
-from clinscale.sweep import StudyConfig, SweepConfig, SweepRuntime
+from clinscale.sweep import StudyConfig, SweepConfig, SweepRuntime, load_space
 from clinscale.tasks import KINDS
 
 _PROTOCOLS = files("clinscale.study") / "protocols"
@@ -45,8 +45,10 @@ class BaseConfig(Config):
                 f"base of {self.pretrained}: max_tokens and hf_overrides are for a conversion; add convert_to, or drop "
                 "them (the window of a model is max_tokens under models)"
             )
-        if self.convert_to is not None or self.pretrain is not None:
-            _ = self.model
+        if self.convert_to is not None:
+            check_conversion(self.model)
+        if odd := sorted({"model", "shards"} & set(self.pretrain or {})):
+            raise ConfigError(f"base of {self.pretrained}: pretrain.{odd[0]} is what the protocol says; drop it")
 
     @property
     def model(self) -> ModelConfig:
@@ -157,6 +159,16 @@ class Protocol(Config):
                 raise ConfigError(
                     f"models.{name}.base must be one of bases, got {arm.base}; {nearest(arm.base, list(self.bases))}"
                 )
+            if arm.kinds == ():
+                raise ConfigError(
+                    f"models.{name}.kinds names none, so that no task asks it; leave it out for all kinds"
+                )
+            if arm.max_tokens is not None and "max_tokens" in arm.fixed:
+                raise ConfigError(
+                    f"models.{name}.fixed and models.{name} both give max_tokens; leave out one of the two"
+                )
+            if arm.fixed:  # fields of a recipe, whatever the task
+                load_space([next(iter(KINDS))]).with_fixed(arm.fixed, source=f"models.{name}.fixed")
             odd = sorted(set(arm.kinds or ()) - set(KINDS))
             if odd:
                 raise ConfigError(f"models.{name}.kinds: {odd[0]} is no kind; {nearest(odd[0], list(KINDS))}")
@@ -165,6 +177,10 @@ class Protocol(Config):
             raise ConfigError(
                 f"base {pretrained[0]} is pretrained further, which needs notes: give either corpus or shards"
             )
+        if "tokenizer" in (self.corpus or {}):
+            raise ConfigError("corpus.tokenizer is that of each base that is pretrained; drop it")
+        if self.corpus is not None:
+            self.corpus_of(None)
         odd = sorted({"studies", "confirm_seeds"} & set(self.search))
         if odd:
             raise ConfigError(f"search.{odd[0]} is made by the protocol (models, tasks, seeds); drop it")

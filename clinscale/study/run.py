@@ -486,10 +486,9 @@ def _make(
         return made
     say(f"converting {name} to {base.convert_to}")
     converted = _converted(folder, name)
-    unfinished = converted.with_name(f".{name}.unfinished")  # of a start that was killed
-    shutil.rmtree(unfinished, ignore_errors=True)
-    models.convert_to_folder(base.model, corpus.load_tokenizer(base.pretrained), unfinished)
-    unfinished.replace(converted)
+    for left in converted.parent.glob(f".{name}.*"):  # by a start that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    models.convert_to_folder(base.model, corpus.load_tokenizer(base.pretrained), converted)
     return str(converted)
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import tokenizers
 import torch
 import transformers
@@ -76,6 +77,8 @@ def test_a_short_text_has_the_sources_hidden_states_and_logits(sources, tmp_path
     assert done["has_mlm_head"] == has_head
     auto = transformers.AutoModelForMaskedLM if has_head else transformers.AutoModel
     ours, theirs = (auto.from_pretrained(place).eval() for place in (done["folder"], folder))
+    known = {name for name, _ in safetensors.torch.load_file(tmp_path / "out" / "model.safetensors").items()}
+    assert done["parameters"] == sum(one.numel() for name, one in ours.named_parameters() if name in known)
     ids = torch.randint(5, theirs.config.vocab_size, (2, POSITIONS), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     ids[1, 40:], mask[1, 40:] = theirs.config.pad_token_id, 0

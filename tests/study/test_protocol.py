@@ -44,6 +44,28 @@ def changed(**values):
             changed(models={name: {"base": "short"} for name in "abc"}, search={"budget": {"trials": 2}}),
             "at least one for each of 3 studies, got 2",
         ),
+        (
+            changed(bases={"b": {"pretrained": "b", "convert_to": "longformer", "hf_overrides": {"window": 64}}}),
+            "may set attention_window, got window",
+        ),
+        (
+            changed(bases={"short": {"pretrained": "b", "pretrain": {"model": {}}}}, shards="s"),
+            "pretrain.model is what",
+        ),
+        (changed(models={"m": {"base": "short", "kinds": []}}), "models.m.kinds names none"),
+        (
+            changed(models={"m": {"base": "short", "fixed": {"long_docs": "head_tail"}}}),
+            "did you mean long_documents",
+        ),
+        (
+            changed(models={"m": {"base": "short", "max_tokens": 64, "fixed": {"max_tokens": 32}}}),
+            "both give max_tokens",
+        ),
+        (
+            changed(corpus={"sources": [{"uri": "notes"}], "tokenizer": "t"}),
+            "corpus.tokenizer is that of each base",
+        ),
+        (changed(corpus={"source": [{"uri": "notes"}]}), "sources"),
         (changed(search={"studies": []}), "search.studies is made by the protocol"),
         (changed(search={"confirm_seeds": 3}), "search.confirm_seeds is made by the protocol"),
         (changed(name="a/b"), "plain word"),

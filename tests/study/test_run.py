@@ -10,9 +10,10 @@ import yaml
 
 from clinscale import corpus, registry
 from clinscale.engine import load_hardware
-from clinscale.errors import ConfigError, DataError
+from clinscale.errors import ClusterError, ConfigError, DataError
 from clinscale.plan import Site
 from clinscale.registry import Tag
+from clinscale.runfolder import sole_writer
 from clinscale.study import Protocol, Watch, outline, plan_study, run_study
 
 
@@ -94,11 +95,17 @@ def test_a_study_ends_with_a_table_of_what_is_there(values, short_encoder, track
     assert again.markdown.read_text() == page
 
     shutil.copytree(short_encoder, tmp_path / "nowhere")  # and what was missing is searched beside it
+    folder = outcome.markdown.parent
+    with sole_writer(folder), pytest.raises(ClusterError, match="study run trial is being run by another process"):
+        run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
+    killed = folder / "bases" / ".lost.x1"  # what a conversion leaves that was killed
+    killed.mkdir()
     later = run_study(protocol, tracking=tracking, home=tmp_path, cluster=forks)
     assert set(later.failures) == {"task demo_documents"}
     [row] = later.league.rows
     assert set(row.entries) == {"short 64", "long 128", "lost 128"}
     assert not later.league.repeated
+    assert not killed.exists()
     assert {place.name for place in (tmp_path / "sweep").iterdir()} == {
         "trial-demo_pairs",
         "trial-demo_pairs-later1",
