@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clinscale.models")
 
 Head = Literal["mlm", "sequence", "tokens", "spans"]
+
+_OF_MODELS = (".safetensors", ".json", ".model")
+_TEXTS_OF_MODELS = ("vocab.txt", "merges.txt", "requirements.txt", "README.md")
+"""Suffixes and names of the files of a model, its tokenizer and its cards, as clinscale writes them."""
 
 _ADAPTER = "adapter_config.json"
 """File by which PEFT's folders are known."""
@@ -149,7 +154,10 @@ def load_with_fit(
 
 
 def save_hf(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> Path:
-    """Write model (safetensors) and tokenizer as one HF folder, replacing `folder` only when complete."""
+    """Write model (safetensors) and tokenizer as one HF folder, replacing `folder` only when complete.
+
+    One with files that are of no model, which somebody has put there, is kept under another name, and that is said.
+    """
     folder = Path(folder)
     make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -160,11 +168,27 @@ def save_hf(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", fold
         held.wait_while_away(folder)
         adopt(temporary)
         if folder.exists():
-            shutil.rmtree(folder)
+            _make_way(folder)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _make_way(folder: Path) -> None:
+    """Remove an earlier model; with what somebody has put beside it, it gets another name."""
+    others = [
+        path.name
+        for path in folder.iterdir()
+        if path.name[0] != "."  # NFS keeps so what a process has open
+        and (not path.is_file() or (path.suffix not in _OF_MODELS and path.name not in _TEXTS_OF_MODELS))
+    ]
+    if not others:
+        shutil.rmtree(folder)
+        return
+    kept = folder.with_name(f"{folder.name}-before-{uuid.uuid4().hex[:8]}")
+    folder.rename(kept)
+    logger.warning("%s held %r, which is of no model: what was there is in %s now", folder, min(others), kept)
 
 
 def set_attention(

@@ -129,7 +129,10 @@ def clear_scratch(place: Path) -> None:
 
 
 def stale_locks(folder: Path) -> list[Path]:
-    """Lock files of `exclusive` in `folder` that nobody holds: their processes were killed. Only this user's."""
+    """Lock files of `exclusive` in `folder` that nobody holds: their processes were killed. Only this user's.
+
+    What holds anything but the words of `exclusive` is somebody's file, whatever its name.
+    """
     return [path for path in sorted(folder.glob("*.lock")) if _is_stale(path)]
 
 
@@ -147,9 +150,12 @@ def _is_stale(path: Path) -> bool:
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
                 return False
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return True
+            return not found.st_size or _HOLDER.fullmatch(file.read(1000).strip()) is not None
     except OSError:  # held, gone, or not ours to open
         return False
+
+
+_HOLDER = re.compile(rb"process [0-9]+ of user [0-9]+ on [^\n]*")
 
 
 def digest_or_none(folder: Path) -> str | None:

@@ -118,6 +118,7 @@ def test_what_is_a_link_or_was_resumed_meanwhile_is_left_alone(tracking, tmp_pat
 
     cache = tmp_path / "models" / "cache"
     (cache / "link.lock").symlink_to(tmp_path / "elsewhere")
+    (cache / "mine.lock").write_text("a note of somebody")
     run = start(tracking, "dead", killed)
     (tmp_path / "pretrain" / "dead" / CHECKPOINTS / ".step-00000003.partial").mkdir(parents=True)
     found = leftovers(tracking, tmp_path)
@@ -126,7 +127,7 @@ def test_what_is_a_link_or_was_resumed_meanwhile_is_left_alone(tracking, tmp_pat
     with exclusive(cache / "held.lock"):
         for one in found:
             one.fix()
-        assert names(cache) == ["held.lock", "link.lock"]
+        assert names(cache) == ["held.lock", "link.lock", "mine.lock"]
     assert (tmp_path / "pretrain" / "dead" / CHECKPOINTS / ".step-00000003.partial").exists()
     assert registry.read_run(tracking, run.id).status == "RUNNING"
 

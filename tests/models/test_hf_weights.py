@@ -136,3 +136,16 @@ def test_attention_dropout_is_set_apart_from_the_rest(family, tokenizer, tmp_pat
         without = models.build(config, tokenizer, seed=0, attention_dropout=0.0).train()
         assert not torch.equal(kept(ids).logits, kept(ids).logits)
         assert torch.equal(without(ids).logits, without(ids).logits)
+
+
+def test_what_somebody_put_beside_a_model_is_not_lost_with_it(tokenizer, tmp_path, caplog):
+    model = models.build(models.ModelConfig(family="longformer", size="tiny"), tokenizer, seed=0)
+    folder = models.save_hf(model, tokenizer, tmp_path / "hf")
+    models.save_hf(model, tokenizer, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    (folder / "mine.txt").write_text("mine")
+    models.save_hf(model, tokenizer, folder)
+    [kept] = tmp_path.glob("hf-before-*")
+    assert (kept / "mine.txt").read_text() == "mine"
+    assert not (folder / "mine.txt").exists()
+    assert "held 'mine.txt', which is of no model: what was there is in " in caplog.text
