@@ -100,6 +100,11 @@ def tune(
     tracking = open_tracking(tracking_uri, home)
     inputs = read_inputs(config, tracking=tracking, home=home)  # all mistakes come out before anything starts
     check_start(config, inputs, home=home)
+    found_odd = [
+        (study.data.task.name, remark) for study in inputs.studies for remark in study.data.findings.remarks
+    ]
+    for name, remark in dict.fromkeys(found_odd):
+        console.print(f"data of task {name}: {remark}", soft_wrap=True)
     if dry_run:
         from clinscale.plan import planned_costs, site_here
         from clinscale.sweep import forecast

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from clinscale.cli.tune import _forecast_tables, _Lines, progress_table
+from clinscale.errors import ConfigError
 from clinscale.promotion import GateRules
 from clinscale.sweep import Forecast, SearchForecast
 from clinscale.sweep.run import SearchProgress, SweepProgress
@@ -83,6 +84,25 @@ def test_a_sweep_is_forecast_interrupted_and_gone_on_with(asked, here, forks, mo
     assert "error: study demo_entities-longformer" in again.stderr
     numbers = [json.loads(line)["number"] for line in ledger.read_text().splitlines() if '"start"' in line]
     assert numbers == [0, 1, 2], "no trial was begun twice"
+
+
+def test_remarks_on_the_data_are_said_before_anything_starts(here, capfd, base_models, tmp_path, monkeypatch):
+    def no_session(address):
+        raise ConfigError("the session would start here")
+
+    monkeypatch.setattr("clinscale.runtime.ray_session", no_session)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    files = {"train": "yes", "dev": "no", "test": "yes"}
+    for split, label in files.items():
+        rows = "".join(f"{split} {number},{('yes', label)[number % 2]}\n" for number in range(9))
+        (tmp_path / f"{split}.csv").write_text(f"text,label\n{rows}")
+    splits = {split: f"{split}.csv" for split in files}
+    task = {"name": "t", "kind": "sequence", "format": "records", "splits": splits}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(task))
+    options = ["--task", tmp_path / "t.yaml", "--data", tmp_path, "--model", base_models["longformer"]]
+    with pytest.raises(ConfigError, match="would start here"):
+        here("tune", *options, "--home", tmp_path, "--name", "one", "recipe.budget.trials=2", "--dry-run")
+    assert "data of task t: no training example has label 'no'" in capfd.readouterr().err
 
 
 def test_studies_with_the_same_space_are_shown_once():
