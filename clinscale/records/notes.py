@@ -50,6 +50,8 @@ _PLAIN_SUFFIX = re.compile(r"\.\w{1,12}", re.ASCII)
 _LOOKED_AT = 2**16
 """Characters of a text that show whether it is a table."""
 _FEWEST_COLUMNS = _FEWEST_ROWS = 3
+_FEWEST_TOKENS = 10
+_TAGGED = re.compile(r"\S.*[ \t](?:O|[BIES]-\S+)\s*")
 _COLUMN = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 _PUBTATOR = re.compile(r"(\d+)\|t\|[^\n]*\n(?:.*\n)?\1\|a\|")
 _ROOT = re.compile(r"<([A-Za-z_][\w:.-]*)(?:\s[^<>]*)?>")
@@ -79,7 +81,8 @@ def marked_up(text: str) -> str:
     """A clause on a text that is surely no note but a document of another format; empty of all others.
 
     A note may hold `<`, `|` and brackets anywhere. What counts is a whole document: XML from its first to its last
-    element, a value of JSON, an abstract of PubTator, a table with its header, or what begins as no note does.
+    element, a value of JSON, an abstract of PubTator, a table with its header, tokens with their tags, or what begins
+    as no note does.
     """
     what = format_of(text) or _whole_document(text)
     return f"holds {what} where the text of a note is needed; {_EXPORT}" if what else ""
@@ -93,7 +96,16 @@ def _whole_document(text: str) -> str:
         return "JSON"
     if begins.isdecimal() and _PUBTATOR.match(text.lstrip()):
         return "abstracts of PubTator"
-    return "a table" if any(_is_table(text, separator) for separator in ",;\t|") else ""
+    if any(_is_table(text, separator) for separator in ",;\t|"):
+        return "a table"
+    return "tokens with their tags" if _is_tagged(text) else ""
+
+
+def _is_tagged(text: str) -> bool:
+    """Whether each of the first lines is a token with a tag of BIO."""
+    lines = [line for line in text[:_LOOKED_AT].splitlines() if line.strip() and not line.startswith("-DOCSTART-")]
+    whole = lines[:-1] if len(text) > _LOOKED_AT else lines
+    return len(whole) >= _FEWEST_TOKENS and all(map(_TAGGED.fullmatch, whole))
 
 
 def _is_table(text: str, separator: str) -> bool:
