@@ -219,7 +219,7 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         corpus.plant_canaries(rows, recipe.canaries, seed=recipe.seed, rows_read=rows_read)
     known = folder / _MEMORY_FILE
     return WorkerTask(
-        config=config,
+        config=_from_anywhere(config),
         shards_uri=shards.uri,
         shards_fingerprint=shards.fingerprint,
         row_tokens=row_tokens,
@@ -227,6 +227,15 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
         checkpoint_dir=str(make_folder(folder / CHECKPOINTS)),
         micro_rows_per_gpu=config.runtime.micro_rows_per_gpu or (read_json(known) if known.exists() else None),
     )
+
+
+def _from_anywhere(config: PretrainConfig) -> PretrainConfig:
+    """The config as workers read it, whose current folder is another one: published weights by their whole path."""
+    model = config.recipe.model
+    if model.pretrained is None or not Path(model.pretrained).is_dir():
+        return config
+    model = model.model_copy(update={"pretrained": str(Path(model.pretrained).absolute())})
+    return config.model_copy(update={"recipe": config.recipe.model_copy(update={"model": model})})
 
 
 def train(

@@ -111,6 +111,15 @@ def test_shards_whose_texts_were_split_otherwise_are_refused(shards, tracking, t
         worker_task(config(shards, model={"pretrained": str(tmp_path / "published")}), shards, tmp_path)
 
 
+def test_workers_find_the_weights_of_a_folder_that_is_named_from_here(shards, tmp_path, monkeypatch):
+    """Ray starts them in another folder."""
+    own = corpus.load_tokenizer(str(shards.tokenizer_dir))
+    models.save_hf(models.build(models.ModelConfig(size="tiny"), own, seed=0), own, tmp_path / "published")
+    monkeypatch.chdir(tmp_path)
+    task = worker_task(config(shards, model={"pretrained": "published"}), shards, tmp_path / "run")
+    assert task.config.recipe.model.pretrained == str(tmp_path / "published")
+
+
 @pytest.fixture(scope="module")
 def finished(shards, mlflow_database, tmp_path_factory, fork_workers):
     """An undisturbed run: home, tracking, what `pretrain` returned, and the steps it told of."""
