@@ -58,9 +58,22 @@ class Cache:
                     if os.path.lexists(partial):
                         refuse_foreign(partial)
                     fetch(partial)
-                    shutil.rmtree(folder, ignore_errors=True)  # damaged
+                    _make_way(folder, partial)
                     partial.replace(folder)
         return folder
+
+
+def _make_way(folder: Path, whole: Path) -> None:
+    """Remove a damaged folder of the cache; one to which somebody has added files gets another name."""
+    if not folder.is_dir():
+        return
+    others = {path.name for path in folder.iterdir()} - {path.name for path in whole.iterdir()}
+    if not others:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    kept = folder.with_name(f"{folder.name}-before-{secrets.token_hex(_SCRATCH_BYTES)}")
+    folder.rename(kept)
+    log.warning("%s held %r, which is not the model's: what was there is in %s now", folder, min(others), kept)
 
 
 @contextlib.contextmanager

@@ -355,6 +355,15 @@ def test_the_cache_serves_every_name_of_a_content_and_mends_itself(tracking, ver
     )
 
 
+def test_what_somebody_put_into_the_cache_is_not_lost_when_it_mends_itself(tracking, version, tmp_path):
+    folder = Path(registry.fetch_model(tracking, "radiology", home=tmp_path).path)
+    (folder / "mine.ipynb").write_text("mine")
+    assert Path(registry.fetch_model(tracking, "radiology", home=tmp_path).path) == folder
+    assert registry.folder_digest(folder) == version.digest
+    [kept] = folder.parent.glob(f"{version.digest}-before-*")
+    assert (kept / "mine.ipynb").read_text() == "mine"
+
+
 def test_two_processes_pull_the_same_model_at_once(tracking, version, tmp_path):
     code = "import sys; from clinscale import registry; place, uri = sys.argv[1:]; "
     code += "registry.pull(registry.connect(uri), 'radiology', place + '/out', home=place, lock=place + '/models.lock')"
