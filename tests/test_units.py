@@ -54,7 +54,16 @@ def test_format_bytes(count, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.25, "0.2s"), (59.4, "59.4s"), (59.6, "1m00s"), (95, "1m35s"), (3599.7, "1h00m"), (90061, "25h01m"), (172799.4, "47h59m"), (2 * 86400 + 7300, "2d02h")],
+    [
+        (0.25, "0.2s"),
+        (59.4, "59.4s"),
+        (59.6, "1m00s"),
+        (95, "1m35s"),
+        (3599.7, "1h00m"),
+        (90061, "25h01m"),
+        (172799.4, "47h59m"),
+        (2 * 86400 + 7300, "2d02h"),
+    ],
 )
 def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
