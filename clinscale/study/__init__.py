@@ -5,9 +5,10 @@ protocol ──▶ bases: converted, pretrained further ──▶ one sweep over
 It only arranges what the other verbs do; each of its steps resumes by its name.
 """
 
+from clinscale.study.bases import Watch
 from clinscale.study.plan import ProtocolPlan, plan_study
 from clinscale.study.protocol import ArmConfig, BaseConfig, Protocol, TaskEntry, protocols
-from clinscale.study.run import StudyOutcome, StudyOutline, Watch, outline, run_study
+from clinscale.study.run import StudyOutcome, StudyOutline, outline, run_study
 
 __all__ = [
     "ArmConfig",

@@ -8,8 +8,8 @@ from typing import Any
 from clinscale import models, registry
 from clinscale.errors import ClinscaleError
 from clinscale.plan import Estimate, Run, Site, TunePlan, plan_pretrain, plan_tune
+from clinscale.study.grid import cells_of, read_tasks
 from clinscale.study.protocol import Protocol
-from clinscale.study.run import cells_of, read_tasks
 from clinscale.sweep import read_inputs
 
 
