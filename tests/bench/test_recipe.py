@@ -25,6 +25,7 @@ def config(shards="shards", **runtime):
         "rows_per_step": 4,
         "duration": "6steps",
         "optimizer": {"learning_rate": 1e-2},
+        "seed": 5,
     }
     settings = {"evaluate_every_steps": 2, "evaluation_rows": 8, **runtime}
     return PretrainConfig.parse({"name": "bench", "recipe": recipe, "runtime": settings}, source="test")
@@ -184,8 +185,8 @@ def test_what_is_kept_is_not_trained_again_and_the_paper_itself_saves_nothing(sh
     first = measured("same:")
     assert first.ratios["same_tokens"].median == 1
     assert first.levers[0].seeds[0].ended.step == 6
-    assert told[0].startswith("paper, seed 0: step 0 of 6, held-out loss ")
-    assert any(line.startswith("same, seed 0: step 6 of 6") for line in told)
+    assert told[0].startswith("paper, seed 5: step 0 of 6, held-out loss ")
+    assert any(line.startswith("same, seed 5: step 6 of 6") for line in told)
 
     frozen = "frozen: recipe.optimizer.learning_rate=1e-9"
     second = measured("same:", frozen)
@@ -196,11 +197,11 @@ def test_what_is_kept_is_not_trained_again_and_the_paper_itself_saves_nothing(sh
     assert {"same_tokens", "same_device_s"} == set(second.ratios)
 
     with pytest.raises(
-        ConfigError, match=r"paper-seed-0\.json holds another run .*runtime\.evaluation_rows: 8 -> 4"
+        ConfigError, match=r"paper-seed-5\.json holds another run .*runtime\.evaluation_rows: 8 -> 4"
     ):
         measured("same:", settings=config(shards.uri, evaluation_rows=4))
-    (folder / "same-seed-0.json").write_text("{}")
-    with pytest.raises(DataError, match=r"same-seed-0\.json holds no run of this bench"):
+    (folder / "same-seed-5.json").write_text("{}")
+    with pytest.raises(DataError, match=r"same-seed-5\.json holds no run of this bench"):
         measured("same:")
     with pytest.raises(ConfigError, match=r"evaluate_every_steps must be below the 6 steps"):
         measured("same:", settings=config(shards.uri, evaluate_every_steps=6))

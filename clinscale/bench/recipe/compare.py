@@ -14,7 +14,7 @@ from clinscale.bench.measure import surroundings
 from clinscale.bench.recipe.levers import PAPER, Lever, chosen_levers
 from clinscale.bench.recipe.results import LeverResult, RecipeRecord, SeedResult
 from clinscale.bench.recipe.run import Evaluation, Goal, Run, run_settings, train_to_loss
-from clinscale.config import differences
+from clinscale.config import check_last_seed, differences
 from clinscale.errors import ConfigError, DataError
 from clinscale.pretrain import PretrainConfig, worker_task
 
@@ -40,8 +40,8 @@ def bench_recipe(
     or the paper's steps are used up. Held-out rows are masked by the paper's rule whatever the lever does.
 
     **Schedule.** A lever has the paper's number of steps and, unless it overrides it, the paper's learning-rate
-    schedule over them. One that gets there early does so at a rate that has not fallen yet; with a shorter schedule of
-    its own it might get there earlier still, which is not measured here.
+    schedule over them. One that gets there early does so at a rate that has not fallen yet. A run that is planned for
+    so many steps is another one: its rate is lower all the way, and it may not get there.
 
     **Interval.** The loss is known at every `runtime.evaluate_every_steps` only. The crossing is set by linear
     interpolation between the last evaluation above the loss and the first that is not, for the paper's run too: a
@@ -58,7 +58,7 @@ def bench_recipe(
         config: the paper's run; name and group of workers count for nothing here.
         levers: names of `LEVERS`, or `NAME: recipe.key=value ...`.
         together: combinations as `NAME+NAME`; none is all levers at once.
-        seeds: 0, 1, ...: of initialisation, order, masks and dropout.
+        seeds: so many, from `recipe.seed` on: of initialisation, order, masks and dropout.
         device: `cpu`, in as many threads as torch has here, or `cuda`.
         record: folder in which each run is kept as it ends; what is there already is not trained again.
         on_progress: takes a sentence at each evaluation.
@@ -70,9 +70,11 @@ def bench_recipe(
     """
     if seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {seeds}; 3 is usual")
+    first = config.recipe.seed
+    check_last_seed(first, seeds, of="seeds")
     _check_device(device)
     before = surroundings("recipe", device)
-    config = run_settings(config, seed=0, device=device)
+    config = run_settings(config, seed=first, device=device)
     paper, *chosen = Lever(PAPER, ()), *chosen_levers(levers, together)
     plan = {lever: lever.config(config) for lever in (paper, *chosen)}
     shards = corpus.open_shards(config.recipe.shards)
@@ -82,7 +84,7 @@ def bench_recipe(
         _check_steps(plan, paper, shards, Path(scratch))
         stack.enter_context(runtime.fork_session("clinscale.engine.preload", "clinscale.pretrain", num_cpus=1))
         runs = _Runs(str(record or scratch), shards, on_progress)
-        for seed in range(seeds):
+        for seed in range(first, first + seeds):
             settings = {lever: run_settings(plan[lever], seed=seed, device=device) for lever in plan}
             goal, papers = runs.of_paper(settings[paper])
             for lever in chosen:
