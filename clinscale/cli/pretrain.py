@@ -58,8 +58,8 @@ def run(
 ) -> None:
     """Pretrain a base model on a ShardSet and register it; the same name resumes, on any number of workers.
 
-    Recipes of the package: `clinical-longformer`, `clinical-bigbird`. `clinscale pretrain verify-resume` proves on your
-    cluster that a killed run ends as the undisturbed one.
+    Recipes of the package: `clinical-longformer`, `clinical-longformer-fast`, `clinical-bigbird`. `clinscale pretrain
+    verify-resume` proves on your cluster that a killed run ends as the undisturbed one.
 
     Example: `clinscale pretrain name=lf recipe.shards=shards recipe.model.size=tiny recipe.duration=200steps`
     """

@@ -2,6 +2,7 @@
 
 import pytest
 
+from clinscale.config import differences
 from clinscale.errors import ConfigError
 from clinscale.pretrain import PretrainConfig, recipes
 
@@ -34,6 +35,17 @@ def test_the_papers_runs_are_recipes_of_the_package(name, pretrained, rows, step
     assert (recipe.masking.mask_fraction, recipe.masking.whole_words) == (0.15, False)
     assert (config.runtime.num_workers, config.runtime.micro_rows_per_gpu) == (6, per_gpu)
     assert PretrainConfig.load(name, [*SHARDS, "recipe.seed=7"]).recipe.seed == 7
+
+
+def test_the_fast_recipe_is_the_papers_but_for_what_was_measured():
+    paper, fast = (PretrainConfig.load(f"clinical-longformer{name}", SHARDS).plain() for name in ("", "-fast"))
+    assert differences(paper, fast) == [
+        "name: clinical-longformer -> clinical-longformer-fast",
+        "recipe.attention_dropout: None -> 0.0",
+        "recipe.masking.final_mask_fraction: unset -> 0.15",
+        "recipe.masking.mask_fraction: 0.15 -> 0.3",
+        "recipe.masking.schedule: unset -> linear",
+    ]
 
 
 def test_a_recipe_that_does_not_exist_names_the_nearest():
