@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from clinscale import registry
 
 _ROOMS = (
-    *("cells", "config", "errors", "filters", "held", "hub", "models", "patience", "permissions", "predict"),
-    *("records", "storage", "stores", "strict_yaml", "tasks", "telemetry", "tokenizers"),
+    *("cells", "config", "encodings", "errors", "filters", "held", "hub", "models", "patience", "permissions"),
+    *("predict", "records", "storage", "stores", "strict_yaml", "tasks", "telemetry", "tokenizers"),
 )
 """The rooms and files of clinscale that prediction imports."""
 

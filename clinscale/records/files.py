@@ -9,21 +9,18 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
+from clinscale.encodings import codec_of, decode, not_valid, refuse_windows
 from clinscale.errors import DataError
 from clinscale.records.notes import marked_up, tally_of
 from clinscale.storage import (
     again_if_away,
-    codec_of,
-    decode,
     exists,
     filesystem,
     is_folder,
     is_remote,
-    not_valid,
     open_binary,
     read_bytes,
     read_json,
-    refuse_windows,
 )
 
 _BLOCK_BYTES = 2**16

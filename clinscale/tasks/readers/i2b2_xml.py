@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from clinscale.cells import CellError, as_whole_number, is_blank, is_short_name
+from clinscale.encodings import decode
 from clinscale.errors import DataError
 from clinscale.records import list_files
-from clinscale.storage import decode, read_bytes
+from clinscale.storage import read_bytes
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.readers.align import Mark, entities_of
