@@ -16,8 +16,8 @@ from clinscale.tasks.distributions.line_token import read_line_token
 from clinscale.tasks.distributions.release import Release
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.kinds.relations import gold_of
 from clinscale.tasks.readers.align import Mark, entity_of_each
+from clinscale.tasks.readers.relations import gold_of
 
 _RELATION = re.compile(
     r'c=".*"\s+(\d+:\d+\s+\d+:\d+)\s*\|\|\s*r="([^"]+)"\s*\|\|\s*c=".*"\s+(\d+:\d+\s+\d+:\d+)\s*'

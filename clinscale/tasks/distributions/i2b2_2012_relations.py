@@ -10,9 +10,9 @@ from clinscale.tasks.distributions.distribution import Distribution, Splits
 from clinscale.tasks.distributions.release import Release
 from clinscale.tasks.example import Example
 from clinscale.tasks.findings import Findings
-from clinscale.tasks.kinds.relations import gold_of
 from clinscale.tasks.readers.align import entity_of_each
 from clinscale.tasks.readers.i2b2_xml import marks_of, read_document
+from clinscale.tasks.readers.relations import gold_of
 from clinscale.tasks.split import hold_out
 
 _TRAIN = "2012-07-15.original-annotation.release"

@@ -4,7 +4,7 @@ import pytest
 
 from clinscale.errors import DataError
 from clinscale.tasks import Findings, kind_of, load_task, read_task
-from clinscale.tasks.kinds.relations import UNKNOWN_ENTITY
+from clinscale.tasks.readers.relations import UNKNOWN_ENTITY
 
 TRAIN, REFERENCE = "concept_assertion_relation_training_data", "reference_standard_for_test_data"
 TEXT = "Chief Complaint :\nDry cough for two days .\nGiven syrup for cough .\n"

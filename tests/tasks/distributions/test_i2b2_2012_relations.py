@@ -4,7 +4,7 @@ import pytest
 
 from clinscale.errors import DataError
 from clinscale.tasks import Findings, load_task, read_task
-from clinscale.tasks.kinds.relations import UNKNOWN_ENTITY
+from clinscale.tasks.readers.relations import UNKNOWN_ENTITY
 
 TEXT = "Admission Date :\n1993-09-29\nShe had fever on Monday and then a biopsy .\n"
 SURFACES = [
