@@ -7,6 +7,7 @@ too few) with new random weights and a table in its log. Here such names are und
 import json
 import logging
 import os
+import re
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,15 @@ _PRECISIONS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 _BESIDE_WEIGHTS = (".json", ".txt", ".model")
 """Suffixes of configs and tokenizers."""
+
+_OF_OTHERS = {
+    r"tf_model\.h5|.+\.ckpt\.index": "of TensorFlow: load it in transformers 4 with from_tf, and save_pretrained it",
+    r"flax_model\.msgpack": "of Flax: load it in transformers 4 with from_flax, and save_pretrained it",
+    r".+\.onnx": "of ONNX, which cannot be trained: take the checkpoint that it was exported from",
+    r".+\.gguf": "of GGUF, which cannot be trained: take the checkpoint that it was made from",
+    r"(pytorch_)?model\.\w+\.(safetensors|bin)": f"a variant: rename it {_SAFETENSORS} or {_BIN}",
+}
+"""Files of weights that are not read, by their names, and what to do with them."""
 
 _NAMES_SHOWN = 3
 
@@ -329,9 +339,11 @@ def weight_files(folder: Path) -> list[Path]:
     config_file(folder)
     main = next((folder / name for name in _KINDS if (folder / name).exists()), None)
     if main is None:
+        found = ((file.name, what) for file in sorted(folder.iterdir()) for what in _OF_OTHERS.items())
+        fixes = (f"{name} is {fix}" for name, (pattern, fix) in found if re.fullmatch(pattern, name))
         raise DataError(
-            f"{folder} holds no weights: neither {_SAFETENSORS} nor {_BIN} nor an index of shards; copy them there, or "
-            "pull or export the model again"
+            f"{folder} holds no weights: neither {_SAFETENSORS} nor {_BIN} nor an index of shards; "
+            f"{next(fixes, 'copy them there, or pull or export the model again')}"
         )
     files = [main] if main.suffix != ".json" else _shards(main)
     held: dict[str, Path] = {}

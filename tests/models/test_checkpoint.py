@@ -182,7 +182,13 @@ DAMAGES = [
     ("model.safetensors", cut, r"is cut off at \d+ of \d+ bytes"),
     ("model.safetensors", lambda path: path.write_bytes(b""), "is damaged or no safetensors file"),
     ("model.safetensors", lambda path: path.write_bytes(b"\xff" * 64), "is damaged or no safetensors file"),
-    ("model.safetensors", lambda path: path.unlink(), "holds no weights"),
+    ("model.safetensors", lambda path: path.unlink(), "holds no weights.*; copy them there"),
+    ("model.safetensors", lambda path: path.rename(path.with_name("tf_model.h5")), "tf_model.h5 is of TensorFlow"),
+    (
+        "model.safetensors",
+        lambda path: path.rename(path.with_name("model.fp16.safetensors")),
+        "model.fp16.safetensors is a variant: rename it",
+    ),
     (
         "model.safetensors",
         lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5948\n"),
