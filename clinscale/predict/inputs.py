@@ -10,7 +10,7 @@ from typing import Self
 
 from clinscale.errors import ConfigError, DataError
 from clinscale.predict.card import TaskCard
-from clinscale.records import list_files, other_files
+from clinscale.records import ODD_TEXTS, list_files, other_files
 from clinscale.storage import filesystem, is_remote, join
 from clinscale.tasks import (
     DOCUMENT_SUFFIXES,
@@ -118,12 +118,21 @@ class Inputs:
                 )
 
     def count(self) -> int:
-        """Number of documents; reads all of them.
+        """Number of documents; reads all of them, and the log says what their export likely did not mean.
 
         Raises:
             DataError: as `documents`.
         """
-        return sum(1 for _ in self.documents())
+        number, odd = 0, Counter[str]()
+        for document in self.documents():
+            number += 1
+            text = document.example.text if document.example else ""
+            odd.update(what for what, applies in ODD_TEXTS.items() if text and applies(text))
+        for what, times in odd.items():
+            log.warning(
+                "%s of %s documents hold %s: they are answered as they are", f"{times:,}", f"{number:,}", what
+            )
+        return number
 
     def documents(self) -> Iterator[Document]:
         """One after the other, those that cannot be read among them.

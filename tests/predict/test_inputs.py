@@ -270,3 +270,17 @@ def test_what_of_a_folder_is_not_read_is_said(tmp_path, caplog):
 def test_a_note_of_few_lines_is_no_file_of_tokens(task, text, tmp_path):
     (tmp_path / "n.txt").write_text(text)
     assert texts(read([tmp_path / "n.txt"], card_of(task))) == [text]
+
+
+def test_texts_that_an_export_did_not_mean_so_are_said_when_they_are_counted(tmp_path, caplog):
+    rows = [
+        {"text": "Patient has fever."},
+        {"text": '{"note": "fever"}'},
+        {"text": "NA"},
+        {"text": "TÃ¤glich 5 mg"},
+    ]
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Inputs.find([str(tmp_path / "notes.jsonl")], CARD).count() == 4
+    assert len(caplog.messages) == 3
+    assert "1 of 4 documents hold an object of JSON and nothing else" in caplog.text
+    assert "fever" not in caplog.text
