@@ -29,6 +29,8 @@ Metrics = dict[str, float]
 
 log = logging.getLogger(__name__)
 
+_TRAINING_S = "perf/training_s"
+
 
 @dataclass(frozen=True)
 class WorkerTask:
@@ -160,7 +162,7 @@ class _Loop:
         self._guard = SpikeGuard(recipe.spike_guard)
         self._prefetch = ThreadPoolExecutor(max_workers=1)
         self._next: tuple[int, Future[Arrays]] | None = None
-        self._meter, self._stall_s = ThroughputMeter(), 0.0
+        self._meter, self._stall_s, self._training_s = ThroughputMeter(), 0.0, 0.0
         device = "cuda" if runtime.gpus_per_worker else "cpu"
         self._flops_per_token = {
             (row_tokens, is_causal): models.train_flops_per_token(
@@ -179,6 +181,7 @@ class _Loop:
         if state is None:
             return 0
         self._history = list(state["history"])
+        self._training_s = max((metrics.get(_TRAINING_S, 0.0) for metrics in self._history), default=0.0)
         self._guard = SpikeGuard(self._task.config.recipe.spike_guard, state["guarded_losses"])
         for metrics in self._history:  # a driver that died may not have stored them
             self._context.log(metrics)
@@ -269,15 +272,20 @@ class _Loop:
         return {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))}
 
     def speed(self) -> Metrics:
-        """Tokens per second of all workers, share of their peak and wait for checkpoints, since the last reading."""
+        """Tokens per second of all workers, share of their peak and wait for checkpoints, since the last reading.
+
+        And the seconds of all training steps of the run, without pauses and what was lost in them.
+        """
         tokens_per_second = self._meter.tokens_per_second()
         stall_s, self._stall_s = self._stall_s, 0.0
         read, self._tokens_by_kind = self._tokens_by_kind, Counter()
         flops = sum(self._flops_per_token[kind] * tokens for kind, tokens in read.items())
+        self._training_s += read.total() / tokens_per_second
         return {
             "perf/tokens_per_second": tokens_per_second,
             "perf/mfu": tokens_per_second * flops / read.total() / self._peak_flops,
             "perf/checkpoint_stall_s": stall_s,
+            _TRAINING_S: self._training_s,
         }
 
     def _batch(self, step: int) -> Arrays:

@@ -204,7 +204,7 @@ def _base(tracking: Tracking, run: RunRecord, versions: Sequence[ModelVersion]) 
         loss=registry.metric_history(tracking, run.id, "train/loss"),
         perplexity=registry.metric_history(tracking, run.id, "eval/perplexity"),
         tokens_per_second=finite(run.metrics.get("perf/tokens_per_second")),
-        seconds=_seconds(run),
+        seconds=finite(run.metrics.get("perf/training_s")) or _seconds(run),  # a pause is no work
     )
 
 
@@ -233,7 +233,7 @@ def _trial(number: int, trial: RunRecord, scores: Curve, sweep: RunRecord) -> Tr
         status=trial.status,
         value=max((value for _, value in scores if finite(value) is not None), default=None),
         epochs=len(scores),
-        seconds=recorded_number(trial.tags.get(Tag.DEVICE_SECONDS)) or _seconds(trial),  # a pause is no work
+        seconds=recorded_number(trial.tags.get(Tag.DEVICE_SECONDS)) or _seconds(trial),
         params=trial.params,
         won=trial.id == sweep.tags.get(Tag.WINNER_RUN),
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import resource
@@ -381,6 +382,9 @@ def test_a_run_whose_worker_is_killed_ends_bit_identical(variants, shards, tmp_p
         losses, expected = variants[STAGES.index(stage)]
         assert losses_of(logged[number]) == losses
         assert {at["train/loss"] for at in logged[number] if "train/loss" in at} == set(losses.values())
+        seconds = {at["step"]: at["perf/training_s"] for at in logged[number] if "perf/training_s" in at}
+        assert len(seconds) == STEPS
+        assert all(before < after for before, after in itertools.pairwise(seconds.values())), "counted anew"
         assert weights[number].keys() == expected.keys()
         assert all(torch.equal(weights[number][name], expected[name]) for name in expected)
 

@@ -65,7 +65,8 @@ class Past:
                 loss = math.log(start) + (math.log(end) - math.log(start)) * share / (1 - math.exp(-4))
                 noisy = loss + self._chance.gauss(0, 0.07)
                 if step:
-                    run.log({"train/loss": noisy, "perf/tokens_per_second": 18_250.0}, step=step)
+                    speed = {"perf/tokens_per_second": 18_250.0, "perf/training_s": 70.0 * step}
+                    run.log({"train/loss": noisy, **speed}, step=step)
                 if step % (steps // 8) == 0:
                     run.log({"eval/loss": loss, "eval/perplexity": math.exp(loss)}, step=step)
             tags = {Tag.KIND: "base", Tag.FAMILY: family, Tag.SHARDS: "5f1c09ab77e2"}

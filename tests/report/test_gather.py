@@ -116,6 +116,7 @@ def test_perplexity_before_and_after(past, tracking):
     assert base.before == pytest.approx(2000)
     assert base.after == pytest.approx(5)
     assert (base.steps, base.family, base.tokens_per_second) == (40, "bigbird", 18_250.0)
+    assert base.seconds == 40 * 70, "the time between a start and an end may have been a pause"
 
 
 @pytest.mark.parametrize(
