@@ -56,7 +56,8 @@ class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             ConfigError: a batch size below 1, or an `on_error` that is neither.
             DataError: absent column, or a row without text.
         """
-        batch_size = int((params or {}).get("batch_size", self._predictor.batch_size))
+        usual = self._predictor.batch_size
+        batch_size = int((params or {}).get("batch_size", usual))
         if batch_size < 1:
             raise ConfigError(
                 f"params: batch_size must be at least 1, got {batch_size}; leave it out for the usual one"
@@ -66,7 +67,6 @@ class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             raise ConfigError(
                 f"params: on_error must be raise or skip, got {on_error!r}; leave it out for the task's own"
             )
-        self._predictor.batch_size = batch_size
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
         kind = self._predictor.kind
         documents = []
@@ -84,7 +84,11 @@ class ClinscaleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                     raise
                 fault = error.reason
             documents.append(Document(str(number), "input", number, example, fault))
-        lines = answer(self._predictor, documents, on_error)
+        self._predictor.batch_size = batch_size
+        try:
+            lines = answer(self._predictor, documents, on_error)
+        finally:  # params are of one call
+            self._predictor.batch_size = usual
         return [{key: value for key, value in line.items() if key not in ("id", "file", "row")} for line in lines]
 
 

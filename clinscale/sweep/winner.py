@@ -7,7 +7,7 @@ from pathlib import Path
 from clinscale import models, promotion, registry
 from clinscale.config import fingerprint
 from clinscale.engine import describe_precision
-from clinscale.errors import ClusterError, ConfigError, DataError
+from clinscale.errors import ClinscaleError, ClusterError, ConfigError, DataError
 from clinscale.finetune import (
     OUTCOMES_BY_SEED_FILE,
     OUTCOMES_FILE,
@@ -121,15 +121,10 @@ def _choose_and_judge(
 ) -> None:
     compared = compare_finalists(trials)
     if not compared:
-        failed = next((trial for trial in trials if trial.state == "failed"), None)
-        why = f"; the first failed trial ({failed.reason}): {failed.message}" if failed else ""
-        if any(trial.looked for trial in trials):
-            why = "; none came to the end of its first epoch: raise recipe.budget" + why
-        error = ConfigError if failed and failed.reason in ("not_a_number", "over_time") else ClusterError
-        raise error(f"study {study.name}: no trial ended with a score{why}")
+        raise _without_score(study.name, trials)
     winner = choose_winner(compared)
     kept = winner.best_seed
-    data, attention = study.data, config.runtime.attention
+    data, attention, run = study.data, config.runtime.attention, logger.run
     base = int(kept.params.get(MODEL, 0))
     point = {key: value for key, value in kept.params.items() if key != MODEL}
     recipe = study.space.recipe(study.bases[base].path, point, kept.seed)
@@ -137,7 +132,7 @@ def _choose_and_judge(
     if config.recipe.soup:
         offers = make_offers(folder, trials, kept, data, epochs=recipe.epochs, attention=attention)
         write_json(folder / OFFERS_FILE, [offer.plain() for offer in offers])
-        logger.run.log_json(OFFERS_FILE, [offer.plain() for offer in offers])
+        run.log_json(OFFERS_FILE, [offer.plain() for offer in offers])
     taken = best_offer(offers) if config.recipe.soup == "take" else None
     shipped = trial_folder(folder, taken.id if taken else kept.id)
     judged = judge(shipped, data, attention=attention)
@@ -147,29 +142,26 @@ def _choose_and_judge(
         for trial in (() if taken else winner.seeds)
         if trial.id != kept.id
     ]
-    run, spent_s = logger.run, sum(trial.seconds for trial in trials)
-    run.log_json(OUTCOMES_FILE, judged.outcomes.plain())
-    run.log_json(OUTCOMES_BY_SEED_FILE, [one.plain() for one in others])
-    run.log_json(TRIVIAL_OUTCOMES_FILE, judged.trivial_outcomes.plain())
-    dev = taken.dev if taken else winner.mean
-    run.log(judged.as_metrics(data.task.name, dev))
     linear, remarks = _beside_baselines(judged, data)
-    run.log({f"linear/{data.task.name}/{name}": value for name, value in linear.items()})
     remarks.append(flat_remark(trials, judged.metric, len(data.splits["dev"])))
-    searched = sum(trial.searched for trial in trials)
     if taken:
         remarks.append(f"{taken.sentence(judged.metric)}: what is shipped is the average")
-    run.set_tags(
-        {
-            Tag.MAX_TOKENS: str(judged.max_tokens),
-            Tag.PRECISION: describe_precision(recipe.precision, models.stored_precision(recipe.model)),
-            Tag.TRIALS: str(searched),
-            Tag.WINNER_RUN: logger.run_id(kept),
-            Tag.DEVICE_SECONDS: f"{spent_s:.1f}",
-        }
+    found = JudgedWinner(
+        id=taken.id if taken else kept.id,
+        dev=taken.dev if taken else winner.mean,
+        recipe=recipe,
+        base=base,
+        trials=sum(trial.searched for trial in trials),
+        device_seconds=sum(trial.seconds for trial in trials),
+        finalists=tuple(candidate.finalist() for candidate in compared),
+        winner_run=logger.run_id(kept),
+        outcomes=(judged.outcomes, *others),
+        linear=linear,
+        remarks=tuple(remark for remark in remarks if remark),
+        scores=judged,
+        model=models.model_fingerprint(shipped),
     )
-    rows = tuple(candidate.finalist() for candidate in compared)
-    run.log_json(CONFIRMATION_FILE, [row.plain() for row in rows])
+    _log(run, found, judged, data.task.name)
     pictures = draw(
         folder / "plots",
         name=study.name,
@@ -180,21 +172,37 @@ def _choose_and_judge(
     )
     for picture in pictures:
         run.log_file(picture, "plots")
-    JudgedWinner(
-        id=taken.id if taken else kept.id,
-        dev=dev,
-        recipe=recipe,
-        base=base,
-        trials=searched,
-        device_seconds=spent_s,
-        finalists=rows,
-        winner_run=logger.run_id(kept),
-        outcomes=(judged.outcomes, *others),
-        linear=linear,
-        remarks=tuple(remark for remark in remarks if remark),
-        scores=judged,
-        model=models.model_fingerprint(shipped),
-    ).write(folder)
+    found.write(folder)
+
+
+def _without_score(study: str, trials: Sequence[Trial]) -> ClinscaleError:
+    """The error about a study none of whose trials has a score; says why the first one failed."""
+    failed = next((trial for trial in trials if trial.state == "failed"), None)
+    why = f"; the first failed trial ({failed.reason}): {failed.message}" if failed else ""
+    if any(trial.looked for trial in trials):
+        why = "; none came to the end of its first epoch: raise recipe.budget" + why
+    error = ConfigError if failed and failed.reason in ("not_a_number", "over_time") else ClusterError
+    return error(f"study {study}: no trial ended with a score{why}")
+
+
+def _log(run: registry.Run, winner: JudgedWinner, judged: Judgement, task: str) -> None:
+    """The winner's outcomes, scores and tags in the run of its study."""
+    run.log_json(OUTCOMES_FILE, judged.outcomes.plain())
+    run.log_json(OUTCOMES_BY_SEED_FILE, [one.plain() for one in winner.outcomes[1:]])
+    run.log_json(TRIVIAL_OUTCOMES_FILE, judged.trivial_outcomes.plain())
+    run.log(judged.as_metrics(task, winner.dev))
+    run.log({f"linear/{task}/{name}": value for name, value in winner.linear.items()})
+    run.log_json(CONFIRMATION_FILE, [row.plain() for row in winner.finalists])
+    recipe = winner.recipe
+    run.set_tags(
+        {
+            Tag.MAX_TOKENS: str(judged.max_tokens),
+            Tag.PRECISION: describe_precision(recipe.precision, models.stored_precision(recipe.model)),
+            Tag.TRIALS: str(winner.trials),
+            Tag.WINNER_RUN: winner.winner_run,
+            Tag.DEVICE_SECONDS: f"{winner.device_seconds:.1f}",
+        }
+    )
 
 
 def _read_offers(folder: Path) -> tuple[Offer, ...]:

@@ -256,6 +256,16 @@ class TaskConfig(TableFormat):
             raise ConfigError(
                 f"{here}: options belong to distributions, format {self.format} has none; remove them"
             )
+        if self.unit == "line" and not kind.takes_lines:
+            able = _kinds_that("takes_lines")
+            raise ConfigError(f"{here}: unit: line is for kind {able}, got kind {self.kind}; remove it")
+        if not self.is_utf8 and not is_open:
+            raise ConfigError(f"{here}: format {self.format} has an encoding of its own; remove encoding")
+        self._check_splits(here, is_open=is_open)
+        self._check_labels(here, kind)
+        self._check_scoring(here, kind)
+
+    def _check_splits(self, here: str, *, is_open: bool) -> None:
         if self.split_ratios and (min(self.split_ratios) <= 0 or abs(sum(self.split_ratios) - 1) > 1e-6):
             raise ConfigError(
                 f"{here}: split_ratios must be three positive shares that sum to 1, got {list(self.split_ratios)}; "
@@ -280,12 +290,11 @@ class TaskConfig(TableFormat):
             )
         if self.group_pattern is not None:
             self._check_pattern(here, self.group_pattern)
+
+    def _check_labels(self, here: str, kind: type[KindRules]) -> None:
         if self.multi_label and not kind.takes_several_labels:
             able = _kinds_that("takes_several_labels")
             raise ConfigError(f"{here}: multi_label is for kind {able}, got kind {self.kind}; remove it")
-        if self.unit == "line" and not kind.takes_lines:
-            able = _kinds_that("takes_lines")
-            raise ConfigError(f"{here}: unit: line is for kind {able}, got kind {self.kind}; remove it")
         if self.columns.labels and not self.multi_label:
             raise ConfigError(f"{here}: columns.labels is for several labels per text; set multi_label: true")
         if self.columns.labels and self.labels and set(self.labels) != set(self.columns.labels):
@@ -302,6 +311,8 @@ class TaskConfig(TableFormat):
                     f"{here}: {option} must name labels that are read apart, got {' and '.join(map(repr, alike))}, "
                     "which are read as one; keep one, or spell the other otherwise in the files"
                 )
+
+    def _check_scoring(self, here: str, kind: type[KindRules]) -> None:
         if not 0 < self.sensitivity_at < 1:
             raise ConfigError(
                 f"{here}: sensitivity_at must be a specificity between 0 and 1, got {self.sensitivity_at}; give 0.9"
@@ -322,8 +333,6 @@ class TaskConfig(TableFormat):
         if self.scorer is not None and self.scorer not in kind.scorers:
             allowed = nearest(self.scorer, kind.scorers)
             raise ConfigError(f"{here}: scorer {self.scorer!r} is none of kind {self.kind}; {allowed}")
-        if not self.is_utf8 and not is_open:
-            raise ConfigError(f"{here}: format {self.format} has an encoding of its own; remove encoding")
 
     def _check_name(self) -> None:
         """Scores go to MLflow by the task's name, which must be what MLflow takes in the name of a metric."""

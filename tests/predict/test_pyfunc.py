@@ -90,7 +90,9 @@ def test_a_row_without_text_keeps_no_other_from_its_answer(folders, documents):
     rows = [{"text": example.text}, {"text": float("nan")}, {"text": ["canary"]}]
     with pytest.raises(DataError, match="input row 2: column 'text' has no text"):
         model.predict(None, rows)
-    answered, blank, odd = model.predict(None, rows, {"on_error": "skip"})
+    usual = model._predictor.batch_size
+    answered, blank, odd = model.predict(None, rows, {"on_error": "skip", "batch_size": 1})
+    assert model._predictor.batch_size == usual > 1, "params of one call were those of the next"
     assert set(answered) == {"label", "labels", "scores"}
     assert blank == {"error": "column 'text' has no text"}
     assert "canary" not in odd.pop("error")
