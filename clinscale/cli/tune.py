@@ -275,6 +275,8 @@ class _Lines:
 def spent(at: "SweepProgress") -> str:
     """The spent and the remaining budget; before and after the trials, the present activity."""
     trials = f"{at.trials} of {at.trials_budget} trials" if at.trials_budget else f"{at.trials} trials"
+    if at.confirmations:
+        trials += f" and {at.confirmations} under other seeds"
     used = format_seconds(at.device_seconds)
     hours = f" of {format_seconds(at.device_seconds_budget)}" if at.device_seconds_budget else ""
     return f"{trials}, {used}{hours} of device time" + (f"; {at.doing}" if at.doing else "")

@@ -64,6 +64,8 @@ class SearchProgress:
     """Sentences on development scores that are flat over all trials so far, and on how the search goes."""
     looks: int = 0
     """Reports from inside first epochs."""
+    confirmations: int = 0
+    """Trials begun that repeat the setting of a finalist under another seed."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class SweepProgress:
     def trials(self) -> int:
         """Begun so far."""
         return sum(study.trials for study in self.studies)
+
+    @property
+    def confirmations(self) -> int:
+        """Begun so far."""
+        return sum(study.confirmations for study in self.studies)
 
     @property
     def device_seconds(self) -> float:
@@ -312,6 +319,7 @@ def _progress(study: Study, config: SweepConfig, ledger: Ledger) -> SearchProgre
     return SearchProgress(
         name=study.name,
         trials=sum(trial.searched for trial in trials),
+        confirmations=sum(not trial.searched for trial in trials),
         looks=sum(len(trial.looks) for trial in trials),
         epochs=sum(len(trial.epochs) for trial in trials),
         best=best.objective if best else None,

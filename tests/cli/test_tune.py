@@ -136,3 +136,10 @@ def test_a_flat_search_is_told_once_before_the_budget_is_spent(capsys):
         lines(at)
     assert capsys.readouterr().err.count("s: dev accuracy is flat") == 1
     assert "s: dev accuracy is flat at 0.5000 over all 3 trials" in progress_table("x", at).renderables
+
+
+def test_trainings_under_other_seeds_are_shown_when_all_trials_are_begun():
+    at = SweepProgress((SearchProgress("s", 3, 1, 0, 0, 6, 0.5, 9.0, confirmations=2),), 3, None)
+    assert (
+        progress_table("x", at).renderables[0].title.startswith("Sweep x: 3 of 3 trials and 2 under other seeds, ")
+    )
