@@ -132,6 +132,9 @@ BAD_FILES = {
     "csv is gzip": ("n.csv", gzip.compress(b"id,text\n1,a\n"), ["begins like gzip", ".gz"]),
     "json is a pointer": ("n.json", b"version https://git-lfs.github.com/spec/v1\n", ["git lfs pull"]),
     "json broken": ("n.json", b"[" + GOOD_JSON + b", {]", ["not valid JSON at line 1"]),
+    "json by column": ("n.json", b'{"id": {"0": 1}, "text": {"0": "x"}}', ["by its columns", "orient='records'"]),
+    "json split": ("n.json", b'{"columns": ["id", "text"], "index": [0], "data": [[1, "x"]]}', ["by its columns"]),
+    "json below a key": ("n.json", b'{"rows": [{"row": {"id": 1, "text": "x"}}]}', ["a list at 'rows'"]),
     "json no record": ("n.json", b'"x"', ["row 1", "must be a JSON object", "str"]),
     "json no objects": ("n.json", b'["x"]', ["row 1", "must be a JSON object"]),
 }

@@ -12,6 +12,9 @@ from clinscale.storage import parse_json, read_json
 _LONGEST_FIRST_LINE = 2**20
 """Characters that are read to distinguish JSON lines from one document."""
 
+_LISTS = ("data", "rows", "records", "items", "results", "documents", "examples", "hits", "entry", "value")
+"""Keys below which interfaces and exports put their rows."""
+
 _DOCUMENT = "; one document that holds all rows is named .json"
 
 
@@ -32,11 +35,31 @@ def read_json_document(
         return
     found = read_json(uri, table.encoding)
     rows = found if isinstance(found, list) else [found]
+    if isinstance(found, dict) and columns:
+        _refuse_other_forms(uri, found, columns)
     by_id = isinstance(found, dict) and found and all(isinstance(value, dict) for value in found.values())
     if by_id and not (columns and absent(columns, found, nested=True) is None):
         rows = [{"id": key, **value} for key, value in found.items()]
     numbered = ((f"{uri} row {number}", number, row) for number, row in enumerate(rows, 1))
     yield from _records(uri, numbered, columns, on_bad_row)
+
+
+def _refuse_other_forms(uri: str, found: dict[str, Any], columns: Sequence[str]) -> None:
+    """DataError where a document holds a table by its columns, or its rows in a list below other keys."""
+    asked = [found.get(column) for column in columns]
+    indexed = {tuple(one) if isinstance(one, dict) else None for one in asked}
+    is_by_column = None not in indexed and len(indexed) == 1
+    if is_by_column or {"columns", "data"} <= found.keys():
+        raise DataError(
+            f"{uri} must hold an object for each row, and holds a table by its columns; write it by rows, in pandas by "
+            "to_json(orient='records')"
+        )
+    inner = next((key for key in _LISTS if isinstance(found.get(key), list)), None)
+    if inner and absent(columns, found, nested=True):
+        raise DataError(
+            f"{uri} must hold an object for each row, and holds one with a list at {inner!r}; save that list alone, "
+            "as an object for each row"
+        )
 
 
 def _is_json_lines(uri: str, table: TableFormat) -> bool:

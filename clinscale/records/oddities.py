@@ -81,6 +81,10 @@ def has_escaped_breaks(text: str) -> bool:
     return "\\" in text and (escaped := text.count("\\n")) > 1 and escaped > text.count("\n")
 
 
+def _has_marked_breaks(text: str) -> bool:
+    return "\\\n" in text and text.count("\\\n") == text.count("\n")
+
+
 def _has_escaped_letters(text: str) -> bool:
     return "\\" in text and _ESCAPED_LETTER.search(text) is not None
 
@@ -144,6 +148,7 @@ ODD_NAMES: Mapping[str, Callable[[str], bool]] = {
 
 ODD_TEXTS: Mapping[str, Callable[[str], bool]] = {
     r"\n, a backslash and a letter, in place of line breaks": has_escaped_breaks,
+    "a backslash before every line break, as MySQL exports them": _has_marked_breaks,
     **ODD_NAMES,
     "the name of a file and nothing else": _is_name_of_file,
     "neither a letter nor a digit": _has_no_word,

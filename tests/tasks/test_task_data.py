@@ -65,6 +65,7 @@ def test_texts_that_an_export_did_not_mean_so_are_remarked_on(task_of, tmp_path)
     odd += [
         ('"{""note"": ""pain""}"', "a"),
         ("no%20chest%20pain%20now", "b"),
+        ('"pain\\\nfever"', "b"),
         ("na\u00efve EF=20% n=18 p=5 q=1A", "a"),
     ]
     cut = [(f"{number} ".ljust(255, "x"), "a") for number in range(3)]
@@ -77,7 +78,12 @@ def test_texts_that_an_export_did_not_mean_so_are_remarked_on(task_of, tmp_path)
         "a word such as None",
         "an object of JSON",
     )
-    for words in (*what, "escapes such as %20", "letters that were read in another encoding"):
+    for words in (
+        *what,
+        "a backslash before every line break",
+        "escapes such as %20",
+        "letters that were read in another encoding",
+    ):
         assert f"1 texts hold {words}" in remarks
     assert "3 texts have 255 characters, and none has more: were they cut at export?" in remarks
 
