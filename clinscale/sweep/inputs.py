@@ -15,7 +15,7 @@ from clinscale.sweep.foreseen import Base, check_settings
 from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.space import MODEL, SearchSpace, load_space
 from clinscale.sweep.trial import TrialSpec
-from clinscale.sweep.warm import warm_points
+from clinscale.sweep.warm import read_warm_points, warm_file, warm_points
 from clinscale.tasks import TaskConfig, TaskData, check_use, kind_of, load_task, read_task
 from clinscale.tokenizers import load_tokenizer
 
@@ -164,7 +164,7 @@ def sweep_recipe(config: SweepConfig, inputs: SweepInputs) -> dict[str, Any]:
     by_study: dict[str, Any] = {name: NOT_READ for name in inputs.failures}
     shared = _shared(config)
     for study in inputs.studies:
-        # what a warm start finds in MLflow may be more by the time of a resume; the ledger records what it was
+        # what a warm start finds in MLflow may be more by the time of a resume; a file records what it was
         left_out = {"warm", *shared}
         by_study[study.name] = {
             key: value for key, value in study_recipe(config, study).items() if key not in left_out
@@ -213,11 +213,15 @@ def _read_study(
     bases = tuple(registry.fetch_model(tracking, model, home=home) for model in study.models)
     known = [_loaded(base, task) for base in bases] if loads_weights else []
     recipe = config.recipe
-    warm = warm_points(
-        tracking, recipe.warm_start, task=task, space=space, count=recipe.warm_points, own=study.name
-    )
-    if len(bases) > 1:
-        warm = tuple({MODEL: index, **point} for point in warm for index in range(len(bases)))
+    begun = warm_file(Path(home) / "sweep" / config.name, study.name)
+    if begun.is_file():  # MLflow may hold more by now, and the sweep would go on otherwise than it began
+        warm = read_warm_points(begun)
+    else:
+        warm = warm_points(
+            tracking, recipe.warm_start, task=task, space=space, count=recipe.warm_points, own=study.name
+        )
+        if len(bases) > 1:
+            warm = tuple({MODEL: index, **point} for point in warm for index in range(len(bases)))
     data = read_task(task, study.data)
     check_use(data)
     check_settings(study.name, space, known, data, config.runtime)

@@ -27,6 +27,7 @@ from clinscale.sweep.record import TrialLogger
 from clinscale.sweep.remarks import search_remarks
 from clinscale.sweep.segments import run_segments
 from clinscale.sweep.trial import run_segment
+from clinscale.sweep.warm import warm_file, write_warm_points
 from clinscale.sweep.winner import StudyResult, check_winner, finish_study
 from clinscale.tasks import metric_of
 
@@ -147,6 +148,8 @@ def sweep(
     with contextlib.ExitStack() as open_runs:
         # the ledger first: who may not write it must not touch the runs of the process that does
         ledger = open_runs.enter_context(contextlib.closing(Ledger(folder / LEDGER_FILE)))
+        for study in inputs.studies if config.recipe.warm_start else ():
+            write_warm_points(warm_file(folder, study.name), study.warm)
         _check_unchanged(inputs, folder)  # a refusal leaves the finished runs in MLflow as they are
         runs = [open_runs.enter_context(_study_run(config, study, tracking)) for study in inputs.studies]
         for study, run in zip(inputs.studies, runs, strict=True):

@@ -3,17 +3,38 @@
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from clinscale import registry
 from clinscale.config import nearest
-from clinscale.errors import ConfigError
+from clinscale.errors import ConfigError, DataError
 from clinscale.registry import RunRecord, Tag
+from clinscale.storage import read_json, write_json
 from clinscale.sweep.dimensions import CategoricalDimension
 from clinscale.sweep.space import SearchSpace
 from clinscale.tasks import TaskConfig
 
 AUTO = "auto"
+
+
+def warm_file(folder: Path, study: str) -> Path:
+    """The file in a sweep's folder of the points that a study took from earlier ones when the sweep began."""
+    return folder / study / "warm.json"
+
+
+def write_warm_points(file: Path, points: Sequence[Mapping[str, Any]]) -> None:
+    """Record the points, once: later starts of the sweep go on with them, whatever MLflow holds by then."""
+    if not file.exists():
+        write_json(file, [dict(point) for point in points])
+
+
+def read_warm_points(file: Path) -> tuple[dict[str, Any], ...]:
+    """The points that were recorded; DataError for a file of anything else."""
+    points = read_json(file)
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise DataError(f"{file} must hold the points of a warm start; restore it from a backup of the sweep")
+    return tuple(points)
 
 
 def warm_points(

@@ -1,6 +1,7 @@
 """Sweeps with real Optuna and MLflow: one on Ray Tune, the others on forks. Each costs seconds, so each asks a lot."""
 
 import contextlib
+import json
 import math
 import random
 import shutil
@@ -482,6 +483,22 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
     assert again.value == value
 
 
+def finish_another(tracking, point):
+    """A study of the same task that ends in the meantime."""
+    tags = {Tag.KIND: "sweep", Tag.NAME: "another", Tag.TASK: "demo_pairs", Tag.TASK_KIND: "pair"}
+    tags |= {Tag.SPACE: json.dumps([*point])}
+    with registry.start_run(tracking, experiment="clinscale-sweep", name="another", tags=tags, params={}) as run:
+        with registry.start_run(
+            tracking,
+            experiment="clinscale-sweep",
+            name="another-0",
+            tags={Tag.KIND: "trial", Tag.NAME: "another-0"},
+            params=point,
+            parent=run.id,
+        ) as trial:
+            trial.log({"objective": 0.9}, step=1)
+
+
 def test_studies_in_another_order_go_on_with_their_own_trials(demo_data, base_models, tracking, tmp_path, forks):
     """The ledger knows a study by its number, and a file in another order means the same sweep."""
     space = write_space(tmp_path, fixed={"epochs": 1, "dropout": 0.0, "batch_size": 8, "max_tokens": 64})
@@ -496,11 +513,18 @@ def test_studies_in_another_order_go_on_with_their_own_trials(demo_data, base_mo
         if any(one.epochs for one in progress.studies):
             raise KilledError
 
-    begun = config(*studies, trials=2, scheduler="none")
+    begun = config(*studies, trials=2, scheduler="none", warm_start=["auto"])
     with pytest.raises(KilledError):
         sweep(begun, tracking=tracking, home=tmp_path, cluster=forks, on_progress=kill)
-    turned = config(*reversed(studies), trials=2, scheduler="none")
+    finish_another(tracking, {"optimizer.learning_rate": 9e-4})  # which it was not begun with
+    turned = config(*reversed(studies), trials=2, scheduler="none", warm_start=["auto"])
     done = sweep(turned, tracking=tracking, home=tmp_path, cluster=forks)
     assert [one.name for one in done.studies] == [one["name"] for one in studies]
-    losses = {trial.metrics["train/loss"] for trial in registry.read_runs(tracking, kind="trial")}
+    assert len([run for run in registry.read_runs(tracking, kind="sweep") if run.name != "another"]) == 2
+    assert {trial.origin for trial in Ledger(tmp_path / "sweep" / "pairs" / "ledger.jsonl").trials} == {"first"}
+    losses = {
+        trial.metrics["train/loss"]
+        for trial in registry.read_runs(tracking, kind="trial")
+        if "train/loss" in trial.metrics
+    }
     assert len(losses) == 2, "of two models, none has the numbers of the other"
