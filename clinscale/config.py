@@ -200,6 +200,10 @@ def _parse_override(override: str) -> dict[str, Any]:
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"override {override!r} must read key.path=value, e.g. recipe.seed=7")
+    if not text.strip():  # as of a shell variable that is not set
+        raise ConfigError(
+            f"override {override!r} has no value; write {path.strip()}=null for none, or leave it out"
+        )
     return nest({path.strip(): parse_scalar(text, f"override of {path}")})
 
 
@@ -217,7 +221,7 @@ def _refuse_unusable(values: Mapping[str, Any], source: str) -> None:
         elif isinstance(value, str):
             fault = _fault_of(value)
         elif isinstance(value, float) and not math.isfinite(value):
-            fault = "must be a finite number"
+            fault = "must be a finite number, or in quotes where text such as 1e999 is meant"
         if fault:
             raise ConfigError(f"{source}: {path or 'a key'} {fault}; correct it")
 

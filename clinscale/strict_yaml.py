@@ -113,7 +113,8 @@ def parse_scalar(text: str, source: str) -> Any:
     if isinstance(node, yaml.ScalarNode) and not node.style:
         is_whole = node.value == text.strip()
     else:
-        is_whole = len(found) < 2 and (node is None or not text[node.end_mark.index :].strip())
+        end = node.end_mark.index if node else 0  # of a comment alone nothing is read
+        is_whole = len(found) < 2 and not text[end:].strip()
     if not is_whole:
         raise ConfigError(f"{source}: YAML reads only a part of the value; quote it")
     return found[0] if found else None

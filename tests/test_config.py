@@ -85,6 +85,8 @@ def test_a_part_of_a_section_leaves_the_rest_as_this_configs_default_has_it(tmp_
         ("- name", [], ["must be a mapping", "list"]),
         ("name: x", ["seed"], ["override 'seed'", "key.path=value"]),
         ("name: x", ["=3"], ["override", "key.path=value"]),
+        ("name: x", ["seed="], ["override 'seed=' has no value", "seed=null"]),
+        ("name: x", ["name=1e999"], ["name must be a finite number", "in quotes"]),
         ("name: x", ["seed=[1"], ["seed", "not YAML"]),
         ("name: x", ["name=run #2"], ["name", "only a part of the value"]),
         ("name: x\nseed: true", [], ["seed", "a number, and neither true nor false", "True"]),

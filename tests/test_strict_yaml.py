@@ -103,7 +103,7 @@ def test_a_value_of_the_command_line_is_read_whole_or_not_at_all():
     assert parse_scalar("year=2020/run[1]", "x") == "year=2020/run[1]"
     assert parse_scalar("{a: '#'}", "x") == {"a": "#"}
     assert parse_scalar("", "x") is None
-    for text in ("/data/run #2", "3 # three", "'a' b", "a\n b", "--- a\n--- b"):
+    for text in ("#2", " # none", "/data/run #2", "3 # three", "'a' b", "a\n b", "--- a\n--- b"):
         with pytest.raises(ConfigError, match="quote it"):
             parse_scalar(text, "x")
 

@@ -18,8 +18,9 @@ from clinscale.launch.providers import (
     GCP_REGIONS,
     Machine,
 )
-from clinscale.launch.rules import is_host
+from clinscale.launch.rules import RAY_PORTS, is_host
 from clinscale.launch.versions import pins
+from clinscale.strict_yaml import parse_yaml
 
 _Port = Annotated[int, Field(ge=1024, le=65535)]
 _Price = Annotated[float, Field(ge=0)] | None
@@ -39,15 +40,22 @@ class Answers(Config):
 
     FREE: ClassVar[frozenset[str]] = frozenset()
     """Fields that may hold spaces and the like, since no shell reads them."""
+    QUOTED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are text whatever YAML makes of them: quoted in their file, or of a file that is no YAML."""
 
     def check(self) -> None:
-        """Refuse what a shell would read as more than a word."""
+        """Refuse what a shell would read as more than a word, and YAML as another value than this text."""
         for name, value in self.plain().items():
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and name not in self.FREE and not _WORD.fullmatch(text):
                     raise ConfigError(
                         f"answer {name} must be letters, digits and ./:@+~-_ only, as it goes into shell commands, "
                         f"got {text!r}; take out the rest, or rename what it names"
+                    )
+                if isinstance(text, str) and name not in self.QUOTED and not _is_text(text):
+                    raise ConfigError(
+                        f"answer {name} must be a text where Ray, Kubernetes and Docker read their YAML, got {text!r}: "
+                        "there no and on are truth values, and 12:30 is a number; rename what it names"
                     )
 
 
@@ -252,6 +260,7 @@ class AzureAnswers(Cloud):
     head_cpus: Annotated[int, Field(ge=2)] = 8
 
     MACHINES = AZURE_MACHINES
+    QUOTED = frozenset({"zones"})
 
     def check(self) -> None:
         """The location and zones exist, and the image is one version."""
@@ -317,6 +326,21 @@ class OnPremAnswers(Cluster):
                 f"first_worker_port={self.first_worker_port} must be below last_worker_port={self.last_worker_port}; "
                 "swap them, or leave both out"
             )
+        self._check_ports()
+
+    def _check_ports(self) -> None:
+        """No two parts of Ray listen on one port of a host: it refuses to start."""
+        taken = {number: f"Ray's {what}" for number, what in RAY_PORTS.items() if what != "control store"}
+        for name in ("port", "object_manager_port", "node_manager_port"):
+            number = getattr(self, name)
+            if number in taken:
+                raise ConfigError(f"{name}={number} is the port of {taken[number]}, too; give it another one")
+            taken[number] = name
+        if inside := [number for number in taken if self.first_worker_port <= number <= self.last_worker_port]:
+            raise ConfigError(
+                f"first_worker_port={self.first_worker_port} and last_worker_port={self.last_worker_port} have port "
+                f"{inside[0]} of {taken[inside[0]]} between them; move them"
+            )
 
 
 class KuberayAnswers(Answers):
@@ -354,6 +378,7 @@ class KuberayAnswers(Answers):
     usd_per_hour_head: _Price = None
 
     FREE = frozenset({"spot_label"})
+    QUOTED = frozenset({"mlflow", "spot_label"})
 
     def check(self) -> None:
         """Kubernetes takes the names, the image is one version, the bounds are in order."""
@@ -391,6 +416,8 @@ class SlurmAnswers(Answers):
     shared_folder: str | None = None
     """Folder that all nodes see; the default is where the job is submitted."""
 
+    QUOTED = frozenset({"partition", "account", "environment", "shared_folder"})
+
 
 class DockerAnswers(Answers):
     """`docker`: the image of Kubernetes and of any host with containers."""
@@ -401,6 +428,8 @@ class DockerAnswers(Answers):
     """Package index that torch comes from, e.g. https://download.pytorch.org/whl/cpu; PyPI's build is for CUDA."""
     extra: str | None = None
     """An extra of clinscale, e.g. spacy."""
+
+    QUOTED = frozenset({"base", "torch_index", "extra"})
 
     def check(self) -> None:
         """The base is one version."""
@@ -429,6 +458,18 @@ class MlflowAnswers(Answers):
                 "the server's rights to a part of the bucket"
             )
         _must_have_tag("postgres", self.postgres)
+
+
+def _is_text(text: str) -> bool:
+    """Whether all readers of YAML have this very text for the plain word.
+
+    Go's reader, which is that of Kubernetes, takes `y` and `n` for truth values, and `1e3` for a number.
+    """
+    try:
+        read = [*parse_yaml(text, "the answer", dialect="1.1"), *parse_yaml(text, "the answer", dialect="1.2")]
+    except ConfigError:
+        return False
+    return read == [text, text] and text.lower() not in ("y", "n")
 
 
 def _choices(name: str, known: Sequence[str]) -> str:

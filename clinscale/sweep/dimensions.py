@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _LARGEST = 2**53
 """Largest whole number up to which a float, in which Optuna counts, holds every one."""
 
+_MOST_STEPS = 1_000_000
+"""Most values of a range whose step Optuna knows of."""
+
 
 class Prior(Config):
     """A published setting, and how far from it the best one may be."""
@@ -95,8 +98,8 @@ class _Range(_Dimension):
         self._check_prior()
 
     def examples(self) -> list[Any]:
-        """The least and the greatest value, and one between them, which need not be whole where they are."""
-        return [self.at(0.0), self.at(1 / math.e), self._last()]  # type: ignore[attr-defined]
+        """The least and the greatest value, and those between them that need not be whole, or even, where they are."""
+        return [self.at(0.0), self._second(), self.at(1 / math.e), self._last()]  # type: ignore[attr-defined]
 
     def holds(self, value: Any) -> bool:
         """Whether it is a value that a trial can have: a number of this type, between the ends, on the step."""
@@ -150,11 +153,19 @@ class FloatDimension(_Range):
         """The dimension as Optuna's distribution."""
         from optuna.distributions import FloatDistribution
 
-        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+        return FloatDistribution(self.low, self.high, log=self.log, step=self._known_step)
 
     def suggest(self, trial: "Trial", name: str) -> float:
-        """The value that an Optuna trial chooses."""
-        return float(trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step))
+        """The value that an Optuna trial chooses, on its step to the last bit: conditions ask for 0.3, not 3 * 0.1."""
+        found = float(trial.suggest_float(name, self.low, self.high, log=self.log, step=self._known_step))
+        if self.step is None:
+            return found
+        return self._value(min(round((found - self.low) / self.step), self._count() - 1))
+
+    @property
+    def _known_step(self) -> float | None:
+        """The step that Optuna knows of: in floats, the values of a very small one would be off it."""
+        return self.step if self.step is not None and self._count() <= _MOST_STEPS else None
 
     def at(self, share: float) -> float:
         """The value at `share` (0 to below 1) of the way."""
@@ -175,6 +186,9 @@ class FloatDimension(_Range):
         if self.low == self.high:
             return [self.low]
         return None if self.step is None else [self._value(index) for index in range(self._count())]
+
+    def _second(self) -> float:
+        return self.low if self.step is None else self._value(min(1, self._count() - 1))
 
     def _last(self) -> float:
         return self.high if self.step is None else self._value(self._count() - 1)
@@ -229,6 +243,9 @@ class IntDimension(_Range):
     @property
     def _values(self) -> range:
         return range(self.low, self.high + 1, self.step)
+
+    def _second(self) -> int:
+        return self._values[:2][-1]
 
     def _last(self) -> int:
         return self._values[-1]

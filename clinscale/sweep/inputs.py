@@ -70,8 +70,8 @@ class Study:
         trained = at[0].value  # the shortest training between two looks is the first, of the smallest batch
         batches = self.space.parameters.get("batch_size")
         if at[0].unit == "steps":
-            batch = min(batches.examples()) if batches else self.space.recipe("-", {}).batch_size
-            trained *= int(batch)
+            sizes = batches.examples() if batches else [self.space.recipe("-", {}).batch_size]
+            trained *= min(map(int, sizes))  # of choices that are texts, "16" is less than "8"
         else:
             trained *= len(self.data.splits["train"])
         return Looks(at, look_part(self.data, trained_examples=int(trained)))

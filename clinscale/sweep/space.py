@@ -88,14 +88,18 @@ class SearchSpace(Config):
 
     def _check_effects(self) -> None:
         """Values are legal in the recipe, and each of them is another training."""
-        if not self.parameters.keys() & {"optimizer.schedule", "optimizer.warmup_steps"}:
-            unused = {f"optimizer.{name}" for name in self.recipe("-", {}).optimizer.unused}
-            if idle := sorted(unused & self.parameters.keys()):
-                raise ConfigError(
-                    f"search space: {idle[0]} changes nothing beside what is fixed (warmup_steps, schedule), so there "
-                    "is nothing to search; take it out, or fix the other one otherwise"
-                )
         anchor = {key: dimension.examples()[0] for key, dimension in self.parameters.items()}
+        deciding = [key for key in ("optimizer.schedule", "optimizer.warmup_steps") if key in self.parameters]
+        met = [
+            self._met(anchor, dict(zip(deciding, values, strict=True)))
+            for values in itertools.product(*(self.parameters[key].examples() for key in deciding))
+        ]
+        unused = set.intersection(*({*self.recipe("-", point).optimizer.unused} for point in met))
+        if idle := sorted({f"optimizer.{name}" for name in unused} & self.parameters.keys()):
+            raise ConfigError(
+                f"search space: {idle[0]} changes nothing beside warmup_steps and schedule as they are fixed or "
+                "searched, so there is nothing to search; take it out, or change the other one"
+            )
         for key, dimension in self.parameters.items():
             meant: dict[str, Any] = {}
             for value in dimension.examples():

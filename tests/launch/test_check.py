@@ -68,6 +68,14 @@ def test_a_batch_script_is_clean(tmp_path):
     assert told(check(tmp_path / "s.sbatch")) == []
 
 
+@pytest.mark.parametrize(
+    "given", ["--time 1-00:00:00", "-t90", "--nodes=2 --time='8:00:00' # a night", "-t 30:00"]
+)
+def test_a_time_limit_is_found_as_sbatch_reads_it(tmp_path, given):
+    (tmp_path / "s.sbatch").write_text(SCRIPT.replace("--time=08:00:00", given))
+    assert told(check(tmp_path / "s.sbatch")) == []
+
+
 WORKER = "    min_workers: 0\n    max_workers: 4\n    resources: {CPU: 16, GPU: 1}"
 MISTAKES = [
     # file, what stands there (a pattern), what is written instead, the rule, what is found, the mend
@@ -479,6 +487,13 @@ MISTAKES = [
     # batch scripts
     ("SCRIPT", r"RAY_AUTH_MODE=token ", "", "token", "without RAY_AUTH_MODE=token", "export"),
     ("SCRIPT", r"#SBATCH --time.*\n", "", "spend cap", "no #SBATCH --time", "longest time"),
+    ("SCRIPT", r"--time=.*", "--time-min=10", "spend cap", "no #SBATCH --time", "longest time"),
+    ("SCRIPT", r"#SBATCH --time", "date\n#SBATCH --time", "spend cap", "after the first command", "above"),
+    ("SCRIPT", r"--time=.*", "-t 0", "spend cap", "#SBATCH --time is 0", "24:00:00"),
+    ("SCRIPT", r"--time=.*", "--time=UNLIMITED", "spend cap", "#SBATCH --time is UNLIMITED", "24:00:00"),
+    ("SCRIPT", r"--time=.*", "--time=8h", "spend cap", "#SBATCH --time is 8h", "24:00:00"),
+    ("SCRIPT", r"\n", "\r\n", "syntax", "lines end as in DOS", "dos2unix"),
+    ("SCRIPT", r"#!/bin/bash\n", "", "syntax", "not #!", "#!/bin/bash"),
     ("SCRIPT", r" RAY_USAGE_STATS_ENABLED=0", "", "telemetry", "reports its use", "export"),
     ("SCRIPT", r"export", "if true; export", "syntax", "syntax error", "fix"),
     ("SCRIPT", r"--home /shared/runs", "--home /tmp/runs", "shared storage", "/tmp", "all nodes see"),

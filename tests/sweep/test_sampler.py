@@ -56,6 +56,18 @@ def test_the_next_point_is_a_function_of_the_trials_so_far(sampler):
     assert [other.propose(trials[:n]).params for n in (4, 5, 6)] != [trial.params for trial in trials[4:7]]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random", "nsga2"])
+def test_optunas_points_are_on_the_step_so_that_conditions_hold(sampler):
+    tenths = {"type": "float", "low": 0.0, "high": 0.5, "step": 0.1}
+    sizes = {"type": "categorical", "choices": [4, 8], "when": {"dropout": [0.1, 0.3]}}
+    space = SearchSpace.parse({"parameters": {"dropout": tenths, "batch_size": sizes}}, source="test")
+    points = [
+        trial.params for trial in searched(Proposer(space, sampler=sampler), 30, lambda params: params["dropout"])
+    ]
+    assert {point["dropout"] for point in points} <= {0.0, 0.1, 0.2, 0.3, 0.4, 0.5}
+    assert all(("batch_size" in point) == (point["dropout"] in (0.1, 0.3)) for point in points)
+
+
 def test_a_model_of_the_scores_searches_where_they_are_high():
     trials = searched(Proposer(SPACE, seed=0), 40)
     late = sorted(abs(trial.params["optimizer.learning_rate"] - 3e-3) for trial in trials[20:])

@@ -210,9 +210,29 @@ def test_steps_are_counted_in_decimals():
         parse(parameters={"dropout": tenths}, first_trials=[{"dropout": 0.25}])
 
 
-def test_a_range_of_many_steps_is_never_listed():
+def test_a_range_of_many_steps_is_never_listed_and_optuna_takes_its_values():
     space = parse(parameters={"dropout": {"type": "float", "low": 0, "high": 0.5, "step": 1e-12}})
-    assert all(0 <= point["dropout"] <= 0.5 for point in space.quasi_random(4))
+    points = space.quasi_random(4)
+    assert all(0 <= point["dropout"] <= 0.5 for point in points)
+    for point in points:
+        optuna.trial.create_trial(value=0.5, params=point, distributions=space.distributions(point))
+
+
+@pytest.mark.parametrize(
+    "batch", [{"type": "int", "low": 4, "high": 32}, {"type": "float", "low": 4, "high": 40, "step": 1}]
+)
+def test_every_whole_number_of_a_range_is_legal_in_the_recipe(batch):
+    with pytest.raises(ConfigError, match="micro_batch_size must divide batch_size=5, got 2"):
+        parse(fixed={"micro_batch_size": 2}, parameters={"batch_size": batch})
+    parse(fixed={"micro_batch_size": 2}, parameters={"batch_size": {**batch, "step": 4}})
+
+
+def test_a_value_that_others_always_stand_in_place_of_is_nothing_to_search():
+    ratio = {"optimizer.warmup_ratio": {"type": "float", "low": 0, "high": 0.2}}
+    steps = {"type": "int", "low": 0, "high": 100}
+    with pytest.raises(ConfigError, match=r"optimizer\.warmup_ratio changes nothing"):
+        parse(parameters={"optimizer.warmup_steps": steps, **ratio})
+    parse(parameters={"optimizer.warmup_steps": {"type": "categorical", "choices": [None, 100]}, **ratio})
 
 
 POOLED = {
