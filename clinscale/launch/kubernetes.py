@@ -13,6 +13,8 @@ from clinscale.launch import rules
 from clinscale.launch.problem import Problem
 from clinscale.launch.versions import pins
 
+_LEAST_MEMORY = 2**20
+"""Bytes below which no container starts."""
 _LONGEST = {"RayCluster": 53, "RayJob": 47}
 _MODES = ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]
 _SPOT = re.compile(r"gke-spot|gke-preemptible|capacityType|capacity-type|scalesetpriority|spot", re.IGNORECASE)
@@ -89,7 +91,8 @@ def _job(file: str, where: str, spec: Mapping[str, Any]) -> Iterator[Problem]:
             f"{where} keeps its cluster when it has ended",
             "write shutdownAfterJobFinishes: true and ttlSecondsAfterFinished: 600",
         )
-    if "activeDeadlineSeconds" not in spec:
+    deadline_s = spec.get("activeDeadlineSeconds")
+    if not isinstance(deadline_s, int) or deadline_s < 1:
         yield Problem(
             file, "spend cap", f"{where} may run for ever", "give activeDeadlineSeconds: the longest it may take"
         )
@@ -194,6 +197,7 @@ def _pod(file: str, where: str, pod: Mapping[str, Any], *, is_head: bool) -> Ite
                 f"{name} may run as root",
                 "write securityContext: {runAsNonRoot: true}",
             )
+        yield from _quantities(file, name, _below(container, "resources"))
         if not _below(container, "resources").get("requests"):
             yield Problem(
                 file,
@@ -224,6 +228,45 @@ def _pod(file: str, where: str, pod: Mapping[str, Any], *, is_head: bool) -> Ite
                     f"{name} opens port {port['hostPort']} of its node",
                     "leave hostPort out",
                 )
+
+
+def _quantities(file: str, where: str, resources: Mapping[str, Any]) -> Iterator[Problem]:
+    """Amounts are quantities of Kubernetes, memory is no handful of bytes, and a limit allows what is requested."""
+    for part in ("requests", "limits"):
+        for resource, amount in _below(resources, part).items():
+            found, value = f"{where} {part} {resource}: {amount}", _amount(amount)
+            if value is None:
+                yield Problem(
+                    file,
+                    "resources",
+                    found,
+                    "write memory as 64Gi or 64G, and CPUs as 8 or 500m; not GB, g, or a blank",
+                )
+            elif resource == "memory" and value < _LEAST_MEMORY:
+                yield Problem(
+                    file,
+                    "resources",
+                    f"{found} ({value:g} bytes)",
+                    "write 64Gi: without a unit it is bytes, m thousandths",
+                )
+    requests, limits = _below(resources, "requests"), _below(resources, "limits")
+    for resource in sorted(requests.keys() & limits.keys()):
+        asked, most = _amount(requests[resource]), _amount(limits[resource])
+        if asked is not None and most is not None and asked > most:
+            found = f"{where} requests {resource} {requests[resource]} above its limit {limits[resource]}"
+            yield Problem(file, "resources", found, "raise the limit: such a pod is never made")
+
+
+def _amount(quantity: Any) -> float | None:
+    """A quantity of Kubernetes as a number; None of what is none."""
+    match = re.fullmatch(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([KMGTPE]i|[numkMGTPE])?", str(quantity))
+    if match is None or isinstance(quantity, bool):
+        return None
+    unit = match[2] or ""
+    thousands = {"n": -3, "u": -2, "m": -1, "": 0}.get(unit)
+    if thousands is None:
+        thousands = "kMGTPE".index(unit[0].replace("K", "k")) + 1
+    return float(match[1]) * float(1024 if unit.endswith("i") else 1000) ** thousands
 
 
 def _service(file: str, where: str, kind: Any) -> Iterator[Problem]:

@@ -207,7 +207,7 @@ def _spending(file: str, kind: str, config: Mapping[str, Any], provider: Mapping
     if "max_workers" not in config:
         yield Problem(file, "spend cap", "no max_workers", "give it: it caps what is rented")
     idle = config.get("idle_timeout_minutes")
-    if not isinstance(idle, (int, float)) or idle > 240:
+    if not isinstance(idle, (int, float)) or not idle <= 240:  # nan is neither
         found = "no idle_timeout_minutes" if idle is None else f"idle_timeout_minutes is {idle}"
         yield Problem(file, "idle shutdown", found, "give idle_timeout_minutes: 10, at most 240")
     if provider.get("cache_stopped_nodes", kind != "gcp"):

@@ -1,7 +1,7 @@
 """Running code: connect to or start Ray, or fork local processes; run one function on N workers."""
 
 from clinscale.runtime.forks import Fork, Forks, fork_session
-from clinscale.runtime.group import GroupConfig
+from clinscale.runtime.group import GroupConfig, check_gpus
 from clinscale.runtime.memory import halved, out_of_memory_as, run_halving
 from clinscale.runtime.session import (
     PATIENT,
@@ -29,6 +29,7 @@ __all__ = [
     "GroupConfig",
     "WorkerContext",
     "beat",
+    "check_gpus",
     "cpu_model",
     "current_cluster",
     "fork_session",

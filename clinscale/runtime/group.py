@@ -6,6 +6,15 @@ from clinscale.config import Config
 from clinscale.errors import ConfigError
 
 
+def check_gpus(setting: str, gpus: float) -> None:
+    """ConfigError for a number of GPUs that Ray gives no process: a part of one is shared, more than one are whole."""
+    if gpus > 1 and gpus != int(gpus):
+        raise ConfigError(
+            f"{setting} must be a share of one GPU or a whole number of them, got {gpus:g}; write {int(gpus)} or "
+            f"{int(gpus) + 1}"
+        )
+
+
 class GroupConfig(Config):
     """A group of workers: how many, what each is given, and how long and how often it is waited for."""
 
@@ -56,6 +65,7 @@ class GroupConfig(Config):
             raise ConfigError(
                 f"runtime.gpus_per_worker must not be negative, got {self.gpus_per_worker:g}; 0 trains on CPUs"
             )
+        check_gpus("runtime.gpus_per_worker", self.gpus_per_worker)
 
     def check_precision(self, precision: str) -> None:
         """ConfigError for fp16 on workers without a GPU."""

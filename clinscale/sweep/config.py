@@ -11,6 +11,7 @@ from clinscale.finetune import FinetuneRecipe, FinetuneRuntime
 from clinscale.models import AttentionConfig
 from clinscale.promotion import GateRules
 from clinscale.runfolder import check_plain_name
+from clinscale.runtime import check_gpus
 from clinscale.sweep.policy import Halving, Scheduler
 from clinscale.sweep.sampler import Objective, Sampler
 from clinscale.units import Duration
@@ -82,6 +83,16 @@ class StudyConfig(Config):
             raise ConfigError(
                 f"study {self.name}: max_tokens must be at least 8, got {self.max_tokens}; 512 is usual for short "
                 "windows"
+            )
+        if self.space is not None and not self.space.strip():  # as of a shell variable that is not set
+            raise ConfigError(
+                f"study {self.name}: space must name a YAML file, got {self.space!r}; leave it out to search that of "
+                "search_spaces/"
+            )
+        if self.max_tokens is not None and "max_tokens" in self.fixed:
+            raise ConfigError(
+                f"study {self.name}: max_tokens is given twice, as {self.max_tokens} and, in fixed, as "
+                f"{self.fixed['max_tokens']}; leave out one of the two"
             )
 
 
@@ -324,6 +335,7 @@ class SweepRuntime(MemoryConfig, AttentionConfig):
                 f"got {self.cpus_per_trial:g}, {self.gpus_per_trial:g}, {self.workers_per_trial} and "
                 f"{self.max_failures}; leave out those below for the usual ones"
             )
+        check_gpus("runtime.gpus_per_trial", self.gpus_per_trial)
         if (self.max_concurrent_trials is not None and self.max_concurrent_trials < 1) or (
             self.disk_quota_gb is not None and self.disk_quota_gb <= 0
         ):

@@ -191,6 +191,7 @@ def test_one_process_does_not_take_the_work_of_several(base_models, demo_data, t
         ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
         ({"cpus_per_worker": 0}, "cpus_per_worker must be above 0, got 0"),
         ({"gpus_per_worker": -1}, "gpus_per_worker must not be negative, got -1"),
+        ({"gpus_per_worker": 1.5}, r"gpus_per_worker must be a share of one GPU .* got 1\.5; write 1 or 2"),
         ({"num_workers": 2, "device": "cuda"}, "device=cuda applies only when"),
         ({"zero": {"stage": 3}}, r"zero applies only to several workers, .* set runtime\.num_workers=2"),
     ],

@@ -484,6 +484,35 @@ MISTAKES = [
         "in an address",
         "0600",
     ),
+    *(
+        ("kuberay/cluster.yaml", r"memory: 48Gi", f"memory: {amount}", "resources", found, mend)
+        for amount, found, mend in [
+            ("48GB", "requests memory: 48GB", "64Gi"),
+            ("48g", "requests memory: 48g", "not GB, g"),
+            ("48 Gi", "requests memory: 48 Gi", "64Gi"),
+            ("48", "memory: 48 (48 bytes)", "without a unit it is bytes"),
+            ("48000m", "memory: 48000m (48 bytes)", "m thousandths"),
+        ]
+    ),
+    (
+        "kuberay/cluster.yaml",
+        r"(requests: .*memory:) 48Gi",
+        r"\1 96Gi",
+        "resources",
+        "requests memory 96Gi above its limit 48Gi",
+        "raise the limit",
+    ),
+    *(
+        (
+            "kuberay/tune.yaml",
+            r"(activeDeadlineSeconds:) .*",
+            rf"\1 {none}",
+            "spend cap",
+            "may run for ever",
+            "longest",
+        )
+        for none in ("", "0", "72h")
+    ),
     # batch scripts
     ("SCRIPT", r"RAY_AUTH_MODE=token ", "", "token", "without RAY_AUTH_MODE=token", "export"),
     ("SCRIPT", r"#SBATCH --time.*\n", "", "spend cap", "no #SBATCH --time", "longest time"),

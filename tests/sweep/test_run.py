@@ -130,6 +130,17 @@ def test_each_study_has_a_trial_and_each_base_once(demo_data, base_models):
         config(one, one | {"name": "again"}, trials=1)
     with pytest.raises(ConfigError, match="models must name each base once, got 2 different of 4"):
         config(study(demo_data, [*base_models.values()] * 2, None))
+    with pytest.raises(ConfigError, match="max_tokens is given twice, as 512 and, in fixed, as 64"):
+        config(one | {"max_tokens": 512, "fixed": {"max_tokens": 64}})
+    with pytest.raises(ConfigError, match="space must name a YAML file, got ''; leave it out"):
+        config(one | {"space": ""})
+
+
+def test_a_trial_has_a_share_of_one_gpu_or_whole_ones():
+    for gpus in (0.25, 1, 2):
+        assert SweepRuntime(gpus_per_trial=gpus).gpus_per_trial == gpus
+    with pytest.raises(ConfigError, match=r"gpus_per_trial must be a share of one GPU .* got 2\.5; write 2 or 3"):
+        SweepRuntime(gpus_per_trial=2.5)
 
 
 @pytest.mark.parametrize(
