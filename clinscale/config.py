@@ -249,7 +249,10 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], source: str) -> st
         close = nearest(str(given), re.findall("'([^']*)'", item["ctx"]["expected"]))
         hint = f"; {close}" if close.startswith("did you mean") else ""
     elif item["type"] == "string_type" and isinstance(given, bool | int | float):
-        hint = f"; where it is meant as text, quote it: '{json.dumps(given)}'"
+        text = "'TEXT'" if isinstance(given, float) else f"'{json.dumps(given)}'"  # 1e5 is no longer what it was
+        if source == "options":  # on a command line, whose shell takes the outer quotation marks away
+            text = f'{where}="{text}"'
+        hint = f"; where it is meant as text, quote it: {text}"
     return f"{source}: {where}: {item['msg']}, got {reprlib.repr(given)[:80]}{hint}"
 
 

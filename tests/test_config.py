@@ -92,6 +92,7 @@ def test_a_part_of_a_section_leaves_the_rest_as_this_configs_default_has_it(tmp_
         ("name: x\nseed: true", [], ["seed", "a number, and neither true nor false", "True"]),
         ("name: x", ["inner.rate=false"], ["inner.rate", "a number, and neither true nor false"]),
         ("name: 7", [], ["name", "quote it: '7'"]),
+        ("name: 1e5", [], ["name", "quote it: 'TEXT'"]),
         ('name: "a\\0b"', [], ["name", "NUL"]),
         ("name: x\nseed: 010", [], ["seed", "a number as JSON writes one", "'010'"]),
         ('name: x\nseed: "1_000"', [], ["seed", "a number as JSON writes one"]),
@@ -106,6 +107,11 @@ def test_a_wrong_file_or_override_says_where_and_what_to_do(tmp_path, text, over
         Outer.load(written(tmp_path, text), overrides)
     for word in words:
         assert word in str(error.value)
+
+
+def test_text_that_looks_like_a_number_is_quoted_for_the_shell_too():
+    with pytest.raises(ConfigError, match=r"""where it is meant as text, quote it: name="'7'"$"""):
+        Outer.load(None, ["name=7"])
 
 
 def test_a_number_in_quotes_and_an_override_given_twice_alike_are_what_they_say():

@@ -392,6 +392,11 @@ class KuberayAnswers(Answers):
             )
         _must_have_tag("image", self.image)
         _must_be_bounds(*self.num_gpu_workers)
+        if not re.fullmatch(r"https?://[^@]+", self.mlflow):  # without a scheme it is a folder of each pod's own
+            raise ConfigError(
+                "mlflow must be https://HOST, without a login in it, as the file is copied and committed; give the "
+                "address alone, and the login in a Secret"
+            )
         _must_match("spot_label", self.spot_label, re.compile(r"[\w./-]+=[\w.-]+"), "KEY=VALUE")
 
     @property

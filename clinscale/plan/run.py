@@ -76,7 +76,7 @@ class Run:
         if rows is not None or recipe.duration.unit != "epochs":
             total_steps = recipe.steps(rows=rows or 0, row_tokens=row_tokens)
             rows_read = recipe.batches(row_tokens).rows_before(total_steps, total_steps)
-            recipe.check_duration(rows=rows, rows_read=rows_read, row_tokens=row_tokens)
+            recipe.check_duration(rows=rows, steps=total_steps, rows_read=rows_read, row_tokens=row_tokens)
         else:
             notes.append(
                 "days and money need the corpus's size: give --corpus-tokens, or a duration in steps or tokens"

@@ -175,11 +175,12 @@ class PretrainRecipe(Config):
         batches = self.batches(row_tokens)
         return self.duration.steps(rows=rows, rows_per_step=batches.mean_rows, tokens_per_row=row_tokens)
 
-    def check_duration(self, *, rows: int | None, rows_read: int, row_tokens: int) -> None:
-        """ConfigError for a part of a step, and where the least training, one step, reads twice what is asked for.
+    def check_duration(self, *, rows: int | None, steps: int, rows_read: int, row_tokens: int) -> None:
+        """ConfigError for a part of a step, a warm-up of the whole, and one step that reads twice what is asked for.
 
         Args:
             rows: of the training split; None where nobody knows.
+            steps: of the training.
             rows_read: by all steps.
             row_tokens: length of the rows.
         """
@@ -193,6 +194,7 @@ class PretrainRecipe(Config):
                 f"{self.rows_of_step(row_tokens)} rows of {row_tokens} tokens{split}; raise it, or lower "
                 "recipe.rows_per_step"
             )
+        self.optimizer.warmup_of(rows_read * row_tokens if self.optimizer.schedule_unit == "tokens" else steps)
 
     def has_global_tokens(self, model_type: str) -> bool:
         """Whether any token of a row has global attention."""
@@ -248,7 +250,7 @@ class PretrainConfig(Config):
 
         A `path` without a suffix is the name of a recipe of the package, see `recipes`.
         """
-        if path is not None and not Path(path).suffix and not Path(path).exists():
+        if path is not None and not Path(path).suffix and not Path(path).is_file():
             if str(path) not in recipes():
                 raise ConfigError(
                     f"{path} is neither a YAML file nor a recipe of the package; {nearest(str(path), recipes())}"

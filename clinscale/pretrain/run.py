@@ -212,9 +212,7 @@ def worker_task(config: PretrainConfig, shards: corpus.ShardSet, folder: Path) -
     batches = config.batches(row_tokens)
     steps = recipe.steps(rows=len(rows), row_tokens=row_tokens)
     rows_read = batches.rows_before(steps, steps)
-    recipe.check_duration(rows=len(rows), rows_read=rows_read, row_tokens=row_tokens)
-    in_tokens = recipe.optimizer.schedule_unit == "tokens"
-    recipe.optimizer.warmup_of(rows_read * row_tokens if in_tokens else steps)  # whether it leaves something
+    recipe.check_duration(rows=len(rows), steps=steps, rows_read=rows_read, row_tokens=row_tokens)
     if recipe.canaries:  # whether they can be is checked before any worker starts
         corpus.plant_canaries(rows, recipe.canaries, seed=recipe.seed, rows_read=rows_read)
     known = folder / _MEMORY_FILE

@@ -139,7 +139,7 @@ class Protocol(Config):
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = (), *, base: Any = None) -> Self:
         """Read a protocol as `Config.load` does; a `path` without a suffix names one of the package."""
-        if path is not None and not Path(path).suffix and not Path(path).exists():
+        if path is not None and not Path(path).suffix and not Path(path).is_file():
             if str(path) not in protocols():
                 raise ConfigError(
                     f"{path} is neither a YAML file nor a protocol of the package; {nearest(str(path), protocols())}"

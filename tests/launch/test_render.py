@@ -254,6 +254,8 @@ def test_a_bucket_for_artifacts_is_the_servers_alone():
         ("on-prem", {"cluster_name": "no"}, "cluster_name must be a text where Ray"),
         ("on-prem", {"workers": "10.0.0.2,on"}, "workers must be a text"),
         ("on-prem", {"ssh_private_key": "'keys:'"}, "ssh_private_key must be a text"),
+        ("kuberay", {"mlflow": "https://team:s3cret@mlflow.example"}, "without a login in it"),
+        ("kuberay", {"mlflow": "mlflow.example:5000"}, "mlflow must be https://HOST"),
         ("kuberay", {"namespace": "off"}, "namespace must be a text"),
         ("kuberay", {"name": "y"}, "name must be a text"),
         ("kuberay", {"storage_class": "'1e+3'"}, "storage_class must be a text"),

@@ -112,7 +112,7 @@ def test_a_causal_phase_costs_the_head_for_every_token_in_time_and_memory():
 
 
 def test_small_batches_are_more_steps_of_as_many_tokens():
-    tokens = ("recipe.duration=1e9tokens", "recipe.rows_per_step=36")
+    tokens = ("recipe.duration=1e9tokens", "recipe.rows_per_step=36", "recipe.optimizer.warmup_steps=null")
     plain, cut = planned(*tokens), planned(*tokens, "recipe.small_batches.rows_per_step=18")
     assert cut.run.total_steps == pytest.approx(1.25 * plain.run.total_steps, abs=1)
     assert cut.plain()["mean_rows_per_step"] == pytest.approx(36 / 1.25)
@@ -135,6 +135,7 @@ def test_small_batches_are_more_steps_of_as_many_tokens():
         ([], "v100", "recipe.precision=fp16"),
         (["recipe.short_rows.row_tokens=500"], "h100", "must divide"),
         (["recipe.small_batches.rows_per_step=8"], "h100", "take a multiple of 18 rows"),
+        (["recipe.optimizer.warmup_steps=300000"], "h100", "warmup_steps must be at most 199999"),
         (["recipe.model.pretrained=nobody/unknown"], "h100", "nobody/unknown"),
     ],
 )

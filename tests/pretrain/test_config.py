@@ -37,6 +37,12 @@ def test_the_papers_runs_are_recipes_of_the_package(name, pretrained, rows, step
     assert PretrainConfig.load(name, [*SHARDS, "recipe.seed=7"]).recipe.seed == 7
 
 
+def test_a_folder_of_its_name_does_not_hide_a_recipe(tmp_path, monkeypatch):
+    (tmp_path / "clinical-longformer").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load(path="clinical-longformer").recipe.row_tokens == 4096
+
+
 def test_the_fast_recipe_is_the_papers_but_for_what_was_measured():
     paper, fast = (PretrainConfig.load(f"clinical-longformer{name}", SHARDS).plain() for name in ("", "-fast"))
     assert differences(paper, fast) == [

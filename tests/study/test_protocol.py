@@ -107,3 +107,9 @@ def test_protocols_of_the_package_are_whole(name):
 def test_a_protocol_that_is_not_there_is_said_with_the_nearest():
     with pytest.raises(ConfigError, match="neither a YAML file nor a protocol of the package; did you mean open"):
         Protocol.load("opem")
+
+
+def test_a_folder_of_its_name_does_not_hide_a_protocol(tmp_path, monkeypatch):
+    (tmp_path / "paper").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(Protocol.load("paper").tasks) == 10
