@@ -114,10 +114,20 @@ class SweepInputs:
     failures: Mapping[str, DataError]
     """Errors of studies whose data or model is missing, by study. The others run."""
 
-    def in_order(self, names: Sequence[str]) -> Self:
-        """The same studies, numbered as in `names`, which the ledger of their sweep was begun with."""
+    def in_order(self, begun: Mapping[str, Sequence[str]]) -> Self:
+        """The same studies, numbered as in `begun`, which their sweep was begun with, and their parameters as there.
+
+        The ledger knows studies by number, and the points of a grid and of Sobol sequences go by the parameters' order.
+        """
+        names = list(begun)
         studies = sorted(self.studies, key=lambda study: names.index(study.name))
-        return replace(self, studies=tuple(replace(study, index=at) for at, study in enumerate(studies)))
+        return replace(
+            self,
+            studies=tuple(
+                replace(study, index=at, space=study.space.in_order(begun[study.name]))
+                for at, study in enumerate(studies)
+            ),
+        )
 
 
 def read_inputs(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clinscale import models, registry
 from clinscale.config import fingerprint
@@ -110,9 +111,14 @@ def begun_studies(name: str, *, home: str | Path) -> tuple[str, ...]:
 
     Those whose data or model was missing then are not among them.
     """
+    return tuple(_begun(name, home))
+
+
+def _begun(name: str, home: str | Path) -> dict[str, Any]:
+    """The studies that the sweep was begun with, in their order then, with what its recipe has of each."""
     recipe = Path(home) / "sweep" / name / RECIPE_FILE
     studies = read_json_object(recipe).get("studies", {}) if recipe.is_file() else {}
-    return tuple(study for study, read in studies.items() if read != NOT_READ)
+    return {study: read for study, read in studies.items() if read != NOT_READ}
 
 
 def is_judged(config: SweepConfig, *, home: str | Path) -> bool:
@@ -142,7 +148,8 @@ def sweep(
     """
     inputs = inputs or read_inputs(config, tracking=tracking, home=home)
     folder = claim_run_folder(home, "sweep", config.name, sweep_recipe(config, inputs))
-    inputs = inputs.in_order(begun_studies(config.name, home=home))
+    begun = _begun(config.name, home)
+    inputs = inputs.in_order({study: [*read["space"]["parameters"]] for study, read in begun.items()})
     write_json(folder / CONFIG_FILE, config.plain())
     results, failures, freed = [], dict[str, ClinscaleError](inputs.failures), FreedSpace()
     with contextlib.ExitStack() as open_runs:

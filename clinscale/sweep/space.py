@@ -198,6 +198,10 @@ class SearchSpace(Config):
             for point in shares
         ]
 
+    def in_order(self, names: Sequence[str]) -> "SearchSpace":
+        """The same space with its parameters in the order of `names`, which are all of them."""
+        return self.model_copy(update={"parameters": {name: self.parameters[name] for name in names}})
+
     def with_models(self, count: int) -> "SearchSpace":
         """The space of a study of several base models: which of them is one more dimension."""
         if count == 1:

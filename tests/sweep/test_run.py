@@ -539,3 +539,35 @@ def test_studies_in_another_order_go_on_with_their_own_trials(demo_data, base_mo
         if "train/loss" in trial.metrics
     }
     assert len(losses) == 2, "of two models, none has the numbers of the other"
+
+
+def test_a_space_in_another_order_goes_on_with_the_points_that_are_left(
+    demo_data, base_models, tracking, tmp_path, forks
+):
+    parameters = {
+        "patience_epochs": {"type": "categorical", "choices": [3, 4, 5]},
+        "optimizer.learning_rate": {"type": "categorical", "choices": [1e-3, 2e-3]},
+    }
+    fixed = {"epochs": 1, "dropout": 0.0, "batch_size": 8, "max_tokens": 64}
+    space = write_space(tmp_path, fixed=fixed, parameters=parameters, first_trials=[])
+    settings = config(
+        study(demo_data, [base_models["longformer"]], space), trials=6, scheduler="none", sampler="grid"
+    )
+
+    class KilledError(Exception):
+        pass
+
+    def kill(progress):
+        if any(one.epochs for one in progress.studies):
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        sweep(settings, tracking=tracking, home=tmp_path, cluster=forks, on_progress=kill)
+    turned = yaml.safe_load((tmp_path / "space.yaml").read_text())
+    turned["parameters"] = dict(reversed(turned["parameters"].items()))
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(turned, sort_keys=False))
+    sweep(settings, tracking=tracking, home=tmp_path, cluster=forks)
+    points = [
+        tuple(sorted(one.params.items())) for one in Ledger(tmp_path / "sweep" / "pairs" / "ledger.jsonl").trials
+    ]
+    assert len(points) == len(set(points)) == 6

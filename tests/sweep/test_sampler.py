@@ -92,6 +92,22 @@ def test_a_grid_holds_every_point_once_and_refuses_a_range_without_steps():
         Proposer(large, sampler="grid").num_points()
 
 
+def test_a_grid_that_is_gone_on_with_in_the_order_it_was_begun_leaves_no_point_out():
+    rates = {"type": "categorical", "choices": [1e-4, 1e-3, 1e-2]}
+    sizes = {"type": "categorical", "choices": [4, 8]}
+    begun = SearchSpace.parse(
+        {"parameters": {"optimizer.learning_rate": rates, "batch_size": sizes}}, source="test"
+    )
+    turned = SearchSpace.parse(
+        {"parameters": {"batch_size": sizes, "optimizer.learning_rate": rates}}, source="test"
+    )
+    assert turned.plain() == begun.plain(), "one recipe, which a start of the same name goes on with"
+    points = [
+        trial.params for trial in searched(Proposer(turned.in_order(list(begun.parameters)), sampler="grid"), 6)
+    ]
+    assert points == [trial.params for trial in searched(Proposer(begun, sampler="grid"), 6)]
+
+
 def test_warm_points_come_first_and_none_twice():
     warm = ({"optimizer.learning_rate": 5e-3, "dropout": 0.0, "batch_size": 4}, SPACE.first_trials[0])
     proposer = Proposer(SPACE, first=SPACE.first_trials, warm=warm)
