@@ -1,7 +1,7 @@
 """`clinscale finetune`: one fine-tuning, test metrics once."""
 
 import contextlib
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,10 @@ from clinscale.cli.options import (
     say_unused_gpus,
 )
 from clinscale.cli.output import Steps, emit, table
+
+if TYPE_CHECKING:
+    from clinscale.finetune import FinetuneSummary
+    from clinscale.tasks import Estimate
 
 
 def finetune(
@@ -68,13 +72,31 @@ def finetune(
             on_progress=lambda at: steps.update(at["epoch"], config.recipe.epochs, f"loss {at['train/loss']:.4f}"),
             on_event=steps.say,
         )
+    emit(_values(config.name, result), as_json=json, people=_tables(config.name, result))
+
+
+def _values(name: str, result: "FinetuneSummary") -> dict[str, Any]:
+    stored = result.best.scores.plain()
+    return {
+        "name": name,
+        "path": str(result.folder),
+        "metric": result.metric,
+        "dev": result.best.dev,
+        **{key: stored[key] for key in ("test", "trivial", "interval", "lengths", "calibration", "max_tokens")},
+        "seeds": [{"seed": one.seed, "dev": one.dev, "test": one.scores.test} for one in result.seeds],
+        "test_mean": result.test_mean,
+        "test_deviation": result.test_deviation,
+    }
+
+
+def _tables(name: str, result: "FinetuneSummary") -> list[Any]:
+    """The test scores, those by length of the document, and their spread over seeds."""
     scores = result.best.scores
-    low, high = scores.interval.low, scores.interval.high
     rows = [
         {
             "metric": key,
             "test": value,
-            "95 % interval": f"{low:.4f} to {high:.4f}" if key == result.metric else "",
+            "95 % interval": _interval(scores.interval) if key == result.metric else "",
             "trivial": scores.trivial.get(key, ""),
         }
         for key, value in (scores.test | scores.calibration).items()
@@ -84,23 +106,16 @@ def finetune(
             "document tokens": f"{band.above_tokens + 1:,} to {band.up_to_tokens or 'more'}",
             "examples": band.examples,
             result.metric: band.score.value,
-            "95 % interval": f"{band.score.low:.4f} to {band.score.high:.4f}",
+            "95 % interval": _interval(band.score),
         }
         for band in scores.lengths
     ]
-    stored = scores.plain()
-    values = {
-        "name": config.name,
-        "path": str(result.folder),
-        "metric": result.metric,
-        "dev": result.best.dev,
-        **{key: stored[key] for key in ("test", "trivial", "interval", "lengths", "calibration", "max_tokens")},
-        "seeds": [{"seed": one.seed, "dev": one.dev, "test": one.scores.test} for one in result.seeds],
-        "test_mean": result.test_mean,
-        "test_deviation": result.test_deviation,
-    }
-    people: list[Any] = [table(f"{config.name}: test scores", rows), table("By length of the document", bands)]
+    people: list[Any] = [table(f"{name}: test scores", rows), table("By length of the document", bands)]
     if result.test_deviation is not None:
         spread = f"{result.test_mean:.4f} ± {result.test_deviation:.4f}"
         people.append(f"{result.metric} over {len(result.seeds)} seeds: {spread} (mean ± standard deviation)")
-    emit(values, as_json=json, people=people)
+    return people
+
+
+def _interval(score: "Estimate") -> str:
+    return f"{score.low:.4f} to {score.high:.4f}"

@@ -74,33 +74,19 @@ def study(
             on_event=lambda said: console.print(said, soft_wrap=True, markup=False),
             watch=Watch(_steps, shown),
         )
-    emit(
-        {
-            "name": outcome.name,
-            "verdict": outcome.league.verdict if outcome.league else None,
-            "league": _league_rows(outcome.league),
-            "markdown": str(outcome.markdown),
-            "failures": dict(outcome.failures),
-        },
-        as_json=json,
-        people=[
-            *(
-                [
-                    outcome.league.verdict,
-                    table(
-                        "League",
-                        [
-                            {key: "–" if value is None else value for key, value in row.items()}
-                            for row in _league_rows(outcome.league)
-                        ],
-                    ),
-                ]
-                if outcome.league
-                else []
-            ),
-            f"table: {outcome.markdown}",
-        ],
-    )
+    rows = _league_rows(outcome.league)
+    values = {
+        "name": outcome.name,
+        "verdict": outcome.league.verdict if outcome.league else None,
+        "league": rows,
+        "markdown": str(outcome.markdown),
+        "failures": dict(outcome.failures),
+    }
+    people: list[Any] = [f"table: {outcome.markdown}"]
+    if outcome.league:
+        shown_rows = [{key: "–" if value is None else value for key, value in row.items()} for row in rows]
+        people = [outcome.league.verdict, table("League", shown_rows), *people]
+    emit(values, as_json=json, people=people)
     for name, message in outcome.failures.items():
         console.print(f"missing: {name}: {message}", style="red", soft_wrap=True, markup=False)
     if outcome.failures:
