@@ -3,13 +3,15 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clinscale.errors import DataError
 from clinscale.finetune import SHORT_TOKENS, stored_outcomes
 from clinscale.registry import RunRecord, Tag, Tracking
 from clinscale.report.recorded import finite
-from clinscale.tasks import Band, Comparison, Estimate, Outcomes, by_length, compare, compare_seeds, estimate
+from clinscale.tasks import Band, Comparison, Estimate, Outcomes, by_length, compare, compare_seeds, estimate, holm
+
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,10 @@ class LengthAnswer:
     short: Judged
     comparison: Comparison
     """Comparison of the two kept seeds, over documents."""
-    over_seeds: Estimate | None
-    """The difference of the two recipes, over all their seeds and documents; None when both have one seed."""
+    over_seeds: Comparison | None
+    """Comparison of the two recipes, over all their seeds and documents; None when both have one seed."""
+    p_value: float | None = None
+    """That of `over_seeds` after Holm's correction for all tasks that are asked; None without it."""
 
     @property
     def bands(self) -> list[Band]:
@@ -49,12 +53,12 @@ class LengthAnswer:
 
     @property
     def verdict(self) -> str:
-        """Verdict in a few words, at the 5 % level."""
-        if self.over_seeds is None:
+        """Verdict in a few words, at the 5 % level of all tasks together."""
+        if self.over_seeds is None or self.p_value is None:
             return "one seed each cannot decide"
-        if self.over_seeds.low <= 0 <= self.over_seeds.high:
+        if self.p_value >= _LEVEL:
             return "no difference that these seeds and this test set can show"
-        return "length pays" if self.over_seeds.value > 0 else "length does not pay"
+        return "length pays" if self.over_seeds.difference.value > 0 else "length does not pay"
 
 
 def length_answers(tracking: Tracking, runs: Iterable[RunRecord]) -> tuple[LengthAnswer, ...]:
@@ -63,8 +67,10 @@ def length_answers(tracking: Tracking, runs: Iterable[RunRecord]) -> tuple[Lengt
     for run in runs:
         if run.kind in ("sweep", "finetune") and run.tags.get(Tag.MAX_TOKENS, "").isdecimal():
             asked[tuple(run.tags.get(tag, "") for tag in (Tag.TASK, Tag.METRIC, Tag.DATA))].append(run)  # type: ignore[index]
-    answers = (_answer(tracking, task, metric, same) for (task, metric, _), same in sorted(asked.items()))
-    return tuple(answer for answer in answers if answer)
+    found = (_answer(tracking, task, metric, same) for (task, metric, _), same in sorted(asked.items()))
+    answers = [answer for answer in found if answer]
+    adjusted = iter(holm([answer.over_seeds.p_value for answer in answers if answer.over_seeds]))
+    return tuple(replace(answer, p_value=next(adjusted)) if answer.over_seeds else answer for answer in answers)
 
 
 def _answer(tracking: Tracking, task: str, metric: str, runs: Sequence[RunRecord]) -> LengthAnswer | None:
@@ -82,7 +88,7 @@ def _answer(tracking: Tracking, task: str, metric: str, runs: Sequence[RunRecord
         seeds = compare_seeds(long.outcomes, short.outcomes)
     except DataError:  # runs on other files under one fingerprint cannot be, but tags can be edited
         return None
-    return LengthAnswer(task, metric, tuple(models), long, short, found, seeds.difference if seeds else None)
+    return LengthAnswer(task, metric, tuple(models), long, short, found, seeds)
 
 
 def _judged(tracking: Tracking, run: RunRecord, task: str, metric: str) -> Judged | None:

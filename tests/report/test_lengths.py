@@ -89,3 +89,25 @@ def test_the_page_answers_the_question(past, tracking, tmp_path):
     assert "demo: length pays" in page
     assert "+0.450" in page
     assert "513–1,024" in page
+
+
+def test_of_several_tasks_one_that_is_just_beyond_noise_alone_is_none(past, tracking):
+    def judged(task, name, window, hits):
+        past.judged(
+            name,
+            window,
+            [True] * hits + [False] * (40 - hits),
+            task=task,
+            others=[[True] * hits + [False] * (40 - hits)],
+        )
+
+    judged("just", "short", 512, 30)
+    judged("just", "long", 4096, 37)
+    [alone] = gather(tracking).lengths
+    assert alone.verdict == "length pays"
+    for task in ("b", "c", "d", "e", "f", "g", "h"):
+        judged(task, f"short-{task}", 512, 20)
+        judged(task, f"long-{task}", 4096, 20)
+    [just] = [answer for answer in gather(tracking).lengths if answer.task == "just"]
+    assert just.over_seeds.p_value < 0.05 < just.p_value
+    assert just.verdict == "no difference that these seeds and this test set can show"
