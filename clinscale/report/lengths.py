@@ -43,7 +43,7 @@ class LengthAnswer:
     over_seeds: Comparison | None
     """Comparison of the two recipes, over all their seeds and documents; None when both have one seed."""
     p_value: float | None = None
-    """That of `over_seeds` after Holm's correction for all tasks that are asked; None without it."""
+    """p of `over_seeds` after Holm's correction for all tasks that are asked; None without it."""
 
     @property
     def bands(self) -> list[Band]:
