@@ -9,7 +9,7 @@ from clinscale.config import Config
 from clinscale.errors import ConfigError, DataError
 from clinscale.predict.requirements import REQUIREMENTS_FILE, write_requirements
 from clinscale.storage import read_json, write_json
-from clinscale.tasks import LongDocuments, TaskConfig, Windowing, kind_of
+from clinscale.tasks import LongDocuments, TaskConfig, kind_of
 
 CARD_FILE = "task_card.json"
 
@@ -35,11 +35,6 @@ class TaskCard(Config):
     # left out where it is not set: models from before there was any read on as they did in training
     token_types: bool = Field(default=False, exclude_if=lambda value: not value)
     """Whether the model gets the number of the text, of two, that each token is of, as BERT does in `transformers`."""
-
-    @property
-    def windowing(self) -> Windowing:
-        """The settings by which the model's documents become windows."""
-        return Windowing(self.max_tokens, self.stride_tokens, self.long_documents)
 
     def check(self) -> None:
         """Refuse windows that would leave out parts of a document, and a threshold that is of none of its labels."""

@@ -26,7 +26,15 @@ def windows_of(
     card: TaskCard, tokenizer: "PreTrainedTokenizerBase", example: Example, *, train: bool = False
 ) -> list[Window]:
     """The model inputs of one example, as a card says; no model is needed."""
-    return kind_of(card.task).windows(example, tokenizer, card.labels, card.windowing, train=train)
+    return kind_of(card.task).windows(
+        example,
+        tokenizer,
+        card.labels,
+        max_tokens=card.max_tokens,
+        stride_tokens=card.stride_tokens,
+        long_documents=card.long_documents,
+        train=train,
+    )
 
 
 class Predictor:

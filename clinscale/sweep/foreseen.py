@@ -10,7 +10,7 @@ from clinscale.finetune import FinetuneRecipe, card_of
 from clinscale.predict import TaskCard, windows_of
 from clinscale.sweep.config import SweepRuntime
 from clinscale.sweep.space import SearchSpace
-from clinscale.tasks import Example, TaskData, Windowing
+from clinscale.tasks import Example, TaskData
 from clinscale.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -71,11 +71,12 @@ def check_settings(
 
 def _check_warmup(study: str, space: SearchSpace, base: Base, data: TaskData) -> None:
     """ConfigError where the warm-up of some trial leaves nothing of it."""
-    tokenizer, counts = load_tokenizer(base.path), dict[Windowing, _Windows]()
+    tokenizer, counts = load_tokenizer(base.path), dict[tuple[Any, ...], _Windows]()
     for point in _points_of_steps(space):
         recipe = space.recipe(base.path, point)
         card = card_of(recipe, data, base.max_tokens)
-        count = counts.setdefault(card.windowing, _Windows(card, tokenizer, data.splits["train"]))
+        reading = (card.max_tokens, card.stride_tokens, card.long_documents)
+        count = counts.setdefault(reading, _Windows(card, tokenizer, data.splits["train"]))
         if fault := _fault_of_warmup(recipe, count):
             searched = space.parameters.get(_WARMUP)
             values = f"is {searched.description()}" if searched else f"is {recipe.optimizer.warmup_steps}"

@@ -15,7 +15,6 @@ from clinscale.records import Record
 from clinscale.tasks import (
     Outcomes,
     TaskConfig,
-    Windowing,
     classical,
     kind_of,
     read_task,
@@ -125,7 +124,7 @@ def kind(found):
 
 
 def windows_of(kind, found, tokenizer, example, *, train, max_tokens=48):
-    return kind.windows(example, tokenizer, found.labels, Windowing(max_tokens, stride_tokens=8), train=train)
+    return kind.windows(example, tokenizer, found.labels, max_tokens=max_tokens, stride_tokens=8, train=train)
 
 
 def certain(kind, found, window):

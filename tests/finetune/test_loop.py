@@ -23,7 +23,7 @@ from clinscale.finetune import (
 from clinscale.finetune.loop import build_model
 from clinscale.predict import as_pyfunc, load_predictor
 from clinscale.storage import sha256
-from clinscale.tasks import Windowing, load_task, read_task
+from clinscale.tasks import load_task, read_task
 
 
 def recipe(model, **changes):
@@ -256,7 +256,7 @@ def test_documents_longer_than_the_window_are_read_to_their_end(read, base_model
     predictor = load_predictor(result.folder)
     example = data.splits["test"][0]
     windows = predictor.kind.windows(
-        example, predictor.tokenizer, data.labels, Windowing(64, stride_tokens=16), train=False
+        example, predictor.tokenizer, data.labels, max_tokens=64, stride_tokens=16, train=False
     )
     assert len(windows) > 2
     [prediction] = predictor.predict([example])

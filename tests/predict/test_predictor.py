@@ -11,7 +11,6 @@ import torch
 from clinscale import held, models
 from clinscale.errors import ChangedDataError, DataError, DivergenceError
 from clinscale.predict import Inputs, Predictor, load_predictor, predict_files
-from clinscale.tasks import Windowing
 
 TASKS = ("demo_documents", "demo_pairs", "demo_entities", "demo_questions")
 
@@ -111,7 +110,7 @@ def test_progress_counts_every_window_once(folders, documents):
     predictor.predict(examples, on_progress=seen.append)
     windows = [
         predictor.kind.windows(
-            example, predictor.tokenizer, predictor.card.labels, Windowing(64, stride_tokens=16), train=False
+            example, predictor.tokenizer, predictor.card.labels, max_tokens=64, stride_tokens=16, train=False
         )
         for example in examples
     ]

@@ -1,7 +1,6 @@
 """Kinds sequence and pair: windows, predictions, and scores equal to scikit-learn's on the same numbers."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +14,11 @@ from sklearn.metrics import (
 )
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.tasks import Example, Outcomes, Windowing, estimate, kind_of, metric_of, threshold_sentence
+from clinscale.tasks import Example, Outcomes, estimate, kind_of, metric_of, threshold_sentence
 from clinscale.tasks.kinds.classification import roc_area, sensitivity_at, threshold_at
 
 LABELS = ("a", "b", "c")
-WINDOWING = Windowing(32, stride_tokens=8)
+LIMITS = {"max_tokens": 32, "stride_tokens": 8, "train": True}
 
 
 def examples_of(*labels):
@@ -33,7 +32,7 @@ def decoded(kind, examples, logits, labels):
 class TestWindows:
     def test_one_window_with_global_attention_at_the_classification_token(self, task_of, tokenizer):
         example = Example("1", "chest pain " * 100, labels=("b",))
-        (window,) = kind_of(task_of("sequence")).windows(example, tokenizer, LABELS, WINDOWING, train=True)
+        (window,) = kind_of(task_of("sequence")).windows(example, tokenizer, LABELS, **LIMITS)
         assert len(window.input_ids) == 32
         assert window.input_ids[0] == tokenizer.cls_token_id
         assert window.input_ids[-1] == tokenizer.sep_token_id
@@ -42,7 +41,7 @@ class TestWindows:
 
     def test_of_a_pair_the_longer_side_is_cut(self, task_of, tokenizer):
         example = Example("1", "chest pain " * 100, "no fever", labels=("a",))
-        (window,) = kind_of(task_of("pair")).windows(example, tokenizer, LABELS, WINDOWING, train=True)
+        (window,) = kind_of(task_of("pair")).windows(example, tokenizer, LABELS, **LIMITS)
         assert len(window.input_ids) == 32
         assert tokenizer.decode(window.input_ids).endswith("</s></s>no fever</s>")
         assert sum(window.global_mask) == 1
@@ -52,7 +51,7 @@ class TestWindows:
         text = "Patient " + "chest pain " * 100 + "metoprolol"
         example = Example("1", text, "no fever" if kind == "pair" else None, labels=("b",))
         (window,) = kind_of(task_of(kind)).windows(
-            example, tokenizer, LABELS, replace(WINDOWING, long_documents="head_tail"), train=True
+            example, tokenizer, LABELS, **LIMITS, long_documents="head_tail"
         )
         assert len(window.input_ids) == len(window.global_mask) == 32
         read = tokenizer.decode(window.input_ids)
@@ -65,9 +64,7 @@ class TestWindows:
     def test_pooled_windows_cover_the_whole_text_and_carry_its_label(self, task_of, tokenizer, kind):
         text = " ".join(f"word{number}" for number in range(60))
         example = Example("1", text, "no fever" if kind == "pair" else None, labels=("b",))
-        windows = kind_of(task_of(kind)).windows(
-            example, tokenizer, LABELS, replace(WINDOWING, long_documents="pool"), train=True
-        )
+        windows = kind_of(task_of(kind)).windows(example, tokenizer, LABELS, **LIMITS, long_documents="pool")
         assert len(windows) > 3
         assert all(len(w.input_ids) <= 32 and w.targets == {"labels": 1} for w in windows)
         assert all(sum(w.global_mask) == 1 and w.global_mask[0] == 1 for w in windows)
@@ -80,30 +77,30 @@ class TestWindows:
     def test_a_text_that_fits_is_the_same_window_however_long_ones_are_read(self, task_of, tokenizer, how):
         kind = kind_of(task_of("pair"))
         example = Example("1", "chest pain", "no fever", labels=("b",))
-        (window,) = kind.windows(example, tokenizer, LABELS, replace(WINDOWING, long_documents=how), train=True)
+        (window,) = kind.windows(example, tokenizer, LABELS, **LIMITS, long_documents=how)
         assert window.input_ids == tokenizer("chest pain", "no fever")["input_ids"]
 
     def test_several_labels_are_a_row_of_floats(self, task_of, tokenizer):
         kind = kind_of(task_of("sequence", multi_label=True))
-        (window,) = kind.windows(Example("1", "x", labels=("c", "a")), tokenizer, LABELS, WINDOWING, train=True)
+        (window,) = kind.windows(Example("1", "x", labels=("c", "a")), tokenizer, LABELS, **LIMITS)
         assert window.targets == {"labels": [1.0, 0.0, 1.0]}
         assert kind.problem_type(kind.task) == "multi_label_classification"
 
     def test_targets_only_when_training(self, task_of, tokenizer):
         kind = kind_of(task_of("sequence"))
-        (window,) = kind.windows(Example("1", "x"), tokenizer, LABELS, WINDOWING, train=False)
+        (window,) = kind.windows(Example("1", "x"), tokenizer, LABELS, **{**LIMITS, "train": False})
         assert window.targets == {}
         with pytest.raises(DataError, match="example 1 must have one label, got 0"):
-            kind.windows(Example("1", "x"), tokenizer, LABELS, WINDOWING, train=True)
+            kind.windows(Example("1", "x"), tokenizer, LABELS, **LIMITS)
 
     def test_a_pair_without_its_second_text_is_refused(self, task_of, tokenizer):
         with pytest.raises(DataError, match="example 1: kind pair needs a second text"):
-            kind_of(task_of("pair")).windows(Example("1", "x"), tokenizer, LABELS, WINDOWING, train=True)
+            kind_of(task_of("pair")).windows(Example("1", "x"), tokenizer, LABELS, **LIMITS)
 
     def test_windows_without_room_are_refused(self, task_of, tokenizer):
         with pytest.raises(ConfigError, match="no room for text"):
             kind_of(task_of("sequence")).windows(
-                Example("1", "x"), tokenizer, LABELS, Windowing(3, stride_tokens=8), train=True
+                Example("1", "x"), tokenizer, LABELS, **{**LIMITS, "max_tokens": 3}
             )
 
 

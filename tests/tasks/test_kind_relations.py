@@ -14,7 +14,6 @@ from clinscale.tasks import (
     Example,
     Findings,
     TaskConfig,
-    Windowing,
     check_use,
     kind_of,
     options_of,
@@ -158,7 +157,7 @@ def test_a_document_without_a_pair_has_no_windows_and_no_relations(tokenizer):
     kind = kind_of(task())
     for entities in ((), (A,)):
         example = Example("x", TEXT, entities=entities)
-        windows = kind.windows(example, tokenizer, ("for",), Windowing(32, stride_tokens=0), train=False)
+        windows = kind.windows(example, tokenizer, ("for",), max_tokens=32, stride_tokens=0, train=False)
         assert windows == []
         assert kind.decode(example, windows, [], ("for",)) == {"relations": []}
 
@@ -169,7 +168,7 @@ def test_training_takes_so_many_pairs_without_a_relation(tokenizer):
     for negatives, expected in ((None, 45), (3, 4), (0, 1)):
         kind = kind_of(task(negatives=negatives))
         made = [
-            kind.windows(example, tokenizer, ("for",), Windowing(64, stride_tokens=0), train=True)
+            kind.windows(example, tokenizer, ("for",), max_tokens=64, stride_tokens=0, train=True)
             for _ in range(2)
         ]
         assert len(made[0]) == expected
@@ -182,7 +181,7 @@ def test_a_window_shows_both_entities_in_marks_that_say_their_types(any_tokenize
     drug, problem = Entity(13, 20, "drug"), Entity(29, 34, "Sign_symptom")
     kind = kind_of(task(context_characters=8))
     example = Example("x", text, entities=(drug, problem))
-    (window,) = kind.windows(example, any_tokenizer, ("for",), Windowing(200, stride_tokens=0), train=False)
+    (window,) = kind.windows(example, any_tokenizer, ("for",), max_tokens=200, stride_tokens=0, train=False)
     shown = "given @ * drug * aspirin @ for the # ^ sign symptom ^ fever # that he"
     whole = any_tokenizer(shown, verbose=False)["input_ids"]
     assert list(window.input_ids) == whole
@@ -194,7 +193,7 @@ def test_a_pair_that_is_too_long_keeps_both_marks_whole(tokenizer):
     drug, problem = Entity(0, 7, "drug"), Entity(len(text) - 5, len(text), "problem")
     kind = kind_of(task(max_gap_characters=1000))
     example = Example("x", text, entities=(drug, problem))
-    (window,) = kind.windows(example, tokenizer, ("for",), Windowing(64, stride_tokens=0), train=False)
+    (window,) = kind.windows(example, tokenizer, ("for",), max_tokens=64, stride_tokens=0, train=False)
     assert len(window.input_ids) == 64
     assert sum(window.global_mask) == 5
     shown = tokenizer.decode(window.input_ids)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clinscale.errors import ConfigError, DataError
-from clinscale.tasks import Answer, Example, Windowing, kind_of
+from clinscale.tasks import Answer, Example, kind_of
 from clinscale.tasks.kinds.answer_scorers import squad_v1, squad_v2
 from clinscale.tasks.kinds.spans import _best_span
 
@@ -22,7 +22,7 @@ def example_of(answer, text=TEXT):
 
 
 def windows_of(kind, example, tokenizer, max_tokens=36, stride_tokens=10):
-    return kind.windows(example, tokenizer, (), Windowing(max_tokens, stride_tokens), train=True)
+    return kind.windows(example, tokenizer, (), max_tokens=max_tokens, stride_tokens=stride_tokens, train=True)
 
 
 @pytest.mark.parametrize("answer", ["Patient", "25 mg", "twice daily", "déjà-vu", None])

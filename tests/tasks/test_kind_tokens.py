@@ -10,7 +10,7 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from clinscale.errors import DataError
-from clinscale.tasks import Entity, Example, Windowing, kind_of
+from clinscale.tasks import Entity, Example, kind_of
 from clinscale.tasks.kinds.words import tag_words, words_of
 
 LABELS = ("drug", "problem")
@@ -28,7 +28,9 @@ def entities_in(text, *found):
 
 
 def through(kind, example, tokenizer, perfect, max_tokens, stride_tokens, labels=LABELS):
-    windows = kind.windows(example, tokenizer, labels, Windowing(max_tokens, stride_tokens), train=True)
+    windows = kind.windows(
+        example, tokenizer, labels, max_tokens=max_tokens, stride_tokens=stride_tokens, train=True
+    )
     assert all(len(w.input_ids) <= max_tokens for w in windows)
     return kind.decode(example, windows, perfect(kind, windows, labels), labels)
 
@@ -109,7 +111,8 @@ def test_prediction_answers_what_the_text_alone_parts(task_of, family):
             Example("1", text, entities=(Entity(1, 3, "drug"),)),
             family,
             LABELS,
-            Windowing(64, stride_tokens=0),
+            max_tokens=64,
+            stride_tokens=0,
             train=False,
         )
         assert [words for window in windows for words in window.speaks_for if words] == words_of(text)
@@ -118,7 +121,7 @@ def test_prediction_answers_what_the_text_alone_parts(task_of, family):
 def test_only_the_first_token_of_a_word_is_trained(task_of, tokenizer):
     example = Example("1", TEXT, entities=entities_in(TEXT, ("chest pain", "problem")))
     kind = kind_of(task_of("tokens"))
-    (window,) = kind.windows(example, tokenizer, LABELS, Windowing(512, stride_tokens=0), train=True)
+    (window,) = kind.windows(example, tokenizer, LABELS, max_tokens=512, stride_tokens=0, train=True)
     trained = [
         (TEXT[window.offsets[p][0]], kind.output_names(LABELS)[t])
         for p, t in enumerate(window.targets["labels"])
@@ -134,7 +137,7 @@ def test_where_windows_overlap_the_one_with_more_context_decides(task_of, tokeni
     kind = kind_of(task_of("tokens"))
     text = " x" * 12
     tokenizer = tokenizer_for([text] * 9)
-    windows = kind.windows(Example("1", text), tokenizer, LABELS, Windowing(10, stride_tokens=4), train=False)
+    windows = kind.windows(Example("1", text), tokenizer, LABELS, max_tokens=10, stride_tokens=4, train=False)
     outputs = []
     for number, window in enumerate(windows):
         logits = np.zeros((len(window.input_ids), 5))
@@ -149,7 +152,7 @@ def test_where_windows_overlap_the_one_with_more_context_decides(task_of, tokeni
 def test_rows_of_padding_are_ignored(task_of, tokenizer, perfect):
     kind = kind_of(task_of("tokens"))
     example = Example("1", TEXT, entities=entities_in(TEXT, ("chest pain", "problem")))
-    windows = kind.windows(example, tokenizer, LABELS, Windowing(16, stride_tokens=4), train=True)
+    windows = kind.windows(example, tokenizer, LABELS, max_tokens=16, stride_tokens=4, train=True)
     outputs = perfect(kind, windows, LABELS)
     padded = [{"logits": np.vstack([o["logits"], np.full((9, 5), 1e9)])} for o in outputs]
     assert kind.decode(example, windows, padded, LABELS) == kind.decode(example, windows, outputs, LABELS)
@@ -158,7 +161,7 @@ def test_rows_of_padding_are_ignored(task_of, tokenizer, perfect):
 def test_an_i_tag_that_continues_nothing_begins_an_entity(task_of, tokenizer):
     kind = kind_of(task_of("tokens"))
     example = Example("1", "chest pain x")
-    (window,) = kind.windows(example, tokenizer, LABELS, Windowing(32, stride_tokens=0), train=False)
+    (window,) = kind.windows(example, tokenizer, LABELS, max_tokens=32, stride_tokens=0, train=False)
     starts = {offset[0]: p for p, offset in enumerate(window.offsets) if offset}
     logits = np.zeros((len(window.input_ids), 5))
     logits[:, 0] = 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinscale.tasks import Windowing, kind_of, load_task, read_task
+from clinscale.tasks import kind_of, load_task, read_task
 
 WINDOWS = [(128, 32), (512, 128), (4096, 64)]
 
@@ -22,7 +22,7 @@ def gold_comes_back(perfect, tokenizer_for):
         predictions = []
         for example in examples:
             windows = kind.windows(
-                example, tokenizer, data.labels, Windowing(max_tokens, stride_tokens), train=True
+                example, tokenizer, data.labels, max_tokens=max_tokens, stride_tokens=stride_tokens, train=True
             )
             predictions.append(kind.decode(example, windows, perfect(kind, windows, data.labels), data.labels))
         return kind.score(examples, predictions, data.labels)

@@ -4,7 +4,7 @@ from clinscale.config import nearest
 from clinscale.errors import ConfigError
 from clinscale.tasks.example import TaskData
 from clinscale.tasks.kinds.classification import threshold_sentence
-from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, Windowing, column
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, column
 from clinscale.tasks.kinds.pair import PairKind
 from clinscale.tasks.kinds.relations import RelationsKind
 from clinscale.tasks.kinds.sequence import SequenceKind
@@ -18,7 +18,6 @@ __all__ = [
     "Prediction",
     "Reader",
     "Window",
-    "Windowing",
     "check_use",
     "column",
     "kind_of",

@@ -38,19 +38,6 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Windowing:
-    """The settings by which a document becomes windows."""
-
-    max_tokens: int
-    """Longest window, special tokens included."""
-    stride_tokens: int
-    """Tokens that neighbouring windows share (the `stride` of tokenizers); cut to half of a window's room for text, so
-    that every window brings new text."""
-    long_documents: LongDocuments = "truncate"
-    """The reading of a longer document to classify; other kinds read the whole of it."""
-
-
-@dataclass(frozen=True)
 class Window:
     """One unpadded model input; all lists are as long as `input_ids`."""
 
@@ -190,18 +177,23 @@ class Kind(KindRules, ABC):
         example: Example,
         tokenizer: "PreTrainedTokenizerBase",
         labels: Sequence[str],
-        windowing: Windowing,
         *,
+        max_tokens: int,
+        stride_tokens: int,
         train: bool,
+        long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
-        """The model inputs of one example, none longer than its `max_tokens`; empty where there is nothing to ask.
+        """The model inputs of one example, none longer than `max_tokens`; empty where there is nothing to ask.
 
         Args:
             example: gold fields are read only when `train`.
             tokenizer: a fast tokenizer.
             labels: of the task, in output order.
-            windowing: how a document becomes windows.
+            max_tokens: of a window, special tokens included.
+            stride_tokens: how many tokens neighbouring windows share (the `stride` of tokenizers); cut to half of
+                a window's room for text, so that every window brings new text.
             train: whether to fill `targets`.
+            long_documents: for sequences and pairs.
 
         Raises:
             ConfigError: max_tokens leaves no room for text, or the tokenizer is not a fast one.

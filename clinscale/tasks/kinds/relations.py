@@ -27,7 +27,7 @@ from clinscale.tasks.example import Entity, Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import baselines
 from clinscale.tasks.kinds.classification import f1_of
-from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, Windowing, column
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Reader, Window, column
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import classification_mask, room_for_text
 from clinscale.tasks.readers.align import entities_of
@@ -360,16 +360,18 @@ class RelationsKind(Kind):
         example: Example,
         tokenizer: "PreTrainedTokenizerBase",
         labels: Sequence[str],
-        windowing: Windowing,
         *,
+        max_tokens: int,
+        stride_tokens: int,
         train: bool,
+        long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
         """One window for each pair: the tokens nearest to its marks, with global attention at each mark."""
         names = {name: number for number, name in enumerate(self.output_names(labels))}
         learned = self._learned(example) if train else [(pair, None) for pair in self.pairs(example)]
         if not learned:
             return []
-        room = room_for_text(tokenizer, windowing.max_tokens, pair=False)
+        room = room_for_text(tokenizer, max_tokens, pair=False)
         marked = [self._marked(example.text, pair) for pair, _ in learned]
         encoding = tokenizer([text for text, _ in marked], return_offsets_mapping=True, verbose=False)
         windows = []

@@ -23,7 +23,7 @@ from clinscale.tasks.kinds.classification import (
     single_label_measures,
     threshold_at,
 )
-from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window, Windowing, column
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window, column
 from clinscale.tasks.kinds.windowing import fitted
 from clinscale.tasks.task import TaskConfig
 
@@ -161,16 +161,20 @@ class SequenceKind(Kind):
         example: Example,
         tokenizer: "PreTrainedTokenizerBase",
         labels: Sequence[str],
-        windowing: Windowing,
         *,
+        max_tokens: int,
+        stride_tokens: int,
         train: bool,
+        long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
         """Global attention at the classification token. With `pool` each window learns the label of the whole."""
         windows = fitted(
             tokenizer,
             example.text,
             self._pair(example),
-            windowing,
+            max_tokens=max_tokens,
+            stride_tokens=stride_tokens,
+            long_documents=long_documents,
         )
         if train:
             for window in windows:

@@ -13,7 +13,7 @@ from clinscale.tasks.example import Answer, Example
 from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import baselines
 from clinscale.tasks.kinds.answer_scorers import ANSWER_SCORERS
-from clinscale.tasks.kinds.kind import Kind, Prediction, Window, Windowing, column
+from clinscale.tasks.kinds.kind import Kind, LongDocuments, Prediction, Window, column
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
 from clinscale.tasks.readers.marks import from_json
@@ -77,9 +77,11 @@ class SpansKind(Kind):
         example: Example,
         tokenizer: "PreTrainedTokenizerBase",
         labels: Sequence[str],
-        windowing: Windowing,
         *,
+        max_tokens: int,
+        stride_tokens: int,
         train: bool,
+        long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
         """Overlapping windows; targets are the first answer's first and last token.
 
@@ -90,8 +92,9 @@ class SpansKind(Kind):
         windows = overlapping(
             tokenizer,
             example.text,
-            windowing,
             question=self.second_text(example),
+            max_tokens=max_tokens,
+            stride_tokens=stride_tokens,
             cuts=(answer.start, answer.end) if answer else (),
         )
         if train:

@@ -17,7 +17,7 @@ from clinscale.tasks.findings import Findings
 from clinscale.tasks.kinds import baselines
 from clinscale.tasks.kinds.entity_scorers import ENTITY_SCORERS, OVERALL, count_entities
 from clinscale.tasks.kinds.file_words import in_whole_words, words_of_file
-from clinscale.tasks.kinds.kind import IGNORED, Kind, Prediction, Window, Windowing, column
+from clinscale.tasks.kinds.kind import IGNORED, Kind, LongDocuments, Prediction, Window, column
 from clinscale.tasks.kinds.sequence import softmax
 from clinscale.tasks.kinds.windowing import overlapping
 from clinscale.tasks.kinds.words import OUTSIDE, are_whole_words, tag_words, words_of
@@ -108,9 +108,11 @@ class TokensKind(Kind):
         example: Example,
         tokenizer: "PreTrainedTokenizerBase",
         labels: Sequence[str],
-        windowing: Windowing,
         *,
+        max_tokens: int,
+        stride_tokens: int,
         train: bool,
+        long_documents: LongDocuments = "truncate",
     ) -> list[Window]:
         """Overlapping windows; the target is the word's tag at its first token and -100 elsewhere.
 
@@ -118,7 +120,14 @@ class TokensKind(Kind):
         learned as it is; prediction, which knows no gold, answers in whole words.
         """
         cuts = {end for entity in example.entities for end in (entity.start, entity.end)} if train else ()
-        windows = overlapping(tokenizer, example.text, windowing, question=None, cuts=cuts)
+        windows = overlapping(
+            tokenizer,
+            example.text,
+            question=None,
+            max_tokens=max_tokens,
+            stride_tokens=stride_tokens,
+            cuts=cuts,
+        )
         words = words_of(example.text, cuts)
         heads = _heads(windows, words)
         speaks_for = {token: (words[first][0], words[last][1]) for token, (first, last) in heads.items()}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from clinscale.errors import ConfigError
 from clinscale.tasks.kinds.cutting import cut_at_words
-from clinscale.tasks.kinds.kind import Window, Windowing
+from clinscale.tasks.kinds.kind import LongDocuments, Window
 from clinscale.tasks.kinds.words import words_of
 
 if TYPE_CHECKING:
@@ -18,15 +18,17 @@ def fitted(
     tokenizer: "PreTrainedTokenizerBase",
     text: str,
     text_pair: str | None,
-    windowing: Windowing,
+    *,
+    max_tokens: int,
+    stride_tokens: int,
+    long_documents: LongDocuments,
 ) -> list[Window]:
     """A text, or a pair, as one window; `pool` may need several. The global mask marks the classification token.
 
     A pair that is too long keeps its shorter side, up to half of the room; `truncate` cuts the longer side at its end.
     """
-    room = room_for_text(tokenizer, windowing.max_tokens, pair=text_pair is not None)
-    is_cut = windowing.long_documents == "truncate"
-    cut = {"truncation": "longest_first", "max_length": windowing.max_tokens} if is_cut else {}
+    room = room_for_text(tokenizer, max_tokens, pair=text_pair is not None)
+    cut = {"truncation": "longest_first", "max_length": max_tokens} if long_documents == "truncate" else {}
     is_pair = text_pair is not None
     encoding = tokenizer(
         text, text_pair, return_offsets_mapping=True, return_token_type_ids=is_pair, verbose=False, **cut
@@ -42,11 +44,13 @@ def fitted(
             [marks[p] for p in kept],
             token_types=[types[p] for p in kept if is_pair],
         )
-        for kept in _fitting(sides, room, windowing)
+        for kept in _fitting(sides, room, stride_tokens, long_documents)
     ]
 
 
-def _fitting(sides: Sequence[int | None], room: int, windowing: Windowing) -> Iterator[list[int]]:
+def _fitting(
+    sides: Sequence[int | None], room: int, stride_tokens: int, long_documents: LongDocuments
+) -> Iterator[list[int]]:
     """Positions that each window keeps; special tokens are in all of them."""
     short, long = sorted(([p for p, side in enumerate(sides) if side == of] for of in (0, 1)), key=len)
     if len(short) + len(long) <= room:
@@ -55,11 +59,11 @@ def _fitting(sides: Sequence[int | None], room: int, windowing: Windowing) -> It
     special = [position for position, side in enumerate(sides) if side is None]
     always = [*special, *short[: room // 2]]
     room -= min(len(short), room // 2)
-    if windowing.long_documents == "head_tail":
+    if long_documents == "head_tail":
         head = room // 4
         yield sorted([*always, *long[:head], *long[head - room :]])
         return
-    step = room - min(windowing.stride_tokens, room // 2)
+    step = room - min(stride_tokens, room // 2)
     for start in range(0, len(long) - room + step, step):
         yield sorted([*always, *long[start : start + room]])
 
@@ -67,9 +71,10 @@ def _fitting(sides: Sequence[int | None], room: int, windowing: Windowing) -> It
 def overlapping(
     tokenizer: "PreTrainedTokenizerBase",
     text: str,
-    windowing: Windowing,
     *,
     question: str | None,
+    max_tokens: int,
+    stride_tokens: int,
     cuts: Collection[int] = (),
 ) -> list[Window]:
     """Windows that cover the whole of `text`, each after the whole question if there is one.
@@ -78,7 +83,7 @@ def overlapping(
     global mask marks the classification token and the question (transformers' Longformer for question answering), and
     nothing without a question (its token classification).
     """
-    room = room_for_text(tokenizer, windowing.max_tokens, pair=question is not None)
+    room = room_for_text(tokenizer, max_tokens, pair=question is not None)
     texts = [text] if question is None else [question, text]
     is_pair = question is not None
     encoding = tokenizer(*texts, return_offsets_mapping=True, return_token_type_ids=is_pair, verbose=False)
@@ -88,8 +93,7 @@ def overlapping(
     room -= asked
     if room < 2:
         raise ConfigError(
-            f"a question of {windowing.max_tokens - room} tokens leaves no room for text in windows of "
-            f"{windowing.max_tokens}; "
+            f"a question of {max_tokens - room} tokens leaves no room for text in windows of {max_tokens}; "
             "ask a shorter question or raise max_tokens"
         )
     side = len(texts) - 1
@@ -102,7 +106,7 @@ def overlapping(
     mask = [0] * len(head)
     if question is not None:
         mask = [int(s == 0) | c for s, c in zip(sides, classification_mask(tokenizer, head), strict=False)]
-    step = room - min(windowing.stride_tokens, room // 2)
+    step = room - min(stride_tokens, room // 2)
     return [
         Window(
             [*head, *inner[start : start + room], *tail],
