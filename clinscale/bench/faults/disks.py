@@ -45,9 +45,9 @@ class Disk:
     path: Path
 
     def fill(self, *, leave_bytes: int = 0) -> None:
-        """Take all room but `leave_bytes`, rounded down to pages."""
+        """Take all room but `leave_bytes`, rounded down to pages; what others take meanwhile is not there to take."""
         free_bytes = shutil.disk_usage(self.path).free - leave_bytes
-        with (self.path / _FILLER).open("wb") as stream, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), (self.path / _FILLER).open("wb") as stream:
             stream.write(bytes(max(0, free_bytes)))
 
     def empty(self) -> None:
