@@ -128,6 +128,7 @@ def test_a_small_disk_is_full_and_read_only_for_root_too(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             (place.path / "more").write_bytes(bytes(8192))
         place.empty()
+        (place.path / "meanwhile").unlink()
         (place.path / "more").write_bytes(bytes(8192))
         place.close()
         with pytest.raises(OSError, match="Read-only"):
