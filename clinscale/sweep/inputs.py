@@ -16,7 +16,7 @@ from clinscale.sweep.sampler import Proposer
 from clinscale.sweep.space import MODEL, SearchSpace, load_space
 from clinscale.sweep.trial import TrialSpec
 from clinscale.sweep.warm import read_warm_points, warm_file, warm_points
-from clinscale.tasks import TaskConfig, TaskData, check_use, kind_of, load_task, read_task
+from clinscale.tasks import KINDS, TaskConfig, TaskData, check_use, kind_of, load_task, read_task
 from clinscale.tokenizers import load_tokenizer
 
 NOT_READ = "not read"
@@ -212,7 +212,9 @@ def _read_study(
         advice="give another with --register-as, or register_as of the study, or rename the task",
     )
     registry.check_kind(tracking, registered_name(study, task), "task")
-    space = load_space(study.space or [task.name, task.kind])
+    # a task of another kind that is called `tokens` has no space of its own
+    own = [task.name, task.kind] if task.name not in KINDS else [task.kind]
+    space = load_space(study.space or own)
     if study.fixed:
         space = space.with_fixed(study.fixed, source=f"study {study.name}")
     if study.max_tokens:
@@ -221,6 +223,7 @@ def _read_study(
         )
     _check_grace(study.name, config.recipe, space.epochs)
     bases = tuple(registry.fetch_model(tracking, model, home=home) for model in study.models)
+    _check_apart(study, bases)
     known = [_loaded(base, task) for base in bases] if loads_weights else []
     recipe = config.recipe
     begun = warm_file(Path(home) / "sweep" / config.name, study.name)
@@ -238,6 +241,18 @@ def _read_study(
     made = Study(index, study, data, space.with_models(len(bases)), bases, warm)
     made.proposer(recipe)  # a grid over a range without end proposes nothing
     return made
+
+
+def _check_apart(study: StudyConfig, bases: Sequence[registry.FetchedModel]) -> None:
+    """ConfigError when two of a study's models are the same files: the search would take them for two."""
+    known: dict[str, str] = {}
+    for name, base in zip(study.models, bases, strict=True):
+        files = base.digest or base.path
+        if files in known:
+            raise ConfigError(
+                f"study {study.name}: models must differ, but {known[files]} and {name} are the same files; leave out one"
+            )
+        known[files] = name
 
 
 def _loaded(base: registry.FetchedModel, task: TaskConfig) -> Base:

@@ -133,6 +133,21 @@ def test_a_base_that_no_trial_could_load_is_told_before_any_starts(config, base_
         read_inputs(config("pairs", base), tracking=tracking, home=tmp_path)
 
 
+def test_one_base_under_two_spellings_is_no_choice_of_two(config, base_models, tracking, tmp_path):
+    base = base_models["longformer"]
+    for other in (f"{base}/.", shutil.copytree(base, tmp_path / "copied")):
+        sweep = config("pairs", models=[str(base), str(other)])
+        with pytest.raises(ConfigError, match="models must differ, but .* are the same files; leave out one"):
+            read_inputs(sweep, tracking=tracking, home=tmp_path)
+
+
+def test_a_task_that_is_called_as_another_kind_has_the_space_of_its_own(config, tracking, tmp_path):
+    [called], [own] = (
+        read_inputs(config(name), tracking=tracking, home=tmp_path).studies for name in ("tokens", "mine")
+    )
+    assert called.space == own.space
+
+
 @pytest.mark.parametrize(
     ("runtime", "device"), [({}, "cpu"), ({"gpus_per_trial": 0.5}, None), ({"workers_per_trial": 2}, None)]
 )
