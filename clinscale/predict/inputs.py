@@ -54,7 +54,7 @@ class Document:
     def refusal(self, fault: str) -> DataError:
         """The error that says what is wrong with it, where that is to be raised."""
         place = f"{self.file} row {self.row}"
-        return DataError(f"{place}: {fault}; fix it, or answer the others by --on-error skip")
+        return DataError(f"{place}: {fault}; fix it, or answer the others by on_error=skip (--on-error skip)")
 
 
 @dataclass(frozen=True)

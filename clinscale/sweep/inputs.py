@@ -250,7 +250,8 @@ def _check_apart(study: StudyConfig, bases: Sequence[registry.FetchedModel]) -> 
         files = base.digest or base.path
         if files in known:
             raise ConfigError(
-                f"study {study.name}: models must differ, but {known[files]} and {name} are the same files; leave out one"
+                f"study {study.name}: models must differ, but {known[files]} and {name} are the same files; leave out "
+                "one of them"
             )
         known[files] = name
 

@@ -137,7 +137,7 @@ def test_one_base_under_two_spellings_is_no_choice_of_two(config, base_models, t
     base = base_models["longformer"]
     for other in (f"{base}/.", shutil.copytree(base, tmp_path / "copied")):
         sweep = config("pairs", models=[str(base), str(other)])
-        with pytest.raises(ConfigError, match="models must differ, but .* are the same files; leave out one"):
+        with pytest.raises(ConfigError, match=r"models must differ, but .* are the same files; leave out one"):
             read_inputs(sweep, tracking=tracking, home=tmp_path)
 
 
