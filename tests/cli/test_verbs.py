@@ -91,8 +91,9 @@ def test_predict_reads_and_writes_what_users_have(demo_data, base_models, tmp_pa
     command = ["predict", folder, tmp_path / "new.csv", "--out", tmp_path / "out.jsonl", "--json"]
     refused = clinscale(*command)
     assert refused.returncode == 2
-    assert "new.csv row 2: column 'premise' has no text; fix it, or answer the others by on_error=skip (--on-error skip)" in (
-        refused.stderr
+    assert (
+        "new.csv row 2: column 'premise' has no text; fix it, or answer the others by on_error=skip (--on-error skip)"
+        in refused.stderr
     )
     assert not (tmp_path / "out.jsonl").exists()
     told = clinscale(*command, "--on-error", "skip")
