@@ -94,6 +94,7 @@ def _kept(
             seed=seed,
             only=only,
             on_progress=steps.say,
+            on_result=lambda kept: steps.say(f"{kept.work}: {kept.row()['kept']} kept"),
         )
     title = f"bench faults: throughput kept at {per_minute:g} faults a minute"
     emit(record.plain(), as_json=as_json, people=table(title, record.rows()))

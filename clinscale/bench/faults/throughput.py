@@ -83,7 +83,8 @@ class KeptRecord:
 
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
-        results = [{**asdict(one), "kept": one.kept} for one in self.results]
+        # `asdict` would make a Counter of its pairs
+        results = [{**vars(one), "kept": one.kept} for one in self.results]
         told = {"seed": self.seed, "per_minute": self.per_minute, "broken": self.broken}
         return {**asdict(self.surroundings), **told, "interrupted": self.interrupted, "results": results}
 
@@ -100,6 +101,7 @@ def bench_kept(
     seed: int = 0,
     only: Sequence[str] = (),
     on_progress: OnProgress = lambda _: None,
+    on_result: Callable[[Kept], None] = lambda _: None,
 ) -> KeptRecord:
     """Measure what faults leave of the throughput of a pretraining on two nodes of this machine, and of a sweep.
 
@@ -112,6 +114,7 @@ def bench_kept(
         seed: of moments, kinds and victims.
         only: words of the names of `KINDS`, to draw from those alone.
         on_progress: called with what is done next.
+        on_result: called with what is kept of each work as soon as it is measured.
 
     Raises:
         ConfigError: no kind is called so.
@@ -126,6 +129,7 @@ def bench_kept(
         with tempfile.TemporaryDirectory(prefix="clinscale-faults-") as folder:
             for result in _measured(Path(folder), minutes, trials, per_minute, seed, kinds, on_progress):
                 results.append(result)
+                on_result(result)
     except LossError as error:
         broken = str(error)
     except KeyboardInterrupt:
