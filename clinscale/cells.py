@@ -55,7 +55,8 @@ _HEX = re.compile(r"(?:0x|\\x)?(?=[0-9]*[a-fA-F])(?:[0-9a-f]{130,}|[0-9A-F]{130,
 """Bytes as databases show them, longer than any hash."""
 _BEGINNINGS = {
     r"{\rtf": "RTF",
-    "<?xml": "XML",
+    **dict.fromkeys(("<?xml", "<ClinicalDocument"), "XML"),
+    "%PDF-": "PDF",
     **dict.fromkeys(("MSH|", "FHS|", "BHS|"), "messages of HL7"),
 }
 """Beginning of a text that is a document of another format -> that format."""
@@ -92,7 +93,7 @@ def is_blank(text: str) -> bool:
 
 
 def format_of(text: str) -> str:
-    """The format of a text that begins as no note does: RTF, XML or HL7; empty of all others."""
+    """The format of a text that begins as no note does: RTF, XML, PDF or HL7; empty of all others."""
     begins = text[:100].lstrip("\ufeff \t\r\n\v")
     return next((_BEGINNINGS[one] for one in _BEGINNINGS if begins.startswith(one)), "")
 
@@ -101,8 +102,8 @@ def as_text(value: Any, column: str) -> str | None:
     """A text as it is; None where it is missing.
 
     Raises:
-        CellError: it is no text, half a character, RTF, XML or HL7, base64 or hexadecimal digits of an attachment, or a
-            value or list as Python shows it.
+        CellError: it is no text, half a character, RTF, XML, PDF or HL7, base64 or hexadecimal digits of an attachment,
+            or a value or list as Python shows it.
     """
     if is_missing(value):
         return None

@@ -26,6 +26,9 @@ _SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")
 _TRAPS = "Größe 12.5mg q6h PRN; DON'T  stop\n\n[**2101-1-2**] Naïve T-cell β-HCG 1/2 …  aspirin "
 """A text that tokenizers split otherwise: capitals, accents, digits, marks, blanks in a row, none at its beginning."""
 
+_IN_NO_VOCABULARY = "\u16a0"
+"""A rune, which few vocabularies hold, and neither a blank nor an accent, which normalizers take away."""
+
 _LEAST_JUDGED = 1000
 """Words of a vocabulary with letters, below which its case says nothing."""
 
@@ -121,6 +124,7 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
             "config.json); take the tokenizer that the model was trained with, or give the model the added tokens with "
             "resize_token_embeddings and save both"
         )
+    _refuse_without_unknown(tokenizer, name_or_folder)
     _refuse_unframed(tokenizer, name_or_folder)
     cut_nothing(tokenizer.backend_tokenizer)
     _leave_nothing_to_chance(tokenizer.backend_tokenizer)
@@ -167,6 +171,22 @@ def cut_nothing(backend: "Tokenizer") -> None:
     """
     backend.no_truncation()
     backend.no_padding()
+
+
+def _refuse_without_unknown(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+    """DataError where the tokenizer breaks on a character that its vocabulary lacks, or leaves it out unseen."""
+    backend = tokenizer.backend_tokenizer
+    cut_nothing(backend)
+    is_read = backend.normalizer is None or bool(backend.normalizer.normalize_str(_IN_NO_VOCABULARY))
+    try:
+        lost = is_read and not backend.encode(_IN_NO_VOCABULARY, add_special_tokens=False).ids
+    except Exception:  # noqa: BLE001  the library raises nothing narrower
+        lost = True
+    if lost:
+        raise DataError(
+            f"tokenizer {name} must have a token for what its vocabulary lacks, and has none: such text would be lost; "
+            "name the one that the model was trained with as unk_token of the model in its tokenizer.json"
+        )
 
 
 def _refuse_unframed(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:

@@ -162,6 +162,8 @@ def test_an_id_filled_up_with_zero_bytes_is_not_another_patient():
     ("text", "what"),
     [
         (r"{\rtf1\ansi No chest pain.}", "RTF"),
+        ("%PDF-1.4 stream", "PDF"),
+        ("<ClinicalDocument xmlns='urn:hl7-org:v3'><text>No chest pain.</text></ClinicalDocument>", "XML"),
         ("\n<?xml version='1.0'?><ClinicalDocument/>", "XML"),
         ("\vMSH|^~\\&|LAB|", "messages of HL7"),
     ],

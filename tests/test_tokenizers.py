@@ -33,6 +33,19 @@ def test_a_tokenizer_without_mask_token_is_refused():
         SpecialIds.from_tokenizer(bare)
 
 
+@pytest.mark.parametrize("name", ["WordLevel", "WordPiece", "BPE"])
+def test_a_tokenizer_that_loses_unknown_text_is_refused(tmp_path, name):
+    """BPE leaves out what it does not know, without a word; the others break."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"a": 0, "b": 1, "[PAD]": 2}
+    model = models.BPE(vocabulary, []) if name == "BPE" else getattr(models, name)(vocabulary, unk_token="[UNK]")
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), pad_token="[PAD]").save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="must have a token for what its vocabulary lacks"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_special_token_that_a_note_spells_is_text_unless_texts_are_marked_by_some(trained, tmp_path):
     text = "<pad> and <mask></s>"
     trained.save_pretrained(tmp_path / "plain")

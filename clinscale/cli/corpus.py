@@ -20,7 +20,7 @@ from clinscale.cli.output import Steps, emit, table
 from clinscale.cli.outputs import check_place
 from clinscale.errors import ConfigError, DataError
 from clinscale.permissions import is_shared, share
-from clinscale.storage import is_remote
+from clinscale.storage import filesystem, is_remote
 
 _LARGE_BYTES = 64 * 2**20
 """Size below which starting Ray takes longer than the work."""
@@ -72,6 +72,7 @@ def build(
     from clinscale.runtime import ray_session
 
     if not is_remote(out):
+        out = filesystem(out)[1]
         check_place(out)
     _share_new(out, shared_with)
     uris, overrides = paths_and_overrides(sources or [], CorpusConfig)

@@ -118,6 +118,7 @@ def build_shards(
             `leakage.action` is `refuse`.
         CapacityError: `out` cannot be written; the same command goes on from there. ClusterError: it is away for long.
     """
+    out = wherever(out)  # `~`, `file://` and `..` behind a link are one place to all that write
     try:
         with contextlib.ExitStack() as held:
             return _build(config, out, test_texts or {}, num_cpus, on_progress or (lambda _: None), held)

@@ -20,7 +20,7 @@ from pydantic import Field
 from clinscale.config import Config, fingerprint, nearest
 from clinscale.corpus.packing import Rows
 from clinscale.errors import ChangedDataError, ConfigError, DataError
-from clinscale.storage import exists, is_remote, join, local_copy, read_json, sha256
+from clinscale.storage import exists, filesystem, is_remote, join, local_copy, read_json, sha256
 from clinscale.tokenizers import SpecialIds
 
 MANIFEST = "manifest.json"
@@ -318,7 +318,7 @@ def open_shards(uri: str | Path, *, cache_dir: str | Path | None = None, expecte
     Raises:
         DataError: no ShardSet there, or files missing or of the wrong size. ChangedDataError: it is another one.
     """
-    uri = str(uri) if is_remote(uri) else str(Path(str(uri).removeprefix("file://")).absolute())
+    uri = str(uri) if is_remote(uri) else filesystem(uri)[1]
     if not exists(join(uri, MANIFEST)):
         raise DataError(
             f"{uri} is not a ShardSet: it has no {MANIFEST}; check the path, or run clinscale corpus build again "

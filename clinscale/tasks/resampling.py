@@ -96,11 +96,16 @@ def paired_p(
     resamples: int,
     seed: int,
 ) -> float:
-    """The share of differences of scores, with the rows of documents exchanged at random, as large as that found."""
+    """The share of differences of scores, with the rows of documents exchanged at random, as large as that found.
+
+    1 where nothing is proven: of one document, and of scores of which one is not defined.
+    """
     from scipy.stats import permutation_test
 
-    if len(members) < 2:
-        return 1.0  # one document proves nothing
+    if len(members) < 2 or np.isnan(
+        score(ours) - score(theirs)
+    ):  # SciPy takes NaN for more than any exchange gives
+        return 1.0
     of_row = np.empty(len(ours), dtype=int)
     for number, rows in enumerate(members):
         of_row[rows] = number

@@ -13,6 +13,7 @@ from clinscale.corpus import (
     SourceConfig,
     build_shards,
     load_tokenizer,
+    open_shards,
     parts,
     read_documents,
 )
@@ -276,6 +277,16 @@ def test_parts_go_when_a_build_was_killed_before_it_could_remove_them(tmp_path, 
             build_shards(config, str(tmp_path / "set"))
     build_shards(config, str(tmp_path / "set"))
     assert not (tmp_path / "set" / "parts").exists()
+
+
+def test_a_home_and_an_address_of_a_file_are_one_place_to_all_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = config_of(NOTES, tmp_path / "n.jsonl")
+    for out, place in (("~/home", "home"), (f"file://{tmp_path}/address", "address")):
+        shards = build_shards(config, out)
+        assert shards.uri == open_shards(out).uri == str(tmp_path / place)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["address", "home", "n.jsonl"]
 
 
 @pytest.mark.parametrize("out", ["", "shards", "deep/er"])

@@ -145,6 +145,14 @@ def test_models_judged_on_other_examples_are_not_compared(task_of):
         compare(judged(task_of, [True, False]), judged(task_of, [True, False, True]))
 
 
+def test_a_score_that_is_not_defined_proves_nothing(task_of):
+    """No ranking of notes that all have one label."""
+    ours, theirs = (judged(task_of, [hit, True] * 8, metric="roc_auc") for hit in (True, False))
+    found = compare(ours, theirs)
+    assert np.isnan(found.difference.value)
+    assert found.p_value == 1
+
+
 def test_a_ranking_is_compared_by_ranks_and_not_by_the_scale_of_the_probabilities(task_of):
     kind, draw = kind_of(task_of("sequence", metric="roc_auc")), np.random.default_rng(0)
     sick = draw.random(80) < 0.2
