@@ -88,6 +88,9 @@ _OF_BUILD = re.compile(
     r"\d{6,}-\d{6,}\.(part|encoded)|\.(\d{6,}-\d{6,}\.(part|encoded)|recipe\.json)\.[0-9a-f]{32}"
 )
 """Parts, and what `atomic_path` leaves when it is killed."""
+_UNKNOWN = "tokens for text that the tokenizer does not know, more than 1 % of all"
+_MANY_UNKNOWN, _MOST_UNKNOWN = 0.01, 0.5
+"""Shares of such tokens: above the first they are remarked on, and above the second a model would learn little else."""
 _DRAWN = -1
 """Salt of the hash that draws notes for the tokenizer, which no `seed` is."""
 
@@ -114,8 +117,8 @@ def build_shards(
 
     Raises:
         ConfigError: `out` holds a ShardSet of another recipe (names what differs).
-        DataError: a source or the tokenizer cannot be read, no note is left to train on, or test documents leak while
-            `leakage.action` is `refuse`.
+        DataError: a source or the tokenizer cannot be read, the tokenizer does not know most of the notes, none is left
+            to train on, or test documents leak while `leakage.action` is `refuse`.
         CapacityError: `out` cannot be written; the same command goes on from there. ClusterError: it is away for long.
     """
     out = wherever(out)  # `~`, `file://` and `..` behind a link are one place to all that write
@@ -174,15 +177,25 @@ def _build(
     splits: tuple[Split, ...] = ("train", "validation")
     writers = {split: SplitWriter(out, split, dtype, config.shard_tokens) for split in splits}
     lengths: Counter[int] = Counter()
+    unknown = 0
     for split, ids in _kept(parts):
         writers[split].add(ids.astype(dtype))
         lengths[len(ids) - 1] += 1
+        if tokenizer.unk_token_id is not None:
+            unknown += int(np.count_nonzero(ids[:-1] == tokenizer.unk_token_id))
     cards = {split: writer.finish() for split, writer in writers.items()}
     if not cards["train"].documents:
         raise DataError(
             f"no note for training in {', '.join(source.uri for source in config.sources)}; held out: "
             f"{cards['validation'].documents}, left out: {chosen.left_out}; check text_column and cleaning"
         )
+    tokens = sum(length * number for length, number in lengths.items())
+    if unknown > _MOST_UNKNOWN * tokens:
+        raise DataError(
+            f"tokenizer {config.tokenizer or 'trained'} must know most of the notes, and {unknown:,} of their "
+            f"{tokens:,} tokens are {tokenizer.unk_token}; give one that was trained on text in this language and case"
+        )
+    many = {_UNKNOWN: unknown} if unknown > _MANY_UNKNOWN * tokens else {}
     manifest = Manifest(
         recipe=recipe,
         sources=tuple(source.uri for source in config.sources),
@@ -191,7 +204,7 @@ def _build(
         dtype="uint16" if dtype.itemsize == 2 else "uint32",
         splits=cards,
         left_out=chosen.left_out,
-        remarks=chosen.remarks,
+        remarks=chosen.remarks | many,
         leakage=chosen.leakage,
         document_tokens=length_card(lengths),
         share_cut_at={str(limit): share_cut(lengths, limit) for limit in (512, 4096)},

@@ -352,6 +352,27 @@ def test_vocabularies_beyond_16_bits(tmp_path):
     assert stream_of(built, "train").tolist()[:6] == [70_004, 5, 2, 70_003, 6, 2]
 
 
+@pytest.mark.parametrize(("strange", "said"), [(0, 0), (1, 1), (5, 5), (6, None)])
+def test_a_tokenizer_that_does_not_know_the_notes_is_remarked_on_or_refused(tmp_path, strange, said):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "pain"]
+    backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 0))
+    names = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "mask_token": "<mask>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **names).save_pretrained(tmp_path / "few")
+    texts = [" ".join(["PAIN"] * strange + ["pain"] * (10 - strange))]
+    config = config_of(texts, tmp_path / "n.jsonl", tokenizer=str(tmp_path / "few"), validation_fraction=0)
+    if said is None:
+        with pytest.raises(DataError, match="must know most of the notes, and 6 of their 10 tokens are <unk>"):
+            build_shards(config, str(tmp_path / "set"))
+    else:
+        remarks = build_shards(config, str(tmp_path / "set")).manifest.remarks
+        assert [number for remark, number in remarks.items() if "does not know" in remark] == [said] * (said > 0)
+
+
 def test_nothing_to_train_on_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no note for training.*left out: \{'empty': 2\}"):
         build_shards(config_of(["", " "], tmp_path / "n.jsonl"), str(tmp_path / "set"))
