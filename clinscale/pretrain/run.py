@@ -1,6 +1,6 @@
 """The driver side of pretraining."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,26 +134,40 @@ def _pretrain(
         exposures = _exposures(config.recipe, shards, folder)
         run.log(exposure_metrics(exposures), step=task.total_steps)
         run.deliver()  # before the registry is asked for anything: it says more plainly that the server is away
-        hf_config = models.check_hf_folder(exported)
-        family = models.family_of(hf_config["model_type"])
-        tags = {
-            Tag.KIND: "base",
-            Tag.FAMILY: family,
-            Tag.RECIPE: fingerprint(recipe),
-            Tag.SHARDS: shards.fingerprint,
-            Tag.NOTES: shards.notes_fingerprint,
-        }
-        if pattern := hf_config.get("evaluation_pattern"):
-            tags[Tag.EVALUATION_PATTERN] = pattern
-        if canaries := config.recipe.canaries:
-            run.log_file(folder / MEMORISATION_FILE)
-            tags[Tag.CANARIES] = f"{canaries.count} x {canaries.repeats}"
-            tags[Tag.EXPOSURE] = f"{max(exposures):.2f}"
-            tags[Tag.EXPOSURE_P_VALUE] = str(p_value(exposures))
-        perplexity = [value for _, value in registry.metric_history(tracking, run.id, "eval/perplexity")]
-        before_and_after = (perplexity[0], perplexity[-1])
-        write_base_card(exported, config, shards, family=family, perplexity=before_and_after, exposures=exposures)
-        version = registry.register(tracking, run.id, exported, name=config.name, tags=tags, alias="champion")
+        return _register(config, shards, fingerprint(recipe), folder, exposures, run, tracking)
+
+
+def _register(
+    config: PretrainConfig,
+    shards: corpus.ShardSet,
+    recipe_fingerprint: str,
+    folder: Path,
+    exposures: Sequence[float],
+    run: registry.Run,
+    tracking: registry.Tracking,
+) -> PretrainResult:
+    """The exported model, with its card, as a version of the base model of that name."""
+    exported = folder / EXPORTED
+    hf_config = models.check_hf_folder(exported)
+    family = models.family_of(hf_config["model_type"])
+    tags = {
+        Tag.KIND: "base",
+        Tag.FAMILY: family,
+        Tag.RECIPE: recipe_fingerprint,
+        Tag.SHARDS: shards.fingerprint,
+        Tag.NOTES: shards.notes_fingerprint,
+    }
+    if pattern := hf_config.get("evaluation_pattern"):
+        tags[Tag.EVALUATION_PATTERN] = pattern
+    if canaries := config.recipe.canaries:
+        run.log_file(folder / MEMORISATION_FILE)
+        tags[Tag.CANARIES] = f"{canaries.count} x {canaries.repeats}"
+        tags[Tag.EXPOSURE] = f"{max(exposures):.2f}"
+        tags[Tag.EXPOSURE_P_VALUE] = str(p_value(exposures))
+    perplexity = [value for _, value in registry.metric_history(tracking, run.id, "eval/perplexity")]
+    before_and_after = (perplexity[0], perplexity[-1])
+    write_base_card(exported, config, shards, family=family, perplexity=before_and_after, exposures=exposures)
+    version = registry.register(tracking, run.id, exported, name=config.name, tags=tags, alias="champion")
     return PretrainResult(version, exported, family, *before_and_after, tuple(exposures))
 
 

@@ -248,27 +248,8 @@ def _register(
     """The winner as a version of the task's model; champion where the gate lets it pass."""
     winner = JudgedWinner.read(folder)
     data, scores, metric = study.data, winner.scores, winner.scores.metric
-    value, trivial, linear = scores.test[metric], scores.trivial[metric], winner.linear.get(metric)
     hf_folder = trial_folder(folder, winner.id)
-    family = models.family_of(models.check_hf_folder(hf_folder)["model_type"])
-    base = study.bases[winner.base]
-    tags = {
-        **task_tags(data),
-        Tag.KIND: "task",
-        Tag.NAME: study.name,
-        Tag.SWEEP: config.name,
-        Tag.FAMILY: family,
-        Tag.VALUE: repr(value),
-        Tag.TRIVIAL: repr(trivial),
-        **({} if linear is None else {Tag.LINEAR: repr(linear)}),
-        **({Tag.REMARK: ". ".join(winner.remarks)} if winner.remarks else {}),
-        Tag.TRIALS: str(winner.trials),
-        Tag.MAX_TOKENS: str(scores.max_tokens),
-        Tag.WINNER_RUN: winner.winner_run,
-        Tag.BASE: base.label,
-        Tag.BASE_DIGEST: base.digest,
-        Tag.RECIPE: fingerprint(study_recipe(config, study)),
-    }
+    tags = _tags(study, config, winner, family=models.family_of(models.check_hf_folder(hf_folder)["model_type"]))
     write_task_card(hf_folder, winner, data=data, tags=tags)
     version, decision = promotion.register_judged(
         tracking,
@@ -285,11 +266,11 @@ def _register(
         name=study.name,
         task=data.task.name,
         kind=data.task.kind,
-        family=family,
+        family=tags[Tag.FAMILY],
         metric=metric,
-        value=value,
-        trivial=trivial,
-        linear=linear,
+        value=scores.test[metric],
+        trivial=scores.trivial[metric],
+        linear=winner.linear.get(metric),
         remarks=winner.remarks,
         test=scores.test,
         interval=(scores.interval.low, scores.interval.high),
@@ -304,3 +285,28 @@ def _register(
         folder=hf_folder,
         plots=tuple(sorted((folder / "plots").glob("*.png"))),
     )
+
+
+def _tags(study: Study, config: SweepConfig, winner: JudgedWinner, *, family: str) -> dict[str, str]:
+    """Tags of the winner's version: where it comes from, and its score beside the baselines'."""
+    scores, metric, base = winner.scores, winner.scores.metric, study.bases[winner.base]
+    tags = {
+        **task_tags(study.data),
+        Tag.KIND: "task",
+        Tag.NAME: study.name,
+        Tag.SWEEP: config.name,
+        Tag.FAMILY: family,
+        Tag.VALUE: repr(scores.test[metric]),
+        Tag.TRIVIAL: repr(scores.trivial[metric]),
+        Tag.TRIALS: str(winner.trials),
+        Tag.MAX_TOKENS: str(scores.max_tokens),
+        Tag.WINNER_RUN: winner.winner_run,
+        Tag.BASE: base.label,
+        Tag.BASE_DIGEST: base.digest,
+        Tag.RECIPE: fingerprint(study_recipe(config, study)),
+    }
+    if metric in winner.linear:
+        tags[Tag.LINEAR] = repr(winner.linear[metric])
+    if winner.remarks:
+        tags[Tag.REMARK] = ". ".join(winner.remarks)
+    return tags
