@@ -124,9 +124,9 @@ def load_tokenizer(name_or_folder: str) -> "PreTrainedTokenizerBase":
             "config.json); take the tokenizer that the model was trained with, or give the model the added tokens with "
             "resize_token_embeddings and save both"
         )
+    cut_nothing(tokenizer.backend_tokenizer)
     _refuse_without_unknown(tokenizer, name_or_folder)
     _refuse_unframed(tokenizer, name_or_folder)
-    cut_nothing(tokenizer.backend_tokenizer)
     _leave_nothing_to_chance(tokenizer.backend_tokenizer)
     tokenizer.truncation_side = "right"  # windows begin at the left, whatever its last user cut
     for remark in (_remark_on_file(tokenizer, place), _remark_on_case(tokenizer), _remark_on_size(tokens, known)):
@@ -176,7 +176,6 @@ def cut_nothing(backend: "Tokenizer") -> None:
 def _refuse_without_unknown(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
     """DataError where the tokenizer breaks on a character that its vocabulary lacks, or leaves it out unseen."""
     backend = tokenizer.backend_tokenizer
-    cut_nothing(backend)
     is_read = backend.normalizer is None or bool(backend.normalizer.normalize_str(_IN_NO_VOCABULARY))
     try:
         lost = is_read and not backend.encode(_IN_NO_VOCABULARY, add_special_tokens=False).ids

@@ -102,9 +102,9 @@ def paired_p(
     """
     from scipy.stats import permutation_test
 
-    if len(members) < 2 or np.isnan(
-        score(ours) - score(theirs)
-    ):  # SciPy takes NaN for more than any exchange gives
+    if len(members) < 2:
+        return 1.0
+    if np.isnan(score(ours) - score(theirs)):  # SciPy takes NaN for more than any exchange gives
         return 1.0
     of_row = np.empty(len(ours), dtype=int)
     for number, rows in enumerate(members):
